@@ -1,0 +1,226 @@
+"""Files of a run: where they lie, how they are named by digest, how they are written whole.
+
+Every stage reads files and writes new ones.  A file appears under its name only when it is
+complete: it is written under a temporary name in the same folder and moved with ``os.replace``.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fcn_deploy.errors import ArtifactError, MissingStageError
+from fcn_deploy.spec import Precision
+
+DEFAULT_RUN = Path("runs/fcn")
+
+
+def file_digest(path: Path) -> str:
+    """Return ``sha256:…`` of the file's bytes."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    return f"sha256:{digest.hexdigest()}"
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``; move it there if the block succeeds.
+
+    On any exception the temporary file is removed and an older ``target`` stays as it was.
+
+    Raises:
+        ArtifactError: the folder cannot be made or written, or the disk is full.
+    """
+    # The suffix is kept: Pillow, matplotlib and onnx choose a format by it.
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno is None:  # a library's own OSError, not the disk's: let its owner speak
+            raise
+        raise write_error(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_error(target: Path, error: OSError) -> ArtifactError:
+    """Translate a failed write into one clear sentence."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        repair = "the disk is full: free some space, or write elsewhere with --out"
+    else:
+        repair = "choose a folder you can write with --out"
+    return ArtifactError(f"cannot write {target}: {error.strerror or error}", repair)
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write ``content`` to ``target``, whole or not at all."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON to ``target``, whole or not at all.
+
+    NaN and infinities are refused: JSON has no word for them, so callers write ``None``.
+    """
+    write_bytes(target, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, repair: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+        repair: what the user should do if it is missing or broken.
+
+    Raises:
+        MissingStageError: there is no such file.
+        ArtifactError: it is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingStageError(f"no {path}", repair) from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}", repair) from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON ({error})", repair) from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} is not a result of fcn-deploy", repair)
+    return content
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, with single files that the user named instead of its own.
+
+    Attributes:
+        root: the directory, e.g. ``runs/fcn``.
+        named_file: a checkpoint or ONNX file given by name in place of the run's own.
+    """
+
+    root: Path
+    named_file: Path | None = None
+
+    @classmethod
+    def from_argument(cls, argument: str | Path | None) -> Run:
+        """Turn a command's RUN argument (a directory, a file, nothing) into a run.
+
+        Raises:
+            MissingStageError: neither a directory nor a file of that name exists.
+        """
+        if argument is None:
+            return cls(DEFAULT_RUN)
+        path = Path(argument)
+        if path.is_file():
+            return cls(path.parent, path)
+        if path.is_dir():
+            return cls(path)
+        raise MissingStageError(f"no run {path}", f"run `fcn-deploy train --out {path}` first")
+
+    def _file(self, name: str, suffix: str) -> Path:
+        if self.named_file is not None and self.named_file.suffix == suffix:
+            return self.named_file
+        return self.root / name
+
+    @property
+    def command_suffix(self) -> str:
+        """The RUN argument as the user should type it: empty for the default run."""
+        return "" if self.root == DEFAULT_RUN else f" {self.root}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoint lies (it may not exist)."""
+        return self._file("model.safetensors", ".safetensors")
+
+    def onnx(self, precision: Precision) -> Path:
+        """Where the ONNX file of that precision lies (it may not exist)."""
+        name = "model.onnx" if precision is Precision.FP32 else f"model.{precision.value}.onnx"
+        return self._file(name, ".onnx")
+
+    @property
+    def baseline_onnx(self) -> Path:
+        """The plain export that `bench` measures as the baseline."""
+        return self.root / "baseline.onnx"
+
+    @property
+    def metrics(self) -> Path:
+        """Training figures per epoch."""
+        return self.root / "metrics.json"
+
+    @property
+    def preview(self) -> Path:
+        """Grid image | prediction | truth, drawn after each epoch."""
+        return self.root / "preview.png"
+
+    @property
+    def parity_folder(self) -> Path:
+        """Parity results, one JSON per candidate."""
+        return self.root / "parity"
+
+    @property
+    def bench_folder(self) -> Path:
+        """Benchmark results."""
+        return self.root / "bench"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.root / "report.html"
+
+    def prepare(self, *, overwrite: bool) -> None:
+        """Make the directory and try that it can be written, before hours of work.
+
+        Raises:
+            ArtifactError: it cannot be written, or holds a model and ``overwrite`` is not set.
+        """
+        if self.checkpoint.exists() and not overwrite:
+            raise ArtifactError(
+                f"{self.checkpoint} exists already",
+                "train into another folder with --out, or replace it with --overwrite",
+            )
+        with atomic_path(self.root / "writable.txt") as probe:
+            probe.write_bytes(b"")
+        (self.root / "writable.txt").unlink()
+
+    def require_checkpoint(self) -> Path:
+        """Return the checkpoint's path.
+
+        Raises:
+            MissingStageError: the run has not been trained.
+        """
+        if not self.checkpoint.is_file():
+            out = "" if self.root == DEFAULT_RUN else f" --out {self.root}"
+            raise MissingStageError(f"no {self.checkpoint}", f"run `fcn-deploy train{out}` first")
+        return self.checkpoint
+
+    def require_onnx(self, precision: Precision) -> Path:
+        """Return the ONNX file's path.
+
+        Raises:
+            MissingStageError: the run has not been exported in that precision.
+        """
+        path = self.onnx(precision)
+        if not path.is_file():
+            flag = "" if precision is Precision.FP32 else f" --{precision.value}"
+            raise MissingStageError(
+                f"no {path}", f"run `fcn-deploy export{self.command_suffix}{flag}` first"
+            )
+        return path

@@ -1,0 +1,341 @@
+"""Labelled images: finds and checks image/mask pairs in VOC layout, and the built-in scenes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.errors import DataError
+from fcn_deploy.images import image_size, read_image
+from fcn_deploy.masks import VOC_CLASS_NAMES, read_mask, voc_palette
+from fcn_deploy.scenes import SCENE_CLASS_NAMES, draw_scene
+from fcn_deploy.spec import MAX_CLASSES, SizeRange
+
+#: What `--data synthetic` draws: scenes per split, and their size (height, width).
+SCENE_SIZE = (240, 320)
+SCENE_COUNTS = {"train": 160, "val": 40}
+# The two splits draw from different seeds, so that no scene is in both.
+SCENE_SEEDS = {"train": 0, "val": 1}
+_LAYOUT = "expected JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val}.txt"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image.
+
+    Attributes:
+        name: without suffix, e.g. ``2007_000032``.
+        image: uint8 [H, W, 3], RGB.
+        mask: uint8 [H, W], class indices, 255 = void.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+
+
+class Dataset(Protocol):
+    """A sequence of samples that knows its classes and, without decoding, its sizes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class index."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Where the samples come from, for people to read."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of every sample, in order."""
+        ...
+
+    def at_least(self, height: int, width: int) -> Dataset:
+        """Return the dataset without the samples smaller than height × width."""
+        ...
+
+
+@dataclass(frozen=True)
+class VocDataset:
+    """One split of a folder in VOC layout.
+
+    Attributes:
+        root: the folder that holds ``JPEGImages/``.
+        split: name of the list, e.g. ``train``.
+        class_names: one per index.
+        names: the samples, in the list's order.
+        image_paths: one per sample.
+        mask_paths: one per sample.
+        image_sizes: (height, width) one per sample.
+    """
+
+    root: Path
+    split: str
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]
+    image_paths: tuple[Path, ...]
+    mask_paths: tuple[Path, ...]
+    image_sizes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def open(cls, folder: Path, split: str) -> VocDataset:
+        """Find the split's pairs and check that every file is there and sizes agree.
+
+        Only headers are read; :func:`check_samples` decodes everything.
+
+        Raises:
+            DataError: the folder, the list or a file is missing, empty or contradictory.
+        """
+        root = find_voc_root(folder)
+        names = _read_list(root, split)
+        images = tuple(_image_path(root, name, split) for name in names)
+        masks = tuple(_mask_path(root, name, split) for name in names)
+        sizes = tuple(image_size(path) for path in images)
+        for image, mask, size in zip(images, masks, sizes, strict=True):
+            if image_size(mask) != size:
+                raise DataError(
+                    f"{image} is {_hw(size)} but its mask {mask} is {_hw(image_size(mask))} "
+                    "(height×width)",
+                    "make the pair the same size or take it off the list",
+                )
+        return cls(root, split, _read_classes(root), names, images, masks, sizes)
+
+    @property
+    def source(self) -> str:
+        """Folder and split."""
+        return f"{self.root} ({self.split})"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        mask = read_mask(self.mask_paths[index], voc_palette(len(self.class_names)))
+        return Sample(self.names[index], read_image(self.image_paths[index]), mask)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of every sample, in order."""
+        return list(self.image_sizes)
+
+    def at_least(self, height: int, width: int) -> VocDataset:
+        """Return the split without the samples smaller than height × width."""
+        kept = [i for i, (h, w) in enumerate(self.image_sizes) if h >= height and w >= width]
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in kept),
+            image_paths=tuple(self.image_paths[i] for i in kept),
+            mask_paths=tuple(self.mask_paths[i] for i in kept),
+            image_sizes=tuple(self.image_sizes[i] for i in kept),
+        )
+
+
+@dataclass(frozen=True)
+class SceneDataset:
+    """The built-in synthetic scenes: drawn on demand, the same for the same seed."""
+
+    seed: int
+    length: int
+    size: tuple[int, int] = SCENE_SIZE
+
+    @classmethod
+    def open(cls, split: str) -> SceneDataset:
+        """Return the scenes of ``train`` or ``val``."""
+        return cls(SCENE_SEEDS[split], SCENE_COUNTS[split])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The kinds of shape."""
+        return SCENE_CLASS_NAMES
+
+    @property
+    def source(self) -> str:
+        """What was drawn."""
+        return f"built-in synthetic scenes (seed {self.seed})"
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        image, mask = draw_scene(self.seed, index, self.size)
+        return Sample(f"scene_{self.seed}_{index:04d}", image, mask)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of every scene."""
+        return [self.size] * self.length
+
+    def at_least(self, height: int, width: int) -> SceneDataset:
+        """Return the scenes if they are at least height × width, else none of them."""
+        fits = self.size[0] >= height and self.size[1] >= width
+        return self if fits else replace(self, length=0)
+
+
+def open_dataset(source: str | Path, split: str) -> Dataset:
+    """Open one split of ``synthetic`` or of a folder in VOC layout.
+
+    Raises:
+        DataError: see :meth:`VocDataset.open`.
+    """
+    if str(source) == "synthetic":
+        return SceneDataset.open(split)
+    return VocDataset.open(Path(source), split)
+
+
+def find_voc_root(folder: Path) -> Path:
+    """Return the folder that holds ``JPEGImages/``: itself, or ``VOCdevkit/VOC2012`` below it.
+
+    Raises:
+        DataError: missing, empty, or not in VOC layout.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no data folder {folder}", f"{_LAYOUT}; or use --data synthetic")
+    candidates = [folder, folder / "VOC2012", folder / "VOCdevkit" / "VOC2012"]
+    candidates += sorted(folder.glob("VOCdevkit/VOC*"), reverse=True)
+    for candidate in candidates:
+        if (candidate / "JPEGImages").is_dir():
+            return candidate
+    state = "is empty" if not any(folder.iterdir()) else "is not in VOC layout"
+    raise DataError(f"data folder {folder} {state}", _LAYOUT)
+
+
+def _read_list(root: Path, split: str) -> tuple[str, ...]:
+    path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise DataError(f"no list {path}", "write one name (without suffix) a line") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the list {path} ({error})", "save it as UTF-8") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise DataError(f"the list {path} is empty", "write one name (without suffix) a line")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"{path} names {repeated[0]} more than once", "keep one line of each")
+    return names
+
+
+def _read_classes(root: Path) -> tuple[str, ...]:
+    path = root / "classes.txt"
+    if not path.exists():
+        return VOC_CLASS_NAMES
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path} ({error})", "save it as UTF-8") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not 2 <= len(names) <= MAX_CLASSES - 1:  # index 255 is void
+        raise DataError(
+            f"{path} lists {len(names)} classes", f"list 2 to {MAX_CLASSES - 1}, one name a line"
+        )
+    if len(set(names)) != len(names):
+        raise DataError(f"{path} lists a class twice", "give every class its own name")
+    return names
+
+
+def _image_path(root: Path, name: str, split: str) -> Path:
+    for suffix in (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG"):
+        path = root / "JPEGImages" / f"{name}{suffix}"
+        if path.is_file():
+            return path
+    raise DataError(
+        f"{split}.txt names {name}, but there is no {root / 'JPEGImages' / name}.jpg (or .png)",
+        "add the image or take the line off the list",
+    )
+
+
+def _mask_path(root: Path, name: str, split: str) -> Path:
+    path = root / "SegmentationClass" / f"{name}.png"
+    if not path.is_file():
+        raise DataError(
+            f"{split}.txt names {name}, but there is no mask {path}",
+            "add the mask or take the line off the list",
+        )
+    return path
+
+
+def _hw(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
+
+
+#: Decoded samples are kept in memory up to this size.
+CACHE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class CachedDataset:
+    """A dataset whose samples have been decoded and are kept in memory."""
+
+    class_names: tuple[str, ...]
+    source: str
+    samples: tuple[Sample, ...]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of every sample, in order."""
+        return [(sample.mask.shape[0], sample.mask.shape[1]) for sample in self.samples]
+
+    def at_least(self, height: int, width: int) -> CachedDataset:
+        """Return the dataset without the samples smaller than height × width."""
+        kept = (s for s in self.samples if s.mask.shape[0] >= height and s.mask.shape[1] >= width)
+        return replace(self, samples=tuple(kept))
+
+
+def check_and_cache(dataset: Dataset, on_sample: Callable[[], None] = lambda: None) -> Dataset:
+    """Decode every sample once, so that a broken file is found before hours of training.
+
+    Args:
+        dataset: what to check.
+        on_sample: called after each sample, for a progress bar.
+
+    Returns:
+        The dataset with its decoded samples in memory if they fit in ``CACHE_BYTES``, else the
+        dataset as it was.
+
+    Raises:
+        DataError: naming the first file that is broken.
+    """
+    samples: list[Sample] | None = []
+    held = 0
+    for sample in iterate(dataset):
+        held += sample.image.nbytes + sample.mask.nbytes
+        if held > CACHE_BYTES:
+            samples = None
+        if samples is not None:
+            samples.append(sample)
+        on_sample()
+    if samples is None:
+        return dataset
+    return CachedDataset(dataset.class_names, dataset.source, tuple(samples))
+
+
+def iterate(dataset: Dataset) -> Iterator[Sample]:
+    """Yield the samples in order."""
+    for index in range(len(dataset)):
+        yield dataset[index]
+
+
+def size_range(dataset: Dataset) -> SizeRange:
+    """Return the smallest, most frequent and largest size of a dataset that is not empty."""
+    sizes = dataset.sizes()
+    return SizeRange(
+        smallest=min(sizes, key=lambda size: (size[0] * size[1], size)),
+        typical=Counter(sizes).most_common(1)[0][0],
+        largest=max(sizes, key=lambda size: (size[0] * size[1], size)),
+    )

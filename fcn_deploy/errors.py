@@ -1,0 +1,81 @@
+"""What can go wrong, and what the user can do about it.
+
+    FcnDeployError             exit code 2, one line on stderr
+    ├── DataError              a folder, a list, an image or a mask
+    │   └── ImageError         one file that is no readable picture
+    ├── ArtifactError          a file of ours: missing, unreadable, unwritable
+    │   ├── MissingStageError  an earlier command has to run first
+    │   ├── CheckpointError    model.safetensors
+    │   └── OnnxFileError      model.onnx
+    ├── ArchitectureError      an architecture or its weights
+    ├── BackendError           a backend, provider or device that is not to be had
+    ├── InputError             what a runner was given to run
+    └── ExportError            the exported graph failed its own check (exit code 1)
+
+Every error carries its repair: what to type or change so that it goes away.
+"""
+
+from __future__ import annotations
+
+
+class FcnDeployError(Exception):
+    """Base of all errors that are for the user to read.
+
+    Args:
+        message: what is wrong, naming the file or value.
+        repair: what to do about it, as a command where there is one.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, repair: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.repair = repair
+
+    def __str__(self) -> str:
+        line = self.message if self.repair is None else f"{self.message}; {self.repair}"
+        # Messages of foreign libraries may span lines; a user error is one line.
+        return " ".join(line.split())
+
+
+class DataError(FcnDeployError):
+    """Something is wrong with the labelled images."""
+
+
+class ImageError(DataError):
+    """A file is not a picture that can be decoded."""
+
+
+class ArtifactError(FcnDeployError):
+    """A file of a run cannot be read or written."""
+
+
+class MissingStageError(ArtifactError):
+    """An earlier stage has not been run; the repair names its command."""
+
+
+class CheckpointError(ArtifactError):
+    """A checkpoint is truncated, foreign, or of another architecture or class count."""
+
+
+class OnnxFileError(ArtifactError):
+    """An ONNX file is unreadable or was not written by ``fcn-deploy export``."""
+
+
+class ArchitectureError(FcnDeployError):
+    """An architecture is unknown, or its pretrained weights cannot be had."""
+
+
+class BackendError(FcnDeployError):
+    """A backend, execution provider or device asked for by name cannot be had here."""
+
+
+class InputError(FcnDeployError, ValueError):
+    """A runner or a command was given values it cannot work on."""
+
+
+class ExportError(FcnDeployError):
+    """The exported graph failed its self-check; no file was left."""
+
+    exit_code = 1

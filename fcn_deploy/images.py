@@ -1,0 +1,134 @@
+"""One picture on disk → uint8 RGB in memory: the single door through which pictures come in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fcn_deploy.errors import ImageError
+
+#: Refused beyond this: a small file may unfold to gigabytes (a decompression bomb).
+MAX_PIXELS = 100_000_000
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+
+
+@contextmanager
+def decoded(path: Path) -> Iterator[Image.Image]:
+    """Open and fully decode a picture, turned upright by its EXIF orientation.
+
+    Raises:
+        ImageError: missing, not a picture, truncated, or larger than ``MAX_PIXELS``.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Our own limit below speaks more plainly than Pillow's warning.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                _refuse_bomb(path, image.size)
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise ImageError(f"no such picture: {path}", "check the path") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{path} is a folder, not a picture") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} unfolds to too many pixels ({error})", "shrink it") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not a picture", "remove or replace it") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(
+            f"{path} cannot be decoded ({reason})", "remove or replace the file"
+        ) from error
+    yield upright
+
+
+def _refuse_bomb(path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{path} has {width}×{height} pixels, more than {MAX_PIXELS:,}",
+            "shrink the picture or cut it into tiles",
+        )
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read a picture of any common mode as RGB.
+
+    Grey, palette, CMYK and alpha pictures are converted (alpha is dropped), 16-bit greys are
+    scaled to 8 bits, EXIF orientation is applied.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        ImageError: see :func:`decoded`; also 32-bit float pictures, whose range is unknown.
+    """
+    with decoded(path) as image:
+        return _as_rgb(path, image)
+
+
+def _as_rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise ImageError(f"{path} holds 32-bit floats of unknown range", "save it as 8-bit")
+    if image.mode.startswith("I"):  # "I;16*", or "I" from 16-bit PNGs in older Pillow
+        grey16 = np.asarray(image).astype(np.int64).clip(0, 65535)
+        grey = ((grey16 * 255 + 32767) // 65535).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB would warn
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) in pixels after EXIF rotation, reading the header alone.
+
+    Raises:
+        ImageError: the header cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                _refuse_bomb(path, image.size)
+                width, height = image.size
+                sideways = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"no such picture: {path}", "check the path") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} unfolds to too many pixels ({error})", "shrink it") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path} is not a picture", "remove or replace it") from error
+    return (width, height) if sideways else (height, width)
+
+
+def find_images(sources: list[Path]) -> list[Path]:
+    """Return the pictures named by files and folders, folders searched one level, sorted.
+
+    A file named by the user is taken whatever its suffix, so that a broken one is reported.
+
+    Raises:
+        ImageError: a source does not exist, or a folder holds no picture.
+    """
+    found: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            inside = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise ImageError(
+                    f"no pictures in {source}", f"expected {', '.join(sorted(IMAGE_SUFFIXES))}"
+                )
+            found.extend(inside)
+        elif source.exists():
+            found.append(source)
+        else:
+            raise ImageError(f"no such file or folder: {source}", "check the path")
+    return found

@@ -1,0 +1,1 @@
+"""One backend each, behind one contract (see ``base.py``)."""

@@ -1,0 +1,205 @@
+"""The contract of all backends, and the one way to open one.
+
+    with open_runner(run, "ort") as runner:
+        masks = runner.run(images).mask
+
+A runner gives what was asked for or raises: it never falls back to another device in silence.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.artifacts import Run
+from fcn_deploy.errors import BackendError, InputError
+from fcn_deploy.spec import ModelSpec, Precision, ordered_outputs
+
+#: Backend → its module.  Resolved by name at the last moment, so that this room (and whoever
+#: imports it) loads no backend, and a machine needs only the packages of the one it uses.
+_MODULES = {
+    "torch": "fcn_deploy.runners.pytorch",
+    "ort": "fcn_deploy.runners.ort",
+    "baseline": "fcn_deploy.runners.baseline",
+}
+#: The backends a user may ask for; `baseline` is what bench measures them against.
+BACKENDS = ("torch", "ort")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one run gives, on the host.
+
+    Attributes:
+        mask: uint8 [N, H, W], class indices.
+        logits: float32 [N, C, H, W], or None where not asked for.
+        margin: float32 [N, H, W], top-1 minus top-2 logit, or None where not asked for.
+    """
+
+    mask: NDArray[np.uint8]
+    logits: NDArray[np.float32] | None = None
+    margin: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class RunnerDescription:
+    """What a runner really is, as built, for results and reports.
+
+    Attributes:
+        backend: the name it was opened by.
+        device: e.g. ``cpu`` or ``cuda:0 (NVIDIA …)``.
+        precision: of the network's arithmetic.
+        library: name and version of what executes it.
+        providers: ONNX Runtime's execution providers in use; empty for others.
+        threads: CPU threads it was pinned to.
+        file: path of the model file.
+        digest: of that file.
+        checkpoint_digest: of the checkpoint it stems from.
+    """
+
+    backend: str
+    device: str
+    precision: str
+    library: str
+    threads: int
+    file: str
+    digest: str
+    checkpoint_digest: str
+    providers: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description as JSON values."""
+        return asdict(self)
+
+
+class Runner(ABC):
+    """A network ready to run on one backend.
+
+    Subclasses implement ``_infer``, ``describe`` and ``close``; inputs are checked here, before
+    any device is touched.
+    """
+
+    @property
+    @abstractmethod
+    def spec(self) -> ModelSpec:
+        """Classes, colours, normalisation of the network."""
+
+    @abstractmethod
+    def describe(self) -> RunnerDescription:
+        """Say what this runner is, as built."""
+
+    @abstractmethod
+    def _infer(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run on checked input; results are on the host when this returns."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the device; calling it twice is harmless."""
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Segment a batch.
+
+        Args:
+            images: uint8 [N, H, W, 3], RGB, N, H, W ≥ 1.
+
+        Returns:
+            The outputs that the runner was opened for, on the host.
+
+        Raises:
+            InputError: wrong type, dtype, rank, channel count, or an empty batch.
+        """
+        check_images(images)
+        return self._infer(images)
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Yield the outputs of each batch, in order; a GPU's runner may overlap copies."""
+        for images in batches:
+            yield self.run(images)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def check_images(images: NDArray[np.uint8]) -> None:
+    """Raise unless ``images`` is uint8 [N, H, W, 3] with N, H, W ≥ 1.
+
+    Raises:
+        InputError: saying what was expected and what came.
+    """
+    expected = "images must be a uint8 array [N, H, W, 3]"
+    if not isinstance(images, np.ndarray):
+        raise InputError(f"{expected}, not {type(images).__name__}")
+    if images.dtype != np.uint8:
+        raise InputError(f"{expected}, not {images.dtype}", "pass RGB values 0 to 255")
+    if images.ndim != 4:
+        raise InputError(f"{expected}, not of rank {images.ndim}", "add the batch axis")
+    if images.shape[3] != 3:
+        raise InputError(f"{expected}, not {images.shape[3]} channels", "pass RGB, channels last")
+    if 0 in images.shape:
+        raise InputError(f"{expected} with N, H, W ≥ 1, not {images.shape}")
+
+
+def open_runner(
+    run: Run,
+    backend: str,
+    *,
+    precision: Precision = Precision.FP32,
+    outputs: Iterable[str] = ("mask",),
+    threads: int | None = None,
+    device: str = "auto",
+) -> Runner:
+    """Open the run's network on a backend.
+
+    Args:
+        run: where the checkpoint and the ONNX files lie.
+        backend: ``torch`` or ``ort``.
+        precision: of the file to take (``torch``: of the arithmetic).
+        outputs: of ``mask``, ``logits``, ``margin``.
+        threads: CPU threads; None leaves the library's own choice.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        BackendError: unknown, or not to be had on this machine.
+        MissingStageError: the file it needs has not been made; the repair names the command.
+    """
+    module = _backend_module(backend)
+    reason = module.unavailable_reason()
+    if reason is not None:
+        raise BackendError(f"backend {backend} does not work here: {reason}")
+    runner: Runner = module.open(
+        run, precision=precision, outputs=ordered_outputs(outputs), threads=threads, device=device
+    )
+    return runner
+
+
+def unavailable_reason(backend: str) -> str | None:
+    """Return why a backend cannot run here and what to install, or None if it can.
+
+    Raises:
+        BackendError: there is no backend of that name.
+    """
+    reason: str | None = _backend_module(backend).unavailable_reason()
+    return reason
+
+
+def _backend_module(backend: str) -> ModuleType:
+    if backend not in _MODULES:
+        raise BackendError(
+            f"no backend {backend!r} in this version", f"choose one of {', '.join(BACKENDS)}"
+        )
+    return importlib.import_module(_MODULES[backend])

@@ -1,0 +1,122 @@
+"""PyTorch: the reference that every other backend is compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.artifacts import Run, file_digest
+from fcn_deploy.errors import BackendError
+from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
+from fcn_deploy.spec import ModelSpec, Precision
+
+try:
+    import torch
+
+    from fcn_deploy.checkpoint import load_checkpoint
+    from fcn_deploy.model import DeployModel
+except ImportError as error:
+    # On a target device torch is absent by design; say so when the backend is asked for.
+    _import_error: ImportError | None = error
+else:
+    _import_error = None
+
+
+def unavailable_reason() -> str | None:
+    """Return why PyTorch cannot run here, or None."""
+    if _import_error is not None:
+        return f"PyTorch cannot be imported ({_import_error}); pip install torch torchvision"
+    return None
+
+
+def open(
+    run: Run,
+    *,
+    precision: Precision,
+    outputs: tuple[str, ...],
+    threads: int | None,
+    device: str,
+) -> TorchRunner:
+    """Open a run's checkpoint; see :func:`fcn_deploy.runners.base.open_runner`."""
+    return TorchRunner(run, precision, outputs, threads, device)
+
+
+class TorchRunner(Runner):
+    """The checkpoint itself, eager, with the deploy graph's pre- and postprocessing."""
+
+    def __init__(
+        self,
+        run: Run,
+        precision: Precision,
+        outputs: tuple[str, ...],
+        threads: int | None,
+        device: str,
+    ) -> None:
+        self._path = run.require_checkpoint()
+        checkpoint = load_checkpoint(self._path)
+        self._spec = checkpoint.spec
+        self._digest = file_digest(self._path)
+        self._precision = precision
+        self._outputs = outputs
+        self._device = choose_device(device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._threads = torch.get_num_threads()
+        self._model: DeployModel | None = DeployModel(
+            checkpoint.model, checkpoint.spec, outputs, precision
+        ).to(self._device)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Classes, colours, normalisation of the network."""
+        return self._spec
+
+    def describe(self) -> RunnerDescription:
+        """Say what this runner is, as built."""
+        name = str(self._device)
+        if self._device.type == "cuda":
+            name += f" ({torch.cuda.get_device_name(self._device)})"
+        return RunnerDescription(
+            backend="torch",
+            device=name,
+            precision=self._precision.value,
+            library=f"PyTorch {torch.__version__}",
+            threads=self._threads,
+            file=str(self._path),
+            digest=self._digest,
+            checkpoint_digest=self._digest,
+        )
+
+    def _infer(self, images: NDArray[np.uint8]) -> Outputs:
+        if self._model is None:
+            raise BackendError("the torch runner is closed")
+        with torch.inference_mode():
+            # from_numpy refuses arrays that are read-only or run backwards
+            host = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+            produced = self._model(host.to(self._device))
+        arrays = {
+            name: tensor.cpu().numpy() for name, tensor in zip(self._outputs, produced, strict=True)
+        }
+        return Outputs(**arrays)
+
+    def close(self) -> None:
+        """Free the device; calling it twice is harmless."""
+        self._model = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        BackendError: ``cuda`` was asked for and PyTorch sees no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendError(
+            f"PyTorch {torch.__version__} sees no CUDA device",
+            "check `nvidia-smi` and that this PyTorch build has CUDA, or use --device cpu",
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
