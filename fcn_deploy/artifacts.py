@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from fcn_deploy.errors import ArtifactError, MissingStageError
 from fcn_deploy.spec import Precision
 
 DEFAULT_RUN = Path("runs/fcn")
+#: Of the files that may be named in place of a run.
+MODEL_SUFFIXES = (".safetensors", ".onnx")
 
 
 def file_digest(path: Path) -> str:
@@ -57,7 +59,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
             raise
         raise write_error(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have come to be, nor its folder
+            temporary.unlink()
 
 
 def write_error(target: Path, error: OSError) -> ArtifactError:
@@ -125,11 +128,17 @@ class Run:
 
         Raises:
             MissingStageError: neither a directory nor a file of that name exists.
+            ArtifactError: the file is neither a checkpoint nor an ONNX file.
         """
         if argument is None:
             return cls(DEFAULT_RUN)
         path = Path(argument)
         if path.is_file():
+            if path.suffix not in MODEL_SUFFIXES:  # its neighbours must not stand in for it
+                raise ArtifactError(
+                    f"{path} is neither a checkpoint (.safetensors) nor an ONNX file (.onnx)",
+                    "give a run directory or one of its model files",
+                )
             return cls(path.parent, path)
         if path.is_dir():
             return cls(path)
@@ -196,9 +205,10 @@ class Run:
                 f"{self.checkpoint} exists already",
                 "train into another folder with --out, or replace it with --overwrite",
             )
-        with atomic_path(self.root / "writable.txt") as probe:
-            probe.write_bytes(b"")
-        (self.root / "writable.txt").unlink()
+        # A name that nobody has: the user may keep other files in this folder.
+        probe = self.root / f".writable.{secrets.token_hex(4)}"
+        write_bytes(probe, b"")
+        probe.unlink()
 
     def require_checkpoint(self) -> Path:
         """Return the checkpoint's path.

@@ -79,18 +79,18 @@ def read_spec(path: Path) -> ModelSpec:
     """
     try:
         with path.open("rb") as stream:
-            start = stream.read(8)
+            start = stream.read(9)
             _refuse_pickle(path, start)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            header = stream.read(length) if 0 < length <= _MAX_HEADER_BYTES else b""
-        metadata = json.loads(header).get("__metadata__", {})
+            length = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else 0
+            rest = stream.read(length - 1) if 0 < length <= _MAX_HEADER_BYTES else b""
+        metadata = json.loads(start[8:] + rest).get("__metadata__") or {}
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint {path}", _REPAIR) from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", _REPAIR) from error
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file", _REPAIR) from error
-    if _SPEC_KEY not in metadata:
+    if not isinstance(metadata, dict) or _SPEC_KEY not in metadata:
         raise CheckpointError(f"{path} carries no fcn-deploy spec", _REPAIR)
     try:
         return ModelSpec.from_json(metadata[_SPEC_KEY])
@@ -108,20 +108,24 @@ def load_weights(path: Path, model: nn.Module) -> None:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error})", _REPAIR) from error
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1:2] or [str(error)]
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in tensors.items()}
+    misfits = sorted(
+        name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name)
+    )
+    if misfits:
         raise CheckpointError(
             f"the weights of {path} are of another architecture or class count "
-            f"({reason[0].strip()})",
+            f"(first misfit of {len(misfits)}: {misfits[0]})",
             _REPAIR,
-        ) from error
+        )
+    model.load_state_dict(tensors)
 
 
 def _refuse_pickle(path: Path, start: bytes) -> None:
-    # torch.save writes a zip archive ("PK") or, before 1.6, a bare pickle (0x80).
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+    # torch.save writes a zip archive ("PK") or, before 1.6, a bare pickle (0x80).  A safetensors
+    # file may start alike, as it starts with a length, but goes on with a JSON object.
+    if start[8:9] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise CheckpointError(
             f"{path} is a pickle (torch.save), which can run code when loaded",
             "give a .safetensors checkpoint; a torchvision body goes to `fcn-deploy train "

@@ -18,7 +18,7 @@ from fcn_deploy.scenes import SCENE_CLASS_NAMES, draw_scene
 from fcn_deploy.spec import MAX_CLASSES, SizeRange
 
 #: What `--data synthetic` draws: scenes per split, and their size (height, width).
-SCENE_SIZE = (240, 320)
+SCENE_SIZE = (320, 480)
 SCENE_COUNTS = {"train": 160, "val": 40}
 # The two splits draw from different seeds, so that no scene is in both.
 SCENE_SEEDS = {"train": 0, "val": 1}
@@ -92,7 +92,7 @@ class VocDataset:
     def open(cls, folder: Path, split: str) -> VocDataset:
         """Find the split's pairs and check that every file is there and sizes agree.
 
-        Only headers are read; :func:`check_samples` decodes everything.
+        Only headers are read; :func:`check_and_cache` decodes everything.
 
         Raises:
             DataError: the folder, the list or a file is missing, empty or contradictory.
@@ -212,7 +212,7 @@ def find_voc_root(folder: Path) -> Path:
 def _read_list(root: Path, split: str) -> tuple[str, ...]:
     path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Notepad writes a BOM
     except FileNotFoundError as error:
         raise DataError(f"no list {path}", "write one name (without suffix) a line") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -231,7 +231,7 @@ def _read_classes(root: Path) -> tuple[str, ...]:
     if not path.exists():
         return VOC_CLASS_NAMES
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Notepad writes a BOM
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path} ({error})", "save it as UTF-8") from error
     names = tuple(line.strip() for line in lines if line.strip())

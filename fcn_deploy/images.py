@@ -27,8 +27,8 @@ def decoded(path: Path) -> Iterator[Image.Image]:
     """
     try:
         with warnings.catch_warnings():
-            # Our own limit below speaks more plainly than Pillow's warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Pillow warns of what it can repair (and of large pictures, which we limit below).
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 _refuse_bomb(path, image.size)
                 image.load()
@@ -94,9 +94,11 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 _refuse_bomb(path, image.size)
+                if image.format == "TIFF":
+                    image.load()  # turns it upright; before that, Pillow's versions disagree
                 width, height = image.size
                 sideways = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except ImageError:
@@ -108,6 +110,14 @@ def image_size(path: Path) -> tuple[int, int]:
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path} is not a picture", "remove or replace it") from error
     return (width, height) if sideways else (height, width)
+
+
+def png_bit_depth(path: Path) -> int:
+    """Return the bits per sample that a PNG's header names; 8 for any other file."""
+    with path.open("rb") as stream:
+        header = stream.read(26)
+    # Signature (8), chunk length and name (8), width and height (8), then the depth.
+    return header[24] if header.startswith(b"\x89PNG\r\n\x1a\n") and len(header) == 26 else 8
 
 
 def find_images(sources: list[Path]) -> list[Path]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fcn_deploy.artifacts import atomic_path
 from fcn_deploy.errors import DataError
-from fcn_deploy.images import decoded
+from fcn_deploy.images import decoded, png_bit_depth
 from fcn_deploy.spec import IGNORE_INDEX
 
 Palette = Sequence[tuple[int, int, int]]
@@ -104,7 +104,7 @@ def read_mask(path: Path, palette: Palette) -> NDArray[np.uint8]:
     """
     with decoded(path) as image:
         try:
-            mask = _indices(image, palette)
+            mask = _indices(image, palette, png_bit_depth(path))
         except DataError as error:
             raise DataError(f"mask {path}: {error.message}", error.repair) from error
     labelled = mask[mask != IGNORE_INDEX]
@@ -117,15 +117,23 @@ def read_mask(path: Path, palette: Palette) -> NDArray[np.uint8]:
     return mask
 
 
-def _indices(image: Image.Image, palette: Palette) -> NDArray[np.uint8]:
-    if image.mode in ("P", "L"):
+def _indices(image: Image.Image, palette: Palette, bit_depth: int) -> NDArray[np.uint8]:
+    if image.mode == "P":
         return np.array(image, dtype=np.uint8)
+    if image.mode == "L":
+        # Pillow stretches grey of 2 and 4 bits to 0..255: index 1 would become class 85 or 17.
+        stretch = 255 // (2**bit_depth - 1) if bit_depth in (2, 4) else 1
+        return np.array(image, dtype=np.uint8) // stretch
     if image.mode in ("1", "LA"):
         return np.array(image.convert("L"), dtype=np.uint8) // (255 if image.mode == "1" else 1)
     if image.mode.startswith("I"):
         wide = np.asarray(image).astype(np.int64)
-        if wide.size and (wide.max() > IGNORE_INDEX or wide.min() < 0):
-            raise DataError(f"holds value {int(wide.max())}, not a class index (0 to 255)")
+        beyond = wide[(wide < 0) | (wide > IGNORE_INDEX)]
+        if beyond.size:
+            raise DataError(
+                f"holds value {int(beyond[0])}, not a class index (0 to {IGNORE_INDEX})",
+                "save masks as 8-bit palette or index PNG",
+            )
         return wide.astype(np.uint8)
     return colour_to_mask(np.array(image.convert("RGB"), dtype=np.uint8), palette)
 

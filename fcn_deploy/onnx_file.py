@@ -46,7 +46,8 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(path)
+        # Ours hold their weights; a foreign file must not make us open others.
+        model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise OnnxFileError(f"no ONNX file {path}", "run `fcn-deploy export` first") from error
     except OSError as error:

@@ -108,13 +108,15 @@ class ModelSpec:
                 mean=_triple(fields["mean"]),
                 std=_triple(fields["std"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise ArtifactError(f"the model's spec is unreadable ({error!r})") from error
 
 
 def _colour(entry: Any) -> tuple[int, int, int]:
-    red, green, blue = entry
-    return int(red), int(green), int(blue)
+    red, green, blue = (int(channel) for channel in entry)
+    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError(f"{entry} is no colour")
+    return red, green, blue
 
 
 def _triple(entry: Any) -> tuple[float, float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +91,7 @@ class TrainPlan:
     """
 
     recipe: Recipe
-    device: torch.device
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     architecture: str = DEFAULT_ARCHITECTURE
     weights: Literal["imagenet"] | Path | None = None
     freeze_backbone: bool = False
@@ -107,7 +107,7 @@ class Progress:
         epoch: from 1.
         batch: batches done in this epoch.
         batches: in an epoch.
-        loss: mean over the epoch so far.
+        loss: mean over the epoch so far, per example.
         pixel_accuracy: on the training crops of the epoch so far, 0 to 1.
         mean_iou: likewise.
         examples_per_s: training examples per second, this epoch.
@@ -157,6 +157,7 @@ def train(
     val_set: Dataset,
     run: Run,
     *,
+    data_argument: str | None = None,
     dropped: int = 0,
     on_batch: Callable[[Progress], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
@@ -168,6 +169,7 @@ def train(
         train_set: the images to learn from, none smaller than the crop.
         val_set: the images to score on, any size.
         run: where to write.
+        data_argument: how the user named the data, so that later stages find it again.
         dropped: examples left out of ``train_set`` as smaller than the crop, for the record.
         on_batch: told after every batch.
         on_epoch: told after every epoch, once its files are written.
@@ -207,7 +209,7 @@ def train(
         confusion = evaluate(network, spec, val_set, plan.device)
         epochs.append(_epoch(number, lr, progress, confusion, time.perf_counter() - started))
         save_checkpoint(run.checkpoint, network, spec)
-        write_json(run.metrics, _metrics(plan, spec, counts, epochs))
+        write_json(run.metrics, _metrics(plan, spec, data_argument, counts, epochs))
         write_picture(run.preview, preview(network, spec, val_set, plan.device))
         on_epoch(epochs[-1])
     return epochs
@@ -390,7 +392,8 @@ def _train_epoch(
                 f"the loss became {loss_value} in epoch {number}, batch {batch}",
                 "lower --lr; the checkpoint of the last whole epoch stays",
             )
-        loss_sum += loss_value
+        # Logged per example for either kind, so that the tutorial's figures can be put beside it.
+        loss_sum += loss_value / (len(images) if plan.recipe.loss == "image-sum" else 1)
         examples += len(images)
         confusion += ConfusionMatrix.of(
             masks.cpu().numpy(),
@@ -468,7 +471,11 @@ def _epoch(
 
 
 def _metrics(
-    plan: TrainPlan, spec: ModelSpec, counts: dict[str, DataCounts], epochs: list[Epoch]
+    plan: TrainPlan,
+    spec: ModelSpec,
+    data_argument: str | None,
+    counts: dict[str, DataCounts],
+    epochs: list[Epoch],
 ) -> dict[str, Any]:
     return {
         "schema": METRICS_SCHEMA,
@@ -481,6 +488,7 @@ def _metrics(
         "device": str(plan.device),
         "recipe": asdict(plan.recipe),
         "class_names": list(spec.class_names),
+        "data_argument": data_argument,
         "data": {split: asdict(count) for split, count in counts.items()},
         "epochs": [_finite(asdict(epoch)) for epoch in epochs],
         "machine": describe_machine(),

@@ -12,6 +12,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -147,7 +148,7 @@ def check_images(images: NDArray[np.uint8]) -> None:
     if images.dtype != np.uint8:
         raise InputError(f"{expected}, not {images.dtype}", "pass RGB values 0 to 255")
     if images.ndim != 4:
-        raise InputError(f"{expected}, not of rank {images.ndim}", "add the batch axis")
+        raise InputError(f"{expected}, not of rank {images.ndim}", "one picture is images[None]")
     if images.shape[3] != 3:
         raise InputError(f"{expected}, not {images.shape[3]} channels", "pass RGB, channels last")
     if 0 in images.shape:
@@ -155,7 +156,7 @@ def check_images(images: NDArray[np.uint8]) -> None:
 
 
 def open_runner(
-    run: Run,
+    run: Run | str | Path,
     backend: str,
     *,
     precision: Precision = Precision.FP32,
@@ -166,7 +167,7 @@ def open_runner(
     """Open the run's network on a backend.
 
     Args:
-        run: where the checkpoint and the ONNX files lie.
+        run: the run directory, where the checkpoint and the ONNX files lie, or one such file.
         backend: ``torch`` or ``ort``.
         precision: of the file to take (``torch``: of the arithmetic).
         outputs: of ``mask``, ``logits``, ``margin``.
@@ -177,6 +178,8 @@ def open_runner(
         BackendError: unknown, or not to be had on this machine.
         MissingStageError: the file it needs has not been made; the repair names the command.
     """
+    if not isinstance(run, Run):
+        run = Run.from_argument(run)
     module = _backend_module(backend)
     reason = module.unavailable_reason()
     if reason is not None:
