@@ -22,13 +22,20 @@ from fcn_deploy.errors import FcnDeployError, InputError
 from fcn_deploy.spec import OUTPUT_NAMES, Precision
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fcn_deploy.bench import Row
     from fcn_deploy.dataset import Dataset
+    from fcn_deploy.parity import ParityResult, Picture
+    from fcn_deploy.runners.base import Runner
     from fcn_deploy.train import Epoch, Progress, Recipe
 
 #: Exit codes: a gate that failed or work that was done in part, bad input, Ctrl-C.
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
-console = Console(highlight=False, soft_wrap=True)
+# A file or pipe has no width of its own, and a table cut off at 80 columns is of no use there.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -172,12 +179,14 @@ def train(
 
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"training needs PyTorch: {reason}")
-    from fcn_deploy.model import find_architecture
+    from fcn_deploy.model import build_model, find_architecture
     from fcn_deploy.train import RECIPES, TrainPlan
     from fcn_deploy.train import train as run_training
 
     find_architecture(arch)
     start = _starting_weights(weights)
+    if start is not None and not str(start).endswith(".safetensors"):
+        build_model(arch, 2, weights=start)  # fetched or refused now, not after the data was read
     chosen = RECIPES[recipe or ("scratch" if start is None else "tutorial")]
     chosen = dataclasses.replace(
         chosen,
@@ -192,7 +201,14 @@ def train(
     train_set, val_set, dropped = _open_training_data(data, chosen)
     with _training_progress(chosen.epochs) as (on_batch, on_epoch):
         run_training(
-            plan, train_set, val_set, run, dropped=dropped, on_batch=on_batch, on_epoch=on_epoch
+            plan,
+            train_set,
+            val_set,
+            run,
+            data_argument=data or "synthetic",
+            dropped=dropped,
+            on_batch=on_batch,
+            on_epoch=on_epoch,
         )
     console.print(f"wrote {run.checkpoint}, {run.metrics}, {run.preview}")
 
@@ -308,3 +324,385 @@ def export(
         f"wrote {written.path}: {precision.value}, opset {opset}, {written.num_nodes} nodes, "
         f"outputs {', '.join(written.outputs)}; masks checked against PyTorch at N×H×W {shapes}"
     )
+
+
+@fcn_deploy.command()
+@run_argument
+@click.option(
+    "--backend", "backends", multiple=True, help="Candidate, repeatable; default: all that run."
+)
+@fp16_option
+@click.option("--data", metavar="DIR|synthetic", help="Validation set; default: the run's own.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Compare on these pictures (unlabelled) instead of the validation images.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Compare on so many pictures only.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Result file.")
+@threads_option
+def parity(
+    run: str | None,
+    backends: tuple[str, ...],
+    fp16: bool,
+    data: str | None,
+    images: Path | None,
+    limit: int | None,
+    json_file: Path | None,
+    threads: int | None,
+) -> None:
+    """Prove that a backend's masks are PyTorch's; exit code 1 where the gate fails."""
+    from fcn_deploy.artifacts import write_json
+    from fcn_deploy.parity import compare, parity_document, write_drawings
+    from fcn_deploy.runners.base import open_runner
+
+    source = Run.from_argument(run)
+    precision = Precision.FP16 if fp16 else Precision.FP32
+    candidates = backends or _usable_candidates(precision)
+    outputs = ("mask", "logits")
+    results = []
+    with open_runner(source, "torch", outputs=outputs, threads=threads) as reference:
+        for backend in candidates:
+            with open_runner(
+                source, backend, precision=precision, outputs=outputs, threads=threads
+            ) as candidate:
+                pictures, origin = _parity_pictures(source, data, images, limit)
+                with _counter(f"parity {backend}", len(pictures)) as step:
+                    result = compare(reference, candidate, pictures, origin, on_picture=step)
+            results.append(result)
+            _print_parity(result)
+    name = "-".join(candidates) + f".{precision.value}"
+    target = json_file or source.parity_folder / f"{name}.json"
+    drawings = [
+        write_drawings(
+            result,
+            target.parent / f"{target.stem}-{result.candidate.backend}",
+            relative_to=target.parent,
+        )
+        for result in results
+    ]
+    write_json(target, parity_document(results, drawings))
+    console.print(f"wrote {target}")
+    if not all(result.passed for result in results):
+        sys.exit(EXIT_FAILED)
+
+
+def _usable_candidates(precision: Precision) -> tuple[str, ...]:
+    from fcn_deploy.runners.base import BACKENDS, unavailable_reason
+
+    # The float32 reference compared with itself proves nothing.
+    wanted = [b for b in BACKENDS if b != "torch" or precision is not Precision.FP32]
+    usable = tuple(b for b in wanted if unavailable_reason(b) is None)
+    if not usable:
+        raise InputError("no backend runs on this machine", "see `fcn-deploy doctor`")
+    return usable
+
+
+class _LazyPictures:
+    """Pictures of a data set or of files, decoded one at a time as they are asked for."""
+
+    def __init__(self, length: int, picture: Callable[[int], Picture]) -> None:
+        self._length, self._picture = length, picture
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Picture]:
+        return (self._picture(index) for index in range(self._length))
+
+
+def _parity_pictures(
+    source: Run, data: str | None, images: Path | None, limit: int | None
+) -> tuple[_LazyPictures, str]:
+    from fcn_deploy.dataset import open_dataset
+    from fcn_deploy.images import find_images, read_image
+    from fcn_deploy.parity import Picture
+
+    if images is not None:
+        files = find_images([images])[:limit]
+        return _LazyPictures(
+            len(files), lambda i: Picture(files[i].name, read_image(files[i]))
+        ), str(images)
+    dataset = open_dataset(data or _trained_on(source), "val")
+
+    def picture(index: int) -> Picture:
+        sample = dataset[index]
+        return Picture(sample.name, sample.image, sample.mask)
+
+    return _LazyPictures(min(len(dataset), limit or len(dataset)), picture), dataset.source
+
+
+def _trained_on(source: Run) -> str:
+    from fcn_deploy.artifacts import read_json
+
+    repair = "name the data with --data DIR, or pictures with --images DIR"
+    recorded = read_json(source.metrics, repair).get("data_argument")
+    if not isinstance(recorded, str):
+        raise InputError(f"{source.metrics} does not say what it was trained on", repair)
+    return recorded
+
+
+def _print_parity(result: ParityResult) -> None:
+    from rich.table import Table
+
+    candidate = result.candidate
+    table = Table(
+        title=f"{candidate.backend} {candidate.precision} ({candidate.library}, "
+        f"{candidate.device}) against {result.reference.library} fp32",
+        title_justify="left",
+    )
+    for column in ("check", "", "figure"):
+        table.add_column(column, overflow="fold")
+    for check in result.checks:
+        mark = "[green]ok[/]" if check.passed else "[bold red]FAILED[/]"
+        table.add_row(check.name, mark, check.sentence)
+    console.print(table, soft_wrap=False)
+    console.print(f"{'same masks: the gate passes' if result.passed else 'THE GATE FAILS'}")
+
+
+@contextmanager
+def _counter(title: str, total: int) -> Iterator[Callable[[], None]]:
+    from rich.progress import Progress as Bar
+
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda: bar.advance(task)
+
+
+@fcn_deploy.command()
+@run_argument
+@click.option(
+    "--backend", "backends", multiple=True, help="Backend, repeatable; default: all that run."
+)
+@fp16_option
+@click.option("--batch", "batches", type=_Counts(), default="1", show_default=True)
+@click.option(
+    "--size", "sizes", type=_Size(), multiple=True, default=[(320, 480)], help="Default 320x480."
+)
+@click.option("--repeats", type=click.IntRange(min=3), default=5, show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True,
+    help="About how long a row is timed per repeat.",
+)  # fmt: skip
+@click.option("--images", type=click.Path(path_type=Path), help="Pictures to measure with.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Result file.")
+@threads_option
+def bench(
+    run: str | None,
+    backends: tuple[str, ...],
+    fp16: bool,
+    batches: tuple[int, ...],
+    sizes: tuple[tuple[int, int], ...],
+    repeats: int,
+    seconds: float,
+    images: Path | None,
+    json_file: Path | None,
+    threads: int | None,
+) -> None:
+    """Measure backends and the plain-export baseline, interleaved, with their spread."""
+    import tempfile
+    from contextlib import ExitStack
+
+    from fcn_deploy.artifacts import write_json
+    from fcn_deploy.bench import TIERS, bench_document, make_inputs, measure, system_load
+    from fcn_deploy.machine import usable_cores
+    from fcn_deploy.runners.base import open_runner
+
+    source = Run.from_argument(run)
+    precision = Precision.FP16 if fp16 else Precision.FP32
+    threads = threads or usable_cores()
+    load = system_load()
+    pictures, origin = _bench_pictures(images)
+    with ExitStack() as stack:
+        runners = [
+            stack.enter_context(open_runner(source, backend, precision=precision, threads=threads))
+            for backend in backends or _usable_backends()
+        ]
+        baseline = _open_baseline(source, threads)
+        if baseline is not None:
+            runners.insert(0, stack.enter_context(baseline))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        inputs = [make_inputs(pictures, size, folder) for size in sizes]
+        console.print(f"{threads} CPU threads pinned, {repeats} interleaved repeats")
+        turns = len(runners) * len(inputs) * len(batches) * len(TIERS) * repeats
+        with _counter("bench", turns) as step:
+            rows = measure(
+                runners,
+                inputs,
+                batches,
+                repeats=repeats,
+                seconds_per_repeat=seconds,
+                on_step=step,
+            )
+    _print_rows(rows)
+    name = "-".join(backends or ("all",)) + f".{precision.value}.json"
+    target = json_file or source.bench_folder / name
+    write_json(target, bench_document(rows, origin, load))
+    console.print(f"wrote {target}")
+
+
+def _usable_backends() -> tuple[str, ...]:
+    from fcn_deploy.runners.base import BACKENDS, unavailable_reason
+
+    usable = tuple(b for b in BACKENDS if unavailable_reason(b) is None)
+    if not usable:
+        raise InputError("no backend runs on this machine", "see `fcn-deploy doctor`")
+    return usable
+
+
+def _open_baseline(source: Run, threads: int) -> Runner | None:
+    """Open the plain export, made on the spot where PyTorch is there; else say it is left out."""
+    from fcn_deploy.artifacts import file_digest
+    from fcn_deploy.onnx_file import read_metadata
+    from fcn_deploy.runners import pytorch
+    from fcn_deploy.runners.base import open_runner, unavailable_reason
+
+    path = source.baseline_onnx
+    if (reason := unavailable_reason("baseline")) is not None:
+        console.print(f"the baseline is left out: {reason}")
+        return None
+    if pytorch.unavailable_reason() is None and source.checkpoint.is_file():
+        fresh = path.is_file() and (
+            read_metadata(path).checkpoint_digest == file_digest(source.checkpoint)
+        )
+        if not fresh:
+            from fcn_deploy.export import plain_onnx_from_checkpoint
+
+            plain_onnx_from_checkpoint(source.checkpoint, path)
+    if not path.is_file():
+        console.print(
+            "the baseline is left out: its plain export is made where PyTorch and the checkpoint "
+            f"are; copy {path} from there"
+        )
+        return None
+    return open_runner(source, "baseline", threads=threads)
+
+
+def _bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
+    from fcn_deploy.bench import NUM_INPUTS
+    from fcn_deploy.dataset import SceneDataset
+    from fcn_deploy.images import find_images, read_image
+
+    if images is not None:
+        files = find_images([images])[:NUM_INPUTS]
+        return [read_image(path) for path in files], str(images)
+    scenes = SceneDataset.open("val")
+    return [scenes[index].image for index in range(NUM_INPUTS)], scenes.source
+
+
+def _print_rows(rows: list[Row]) -> None:
+    from rich.table import Table
+
+    from fcn_deploy.bench import baseline_of, speedup
+
+    table = Table(title="latency of one query at a time", title_justify="left")
+    for column in ("tier", "N×H×W", "backend", "precision", "device"):
+        table.add_column(column)
+    for column in ("ms (median)", "spread", "images/s", "× baseline"):
+        table.add_column(column, justify="right")
+    for row in sorted(rows, key=lambda row: row.group):
+        baseline = baseline_of(row, rows)
+        if baseline is None:
+            ratio = "not measured"
+        elif baseline is row:
+            ratio = "1"
+        else:
+            times = speedup(row, baseline)
+            ratio = f"{times.median:.2f} ({times.low:.2f}-{times.high:.2f})"
+            ratio += " tie" if times.tie else ""
+        fastest, slowest = row.spread_ms
+        table.add_row(
+            row.tier,
+            f"{row.batch_size}×{row.size[0]}×{row.size[1]}",
+            row.runner.backend,
+            row.runner.precision,
+            row.runner.device,
+            f"{row.median_ms:.1f}",
+            f"{fastest:.1f}-{slowest:.1f}",
+            f"{row.images_per_s:.1f}",
+            ratio,
+        )
+    console.print(table, soft_wrap=False)
+
+
+@fcn_deploy.command()
+@click.argument("arguments", nargs=-1, required=True, metavar="[RUN] SOURCE...")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default RUN/predictions.")
+@click.option("--overlay", is_flag=True, help="Also write the mask blended over its picture.")
+@click.option("--backend", help="Default: ort where the run has been exported, else torch.")
+@fp16_option
+@threads_option
+def predict(
+    arguments: tuple[str, ...],
+    out: Path | None,
+    overlay: bool,
+    backend: str | None,
+    fp16: bool,
+    threads: int | None,
+) -> None:
+    """Segment pictures (files or folders) and write palette PNG masks of the same size."""
+    from fcn_deploy.images import find_images
+    from fcn_deploy.predict import predict as predict_pictures
+    from fcn_deploy.runners.base import open_runner
+
+    source, words = _split_run(arguments)
+    pictures = find_images([Path(word) for word in words])
+    precision = Precision.FP16 if fp16 else Precision.FP32
+    if backend is None:
+        backend = "ort" if source.onnx(precision).is_file() else "torch"
+    folder = out or source.root / "predictions"
+    done = 0
+    with open_runner(source, backend, precision=precision, threads=threads) as runner:
+        with _counter("predict", len(pictures)) as step:
+            for prediction in predict_pictures(runner, pictures, folder, with_overlay=overlay):
+                step()
+                if prediction.error is None:
+                    done += 1
+                else:
+                    click.echo(f"fcn-deploy: {prediction.error}", err=True)
+        device = runner.describe().device
+    console.print(f"wrote {done} of {len(pictures)} masks to {folder} ({backend} on {device})")
+    if done < len(pictures):
+        sys.exit(EXIT_FAILED if done else EXIT_BAD_INPUT)
+
+
+def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
+    """Take the first word as RUN if it is one: a run directory or a model file."""
+    first = Path(arguments[0])
+    model_file = first.suffix in (".safetensors", ".onnx")
+    run_directory = first.is_dir() and any(
+        (first / name).exists() for name in ("model.safetensors", "model.onnx", "model.fp16.onnx")
+    )
+    if model_file or run_directory:
+        if len(arguments) == 1:
+            raise InputError("no pictures named", "give files or folders after the run")
+        return Run.from_argument(first), arguments[1:]
+    return Run.from_argument(None), arguments
+
+
+@fcn_deploy.command()
+@run_argument
+@click.option("--out", type=click.Path(path_type=Path), help="Default: RUN/report.html.")
+def report(run: str | None, out: Path | None) -> None:
+    """Gather a run's results into one self-contained HTML file."""
+    from fcn_deploy.report import write_report
+
+    console.print(f"wrote {write_report(Run.from_argument(run), out)}")
+
+
+@fcn_deploy.command()
+def doctor() -> None:
+    """Say what this machine can run, and why not the rest."""
+    from fcn_deploy.doctor import diagnose
+
+    found = diagnose()
+    console.print("machine")
+    for key, value in found.machine.items():
+        console.print(f"  {key:<14}{value}")
+    console.print("versions")
+    for name, version in found.versions.items():
+        console.print(f"  {name:<18}{version}")
+    console.print(f"devices\n  {found.devices}")
+    console.print("backends")
+    for backend, reason in found.backends.items():
+        console.print(f"  {backend:<10}{'works' if reason is None else f'no: {reason}'}")
