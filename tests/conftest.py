@@ -1,0 +1,120 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from fcn_deploy.masks import voc_palette, write_mask
+from fcn_deploy.scenes import SCENE_CLASS_NAMES, draw_scene
+from fcn_deploy.spec import ModelSpec, Precision, SizeRange
+
+# A shared machine has slow moments, and a failure has to come back when it is looked at.
+settings.register_profile("repository", derandomize=True, deadline=None)
+settings.load_profile("repository")
+
+TINY_CLASS_NAMES = ("background", "disc", "ring", "box", "star")
+
+
+class WriteVocFolder(Protocol):
+    """Writes a folder in VOC layout and returns it; see the fixture ``voc_folder``."""
+
+    def __call__(
+        self,
+        *,
+        train: int = 3,
+        val: int = 2,
+        size: tuple[int, int] = (48, 64),
+        class_names: Sequence[str] | None = SCENE_CLASS_NAMES,
+        inside: str = ".",
+    ) -> Path: ...
+
+
+@pytest.fixture
+def voc_folder(tmp_path: Path) -> WriteVocFolder:
+    """Factory of tiny data folders, drawn by ``fcn_deploy.scenes``.
+
+    ``train`` and ``val`` count the pictures ``train_0.jpg``, …, ``val_0.jpg``, …; ``size`` is
+    (height, width); ``class_names=None`` writes no ``classes.txt``; ``inside`` is the path of the
+    layout below the folder that is returned, e.g. ``VOCdevkit/VOC2012``.
+    """
+
+    def write(
+        *,
+        train: int = 3,
+        val: int = 2,
+        size: tuple[int, int] = (48, 64),
+        class_names: Sequence[str] | None = SCENE_CLASS_NAMES,
+        inside: str = ".",
+    ) -> Path:
+        folder = tmp_path / "data"
+        root = folder / inside
+        for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+            (root / name).mkdir(parents=True)
+        if class_names is not None:
+            (root / "classes.txt").write_text("\n".join(class_names) + "\n", encoding="utf-8")
+        for seed, (split, count) in enumerate((("train", train), ("val", val))):
+            names = [f"{split}_{index}" for index in range(count)]
+            for index, name in enumerate(names):
+                image, mask = draw_scene(seed, index, size)
+                Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+                write_mask(root / "SegmentationClass" / f"{name}.png", mask, voc_palette())
+            lines = "".join(f"{name}\n" for name in names)
+            (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(lines)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_spec() -> ModelSpec:
+    """A model of five classes, ``fcn32s-resnet18``."""
+    return ModelSpec(
+        architecture="fcn32s-resnet18",
+        class_names=TINY_CLASS_NAMES,
+        palette=voc_palette(len(TINY_CLASS_NAMES)),
+        image_sizes=SizeRange(smallest=(48, 64), typical=(48, 64), largest=(97, 131)),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> Path:
+    """A run directory: random weights of ``tiny_spec``, exported in both precisions.
+
+    Holds ``model.safetensors``, ``model.onnx`` and ``model.fp16.onnx``.  Shared by the whole
+    session: read it, copy it, but do not change it.
+    """
+    import torch
+
+    from fcn_deploy.artifacts import Run
+    from fcn_deploy.checkpoint import save_checkpoint
+    from fcn_deploy.export import onnx_from_checkpoint
+    from fcn_deploy.model import build_model
+
+    run = Run(tmp_path_factory.mktemp("tiny_run"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(tiny_spec.architecture, tiny_spec.num_classes)
+    save_checkpoint(run.checkpoint, model, tiny_spec)
+    for precision in Precision:
+        onnx_from_checkpoint(run.checkpoint, run.onnx(precision), precision=precision)
+    return run.root
+
+
+@pytest.fixture
+def one_line() -> Callable[[Exception], str]:
+    """Return an error's text after checking that a user would see a single, finished line."""
+
+    def text_of(error: Exception) -> str:
+        text = str(error)
+        assert text == text.strip() != ""
+        assert len(text.splitlines()) == 1
+        assert "Traceback" not in text
+        return text
+
+    return text_of

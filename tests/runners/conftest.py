@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fcn_deploy.artifacts import Run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_run: Path) -> Run:
+    """The shared run directory as what ``open_runner`` takes."""
+    return Run(tiny_run)

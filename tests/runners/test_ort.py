@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from fcn_deploy.artifacts import Run, file_digest
+from fcn_deploy.errors import BackendError, MissingStageError, OnnxFileError
+from fcn_deploy.metrics import margin_of
+from fcn_deploy.runners.base import Runner, open_runner
+from fcn_deploy.spec import Precision
+from tests.runners.contract import RunnerContract, pictures
+
+
+class TestOrtRunner(RunnerContract):
+    @pytest.fixture(autouse=True)
+    def _run(self, tiny_run: Run) -> None:
+        self.run_directory = tiny_run
+
+    def open(self, outputs: tuple[str, ...]) -> Runner:
+        return open_runner(self.run_directory, "ort", outputs=outputs, threads=1)
+
+
+class TestOrtRunnerFp16(TestOrtRunner):
+    def open(self, outputs: tuple[str, ...]) -> Runner:
+        return open_runner(
+            self.run_directory, "ort", precision=Precision.FP16, outputs=outputs, threads=1
+        )
+
+
+def test_masks_equal_pytorch_where_the_reference_is_decided(tiny_run: Run) -> None:
+    images = pictures(2, 97, 131)
+    with (
+        open_runner(tiny_run, "torch", outputs=("logits",), device="cpu") as reference,
+        open_runner(tiny_run, "ort", outputs=("logits",)) as candidate,
+    ):
+        expected, given = reference.run(images), candidate.run(images)
+    assert expected.logits is not None
+    assert given.logits is not None
+    epsilon = np.abs(expected.logits - given.logits).max()
+    decided = margin_of(expected.logits) > 2 * epsilon
+    assert decided.mean() > 0.9
+    np.testing.assert_array_equal(expected.mask[decided], given.mask[decided])
+
+
+def test_the_mask_comes_from_the_file_as_shipped(tiny_run: Run) -> None:
+    with open_runner(tiny_run, "ort", outputs=("logits",)) as runner:
+        assert runner.describe().digest == file_digest(tiny_run.onnx(Precision.FP32))
+        assert runner.describe().providers == ("CPUExecutionProvider",)
+
+
+def test_without_an_onnx_file_the_export_command_is_named(tmp_path: Path, tiny_run: Run) -> None:
+    shutil.copy(tiny_run.checkpoint, tmp_path / "model.safetensors")
+    with pytest.raises(MissingStageError, match=f"fcn-deploy export {tmp_path} --fp16"):
+        open_runner(Run(tmp_path), "ort", precision=Precision.FP16)
+
+
+def test_a_file_of_another_checkpoint_is_refused(tmp_path: Path, tiny_run: Run) -> None:
+    content = bytearray(tiny_run.checkpoint.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    shutil.copy(tiny_run.onnx(Precision.FP32), tmp_path / "model.onnx")
+    with pytest.raises(OnnxFileError, match=r"another checkpoint.*fcn-deploy export"):
+        open_runner(Run(tmp_path), "ort")
+
+
+def test_a_foreign_onnx_file_is_refused(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([node], "foreign", [value], [result])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    with pytest.raises(OnnxFileError, match="no fcn-deploy spec"):
+        open_runner(Run(tmp_path), "ort")
+
+
+@pytest.mark.parametrize("length", [0, 100, 10_000])
+def test_a_truncated_onnx_file_is_refused(tmp_path: Path, tiny_run: Run, length: int) -> None:
+    whole = tiny_run.onnx(Precision.FP32).read_bytes()
+    (tmp_path / "model.onnx").write_bytes(whole[:length])
+    with pytest.raises(OnnxFileError, match="truncated"):
+        open_runner(Run(tmp_path), "ort")
+
+
+def test_cuda_is_refused(tiny_run: Run) -> None:
+    with pytest.raises(BackendError, match="runs on the CPU"):
+        open_runner(tiny_run, "ort", device="cuda")

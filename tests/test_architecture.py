@@ -1,0 +1,87 @@
+"""The import law, proven in fresh interpreters: the deploy side runs where torch is absent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fcn_deploy"
+TORCH_ROOMS = {"model", "checkpoint", "train", "export"}
+TORCH_FREE_ROOMS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.stem not in TORCH_ROOMS | {"__main__", "__init__"}
+)
+COMMANDS = ("train", "export", "parity", "bench", "predict", "report", "doctor")
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+def test_every_torch_free_room_imports_without_torch() -> None:
+    assert "fcn_deploy.runners.ort" in TORCH_FREE_ROOMS
+    imports = "\n".join(f"import {room}" for room in TORCH_FREE_ROOMS)
+    blocked = "import sys\nfor name in ('torch', 'torchvision', 'safetensors'):\n"
+    blocked += "    sys.modules[name] = None\n"
+    result = run_python(blocked + imports)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_answers_without_heavy_imports(command: str) -> None:
+    arguments = [command, "--help"] if command else ["--help"]
+    result = run_python(
+        "import sys\n"
+        "from fcn_deploy.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
+        "heavy = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Usage: fcn-deploy" in result.stdout
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    result = run_python(
+        "import sys, fcn_deploy\n"
+        "assert not {'torch', 'numpy', 'onnx', 'PIL'} & set(sys.modules), 'heavy import'\n"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_public_name_resolves() -> None:
+    import fcn_deploy
+
+    for name in fcn_deploy._HOMES:
+        assert getattr(fcn_deploy, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = fcn_deploy.no_such_name
+
+
+def test_torch_runner_says_what_is_missing_without_torch() -> None:
+    result = run_python(
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from fcn_deploy.runners.base import unavailable_reason\n"
+        "print(unavailable_reason('torch'))\n"
+    )
+    assert "pip install torch" in result.stdout, result.stderr
+
+
+def test_import_contracts_hold() -> None:
+    result = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

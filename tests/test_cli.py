@@ -1,0 +1,376 @@
+"""The commands as typed: the story end to end, and each bad input with one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcn_deploy import cli
+from fcn_deploy.artifacts import Run
+from fcn_deploy.cli import main
+from fcn_deploy.errors import FcnDeployError
+from tests.conftest import WriteVocFolder
+
+QUICK = ["--epochs", "1", "--batch-size", "4", "--crop-size", "64x96"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+FcnDeploy = Callable[..., Finished]
+
+
+@pytest.fixture
+def fcn_deploy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> FcnDeploy:
+    """Run a command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> Finished:
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        assert isinstance(stop.value.code, int)
+        return Finished(stop.value.code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fcn_deploy import dataset
+
+    monkeypatch.setattr(dataset, "SCENE_COUNTS", {"train": 4, "val": 2})
+    monkeypatch.setattr(dataset, "SCENE_SIZE", (96, 128))
+    # the default of a dataclass field is bound at definition, so open() is replaced as a whole
+    monkeypatch.setattr(
+        dataset.SceneDataset,
+        "open",
+        classmethod(
+            lambda cls, split: cls(
+                dataset.SCENE_SEEDS[split], {"train": 4, "val": 8}[split], (96, 128)
+            )
+        ),
+    )
+
+
+def refused(finished: Finished, *words: str) -> None:
+    """Assert that a command ended with one clear line and exit code 2."""
+    assert finished.code == 2, finished
+    assert len(finished.err.strip().splitlines()) == 1, finished.err
+    assert "Traceback" not in finished.err + finished.out
+    assert finished.err.startswith("fcn-deploy: ")
+    for word in words:
+        assert word in finished.err, finished.err
+
+
+def test_the_story(fcn_deploy: FcnDeploy, few_scenes: None, tmp_path: Path) -> None:
+    trained = fcn_deploy("train", *QUICK)
+    assert trained.code == 0, trained.err
+    assert "training on the built-in synthetic scenes" in trained.out
+    assert "read 4 training and 8 validation examples of 8 classes" in trained.out
+    assert "epoch 1/1" in trained.out
+    again = fcn_deploy("train", *QUICK)
+    refused(again, "exists already", "--overwrite")
+
+    assert fcn_deploy("export", "--fp16").code == 0
+    exported = fcn_deploy("export")
+    assert exported.code == 0, exported.err
+    assert "masks checked against PyTorch" in exported.out
+
+    compared = fcn_deploy("parity", "--backend", "ort")
+    # one epoch leaves near ties, so the gate's verdict is free; that it was measured is not
+    assert compared.code in (0, 1), compared.err
+    content = json.loads((tmp_path / "runs/fcn/parity/ort.fp32.json").read_text())
+    (result,) = content["results"]
+    assert result["images"]["count"] == 8 + 3
+    assert result["decided_flips"] == 0
+    for view in result["pictures"][0]["files"].values():
+        assert (tmp_path / "runs/fcn/parity" / view).is_file()
+
+    measured = fcn_deploy(
+        "bench", "--backend", "ort", "--size", "64x96", "--repeats", "3", "--seconds", "0.01"
+    )
+    assert measured.code == 0, measured.err
+    rows = json.loads((tmp_path / "runs/fcn/bench/ort.fp32.json").read_text())["rows"]
+    assert {row["runner"]["backend"] for row in rows} == {"ort", "baseline"}
+
+    Image.new("RGB", (50, 40), (90, 60, 30)).save(tmp_path / "a.png")
+    for backend in ("torch", "ort"):
+        done = fcn_deploy("predict", "a.png", "--backend", backend, "--out", backend, "--overlay")
+        assert done.code == 0, done.err
+    masks = [np.asarray(Image.open(tmp_path / b / "a.png")) for b in ("torch", "ort")]
+    assert masks[0].shape == (40, 50)
+    assert (masks[0] == masks[1]).mean() > 0.99
+
+    reported = fcn_deploy("report")
+    assert reported.code == 0, reported.err
+    assert "<html" in (tmp_path / "runs/fcn/report.html").read_text()
+
+
+def test_doctor_names_every_backend(fcn_deploy: FcnDeploy) -> None:
+    finished = fcn_deploy("doctor")
+    assert finished.code == 0
+    for word in ("torch", "ort", "cores", "python"):
+        assert word in finished.out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["export"], ["fcn-deploy train"]),
+        (["parity", "--backend", "ort"], ["fcn-deploy train"]),
+        (["bench"], ["fcn-deploy train"]),
+        (["predict", "x.png"], ["x.png"]),
+        (["report"], ["fcn-deploy train"]),
+        (["export", "nowhere"], ["no run nowhere", "fcn-deploy train --out nowhere"]),
+        (["bench", "--backend", "nonsense"], ["nonsense", "torch"]),
+        (["train", "--data", "nowhere"], ["no data folder nowhere"]),
+        (["train", "--arch", "fcn99"], ["fcn99", "fcn32s-resnet18"]),
+        (["train", "--weights", "nowhere.pth"], ["nowhere.pth", "none"]),
+        (["train", "--crop-size", "big"], ["320x480", "--help"]),
+        (["train", "--crop-size", "32x32"], ["at least 64x64"]),
+        (["train", "--crop-size", "900x900"], ["smaller --crop-size"]),
+        (["train", "--epochs", "0"], ["--epochs"]),
+        (["train", "--nonsense"], ["--nonsense"]),
+        (["nonsense"], ["nonsense"]),
+        (["bench", "--batch", "1,x"], ["1,8"]),
+        (["export", "--outputs", "maks"], ["maks", "logits"]),
+    ],
+)
+def test_bad_words(
+    fcn_deploy: FcnDeploy, few_scenes: None, command: list[str], words: list[str]
+) -> None:
+    refused(fcn_deploy(*command), *words)
+
+
+def _missing_image(root: Path) -> None:
+    (root / "JPEGImages/train_1.jpg").unlink()
+
+
+def _missing_mask(root: Path) -> None:
+    (root / "SegmentationClass/train_1.png").unlink()
+
+
+def _other_size(root: Path) -> None:
+    Image.new("P", (10, 10)).save(root / "SegmentationClass/train_1.png")
+
+
+def _value_beyond_classes(root: Path) -> None:
+    path = root / "SegmentationClass/train_1.png"
+    width, height = Image.open(path).size
+    Image.new("L", (width, height), 100).save(path)
+
+
+def _truncated_image(root: Path) -> None:
+    path = root / "JPEGImages/train_1.jpg"
+    path.write_bytes(path.read_bytes()[:700])
+
+
+def _text_for_image(root: Path) -> None:
+    (root / "JPEGImages/train_1.jpg").write_text("not a picture")
+
+
+def _empty_list(root: Path) -> None:
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n")
+
+
+def _no_list(root: Path) -> None:
+    (root / "ImageSets/Segmentation/val.txt").unlink()
+
+
+def _empty_folder(root: Path) -> None:
+    shutil.rmtree(root)
+    root.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_missing_image, ["train_1"]),
+        (_missing_mask, ["train_1", "mask"]),
+        (_other_size, ["train_1", "96×128", "10×10"]),
+        (_value_beyond_classes, ["train_1.png", "class 100"]),
+        (_truncated_image, ["train_1.jpg"]),
+        (_text_for_image, ["train_1.jpg", "not a picture"]),
+        (_empty_list, ["train.txt", "empty"]),
+        (_no_list, ["val.txt"]),
+        (_empty_folder, ["is empty", "JPEGImages"]),
+    ],
+)
+def test_bad_data(
+    fcn_deploy: FcnDeploy,
+    voc_folder: WriteVocFolder,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    words: list[str],
+) -> None:
+    data = voc_folder(size=(96, 128))
+    spoil(data)
+    refused(fcn_deploy("train", "--data", data, *QUICK), *words)
+    assert not (tmp_path / "runs/fcn/model.safetensors").exists()
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "pickle", "text", "empty"])
+def test_bad_checkpoints(fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, kind: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    content = {
+        "truncated": (tiny_run / "model.safetensors").read_bytes()[:100_000],
+        "pickle": pickle.dumps(_Evil()),
+        "text": b"hello, I am a text file, not a checkpoint",
+        "empty": b"",
+    }[kind]
+    (run / "model.safetensors").write_bytes(content)
+    shutil.copy(tiny_run / "model.onnx", run)
+    before = (run / "model.onnx").read_bytes()
+    refused(fcn_deploy("export", run), "model.safetensors")
+    refused(fcn_deploy("predict", run, "--backend", "torch", __file__), "fcn-deploy")
+    refused(fcn_deploy("train", "--weights", run / "model.safetensors", *QUICK))
+    assert (run / "model.onnx").read_bytes() == before
+    assert not (tmp_path / "executed").exists()
+
+
+def test_an_onnx_file_that_is_not_ours(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    shutil.copy(tiny_run / "model.safetensors", tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x0anonsense" * 20)
+    refused(fcn_deploy("parity", ".", "--backend", "ort", "--data", "synthetic"), "model.onnx")
+    refused(fcn_deploy("bench", ".", "--backend", "ort"), "model.onnx")
+    refused(fcn_deploy("predict", ".", "--backend", "ort", "."), "pictures")
+
+
+def test_an_output_folder_that_cannot_be_written(
+    fcn_deploy: FcnDeploy, tiny_run: Path, few_scenes: None, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    refused(fcn_deploy("train", "--out", "file/run", *QUICK), "cannot write", "--out")
+    refused(fcn_deploy("export", tiny_run, "--out", "file/m.onnx"), "cannot write", "--out")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    refused(fcn_deploy("predict", tiny_run, "a.png", "--out", "file"), "cannot write", "--out")
+
+
+def test_a_full_disk_leaves_the_old_file(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "m.onnx"
+    target.write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    refused(fcn_deploy("export", tiny_run, "--out", target), "disk is full")
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_broken_pictures_are_reported_and_the_rest_goes_on(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (30, 20)).save(pictures / "good.png")
+    (pictures / "bad.png").write_bytes(b"no")
+    finished = fcn_deploy("predict", tiny_run, pictures, "--out", "masks")
+    assert finished.code == 1
+    assert len(finished.err.strip().splitlines()) == 1
+    assert "bad.png" in finished.err
+    assert "wrote 1 of 2 masks" in finished.out
+    assert (tmp_path / "masks/good.png").is_file()
+    refused(fcn_deploy("predict", tiny_run, pictures / "bad.png", "--out", "masks"), "bad.png")
+
+
+def test_odd_pictures_are_handled(fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path) -> None:
+    Image.new("RGBA", (5, 4)).save(tmp_path / "alpha.png")
+    Image.new("L", (6, 4)).save(tmp_path / "grey.png")
+    Image.fromarray(np.full((4, 7), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    names = ["alpha.png", "grey.png", "deep.png", "turned.jpg"]
+    finished = fcn_deploy("predict", tiny_run, *names, "--out", "masks")
+    assert finished.code == 0, finished.err
+    sizes = [Image.open(tmp_path / "masks" / Path(n).with_suffix(".png")).size for n in names]
+    assert sizes == [(5, 4), (6, 4), (7, 4), (4, 8)]
+
+
+def test_a_failing_gate_is_exit_code_1(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fcn_deploy import parity
+    from fcn_deploy.spec import Precision
+
+    impossible = parity.Gate(min_agreement=1.1, max_relative_epsilon=1.0)
+    monkeypatch.setitem(parity.GATES, Precision.FP32, impossible)
+    Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "a.png")
+    finished = fcn_deploy(
+        "parity", tiny_run, "--backend", "ort", "--images", "a.png", "--json", "p.json"
+    )
+    assert finished.code == 1
+    assert "THE GATE FAILS" in finished.out
+    assert not json.loads((tmp_path / "p.json").read_text())["results"][0]["passed"]
+
+
+def test_ctrl_c_ends_with_a_word_and_130(
+    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch, few_scenes: None
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fcn_deploy.train.train", interrupted)
+    finished = fcn_deploy("train", *QUICK)
+    assert finished.code == 130
+    assert "stopped" in finished.err
+
+
+def test_debug_shows_the_traceback(fcn_deploy: FcnDeploy) -> None:
+    finished = fcn_deploy("export", "nowhere", "--debug")
+    assert finished.code == 2
+    assert "Traceback" in finished.err
+
+
+def test_no_baseline_without_pytorch_is_said(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fcn_deploy: FcnDeploy
+) -> None:
+    shutil.copy(tiny_run / "model.onnx", tmp_path)
+    monkeypatch.setattr("fcn_deploy.runners.pytorch._import_error", ImportError("no torch"))
+    finished = fcn_deploy(
+        "bench", ".", "--backend", "ort", "--size", "32x32", "--seconds", "0.01", "--repeats", "3"
+    )
+    assert finished.code == 0, finished.err
+    assert "the baseline is left out" in finished.out
+    assert "not measured" in finished.out
+    refused(fcn_deploy("export", "."), "fcn-deploy train")
+    refused(fcn_deploy("parity", ".", "--backend", "ort", "--data", "synthetic"), "PyTorch")
+
+
+def test_every_error_of_ours_is_one_line() -> None:
+    error = FcnDeployError("a message\nof two lines", "a repair\nof two")
+    assert cli._explain(error) == 2
+    assert str(error) == "a message of two lines; a repair of two"
+
+
+def test_run_argument_takes_files(tiny_run: Path) -> None:
+    run = Run.from_argument(tiny_run / "model.onnx")
+    assert run.root == tiny_run

@@ -1,0 +1,149 @@
+"""The exported file under plain onnxruntime, with no code of ours, and the self-check's teeth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from fcn_deploy import export as export_room
+from fcn_deploy.artifacts import Run, file_digest
+from fcn_deploy.checkpoint import load_checkpoint
+from fcn_deploy.errors import ExportError, InputError
+from fcn_deploy.export import check_graph, deploy_graph, onnx_from_checkpoint
+from fcn_deploy.model import DeployModel
+from fcn_deploy.onnx_file import read_metadata
+from fcn_deploy.runners.base import open_runner
+from fcn_deploy.spec import Precision
+from tests.runners.contract import pictures
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 97, 131), (1, 561, 728), (3, 64, 96)])
+def test_plain_onnxruntime_runs_the_file(tiny_run: Path, shape: tuple[int, int, int]) -> None:
+    session = onnxruntime.InferenceSession(
+        tiny_run / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    (entry,), (result,) = session.get_inputs(), session.get_outputs()
+    assert (entry.name, entry.type, entry.shape) == ("image", "tensor(uint8)", ["N", "H", "W", 3])
+    assert (result.name, result.type, result.shape) == ("mask", "tensor(uint8)", ["N", "H", "W"])
+    images = pictures(*shape)
+    (mask,) = session.run(None, {"image": images})
+    with open_runner(Run(tiny_run), "torch", outputs=("mask", "margin"), device="cpu") as reference:
+        expected = reference.run(images)
+    assert mask.shape == shape
+    assert expected.margin is not None
+    decided = expected.margin > 1e-3
+    np.testing.assert_array_equal(mask[decided], expected.mask[decided])
+
+
+def test_the_file_explains_itself(tiny_run: Path) -> None:
+    metadata = read_metadata(tiny_run / "model.fp16.onnx")
+    assert metadata.precision is Precision.FP16
+    assert metadata.outputs == ("mask",)
+    assert metadata.checkpoint_digest == file_digest(tiny_run / "model.safetensors")
+    assert metadata.spec == load_checkpoint(tiny_run / "model.safetensors").spec
+
+
+def test_fp16_file_computes_in_half(tiny_run: Path) -> None:
+    graph = onnx.load(tiny_run / "model.fp16.onnx").graph
+    convolution_weights = {n.input[1] for n in graph.node if "Conv" in n.op_type}
+    types = {i.data_type for i in graph.initializer if i.name in convolution_weights}
+    assert types == {onnx.TensorProto.FLOAT16}
+
+
+def test_uint8_stands_at_the_edges_only(tiny_run: Path) -> None:
+    # TensorRT refuses anything else: cast first, transpose after, cast to uint8 last.
+    model = onnx.shape_inference.infer_shapes(onnx.load(tiny_run / "model.onnx"))
+    uint8 = {
+        value.name
+        for value in model.graph.value_info
+        if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    }
+    assert uint8 == set()
+    readers = {node.op_type for node in model.graph.node if "image" in node.input}
+    assert readers == {"Cast", "Shape"}
+    assert [n.op_type for n in model.graph.node if "mask" in n.output] == ["Cast"]
+
+
+def test_no_local_path_leaves_in_the_file(tiny_run: Path) -> None:
+    content = (tiny_run / "model.onnx").read_bytes()
+    assert str(Path(__file__).parents[1]).encode() not in content
+    assert b".py" not in content
+
+
+def test_all_outputs(tiny_run: Path, tmp_path: Path) -> None:
+    written = onnx_from_checkpoint(
+        tiny_run / "model.safetensors", tmp_path / "all.onnx", outputs=["margin", "logits"]
+    )
+    assert written.outputs == ("mask", "logits", "margin")
+    session = onnxruntime.InferenceSession(written.path, providers=["CPUExecutionProvider"])
+    mask, logits, margin = session.run(["mask", "logits", "margin"], {"image": pictures(2, 33, 47)})
+    assert (logits.shape, margin.shape) == ((2, 5, 33, 47), (2, 33, 47))
+    np.testing.assert_array_equal(mask, logits.argmax(1))
+    np.testing.assert_allclose(margin, np.sort(logits, 1)[:, -1] - np.sort(logits, 1)[:, -2])
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+def test_unsupported_opsets_are_refused(tiny_run: Path, tmp_path: Path, opset: int) -> None:
+    with pytest.raises(InputError, match="choose 18 to 20"):
+        onnx_from_checkpoint(tiny_run / "model.safetensors", tmp_path / "m.onnx", opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_output_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown output 'maks'"):
+        onnx_from_checkpoint(tiny_run / "model.safetensors", tmp_path / "m.onnx", outputs=["maks"])
+
+
+class _ChannelsSwapped(DeployModel):
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return super().forward(image.flip(3))
+
+
+class _CropOffByOne(DeployModel):
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        (mask,) = super().forward(image)
+        return (torch.cat([mask[:, 8:], mask[:, :8]], dim=1),)
+
+
+class _Signed(DeployModel):
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (super().forward(image)[0].to(torch.int32),)
+
+
+@pytest.mark.parametrize("broken", [_ChannelsSwapped, _CropOffByOne, _Signed])
+def test_a_wrong_graph_fails_the_check_and_leaves_no_file(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: type[DeployModel]
+) -> None:
+    honest = export_room.check_graph
+
+    def check_of_broken(graph: object, checkpoint: object, *rest: object) -> None:
+        # The graph comes from the broken class, the reference inside from the real one.
+        monkeypatch.setattr(export_room, "DeployModel", DeployModel)
+        honest(graph, checkpoint, *rest)  # type: ignore[arg-type]
+
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"the old file")
+    monkeypatch.setattr(export_room, "DeployModel", broken)
+    monkeypatch.setattr(export_room, "check_graph", check_of_broken)
+    with pytest.raises(ExportError, match="self-check"):
+        onnx_from_checkpoint(tiny_run / "model.safetensors", target)
+    assert target.read_bytes() == b"the old file"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_check_sees_nan(tiny_run: Path) -> None:
+    checkpoint = load_checkpoint(tiny_run / "model.safetensors")
+    poisoned = DeployModel(checkpoint.model, checkpoint.spec, ("mask", "logits"))
+    score = poisoned.network.get_submodule("score")
+    assert isinstance(score, nn.Conv2d)
+    with torch.no_grad():
+        score.weight.fill_(float("nan"))
+    graph = deploy_graph(poisoned, 20)
+    with pytest.raises(ExportError, match="self-check"):
+        check_graph(graph, checkpoint, ("mask", "logits"), Precision.FP32)

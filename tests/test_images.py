@@ -1,0 +1,356 @@
+"""Any picture a user may have comes in upright as RGB, or as one error that names it."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from fcn_deploy.errors import FcnDeployError, ImageError
+from fcn_deploy.images import IMAGE_SUFFIXES, MAX_PIXELS, find_images, image_size, read_image
+from fcn_deploy.scenes import draw_scene
+
+OneLine = Callable[[Exception], str]
+
+ORIENTATION_TAG = 0x0112
+#: EXIF orientation → what a camera stored, given the upright picture.
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+def picture(height: int = 30, width: int = 42) -> NDArray[np.uint8]:
+    return draw_scene(3, 1, (height, width))[0]
+
+
+def encoded(format: str, image: Image.Image | None = None) -> bytes:
+    stream = BytesIO()
+    (image or Image.fromarray(picture())).save(stream, format=format)
+    return stream.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A well-formed PNG that declares a size and holds next to nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(64)))
+        + chunk(b"IEND", b"")
+    )
+
+
+# -- pictures that are read ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_suffix_we_look_for_can_be_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"picture{suffix}"
+    Image.fromarray(picture()).save(path)
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    assert image.shape == (30, 42, 3)
+    assert image_size(path) == (30, 42)
+    assert np.abs(image.astype(int) - picture()).mean() < 12  # some formats lose a little
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_picture_upright(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    upright = picture()
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    path = tmp_path / f"turned{suffix}"
+    stored.save(path, exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
+    np.testing.assert_array_equal(read_image(path), upright)
+    assert image_size(path) == (30, 42)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_a_jpeg(tmp_path: Path, orientation: int) -> None:
+    corner_is_red = np.zeros((32, 48, 3), np.uint8)
+    corner_is_red[:16, :16] = (255, 0, 0)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](corner_is_red)))
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    path = tmp_path / "camera.jpg"
+    stored.save(path, exif=exif, quality=95)
+    image = read_image(path)
+    assert image.shape == corner_is_red.shape
+    assert image_size(path) == (32, 48)
+    assert np.abs(image.astype(int) - corner_is_red).mean() < 5
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path: Path, suffix: str) -> None:
+    grey = np.array([[0, 128, 129, 257], [32768, 65535, 65407, 65406]], np.uint16)
+    path = tmp_path / f"grey{suffix}"
+    Image.fromarray(grey).save(path)
+    expected = np.rint(grey / 257).astype(np.uint8)
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, np.repeat(expected[:, :, None], 3, axis=2))
+    assert image_size(path) == (2, 4)
+
+
+def test_big_endian_sixteen_bit_grey(tmp_path: Path) -> None:
+    grey = np.array([[0, 257 * 7], [257 * 200, 65535]], np.uint16)
+    path = tmp_path / "grey.tif"
+    Image.frombytes("I;16B", (2, 2), grey.astype(">u2").tobytes()).save(path)
+    np.testing.assert_array_equal(read_image(path)[:, :, 1], [[0, 7], [200, 255]])
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "grey.png"), np.repeat(grey[:, :, None], 3, axis=2)
+    )
+
+
+def test_black_and_white_becomes_0_and_255(tmp_path: Path) -> None:
+    bits = np.array([[True, False], [False, True]])
+    Image.fromarray(bits).save(tmp_path / "fax.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "fax.png")[:, :, 2], [[255, 0], [0, 255]])
+
+
+def test_alpha_is_dropped(tmp_path: Path) -> None:
+    alpha = np.full((30, 42, 1), 77, np.uint8)
+    Image.fromarray(np.concatenate([picture(), alpha], axis=2)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture())
+
+
+def test_grey_with_alpha(tmp_path: Path) -> None:
+    Image.merge("LA", [Image.new("L", (4, 3), 90), Image.new("L", (4, 3), 10)]).save(
+        tmp_path / "la.png"
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "la.png"), np.full((3, 4, 3), 90))
+
+
+@pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128, 255])])
+def test_palette_pictures_give_their_colours_without_a_warning(
+    tmp_path: Path, transparency: int | bytes | None
+) -> None:
+    indices = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
+    colours = np.array([(10, 20, 30), (200, 0, 90), (0, 255, 7)], np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(colours.tobytes())
+    extra = {} if transparency is None else {"transparency": transparency}
+    image.save(tmp_path / "palette.png", **extra)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), colours[indices])
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=100)
+    red, green, blue = (int(value) for value in read_image(tmp_path / "print.jpg")[8, 8])
+    assert red > 245
+    assert max(green, blue) < 10
+
+
+def test_a_single_pixel(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "dot.png"), [[[1, 2, 3]]])
+
+
+# -- files that are refused ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp", ".ppm"])
+def test_a_truncated_picture_is_an_error(
+    tmp_path: Path, suffix: str, kept: float, one_line: OneLine
+) -> None:
+    path = tmp_path / f"half{suffix}"
+    Image.fromarray(picture(120, 160)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    assert str(path) in one_line(caught.value)
+    assert caught.value.repair
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello, I am a text file\n", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"<html></html>"],
+    ids=["empty", "text", "jpeg-start", "png-start", "html"],
+)
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_file_that_is_no_picture(
+    tmp_path: Path, read: Callable[[Path], object], content: bytes, one_line: OneLine
+) -> None:
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        read(path)
+    assert str(path) in one_line(caught.value)
+    assert "not a picture" in one_line(caught.value)
+    assert caught.value.repair
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_missing_file(tmp_path: Path, read: Callable[[Path], object], one_line: OneLine) -> None:
+    path = tmp_path / "gone.jpg"
+    with pytest.raises(ImageError, match="no such picture") as caught:
+        read(path)
+    assert str(path) in one_line(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_folder_is_no_picture(
+    tmp_path: Path, read: Callable[[Path], object], one_line: OneLine
+) -> None:
+    with pytest.raises(ImageError, match="not a picture") as caught:
+        read(tmp_path)
+    assert str(tmp_path) in one_line(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+@pytest.mark.parametrize(
+    "size", [(12_000, 12_000), (60_000, 60_000), (2**31 - 1, 1)], ids=["ours", "Pillow's", "line"]
+)
+def test_a_decompression_bomb_is_refused_by_its_header(
+    tmp_path: Path, size: tuple[int, int], read: Callable[[Path], object], one_line: OneLine
+) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_header(*size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match="pixels") as caught:
+            read(path)
+    assert str(path) in one_line(caught.value)
+    assert "shrink" in one_line(caught.value)
+
+
+def test_the_largest_picture_allowed_is_not_called_a_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (MAX_PIXELS // 10_000, 10_000)).save(path, compress_level=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_size(path) == (10_000, MAX_PIXELS // 10_000)
+
+
+def test_floats_of_unknown_range_are_refused(tmp_path: Path, one_line: OneLine) -> None:
+    path = tmp_path / "depth.tif"
+    Image.fromarray(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)).save(path)
+    with pytest.raises(ImageError, match="float") as caught:
+        read_image(path)
+    assert str(path) in one_line(caught.value)
+    assert caught.value.repair
+
+
+def test_a_file_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_line: OneLine
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)  # root may read everything
+    with pytest.raises(ImageError, match="Permission denied") as caught:
+        read_image(tmp_path / "private.jpg")
+    assert "private.jpg" in one_line(caught.value)
+
+
+WHOLE = {
+    name: encoded(name, image)
+    for name, image in {
+        "PNG": Image.fromarray(picture()),
+        "JPEG": Image.fromarray(picture()),
+        "BMP": Image.fromarray(picture()),
+        "TIFF": Image.fromarray(picture()),
+        "WEBP": Image.fromarray(picture()),
+        "PPM": Image.fromarray(picture()),
+        "GIF": Image.fromarray(picture()).quantize(),
+    }.items()
+}
+
+
+@given(
+    format=st.sampled_from(sorted(WHOLE)),
+    damage=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=6),
+    kept=st.integers(0, 6000),
+)
+@settings(max_examples=250)
+def test_damaged_files_give_a_picture_or_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory,
+    format: str,
+    damage: list[tuple[int, int]],
+    kept: int,
+) -> None:
+    content = bytearray(WHOLE[format])
+    for place, value in damage:
+        content[place % min(len(content), 200)] = value  # the headers, where parsers stumble
+    path = tmp_path_factory.getbasetemp() / "damaged.bin"
+    path.write_bytes(content[:kept])
+    refusals = []
+    for read in (read_image, image_size):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow's would be a second line on stderr
+            try:
+                read(path)
+            except FcnDeployError as error:
+                refusals.append(str(error))
+    assert all(str(path) in refusal for refusal in refusals)
+
+
+# -- find_images --------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_its_pictures_sorted_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "c.tiff", "notes.txt", "README", "d.jpg.bak"):
+        (tmp_path / name).touch()
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "e.png").touch()
+    assert find_images([tmp_path]) == [tmp_path / name for name in ("a.png", "b.JPG", "c.tiff")]
+
+
+def test_named_files_are_taken_in_order_whatever_their_suffix(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.png").touch()
+    for name in ("z.dat", "y.jpg"):
+        (tmp_path / name).touch()
+    sources = [tmp_path / "z.dat", tmp_path / "folder", tmp_path / "y.jpg"]
+    assert find_images(sources) == [sources[0], tmp_path / "folder" / "x.png", sources[2]]
+
+
+def test_a_source_that_does_not_exist(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(ImageError, match="no such file or folder") as caught:
+        find_images([tmp_path / "a.png", tmp_path / "gone"])
+    assert str(tmp_path / "gone") in one_line(caught.value)
+    assert caught.value.repair
+
+
+def test_a_folder_without_pictures(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ImageError, match="no pictures in") as caught:
+        find_images([tmp_path])
+    assert str(tmp_path) in one_line(caught.value)
+    assert ".jpg" in one_line(caught.value)

@@ -1,0 +1,259 @@
+"""Every planted bug is caught by the gate; an honest candidate passes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from fcn_deploy.errors import InputError
+from fcn_deploy.parity import (
+    MAX_LISTED_FLIPS,
+    ODD_SIZES,
+    MarginHistogram,
+    ParityResult,
+    Picture,
+    compare,
+    parity_document,
+    write_drawings,
+)
+from fcn_deploy.runners.base import Outputs
+from fcn_deploy.spec import Precision
+from tests.fakes import FAKE_SPEC, FakeRunner
+
+Images = NDArray[np.uint8]
+
+
+def labelled_pictures(count: int = 3) -> list[Picture]:
+    """Return pictures of smooth class colours with their truth."""
+    generator = np.random.default_rng(5)
+    pictures = []
+    for number in range(count):
+        coarse = generator.integers(0, FAKE_SPEC.num_classes, (6, 8), dtype=np.uint8)
+        truth = np.kron(coarse, np.ones((16, 16), np.uint8))
+        colours = np.array(FAKE_SPEC.palette, np.uint8)[truth]
+        noise = generator.integers(-30, 31, colours.shape)
+        image = np.clip(colours.astype(int) + noise, 0, 255).astype(np.uint8)
+        pictures.append(Picture(f"p{number}", image, truth))
+    return pictures
+
+
+def result_of(candidate: FakeRunner, pictures: list[Picture] | None = None) -> ParityResult:
+    return compare(FakeRunner(), candidate, pictures or labelled_pictures(), "made up")
+
+
+def failed(result: ParityResult) -> set[str]:
+    return {check.name for check in result.checks if not check.passed}
+
+
+def test_an_equal_candidate_passes_with_nothing_flipped() -> None:
+    result = result_of(FakeRunner())
+    assert result.passed
+    assert result.agreement == 1
+    assert result.tally.epsilon == 0
+    assert result.tally.pictures == 3 + len(ODD_SIZES)
+
+
+@pytest.mark.parametrize(
+    ("precision", "noise", "passes"),
+    [
+        (Precision.FP32, 1e-4, True),
+        (Precision.FP32, 0.05, False),
+        (Precision.FP16, 0.05, True),
+        (Precision.FP16, 1.0, False),
+    ],
+)
+def test_rounding_passes_by_the_limits_of_its_precision(
+    precision: Precision, noise: float, passes: bool
+) -> None:
+    result = result_of(FakeRunner(noise=noise, precision=precision))
+    assert result.passed is passes
+    if not passes:
+        assert "logit error" in failed(result)
+    # What ε cannot explain must not happen, however large ε is.
+    assert "decided pixels" not in failed(result)
+
+
+def _rolled(rows: int) -> Callable[[Images, Outputs], Outputs]:
+    def bug(images: Images, outputs: Outputs) -> Outputs:
+        assert outputs.logits is not None
+        return replace(
+            outputs,
+            mask=np.roll(outputs.mask, rows, axis=1),
+            logits=np.roll(outputs.logits, rows, axis=2),
+        )
+
+    return bug
+
+
+def _mask_rolled(images: Images, outputs: Outputs) -> Outputs:
+    return replace(outputs, mask=np.roll(outputs.mask, 1, axis=2))
+
+
+def _classes_swapped(images: Images, outputs: Outputs) -> Outputs:
+    swap = np.array([0, 2, 1, 3, 4], np.uint8)
+    return replace(outputs, mask=swap[outputs.mask])
+
+
+def _half_pixel_shift(images: Images) -> Images:
+    shifted = images.astype(np.float32)
+    return ((shifted + np.roll(shifted, 1, axis=2)) / 2).astype(np.uint8)
+
+
+PLANTED: dict[str, tuple[FakeRunner, str]] = {
+    "BGR": (FakeRunner(see=lambda images: images[..., ::-1]), "logit error"),
+    "wrong mean": (
+        FakeRunner(see=lambda images: np.clip(images.astype(int) + 12, 0, 255).astype(np.uint8)),
+        "logit error",
+    ),
+    "crop off by one": (FakeRunner(bug=_rolled(1)), "all pixels"),
+    "crop off by one in the mask alone": (FakeRunner(bug=_mask_rolled), "decided pixels"),
+    "half-pixel shift": (FakeRunner(see=_half_pixel_shift), "logit error"),
+    "swapped classes": (FakeRunner(bug=_classes_swapped), "decided pixels"),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("precision", list(Precision))
+def test_planted_bugs_are_caught(name: str, precision: Precision) -> None:
+    planted, check = PLANTED[name]
+    planted._description = replace(planted.describe(), precision=precision.value)
+    result = result_of(planted)
+    assert not result.passed
+    assert check in failed(result)
+
+
+def test_nan_is_caught() -> None:
+    def poison(images: Images, outputs: Outputs) -> Outputs:
+        assert outputs.logits is not None
+        logits = outputs.logits.copy()
+        logits[:, 0, 0, 0] = np.nan
+        return replace(outputs, logits=logits)
+
+    result = result_of(FakeRunner(bug=poison))
+    assert "finite logits" in failed(result)
+    json.dumps(result.to_json(), allow_nan=False)  # still valid JSON
+
+
+def test_masks_that_depend_on_the_place_in_the_batch_are_caught() -> None:
+    def leak(images: Images, outputs: Outputs) -> Outputs:
+        mask = outputs.mask.copy()
+        mask[1:] = outputs.mask[:1]  # everyone gets the first picture's mask
+        return replace(outputs, mask=mask)
+
+    result = result_of(FakeRunner(bug=leak))
+    assert failed(result) == {"place in batch"}
+    assert result.batch.flips > 0
+
+
+def test_a_lost_class_shows_in_miou_and_worst_class() -> None:
+    def drop_green(images: Images, outputs: Outputs) -> Outputs:
+        return replace(outputs, mask=np.where(outputs.mask == 2, 0, outputs.mask).astype(np.uint8))
+
+    content = result_of(FakeRunner(bug=drop_green)).to_json()
+    assert content["scores"]["worst_class"]["name"] == "green"
+    assert content["scores"]["worst_class"]["change_points"] < -50
+    assert not content["passed"]
+
+
+def test_unlabelled_pictures_have_no_scores() -> None:
+    pictures = [replace(picture, truth=None) for picture in labelled_pictures()]
+    result = result_of(FakeRunner(), pictures)
+    assert result.to_json()["scores"] is None
+    assert "mIoU" not in {check.name for check in result.checks}
+
+
+def test_every_flip_is_listed_widest_first_with_what_it_was() -> None:
+    def flip_some(images: Images, outputs: Outputs) -> Outputs:
+        mask = outputs.mask.copy()
+        if mask.shape[1] == 96:
+            mask[:, 3, 5:9] = (mask[:, 3, 5:9] + 1) % 5
+        return replace(outputs, mask=mask)
+
+    result = result_of(FakeRunner(bug=flip_some), labelled_pictures(2))
+    content = result.to_json()
+    flips = content["flip_list"]
+    assert content["flip_list_complete"]
+    assert len(flips) == content["flips"] == 8
+    assert {(f["row"], f["column"]) for f in flips} == {(3, c) for c in range(5, 9)}
+    margins = [flip["margin"] for flip in flips]
+    assert margins == sorted(margins, reverse=True)
+    assert all((f["reference_class"] + 1) % 5 == f["candidate_class"] for f in flips)
+    assert content["widest_flip_margin"] == margins[0]
+    assert content["boundary"]["flips"] + content["interior"]["flips"] == 8
+
+
+def test_a_long_list_of_flips_keeps_the_widest() -> None:
+    result = result_of(FakeRunner(bug=_classes_swapped))
+    content = result.to_json()
+    assert not content["flip_list_complete"]
+    assert len(content["flip_list"]) == MAX_LISTED_FLIPS
+    assert content["flip_list"][0]["margin"] == content["widest_flip_margin"]
+
+
+def test_no_pictures_and_other_classes_are_refused() -> None:
+    with pytest.raises(InputError, match="--images"):
+        compare(FakeRunner(), FakeRunner(), [], "nothing")
+    other = replace(FAKE_SPEC, class_names=("a", "b", "c", "d", "e"))
+    with pytest.raises(InputError, match="other classes"):
+        compare(FakeRunner(), FakeRunner(other), labelled_pictures(), "made up")
+    with pytest.raises(InputError, match="logits"):
+        compare(FakeRunner(), FakeRunner(outputs=("mask",)), labelled_pictures(), "made up")
+
+
+def test_the_worst_pictures_are_drawn(tmp_path: Path) -> None:
+    def flip_second(images: Images, outputs: Outputs) -> Outputs:
+        if np.array_equal(images[0], labelled_pictures()[1].image):
+            return replace(outputs, mask=(outputs.mask + 1) % 5)
+        return outputs
+
+    result = result_of(FakeRunner(bug=flip_second))
+    entries = write_drawings(result, tmp_path / "fake", relative_to=tmp_path)
+    assert entries[0]["name"] == "p1"
+    assert entries[0]["flips"] == entries[0]["pixels"] == 96 * 128
+    for path in entries[0]["files"].values():
+        assert Image.open(tmp_path / path).size == (128, 96)
+    document = parity_document([result], [entries])
+    assert json.loads(json.dumps(document, allow_nan=False))["kind"] == "parity"
+
+
+@given(st.lists(st.floats(0, 1e4, width=32), min_size=1, max_size=50), st.floats(1e-6, 1e3))
+def test_margin_histogram_never_overstates(margins: list[float], threshold: float) -> None:
+    histogram = MarginHistogram()
+    histogram.add(np.array(margins, np.float32))
+    counted = histogram.at_least(threshold)
+    assert counted <= sum(m >= threshold for m in margins)
+    assert counted >= sum(m >= threshold * 1.1 for m in margins)
+
+
+def test_a_nan_in_the_reference_is_a_failed_gate_not_a_crash() -> None:
+    def poison(images: Images, outputs: Outputs) -> Outputs:
+        assert outputs.logits is not None
+        logits = outputs.logits.copy()
+        logits[:, :, 0, 0] = np.nan
+        return replace(outputs, logits=logits, mask=np.zeros_like(outputs.mask))
+
+    result = compare(FakeRunner(bug=poison), FakeRunner(), labelled_pictures(), "made up")
+    assert "finite logits" in failed(result)
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_a_single_flip_is_never_rounded_away() -> None:
+    def flip_one(images: Images, outputs: Outputs) -> Outputs:
+        mask = outputs.mask.copy()
+        if mask.shape[1:] == (561, 728):
+            mask[0, 0, 0] = (mask[0, 0, 0] + 1) % 5
+        return replace(outputs, mask=mask)
+
+    result = result_of(FakeRunner(bug=flip_one))
+    (sentence,) = [check.sentence for check in result.checks if check.name == "all pixels"]
+    assert sentence.startswith("99.9997 % of")
+    assert "(1 flip," in sentence
