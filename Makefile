@@ -1,0 +1,43 @@
+# Two commands set everything up on a fresh machine:  make demo   and   make test
+# `make lock` refreshes the exact versions that both install.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: install demo test lint lock clean
+
+install: $(VENV)/.installed
+
+# --no-deps: the lock file names everything, pyproject.toml only the lower bounds.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The main job on the built-in scenes, each step as a user would type it.
+demo: install
+	@rm -rf $(DEMO)
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh $(DEMO)
+
+test: install lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Exact versions for every supported Python and platform.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
+		--upgrade --no-emit-index-url --no-header --output-file requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info runs/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
