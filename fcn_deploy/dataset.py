@@ -19,7 +19,7 @@ from fcn_deploy.spec import MAX_CLASSES, SizeRange
 
 #: What `--data synthetic` draws: scenes per split, and their size (height, width).
 SCENE_SIZE = (320, 480)
-SCENE_COUNTS = {"train": 160, "val": 40}
+SCENE_COUNTS = {"train": 160, "val": 24}
 # The two splits draw from different seeds, so that no scene is in both.
 SCENE_SEEDS = {"train": 0, "val": 1}
 _LAYOUT = "expected JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val}.txt"
