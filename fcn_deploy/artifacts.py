@@ -113,11 +113,13 @@ class Run:
 
     Attributes:
         root: the directory, e.g. ``runs/fcn``.
-        named_file: a checkpoint or ONNX file given by name in place of the run's own.
+        named_file: a checkpoint, ONNX file or engine given by name in place of the run's own.
+        trusted: load an engine that has no sidecar; engines are code.
     """
 
     root: Path
     named_file: Path | None = None
+    trusted: bool = False
 
     @classmethod
     def from_argument(cls, argument: str | Path | None) -> Run:
@@ -154,6 +156,20 @@ class Run:
         """Where the ONNX file of that precision lies (it may not exist)."""
         name = "model.onnx" if precision is Precision.FP32 else f"model.{precision.value}.onnx"
         return self._file(name, ".onnx")
+
+    @property
+    def name(self) -> str:
+        """What the run's engines are named after: its directory, or the ONNX file given."""
+        if self.named_file is not None and self.named_file.suffix == ".onnx":
+            return self.named_file.stem
+        return self.root.resolve().name
+
+    @property
+    def named_engine(self) -> Path | None:
+        """A TensorRT engine given by name, or None."""
+        if self.named_file is not None and self.named_file.suffix == ".plan":
+            return self.named_file
+        return None
 
     @property
     def baseline_onnx(self) -> Path:
