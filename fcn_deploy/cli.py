@@ -19,7 +19,7 @@ from rich.console import Console
 from fcn_deploy import __version__
 from fcn_deploy.artifacts import Run
 from fcn_deploy.errors import FcnDeployError, InputError
-from fcn_deploy.spec import OUTPUT_NAMES, Precision
+from fcn_deploy.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile
 
 if TYPE_CHECKING:
     from fcn_deploy.dataset import Dataset
@@ -92,6 +92,15 @@ class _Names(click.ParamType[Any]):
             if name not in self.known:
                 self.fail(f"unknown {name!r}; choose of {', '.join(self.known)}", param, ctx)
         return names
+
+
+class _Profile(click.ParamType[Any]):
+    """MIN:OPT:MAX, each NxHxW: the batch shapes that an engine takes."""
+
+    name = "MIN:OPT:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, ShapeProfile) else ShapeProfile.from_text(str(value))
 
 
 class _Counts(click.ParamType[Any]):
@@ -285,7 +294,7 @@ def _training_progress(
     "--outputs", type=_Names(OUTPUT_NAMES), default="mask", show_default=True,
     help="What the graph gives.",
 )  # fmt: skip
-@click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 18 to 20.")
+@click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 17 to 20.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; default: in the run.")
 def export(
     run: str | None, fp16: bool, outputs: tuple[str, ...], opset: int, out: Path | None
@@ -308,3 +317,90 @@ def export(
         f"wrote {written.path}: {precision.value}, opset {opset}, {written.num_nodes} nodes, "
         f"outputs {', '.join(written.outputs)}; masks checked against PyTorch at N×H×W {shapes}"
     )
+
+
+@fcn_deploy.command()
+@click.argument("run", required=False, metavar="[RUN|FILE.onnx]")
+@click.option(
+    "--product", type=click.Choice(["auto", *(product.value for product in Product)]),
+    default="auto", show_default=True, help="TensorRT, or TensorRT for RTX cards.",
+)  # fmt: skip
+@click.option(
+    "--profile", "profiles", type=_Profile(), multiple=True,
+    help="Batch shapes to take, NxHxW each, e.g. 1x32x32:1x320x480:8x1024x2048; may be repeated.",
+)  # fmt: skip
+@fp16_option
+@click.option("--workspace", type=click.IntRange(min=1), metavar="MiB", help="Scratch per layer.")
+@click.option("--opt-level", type=click.IntRange(0, 5), help="0 builds fast, 5 runs fast.")
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="Carries timings over.")
+@click.option(
+    "--compute-capability", metavar="sm89,…", help="GPUs to build for (TensorRT for RTX only)."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default="engines",
+    show_default=True, help="Folder of engines.",
+)  # fmt: skip
+def build(
+    run: str | None,
+    product: str,
+    profiles: tuple[ShapeProfile, ...],
+    fp16: bool,
+    workspace: int | None,
+    opt_level: int | None,
+    timing_cache: Path | None,
+    compute_capability: str | None,
+    out: Path,
+) -> None:
+    """Compile an exported ONNX file into a TensorRT engine, with its sidecar."""
+    from fcn_deploy.build import BuildOptions, build_command, census, engine_from_onnx
+    from fcn_deploy.trt_api import choose_product
+
+    source = Run.from_argument(run)
+    precision = Precision.FP16 if fp16 else Precision.FP32
+    onnx_path = source.require_onnx(precision)
+    chosen = choose_product(product)
+    capabilities = tuple(
+        word.strip().lower() for word in (compute_capability or "").split(",") if word.strip()
+    )
+    options = BuildOptions(profiles, workspace, opt_level, timing_cache, capabilities)
+    with _build_progress() as on_progress:
+        engine = engine_from_onnx(
+            onnx_path,
+            name=source.name,
+            product=chosen,
+            options=options,
+            folder=out,
+            command=build_command(source, precision, chosen, options),
+            on_progress=on_progress,
+        )
+    built = engine.sidecar
+    if engine.current:
+        console.print(
+            f"{engine.path} is current: same ONNX file ({built.onnx_digest[:19]}…), "
+            f"{built.release}, {', '.join(built.compute_capabilities)}, profiles and settings"
+        )
+        return
+    if engine.differences:
+        console.print(f"built anew, because of {'; '.join(engine.differences)}")
+    console.print(
+        f"wrote {engine.path}: {built.plan_bytes / 2**20:.1f} MiB in {built.build_seconds:.1f} s; "
+        f"{census(built.layers)} ({built.layers_from}); "
+        f"profiles {', '.join(map(str, built.profiles))}"
+    )
+
+
+@contextmanager
+def _build_progress() -> Iterator[Callable[[str, int, int], None]]:
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("building", total=None)
+
+        def on_progress(phase: str, done: int, steps: int) -> None:
+            bar.update(task, description=phase, completed=done, total=steps or None)
+
+        yield on_progress

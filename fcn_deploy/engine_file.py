@@ -353,13 +353,13 @@ def choose_profile(profiles: tuple[ShapeProfile, ...], shape: BatchShape) -> int
     return min(fitting, key=tuned_for) if fitting else None
 
 
-def shape_error(sidecar: EngineSidecar, shape: BatchShape) -> EngineError:
+def shape_error(profiles: tuple[ShapeProfile, ...], command: str, shape: BatchShape) -> EngineError:
     """Return the refusal of a shape outside all profiles, naming the nearest and the rebuild."""
-    nearest = min(sidecar.profiles, key=lambda profile: profile.distance(shape))
+    nearest = min(profiles, key=lambda profile: profile.distance(shape))
     return EngineError(
         f"the engine takes no batch of {'x'.join(map(str, shape))} (N×H×W): the nearest profile is "
         f"{nearest}",
-        f"run `{sidecar.command} --profile {nearest.reaching(shape)}`",
+        f"run `{command} --profile {nearest.reaching(shape)}`",
     )
 
 

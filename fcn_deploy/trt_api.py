@@ -76,6 +76,12 @@ class ParserProblem:
     operator: str = ""
 
 
+def is_installed(product: Product) -> bool:
+    """Say whether a product's Python packages are there, without loading them."""
+    needed = [_MODULES[product]] + ([_RTX_LIBRARIES] if product is Product.RTX else [])
+    return all(importlib.util.find_spec(name) is not None for name in needed)
+
+
 def unavailable_reason(product: Product) -> str | None:
     """Return what is missing for that product and what to install, or None."""
     try:
@@ -117,7 +123,7 @@ def choose_product(word: str) -> Product:
     if word != "auto":
         return Product(word)
     for product in Product:
-        if importlib.util.find_spec(_MODULES[product]) is not None:
+        if is_installed(product):
             return product
     raise BackendError("TensorRT is not installed", _INSTALL[Product.TRT])
 
