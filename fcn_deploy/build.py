@@ -402,13 +402,13 @@ class _Build:
             return network
         nodes = load_onnx(self._onnx_path).graph.node
         problems = []
-        for problem in self._tensorrt.problems(parser):
-            name, operator = problem.node_name, problem.operator
-            if not name and 0 <= problem.node_index < len(nodes):
-                node = nodes[problem.node_index]
+        for found in self._tensorrt.problems(parser):
+            name, operator = found.node_name, found.operator
+            if not name and 0 <= found.node_index < len(nodes):
+                node = nodes[found.node_index]
                 name, operator = node.name, node.op_type
             where = f"node {name!r} ({operator}): " if name or operator else ""
-            problems.append(f"{where}{problem.description.strip()}")
+            problems.append(f"{where}{found.description.strip()}")
         more = len(problems) - _SHOWN_PROBLEMS
         raise BuildError(
             f"{self._tensorrt.label} cannot read {self._onnx_path}: "
@@ -510,8 +510,8 @@ def layers_of_inspector(information: str) -> list[LayerTypes]:
         if isinstance(layer, dict):  # a bare name where the engine was built without detail
             outputs, inputs = (
                 [
-                    f"{tensor.get('Datatype', '')} {tensor.get('Format/Datatype', '')}"
-                    for tensor in layer.get(side, [])
+                    f"{entry.get('Datatype', '')} {entry.get('Format/Datatype', '')}"
+                    for entry in layer.get(side, [])
                 ]
                 for side in ("Outputs", "Inputs")
             )

@@ -246,7 +246,10 @@ class TensorRt:
                 f"{self.label} builds for the GPU it runs on",
                 "drop --compute-capability, or use --product trt-rtx",
             )
-        if not hasattr(config, "set_compute_capability"):
+        if not (
+            hasattr(config, "set_compute_capability")
+            and hasattr(config, "num_compute_capabilities")
+        ):
             raise InputError(f"{self.label} cannot choose a compute capability")
         config.num_compute_capabilities = len(capabilities)
         for index, name in enumerate(capabilities):
@@ -292,13 +295,13 @@ class TensorRt:
         """Return what the parser could not read."""
         problems = []
         for index in range(parser.num_errors):
-            error = parser.get_error(index)
+            problem = parser.get_error(index)
             problems.append(
                 ParserProblem(
-                    description=error.desc(),
-                    node_index=error.node(),
-                    node_name=error.node_name() if hasattr(error, "node_name") else "",
-                    operator=error.node_operator() if hasattr(error, "node_operator") else "",
+                    description=problem.desc(),
+                    node_index=problem.node(),
+                    node_name=problem.node_name() if hasattr(problem, "node_name") else "",
+                    operator=problem.node_operator() if hasattr(problem, "node_operator") else "",
                 )
             )
         return problems

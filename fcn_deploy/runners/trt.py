@@ -93,9 +93,8 @@ def open(
         return TrtRunner(_identify(run.named_engine, run, precision, capability), None, outputs)
     shipped = _find_engine(run, precision, ("mask",), capability)
     identity = _identify(shipped, run, precision, capability)
-    hidden = set(outputs) - set(read_engine(shipped).outputs)
     probe = None
-    if hidden and "logits" not in read_engine(shipped).outputs:
+    if set(outputs) - set(identity.outputs) and "logits" not in identity.outputs:
         found = _find_engine(run, precision, ("logits",), capability)
         probe = _identify(found, run, precision, capability)
     return TrtRunner(identity, probe, outputs)
@@ -154,6 +153,7 @@ class _EngineIdentity:
         spec: classes, colours, normalisation.
         precision: of the network's arithmetic.
         checkpoint_digest: of the checkpoint it stems from.
+        outputs: that its sidecar names; empty where it has none.
         profiles: batch shapes that it takes; empty: ask the engine.
         command: what rebuilds it.
     """
@@ -164,6 +164,7 @@ class _EngineIdentity:
     spec: ModelSpec
     precision: Precision
     checkpoint_digest: str
+    outputs: tuple[str, ...]
     profiles: tuple[ShapeProfile, ...]
     command: str
 
@@ -181,6 +182,7 @@ def _identify(plan: Path, run: Run, precision: Precision, capability: str) -> _E
             spec=metadata.spec,
             precision=metadata.precision,
             checkpoint_digest=metadata.checkpoint_digest,
+            outputs=(),
             profiles=(),
             command="fcn-deploy build",
         )
@@ -199,6 +201,7 @@ def _identify(plan: Path, run: Run, precision: Precision, capability: str) -> _E
         spec=sidecar.spec,
         precision=sidecar.precision,
         checkpoint_digest=sidecar.checkpoint_digest,
+        outputs=sidecar.outputs,
         profiles=sidecar.profiles,
         command=sidecar.command,
     )
@@ -232,7 +235,7 @@ class TrtRunner(Runner):
             raise
 
     def _check_outputs(self) -> None:
-        given = {name for engine in (self._engine, self._probe) if engine for name in engine.names}
+        given = {name for loaded in (self._engine, self._probe) if loaded for name in loaded.names}
         missing = [
             name
             for name in self._wanted
@@ -287,34 +290,34 @@ class TrtRunner(Runner):
         if self._probe is not None:
             yield from super().stream(batches)
             return
-        engine = self._open_engine()
+        loaded = self._open_engine()
         in_flight: deque[_Slot] = deque()
         try:
             for index, images in enumerate(batches):
-                if len(in_flight) == len(engine.stream_slots):
-                    yield self._chosen(engine.collect(in_flight.popleft()))
+                if len(in_flight) == len(loaded.stream_slots):
+                    yield self._chosen(loaded.collect(in_flight.popleft()))
                 check_images(images)
-                slot = engine.stream_slots[index % len(engine.stream_slots)]
-                in_flight.append(engine.submit(slot, images, engine.lanes))
+                slot = loaded.stream_slots[index % len(loaded.stream_slots)]
+                in_flight.append(loaded.submit(slot, images, loaded.lanes))
         except FcnDeployError:
             while in_flight:
-                yield self._chosen(engine.collect(in_flight.popleft()))
+                yield self._chosen(loaded.collect(in_flight.popleft()))
             raise
         while in_flight:
-            yield self._chosen(engine.collect(in_flight.popleft()))
+            yield self._chosen(loaded.collect(in_flight.popleft()))
 
     def device_seconds(self, images: NDArray[np.uint8]) -> float:
         """Run a batch and return the device's own time for computing it, without the copies."""
         check_images(images)
-        engine = self._open_engine()
-        engine.run(images)
-        return engine.last_compute_seconds()
+        loaded = self._open_engine()
+        loaded.run(images)
+        return loaded.last_compute_seconds()
 
     def close(self) -> None:
         """Free the device; calling it twice is harmless."""
-        for engine in (self._engine, self._probe):
-            if engine is not None:
-                engine.close()
+        for loaded in (self._engine, self._probe):
+            if loaded is not None:
+                loaded.close()
         self._engine = self._probe = None
 
 
