@@ -1,3 +1,4 @@
+# ruff: noqa: N802, N815 - the names are CUDA's own
 """A CUDA runtime in host memory, as late as CUDA may be.
 
 Work given to a stream runs only when somebody waits for it, and then only what that needs: a
@@ -87,6 +88,9 @@ class FakeCuda:
             "graphs": len(self.graphs),
         }
 
+    def is_capturing(self, handle: int) -> bool:
+        return self.streams[int(handle)].captured is not None
+
     def enqueue(self, handle: int, step: Callable[[], None]) -> None:
         stream = self.streams[int(handle)]
         if stream.captured is not None:
@@ -103,22 +107,22 @@ class FakeCuda:
 
     # The device
 
-    def cudaGetDeviceCount(self) -> tuple[Any, int | None]:  # noqa: N802
+    def cudaGetDeviceCount(self) -> tuple[Any, int | None]:
         return (SUCCESS, self.devices) if self.devices else (NO_DEVICE, None)
 
-    def cudaGetDeviceProperties(self, device: int) -> tuple[Any, Any]:  # noqa: N802
+    def cudaGetDeviceProperties(self, device: int) -> tuple[Any, Any]:
         properties = SimpleNamespace(
             name=b"Fake GPU", major=self.major, minor=self.minor, totalGlobalMem=self.device_memory
         )
         return SUCCESS, properties
 
-    def cudaDriverGetVersion(self) -> tuple[Any, int]:  # noqa: N802
+    def cudaDriverGetVersion(self) -> tuple[Any, int]:
         return SUCCESS, 13000
 
-    def cudaGetLastError(self) -> tuple[Any]:  # noqa: N802
+    def cudaGetLastError(self) -> tuple[Any]:
         return (SUCCESS,)
 
-    def cudaMemGetInfo(self) -> tuple[Any, int, int]:  # noqa: N802
+    def cudaMemGetInfo(self) -> tuple[Any, int, int]:
         return SUCCESS, self.device_memory - self.in_use(), self.device_memory
 
     # Memory
@@ -132,25 +136,25 @@ class FakeCuda:
         self.memory[ctypes.addressof(buffer)] = kind, buffer, nbytes
         return SUCCESS, ctypes.addressof(buffer)
 
-    def cudaMalloc(self, nbytes: int) -> tuple[Any, int | None]:  # noqa: N802
+    def cudaMalloc(self, nbytes: int) -> tuple[Any, int | None]:
         return self._allocate("device", nbytes)
 
-    def cudaMallocHost(self, nbytes: int) -> tuple[Any, int | None]:  # noqa: N802
+    def cudaMallocHost(self, nbytes: int) -> tuple[Any, int | None]:
         return self._allocate("pinned", nbytes)
 
     def _free(self, kind: str, pointer: int) -> tuple[Any]:
         assert self.memory.pop(pointer)[0] == kind
         return (SUCCESS,)
 
-    def cudaFree(self, pointer: int) -> tuple[Any]:  # noqa: N802
+    def cudaFree(self, pointer: int) -> tuple[Any]:
         for stream in self.streams.values():  # the real one waits for the device too
             stream.run_until(len(stream.work))
         return self._free("device", pointer)
 
-    def cudaFreeHost(self, pointer: int) -> tuple[Any]:  # noqa: N802
+    def cudaFreeHost(self, pointer: int) -> tuple[Any]:
         return self._free("pinned", pointer)
 
-    def cudaMemcpyAsync(  # noqa: N802
+    def cudaMemcpyAsync(
         self, target: int, source: int, nbytes: int, kind: int, stream: int
     ) -> tuple[Any]:
         def copy() -> None:
@@ -161,35 +165,35 @@ class FakeCuda:
 
     # Streams
 
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, FakeHandle]:  # noqa: N802
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, FakeHandle]:
         assert flags == self.cudaStreamNonBlocking
         handle = FakeHandle(next(self._handles))
         self.streams[handle] = FakeStream()
         return SUCCESS, handle
 
-    def cudaStreamSynchronize(self, handle: int) -> tuple[Any]:  # noqa: N802
+    def cudaStreamSynchronize(self, handle: int) -> tuple[Any]:
         stream = self.streams[handle]
         stream.run_until(len(stream.work))
         return (SUCCESS,)
 
-    def cudaStreamDestroy(self, handle: int) -> tuple[Any]:  # noqa: N802
+    def cudaStreamDestroy(self, handle: int) -> tuple[Any]:
         self.cudaStreamSynchronize(handle)
         del self.streams[handle]
         return (SUCCESS,)
 
-    def cudaStreamWaitEvent(self, handle: int, event: int, flags: int) -> tuple[Any]:  # noqa: N802
+    def cudaStreamWaitEvent(self, handle: int, event: int, flags: int) -> tuple[Any]:
         mark = dict(self.events[event])
         self.enqueue(handle, lambda: mark["stream"].run_until(mark["position"]))
         return (SUCCESS,)
 
     # Events
 
-    def cudaEventCreate(self) -> tuple[Any, FakeHandle]:  # noqa: N802
+    def cudaEventCreate(self) -> tuple[Any, FakeHandle]:
         handle = FakeHandle(next(self._handles))
         self.events[handle] = {}
         return SUCCESS, handle
 
-    def cudaEventRecord(self, event: int, handle: int) -> tuple[Any]:  # noqa: N802
+    def cudaEventRecord(self, event: int, handle: int) -> tuple[Any]:
         stream, mark = self.streams[handle], self.events[event]
 
         def passed() -> None:
@@ -200,43 +204,43 @@ class FakeCuda:
         mark.update(stream=stream, position=len(stream.work), time=None)
         return (SUCCESS,)
 
-    def cudaEventSynchronize(self, event: int) -> tuple[Any]:  # noqa: N802
+    def cudaEventSynchronize(self, event: int) -> tuple[Any]:
         mark = self.events[event]
         mark["stream"].run_until(mark["position"])
         return (SUCCESS,)
 
-    def cudaEventElapsedTime(self, start: int, end: int) -> tuple[Any, float]:  # noqa: N802
+    def cudaEventElapsedTime(self, start: int, end: int) -> tuple[Any, float]:
         return SUCCESS, float(self.events[end]["time"] - self.events[start]["time"])
 
-    def cudaEventDestroy(self, event: int) -> tuple[Any]:  # noqa: N802
+    def cudaEventDestroy(self, event: int) -> tuple[Any]:
         del self.events[event]
         return (SUCCESS,)
 
     # Graphs
 
-    def cudaStreamBeginCapture(self, handle: int, mode: int) -> tuple[Any]:  # noqa: N802
+    def cudaStreamBeginCapture(self, handle: int, mode: int) -> tuple[Any]:
         assert self.streams[handle].captured is None
         self.streams[handle].captured = []
         return (SUCCESS,)
 
-    def cudaStreamEndCapture(self, handle: int) -> tuple[Any, Any]:  # noqa: N802
+    def cudaStreamEndCapture(self, handle: int) -> tuple[Any, Any]:
         captured, self.streams[handle].captured = self.streams[handle].captured, None
         if self.refuse_capture or captured is None:
             return CAPTURE_INVALID, None
         self.graphs[graph := FakeHandle(next(self._handles))] = captured
         return SUCCESS, graph
 
-    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[Any, FakeHandle]:  # noqa: N802
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[Any, FakeHandle]:
         self.graphs[launchable := FakeHandle(next(self._handles))] = self.graphs[graph]
         return SUCCESS, launchable
 
-    def cudaGraphDestroy(self, graph: int) -> tuple[Any]:  # noqa: N802
+    def cudaGraphDestroy(self, graph: int) -> tuple[Any]:
         del self.graphs[graph]
         return (SUCCESS,)
 
     cudaGraphExecDestroy = cudaGraphDestroy
 
-    def cudaGraphLaunch(self, graph: int, handle: int) -> tuple[Any]:  # noqa: N802
+    def cudaGraphLaunch(self, graph: int, handle: int) -> tuple[Any]:
         self.launches += 1
         for step in self.graphs[graph]:
             self.enqueue(handle, step)

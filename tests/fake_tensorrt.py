@@ -154,8 +154,8 @@ class _Builder:
         self._logger.log(
             trt.ILogger.VERBOSE,
             "Layers:\nName: conv, LayerType: correlation, Inputs: [ { Name: image, Datatype: UInt8,"
-            f" Format: Linear }}], Constants: [ {{ Name: w, Datatype: Float }}], Outputs: [ {{ Name:"
-            f" x, Datatype: {kind}, Format: Linear }}], TacticName: t, StreamId: 0",
+            " Format: Linear }], Constants: [ { Name: w, Datatype: Float }], Outputs: [ { Name: x,"
+            f" Datatype: {kind}, Format: Linear }}], TacticName: t, StreamId: 0",
         )
         payload = {
             "profiles": config._profiles,
@@ -163,7 +163,7 @@ class _Builder:
             "half": half,
             "detailed": config._settings["profiling_verbosity"].name == "DETAILED",
         }
-        numbers = [*map(int, trt.__version__.split(".")), 0][:4]
+        numbers = [*map(int, trt.__version__.split(".")), 0][:4]  # noqa: RUF048 - whole numbers here
         tag = b"vtrt" if trt._release.startswith("rtx") else b"ftrt"
         return tag + bytes(20) + struct.pack("4B", *numbers) + json.dumps(payload).encode()
 
@@ -393,8 +393,7 @@ class _IExecutionContext:
     _plan: dict[str, Any]
 
     def __init__(self) -> None:
-        self._profile = 0
-        self._scratch = 0
+        self._profile = self._scratch = self._changes = 0
         self._shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
 
@@ -410,6 +409,7 @@ class _IExecutionContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, _, high = self._plan["profiles"][self._profile]
+        self._changes += 1
         self._shape = tuple(shape)
         return all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
 
@@ -430,9 +430,11 @@ class _IExecutionContext:
     def execute_async_v3(self, stream: int) -> bool:
         cuda, shape, addresses = self._trt._cuda, self._shape, dict(self._addresses)
         assert self._scratch
-        scratch = self._scratch
+        scratch, captured, changes = self._scratch, cuda.is_capturing(stream), self._changes
 
         def compute() -> None:
+            # A graph is valid only as long as its context stays as it was when recorded.
+            assert not captured or self._changes == changes
             cuda.bytes_at(scratch, SCRATCH_BYTES)
             cuda.clock += 100
             size = int(np.prod(shape))

@@ -188,7 +188,7 @@ def test_another_release_and_another_gpu_are_refused_in_this_order(plan: Path) -
         EngineError, match=r"expected trt-11.4.0.106, .* found trt-10.16.1.11; run `fcn-deploy"
     ):
         check(Product.TRT, "11.4.0.106", "sm90")
-    with pytest.raises(EngineError, match="expected trt-rtx-1.7.1.116"):
+    with pytest.raises(EngineError, match=r"expected trt-rtx-1\.7\.1\.116"):
         check(Product.RTX, "1.7.1.116", "sm89")
     with pytest.raises(
         EngineError,
