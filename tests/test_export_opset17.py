@@ -41,9 +41,10 @@ def test_the_file_and_what_it_gives(checkpoint: Path, precision: Precision, tmp_
     model = onnx.load(files[17])
     onnx.checker.check_model(model, full_check=True)
     assert (model.ir_version, model.opset_import[0].version) == (8, 17)
-    casts = [node for node in model.graph.node if node.op_type == "Cast"]
-    assert [casts[-2].output[0], casts[-1].output[0]] == [casts[-1].input[0], "mask"]
-    assert casts[-2].attribute[0].i == onnx.TensorProto.FLOAT
+    (last,) = (node for node in model.graph.node if "mask" in node.output)
+    (before,) = (node for node in model.graph.node if last.input[0] in node.output)
+    assert (last.op_type, last.attribute[0].i) == ("Cast", onnx.TensorProto.UINT8)
+    assert (before.op_type, before.attribute[0].i) == ("Cast", onnx.TensorProto.FLOAT)
     metadata = read_metadata(files[17])
     assert (metadata.precision, metadata.outputs) == (precision, OUTPUT_NAMES)
     dimensions = [
