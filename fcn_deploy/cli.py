@@ -23,6 +23,7 @@ from fcn_deploy.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile
 
 if TYPE_CHECKING:
     from fcn_deploy.dataset import Dataset
+    from fcn_deploy.runners.base import Runner
     from fcn_deploy.train import Epoch, Progress, Recipe
 
 #: Exit codes: a gate that failed or work that was done in part, bad input, Ctrl-C.
@@ -387,6 +388,27 @@ def build(
         f"{census(built.layers)} ({built.layers_from}); "
         f"profiles {', '.join(map(str, built.profiles))}"
     )
+
+
+def _open_backend(
+    source: Run,
+    backend: str,
+    *,
+    precision: Precision,
+    outputs: Sequence[str] = ("mask",),
+    threads: int | None = None,
+) -> Runner:
+    """Open a runner; for TensorRT, build the engine first if none fits, and say so."""
+    from fcn_deploy.runners.base import open_runner, unavailable_reason
+
+    if backend == "trt" and unavailable_reason(backend) is None:
+        from fcn_deploy.build import ensure_engine
+
+        with _build_progress() as on_progress:
+            ensure_engine(
+                source, precision, outputs=outputs, say=console.print, on_progress=on_progress
+            )
+    return open_runner(source, backend, precision=precision, outputs=outputs, threads=threads)
 
 
 @contextmanager

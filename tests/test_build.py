@@ -372,6 +372,27 @@ def test_the_command_without_tensorrt_says_what_to_install(
     assert result.exception.exit_code == 2
 
 
+def test_opening_trt_builds_what_is_missing_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fcn_deploy.cli import _open_backend
+
+    monkeypatch.chdir(tmp_path)
+    cuda = FakeCuda()
+    install(monkeypatch, "10.16.1", cuda)
+    run = Run(Path("runs/fcn"))
+    write_onnx(run.onnx(FP16), FP16)
+    for lines in (2, 0):  # the shipped engine and the one with logits, once
+        with _open_backend(run, "trt", precision=FP16, outputs=("mask", "logits")) as runner:
+            assert runner.describe().precision == "fp16"
+        said = capsys.readouterr().out.splitlines()
+        assert len(said) == lines
+        assert all("building one from" in line for line in said)
+    cuda.devices = 0
+    with pytest.raises(BackendError, match="backend trt does not work here: no NVIDIA GPU"):
+        _open_backend(run, "trt", precision=FP16)
+
+
 def test_a_profile_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     write_onnx(tmp_path / "model.onnx")
     code, _, complaint = run_command("build", str(tmp_path), "--profile", "1x2:3")
