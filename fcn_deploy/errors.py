@@ -10,6 +10,7 @@
     │   └── EngineError        a TensorRT engine that does not belong here
     ├── ArchitectureError      an architecture or its weights
     ├── BackendError           a backend, provider or device that is not to be had
+    │   └── CudaError          a call of the CUDA runtime
     ├── InputError             what a runner was given to run
     ├── DeviceMemoryError      the GPU's memory does not suffice
     ├── BuildError             TensorRT built no engine that may be used (exit code 1)
@@ -76,6 +77,10 @@ class ArchitectureError(FcnDeployError):
 
 class BackendError(FcnDeployError):
     """A backend, execution provider or device asked for by name cannot be had here."""
+
+
+class CudaError(BackendError):
+    """A call of the CUDA runtime failed."""
 
 
 class InputError(FcnDeployError, ValueError):

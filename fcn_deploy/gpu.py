@@ -13,14 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.errors import BackendError, DeviceMemoryError
+from fcn_deploy.errors import BackendError, CudaError, DeviceMemoryError
 
 INSTALL_CUDA_BINDINGS = "pip install 'cuda-bindings<13' for CUDA 12, or cuda-bindings for CUDA 13"
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
-
-
-class CudaError(BackendError):
-    """A call of the CUDA runtime failed."""
 
 
 def unavailable_reason() -> str | None:
