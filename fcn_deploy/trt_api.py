@@ -109,7 +109,8 @@ def installed_version(product: Product) -> str:
         BackendError: it is not installed.
     """
     try:
-        return metadata.version(_DISTRIBUTIONS[product])
+        # A repackaged wheel (8.6.1.post1) holds the same release.
+        return metadata.version(_DISTRIBUTIONS[product]).partition(".post")[0]
     except metadata.PackageNotFoundError:  # e.g. a Jetson's, which came with the system
         return load(product).version
 

@@ -258,3 +258,9 @@ def test_what_is_missing_is_said_with_what_to_install(monkeypatch: pytest.Monkey
     assert not trt_api.is_installed(Product.TRT)
     with pytest.raises(BackendError, match="TensorRT is not installed"):
         trt_api.choose_product("auto")
+
+
+def test_the_installed_release_is_told_without_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trt_api.metadata, "version", lambda name: "8.6.1.post1")
+    monkeypatch.setattr(trt_api, "load", lambda product: pytest.fail("loaded"))
+    assert trt_api.installed_version(Product.TRT) == "8.6.1"

@@ -65,7 +65,7 @@ profiles=(--profile 1x1x1:1x320x480:8x1024x2048 --profile 8x320x480:32x320x480:6
 step build-fp32 trt build model-trt --product trt "${profiles[@]}"
 step build-fp16 trt build model-trt --product trt --fp16 "${profiles[@]}"
 step gpu-tests env GPU_RUN="$out/work/model-trt" \
-    "$trt_python" -m pytest --noconftest -m gpu -rs "$root/tests/runners/test_trt.py"
+    "$trt_python" -m pytest --noconftest -m gpu -rs "$root/tests/test_gpu.py" "$root/tests/runners/test_trt.py"
 
 step parity-record "$torch_python" "$here/parity_apart.py" record model "$data" "$out/reference" "${few[@]}"
 for precision in fp32 fp16; do
