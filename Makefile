@@ -35,7 +35,7 @@ lint: install
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet uv
-	$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
+	$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --extra rtx --universal --python-version 3.10 \
 		--upgrade --no-emit-index-url --no-header --output-file requirements.lock
 	rm -rf $(VENV)-lock
 

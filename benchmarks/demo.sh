@@ -3,8 +3,6 @@
 #   sh benchmarks/demo.sh RUN
 set -eu
 run=$1
-pictures=$(mktemp -d)
-trap 'rm -rf "$pictures"' EXIT
 
 show() {
     printf '\n$ %s\n' "$*"
@@ -12,19 +10,12 @@ show() {
 }
 
 show fcn-deploy doctor
-show fcn-deploy train --data synthetic --epochs 8 --out "$run"
+show fcn-deploy train --epochs 10 --crop-size 128x192 --batch-size 4 --out "$run"
 show fcn-deploy export "$run"
 show fcn-deploy export "$run" --fp16
 show fcn-deploy parity "$run" --backend ort
 show fcn-deploy parity "$run" --backend ort --fp16
 show fcn-deploy bench "$run" --repeats 3
-python -c "
-import sys
-from PIL import Image
-from fcn_deploy.scenes import draw_scene
-for index in range(4):
-    Image.fromarray(draw_scene(7, index, (240 + 37 * index, 320))[0]).save(
-        f'{sys.argv[1]}/scene{index}.png')
-" "$pictures"
-show fcn-deploy predict "$run" "$pictures" --overlay
+show fcn-deploy scenes "$run/scenes" --train 1 --val 6 --size 277x363 --seed 7
+show fcn-deploy predict "$run" "$run/scenes/JPEGImages" --overlay
 show fcn-deploy report "$run"

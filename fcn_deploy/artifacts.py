@@ -22,7 +22,7 @@ from fcn_deploy.spec import Precision
 
 DEFAULT_RUN = Path("runs/fcn")
 #: Of the files that may be named in place of a run.
-MODEL_SUFFIXES = (".safetensors", ".onnx")
+MODEL_SUFFIXES = (".safetensors", ".onnx", ".plan")
 
 
 def file_digest(path: Path) -> str:
@@ -46,7 +46,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: the folder cannot be made or written, or the disk is full.
     """
-    # The suffix is kept: Pillow, matplotlib and onnx choose a format by it.
+    # The suffix is kept: Pillow and onnx choose a format by it.
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,10 +66,26 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def write_error(target: Path, error: OSError) -> ArtifactError:
     """Translate a failed write into one clear sentence."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        repair = "the disk is full: free some space, or write elsewhere with --out"
+        repair = "the disk is full: free some space, or write elsewhere with --out or --json"
     else:
-        repair = "choose a folder you can write with --out"
+        repair = "choose another place with --out or --json"
     return ArtifactError(f"cannot write {target}: {error.strerror or error}", repair)
+
+
+def probe(target: Path) -> None:
+    """Make the target's folder and try that it can be written, before the work that it is for.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    # A name that nobody has: the user may keep other files in this folder.
+    trial = target.parent / f".writable.{secrets.token_hex(4)}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise write_error(target, error) from error
 
 
 def write_bytes(target: Path, content: bytes) -> None:
@@ -116,11 +132,13 @@ class Run:
 
     Attributes:
         root: the directory, e.g. ``runs/fcn``.
-        named_file: a checkpoint or ONNX file given by name in place of the run's own.
+        named_file: a checkpoint, ONNX file or engine given by name in place of the run's own.
+        trusted: load an engine that has no sidecar; engines are code.
     """
 
     root: Path
     named_file: Path | None = None
+    trusted: bool = False
 
     @classmethod
     def from_argument(cls, argument: str | Path | None) -> Run:
@@ -136,7 +154,7 @@ class Run:
         if path.is_file():
             if path.suffix not in MODEL_SUFFIXES:  # its neighbours must not stand in for it
                 raise ArtifactError(
-                    f"{path} is neither a checkpoint (.safetensors) nor an ONNX file (.onnx)",
+                    f"{path} is no checkpoint (.safetensors), ONNX file (.onnx) or engine (.plan)",
                     "give a run directory or one of its model files",
                 )
             return cls(path.parent, path)
@@ -163,6 +181,24 @@ class Run:
         """Where the ONNX file of that precision lies (it may not exist)."""
         name = "model.onnx" if precision is Precision.FP32 else f"model.{precision.value}.onnx"
         return self._file(name, ".onnx")
+
+    def onnx_target(self, precision: Precision) -> Path:
+        """Where `export` writes: always the run's own file, never one that was named."""
+        return Run(self.root).onnx(precision)
+
+    @property
+    def name(self) -> str:
+        """What the run's engines are named after: its directory, or the ONNX file given."""
+        if self.named_file is not None and self.named_file.suffix == ".onnx":
+            return self.named_file.stem
+        return self.root.resolve().name
+
+    @property
+    def named_engine(self) -> Path | None:
+        """A TensorRT engine given by name, or None."""
+        if self.named_file is not None and self.named_file.suffix == ".plan":
+            return self.named_file
+        return None
 
     @property
     def baseline_onnx(self) -> Path:
@@ -194,21 +230,25 @@ class Run:
         """The HTML report."""
         return self.root / "report.html"
 
-    def prepare(self, *, overwrite: bool) -> None:
-        """Make the directory and try that it can be written, before hours of work.
+    def refuse_existing(self, *, overwrite: bool) -> None:
+        """Keep a trained model from being replaced unasked.
 
         Raises:
-            ArtifactError: it cannot be written, or holds a model and ``overwrite`` is not set.
+            ArtifactError: the directory holds a model and ``overwrite`` is not set.
         """
         if self.checkpoint.exists() and not overwrite:
             raise ArtifactError(
                 f"{self.checkpoint} exists already",
                 "train into another folder with --out, or replace it with --overwrite",
             )
-        # A name that nobody has: the user may keep other files in this folder.
-        probe = self.root / f".writable.{secrets.token_hex(4)}"
-        write_bytes(probe, b"")
-        probe.unlink()
+
+    def prepare(self) -> None:
+        """Make the directory and try that it can be written, before hours of work.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        probe(self.checkpoint)
 
     def require_checkpoint(self) -> Path:
         """Return the checkpoint's path.

@@ -4,8 +4,9 @@
         for each runner and batch      # in rotating order
             warm up, then time queries over several distinct inputs
 
-Tiers, never mixed: ``host`` is uint8 pictures in host memory → masks in host memory;
-``end-to-end`` is encoded pictures on disk → masks in host memory.
+Tiers, never mixed: ``device`` is computing alone, by the device's own events, and only for runners
+that have them; ``host`` is uint8 pictures in host memory → masks in host memory; ``end-to-end`` is
+encoded pictures on disk → masks in host memory.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fcn_deploy.artifacts import write_error
 from fcn_deploy.errors import InputError
 from fcn_deploy.images import read_image
 from fcn_deploy.machine import describe_machine, describe_versions, utc_now
 from fcn_deploy.runners.base import Runner, RunnerDescription
 
 BENCH_SCHEMA = 1
-HOST, END_TO_END = "host", "end-to-end"
-TIERS = (HOST, END_TO_END)
+DEVICE, HOST, END_TO_END = "device", "host", "end-to-end"
+TIERS = (DEVICE, HOST, END_TO_END)
 #: Fewest queries below which a percentile is not printed (MLPerf's rule for its early stopping).
 MIN_QUERIES = {"p90": 64, "p95": 130, "p99": 662}
 #: Distinct pictures per size: one alone would measure warm caches.
@@ -76,6 +78,10 @@ def make_inputs(
         pictures: uint8 [h, w, 3] of any size, at least one.
         size: (height, width) in pixels to resize them to.
         folder: where the JPEG files go.
+
+    Raises:
+        InputError: there are no pictures.
+        ArtifactError: the folder cannot be written.
     """
     if not pictures:
         raise InputError("no pictures to measure with", "name a folder with --images")
@@ -84,7 +90,10 @@ def make_inputs(
     for number in range(NUM_INPUTS):
         path = folder / f"{height}x{width}-{number}.jpg"
         picture = Image.fromarray(pictures[number % len(pictures)])
-        picture.resize((width, height), Image.Resampling.BILINEAR).save(path, quality=92)
+        try:
+            picture.resize((width, height), Image.Resampling.BILINEAR).save(path, quality=92)
+        except OSError as error:
+            raise write_error(path, error) from error
         files.append(path)
     images = np.stack([read_image(path) for path in files])
     digest = hashlib.sha256(repr(images.shape).encode() + images.tobytes()).hexdigest()
@@ -100,8 +109,17 @@ class Case:
     batch_size: int
     inputs: Inputs
 
-    def query(self, number: int) -> None:
-        """Run one query, start to finish."""
+    def seconds(self, number: int) -> float:
+        """Run one query, start to finish, and return what it took."""
+        if self.tier == DEVICE:
+            spent = self.runner.device_seconds(self.inputs.batch(number, self.batch_size))
+            assert spent is not None  # _can_measure has asked
+            return spent
+        started = time.perf_counter()
+        self._run(number)
+        return time.perf_counter() - started
+
+    def _run(self, number: int) -> None:
         if self.tier == HOST:
             self.runner.run(self.inputs.batch(number, self.batch_size))
         else:
@@ -115,14 +133,13 @@ class Row:
 
     Attributes:
         runner: what ran.
-        tier: ``host`` or ``end-to-end``.
+        tier: of ``TIERS``.
         batch_size: pictures per query.
         size: (height, width) in pixels.
         inputs_digest: of the pictures.
         repeats_ms: median latency per query of each repeat, in milliseconds.
         queries: timed in all repeats together.
-        latency_ms: ``median`` over all queries, and those of p90, p95, p99 for which there were
-            enough queries.
+        latency_ms: over all queries, those of p90, p95, p99 for which there were enough.
     """
 
     runner: RunnerDescription
@@ -183,7 +200,7 @@ def measure(
     tiers: Sequence[str] = TIERS,
     repeats: int = 5,
     seconds_per_repeat: float = 0.5,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Row]:
     """Measure every runner at every tier, batch size and picture size, interleaved.
 
@@ -194,7 +211,7 @@ def measure(
         tiers: of ``TIERS``.
         repeats: how often every case takes its turn, at least 3.
         seconds_per_repeat: about how long a case is timed in each turn.
-        on_step: called after each turn of a case.
+        on_step: told after each turn of a case how many are done, and of how many.
 
     Raises:
         InputError: too few repeats.
@@ -207,6 +224,7 @@ def measure(
         for batch_size in batch_sizes
         for tier in tiers
         for runner in runners
+        if _can_measure(runner, tier, pictures, batch_size)
     ]
     counts = [_queries_in(case, seconds_per_repeat) for case in cases]
     samples: list[list[list[float]]] = [[] for _ in cases]
@@ -214,36 +232,29 @@ def measure(
         for step in range(len(cases)):
             index = (step + repeat) % len(cases)
             samples[index].append(_time_queries(cases[index], counts[index]))
-            on_step()
+            on_step(repeat * len(cases) + step + 1, repeats * len(cases))
     return [_row(case, times) for case, times in zip(cases, samples, strict=True)]
+
+
+def _can_measure(runner: Runner, tier: str, inputs: Inputs, batch_size: int) -> bool:
+    return tier != DEVICE or runner.device_seconds(inputs.batch(0, batch_size)) is not None
 
 
 def _queries_in(case: Case, seconds: float) -> int:
     for number in range(WARM_UP_RUNS):
-        case.query(number)
-    started = time.perf_counter()
-    case.query(0)
-    once = time.perf_counter() - started
+        case.seconds(number)
+    once = case.seconds(0)
     return max(3, min(1000, round(seconds / max(once, 1e-6))))
 
 
 def _time_queries(case: Case, queries: int) -> list[float]:
     for number in range(WARM_UP_RUNS):  # the runner before has left its threads and caches behind
-        case.query(number)
-    latencies = []
-    for number in range(queries):
-        started = time.perf_counter()
-        case.query(number)
-        latencies.append(1000 * (time.perf_counter() - started))
-    return latencies
+        case.seconds(number)
+    return [1000 * case.seconds(number) for number in range(queries)]
 
 
 def _row(case: Case, repeats: list[list[float]]) -> Row:
-    everything = sorted(latency for repeat in repeats for latency in repeat)
-    latency = {"median": statistics.median(everything)}
-    for name, fewest in MIN_QUERIES.items():
-        if len(everything) >= fewest:
-            latency[name] = everything[min(len(everything) - 1, _rank(name, len(everything)))]
+    everything = [latency for repeat in repeats for latency in repeat]
     return Row(
         runner=case.runner.describe(),
         tier=case.tier,
@@ -252,12 +263,18 @@ def _row(case: Case, repeats: list[list[float]]) -> Row:
         inputs_digest=case.inputs.digest,
         repeats_ms=tuple(statistics.median(repeat) for repeat in repeats),
         queries=len(everything),
-        latency_ms=latency,
+        latency_ms=percentiles(everything),
     )
 
 
-def _rank(percentile: str, count: int) -> int:
-    return -(-int(percentile[1:]) * count // 100) - 1  # nearest rank, counted from 0
+def percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    """Return the nearest-rank p90, p95, p99 for which there are enough queries."""
+    ordered = sorted(latencies)
+    return {
+        name: ordered[-(-int(name[1:]) * len(ordered) // 100) - 1]
+        for name, fewest in MIN_QUERIES.items()
+        if len(ordered) >= fewest
+    }
 
 
 def speedup(row: Row, over: Row) -> Ratio:

@@ -6,9 +6,11 @@ Heavy imports happen inside the command bodies, so that every ``--help`` answers
 from __future__ import annotations
 
 import dataclasses
+import io
+import itertools
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,9 +19,9 @@ import click
 from rich.console import Console
 
 from fcn_deploy import __version__
-from fcn_deploy.artifacts import Run
-from fcn_deploy.errors import FcnDeployError, InputError
-from fcn_deploy.spec import OUTPUT_NAMES, Precision
+from fcn_deploy.artifacts import MODEL_SUFFIXES, Run
+from fcn_deploy.errors import BackendError, FcnDeployError, InputError
+from fcn_deploy.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 
     from fcn_deploy.bench import Row
     from fcn_deploy.dataset import Dataset
-    from fcn_deploy.parity import ParityResult, Picture
+    from fcn_deploy.parity import ParityResult, Pictures
     from fcn_deploy.runners.base import Runner
+    from fcn_deploy.spec import ModelSpec
     from fcn_deploy.train import Epoch, Progress, Recipe
 
 #: Exit codes: a gate that failed or work that was done in part, bad input, Ctrl-C.
@@ -44,9 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Taken out by hand so that it may stand anywhere: people append it to a failed command.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal of another encoding must not cost a result for the sake of an ε.
+            stream.reconfigure(errors="replace")
     try:
-        code = fcn_deploy.main(words, prog_name="fcn-deploy", standalone_mode=False)
-    except (FcnDeployError, click.ClickException, click.Abort, OSError, KeyboardInterrupt) as error:
+        code = fcn_deploy.main(words or ["--help"], prog_name="fcn-deploy", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
         code = _explain(error)
@@ -64,8 +71,13 @@ def _explain(error: BaseException) -> int:
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         line, code = f"{where}{error.strerror or error}", EXIT_BAD_INPUT
-    else:
+    elif isinstance(error, (KeyboardInterrupt, click.Abort)):
         line, code = "stopped; files that were finished are whole", EXIT_INTERRUPTED
+    elif isinstance(error, MemoryError):
+        line, code = "out of memory; use smaller pictures, crops or batches", EXIT_BAD_INPUT
+    else:
+        line = f"{type(error).__name__}: {error}; this is a bug of ours: see it with --debug"
+        code = EXIT_FAILED
     click.echo(f"fcn-deploy: {' '.join(line.split())}", err=True)
     return code
 
@@ -79,7 +91,7 @@ class _Size(click.ParamType[Any]):
         if isinstance(value, tuple):
             return value
         height, _, width = str(value).lower().replace("×", "x").partition("x")
-        if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
             self.fail(f"{value!r} is no size; write HEIGHTxWIDTH, e.g. 320x480", param, ctx)
         return int(height), int(width)
 
@@ -101,6 +113,15 @@ class _Names(click.ParamType[Any]):
         return names
 
 
+class _Profile(click.ParamType[Any]):
+    """MIN:OPT:MAX, each NxHxW: the batch shapes that an engine takes."""
+
+    name = "MIN:OPT:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, ShapeProfile) else ShapeProfile.from_text(str(value))
+
+
 class _Counts(click.ParamType[Any]):
     """A comma-separated list of whole numbers from 1."""
 
@@ -110,7 +131,7 @@ class _Counts(click.ParamType[Any]):
         if isinstance(value, tuple):
             return value
         words = [word.strip() for word in str(value).split(",")]
-        if not all(word.isdigit() and int(word) for word in words):
+        if not all(word.isdecimal() and int(word) for word in words):
             self.fail(f"{value!r} is no list of whole numbers from 1, e.g. 1,8", param, ctx)
         return tuple(int(word) for word in words)
 
@@ -119,6 +140,15 @@ run_argument = click.argument("run", required=False, metavar="[RUN]")
 fp16_option = click.option("--fp16", is_flag=True, help="Use half precision (model.fp16.onnx).")
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads; default: all usable cores."
+)
+
+
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
+    help="Where PyTorch runs; default: the GPU if there is one.",
+)  # fmt: skip
+trust_option = click.option(
+    "--trust", is_flag=True, help="Load a TensorRT engine that has no sidecar; engines are code."
 )
 
 
@@ -154,7 +184,7 @@ def fcn_deploy() -> None:
 @click.option("--crop-size", type=_Size(), help="Training crop; overrides the recipe's.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Overrides the recipe's.")
 @click.option("--freeze-backbone", is_flag=True, help="Train the head only.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Data loading processes.")
 @click.option("--overwrite", is_flag=True, help="Replace a model that --out already holds.")
@@ -197,15 +227,17 @@ def train(
     )
     plan = TrainPlan(chosen, choose_device(device), arch, start, freeze_backbone, seed, workers)
     run = Run(Path(out))
-    run.prepare(overwrite=overwrite)
+    run.refuse_existing(overwrite=overwrite)
     train_set, val_set, dropped = _open_training_data(data, chosen)
+    run.prepare()
     with _training_progress(chosen.epochs) as (on_batch, on_epoch):
         run_training(
             plan,
             train_set,
             val_set,
             run,
-            data_argument=data or "synthetic",
+            # Resolved, so that later commands find the data from any folder.
+            data_argument="synthetic" if data in (None, "synthetic") else str(Path(data).resolve()),
             dropped=dropped,
             on_batch=on_batch,
             on_epoch=on_epoch,
@@ -244,13 +276,10 @@ def _open_training_data(data: str | None, recipe: Recipe) -> tuple[Dataset, Data
 
 
 def _checked(dataset: Dataset, title: str) -> Dataset:
-    from rich.progress import Progress as Bar
-
     from fcn_deploy.dataset import check_and_cache
 
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=len(dataset))
-        return check_and_cache(dataset, lambda: bar.advance(task))
+    with _counter(title, len(dataset)) as step:
+        return check_and_cache(dataset, step)
 
 
 @contextmanager
@@ -295,13 +324,33 @@ def _training_progress(
 
 
 @fcn_deploy.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--train", "train_count", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--val", "val_count", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--size", type=_Size(), default=(320, 480), help="Default 320x480.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+def scenes(
+    folder: Path, train_count: int, val_count: int, size: tuple[int, int], seed: int
+) -> None:
+    """Write built-in scenes as a folder in VOC layout: the shape your own data should have."""
+    from fcn_deploy.dataset import SceneDataset, write_voc_layout
+
+    splits = {
+        "train": SceneDataset(2 * seed, train_count, size),
+        "val": SceneDataset(2 * seed + 1, val_count, size),
+    }
+    write_voc_layout(folder, splits)
+    console.print(f"wrote {train_count} training and {val_count} validation scenes to {folder}")
+
+
+@fcn_deploy.command()
 @run_argument
 @fp16_option
 @click.option(
     "--outputs", type=_Names(OUTPUT_NAMES), default="mask", show_default=True,
     help="What the graph gives.",
 )  # fmt: skip
-@click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 18 to 20.")
+@click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 17 to 20.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; default: in the run.")
 def export(
     run: str | None, fp16: bool, outputs: tuple[str, ...], opset: int, out: Path | None
@@ -316,8 +365,14 @@ def export(
     from fcn_deploy.export import onnx_from_checkpoint
 
     precision = Precision.FP16 if fp16 else Precision.FP32
+    if out is not None and out.suffix != ".onnx":
+        raise InputError(f"{out} is no name for an ONNX file", "let --out end in .onnx")
     written = onnx_from_checkpoint(
-        checkpoint, out or source.onnx(precision), precision=precision, outputs=outputs, opset=opset
+        checkpoint,
+        out or source.onnx_target(precision),
+        precision=precision,
+        outputs=outputs,
+        opset=opset,
     )
     shapes = ", ".join("×".join(map(str, shape)) for shape in written.checked_shapes)
     console.print(
@@ -340,7 +395,9 @@ def export(
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Compare on so many pictures only.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Result file.")
+@device_option
 @threads_option
+@trust_option
 def parity(
     run: str | None,
     backends: tuple[str, ...],
@@ -349,87 +406,94 @@ def parity(
     images: Path | None,
     limit: int | None,
     json_file: Path | None,
+    device: str,
     threads: int | None,
+    trust: bool,
 ) -> None:
     """Prove that a backend's masks are PyTorch's; exit code 1 where the gate fails."""
-    from fcn_deploy.artifacts import write_json
-    from fcn_deploy.parity import compare, parity_document, write_drawings
-    from fcn_deploy.runners.base import open_runner
+    from fcn_deploy.artifacts import probe
+    from fcn_deploy.parity import compare, save
 
-    source = Run.from_argument(run)
+    if images is not None and (data is not None):
+        raise InputError("--data and --images exclude each other", "give one of them")
+    source = _source(run, trust)
     precision = Precision.FP16 if fp16 else Precision.FP32
-    candidates = backends or _usable_candidates(precision)
+    # The float32 reference compared with itself proves nothing.
+    skipped = {"torch"} if precision is Precision.FP32 else set()
+    candidates = backends or _usable_backends(skipped)
+    _require_known(candidates)
+    target = json_file or source.parity_folder / _result_name(
+        "-".join(candidates), precision.value, "labelled" if data else "", images, limit
+    )
+    probe(target)
     outputs = ("mask", "logits")
     results = []
-    with open_runner(source, "torch", outputs=outputs, threads=threads) as reference:
+    with _open_backend(
+        source, "torch", outputs=outputs, device=device, threads=threads
+    ) as reference:
+        pictures = _parity_pictures(source, reference.spec, data, images, limit)
         for backend in candidates:
-            with open_runner(
-                source, backend, precision=precision, outputs=outputs, threads=threads
-            ) as candidate:
-                pictures, origin = _parity_pictures(source, data, images, limit)
-                with _counter(f"parity {backend}", len(pictures)) as step:
-                    result = compare(reference, candidate, pictures, origin, on_picture=step)
-            results.append(result)
-            _print_parity(result)
-    name = "-".join(candidates) + f".{precision.value}"
-    target = json_file or source.parity_folder / f"{name}.json"
-    drawings = [
-        write_drawings(
-            result,
-            target.parent / f"{target.stem}-{result.candidate.backend}",
-            relative_to=target.parent,
-        )
-        for result in results
-    ]
-    write_json(target, parity_document(results, drawings))
+            with (
+                _open_backend(
+                    source,
+                    backend,
+                    precision=precision,
+                    outputs=outputs,
+                    device=device,
+                    threads=threads,
+                ) as candidate,
+                _counter(f"parity {backend}", pictures.count) as step,
+            ):
+                results.append(compare(reference, candidate, pictures, on_picture=step))
+    save(results, target)
+    for result in results:
+        _print_parity(result)
     console.print(f"wrote {target}")
     if not all(result.passed for result in results):
         sys.exit(EXIT_FAILED)
 
 
-def _usable_candidates(precision: Precision) -> tuple[str, ...]:
+def _source(run: str | None, trust: bool) -> Run:
+    return dataclasses.replace(Run.from_argument(run), trusted=trust)
+
+
+def _result_name(*parts: object) -> str:
+    """Return a file name for a result, so that one of other inputs never replaces it."""
+    words = [str(part.name if isinstance(part, Path) else part) for part in parts if part]
+    return ".".join(words) + ".json"
+
+
+def _usable_backends(skipped: Collection[str] = ()) -> tuple[str, ...]:
+    """Return all backends that run here; those that do not are named with their reason."""
     from fcn_deploy.runners.base import BACKENDS, unavailable_reason
 
-    # The float32 reference compared with itself proves nothing.
-    wanted = [b for b in BACKENDS if b != "torch" or precision is not Precision.FP32]
-    usable = tuple(b for b in wanted if unavailable_reason(b) is None)
+    reasons = {b: unavailable_reason(b) for b in BACKENDS if b not in skipped}
+    usable = tuple(backend for backend, reason in reasons.items() if reason is None)
     if not usable:
         raise InputError("no backend runs on this machine", "see `fcn-deploy doctor`")
+    left_out = [backend for backend in reasons if backend not in usable]
+    if left_out:
+        console.print(f"left out: {', '.join(left_out)} (`fcn-deploy doctor` says why)")
     return usable
 
 
-class _LazyPictures:
-    """Pictures of a data set or of files, decoded one at a time as they are asked for."""
+def _require_known(backends: Sequence[str]) -> None:
+    from fcn_deploy.runners.base import unavailable_reason
 
-    def __init__(self, length: int, picture: Callable[[int], Picture]) -> None:
-        self._length, self._picture = length, picture
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[Picture]:
-        return (self._picture(index) for index in range(self._length))
+    for backend in backends:  # before the first of them is measured
+        if (reason := unavailable_reason(backend)) is not None:
+            raise BackendError(f"backend {backend} does not work here: {reason}")
 
 
 def _parity_pictures(
-    source: Run, data: str | None, images: Path | None, limit: int | None
-) -> tuple[_LazyPictures, str]:
+    source: Run, spec: ModelSpec, data: str | None, images: Path | None, limit: int | None
+) -> Pictures:
     from fcn_deploy.dataset import open_dataset
-    from fcn_deploy.images import find_images, read_image
-    from fcn_deploy.parity import Picture
+    from fcn_deploy.parity import labelled_pictures, unlabelled_pictures
 
     if images is not None:
-        files = find_images([images])[:limit]
-        return _LazyPictures(
-            len(files), lambda i: Picture(files[i].name, read_image(files[i]))
-        ), str(images)
-    dataset = open_dataset(data or _trained_on(source), "val")
-
-    def picture(index: int) -> Picture:
-        sample = dataset[index]
-        return Picture(sample.name, sample.image, sample.mask)
-
-    return _LazyPictures(min(len(dataset), limit or len(dataset)), picture), dataset.source
+        return unlabelled_pictures(images, limit)
+    return labelled_pictures(open_dataset(data or _trained_on(source), "val"), spec, limit)
 
 
 def _trained_on(source: Run) -> str:
@@ -439,6 +503,8 @@ def _trained_on(source: Run) -> str:
     recorded = read_json(source.metrics, repair).get("data_argument")
     if not isinstance(recorded, str):
         raise InputError(f"{source.metrics} does not say what it was trained on", repair)
+    if recorded != "synthetic" and not Path(recorded).is_dir():
+        raise InputError(f"the data of {source.metrics}, {recorded}, is not there", repair)
     return recorded
 
 
@@ -462,11 +528,18 @@ def _print_parity(result: ParityResult) -> None:
 
 @contextmanager
 def _counter(title: str, total: int) -> Iterator[Callable[[], None]]:
+    with _bar(title) as show:
+        done = itertools.count(1)
+        yield lambda: show(next(done), total)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import Progress as Bar
 
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @fcn_deploy.command()
@@ -484,9 +557,15 @@ def _counter(title: str, total: int) -> Iterator[Callable[[], None]]:
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True,
     help="About how long a row is timed per repeat.",
 )  # fmt: skip
-@click.option("--images", type=click.Path(path_type=Path), help="Pictures to measure with.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Pictures to measure with; default: built-in scenes.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Result file.")
+@device_option
 @threads_option
+@trust_option
 def bench(
     run: str | None,
     backends: tuple[str, ...],
@@ -497,26 +576,39 @@ def bench(
     seconds: float,
     images: Path | None,
     json_file: Path | None,
+    device: str,
     threads: int | None,
+    trust: bool,
 ) -> None:
     """Measure backends and the plain-export baseline, interleaved, with their spread."""
     import tempfile
     from contextlib import ExitStack
 
-    from fcn_deploy.artifacts import write_json
-    from fcn_deploy.bench import TIERS, bench_document, make_inputs, measure, system_load
+    from fcn_deploy.artifacts import probe, write_json
+    from fcn_deploy.bench import bench_document, make_inputs, measure, system_load
     from fcn_deploy.machine import usable_cores
-    from fcn_deploy.runners.base import open_runner
 
-    source = Run.from_argument(run)
+    source = _source(run, trust)
     precision = Precision.FP16 if fp16 else Precision.FP32
     threads = threads or usable_cores()
     load = system_load()
+    chosen = backends or _usable_backends()
+    _require_known(chosen)
+    target = json_file or source.bench_folder / _result_name(
+        "-".join(backends) or "all",
+        precision.value,
+        "-".join(f"{h}x{w}" for h, w in sizes),
+        "b" + "-".join(map(str, batches)),
+        images,
+    )
+    probe(target)
     pictures, origin = _bench_pictures(images)
     with ExitStack() as stack:
         runners = [
-            stack.enter_context(open_runner(source, backend, precision=precision, threads=threads))
-            for backend in backends or _usable_backends()
+            stack.enter_context(
+                _open_backend(source, backend, precision=precision, device=device, threads=threads)
+            )
+            for backend in chosen
         ]
         baseline = _open_baseline(source, threads)
         if baseline is not None:
@@ -524,55 +616,35 @@ def bench(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         inputs = [make_inputs(pictures, size, folder) for size in sizes]
         console.print(f"{threads} CPU threads pinned, {repeats} interleaved repeats")
-        turns = len(runners) * len(inputs) * len(batches) * len(TIERS) * repeats
-        with _counter("bench", turns) as step:
+        with _bar("bench") as show:
             rows = measure(
                 runners,
                 inputs,
                 batches,
                 repeats=repeats,
                 seconds_per_repeat=seconds,
-                on_step=step,
+                on_step=show,
             )
-    _print_rows(rows)
-    name = "-".join(backends or ("all",)) + f".{precision.value}.json"
-    target = json_file or source.bench_folder / name
     write_json(target, bench_document(rows, origin, load))
+    _print_rows(rows)
     console.print(f"wrote {target}")
-
-
-def _usable_backends() -> tuple[str, ...]:
-    from fcn_deploy.runners.base import BACKENDS, unavailable_reason
-
-    usable = tuple(b for b in BACKENDS if unavailable_reason(b) is None)
-    if not usable:
-        raise InputError("no backend runs on this machine", "see `fcn-deploy doctor`")
-    return usable
 
 
 def _open_baseline(source: Run, threads: int) -> Runner | None:
     """Open the plain export, made on the spot where PyTorch is there; else say it is left out."""
-    from fcn_deploy.artifacts import file_digest
-    from fcn_deploy.onnx_file import read_metadata
-    from fcn_deploy.runners import pytorch
     from fcn_deploy.runners.base import open_runner, unavailable_reason
 
-    path = source.baseline_onnx
     if (reason := unavailable_reason("baseline")) is not None:
         console.print(f"the baseline is left out: {reason}")
         return None
-    if pytorch.unavailable_reason() is None and source.checkpoint.is_file():
-        fresh = path.is_file() and (
-            read_metadata(path).checkpoint_digest == file_digest(source.checkpoint)
-        )
-        if not fresh:
-            from fcn_deploy.export import plain_onnx_from_checkpoint
+    if unavailable_reason("torch") is None and source.checkpoint.is_file():
+        from fcn_deploy.export import ensure_baseline
 
-            plain_onnx_from_checkpoint(source.checkpoint, path)
-    if not path.is_file():
+        ensure_baseline(source)
+    if not source.baseline_onnx.is_file():
         console.print(
             "the baseline is left out: its plain export is made where PyTorch and the checkpoint "
-            f"are; copy {path} from there"
+            f"are; copy {source.baseline_onnx} from there"
         )
         return None
     return open_runner(source, "baseline", threads=threads)
@@ -628,31 +700,37 @@ def _print_rows(rows: list[Row]) -> None:
 @fcn_deploy.command()
 @click.argument("arguments", nargs=-1, required=True, metavar="[RUN] SOURCE...")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default RUN/predictions.")
-@click.option("--overlay", is_flag=True, help="Also write the mask blended over its picture.")
+@click.option("--overlay", is_flag=True, help="Also write overlays/NAME.png, blended pictures.")
 @click.option("--backend", help="Default: ort where the run has been exported, else torch.")
 @fp16_option
+@device_option
 @threads_option
+@trust_option
 def predict(
     arguments: tuple[str, ...],
     out: Path | None,
     overlay: bool,
     backend: str | None,
     fp16: bool,
+    device: str,
     threads: int | None,
+    trust: bool,
 ) -> None:
     """Segment pictures (files or folders) and write palette PNG masks of the same size."""
     from fcn_deploy.images import find_images
     from fcn_deploy.predict import predict as predict_pictures
-    from fcn_deploy.runners.base import open_runner
 
     source, words = _split_run(arguments)
+    source = dataclasses.replace(source, trusted=trust)
     pictures = find_images([Path(word) for word in words])
     precision = Precision.FP16 if fp16 else Precision.FP32
     if backend is None:
         backend = "ort" if source.onnx(precision).is_file() else "torch"
     folder = out or source.root / "predictions"
     done = 0
-    with open_runner(source, backend, precision=precision, threads=threads) as runner:
+    with _open_backend(
+        source, backend, precision=precision, device=device, threads=threads
+    ) as runner:
         with _counter("predict", len(pictures)) as step:
             for prediction in predict_pictures(runner, pictures, folder, with_overlay=overlay):
                 step()
@@ -669,11 +747,11 @@ def predict(
 def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
     """Take the first word as RUN if it is one: a run directory or a model file."""
     first = Path(arguments[0])
-    model_file = first.suffix in (".safetensors", ".onnx")
     run_directory = first.is_dir() and any(
         (first / name).exists() for name in ("model.safetensors", "model.onnx", "model.fp16.onnx")
     )
-    if model_file or run_directory:
+    mistyped = not first.exists() and first.suffix == "" and len(arguments) > 1
+    if first.suffix in MODEL_SUFFIXES or run_directory or mistyped:
         if len(arguments) == 1:
             raise InputError("no pictures named", "give files or folders after the run")
         return Run.from_argument(first), arguments[1:]
@@ -706,3 +784,120 @@ def doctor() -> None:
     console.print("backends")
     for backend, reason in found.backends.items():
         console.print(f"  {backend:<10}{'works' if reason is None else f'no: {reason}'}")
+
+
+@fcn_deploy.command()
+@click.argument("run", required=False, metavar="[RUN|FILE.onnx]")
+@click.option(
+    "--product", type=click.Choice(["auto", *(product.value for product in Product)]),
+    default="auto", show_default=True, help="TensorRT, or TensorRT for RTX cards.",
+)  # fmt: skip
+@click.option(
+    "--profile", "profiles", type=_Profile(), multiple=True,
+    help="Batch shapes to take, NxHxW each, e.g. 1x32x32:1x320x480:8x1024x2048; may be repeated.",
+)  # fmt: skip
+@fp16_option
+@click.option("--workspace", type=click.IntRange(min=1), metavar="MiB", help="Scratch per layer.")
+@click.option("--opt-level", type=click.IntRange(0, 5), help="0 builds fast, 5 runs fast.")
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="Carries timings over.")
+@click.option(
+    "--compute-capability", metavar="sm89,…", help="GPUs to build for (TensorRT for RTX only)."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default="engines",
+    show_default=True, help="Folder of engines.",
+)  # fmt: skip
+def build(
+    run: str | None,
+    product: str,
+    profiles: tuple[ShapeProfile, ...],
+    fp16: bool,
+    workspace: int | None,
+    opt_level: int | None,
+    timing_cache: Path | None,
+    compute_capability: str | None,
+    out: Path,
+) -> None:
+    """Compile an exported ONNX file into a TensorRT engine, with its sidecar."""
+    from fcn_deploy.build import BuildOptions, build_command, census, engine_from_onnx
+    from fcn_deploy.trt_api import choose_product
+
+    source = Run.from_argument(run)
+    precision = Precision.FP16 if fp16 else Precision.FP32
+    onnx_path = source.require_onnx(precision)
+    chosen = choose_product(product)
+    capabilities = tuple(
+        word.strip().lower() for word in (compute_capability or "").split(",") if word.strip()
+    )
+    options = BuildOptions(profiles, workspace, opt_level, timing_cache, capabilities)
+    with _build_progress() as on_progress:
+        engine = engine_from_onnx(
+            onnx_path,
+            name=source.name,
+            product=chosen,
+            options=options,
+            folder=out,
+            command=build_command(source, precision, chosen, options),
+            on_progress=on_progress,
+        )
+    built = engine.sidecar
+    if engine.current:
+        console.print(
+            f"{engine.path} is current: same ONNX file ({built.onnx_digest[:19]}…), "
+            f"{built.release}, {', '.join(built.compute_capabilities)}, profiles and settings"
+        )
+        return
+    if engine.differences:
+        console.print(f"built anew, because of {'; '.join(engine.differences)}")
+    console.print(
+        f"wrote {engine.path}: {built.plan_bytes / 2**20:.1f} MiB in {built.build_seconds:.1f} s; "
+        f"{census(built.layers)} ({built.layers_from}); "
+        f"profiles {', '.join(map(str, built.profiles))}"
+    )
+
+
+def _open_backend(
+    source: Run,
+    backend: str,
+    *,
+    precision: Precision = Precision.FP32,
+    outputs: Sequence[str] = ("mask",),
+    device: str = "auto",
+    threads: int | None = None,
+) -> Runner:
+    """Open a runner; for TensorRT, build the engine first if none fits, and say so."""
+    from fcn_deploy.runners.base import open_runner, unavailable_reason
+
+    if backend == "trt" and unavailable_reason(backend) is None:
+        from fcn_deploy.build import ensure_engine
+
+        with _build_progress() as on_progress:
+            ensure_engine(
+                source, precision, outputs=outputs, say=console.print, on_progress=on_progress
+            )
+    return open_runner(
+        source,
+        backend,
+        precision=precision,
+        outputs=outputs,
+        threads=threads,
+        # The others say by their name where they run.
+        device=device if backend == "torch" else "auto",
+    )
+
+
+@contextmanager
+def _build_progress() -> Iterator[Callable[[str, int, int], None]]:
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("building", total=None)
+
+        def on_progress(phase: str, done: int, steps: int) -> None:
+            bar.update(task, description=phase, completed=done, total=steps or None)
+
+        yield on_progress

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from fcn_deploy.artifacts import atomic_path, write_bytes
 from fcn_deploy.errors import DataError
 from fcn_deploy.images import image_size, read_image
-from fcn_deploy.masks import VOC_CLASS_NAMES, read_mask, voc_palette
+from fcn_deploy.masks import VOC_CLASS_NAMES, read_mask, voc_palette, write_mask
 from fcn_deploy.scenes import SCENE_CLASS_NAMES, draw_scene
 from fcn_deploy.spec import MAX_CLASSES, SizeRange
 
@@ -323,6 +325,36 @@ def check_and_cache(dataset: Dataset, on_sample: Callable[[], None] = lambda: No
     if samples is None:
         return dataset
     return CachedDataset(dataset.class_names, dataset.source, tuple(samples))
+
+
+def write_voc_layout(folder: Path, splits: Mapping[str, Dataset]) -> None:
+    """Write data sets as one folder in VOC layout: JPEG images, palette PNG masks, lists, classes.
+
+    Args:
+        folder: a new or empty folder.
+        splits: list name, e.g. ``train`` → its samples; all of the same classes.
+
+    Raises:
+        DataError: the folder is not empty.
+        ArtifactError: it cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is not empty", "name a new folder")
+    class_names: tuple[str, ...] = ()
+    for split, dataset in splits.items():
+        class_names, names = dataset.class_names, []
+        for sample in iterate(dataset):
+            names.append(sample.name)
+            mask_path = folder / "SegmentationClass" / f"{sample.name}.png"
+            write_mask(mask_path, sample.mask, voc_palette(len(class_names)))
+            with atomic_path(folder / "JPEGImages" / f"{sample.name}.jpg") as temporary:
+                Image.fromarray(sample.image).save(temporary, quality=95)
+        _write_lines(folder / "ImageSets" / "Segmentation" / f"{split}.txt", names)
+    _write_lines(folder / "classes.txt", class_names)
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def iterate(dataset: Dataset) -> Iterator[Sample]:

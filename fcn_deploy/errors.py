@@ -6,10 +6,15 @@
     ├── ArtifactError          a file of ours: missing, unreadable, unwritable
     │   ├── MissingStageError  an earlier command has to run first
     │   ├── CheckpointError    model.safetensors
-    │   └── OnnxFileError      model.onnx
+    │   ├── OnnxFileError      model.onnx
+    │   └── EngineError        a TensorRT engine that does not belong here
     ├── ArchitectureError      an architecture or its weights
     ├── BackendError           a backend, provider or device that is not to be had
+    │   └── CudaError          a call of the CUDA runtime
     ├── InputError             what a runner was given to run
+    ├── DeviceMemoryError      the GPU's memory does not suffice
+    ├── TrainingError          the loss left the numbers
+    ├── BuildError             TensorRT built no engine that may be used (exit code 1)
     └── ExportError            the exported graph failed its own check (exit code 1)
 
 Every error carries its repair: what to type or change so that it goes away.
@@ -63,6 +68,10 @@ class OnnxFileError(ArtifactError):
     """An ONNX file is unreadable or was not written by ``fcn-deploy export``."""
 
 
+class EngineError(ArtifactError):
+    """An engine is damaged, or was built for another release, GPU or shape."""
+
+
 class ArchitectureError(FcnDeployError):
     """An architecture is unknown, or its pretrained weights cannot be had."""
 
@@ -71,8 +80,26 @@ class BackendError(FcnDeployError):
     """A backend, execution provider or device asked for by name cannot be had here."""
 
 
+class CudaError(BackendError):
+    """A call of the CUDA runtime failed."""
+
+
 class InputError(FcnDeployError, ValueError):
     """A runner or a command was given values it cannot work on."""
+
+
+class DeviceMemoryError(FcnDeployError):
+    """The GPU has not enough free memory; nothing was run, and the runner stays usable."""
+
+
+class BuildError(FcnDeployError):
+    """TensorRT refused the network or built another engine than asked for; none was left."""
+
+    exit_code = 1
+
+
+class TrainingError(FcnDeployError):
+    """The training left the numbers: NaN or infinity in the loss."""
 
 
 class ExportError(FcnDeployError):

@@ -12,23 +12,27 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fcn_deploy.artifacts import atomic_path, file_digest
+from fcn_deploy.artifacts import Run, atomic_path, file_digest
 from fcn_deploy.checkpoint import Checkpoint, load_checkpoint
-from fcn_deploy.errors import ExportError, InputError
+from fcn_deploy.errors import ExportError, InputError, OnnxFileError
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.model import DeployModel
-from fcn_deploy.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, SPEC_KEY
+from fcn_deploy.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, SPEC_KEY, read_metadata
 from fcn_deploy.runners.session import cpu_session
 from fcn_deploy.spec import ModelSpec, Precision, ordered_outputs
 
 #: ONNX Runtime's CUDA ConvTranspose falls to the CPU at opset 22 (onnxruntime#26393), and
 #: TensorRT reads up to 20 in every supported release.
 DEFAULT_OPSET = 20
-OPSETS = (18, 19, 20)
+OPSETS = (17, 18, 19, 20)
+#: TensorRT 8.6 reads opset 17 and IR 8; the exporter traces no opset below 18, so that one is
+#: made from the default by conversion.
+CONVERTED_OPSET, CONVERTED_IR = 17, 8
 #: (N, H, W) of the self-check: one small, one odd, one below the stride, one batch.
 CHECK_SHAPES = ((1, 64, 96), (1, 97, 131), (2, 33, 160), (1, 1, 1))
 #: The check's tolerance, in units of the largest |logit|: beyond twice this margin the masks
@@ -74,7 +78,7 @@ def onnx_from_checkpoint(
         target: the file to write; an older one stays until the new one has passed its check.
         precision: of the network; in and outputs are the same for all.
         outputs: of ``mask``, ``logits``, ``margin``; ``mask`` is always among them.
-        opset: 18 to 20.
+        opset: 17 to 20; 17 for TensorRT 8.6.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -106,16 +110,38 @@ def onnx_from_checkpoint(
 def deploy_graph(model: DeployModel, opset: int) -> onnx.ModelProto:
     """Trace the deploy graph: uint8 ``image`` [N, H, W, 3] in, all of N, H, W dynamic."""
     example = torch.zeros(2, 64, 96, 3, dtype=torch.uint8)
-    graph = _traced(model, example, "image", list(model.outputs), {0: "N", 1: "H", 2: "W"}, opset)
+    axes_in = {0: "N", 1: "H", 2: "W"}
+    traced_opset = DEFAULT_OPSET if opset == CONVERTED_OPSET else opset
+    graph = _traced(model, example, "image", list(model.outputs), axes_in, traced_opset)
+    if opset == CONVERTED_OPSET:
+        graph = _converted(graph)
     _name_axes(graph.graph.input[0], ["N", "H", "W", 3])
     axes: dict[str, list[str | int]] = {
         "mask": ["N", "H", "W"],
-        "logits": ["N", _channels(model.network), "H", "W"],
+        "logits": ["N", model.num_classes, "H", "W"],
         "margin": ["N", "H", "W"],
     }
     for output in graph.graph.output:
         _name_axes(output, axes[output.name])
     return graph
+
+
+def ensure_baseline(run: Run) -> Path:
+    """Return the run's plain export, written anew where it is missing, stale or damaged.
+
+    Raises:
+        MissingStageError: the run has not been trained.
+        CheckpointError: the checkpoint cannot be used.
+        ArtifactError: the file cannot be written.
+    """
+    checkpoint = run.require_checkpoint()
+    try:
+        fresh = read_metadata(run.baseline_onnx).checkpoint_digest == file_digest(checkpoint)
+    except OnnxFileError:
+        fresh = False
+    if not fresh:
+        plain_onnx_from_checkpoint(checkpoint, run.baseline_onnx)
+    return run.baseline_onnx
 
 
 def plain_onnx_from_checkpoint(checkpoint_path: Path, target: Path) -> None:
@@ -163,6 +189,33 @@ def _traced(
     return graph
 
 
+def _converted(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph in opset 17 and IR 8, for TensorRT 8.6."""
+    try:
+        converted = onnx.version_converter.convert_version(graph, CONVERTED_OPSET)
+    except RuntimeError as error:  # onnx.version_converter.ConvertError is one
+        raise ExportError(f"the graph does not convert to opset {CONVERTED_OPSET}: {error}") from (
+            error
+        )
+    converted.ir_version = CONVERTED_IR
+    del converted.graph.value_info[:]
+    _cast_mask_through_float(converted.graph)
+    return converted
+
+
+def _cast_mask_through_float(graph: onnx.GraphProto) -> None:
+    # TensorRT 8.6 casts to UINT8 from floats alone: Cast(UINT8) → Cast(FLOAT) → Cast(UINT8).
+    # Indices below 256 are whole numbers in float32, so nothing is rounded.
+    (last,) = (node for node in graph.node if "mask" in node.output)
+    if last.op_type != "Cast":
+        raise ExportError(f"expected a Cast to give the mask, found {last.op_type}")
+    through = onnx.helper.make_node(
+        "Cast", [last.input[0]], ["mask_float"], to=onnx.TensorProto.FLOAT, name="mask_float"
+    )
+    last.input[0] = "mask_float"
+    graph.node.insert(list(graph.node).index(last), through)
+
+
 def _strip_traces(graph: onnx.ModelProto) -> None:
     # The exporter leaves Python stack traces with local paths in every node.
     holders: list[Any] = [graph, graph.graph, *graph.graph.node, *graph.graph.value_info]
@@ -183,12 +236,6 @@ def _name_axes(value: onnx.ValueInfoProto, axes: list[str | int]) -> None:
             shape.dim.add().dim_value = axis
         else:
             shape.dim.add().dim_param = axis
-
-
-def _channels(network: nn.Module) -> int:
-    with torch.inference_mode():
-        dtype = next(network.parameters()).dtype
-        return int(network(torch.zeros(1, 3, 1, 1, dtype=dtype)).shape[1])
 
 
 def write_metadata(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fcn_deploy.artifacts import atomic_path
 from fcn_deploy.errors import DataError
@@ -15,6 +16,7 @@ from fcn_deploy.images import decoded, png_bit_depth
 from fcn_deploy.spec import IGNORE_INDEX
 
 Palette = Sequence[tuple[int, int, int]]
+_SOFTWARE = "fcn-deploy"
 
 #: The 21 classes of PASCAL VOC, in the order of their indices.
 VOC_CLASS_NAMES = (
@@ -148,13 +150,28 @@ def mask_to_image(mask: NDArray[np.uint8], palette: Palette) -> Image.Image:
 def write_mask(path: Path, mask: NDArray[np.uint8], palette: Palette) -> None:
     """Write a mask, uint8 [H, W], as palette PNG, whole or not at all."""
     with atomic_path(path) as temporary:
-        mask_to_image(mask, palette).save(temporary, format="PNG")
+        mask_to_image(mask, palette).save(temporary, format="PNG", pnginfo=_signature())
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write an RGB picture, uint8 [H, W, 3], as PNG, whole or not at all."""
     with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=_signature())
+
+
+def _signature() -> PngInfo:
+    info = PngInfo()
+    info.add_text("Software", _SOFTWARE)
+    return info
+
+
+def written_by_us(path: Path) -> bool:
+    """Say whether a file is a PNG that :func:`write_mask` or :func:`write_picture` wrote."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == _SOFTWARE
+    except (OSError, SyntaxError, ValueError):
+        return False
 
 
 def overlay(

@@ -142,6 +142,7 @@ class DeployModel(nn.Module):
         self.dtype = torch.float16 if precision is Precision.FP16 else torch.float32
         self.network = copy.deepcopy(network).to(self.dtype).eval()
         self.outputs = outputs
+        self.num_classes = spec.num_classes
         self.normalise = Normalise(spec)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

@@ -10,10 +10,13 @@ whose logits are within ε may flip it.  That alone proves little, as a broken c
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import heapq
 import math
-from collections.abc import Callable, Iterable, Sequence
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcn_deploy.errors import InputError
+from fcn_deploy.artifacts import write_json
+from fcn_deploy.dataset import Dataset
+from fcn_deploy.errors import DataError, InputError
+from fcn_deploy.images import find_images, read_image
 from fcn_deploy.machine import describe_machine, describe_versions, utc_now
 from fcn_deploy.masks import mask_to_colour, write_picture
 from fcn_deploy.metrics import ConfusionMatrix, margin_of, near_class_edge
@@ -71,6 +77,65 @@ class Picture:
     name: str
     image: NDArray[np.uint8]
     truth: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures to compare on, decoded one at a time as they are asked for.
+
+    Attributes:
+        source: where they come from, for the record.
+        count: how many.
+        picture: index → picture.
+    """
+
+    source: str
+    count: int
+    picture: Callable[[int], Picture]
+
+    def __iter__(self) -> Iterator[Picture]:
+        return (self.picture(index) for index in range(self.count))
+
+
+def labelled_pictures(dataset: Dataset, spec: ModelSpec, limit: int | None = None) -> Pictures:
+    """Return a data set's samples as pictures.
+
+    Args:
+        dataset: of the classes that the model knows.
+        spec: of the model.
+        limit: take so many samples only.
+
+    Raises:
+        DataError: the data set has other classes than the model.
+    """
+    if dataset.class_names != spec.class_names:
+        raise DataError(
+            f"{dataset.source} has {_named(dataset.class_names)}, "
+            f"the model {_named(spec.class_names)}",
+            "compare on the model's own data with --data, or on unlabelled pictures with --images",
+        )
+
+    def picture(index: int) -> Picture:
+        sample = dataset[index]
+        return Picture(sample.name, sample.image, sample.mask)
+
+    return Pictures(dataset.source, min(len(dataset), limit or len(dataset)), picture)
+
+
+def unlabelled_pictures(folder: Path, limit: int | None = None) -> Pictures:
+    """Return the pictures in a folder, or one file.
+
+    Raises:
+        ImageError: there are none.
+    """
+    files = find_images([folder])[:limit]
+    return Pictures(
+        str(folder), len(files), lambda index: Picture(files[index].name, read_image(files[index]))
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:3])}, …)"
 
 
 @dataclass(frozen=True)
@@ -317,7 +382,7 @@ class ParityResult:
         return [drawing for _, _, drawing in sorted(self.tally.drawings, reverse=True)]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the comparison as JSON values (``drawings`` are written as files)."""
+        """Return the comparison as JSON values (:func:`save` writes the drawings as files)."""
         tally = self.tally
         flips = [flip for _, _, flip in sorted(tally.widest_flips, reverse=True)]
         return {
@@ -326,7 +391,7 @@ class ParityResult:
             "class_names": list(self.spec.class_names),
             "images": {
                 "source": self.source,
-                "count": tally.pictures,
+                "count": tally.pictures - len(ODD_SIZES),
                 "odd_sizes": [list(size) for size in ODD_SIZES],
                 "pixels": tally.pixels,
                 "digest": f"sha256:{tally.digest.hexdigest()}",
@@ -357,8 +422,7 @@ class ParityResult:
 def compare(
     reference: Runner,
     candidate: Runner,
-    pictures: Iterable[Picture],
-    source: str,
+    pictures: Pictures,
     *,
     gate: Gate | None = None,
     on_picture: Callable[[], None] = lambda: None,
@@ -369,7 +433,6 @@ def compare(
         reference: float32, opened for ``mask`` and ``logits``.
         candidate: opened for ``mask`` and ``logits``.
         pictures: any sizes; the first ones are also resized to ``ODD_SIZES``.
-        source: where they come from, for the record.
         gate: the limits; by default those of the candidate's precision.
         on_picture: called after each picture.
 
@@ -394,7 +457,9 @@ def compare(
         _add(tally, reference, candidate, resized(picture, size))
     batch = _check_batch_place(reference, candidate, first)
     checks = tuple(_checks(tally, batch, gate))
-    return ParityResult(reference.describe(), description, spec, source, gate, tally, batch, checks)
+    return ParityResult(
+        reference.describe(), description, spec, pictures.source, gate, tally, batch, checks
+    )
 
 
 def _add(tally: Tally, reference: Runner, candidate: Runner, picture: Picture) -> None:
@@ -526,13 +591,36 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def parity_document(results: Sequence[ParityResult], drawings: Sequence[Any]) -> dict[str, Any]:
-    """Return the JSON document of several comparisons made on this machine.
+def save(results: Sequence[ParityResult], target: Path) -> None:
+    """Write comparisons made on this machine: one JSON file, and a folder with its worst pictures.
 
-    Args:
-        results: the comparisons.
-        drawings: per comparison what :func:`write_drawings` returned.
+    The folder has a name of its own each time, so that an older result stays whole until the new
+    one has replaced it; only then its pictures go.
+
+    Raises:
+        ArtifactError: the place cannot be written; what was there before stays.
     """
+    token = secrets.token_hex(4)
+    folders = [
+        target.parent / f"{target.stem}-{result.candidate.backend}-{token}" for result in results
+    ]
+    older = [p for p in target.parent.glob(f"{glob.escape(target.stem)}-*-????????") if p.is_dir()]
+    try:
+        drawings = [
+            _write_drawings(result, folder) for result, folder in zip(results, folders, strict=True)
+        ]
+        write_json(target, _document(results, drawings))
+    except BaseException:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    for folder in older:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _document(
+    results: Sequence[ParityResult], drawings: Sequence[list[dict[str, Any]]]
+) -> dict[str, Any]:
     return {
         "schema": PARITY_SCHEMA,
         "kind": "parity",
@@ -546,17 +634,8 @@ def parity_document(results: Sequence[ParityResult], drawings: Sequence[Any]) ->
     }
 
 
-def write_drawings(result: ParityResult, folder: Path, relative_to: Path) -> list[dict[str, Any]]:
-    """Write the worst pictures as PNGs: image, reference, candidate, flips.
-
-    Args:
-        result: a comparison.
-        folder: where to write.
-        relative_to: the folder that paths in the returned entries start from.
-
-    Returns:
-        One entry per picture: name, flips, pixels and the four files.
-    """
+def _write_drawings(result: ParityResult, folder: Path) -> list[dict[str, Any]]:
+    """Write the worst pictures as PNGs; paths in the entries start from the folder's parent."""
     entries = []
     for number, drawing in enumerate(result.drawings()):
         views = {
@@ -569,7 +648,7 @@ def write_drawings(result: ParityResult, folder: Path, relative_to: Path) -> lis
         for view, picture in views.items():
             path = folder / f"worst-{number}-{view}.png"
             write_picture(path, picture)
-            files[view] = path.relative_to(relative_to).as_posix()
+            files[view] = path.relative_to(folder.parent).as_posix()
         entries.append(
             {
                 "name": drawing.name,

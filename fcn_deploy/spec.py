@@ -6,7 +6,7 @@ Standard library only: a target device reads it without torch, numpy or onnx.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
@@ -30,6 +30,13 @@ class Precision(str, Enum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+
+
+class Product(str, Enum):
+    """The two TensorRTs; their engines never fit each other."""
+
+    TRT = "trt"
+    RTX = "trt-rtx"
 
 
 @dataclass(frozen=True)
@@ -140,3 +147,123 @@ def ordered_outputs(names: Iterable[str]) -> tuple[str, ...]:
     if unknown:
         raise InputError(f"unknown output {unknown[0]!r}", f"choose of {', '.join(OUTPUT_NAMES)}")
     return tuple(name for name in OUTPUT_NAMES if name in asked)
+
+
+#: (N, H, W) of an image batch; the channel axis is always 3.
+BatchShape = tuple[int, int, int]
+#: How far a default profile reaches at least, (height, width) in pixels: the bench's default
+#: picture and the odd sizes of the parity gate fit, however small the training images were.
+DEFAULT_PROFILE_REACH = (576, 768)
+#: Batch of a default profile at its largest.
+DEFAULT_PROFILE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class ShapeProfile:
+    """Batch shapes (N, H, W) that a TensorRT engine takes: an optimization profile.
+
+    Written ``1x32x32:1x320x480:8x1024x2048``.
+
+    Attributes:
+        smallest: the least N, H and W (TensorRT's ``min``).
+        typical: the shape that the engine is tuned for (``opt``).
+        largest: the greatest N, H and W (``max``).
+    """
+
+    smallest: BatchShape
+    typical: BatchShape
+    largest: BatchShape
+
+    def __post_init__(self) -> None:
+        for low, middle, high in zip(self.smallest, self.typical, self.largest, strict=True):
+            if not 1 <= low <= middle <= high:
+                raise InputError(
+                    f"profile {self} does not rise from 1: each of N, H, W must grow from MIN "
+                    "over OPT to MAX",
+                    "write e.g. 1x32x32:1x320x480:8x1024x2048",
+                )
+
+    def __str__(self) -> str:
+        return ":".join("x".join(map(str, shape)) for shape in self.shapes)
+
+    @property
+    def shapes(self) -> tuple[BatchShape, BatchShape, BatchShape]:
+        """Smallest, typical and largest shape."""
+        return self.smallest, self.typical, self.largest
+
+    @classmethod
+    def from_text(cls, text: str) -> ShapeProfile:
+        """Read ``MIN:OPT:MAX``, each N×H×W.
+
+        Raises:
+            InputError: the text is no profile, or its shapes do not rise.
+        """
+        shapes = [_batch_shape(part) for part in text.lower().replace("×", "x").split(":")]
+        if len(shapes) != 3 or None in shapes:
+            raise InputError(
+                f"{text!r} is no profile",
+                "write MIN:OPT:MAX with NxHxW each, e.g. 1x32x32:1x320x480:8x1024x2048",
+            )
+        smallest, typical, largest = (shape for shape in shapes if shape is not None)
+        return cls(smallest, typical, largest)
+
+    @classmethod
+    def covering(cls, sizes: SizeRange) -> ShapeProfile:
+        """Return the default profile for a network trained on images of these sizes.
+
+        It is tuned for one typical image and starts at a single pixel, since the network takes
+        any size and the parity gate tries 1×1.
+        """
+        height, width = (
+            max(size, reach)
+            for size, reach in zip(sizes.largest, DEFAULT_PROFILE_REACH, strict=True)
+        )
+        return cls((1, 1, 1), (1, *sizes.typical), (DEFAULT_PROFILE_BATCH, height, width))
+
+    def to_json(self) -> list[list[int]]:
+        """Return the three shapes as lists."""
+        return [list(shape) for shape in self.shapes]
+
+    @classmethod
+    def from_json(cls, entry: Any) -> ShapeProfile:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ArtifactError: it is no profile.
+        """
+        try:
+            smallest, typical, largest = (
+                (int(n), int(height), int(width)) for n, height, width in entry
+            )
+            return cls(smallest, typical, largest)
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(f"an engine's profile is unreadable ({error!r})") from error
+
+    def contains(self, shape: BatchShape) -> bool:
+        """Say whether an engine with this profile takes a batch of that shape."""
+        return self.distance(shape) == 0
+
+    def distance(self, shape: BatchShape) -> int:
+        """Return by how many images and pixels ``shape`` lies outside, summed over the axes."""
+        return sum(
+            max(low - size, 0, size - high)
+            for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
+        )
+
+    def reaching(self, shape: BatchShape) -> ShapeProfile:
+        """Return the profile widened just enough to take ``shape``."""
+        smallest = _zip_shape(min, self.smallest, shape)
+        return ShapeProfile(smallest, self.typical, _zip_shape(max, self.largest, shape))
+
+
+def _batch_shape(text: str) -> BatchShape | None:
+    words = text.strip().split("x")
+    if len(words) != 3 or not all(word.isascii() and word.isdigit() for word in words):
+        return None
+    images, height, width = map(int, words)
+    return images, height, width
+
+
+def _zip_shape(choose: Callable[[int, int], int], one: BatchShape, other: BatchShape) -> BatchShape:
+    images, height, width = (choose(a, b) for a, b in zip(one, other, strict=True))
+    return images, height, width

@@ -18,10 +18,10 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from fcn_deploy.artifacts import Run, write_json
+from fcn_deploy.artifacts import Run, file_digest, write_json
 from fcn_deploy.checkpoint import load_weights, read_spec, save_checkpoint
 from fcn_deploy.dataset import Dataset, Sample, iterate, size_range
-from fcn_deploy.errors import CheckpointError, DataError, FcnDeployError, InputError
+from fcn_deploy.errors import CheckpointError, DataError, InputError, TrainingError
 from fcn_deploy.machine import describe_machine, describe_versions, utc_now
 from fcn_deploy.masks import prediction_grid, voc_palette, write_picture
 from fcn_deploy.metrics import ConfusionMatrix
@@ -124,7 +124,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Figures of one finished epoch; the validation is at full image size."""
+    """Figures of one finished epoch.
+
+    Attributes:
+        epoch: from 1.
+        lr: learning rate at its start.
+        loss: mean over the epoch, per example.
+        train_pixel_accuracy: on the training crops, 0 to 1.
+        train_mean_iou: likewise.
+        val_pixel_accuracy: on the validation images at full size, 0 to 1.
+        val_mean_iou: likewise.
+        val_iou: per class, 0 to 1; None for a class that did not occur.
+        examples_per_s: training examples per second, validation left out.
+        seconds: of the whole epoch, validation included.
+    """
 
     epoch: int
     lr: float
@@ -145,10 +158,6 @@ class DataCounts:
     source: str
     read: int
     dropped: int
-
-
-class TrainingError(FcnDeployError):
-    """The training left the numbers: NaN or infinity in the loss."""
 
 
 def train(
@@ -209,7 +218,10 @@ def train(
         confusion = evaluate(network, spec, val_set, plan.device)
         epochs.append(_epoch(number, lr, progress, confusion, time.perf_counter() - started))
         save_checkpoint(run.checkpoint, network, spec)
-        write_json(run.metrics, _metrics(plan, spec, data_argument, counts, epochs))
+        write_json(
+            run.metrics,
+            _metrics(plan, spec, file_digest(run.checkpoint), data_argument, counts, epochs),
+        )
         write_picture(run.preview, preview(network, spec, val_set, plan.device))
         on_epoch(epochs[-1])
     return epochs
@@ -473,6 +485,7 @@ def _epoch(
 def _metrics(
     plan: TrainPlan,
     spec: ModelSpec,
+    checkpoint_digest: str,
     data_argument: str | None,
     counts: dict[str, DataCounts],
     epochs: list[Epoch],
@@ -481,6 +494,7 @@ def _metrics(
         "schema": METRICS_SCHEMA,
         "kind": "train",
         "created": utc_now(),
+        "checkpoint_digest": checkpoint_digest,
         "architecture": plan.architecture,
         "weights": None if plan.weights is None else str(plan.weights),
         "freeze_backbone": plan.freeze_backbone,

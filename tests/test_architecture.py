@@ -16,7 +16,7 @@ TORCH_FREE_ROOMS = sorted(
     for path in PACKAGE.rglob("*.py")
     if path.stem not in TORCH_ROOMS | {"__main__", "__init__"}
 )
-COMMANDS = ("train", "export", "parity", "bench", "predict", "report", "doctor")
+COMMANDS = ("train", "scenes", "export", "build", "parity", "bench", "predict", "report", "doctor")
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

@@ -293,7 +293,7 @@ def test_in_the_default_run_the_commands_are_bare(
 
 def test_prepare_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path) -> None:
     run = Run(tmp_path / "runs" / "new")
-    run.prepare(overwrite=False)
+    run.prepare()
     assert files_in(run.root) == []
 
 
@@ -301,23 +301,23 @@ def test_prepare_keeps_what_is_in_the_folder(tmp_path: Path) -> None:
     names = ["notes.txt", "test.txt", "writable.txt"]
     for name in names:
         (tmp_path / name).write_text("mine")
-    Run(tmp_path).prepare(overwrite=True)
+    Run(tmp_path).prepare()
     assert files_in(tmp_path) == names
     assert {(tmp_path / name).read_text() for name in names} == {"mine"}
 
 
-def test_prepare_keeps_an_older_checkpoint(tmp_path: Path, one_line: OneLine) -> None:
+def test_an_older_checkpoint_is_not_replaced_unasked(tmp_path: Path, one_line: OneLine) -> None:
     run = Run(tmp_path)
     run.checkpoint.write_bytes(b"weeks of training")
     with pytest.raises(ArtifactError, match="exists already") as caught:
-        run.prepare(overwrite=False)
+        run.refuse_existing(overwrite=False)
     assert "--overwrite" in one_line(caught.value)
-    run.prepare(overwrite=True)
+    run.refuse_existing(overwrite=True)
     assert run.checkpoint.read_bytes() == b"weeks of training"
 
 
 def test_prepare_finds_a_folder_that_cannot_be_written(tmp_path: Path, one_line: OneLine) -> None:
     (tmp_path / "runs").write_bytes(b"a file")
     with pytest.raises(ArtifactError, match="cannot write") as caught:
-        Run(tmp_path / "runs" / "fcn").prepare(overwrite=False)
+        Run(tmp_path / "runs" / "fcn").prepare()
     assert "--out" in one_line(caught.value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fcn_deploy.bench import (
+    DEVICE,
     END_TO_END,
     HOST,
     MIN_QUERIES,
@@ -20,6 +21,7 @@ from fcn_deploy.bench import (
     bench_document,
     make_inputs,
     measure,
+    percentiles,
     speedup,
 )
 from fcn_deploy.errors import InputError
@@ -35,8 +37,7 @@ def inputs(tmp_path: Path) -> Inputs:
 
 def row(backend: str, repeats: tuple[float, ...], tier: str = HOST, digest: str = "d") -> Row:
     return Row(
-        FakeRunner(backend=backend).describe(), tier, 1, (24, 32), digest, repeats, 30,
-        {"median": statistics.median(repeats)},
+        FakeRunner(backend=backend).describe(), tier, 1, (24, 32), digest, repeats, 30, {},
     )  # fmt: skip
 
 
@@ -106,10 +107,11 @@ def test_unlike_rows_are_not_ranked(other: Row) -> None:
 def test_percentiles_need_their_number_of_queries(inputs: Inputs) -> None:
     few = measure([FakeRunner()], [inputs], [1], tiers=[HOST], repeats=3, seconds_per_repeat=1e-9)
     assert few[0].queries < MIN_QUERIES["p90"]
-    assert set(few[0].latency_ms) == {"median"}
-    many = measure([FakeRunner()], [inputs], [1], tiers=[HOST], repeats=3, seconds_per_repeat=1.0)
-    if many[0].queries >= MIN_QUERIES["p90"]:
-        assert many[0].latency_ms["p90"] >= many[0].latency_ms["median"]
+    assert few[0].latency_ms == {}
+    assert percentiles(range(63)) == {}
+    assert percentiles(range(1, 101)) == {"p90": 90}
+    assert percentiles(range(200, 0, -1)) == {"p90": 180, "p95": 190}
+    assert set(percentiles(range(662))) == {"p90", "p95", "p99"}
 
 
 def test_too_few_repeats_are_refused(inputs: Inputs) -> None:
@@ -134,3 +136,29 @@ def test_the_document_names_tier_batch_size_and_ratio() -> None:
     assert second["tier"] == "host"
     assert second["size"] == [24, 32]
     assert second["concurrency"] == 1
+
+
+class _DeviceClock(FakeRunner):
+    """A runner whose device says that every picture takes a quarter of a second."""
+
+    def device_seconds(self, images: NDArray[np.uint8]) -> float | None:
+        self.run(images)
+        return 0.25 * len(images)
+
+
+def test_the_device_tier_is_the_device_s_own_time(inputs: Inputs) -> None:
+    told: list[tuple[int, int]] = []
+    rows = measure(
+        [FakeRunner(backend="cpu"), _DeviceClock(backend="gpu")],
+        [inputs],
+        [1, 2],
+        tiers=[DEVICE],
+        repeats=3,
+        seconds_per_repeat=0.001,
+        on_step=lambda done, total: told.append((done, total)),
+    )
+    assert [(r.runner.backend, r.batch_size, r.repeats_ms) for r in rows] == [
+        ("gpu", 1, (250.0,) * 3),
+        ("gpu", 2, (500.0,) * 3),
+    ]
+    assert told == [(turn, 6) for turn in range(1, 7)]

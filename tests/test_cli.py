@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from fcn_deploy import cli
-from fcn_deploy.artifacts import Run
+from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.cli import main
 from fcn_deploy.errors import FcnDeployError
 from tests.conftest import WriteVocFolder
@@ -97,7 +97,7 @@ def test_the_story(fcn_deploy: FcnDeploy, few_scenes: None, tmp_path: Path) -> N
     assert compared.code in (0, 1), compared.err
     content = json.loads((tmp_path / "runs/fcn/parity/ort.fp32.json").read_text())
     (result,) = content["results"]
-    assert result["images"]["count"] == 8 + 3
+    assert result["images"]["count"] == 8
     assert result["decided_flips"] == 0
     for view in result["pictures"][0]["files"].values():
         assert (tmp_path / "runs/fcn/parity" / view).is_file()
@@ -106,7 +106,7 @@ def test_the_story(fcn_deploy: FcnDeploy, few_scenes: None, tmp_path: Path) -> N
         "bench", "--backend", "ort", "--size", "64x96", "--repeats", "3", "--seconds", "0.01"
     )
     assert measured.code == 0, measured.err
-    rows = json.loads((tmp_path / "runs/fcn/bench/ort.fp32.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "runs/fcn/bench/ort.fp32.64x96.b1.json").read_text())["rows"]
     assert {row["runner"]["backend"] for row in rows} == {"ort", "baseline"}
 
     Image.new("RGB", (50, 40), (90, 60, 30)).save(tmp_path / "a.png")
@@ -148,6 +148,11 @@ def test_doctor_names_every_backend(fcn_deploy: FcnDeploy) -> None:
         (["train", "--epochs", "0"], ["--epochs"]),
         (["train", "--nonsense"], ["--nonsense"]),
         (["nonsense"], ["nonsense"]),
+        (["train", "--seed", "99999999999999999999"], ["--seed"]),
+        (["train", "--crop-size", "²x64"], ["320x480"]),
+        (["parity", "--data", "x", "--images", "y"], ["exclude each other"]),
+        (["predict", "runs/typo", "a.jpg"], ["no run runs/typo"]),
+        (["bench", "--backend", "trt"], ["trt", "install"]),
         (["bench", "--batch", "1,x"], ["1,8"]),
         (["export", "--outputs", "maks"], ["maks", "logits"]),
     ],
@@ -244,8 +249,11 @@ def test_bad_checkpoints(fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, 
     shutil.copy(tiny_run / "model.onnx", run)
     before = (run / "model.onnx").read_bytes()
     refused(fcn_deploy("export", run), "model.safetensors")
-    refused(fcn_deploy("predict", run, "--backend", "torch", __file__), "fcn-deploy")
-    refused(fcn_deploy("train", "--weights", run / "model.safetensors", *QUICK))
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    refused(fcn_deploy("predict", run, "--backend", "torch", "a.png"), "model.safetensors")
+    refused(
+        fcn_deploy("train", "--weights", run / "model.safetensors", *QUICK), "model.safetensors"
+    )
     assert (run / "model.onnx").read_bytes() == before
     assert not (tmp_path / "executed").exists()
 
@@ -255,9 +263,10 @@ def test_an_onnx_file_that_is_not_ours(
 ) -> None:
     shutil.copy(tiny_run / "model.safetensors", tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0anonsense" * 20)
-    refused(fcn_deploy("parity", ".", "--backend", "ort", "--data", "synthetic"), "model.onnx")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    refused(fcn_deploy("parity", ".", "--backend", "ort", "--images", "a.png"), "model.onnx")
     refused(fcn_deploy("bench", ".", "--backend", "ort"), "model.onnx")
-    refused(fcn_deploy("predict", ".", "--backend", "ort", "."), "pictures")
+    refused(fcn_deploy("predict", ".", "--backend", "ort", "a.png"), "model.onnx")
 
 
 def test_an_output_folder_that_cannot_be_written(
@@ -332,16 +341,30 @@ def test_a_failing_gate_is_exit_code_1(
     assert not json.loads((tmp_path / "p.json").read_text())["results"][0]["passed"]
 
 
-def test_ctrl_c_ends_with_a_word_and_130(
-    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch, few_scenes: None
+def test_ctrl_c_keeps_the_last_whole_checkpoint(
+    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch, few_scenes: None, tmp_path: Path
 ) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    from fcn_deploy import train
+    from fcn_deploy.checkpoint import load_checkpoint
 
-    monkeypatch.setattr("fcn_deploy.train.train", interrupted)
-    finished = fcn_deploy("train", *QUICK)
+    honest = train.segmentation_loss
+    losses: list[object] = []
+
+    def interrupted_in_the_second_epoch(*arguments: object) -> object:
+        losses.append(None)
+        if len(losses) == 2:  # one batch an epoch
+            raise KeyboardInterrupt
+        return honest(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "segmentation_loss", interrupted_in_the_second_epoch)
+    words = ["3" if word == "1" else word for word in QUICK]
+    finished = fcn_deploy("train", *words)
     assert finished.code == 130
     assert "stopped" in finished.err
+    assert load_checkpoint(tmp_path / "runs/fcn/model.safetensors").spec.num_classes == 8
+    metrics = json.loads((tmp_path / "runs/fcn/metrics.json").read_text())
+    assert len(metrics["epochs"]) == 1
+    assert metrics["checkpoint_digest"] == file_digest(tmp_path / "runs/fcn/model.safetensors")
 
 
 def test_debug_shows_the_traceback(fcn_deploy: FcnDeploy) -> None:
@@ -374,3 +397,84 @@ def test_every_error_of_ours_is_one_line() -> None:
 def test_run_argument_takes_files(tiny_run: Path) -> None:
     run = Run.from_argument(tiny_run / "model.onnx")
     assert run.root == tiny_run
+
+
+def test_without_words_the_help_comes(fcn_deploy: FcnDeploy) -> None:
+    finished = fcn_deploy()
+    assert finished.code == 0
+    assert "Usage: fcn-deploy" in finished.out
+
+
+def test_parity_refuses_data_of_other_classes(
+    fcn_deploy: FcnDeploy, tiny_run: Path, voc_folder: WriteVocFolder
+) -> None:
+    words = ["parity", tiny_run, "--backend", "ort", "--data"]
+    refused(fcn_deploy(*words, voc_folder()), "8 classes", "the model 5 classes")
+
+
+def test_export_never_writes_over_what_it_reads(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    for name in ("model.safetensors", "model.fp16.onnx"):
+        shutil.copy(tiny_run / name, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    refused(fcn_deploy("export", ".", "--out", "model.safetensors"), ".onnx")
+    assert fcn_deploy("export", "model.fp16.onnx").code == 0  # FP32, as no --fp16 was given
+    assert (tmp_path / "model.onnx").is_file()
+    for name, content in before.items():
+        assert (tmp_path / name).read_bytes() == content
+
+
+def test_fp16_asked_of_a_float32_file_is_refused(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    finished = fcn_deploy("predict", tiny_run / "model.onnx", "a.png", "--fp16", "--out", "m")
+    refused(finished, "fp32", "--fp16")
+
+
+def test_a_damaged_baseline_is_made_anew(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    for name in ("model.safetensors", "model.onnx"):
+        shutil.copy(tiny_run / name, tmp_path)
+    (tmp_path / "baseline.onnx").write_bytes(b"half a fi")
+    quick = ["--size", "32x32", "--seconds", "0.01", "--repeats", "3"]
+    finished = fcn_deploy("bench", ".", "--backend", "ort", *quick)
+    assert finished.code == 0, finished.err
+    assert "baseline" in finished.out
+
+
+def test_results_of_other_inputs_have_names_of_their_own(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    for name in ("model.safetensors", "model.onnx"):
+        shutil.copy(tiny_run / name, tmp_path)
+    for folder in ("photos", "slides"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / folder / "a.png")
+        fcn_deploy("parity", ".", "--backend", "ort", "--images", folder)
+    names = sorted(path.name for path in (tmp_path / "parity").glob("*.json"))
+    assert names == ["ort.fp32.photos.json", "ort.fp32.slides.json"]
+
+
+def test_scenes_are_data_that_train_takes(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
+    made = fcn_deploy("scenes", "data", "--train", "4", "--val", "2", "--size", "80x112")
+    assert made.code == 0, made.err
+    trained = fcn_deploy("train", "--data", "data", *QUICK)
+    assert "read 4 training and 2 validation examples of 8 classes" in trained.out
+    assert trained.code == 0, trained.err
+    refused(fcn_deploy("scenes", "data"), "not empty")
+
+
+def test_a_bug_of_ours_is_one_line_too(
+    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("fcn_deploy.doctor.diagnose", broken)
+    finished = fcn_deploy("doctor")
+    assert finished.code == 1
+    assert len(finished.err.strip().splitlines()) == 1
+    assert "--debug" in finished.err

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fcn_deploy import errors
 from fcn_deploy.errors import (
     ArtifactError,
+    BuildError,
     DataError,
     ExportError,
     FcnDeployError,
@@ -48,7 +49,7 @@ def test_an_error_reads_as_one_line(
 @pytest.mark.parametrize("kind", TREE)
 def test_exit_codes(kind: type[FcnDeployError]) -> None:
     # 2: what the user gave cannot be used.  1: the work was done and its own check failed.
-    assert kind("wrong").exit_code == (1 if issubclass(kind, ExportError) else 2)
+    assert kind("wrong").exit_code == (1 if issubclass(kind, (ExportError, BuildError)) else 2)
 
 
 def test_the_tree_is_the_one_that_the_module_draws() -> None:

@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcn_deploy.errors import InputError
+from fcn_deploy.dataset import SceneDataset
+from fcn_deploy.errors import ArtifactError, DataError, InputError
 from fcn_deploy.parity import (
     MAX_LISTED_FLIPS,
     ODD_SIZES,
     MarginHistogram,
     ParityResult,
     Picture,
+    Pictures,
     compare,
-    parity_document,
-    write_drawings,
+    labelled_pictures,
+    save,
 )
 from fcn_deploy.runners.base import Outputs
 from fcn_deploy.spec import Precision
@@ -32,7 +34,7 @@ from tests.fakes import FAKE_SPEC, FakeRunner
 Images = NDArray[np.uint8]
 
 
-def labelled_pictures(count: int = 3) -> list[Picture]:
+def made_up(count: int = 3) -> list[Picture]:
     """Return pictures of smooth class colours with their truth."""
     generator = np.random.default_rng(5)
     pictures = []
@@ -46,8 +48,12 @@ def labelled_pictures(count: int = 3) -> list[Picture]:
     return pictures
 
 
+def listed(pictures: list[Picture]) -> Pictures:
+    return Pictures("made up", len(pictures), pictures.__getitem__)
+
+
 def result_of(candidate: FakeRunner, pictures: list[Picture] | None = None) -> ParityResult:
-    return compare(FakeRunner(), candidate, pictures or labelled_pictures(), "made up")
+    return compare(FakeRunner(), candidate, listed(pictures or made_up()))
 
 
 def failed(result: ParityResult) -> set[str]:
@@ -165,7 +171,7 @@ def test_a_lost_class_shows_in_miou_and_worst_class() -> None:
 
 
 def test_unlabelled_pictures_have_no_scores() -> None:
-    pictures = [replace(picture, truth=None) for picture in labelled_pictures()]
+    pictures = [replace(picture, truth=None) for picture in made_up()]
     result = result_of(FakeRunner(), pictures)
     assert result.to_json()["scores"] is None
     assert "mIoU" not in {check.name for check in result.checks}
@@ -178,7 +184,7 @@ def test_every_flip_is_listed_widest_first_with_what_it_was() -> None:
             mask[:, 3, 5:9] = (mask[:, 3, 5:9] + 1) % 5
         return replace(outputs, mask=mask)
 
-    result = result_of(FakeRunner(bug=flip_some), labelled_pictures(2))
+    result = result_of(FakeRunner(bug=flip_some), made_up(2))
     content = result.to_json()
     flips = content["flip_list"]
     assert content["flip_list_complete"]
@@ -201,28 +207,62 @@ def test_a_long_list_of_flips_keeps_the_widest() -> None:
 
 def test_no_pictures_and_other_classes_are_refused() -> None:
     with pytest.raises(InputError, match="--images"):
-        compare(FakeRunner(), FakeRunner(), [], "nothing")
+        compare(FakeRunner(), FakeRunner(), listed([]))
     other = replace(FAKE_SPEC, class_names=("a", "b", "c", "d", "e"))
     with pytest.raises(InputError, match="other classes"):
-        compare(FakeRunner(), FakeRunner(other), labelled_pictures(), "made up")
+        compare(FakeRunner(), FakeRunner(other), listed(made_up()))
     with pytest.raises(InputError, match="logits"):
-        compare(FakeRunner(), FakeRunner(outputs=("mask",)), labelled_pictures(), "made up")
+        compare(FakeRunner(), FakeRunner(outputs=("mask",)), listed(made_up()))
 
 
 def test_the_worst_pictures_are_drawn(tmp_path: Path) -> None:
     def flip_second(images: Images, outputs: Outputs) -> Outputs:
-        if np.array_equal(images[0], labelled_pictures()[1].image):
+        if np.array_equal(images[0], made_up()[1].image):
             return replace(outputs, mask=(outputs.mask + 1) % 5)
         return outputs
 
     result = result_of(FakeRunner(bug=flip_second))
-    entries = write_drawings(result, tmp_path / "fake", relative_to=tmp_path)
+    save([result], tmp_path / "r.json")
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert document["kind"] == "parity"
+    entries = document["results"][0]["pictures"]
     assert entries[0]["name"] == "p1"
     assert entries[0]["flips"] == entries[0]["pixels"] == 96 * 128
     for path in entries[0]["files"].values():
         assert Image.open(tmp_path / path).size == (128, 96)
-    document = parity_document([result], [entries])
-    assert json.loads(json.dumps(document, allow_nan=False))["kind"] == "parity"
+
+
+def test_saving_again_replaces_the_pictures_and_failing_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = result_of(FakeRunner())
+    other = tmp_path / "r-fake-notes"
+    other.mkdir()
+    save([result], tmp_path / "r.json")
+    save([result], tmp_path / "r.json")
+    before = sorted(tmp_path.rglob("*"))
+    assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 2
+    assert other in before
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ArtifactError, match="disk is full"):
+        save([result], tmp_path / "r.json")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_classes_of_the_data_are_refused(tmp_path: Path) -> None:
+    scenes = SceneDataset(0, 2, (20, 30))
+    with pytest.raises(DataError, match=r"8 classes .*the model 5 classes"):
+        labelled_pictures(scenes, FAKE_SPEC)
+    fitting = replace(
+        FAKE_SPEC, class_names=scenes.class_names, palette=FAKE_SPEC.palette + ((1, 2, 3),) * 3
+    )
+    pictures = labelled_pictures(scenes, fitting, limit=1)
+    assert [p.name for p in pictures] == ["scene_0_0000"]
+    assert pictures.picture(0).truth is not None
 
 
 @given(st.lists(st.floats(0, 1e4, width=32), min_size=1, max_size=50), st.floats(1e-6, 1e3))
@@ -241,7 +281,7 @@ def test_a_nan_in_the_reference_is_a_failed_gate_not_a_crash() -> None:
         logits[:, :, 0, 0] = np.nan
         return replace(outputs, logits=logits, mask=np.zeros_like(outputs.mask))
 
-    result = compare(FakeRunner(bug=poison), FakeRunner(), labelled_pictures(), "made up")
+    result = compare(FakeRunner(bug=poison), FakeRunner(), listed(made_up()))
     assert "finite logits" in failed(result)
     json.dumps(result.to_json(), allow_nan=False)
 

@@ -125,7 +125,7 @@ def metrics(epochs: int = 3, **changes: Any) -> dict[str, Any]:
     }
 
 
-def pictures() -> list[parity.Picture]:
+def pictures() -> parity.Pictures:
     generator = np.random.default_rng(0)
     found = []
     for index in range(2):
@@ -133,7 +133,7 @@ def pictures() -> list[parity.Picture]:
         mask = np.repeat(np.repeat(coarse, 12, axis=0), 12, axis=1)
         image = mask_to_colour(mask, FAKE_SPEC.palette)
         found.append(parity.Picture(f"picture {index}", image, mask))
-    return found
+    return parity.Pictures("my <val> images", len(found), found.__getitem__)
 
 
 def swap_red_and_blue(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -153,9 +153,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parity")
     for name, candidate in CANDIDATES.items():
         reference = FakeRunner(backend="torch")
-        result = parity.compare(reference, candidate, pictures(), "my <val> images")
-        drawings = parity.write_drawings(result, folder / name, relative_to=folder)
-        write_json(folder / f"{name}.json", parity.parity_document([result], [drawings]))
+        result = parity.compare(reference, candidate, pictures())
+        parity.save([result], folder / f"{name}.json")
     return folder
 
 
@@ -164,7 +163,8 @@ def add_parity(compared: Path) -> AddParity:
     """Give a run one of the results."""
 
     def add(run: Run, name: str) -> None:
-        shutil.copytree(compared / name, run.parity_folder / name)
+        for pictures_folder in compared.glob(f"{name}-*"):
+            shutil.copytree(pictures_folder, run.parity_folder / pictures_folder.name)
         shutil.copy(compared / f"{name}.json", run.parity_folder)
 
     return add
@@ -397,7 +397,7 @@ def test_missing_parts_name_their_command(run: Run) -> None:
 
 
 def test_lost_picture_files_are_said(full_run: Run) -> None:
-    for path in full_run.parity_folder.glob("swapped/*.png"):
+    for path in full_run.parity_folder.glob("swapped-*/*.png"):
         path.unlink()
     page = page_of(full_run)
     assert "Its picture files are gone: run fcn-deploy parity" in page.text

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fcn_deploy.artifacts import Run
 from fcn_deploy.checkpoint import load_checkpoint, save_checkpoint
 from fcn_deploy.dataset import Dataset, SceneDataset, VocDataset, check_and_cache
-from fcn_deploy.errors import CheckpointError, DataError, InputError
+from fcn_deploy.errors import CheckpointError, DataError, InputError, TrainingError
 from fcn_deploy.model import build_model
 from fcn_deploy.spec import IGNORE_INDEX
 from fcn_deploy.train import (
@@ -20,7 +20,6 @@ from fcn_deploy.train import (
     Epoch,
     Progress,
     Recipe,
-    TrainingError,
     TrainPlan,
     segmentation_loss,
     train,

@@ -13,25 +13,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run
-from fcn_deploy.errors import BackendError, InputError
+from fcn_deploy.errors import BackendError, FcnDeployError, InputError
 from fcn_deploy.spec import ModelSpec, Precision, ordered_outputs
 
-#: Backend → its module.  Resolved by name at the last moment, so that this room (and whoever
-#: imports it) loads no backend, and a machine needs only the packages of the one it uses.
+#: Backend → its module, or a member of it after a colon.  Resolved by name at the last moment, so
+#: that this room (and whoever imports it) loads no backend, and a machine needs only the packages
+#: of the one it uses.
 _MODULES = {
     "torch": "fcn_deploy.runners.pytorch",
     "ort": "fcn_deploy.runners.ort",
+    "ort-cuda": "fcn_deploy.runners.ort:cuda",
+    "ort-rtx": "fcn_deploy.runners.ort:rtx",
+    "trt": "fcn_deploy.runners.trt",
     "baseline": "fcn_deploy.runners.baseline",
 }
 #: The backends a user may ask for; `baseline` is what bench measures them against.
-BACKENDS = ("torch", "ort")
+BACKENDS = ("torch", "ort", "ort-cuda", "ort-rtx", "trt")
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,31 @@ class Runner(ABC):
 
         Raises:
             InputError: wrong type, dtype, rank, channel count, or an empty batch.
+            BackendError: the backend failed, for want of memory for example.
         """
         check_images(images)
-        return self._infer(images)
+        try:
+            return self._infer(images)
+        except FcnDeployError:
+            raise
+        except Exception as error:  # the backends' exceptions share no base
+            raise BackendError(
+                f"backend {self.describe().backend} failed at N×H×W "
+                f"{'×'.join(map(str, images.shape[:3]))} ({type(error).__name__}: {error})",
+                "if memory is short, use smaller pictures or batches",
+            ) from error
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order; a GPU's runner may overlap copies."""
         for images in batches:
             yield self.run(images)
+
+    def device_seconds(self, images: NDArray[np.uint8]) -> float | None:
+        """Run a batch and return the device's own time for computing it, without the copies.
+
+        None where the backend cannot ask its device.
+        """
+        return None
 
     def __enter__(self) -> Runner:
         return self
@@ -168,7 +189,7 @@ def open_runner(
 
     Args:
         run: the run directory, where the checkpoint and the ONNX files lie, or one such file.
-        backend: ``torch`` or ``ort``.
+        backend: one of :data:`BACKENDS`.
         precision: of the file to take (``torch``: of the arithmetic).
         outputs: of ``mask``, ``logits``, ``margin``.
         threads: CPU threads; None leaves the library's own choice.
@@ -200,9 +221,11 @@ def unavailable_reason(backend: str) -> str | None:
     return reason
 
 
-def _backend_module(backend: str) -> ModuleType:
+def _backend_module(backend: str) -> Any:
     if backend not in _MODULES:
         raise BackendError(
             f"no backend {backend!r} in this version", f"choose one of {', '.join(BACKENDS)}"
         )
-    return importlib.import_module(_MODULES[backend])
+    name, _, member = _MODULES[backend].partition(":")
+    module = importlib.import_module(name)
+    return getattr(module, member) if member else module

@@ -1,20 +1,33 @@
-"""ONNX Runtime on the CPU.  Knows no torch: this half goes onto the target device."""
+"""ONNX Runtime on the CPU and on the GPU.  Knows no torch: it goes onto the target device.
+
+The module itself is the backend ``ort``; ``cuda`` and ``rtx`` at its end are the GPU's.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy import gpu
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, OnnxFileError
 from fcn_deploy.machine import usable_cores
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.onnx_file import OnnxMetadata, load_onnx, read_metadata, with_logits
 from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
-from fcn_deploy.runners.session import cpu_session
+from fcn_deploy.runners.session import (
+    CUDA_PROVIDER,
+    RTX_REPAIR,
+    cpu_session,
+    cuda_session,
+    rtx_session,
+)
 from fcn_deploy.spec import ModelSpec, Precision
 
 
@@ -45,12 +58,18 @@ def open(
     """
     if device == "cuda":
         raise BackendError("backend ort runs on the CPU", "drop --device cuda")
+    return OrtRunner(*_require_model(run, precision), outputs, threads)
+
+
+def _require_model(run: Run, precision: Precision) -> tuple[Path, OnnxMetadata]:
     path = run.require_onnx(precision)
     metadata = read_metadata(path)
-    if metadata.precision is not precision and run.named_file is None:
+    # A file given by name says itself what it is, unless another precision was asked for.
+    asked = run.named_file is None or precision is not Precision.FP32
+    if metadata.precision is not precision and asked:
         raise OnnxFileError(
             f"{path} holds a {metadata.precision.value} network, not {precision.value}",
-            "export it again",
+            "export it again, or drop --fp16",
         )
     if run.checkpoint.is_file() and file_digest(run.checkpoint) != metadata.checkpoint_digest:
         raise OnnxFileError(
@@ -58,7 +77,7 @@ def open(
             f"run `fcn-deploy export{run.command_suffix}"
             f"{'' if precision is Precision.FP32 else ' --' + precision.value}` again",
         )
-    return OrtRunner(path, metadata, outputs, threads)
+    return path, metadata
 
 
 class OrtRunner(Runner):
@@ -70,7 +89,12 @@ class OrtRunner(Runner):
     """
 
     def __init__(
-        self, path: Path, metadata: OnnxMetadata, outputs: tuple[str, ...], threads: int | None
+        self,
+        path: Path,
+        metadata: OnnxMetadata,
+        outputs: tuple[str, ...],
+        threads: int | None,
+        open_session: Callable[[bytes, int], Any] = cpu_session,
     ) -> None:
         self._path = path
         self._metadata = metadata
@@ -80,11 +104,11 @@ class OrtRunner(Runner):
         self._shipped_outputs = tuple(name for name in outputs if name in metadata.outputs)
         self._derive_margin = "margin" in hidden
         self._wanted = outputs
-        self._session: Any = cpu_session(path.read_bytes(), self._threads)
+        self._session: Any = open_session(path.read_bytes(), self._threads)
         self._probe: Any = None
         if hidden and "logits" not in metadata.outputs:
             exposed = with_logits(load_onnx(path)).SerializeToString()
-            self._probe = cpu_session(exposed, self._threads)
+            self._probe = open_session(exposed, self._threads)
 
     @property
     def spec(self) -> ModelSpec:
@@ -113,18 +137,150 @@ class OrtRunner(Runner):
         return self._session
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
-        names = list(self._shipped_outputs)
-        feed = {"image": images}
-        arrays = dict(zip(names, self._open_session().run(names, feed), strict=True))
+        arrays = self._run_session(self._open_session(), self._shipped_outputs, images)
         if self._probe is not None:
-            (arrays["logits"],) = self._probe.run(["logits"], feed)
+            arrays |= self._run_session(self._probe, ("logits",), images)
         if self._derive_margin:
-            logits = arrays.get("logits")
-            if logits is None:
-                (logits,) = self._session.run(["logits"], feed)
-            arrays["margin"] = margin_of(logits)
+            if "logits" not in arrays:
+                arrays |= self._run_session(self._session, ("logits",), images)
+            arrays["margin"] = margin_of(arrays["logits"])
         return Outputs(**{name: arrays[name] for name in self._wanted})
+
+    def _run_session(
+        self, session: Any, names: tuple[str, ...], images: NDArray[np.uint8]
+    ) -> dict[str, NDArray[Any]]:
+        return dict(zip(names, session.run(list(names), {"image": images}), strict=True))
 
     def close(self) -> None:
         """Free the sessions; calling it twice is harmless."""
         self._session = self._probe = None
+
+
+class OrtGpuRunner(OrtRunner):
+    """An exported file in an ONNX Runtime session on the GPU, bound to pinned host memory."""
+
+    def __init__(
+        self,
+        backend: OrtGpuBackend,
+        path: Path,
+        metadata: OnnxMetadata,
+        outputs: tuple[str, ...],
+        threads: int | None,
+    ) -> None:
+        self._backend = backend.name
+        self._device = f"cuda:0 ({gpu.describe_gpu().name})"
+        self._pinned: dict[str, gpu.PinnedBuffer] = {}
+        super().__init__(path, metadata, outputs, threads, backend.open_session)
+
+    def describe(self) -> RunnerDescription:
+        """Say what this runner is, as built."""
+        return replace(super().describe(), backend=self._backend, device=self._device)
+
+    def _run_session(
+        self, session: Any, names: tuple[str, ...], images: NDArray[np.uint8]
+    ) -> dict[str, NDArray[Any]]:
+        binding = session.io_binding()
+        source = self._pinned_array("image", images.shape, images.dtype)
+        np.copyto(source, images)
+        pointer = self._pinned["image"].pointer
+        binding.bind_input("image", "cpu", 0, images.dtype, images.shape, pointer)
+        produced = {}
+        for name in names:
+            shape, dtype = self._output_type(name, images.shape)
+            produced[name] = self._pinned_array(name, shape, dtype)
+            binding.bind_output(name, "cpu", 0, dtype, shape, self._pinned[name].pointer)
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return {name: array.copy() for name, array in produced.items()}
+
+    def _output_type(
+        self, name: str, images: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        batch, height, width, _channels = images
+        if name == "logits":
+            return (batch, self.spec.num_classes, height, width), np.dtype(np.float32)
+        return (batch, height, width), np.dtype(np.uint8 if name == "mask" else np.float32)
+
+    def _pinned_array(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
+        nbytes = int(np.prod(shape)) * dtype.itemsize
+        buffer = self._pinned.get(name)
+        if buffer is None or buffer.nbytes < nbytes:
+            if buffer is not None:
+                buffer.close()
+            buffer = self._pinned[name] = gpu.PinnedBuffer(nbytes)
+        return buffer.array(shape, dtype)
+
+    def close(self) -> None:
+        """Free the sessions and the pinned memory; calling it twice is harmless."""
+        super().close()
+        for buffer in self._pinned.values():
+            buffer.close()
+        self._pinned = {}
+
+
+@dataclass(frozen=True)
+class OrtGpuBackend:
+    """ONNX Runtime with one provider of the GPU's.
+
+    Attributes:
+        name: of the backend.
+        missing: why its provider cannot be had, apart from the GPU; None if it can.
+        open_session: from an ONNX file's bytes and a number of threads.
+    """
+
+    name: str
+    missing: Callable[[], str | None]
+    open_session: Callable[[bytes, int], Any]
+
+    def unavailable_reason(self) -> str | None:
+        """Return what is missing and what to install, or None."""
+        reasons = (self.missing(), gpu.unavailable_reason())
+        return "; ".join(reason for reason in reasons if reason) or None
+
+    def open(
+        self,
+        run: Run,
+        *,
+        precision: Precision,
+        outputs: tuple[str, ...],
+        threads: int | None,
+        device: str,
+    ) -> OrtGpuRunner:
+        """Open a run's ONNX file; see :func:`fcn_deploy.runners.base.open_runner`.
+
+        Raises:
+            BackendError: ``device`` is ``cpu``, or the provider cannot be had.
+            OnnxFileError: the file is not ours, or was made from another checkpoint of this run.
+        """
+        if device == "cpu":
+            raise BackendError(f"backend {self.name} runs on a GPU", "use --backend ort")
+        return OrtGpuRunner(self, *_require_model(run, precision), outputs, threads)
+
+
+def _cuda_missing() -> str | None:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime-gpu"
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        return f"this ONNX Runtime has no {CUDA_PROVIDER}; pip install onnxruntime-gpu"
+    return None
+
+
+def _rtx_missing() -> str | None:
+    for name in ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed; {RTX_REPAIR}"
+    import onnxruntime
+
+    if not hasattr(onnxruntime, "register_execution_provider_library"):
+        return "this ONNX Runtime takes no plugin providers; pip install 'onnxruntime-gpu>=1.23'"
+    return None
+
+
+#: Backend ``ort-cuda``.
+cuda = OrtGpuBackend("ort-cuda", _cuda_missing, cuda_session)
+#: Backend ``ort-rtx``.
+rtx = OrtGpuBackend("ort-rtx", _rtx_missing, rtx_session)

@@ -59,8 +59,13 @@ class TorchRunner(Runner):
         self._precision = precision
         self._outputs = outputs
         self._device = choose_device(device)
+        self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
+        # float32 means float32: on a GPU convolutions would else round to TF32's 10 bits, and the
+        # reference of every comparison would be wrong by more than the candidates.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         self._threads = torch.get_num_threads()
         self._model: DeployModel | None = DeployModel(
             checkpoint.model, checkpoint.spec, outputs, precision
@@ -102,6 +107,7 @@ class TorchRunner(Runner):
     def close(self) -> None:
         """Free the device; calling it twice is harmless."""
         self._model = None
+        torch.set_num_threads(self._threads_before)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

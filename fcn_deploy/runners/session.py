@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fcn_deploy.errors import BackendError, OnnxFileError
+from fcn_deploy.errors import BackendError, FcnDeployError, OnnxFileError
 from fcn_deploy.onnx_file import FOREIGN_REPAIR
 
 
@@ -31,4 +31,98 @@ def cpu_session(model: bytes, threads: int) -> Any:
         raise OnnxFileError(f"ONNX Runtime refuses the file: {error}", FOREIGN_REPAIR) from error
     if session.get_providers() != ["CPUExecutionProvider"]:
         raise BackendError(f"asked for the CPU provider, got {session.get_providers()}")
+    return session
+
+
+CUDA_PROVIDER, RTX_PROVIDER = "CUDAExecutionProvider", "NvTensorRTRTXExecutionProvider"
+CUDA_LIBRARIES_REPAIR = (
+    "pip install nvidia-curand and the CUDA and cuDNN packages that onnxruntime-gpu names, or put "
+    "their libraries onto LD_LIBRARY_PATH"
+)
+RTX_REPAIR = "pip install 'fcn-deploy[rtx]', on a machine with an RTX card"
+#: Name under which the plugin's library is registered, once per process.
+_RTX_REGISTRATION = "fcn_deploy_rtx"
+
+
+def cuda_session(model: bytes, threads: int) -> Any:
+    """Open a session on the CUDA provider; no node may fall to the CPU.
+
+    Args:
+        model: the ONNX file's bytes.
+        threads: of the intra-op pool.
+
+    Raises:
+        BackendError: the provider, or a library that it needs, cannot be had.
+    """
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
+        onnxruntime.preload_dlls()
+    settings = {
+        "device_id": "0",
+        # An exhaustive search for every new shape would cost seconds each.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # On by default: it would round every product to ten bits and call it FP32.
+        "use_tf32": "0",
+    }
+    return _gpu_session(
+        model,
+        _gpu_options(onnxruntime, threads),
+        CUDA_PROVIDER,
+        CUDA_LIBRARIES_REPAIR,
+        providers=[(CUDA_PROVIDER, settings)],
+    )
+
+
+def rtx_session(model: bytes, threads: int) -> Any:
+    """Open a session on the plugin provider of TensorRT for RTX; no node may fall to the CPU.
+
+    Raises:
+        BackendError: the plugin does not load, or takes none of this machine's devices.
+    """
+    import onnxruntime
+    import onnxruntime_ep_nv_tensorrt_rtx as plugin
+
+    options = _gpu_options(onnxruntime, threads)
+    try:
+        if not _rtx_devices(onnxruntime):
+            onnxruntime.register_execution_provider_library(
+                _RTX_REGISTRATION, plugin.get_library_path()
+            )
+        devices = _rtx_devices(onnxruntime)
+        if not devices:
+            raise BackendError(f"{RTX_PROVIDER} finds no device here", RTX_REPAIR)
+        options.add_provider_for_devices(devices[:1], {})
+    except FcnDeployError:
+        raise
+    except Exception as error:  # its exceptions share no base but Exception
+        raise BackendError(f"{RTX_PROVIDER} does not load: {error}", RTX_REPAIR) from error
+    return _gpu_session(model, options, RTX_PROVIDER, RTX_REPAIR, providers=None)
+
+
+def _rtx_devices(onnxruntime: Any) -> list[Any]:
+    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == RTX_PROVIDER]
+
+
+def _gpu_options(onnxruntime: Any, threads: int) -> Any:
+    onnxruntime.set_default_logger_severity(4)  # what it would print is in what we raise
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def _gpu_session(
+    model: bytes, options: Any, provider: str, repair: str, *, providers: list[Any] | None
+) -> Any:
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # its exceptions share no base but Exception
+        raise BackendError(f"{provider} cannot be had: {error}", repair) from error
+    # A provider whose libraries are missing is left out with a warning, not an error.
+    if provider not in session.get_providers():
+        raise BackendError(f"asked for {provider}, got {session.get_providers()}", repair)
     return session

@@ -1,0 +1,49 @@
+"""What TensorRT for RTX says to its own engine on this card, in its own words.
+
+    python rtx_engine.py PLAN JSON
+
+Our own check refuses a card of another compute capability first; here TensorRT is asked directly.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fcn_deploy import gpu, trt_api
+from fcn_deploy.artifacts import write_json
+from fcn_deploy.engine_file import check_belongs, read_engine
+from fcn_deploy.errors import FcnDeployError
+from fcn_deploy.spec import Product
+
+
+def main() -> None:
+    plan, target = Path(sys.argv[1]), Path(sys.argv[2])
+    card = gpu.describe_gpu()
+    tensorrt = trt_api.load(Product.RTX)
+    content = {"gpu": vars(card), "library": tensorrt.label, "plan": plan.name}
+    try:
+        check_belongs(
+            plan,
+            read_engine(plan),
+            product=Product.RTX,
+            version=tensorrt.version,
+            compute_capability=card.compute_capability,
+        )
+        content["our_check"] = "accepted"
+    except FcnDeployError as error:
+        content["our_check"] = str(error)
+    runtime = tensorrt.trt.Runtime(tensorrt.logger)
+    if hasattr(runtime, "get_engine_validity"):
+        content["engine_validity"] = [
+            str(part) for part in runtime.get_engine_validity(plan.read_bytes())
+        ]
+    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+    content["deserialised"] = engine is not None
+    content["last_error"] = trt_api.last_error()
+    write_json(target, content)
+    print(content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,648 @@
+"""TensorRT engines on the GPU, without torch.
+
+    host                 device
+    pinned in ──copy──▶ in ──▶ engine ──▶ out ──copy──▶ pinned out        one slot
+
+A batch in flight owns a slot.  ``run`` uses one slot on one stream; ``stream`` uses two slots on
+three streams (copy in, compute, copy out), so that copies hide behind computing.  A shape that
+comes back is recorded as a CUDA graph; one that cannot be recorded is enqueued plainly.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy import gpu, trt_api
+from fcn_deploy.artifacts import Run, file_digest
+from fcn_deploy.engine_file import (
+    ENGINES_FOLDER,
+    check_belongs,
+    check_release,
+    choose_profile,
+    newest_engine,
+    read_engine,
+    read_plan_header,
+    shape_error,
+    sidecar_path,
+)
+from fcn_deploy.errors import (
+    BackendError,
+    DeviceMemoryError,
+    EngineError,
+    FcnDeployError,
+    MissingStageError,
+)
+from fcn_deploy.gpu import DeviceBuffer, Event, Graph, PinnedBuffer, Stream
+from fcn_deploy.metrics import margin_of
+from fcn_deploy.onnx_file import read_metadata
+from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription, check_images
+from fcn_deploy.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
+from fcn_deploy.trt_api import TensorRt
+
+INPUT_NAME = "image"
+#: How many (slot, shape) pairs keep a CUDA graph; the least recently used one makes room.
+MAX_GRAPHS = 8
+#: Buffers grow in steps of this, so that shapes of about one size share one allocation.
+_BUFFER_STEP = 1 << 20
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "mask": np.dtype(np.uint8),
+    "logits": np.dtype(np.float32),
+    "margin": np.dtype(np.float32),
+}
+
+
+def unavailable_reason() -> str | None:
+    """Return which of TensorRT and the GPU is missing and what to install, or None."""
+    reasons = [gpu.unavailable_reason()]
+    if not _installed_products():
+        reasons.append(trt_api.unavailable_reason(Product.TRT))
+    return "; ".join(reason for reason in reasons if reason) or None
+
+
+def _installed_products() -> list[Product]:
+    # Asked without loading TensorRT: an engine that is refused is refused before that.
+    return [product for product in Product if trt_api.is_installed(product)]
+
+
+def open(
+    run: Run,
+    *,
+    precision: Precision,
+    outputs: tuple[str, ...],
+    threads: int | None,
+    device: str,
+) -> TrtRunner:
+    """Open a run's newest fitting engine; see :func:`fcn_deploy.runners.base.open_runner`.
+
+    Raises:
+        MissingStageError: no engine fits; the repair names the build command.
+        EngineError: the engine named is damaged, or belongs elsewhere.
+        BackendError: ``device`` is ``cpu``.
+    """
+    if device == "cpu":
+        raise BackendError("backend trt runs on a GPU", "drop --device cpu")
+    capability = gpu.describe_gpu().compute_capability
+    if run.named_engine is not None:
+        return TrtRunner(_identify(run.named_engine, run, precision, capability), None, outputs)
+    shipped = _find_engine(run, precision, ("mask",), capability)
+    identity = _identify(shipped, run, precision, capability)
+    probe = None
+    if set(outputs) - set(identity.outputs) and "logits" not in identity.outputs:
+        found = _find_engine(run, precision, ("logits",), capability)
+        probe = _identify(found, run, precision, capability)
+    return TrtRunner(identity, probe, outputs)
+
+
+def _find_engine(run: Run, precision: Precision, outputs: tuple[str, ...], capability: str) -> Path:
+    """Return the newest engine of the run that fits this machine and gives ``outputs``."""
+    onnx_path = run.onnx(precision)
+    digests: dict[str, str] = {}
+    if onnx_path.is_file():
+        metadata = read_metadata(onnx_path)
+        precision = metadata.precision
+        digests["checkpoint_digest"] = metadata.checkpoint_digest
+        if set(outputs) <= set(metadata.outputs):
+            digests["onnx_digest"] = file_digest(onnx_path)
+    elif run.checkpoint.is_file():
+        digests["checkpoint_digest"] = file_digest(run.checkpoint)
+    else:
+        digests["name"] = run.name
+    reasons = []
+    for product in _installed_products():
+        found, reason = newest_engine(
+            ENGINES_FOLDER,
+            product=product,
+            version=trt_api.installed_version(product),
+            compute_capability=capability,
+            precision=precision,
+            outputs=outputs,
+            **digests,
+        )
+        if found is not None:
+            return found
+        reasons.append(reason)
+    flag = "" if precision is Precision.FP32 else f" --{precision.value}"
+    build = f"fcn-deploy build{run.command_suffix}{flag}"
+    if outputs != ("mask",):
+        probe = run.root / f"model.{'-'.join(outputs)}.{precision.value}.onnx"
+        build = (
+            f"fcn-deploy export{run.command_suffix}{flag} --outputs mask,{','.join(outputs)} "
+            f"--out {probe} && fcn-deploy build {probe}"
+        )
+    raise MissingStageError(
+        f"no engine of {run.root} gives {', '.join(outputs)} here ({'; '.join(reasons)})",
+        f"run `{build}` first",
+    )
+
+
+@dataclass(frozen=True)
+class _EngineIdentity:
+    """An engine that has passed every check but the profile.
+
+    Attributes:
+        path: of the plan.
+        digest: of the plan.
+        product: which TensorRT runs it.
+        spec: classes, colours, normalisation.
+        precision: of the network's arithmetic.
+        checkpoint_digest: of the checkpoint it stems from.
+        outputs: that its sidecar names; empty where it has none.
+        profiles: batch shapes that it takes; empty: ask the engine.
+        command: what rebuilds it.
+    """
+
+    path: Path
+    digest: str
+    product: Product
+    spec: ModelSpec
+    precision: Precision
+    checkpoint_digest: str
+    outputs: tuple[str, ...]
+    profiles: tuple[ShapeProfile, ...]
+    command: str
+
+
+def _identify(plan: Path, run: Run, precision: Precision, capability: str) -> _EngineIdentity:
+    """Check an engine in the order digest → product and version → compute capability."""
+    if run.trusted and plan.is_file() and not sidecar_path(plan).is_file():
+        header = read_plan_header(plan)
+        check_release(plan, header, header.product, trt_api.installed_version(header.product))
+        metadata = read_metadata(run.require_onnx(precision))
+        return _EngineIdentity(
+            path=plan,
+            digest=file_digest(plan),
+            product=header.product,
+            spec=metadata.spec,
+            precision=metadata.precision,
+            checkpoint_digest=metadata.checkpoint_digest,
+            outputs=(),
+            profiles=(),
+            command="fcn-deploy build",
+        )
+    sidecar = read_engine(plan)
+    check_belongs(
+        plan,
+        sidecar,
+        product=sidecar.product,
+        version=trt_api.installed_version(sidecar.product),
+        compute_capability=capability,
+    )
+    return _EngineIdentity(
+        path=plan,
+        digest=sidecar.plan_digest,
+        product=sidecar.product,
+        spec=sidecar.spec,
+        precision=sidecar.precision,
+        checkpoint_digest=sidecar.checkpoint_digest,
+        outputs=sidecar.outputs,
+        profiles=sidecar.profiles,
+        command=sidecar.command,
+    )
+
+
+class TrtRunner(Runner):
+    """An engine of TensorRT or TensorRT for RTX.
+
+    The mask always comes from the engine as shipped.  Where logits are asked for and it has none,
+    a second engine, built from the same graph with its logits made visible, serves measurement.
+    """
+
+    def __init__(
+        self,
+        shipped: _EngineIdentity,
+        probe: _EngineIdentity | None,
+        outputs: tuple[str, ...],
+    ) -> None:
+        self._identity = shipped
+        self._wanted = outputs
+        self._device = f"cuda:0 ({gpu.describe_gpu().name})"
+        self._engine: _DeviceEngine | None = _DeviceEngine(shipped)
+        self._probe: _DeviceEngine | None = None
+        try:
+            self._library = self._engine.tensorrt.label
+            if probe is not None:
+                self._probe = _DeviceEngine(probe)
+            self._check_outputs()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_outputs(self) -> None:
+        given = {name for loaded in (self._engine, self._probe) if loaded for name in loaded.names}
+        missing = [
+            name
+            for name in self._wanted
+            if name not in given and not (name == "margin" and "logits" in given)
+        ]
+        if missing:
+            raise EngineError(
+                f"{self._identity.path} gives no {' and no '.join(missing)}",
+                f"run `fcn-deploy export --outputs {','.join(self._wanted)}` and "
+                f"`{self._identity.command}` first",
+            )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Classes, colours, normalisation of the network."""
+        return self._identity.spec
+
+    def describe(self) -> RunnerDescription:
+        """Say what this runner is, as built."""
+        return RunnerDescription(
+            backend="trt",
+            device=self._device,
+            precision=self._identity.precision.value,
+            library=self._library,
+            threads=1,  # one host thread feeds the device
+            file=str(self._identity.path),
+            digest=self._identity.digest,
+            checkpoint_digest=self._identity.checkpoint_digest,
+        )
+
+    def _open_engine(self) -> _DeviceEngine:
+        if self._engine is None:
+            raise BackendError("the trt runner is closed")
+        return self._engine
+
+    def _infer(self, images: NDArray[np.uint8]) -> Outputs:
+        arrays = self._open_engine().run(images)
+        if self._probe is not None:
+            arrays = {**self._probe.run(images), **arrays}
+        return self._chosen(arrays)
+
+    def _chosen(self, arrays: dict[str, NDArray[Any]]) -> Outputs:
+        if "margin" in self._wanted and "margin" not in arrays:
+            arrays["margin"] = margin_of(arrays["logits"])
+        return Outputs(**{name: arrays[name] for name in self._wanted})
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Yield the outputs of each batch, in order, with its copies beside the computing.
+
+        A batch that is refused raises after the results of those before it.
+        """
+        if self._probe is not None:
+            yield from super().stream(batches)
+            return
+        loaded = self._open_engine()
+        in_flight: deque[_Slot] = deque()
+        try:
+            for index, images in enumerate(batches):
+                if len(in_flight) == len(loaded.stream_slots):
+                    yield self._chosen(loaded.collect(in_flight.popleft()))
+                check_images(images)
+                slot = loaded.stream_slots[index % len(loaded.stream_slots)]
+                in_flight.append(loaded.submit(slot, images, loaded.lanes))
+        except FcnDeployError:
+            while in_flight:
+                yield self._chosen(loaded.collect(in_flight.popleft()))
+            raise
+        while in_flight:
+            yield self._chosen(loaded.collect(in_flight.popleft()))
+
+    def device_seconds(self, images: NDArray[np.uint8]) -> float:
+        """Run a batch and return the device's own time for computing it, without the copies."""
+        check_images(images)
+        loaded = self._open_engine()
+        loaded.run(images)
+        return loaded.last_compute_seconds()
+
+    def close(self) -> None:
+        """Free the device; calling it twice is harmless."""
+        for loaded in (self._engine, self._probe):
+            if loaded is not None:
+                loaded.close()
+        self._engine = self._probe = None
+
+
+@dataclass(frozen=True)
+class _Lanes:
+    """The streams that a batch passes through; one stream may serve for all three."""
+
+    copy_in: Stream
+    compute: Stream
+    copy_out: Stream
+
+
+class _Slot:
+    """What one batch in flight owns: buffers on both sides, and marks of its passage."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.shape: BatchShape = (0, 0, 0)
+        self.host: dict[str, PinnedBuffer] = {}
+        self.device: dict[str, DeviceBuffer] = {}
+        self.arrived, self.started, self.computed, self.returned = (Event() for _ in range(4))
+        self.in_flight = False
+
+    def fits(self, sizes: dict[str, int]) -> bool:
+        """Say whether tensors of these sizes in bytes find room."""
+        return all(
+            name in self.device and size <= self.device[name].nbytes for name, size in sizes.items()
+        )
+
+    def grow(self, sizes: dict[str, int]) -> None:
+        """Make room for tensors of these sizes in bytes; addresses change.
+
+        Raises:
+            DeviceMemoryError: the GPU has not that much; the slot is empty then.
+        """
+        sizes = {
+            name: max(size, self.device[name].nbytes if name in self.device else 0)
+            for name, size in sizes.items()
+        }
+        self.release()
+        try:
+            for name, size in sizes.items():
+                rounded = -(-size // _BUFFER_STEP) * _BUFFER_STEP
+                self.host[name] = PinnedBuffer(rounded)
+                self.device[name] = DeviceBuffer(rounded)
+        except FcnDeployError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Free the buffers."""
+        for name in self.host:
+            self.host[name].close()
+        for name in self.device:
+            self.device[name].close()
+        self.host, self.device = {}, {}
+
+    def close(self) -> None:
+        """Free buffers and events."""
+        self.release()
+        for event in (self.arrived, self.started, self.computed, self.returned):
+            event.close()
+
+
+class _DeviceEngine:
+    """An engine in device memory, with the contexts, slots and graphs that run it.
+
+    All contexts share one piece of scratch memory: whatever runs, runs on the compute stream, one
+    after the other.
+    """
+
+    def __init__(self, identity: _EngineIdentity) -> None:
+        self._identity = identity
+        self.tensorrt: TensorRt = trt_api.load(identity.product)
+        trt = self.tensorrt.trt
+        runtime = trt.Runtime(self.tensorrt.logger)
+        engine = runtime.deserialize_cuda_engine(identity.path.read_bytes())
+        if engine is None:
+            raise EngineError(
+                f"{self.tensorrt.label} cannot load {identity.path}: {trt_api.last_error()}",
+                f"run `{identity.command}` here",
+            )
+        self._runtime, self._engine = runtime, engine
+        self.names = self._output_names(trt, engine)
+        self._profiles = identity.profiles or self._engine_profiles(engine)
+        self._plain_contexts: dict[int, Any] = {}
+        self._graphs: OrderedDict[tuple[int, BatchShape], tuple[Graph, Any]] = OrderedDict()
+        self._seen: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
+        self._capturing = True
+        self._scratch = self._allocate_scratch(self.tensorrt.scratch_bytes(engine))
+        self.lanes = _Lanes(Stream(), Stream(), Stream())
+        self._compute = self.lanes.compute
+        self._one_lane = _Lanes(self._compute, self._compute, self._compute)
+        self.stream_slots = (_Slot(0), _Slot(1))
+        self._run_slot = _Slot(2)
+        self._open = True
+
+    def _output_names(self, trt: Any, engine: Any) -> tuple[str, ...]:
+        names = []
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
+                names.append(name)
+        unknown = sorted(set(names) - set(_DTYPES))
+        if unknown or "mask" not in names:
+            raise EngineError(
+                f"{self._identity.path} gives {', '.join(names)}, not the outputs of our graph",
+                f"run `{self._identity.command}` again",
+            )
+        return tuple(names)
+
+    def _engine_profiles(self, engine: Any) -> tuple[ShapeProfile, ...]:
+        profiles = []
+        for index in range(engine.num_optimization_profiles):
+            shapes = engine.get_tensor_profile_shape(INPUT_NAME, index)
+            profiles.append(ShapeProfile.from_json([tuple(shape)[:3] for shape in shapes]))
+        return tuple(profiles)
+
+    def _allocate_scratch(self, nbytes: int) -> DeviceBuffer | None:
+        try:
+            return DeviceBuffer(nbytes) if nbytes else None
+        except DeviceMemoryError as error:
+            raise DeviceMemoryError(
+                f"the engine needs {_mib(nbytes)} MiB of scratch memory on the GPU, "
+                f"{_free_memory()}",
+                f"free some, or run `{self._identity.command}` with a smaller --profile",
+            ) from error
+
+    def run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """Run one batch and wait for it."""
+        return self.collect(self.submit(self._run_slot, images, self._one_lane))
+
+    def last_compute_seconds(self) -> float:
+        """Return the device's time for computing the last batch of :meth:`run`."""
+        return self._run_slot.computed.seconds_since(self._run_slot.started)
+
+    def submit(self, slot: _Slot, images: NDArray[np.uint8], lanes: _Lanes) -> _Slot:
+        """Enqueue a batch; :meth:`collect` waits for it.
+
+        Raises:
+            EngineError: no profile takes the shape.
+            DeviceMemoryError: no room for it; the engine stays usable.
+        """
+        shape: BatchShape = images.shape[:3]
+        profile = choose_profile(self._profiles, shape)
+        if profile is None:
+            raise shape_error(self._profiles, self._identity.command, shape)
+        if slot.in_flight:  # left by a caller who stopped reading
+            slot.returned.synchronize()
+        self._make_room(slot, shape)
+        slot.shape, slot.in_flight = shape, True
+        try:
+            np.copyto(slot.host[INPUT_NAME].array(images.shape, images.dtype), images)
+            lanes.copy_in.copy_in(slot.device[INPUT_NAME], slot.host[INPUT_NAME], images.nbytes)
+            slot.arrived.record(lanes.copy_in)
+            lanes.compute.wait(slot.arrived)
+            slot.started.record(lanes.compute)
+            self._enqueue(slot, shape, profile)
+            slot.computed.record(lanes.compute)
+            lanes.copy_out.wait(slot.computed)
+            for name in self.names:
+                lanes.copy_out.copy_out(slot.host[name], slot.device[name], self._size(name, shape))
+            slot.returned.record(lanes.copy_out)
+        except BaseException:
+            # The slot must be idle before anyone writes into its buffers again.
+            for stream in {id(lane): lane for lane in vars(lanes).values()}.values():
+                stream.synchronize()
+            slot.in_flight = False
+            raise
+        return slot
+
+    def collect(self, slot: _Slot) -> dict[str, NDArray[Any]]:
+        """Wait for a batch and return its outputs, as arrays of their own."""
+        slot.returned.synchronize()
+        slot.in_flight = False
+        return {
+            name: slot.host[name].array(self._shape(name, slot.shape), _DTYPES[name]).copy()
+            for name in self.names
+        }
+
+    def _shape(self, name: str, shape: BatchShape) -> tuple[int, ...]:
+        images, height, width = shape
+        if name == "logits":
+            return images, self._identity.spec.num_classes, height, width
+        return shape
+
+    def _size(self, name: str, shape: BatchShape) -> int:
+        return int(np.prod(self._shape(name, shape))) * _DTYPES[name].itemsize
+
+    def _make_room(self, slot: _Slot, shape: BatchShape) -> None:
+        sizes = {INPUT_NAME: int(np.prod(shape)) * 3}
+        sizes |= {name: self._size(name, shape) for name in self.names}
+        if slot.fits(sizes):
+            return
+        # Graphs have the old addresses built in.
+        self._drop_graphs([key for key in self._graphs if key[0] == slot.index])
+        try:
+            slot.grow(sizes)
+        except DeviceMemoryError as error:
+            raise DeviceMemoryError(
+                f"a batch of {'x'.join(map(str, shape))} (N×H×W) needs "
+                f"{_mib(sum(sizes.values()))} MiB for its inputs and outputs, {_free_memory()}",
+                "use smaller batches or free memory on the GPU",
+            ) from error
+
+    def _enqueue(self, slot: _Slot, shape: BatchShape, profile: int) -> None:
+        """Compute a batch: plainly the first time, then as a graph for as long as it is kept."""
+        key = (slot.index, shape)
+        if key in self._graphs:
+            self._graphs.move_to_end(key)
+            self._graphs[key][0].launch(self._compute)
+            return
+        if not (self._capturing and key in self._seen):
+            if profile not in self._plain_contexts:
+                self._plain_contexts[profile] = self._new_context(profile)
+            context = self._plain_contexts[profile]
+            self._bind(context, slot, shape)
+            self._execute(context)
+            self._remember(key)
+            return
+        # A graph keeps a context of its own: a change of its shape would break the graph.
+        context = self._new_context(profile)
+        self._bind(context, slot, shape)
+        self._execute(context)  # serves this batch, and settles what a capture must not contain
+        self._capture(key, context)
+
+    def _remember(self, key: tuple[int, BatchShape]) -> None:
+        self._seen[key] = None
+        self._seen.move_to_end(key)
+        while len(self._seen) > 4 * MAX_GRAPHS:
+            self._seen.popitem(last=False)
+
+    def _capture(self, key: tuple[int, BatchShape], context: Any) -> None:
+        if not self.tensorrt.is_capturable(context, self._compute):
+            self._capturing = False
+            return
+        try:
+            self._compute.begin_capture()
+            try:
+                self._execute(context)
+            except FcnDeployError:
+                self._compute.abandon_capture()
+                raise
+            graph = self._compute.end_capture()
+        except FcnDeployError as error:
+            self._capturing = False
+            trt_api.LOGGER.info("no CUDA graph, enqueuing plainly instead: %s", error)
+            return
+        self._graphs[key] = (graph, context)
+        while len(self._graphs) > MAX_GRAPHS:
+            self._drop_graphs([next(iter(self._graphs))])
+
+    def _drop_graphs(self, keys: list[tuple[int, BatchShape]]) -> None:
+        if keys:
+            self._compute.synchronize()
+        for key in keys:
+            graph, _context = self._graphs.pop(key)
+            graph.close()
+
+    def _new_context(self, profile: int) -> Any:
+        scratch = self._scratch
+        context = self.tensorrt.create_context(
+            self._engine,
+            0 if scratch is None else scratch.pointer,
+            0 if scratch is None else scratch.nbytes,
+        )
+        # Every context starts with profile 0.
+        if profile and not context.set_optimization_profile_async(
+            profile, int(self._compute.handle)
+        ):
+            raise BackendError(
+                f"TensorRT cannot switch to profile {profile}: {trt_api.last_error()}"
+            )
+        return context
+
+    def _bind(self, context: Any, slot: _Slot, shape: BatchShape) -> None:
+        """Tell a context the batch's shape and where its tensors lie; all by name."""
+        if not context.set_input_shape(INPUT_NAME, (*shape, 3)):
+            raise shape_error(self._profiles, self._identity.command, shape)
+        missing = context.infer_shapes()
+        if missing:
+            raise BackendError(f"TensorRT lacks the shapes of {', '.join(missing)}")
+        for name, buffer in slot.device.items():
+            if name != INPUT_NAME:
+                found, expected = tuple(context.get_tensor_shape(name)), self._shape(name, shape)
+                if found != expected:
+                    raise EngineError(
+                        f"{self._identity.path} gives {name} of {found}, expected {expected}",
+                        f"run `{self._identity.command}` again",
+                    )
+            if not context.set_tensor_address(name, buffer.pointer):
+                raise BackendError(f"TensorRT takes no address for {name}: {trt_api.last_error()}")
+
+    def _execute(self, context: Any) -> None:
+        if not context.execute_async_v3(int(self._compute.handle)):
+            message = trt_api.last_error()
+            if "memory" in message.lower():
+                raise DeviceMemoryError(
+                    f"TensorRT ran out of memory ({message}), {_free_memory()}",
+                    "use smaller batches or free memory on the GPU",
+                )
+            raise BackendError(f"TensorRT could not run the engine: {message}")
+
+    def close(self) -> None:
+        """Free everything on the device; calling it twice is harmless."""
+        if not self._open:
+            return
+        self._open = False
+        for stream in (self.lanes.copy_in, self.lanes.compute, self.lanes.copy_out):
+            stream.synchronize()
+        self._drop_graphs(list(self._graphs))
+        self._plain_contexts.clear()
+        for slot in (*self.stream_slots, self._run_slot):
+            slot.close()
+        if self._scratch is not None:
+            self._scratch.close()
+        for stream in (self.lanes.copy_in, self.lanes.compute, self.lanes.copy_out):
+            stream.close()
+        self._engine = self._runtime = None
+
+
+def _mib(nbytes: int) -> int:
+    return -(-nbytes // (1 << 20))
+
+
+def _free_memory() -> str:
+    free, total = gpu.cuda("cudaMemGetInfo")
+    return f"{_mib(free)} of {_mib(total)} MiB are free"

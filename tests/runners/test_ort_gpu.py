@@ -1,0 +1,141 @@
+"""ONNX Runtime on the GPU: refusals without one, and the binding to pinned memory with fakes."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fcn_deploy.artifacts import Run
+from fcn_deploy.errors import BackendError
+from fcn_deploy.runners import ort, session
+from fcn_deploy.runners.base import BACKENDS, open_runner, unavailable_reason
+from fcn_deploy.spec import Precision
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import fake_logits, fake_mask
+from tests.tensorrt_fixtures import install, write_onnx
+
+GPU_BACKENDS = ("ort-cuda", "ort-rtx")
+
+
+class BoundSession:
+    """A session that reads and writes the addresses it was bound to."""
+
+    def __init__(self, model: bytes, threads: int) -> None:
+        self.bound: dict[str, tuple[Any, tuple[int, ...], int]] = {}
+
+    def get_providers(self) -> list[str]:
+        return [session.CUDA_PROVIDER]
+
+    def io_binding(self) -> BoundSession:
+        self.bound = {}
+        return self
+
+    def bind_input(
+        self, name: str, device: str, index: int, kind: Any, shape: Any, pointer: int
+    ) -> None:
+        assert (device, index, np.dtype(kind)) == ("cpu", 0, np.dtype(np.uint8))
+        self.bound[name] = kind, tuple(shape), pointer
+
+    def bind_output(
+        self, name: str, device: str, index: int, kind: Any, shape: Any, pointer: int
+    ) -> None:
+        self.bound[name] = kind, tuple(shape), pointer
+
+    def at(self, name: str) -> Any:
+        kind, shape, pointer = self.bound[name]
+        nbytes = int(np.prod(shape)) * np.dtype(kind).itemsize
+        memory = (ctypes.c_uint8 * nbytes).from_address(pointer)
+        return np.frombuffer(memory, kind).reshape(shape)
+
+    def run_with_iobinding(self, binding: BoundSession) -> None:
+        images = self.at("image")
+        for name, result in (("mask", fake_mask), ("logits", fake_logits)):
+            if name in self.bound:
+                self.at(name)[:] = result(images)
+
+    def synchronize_outputs(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("outputs", [("mask",), ("mask", "logits"), ("mask", "margin")])
+def test_results_pass_through_pinned_memory(
+    outputs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")  # for its version; the session is a fake
+    cuda = FakeCuda()
+    install(monkeypatch, "11.4.0", cuda)
+    run = Run(tmp_path)
+    write_onnx(run.onnx(Precision.FP32))
+    backend = ort.OrtGpuBackend("ort-cuda", lambda: None, BoundSession)
+    assert backend.unavailable_reason() is None
+    runner = backend.open(run, precision=Precision.FP32, outputs=outputs, threads=1, device="auto")
+    with runner:
+        for seed, shape in enumerate([(2, 8, 9), (1, 4, 4), (3, 16, 16)]):
+            images = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+            found = runner.run(images)
+            np.testing.assert_array_equal(found.mask, fake_mask(images))
+            if "logits" in outputs:
+                np.testing.assert_array_equal(found.logits, fake_logits(images))
+            if "margin" in outputs:
+                np.testing.assert_array_equal(found.margin, np.ones(shape, np.float32))
+        description = runner.describe()
+        assert (description.backend, description.device) == ("ort-cuda", "cuda:0 (Fake GPU)")
+        assert description.providers == (session.CUDA_PROVIDER,)
+    assert cuda.held()["memory"] == 0
+
+
+def test_a_session_that_lost_its_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class CpuSession:
+        def __init__(self, model: bytes, options: Any, providers: Any) -> None:
+            assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+            ((name, settings),) = providers
+            assert name == "CUDAExecutionProvider"
+            assert settings["use_tf32"] == "0"
+            assert settings["cudnn_conv_algo_search"] == "HEURISTIC"
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", CpuSession)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: None)
+    with pytest.raises(BackendError, match=r"asked for CUDAExecutionProvider, got ..CPUExec"):
+        session.cuda_session(b"", 1)
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+def test_without_a_gpu_one_line_says_so(
+    backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert backend in BACKENDS
+    pytest.importorskip("onnxruntime")
+    install(monkeypatch, "11.4.0", FakeCuda(devices=0))
+    monkeypatch.setattr(ort, "_rtx_missing", lambda: None)
+    reason = unavailable_reason(backend)
+    assert reason is not None
+    assert "no NVIDIA GPU" in reason
+    with pytest.raises(BackendError, match="does not work here") as refused:
+        open_runner(Run(tmp_path), backend)
+    assert refused.value.exit_code == 2
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "11.4.0", FakeCuda())
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "pip install onnxruntime-gpu" in str(unavailable_reason("ort-cuda"))
+    assert "onnxruntime is not installed" in str(unavailable_reason("ort-rtx"))
+
+
+def test_cpu_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="use --backend ort"):
+        ort.cuda.open(
+            Run(tmp_path), precision=Precision.FP32, outputs=("mask",), threads=1, device="cpu"
+        )

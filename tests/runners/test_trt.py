@@ -1,0 +1,476 @@
+"""The TensorRT runner on a fake GPU that does its work as late as CUDA may."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fcn_deploy import gpu, trt_api
+from fcn_deploy.artifacts import Run
+from fcn_deploy.build import BuildOptions, engine_from_onnx, ensure_engine
+from fcn_deploy.engine_file import sidecar_path
+from fcn_deploy.errors import (
+    BackendError,
+    DeviceMemoryError,
+    EngineError,
+    InputError,
+    MissingStageError,
+)
+from fcn_deploy.runners.base import open_runner, unavailable_reason
+from fcn_deploy.runners.trt import MAX_GRAPHS, TrtRunner
+from fcn_deploy.spec import BatchShape, Precision, Product, ShapeProfile
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import RELEASES, SCRATCH_BYTES, fake_logits, fake_mask
+from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
+
+FP16 = Precision.FP16
+
+
+@pytest.fixture(params=RELEASES)
+def machine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> FakeMachine:
+    monkeypatch.chdir(tmp_path)
+    return install(monkeypatch, request.param, FakeCuda())
+
+
+@pytest.fixture
+def latest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
+    """A machine with one release, for what does not differ between them."""
+    monkeypatch.chdir(tmp_path)
+    return install(monkeypatch, "11.4.0", FakeCuda())
+
+
+def make_run(
+    machine: FakeMachine,
+    *profiles: ShapeProfile,
+    outputs: tuple[str, ...] = ("mask",),
+) -> Run:
+    run = Run(Path("runs/city"))
+    write_onnx(run.onnx(FP16), FP16, outputs)
+    engine_from_onnx(
+        run.onnx(FP16),
+        name=run.name,
+        product=machine.product,
+        options=BuildOptions(profiles),
+        command="fcn-deploy build runs/city --fp16",
+    )
+    return run
+
+
+def open_trt(run: Run, *outputs: str) -> TrtRunner:
+    runner = open_runner(run, "trt", precision=FP16, outputs=outputs or ("mask",))
+    assert isinstance(runner, TrtRunner)
+    return runner
+
+
+def pictures(shape: BatchShape, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def changing_shapes(count: int) -> Iterator[BatchShape]:
+    generator = np.random.default_rng(1)
+    for _ in range(count):
+        batch, height, width = generator.integers((1, 1, 1), (9, 65, 65))
+        yield int(batch), int(height), int(width)
+
+
+def test_masks_of_every_release(machine: FakeMachine) -> None:
+    with open_trt(make_run(machine)) as runner:
+        for seed, shape in enumerate([(1, 8, 9), (3, 8, 9), (1, 8, 9), (1, 1, 1), (1, 97, 131)]):
+            images = pictures(shape, seed)
+            mask = runner.run(images).mask
+            assert mask.dtype == np.uint8
+            np.testing.assert_array_equal(mask, fake_mask(images))
+        description = runner.describe()
+    assert description.backend == "trt"
+    assert description.device == "cuda:0 (Fake GPU)"
+    assert description.precision == "fp16"
+    assert machine.trt.__version__ in description.library
+    assert description.checkpoint_digest == "sha256:checkpoint"
+    assert set(machine.cuda.held().values()) == {0}
+
+
+def test_results_are_the_callers_own(latest: FakeMachine) -> None:
+    with open_trt(make_run(latest)) as runner:
+        first = runner.run(pictures((2, 8, 8), 1)).mask
+        kept = first.copy()
+        runner.run(pictures((2, 8, 8), 2))
+        np.testing.assert_array_equal(first, kept)
+        assert first.flags.writeable
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_read_only_and_strided_images(latest: FakeMachine) -> None:
+    images = pictures((2, 8, 9))
+    mirrored = images[:, :, ::-1]
+    images.flags.writeable = False
+    with open_trt(make_run(latest)) as runner:
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        np.testing.assert_array_equal(runner.run(mirrored).mask, fake_mask(mirrored))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 4, 4, 3), np.float32),
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((1, 4, 4, 1), np.uint8),
+        np.zeros((0, 4, 4, 3), np.uint8),
+    ],
+)
+def test_wrong_input_is_refused_before_any_device_call(
+    latest: FakeMachine, images: NDArray[np.uint8]
+) -> None:
+    with open_trt(make_run(latest)) as runner:
+        pinned = latest.cuda.in_use("pinned")
+        with pytest.raises(InputError):
+            runner.run(images)
+        with pytest.raises(InputError):
+            list(runner.stream([images]))
+        assert latest.cuda.in_use("pinned") == pinned
+
+
+def test_stream_gives_in_order_what_run_gives(machine: FakeMachine) -> None:
+    batches = [pictures((1 + index % 3, 8, 9), index) for index in range(20)]
+    with open_trt(make_run(machine)) as runner:
+        results = list(runner.stream(iter(batches)))
+    assert len(results) == len(batches)
+    for images, result in zip(batches, results, strict=True):
+        np.testing.assert_array_equal(result.mask, fake_mask(images))
+    assert set(machine.cuda.held().values()) == {0}
+
+
+def test_stream_hands_in_a_batch_before_it_waits_for_the_one_before(latest: FakeMachine) -> None:
+    asked: list[int] = []
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        for index in range(4):
+            asked.append(index)
+            yield pictures((1, 8, 8), index)
+
+    with open_trt(make_run(latest)) as runner:
+        results = runner.stream(batches())
+        next(results)
+        assert asked == [0, 1, 2]  # two in flight, the third read when the first was wanted
+        # A run between two results of a stream keeps out of the stream's way.
+        for index in range(1, 4):
+            images = pictures((1, 8, 8), 10 + index)
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            expected = fake_mask(pictures((1, 8, 8), index))
+            np.testing.assert_array_equal(next(results).mask, expected)
+
+
+def test_a_stream_that_nobody_finishes_harms_nothing(latest: FakeMachine) -> None:
+    with open_trt(make_run(latest)) as runner:
+        next(runner.stream([pictures((1, 8, 8), seed) for seed in range(5)]))
+        batches = [pictures((2, 9, 7), seed) for seed in range(5)]
+        for images, result in zip(batches, runner.stream(batches), strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+    assert set(latest.cuda.held().values()) == {0}
+
+
+def test_a_refused_batch_raises_after_the_results_before_it(latest: FakeMachine) -> None:
+    batches = [pictures((1, 8, 8), 0), pictures((1, 8, 8), 1), pictures((9, 8, 8), 2)]
+    seen = []
+
+    def read(runner: TrtRunner) -> None:
+        for result in runner.stream(batches):
+            seen.append(result.mask)
+
+    with (
+        open_trt(make_run(latest)) as runner,
+        pytest.raises(EngineError, match="takes no batch of 9x8x8"),
+    ):
+        read(runner)
+    for images, mask in zip(batches[:2], seen, strict=True):
+        np.testing.assert_array_equal(mask, fake_mask(images))
+
+
+def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(
+    machine: FakeMachine,
+) -> None:
+    small = ShapeProfile((1, 8, 8), (1, 8, 8), (2, 16, 16))
+    large = ShapeProfile((1, 64, 64), (1, 64, 64), (4, 128, 128))
+    with open_trt(make_run(machine, small, large)) as runner:
+        for shape in ((2, 16, 16), (4, 128, 128), (1, 8, 16)):
+            images = pictures(shape)
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        with pytest.raises(EngineError) as refused:
+            runner.run(pictures((2, 20, 16)))
+        assert "the nearest profile is 1x8x8:1x8x8:2x16x16" in str(refused.value)
+        assert "`fcn-deploy build runs/city --fp16 --profile 1x8x8:1x8x8:2x20x16`" in str(
+            refused.value
+        )
+        runner.run(pictures((1, 8, 8)))
+
+
+def test_a_shape_that_comes_back_runs_as_a_graph(machine: FakeMachine) -> None:
+    with open_trt(make_run(machine)) as runner:
+        for seed in range(6):
+            images = pictures((1, 8, 8), seed)
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        # Once plainly, once to record, then four launches.
+        assert machine.cuda.launches == 4
+        # Another shape in between leaves the graph as it was.
+        runner.run(pictures((2, 4, 4)))
+        images = pictures((1, 8, 8), 7)
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert machine.cuda.launches == 5
+
+
+def test_graphs_are_few_and_the_least_used_goes(latest: FakeMachine) -> None:
+    with open_trt(make_run(latest)) as runner:
+        runner.run(pictures((8, 100, 100)))  # room for all that follows
+        shapes = [(1, 8, 8 + index) for index in range(MAX_GRAPHS + 3)]
+        for _ in range(3):
+            for shape in shapes:
+                images = pictures(shape)
+                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert latest.cuda.held()["graphs"] == MAX_GRAPHS
+
+
+def test_growing_buffers_drop_the_graphs_that_knew_the_old_ones(latest: FakeMachine) -> None:
+    with open_trt(make_run(latest)) as runner:
+        for _ in range(3):
+            runner.run(pictures((1, 8, 8)))
+        assert latest.cuda.held()["graphs"] == 1
+        runner.run(pictures((8, 560, 700)))
+        assert latest.cuda.held()["graphs"] == 0
+        images = pictures((1, 8, 8), 5)
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+
+
+def test_a_capture_that_fails_falls_back_to_plain_enqueues(latest: FakeMachine) -> None:
+    latest.cuda.refuse_capture = True
+    with open_trt(make_run(latest)) as runner:
+        for seed in range(5):
+            images = pictures((1, 8, 8), seed)
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+    assert latest.cuda.launches == 0
+    assert set(latest.cuda.held().values()) == {0}
+
+
+def test_memory_after_1000_runs_of_changing_shapes_as_after_10(machine: FakeMachine) -> None:
+    with open_trt(make_run(machine)) as runner:
+        runner.run(pictures((8, 64, 64)))
+        held = []
+        for index, shape in enumerate(changing_shapes(1000)):
+            runner.run(pictures(shape))
+            if index + 1 in (10, 1000):
+                held.append((machine.cuda.in_use(), machine.cuda.in_use("pinned")))
+        assert held[0] == held[1]
+        assert machine.cuda.held()["graphs"] <= MAX_GRAPHS
+        assert machine.trt._calls.count("context") <= 1000
+    assert set(machine.cuda.held().values()) == {0}
+
+
+def test_out_of_memory_says_the_sizes_and_the_runner_goes_on(latest: FakeMachine) -> None:
+    profile = ShapeProfile((1, 1, 1), (1, 8, 8), (64, 2048, 2048))
+    run = make_run(latest, profile)
+    with open_trt(run) as runner:
+        runner.run(pictures((1, 8, 8)))
+        before = latest.cuda.in_use()
+        latest.cuda.device_memory = before + (5 << 20)
+        with pytest.raises(DeviceMemoryError) as refused:
+            runner.run(pictures((8, 600, 600)))
+        assert "a batch of 8x600x600 (N×H×W) needs 11 MiB" in str(refused.value)
+        assert "are free" in str(refused.value)
+        images = pictures((1, 8, 8), 3)
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert latest.cuda.in_use() <= before
+
+
+def test_no_room_for_the_engine_itself(latest: FakeMachine) -> None:
+    run = make_run(latest)
+    latest.cuda.device_memory = SCRATCH_BYTES - 1
+    with pytest.raises(DeviceMemoryError, match="scratch memory"):
+        open_trt(run)
+    assert set(latest.cuda.held().values()) == {0}
+
+
+def test_the_device_tells_its_own_time(latest: FakeMachine) -> None:
+    with open_trt(make_run(latest)) as runner:
+        # The fake's clock: 100 ms for the engine, 1 ms for the second mark.
+        assert runner.device_seconds(pictures((1, 8, 8))) == pytest.approx(0.101)
+
+
+def test_logits_come_from_a_second_engine_and_the_mask_from_the_shipped_one(
+    machine: FakeMachine,
+) -> None:
+    run = make_run(machine)
+    with pytest.raises(MissingStageError) as missing:
+        open_trt(run, "mask", "logits")
+    assert "fcn-deploy export runs/city --fp16 --outputs mask,logits --out runs/city/" in str(
+        missing.value
+    )
+    ensure_engine(run, FP16, outputs=("logits", "margin"), product=machine.product.value)
+    images = pictures((2, 8, 9))
+    with open_trt(run, "mask", "logits", "margin") as runner:
+        assert "logits" not in runner.describe().file
+        outputs = runner.run(images)
+        (streamed,) = runner.stream([images])
+    np.testing.assert_array_equal(outputs.mask, fake_mask(images))
+    assert outputs.logits is not None
+    assert outputs.logits.dtype == np.float32
+    np.testing.assert_array_equal(outputs.logits, fake_logits(images))
+    assert outputs.margin is not None
+    np.testing.assert_array_equal(outputs.margin, np.ones((2, 8, 9), np.float32))
+    np.testing.assert_array_equal(streamed.mask, outputs.mask)
+    assert set(machine.cuda.held().values()) == {0}
+
+
+def test_an_engine_that_gives_logits_needs_no_second(latest: FakeMachine) -> None:
+    run = make_run(latest, outputs=("mask", "logits"))
+    images = pictures((2, 8, 9))
+    with open_trt(run, "mask", "logits") as runner:
+        np.testing.assert_array_equal(runner.run(images).logits, fake_logits(images))
+
+
+def test_a_named_engine_is_checked_before_tensorrt_is_loaded(
+    latest: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(latest)
+    (plan,) = Path("engines").glob("*.plan")
+    named = Run.from_argument(plan)
+    with open_trt(named) as runner:
+        images = pictures((1, 8, 8))
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+
+    def must_not_load(product: Product) -> None:
+        raise AssertionError("TensorRT was loaded")
+
+    monkeypatch.setattr(trt_api, "installed_version", lambda product: latest.trt.__version__)
+    monkeypatch.setattr(trt_api, "load", must_not_load)
+    latest.cuda.minor = 0
+    with pytest.raises(EngineError, match="expected compute capability sm80, found sm89"):
+        open_trt(named)
+    latest.cuda.minor = 9
+    plan.write_bytes(plan.read_bytes()[:-1])
+    with pytest.raises(EngineError, match="is truncated"):
+        open_trt(named)
+
+
+def test_a_plan_without_sidecar_runs_only_when_trusted(machine: FakeMachine) -> None:
+    run = make_run(machine)
+    (plan,) = Path("engines").glob("*.plan")
+    sidecar_path(plan).unlink()
+    with pytest.raises(MissingStageError, match="--trust"):
+        open_trt(Run(run.root, plan))
+    with open_trt(Run(run.root, plan, trusted=True)) as runner:
+        images = pictures((1, 8, 8))
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        with pytest.raises(EngineError, match="nearest profile"):
+            runner.run(pictures((9, 8, 8)))
+
+
+def test_an_engine_of_another_export_is_not_taken(latest: FakeMachine) -> None:
+    run = make_run(latest)
+    write_onnx(run.onnx(FP16), FP16, checkpoint="sha256:other")
+    with pytest.raises(MissingStageError) as missing:
+        open_trt(run)
+    assert "was built from another file" in str(missing.value)
+    assert "run `fcn-deploy build runs/city --fp16` first" in str(missing.value)
+
+
+def test_a_machine_with_engines_alone_takes_them_by_name(latest: FakeMachine) -> None:
+    run = make_run(latest)
+    run.onnx(FP16).unlink()
+    with open_trt(run) as runner:
+        runner.run(pictures((1, 8, 8)))
+    with pytest.raises(MissingStageError):
+        open_trt(Run(Path("runs/other")))
+
+
+def test_closed_means_closed(latest: FakeMachine) -> None:
+    runner = open_trt(make_run(latest))
+    runner.close()
+    runner.close()
+    with pytest.raises(BackendError, match="closed"):
+        runner.run(pictures((1, 8, 8)))
+
+
+def test_cpu_is_refused(latest: FakeMachine) -> None:
+    with pytest.raises(BackendError, match="drop --device cpu"):
+        open_runner(make_run(latest), "trt", precision=FP16, device="cpu")
+
+
+def test_which_of_the_two_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "10.16.1", FakeCuda())
+    assert unavailable_reason("trt") is None
+    install(monkeypatch, "10.16.1", FakeCuda(devices=0))
+    reason = unavailable_reason("trt")
+    assert reason is not None
+    assert reason.startswith("no NVIDIA GPU")
+    install(monkeypatch, "10.16.1", FakeCuda())
+    monkeypatch.setattr(trt_api, "is_installed", lambda product: False)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    reason = unavailable_reason("trt")
+    assert reason is not None
+    assert reason.startswith("TensorRT is not installed")
+
+
+# On a GPU
+
+on_a_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        unavailable_reason("trt") is not None, reason=f"trt: {unavailable_reason('trt')}"
+    ),
+]
+
+
+@pytest.fixture
+def real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run that GPU_RUN names, with an FP16 ONNX file; engines are built into a new folder."""
+    source = os.environ.get("GPU_RUN")
+    if source is None:
+        pytest.skip("set GPU_RUN to a run directory with model.fp16.onnx")
+    run = Run(Path(source).resolve())
+    monkeypatch.chdir(tmp_path)
+    ensure_engine(run, FP16, outputs=("mask", "logits"))
+    return run
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 97, 131), (3, 64, 96), (1, 320, 480)])
+class TestOnAGpu:
+    pytestmark = on_a_gpu
+
+    def test_masks_are_those_of_onnx_runtime(self, real_run: Run, shape: BatchShape) -> None:
+        images = pictures(shape)
+        with open_trt(real_run, "mask", "logits") as runner:
+            found = runner.run(images)
+            again = [result.mask for result in runner.stream([images] * 5)]
+        with open_runner(
+            real_run, "ort", precision=FP16, outputs=("mask", "logits", "margin")
+        ) as reference:
+            expected = reference.run(images)
+        assert found.logits is not None
+        assert expected.logits is not None
+        assert expected.margin is not None
+        epsilon = float(np.abs(found.logits - expected.logits).max())
+        decided = expected.margin > 2 * epsilon
+        np.testing.assert_array_equal(found.mask[decided], expected.mask[decided])
+        for mask in again:
+            np.testing.assert_array_equal(mask, found.mask)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    unavailable_reason("trt") is not None, reason=f"trt: {unavailable_reason('trt')}"
+)
+def test_device_memory_is_flat_over_1000_runs(real_run: Run) -> None:
+    with open_trt(real_run) as runner:
+        runner.run(pictures((8, 64, 64)))
+        used = []
+        for index, shape in enumerate(changing_shapes(1000)):
+            runner.run(pictures(shape))
+            if index + 1 in (10, 1000):
+                used.append(gpu.memory_in_use())
+    assert used[1] - used[0] < 64 << 20  # graphs and TensorRT's own pools come and go

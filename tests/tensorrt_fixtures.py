@@ -1,0 +1,91 @@
+"""What the TensorRT tests share: a machine with a fake GPU and a fake release, ONNX files by hand.
+
+Known to no torch: these tests run on Python 3.10 with nothing but the target device's packages.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fcn_deploy import trt_api
+from fcn_deploy.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, SPEC_KEY
+from fcn_deploy.spec import ModelSpec, Precision, Product, SizeRange
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import NUM_CLASSES, FakeTensorRt
+
+SPEC = ModelSpec(
+    architecture="fcn32s-resnet18",
+    class_names=tuple("abcde"),
+    palette=tuple((level, 0, 0) for level in range(NUM_CLASSES)),
+    image_sizes=SizeRange(smallest=(32, 32), typical=(48, 64), largest=(96, 128)),
+)
+
+
+@dataclass(frozen=True)
+class FakeMachine:
+    """A machine with a GPU and one release of TensorRT, both fake."""
+
+    cuda: FakeCuda
+    trt: FakeTensorRt
+    product: Product
+    release: str
+
+
+def install(monkeypatch: pytest.MonkeyPatch, release: str, cuda: FakeCuda) -> FakeMachine:
+    """Put a fake release and a fake CUDA runtime where the package looks for them."""
+    product = Product.RTX if release.startswith("rtx") else Product.TRT
+    trt = FakeTensorRt(release, cuda)
+    bindings = ModuleType("cuda.bindings")
+    bindings.runtime = cuda  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    for name in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, trt.__name__, trt)
+    monkeypatch.setattr(trt_api, "_loaded", {})
+    monkeypatch.setattr(trt_api, "_load_rtx_libraries", lambda: None)
+    monkeypatch.setattr(trt_api, "is_installed", lambda asked: asked is product)
+    monkeypatch.setattr(trt_api, "_DISTRIBUTIONS", dict.fromkeys(Product, "no-such-package"))
+    return FakeMachine(cuda, trt, product, release)
+
+
+def write_onnx(
+    path: Path,
+    precision: Precision = Precision.FP32,
+    outputs: tuple[str, ...] = ("mask",),
+    *,
+    opset: int = 17,
+    node: str = "Identity",
+    checkpoint: str = "sha256:checkpoint",
+) -> Path:
+    """Write a file with our metadata; its graph says no more than the fake parser reads."""
+    kind = np.float16 if precision is Precision.FP16 else np.float32
+    graph = helper.make_graph(
+        [
+            helper.make_node(node, ["image"], ["mask"], name="the_node"),
+            helper.make_node("ArgMax", ["scores"], ["index"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])],
+        [helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in outputs],
+        [numpy_helper.from_array(np.zeros(1, kind), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    entries = {
+        SPEC_KEY: SPEC.to_json(),
+        PRECISION_KEY: precision.value,
+        CHECKPOINT_DIGEST_KEY: checkpoint,
+    }
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
