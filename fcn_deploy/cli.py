@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 # A file or pipe has no width of its own, and a table cut off at 80 columns is of no use there.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+# No markup: a path or a `pip install 'fcn-deploy[trt]'` may hold brackets.
+console = Console(
+    markup=False, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -510,6 +513,7 @@ def _trained_on(source: Run) -> str:
 
 def _print_parity(result: ParityResult) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     candidate = result.candidate
     table = Table(
@@ -520,7 +524,7 @@ def _print_parity(result: ParityResult) -> None:
     for column in ("check", "", "figure"):
         table.add_column(column, overflow="fold")
     for check in result.checks:
-        mark = "[green]ok[/]" if check.passed else "[bold red]FAILED[/]"
+        mark = Text("ok", "green") if check.passed else Text("FAILED", "bold red")
         table.add_row(check.name, mark, check.sentence)
     console.print(table, soft_wrap=False)
     console.print(f"{'same masks: the gate passes' if result.passed else 'THE GATE FAILS'}")

@@ -458,6 +458,15 @@ def test_results_of_other_inputs_have_names_of_their_own(
     assert names == ["ort.fp32.photos.json", "ort.fp32.slides.json"]
 
 
+def test_brackets_are_printed_as_they_are(
+    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "fcn_deploy.doctor.unavailable_reason", lambda _: "pip install 'fcn-deploy[trt]'"
+    )
+    assert "fcn-deploy[trt]" in fcn_deploy("doctor").out
+
+
 def test_scenes_are_data_that_train_takes(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
     made = fcn_deploy("scenes", "data", "--train", "4", "--val", "2", "--size", "80x112")
     assert made.code == 0, made.err
