@@ -426,7 +426,10 @@ def parity(
     candidates = backends or _usable_backends(skipped)
     _require_known(candidates)
     target = json_file or source.parity_folder / _result_name(
-        "-".join(candidates), precision.value, "labelled" if data else "", images, limit
+        "-".join(candidates),
+        precision.value,
+        images or (Path(data) if data else None),
+        f"limit{limit}" if limit else None,
     )
     probe(target)
     outputs = ("mask", "logits")
