@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from fcn_deploy.spec import Precision
 DEFAULT_RUN = Path("runs/fcn")
 #: Of the files that may be named in place of a run.
 MODEL_SUFFIXES = (".safetensors", ".onnx", ".plan")
+#: What chooses where a command writes, for the repair of a failed write.
+OUTPUT_FLAGS = "--out or --json"
 
 
 def file_digest(path: Path) -> str:
@@ -38,7 +41,7 @@ def file_digest(path: Path) -> str:
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, *, flags: str = OUTPUT_FLAGS) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; move it there if the block succeeds.
 
     On any exception the temporary file is removed and an older ``target`` stays as it was.
@@ -46,37 +49,82 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: the folder cannot be made or written, or the disk is full.
     """
-    # The suffix is kept: Pillow and onnx choose a format by it.
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    temporary = _temporary(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        _flush(temporary)
         os.replace(temporary, target)
     except OSError as error:
         if error.errno is None:  # a library's own OSError, not the disk's: let its owner speak
             raise
-        raise write_error(target, error) from error
+        raise write_error(target, error, flags=flags) from error
     finally:
         with suppress(OSError):  # it may never have come to be, nor its folder
             temporary.unlink()
 
 
-def write_error(target: Path, error: OSError) -> ArtifactError:
-    """Translate a failed write into one clear sentence."""
+def _temporary(target: Path) -> Path:
+    # The suffix is kept: Pillow and onnx choose a format by it.
+    return target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def atomic_pair(
+    content: Path, voucher: Path, *, flags: str = OUTPUT_FLAGS
+) -> Iterator[tuple[Path, Path]]:
+    """Yield temporary paths for a file and for another that vouches for it; move both at the end.
+
+    As long as one of the two is not whole on the disk, an older pair stays as it was.  A crash
+    between the moves leaves ``content`` without a voucher, never beside the voucher of another.
+
+    Raises:
+        ArtifactError: the folder cannot be made or written, or the disk is full.
+    """
+    temporaries = _temporary(content), _temporary(voucher)
+    try:
+        content.parent.mkdir(parents=True, exist_ok=True)
+        yield temporaries
+        for temporary in temporaries:
+            _flush(temporary)
+        voucher.unlink(missing_ok=True)
+        os.replace(temporaries[0], content)
+        os.replace(temporaries[1], voucher)
+    except OSError as error:
+        raise write_error(content, error, flags=flags) from error
+    finally:
+        for temporary in temporaries:
+            with suppress(OSError):  # it may never have come to be, nor its folder
+                temporary.unlink()
+
+
+def write_error(target: Path, error: OSError, *, flags: str = OUTPUT_FLAGS) -> ArtifactError:
+    """Translate a failed write into one clear sentence.
+
+    Args:
+        target: what could not be written.
+        error: why.
+        flags: what the user may type to write elsewhere.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        repair = "the disk is full: free some space, or write elsewhere with --out or --json"
+        repair = f"the disk is full: free some space, or write elsewhere with {flags}"
     else:
-        repair = "choose another place with --out or --json"
-    return ArtifactError(f"cannot write {target}: {error.strerror or error}", repair)
+        repair = f"choose another place with {flags}"
+    # What `mkdir` finds existing is a file in the folder's place; "File exists" would mislead.
+    reason = os.strerror(errno.ENOTDIR) if error.errno == errno.EEXIST else error.strerror
+    return ArtifactError(f"cannot write {target}: {reason or error}", repair)
 
 
-def probe(target: Path) -> None:
+def probe(target: Path, *, flags: str = OUTPUT_FLAGS) -> None:
     """Make the target's folder and try that it can be written, before the work that it is for.
 
     Raises:
-        ArtifactError: it cannot be written.
+        ArtifactError: it cannot be written, or is a folder.
     """
     # A name that nobody has: the user may keep other files in this folder.
     trial = target.parent / f".writable.{secrets.token_hex(4)}"
@@ -84,13 +132,15 @@ def probe(target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         trial.touch()
         trial.unlink()
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
-        raise write_error(target, error) from error
+        raise write_error(target, error, flags=flags) from error
 
 
-def write_bytes(target: Path, content: bytes) -> None:
+def write_bytes(target: Path, content: bytes, *, flags: str = OUTPUT_FLAGS) -> None:
     """Write ``content`` to ``target``, whole or not at all."""
-    with atomic_path(target) as temporary:
+    with atomic_path(target, flags=flags) as temporary:
         temporary.write_bytes(content)
 
 
@@ -99,7 +149,12 @@ def write_json(target: Path, content: Any) -> None:
 
     NaN and infinities are refused: JSON has no word for them, so callers write ``None``.
     """
-    write_bytes(target, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(target, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return ``content`` as indented JSON, without NaN and infinities."""
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path, repair: str) -> dict[str, Any]:
@@ -160,7 +215,9 @@ class Run:
             return cls(path.parent, path)
         if path.is_dir():
             return cls(path)
-        raise MissingStageError(f"no run {path}", f"run `fcn-deploy train --out {path}` first")
+        raise MissingStageError(
+            f"no run {path}", f"run `fcn-deploy train --out {shlex.quote(str(path))}` first"
+        )
 
     def _file(self, name: str, suffix: str) -> Path:
         if self.named_file is not None and self.named_file.suffix == suffix:
@@ -170,7 +227,7 @@ class Run:
     @property
     def command_suffix(self) -> str:
         """The RUN argument as the user should type it: empty for the default run."""
-        return "" if self.root == DEFAULT_RUN else f" {self.root}"
+        return "" if self.root == DEFAULT_RUN else f" {shlex.quote(str(self.root))}"
 
     @property
     def checkpoint(self) -> Path:
@@ -257,7 +314,7 @@ class Run:
             MissingStageError: the run has not been trained.
         """
         if not self.checkpoint.is_file():
-            out = "" if self.root == DEFAULT_RUN else f" --out {self.root}"
+            out = f" --out{self.command_suffix}" if self.command_suffix else ""
             raise MissingStageError(f"no {self.checkpoint}", f"run `fcn-deploy train{out}` first")
         return self.checkpoint
 

@@ -7,9 +7,11 @@ The precision is that of the ONNX file.  Knows no torch: it runs on the target d
 
 from __future__ import annotations
 
+import glob
 import json
 import platform
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fcn_deploy import gpu, trt_api
-from fcn_deploy.artifacts import DEFAULT_RUN, Run, atomic_path, file_digest, write_bytes
+from fcn_deploy.artifacts import Run, file_digest, probe, write_bytes, write_error
 from fcn_deploy.engine_file import (
     ENGINES_FOLDER,
     EngineSidecar,
@@ -26,10 +28,10 @@ from fcn_deploy.engine_file import (
     engine_path,
     newest_engine,
     read_engine,
-    sidecar_path,
-    write_sidecar,
+    read_sidecar,
+    write_engine,
 )
-from fcn_deploy.errors import ArtifactError, BuildError, InputError, OnnxFileError
+from fcn_deploy.errors import ArtifactError, BackendError, BuildError, InputError, OnnxFileError
 from fcn_deploy.machine import utc_now
 from fcn_deploy.onnx_file import OnnxMetadata, load_onnx, read_metadata, with_logits
 from fcn_deploy.spec import Precision, Product, ShapeProfile
@@ -48,6 +50,7 @@ _INTEGER_TYPES = tuple(
     (name, re.compile(rf"\b{name}\b", re.I)) for name in ("int8", "uint8", "int32", "int64", "bool")
 )
 _NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "BOOL": "bool"}
+_CACHE_FLAG = "--timing-cache"
 #: How many of the parser's complaints go into the one-line error.
 _SHOWN_PROBLEMS = 3
 
@@ -79,7 +82,7 @@ class BuildOptions:
         if self.optimization_level is not None:
             words.append(f"--opt-level {self.optimization_level}")
         if self.timing_cache is not None:
-            words.append(f"--timing-cache {self.timing_cache}")
+            words.append(f"--timing-cache {shlex.quote(str(self.timing_cache))}")
         if self.compute_capabilities:
             words.append(f"--compute-capability {','.join(self.compute_capabilities)}")
         return "".join(f" {word}" for word in words)
@@ -110,6 +113,7 @@ def engine_from_onnx(
     options: BuildOptions | None = None,
     folder: Path = ENGINES_FOLDER,
     command: str = "fcn-deploy build",
+    export: str = "fcn-deploy export",
     on_progress: OnProgress | None = None,
 ) -> Engine:
     """Build an engine, or find that the one on disk is current.
@@ -121,12 +125,14 @@ def engine_from_onnx(
         options: profiles and builder settings.
         folder: where to put it.
         command: what rebuilds it, for its sidecar.
+        export: what writes the ONNX file anew, short of its precision and outputs.
         on_progress: called with phase, steps done, steps in all, where the release tells them.
 
     Raises:
         BackendError: TensorRT, or the GPU that it needs, is missing.
         OnnxFileError: the file is not ours, or newer than this TensorRT reads.
         InputError: an option that this TensorRT does not have.
+        ArtifactError: the engine or the timing cache cannot be written.
         BuildError: TensorRT refuses the network, or an FP16 engine has no half layer.
     """
     options = options or BuildOptions()
@@ -141,12 +147,28 @@ def engine_from_onnx(
         tensorrt.version,
         wanted["compute_capabilities"],
     )
-    known, differences = _compare(path, name, wanted)
+    try:
+        known, differences = _compare(path, name, wanted)
+    except OSError as error:
+        raise write_error(path, error, flags="--out") from error
     if known is not None and not differences:
         return Engine(path, known, current=True)
-    _check_opset(onnx_path, tensorrt)
+    export += _export_words(metadata)
+    _check_opset(onnx_path, tensorrt, export)
+    # A build takes minutes: what it is for must not fail after it.
+    probe(path, flags="--out")
+    if options.timing_cache is not None:
+        probe(options.timing_cache, flags=_CACHE_FLAG)
     started = time.monotonic()
-    built = _Build(tensorrt, onnx_path, metadata, options, wanted["profiles"]).run(on_progress)
+    built = _Build(
+        tensorrt,
+        onnx_path,
+        metadata,
+        options,
+        wanted["profiles"],
+        wanted["compute_capabilities"] if tensorrt.chooses_capabilities else (),
+        export,
+    ).run(on_progress)
     sidecar = EngineSidecar(
         **{**wanted, "flags": {**wanted["flags"], "builder": list(built.flags)}},
         plan_digest="",
@@ -158,7 +180,9 @@ def engine_from_onnx(
         built_at=utc_now(),
         build_seconds=round(time.monotonic() - started, 3),
     )
-    sidecar = _write(path, built.plan, sidecar)
+    sidecar = write_engine(path, memoryview(built.plan), sidecar)
+    if options.timing_cache is not None:
+        write_bytes(options.timing_cache, built.timing_cache, flags=_CACHE_FLAG)
     return Engine(path, sidecar, current=False, differences=differences)
 
 
@@ -176,7 +200,7 @@ def ensure_engine(
 
     A mask always comes from the engine of the file as shipped.  Where logits or margins are asked
     for and the file gives none, a second engine is built from the same graph with its logits made
-    visible.
+    visible, for the same batch shapes: a shape that the first takes must not fail in the second.
 
     Args:
         run: the model.
@@ -198,53 +222,134 @@ def ensure_engine(
     onnx_path = run.require_onnx(precision)
     metadata = read_metadata(onnx_path)
 
-    def build_unless_there(
-        source: Path, name: str, asked: set[str], digests: dict[str, str]
-    ) -> None:
-        found, reason = newest_engine(
+    def find(
+        asked: str, *, onnx_digest: str | None = None, checkpoint_digest: str | None = None
+    ) -> tuple[Path | None, str]:
+        return newest_engine(
             folder,
             product=chosen,
             version=version,
             compute_capability=capability,
             precision=metadata.precision,
-            outputs=asked,
-            **digests,
+            outputs=(asked,),
+            onnx_digest=onnx_digest,
+            checkpoint_digest=checkpoint_digest,
         )
-        if found is None:
-            say(f"no engine fits ({reason}): building one from {source}")
-            engine_from_onnx(
-                source,
-                name=name,
-                product=chosen,
-                folder=folder,
-                command=build_command(run, precision, chosen),
-                on_progress=on_progress,
-            )
 
-    build_unless_there(onnx_path, run.name, {"mask"}, {"onnx_digest": file_digest(onnx_path)})
+    def build(
+        source: Path, name: str, reason: str, shipped: EngineSidecar | None = None
+    ) -> EngineSidecar:
+        options = BuildOptions(
+            profiles=() if shipped is None else shipped.profiles,
+            compute_capabilities=_capabilities_here(chosen, capability),
+        )
+        say(f"no engine fits ({reason}): building one from {onnx_path}")
+        if shipped is None:
+            command = build_command(run, precision, chosen, options, folder)
+        else:  # it follows the masks' engine: to change this one is to rebuild that one
+            command = shipped.command
+        return engine_from_onnx(
+            source,
+            name=name,
+            product=chosen,
+            options=options,
+            folder=folder,
+            command=command,
+            export=export_command(run),
+            on_progress=on_progress,
+        ).sidecar
+
+    found, reason = find("mask", onnx_digest=file_digest(onnx_path))
+    shipped = build(onnx_path, run.name, reason) if found is None else read_sidecar(found)
     hidden = set(outputs) - set(metadata.outputs)
-    if hidden and "logits" not in metadata.outputs:
+    if not hidden or "logits" in metadata.outputs:
+        return
+    found, reason = find("logits", checkpoint_digest=metadata.checkpoint_digest)
+    if found is not None and read_sidecar(found).profiles != shipped.profiles:
+        found, reason = None, f"{found} has other profiles than the engine of the masks"
+    if found is None:
         exposed = folder / f"{run.name}.logits.{metadata.precision.value}.onnx"
         write_bytes(exposed, with_logits(load_onnx(onnx_path)).SerializeToString())
-        build_unless_there(
-            exposed,
-            f"{run.name}.logits",
-            {"logits"},
-            {"checkpoint_digest": metadata.checkpoint_digest},
+        try:
+            build(exposed, f"{run.name}.logits", reason, shipped)
+        finally:
+            exposed.unlink()  # made for this build alone
+
+
+def _capabilities_here(product: Product, capability: str) -> tuple[str, ...]:
+    """Return what to build for, so that the engine runs on this GPU; empty: the default does.
+
+    Raises:
+        BackendError: the product does not run on this GPU.
+    """
+    tensorrt = trt_api.load(product)
+    if not tensorrt.chooses_capabilities or capability in trt_api.RTX_DEFAULT_CAPABILITIES:
+        return ()
+    if capability not in tensorrt.known_capabilities:
+        raise BackendError(
+            f"{tensorrt.label} does not run on {capability}, this machine's GPU, but on "
+            f"{', '.join(tensorrt.known_capabilities)}",
+            "use TensorRT itself here: pip install 'fcn-deploy[trt]'",
         )
+    return (capability,)
 
 
 def build_command(
-    run: Run, precision: Precision, product: Product, options: BuildOptions | None = None
+    run: Run,
+    precision: Precision,
+    product: Product,
+    options: BuildOptions | None = None,
+    folder: Path = ENGINES_FOLDER,
 ) -> str:
     """Return the words that build a run's engine."""
-    if run.named_file is not None and run.named_file.suffix == ".onnx":
-        source = f" {run.named_file}"
+    if (named := _named_onnx(run)) is not None:
+        source = f" {shlex.quote(str(named))}"
     else:
-        source = "" if run.root == DEFAULT_RUN else f" {run.root}"
-        source += "" if precision is Precision.FP32 else f" --{precision.value}"
+        source = run.command_suffix + _flag(precision)
     words = "" if options is None else options.words()
-    return f"fcn-deploy build{source} --product {product.value}{words}"
+    out = "" if folder == ENGINES_FOLDER else f" --out {shlex.quote(str(folder))}"
+    return f"fcn-deploy build{source} --product {product.value}{words}{out}"
+
+
+def export_command(run: Run) -> str:
+    """Return the words that write a run's ONNX file, short of its precision and outputs."""
+    named = _named_onnx(run)
+    out = "" if named is None else f" --out {shlex.quote(str(named))}"
+    return f"fcn-deploy export{run.command_suffix}{out}"
+
+
+def _named_onnx(run: Run) -> Path | None:
+    named = run.named_file
+    return named if named is not None and named.suffix == ".onnx" else None
+
+
+def _flag(precision: Precision) -> str:
+    return "" if precision is Precision.FP32 else f" --{precision.value}"
+
+
+def _export_words(metadata: OnnxMetadata) -> str:
+    outputs = "" if metadata.outputs == ("mask",) else f" --outputs {','.join(metadata.outputs)}"
+    return _flag(metadata.precision) + outputs
+
+
+def parse_capabilities(text: str) -> tuple[str, ...]:
+    """Read ``sm89,sm120``: sorted by number, each once, so that no two names mean the same build.
+
+    Raises:
+        InputError: a word is no compute capability, or there is none.
+    """
+    words = [word.strip().lower() for word in text.split(",")]
+    for word in words:
+        if not re.fullmatch(r"sm[0-9]{2,4}", word):
+            raise InputError(
+                f"--compute-capability: {word!r} is no compute capability",
+                "write e.g. --compute-capability sm89,sm120",
+            )
+    return _sorted_capabilities(words)
+
+
+def _sorted_capabilities(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(names), key=lambda name: (len(name), name)))
 
 
 def _wanted(
@@ -252,7 +357,7 @@ def _wanted(
 ) -> dict[str, Any]:
     """Return every field of the sidecar that is known before the build: the cache's key."""
     gpu_name = driver = None
-    capabilities = options.compute_capabilities
+    capabilities = _sorted_capabilities(options.compute_capabilities)
     if tensorrt.chooses_capabilities:
         capabilities = capabilities or trt_api.RTX_DEFAULT_CAPABILITIES
     elif capabilities:
@@ -286,9 +391,14 @@ def _wanted(
 def _compare(
     path: Path, name: str, wanted: dict[str, Any]
 ) -> tuple[EngineSidecar | None, tuple[str, ...]]:
-    """Return the sidecar of the engine that is there, and in what it differs from ``wanted``."""
-    precision = wanted["precision"].value
-    others = sorted(path.parent.glob(f"{name}.{precision}.*.plan"), key=_modified)
+    """Return the sidecar of the engine that is there, and in what it differs from ``wanted``.
+
+    Where there is none of that name, the newest of another release stands in for it; one for
+    other GPUs or of the other product is another engine, and nothing that this one replaces.
+    """
+    start = f"{name}.{wanted['precision'].value}.{wanted['product'].value}-"
+    target = "-".join(wanted["compute_capabilities"])
+    others = sorted(path.parent.glob(f"{glob.escape(start)}[0-9]*.{target}.plan"), key=_modified)
     there = path if path.is_file() else others[-1] if others else None
     if there is None:
         return None, ()
@@ -321,26 +431,13 @@ def _in_words(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}…"
 
 
-def _check_opset(onnx_path: Path, tensorrt: TensorRt) -> None:
+def _check_opset(onnx_path: Path, tensorrt: TensorRt, export: str) -> None:
     opset = max(entry.version for entry in load_onnx(onnx_path).opset_import)
     if opset > tensorrt.max_opset:
         raise OnnxFileError(
             f"{onnx_path} has opset {opset}, {tensorrt.label} reads up to {tensorrt.max_opset}",
-            f"run `fcn-deploy export --opset {tensorrt.max_opset}` first",
+            f"run `{export} --opset {tensorrt.max_opset}` first",
         )
-
-
-def _write(path: Path, plan: Any, sidecar: EngineSidecar) -> EngineSidecar:
-    # The old sidecar goes first: whatever happens, no sidecar ever lies beside another's plan.
-    sidecar_path(path).unlink(missing_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(memoryview(plan))
-    fields = {name: getattr(sidecar, name) for name in EngineSidecar.__dataclass_fields__}
-    sidecar = EngineSidecar(
-        **{**fields, "plan_digest": file_digest(path), "plan_bytes": path.stat().st_size}
-    )
-    write_sidecar(path, sidecar)
-    return sidecar
 
 
 @dataclass(frozen=True)
@@ -352,6 +449,7 @@ class _Built:
     layers_from: str
     tensors: tuple[EngineTensor, ...]
     flags: tuple[str, ...]
+    timing_cache: bytes
 
 
 class _Build:
@@ -364,12 +462,16 @@ class _Build:
         metadata: OnnxMetadata,
         options: BuildOptions,
         profiles: tuple[ShapeProfile, ...],
+        capabilities: tuple[str, ...],
+        export: str,
     ) -> None:
         self._tensorrt = tensorrt
         self._onnx_path = onnx_path
         self._metadata = metadata
         self._options = options
         self._profiles = profiles
+        self._capabilities = capabilities
+        self._export = export
 
     def run(self, on_progress: OnProgress | None) -> _Built:
         """Parse, configure, build, count the layers."""
@@ -382,6 +484,7 @@ class _Build:
             trt_api.logged_messages("Layers:") as listings,
             self._tensorrt.progress(config, on_progress),
         ):
+            trt_api.clear_errors()
             plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise BuildError(
@@ -389,15 +492,16 @@ class _Build:
                 f"{trt_api.last_error()}",
                 "try a smaller --profile or a larger --workspace",
             )
-        self._save_timing_cache(config)
         layers, source = self._count_layers(plan, listings)
         self._check_precision(layers)
-        return _Built(plan, layers, source, _tensors(trt, network), flags)
+        timings = b"" if self._options.timing_cache is None else _timings(config)
+        return _Built(plan, layers, source, _tensors(trt, network), flags, timings)
 
     def _parse(self, builder: Any) -> Any:
         trt = self._tensorrt.trt
         network = self._tensorrt.create_network(builder)
         parser = trt.OnnxParser(network, self._tensorrt.logger)
+        trt_api.clear_errors()
         if parser.parse(self._onnx_path.read_bytes()):
             return network
         nodes = load_onnx(self._onnx_path).graph.node
@@ -414,7 +518,7 @@ class _Build:
             f"{self._tensorrt.label} cannot read {self._onnx_path}: "
             + "; ".join(problems[:_SHOWN_PROBLEMS] or [trt_api.last_error()])
             + (f"; and {more} more" if more > 0 else ""),
-            "export it again, with another --opset if the node needs one",
+            f"run `{self._export}` again, with another --opset if the node needs one",
         )
 
     def _configure(self, builder: Any, config: Any) -> tuple[str, ...]:
@@ -423,6 +527,7 @@ class _Build:
             profile = builder.create_optimization_profile()
             smallest, typical, largest = ((*shape, CHANNELS) for shape in shapes.shapes)
             profile.set_shape(INPUT_NAME, smallest, typical, largest)
+            trt_api.clear_errors()
             if config.add_optimization_profile(profile) < 0:
                 raise BuildError(
                     f"{self._tensorrt.label} refuses the profile {shapes}: {trt_api.last_error()}",
@@ -434,12 +539,14 @@ class _Build:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
         if options.optimization_level is not None:
             config.builder_optimization_level = options.optimization_level
-        if options.compute_capabilities:
-            self._tensorrt.set_capabilities(config, options.compute_capabilities)
+        if self._capabilities:
+            self._tensorrt.set_capabilities(config, self._capabilities)
+        sharing = trt_api.share_profiles(trt, config)
         self._load_timing_cache(config)
         return (
             *self._tensorrt.set_precision(config, self._metadata.precision),
             *self._tensorrt.leave_out_external_tactics(config),
+            *([] if sharing is None else [sharing]),
         )
 
     def _load_timing_cache(self, config: Any) -> None:
@@ -451,16 +558,16 @@ class _Build:
                 f"{self._tensorrt.label} measures no tactics and has no timing cache",
                 "drop --timing-cache",
             )
-        content = path.read_bytes() if path.is_file() else b""
+        try:
+            content = path.read_bytes() if path.is_file() else b""
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot read {path}: {error.strerror}", f"choose another {_CACHE_FLAG}"
+            ) from error
         cache = config.create_timing_cache(content)
         # A cache of another GPU or release is refused; the build then starts one afresh.
         if cache is None or not config.set_timing_cache(cache, False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
-
-    def _save_timing_cache(self, config: Any) -> None:
-        if self._options.timing_cache is not None:
-            cache = config.get_timing_cache()
-            write_bytes(self._options.timing_cache, bytes(cache.serialize()))
 
     def _count_layers(self, plan: Any, listings: list[str]) -> tuple[dict[str, int], str]:
         trt = self._tensorrt.trt
@@ -480,9 +587,13 @@ class _Build:
             raise BuildError(
                 f"the engine from {self._onnx_path} has no half-precision layer "
                 f"({census(layers) or 'TensorRT lists no layers'}), so it is no FP16 engine",
-                "run `fcn-deploy export --fp16` again; on a GPU without fast half precision, "
-                "build without --fp16",
+                f"run `{self._export}` again; on a GPU without fast half precision, build without "
+                "--fp16",
             )
+
+
+def _timings(config: Any) -> bytes:
+    return bytes(config.get_timing_cache().serialize())
 
 
 def _tensors(trt: Any, network: Any) -> tuple[EngineTensor, ...]:

@@ -804,7 +804,9 @@ def doctor() -> None:
     help="Batch shapes to take, NxHxW each, e.g. 1x32x32:1x320x480:8x1024x2048; may be repeated.",
 )  # fmt: skip
 @fp16_option
-@click.option("--workspace", type=click.IntRange(min=1), metavar="MiB", help="Scratch per layer.")
+@click.option(
+    "--workspace", type=click.IntRange(1, 2**20), metavar="MiB", help="Scratch per layer."
+)
 @click.option("--opt-level", type=click.IntRange(0, 5), help="0 builds fast, 5 runs fast.")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="Carries timings over.")
 @click.option(
@@ -826,16 +828,26 @@ def build(
     out: Path,
 ) -> None:
     """Compile an exported ONNX file into a TensorRT engine, with its sidecar."""
-    from fcn_deploy.build import BuildOptions, build_command, census, engine_from_onnx
+    from fcn_deploy.build import (
+        BuildOptions,
+        build_command,
+        census,
+        engine_from_onnx,
+        export_command,
+        parse_capabilities,
+    )
     from fcn_deploy.trt_api import choose_product
 
     source = Run.from_argument(run)
+    if source.named_engine is not None:
+        raise InputError(
+            f"{source.named_engine} is an engine already",
+            "give a run or an ONNX file to build from",
+        )
     precision = Precision.FP16 if fp16 else Precision.FP32
+    capabilities = () if compute_capability is None else parse_capabilities(compute_capability)
     onnx_path = source.require_onnx(precision)
     chosen = choose_product(product)
-    capabilities = tuple(
-        word.strip().lower() for word in (compute_capability or "").split(",") if word.strip()
-    )
     options = BuildOptions(profiles, workspace, opt_level, timing_cache, capabilities)
     with _build_progress() as on_progress:
         engine = engine_from_onnx(
@@ -844,7 +856,8 @@ def build(
             product=chosen,
             options=options,
             folder=out,
-            command=build_command(source, precision, chosen, options),
+            command=build_command(source, precision, chosen, options, out),
+            export=export_command(source),
             on_progress=on_progress,
         )
     built = engine.sidecar

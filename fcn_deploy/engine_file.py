@@ -4,22 +4,24 @@
     fcn.fp16.trt-10.16.1.11.sm89.plan.json   the sidecar: what it is and where it belongs
 
 An engine is code that the GPU runs, bound to one release and one kind of GPU.  It is checked in
-this order, cheapest first: digest → product and version → compute capability → profile.  All but
-the last are decided before TensorRT is loaded.
+this order, cheapest first: digest → product and version → compute capability → profile.  The digest
+needs no TensorRT; the next two need to know its release, for which it is loaded only where its
+package does not tell (a Jetson's does not); all three are decided before it sees the plan.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy.artifacts import file_digest, read_json, write_json
-from fcn_deploy.errors import ArtifactError, EngineError, MissingStageError
+from fcn_deploy.artifacts import atomic_pair, file_digest, json_bytes, read_json
+from fcn_deploy.errors import ArtifactError, EngineError, InputError, MissingStageError
 from fcn_deploy.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
 
 SIDECAR_SCHEMA = 1
@@ -182,9 +184,26 @@ def sidecar_path(plan: Path) -> Path:
     return plan.with_name(f"{plan.name}.json")
 
 
-def write_sidecar(plan: Path, sidecar: EngineSidecar) -> None:
-    """Write the sidecar beside its plan; to be called after the plan is in place."""
-    write_json(sidecar_path(plan), sidecar.to_json())
+def write_engine(path: Path, plan: memoryview, sidecar: EngineSidecar) -> EngineSidecar:
+    """Write a plan with its sidecar; until both are whole, an older engine stays as it was.
+
+    Args:
+        path: of the plan.
+        plan: what TensorRT wrote.
+        sidecar: all that is to be said of it but its digest and size.
+
+    Returns:
+        The sidecar with the plan's digest and size.
+
+    Raises:
+        ArtifactError: the folder cannot be written, or the disk is full.
+    """
+    with atomic_pair(path, sidecar_path(path), flags="--out") as (plan_file, sidecar_file):
+        plan_file.write_bytes(plan)
+        size = plan_file.stat().st_size
+        sidecar = replace(sidecar, plan_digest=file_digest(plan_file), plan_bytes=size)
+        sidecar_file.write_bytes(json_bytes(sidecar.to_json()))
+    return sidecar
 
 
 def read_sidecar(plan: Path) -> EngineSidecar:
@@ -322,7 +341,12 @@ def check_belongs(
     Raises:
         EngineError: saying what was expected, what was found, and what rebuilds it.
     """
-    repair = f"run `{sidecar.command}` here"
+    command = sidecar.command
+    if sidecar.product is Product.RTX and compute_capability not in sidecar.compute_capabilities:
+        # Run as it stands it would build for the same GPUs again.
+        command = re.sub(r" --compute-capability \S+", "", command)
+        command += f" --compute-capability {compute_capability}"
+    repair = f"run `{command}` here"
     if (sidecar.product, sidecar.version) != (product, version):
         raise _release_error(plan, sidecar.release, f"{product.value}-{version}", repair)
     if compute_capability not in sidecar.compute_capabilities:
@@ -356,10 +380,14 @@ def choose_profile(profiles: tuple[ShapeProfile, ...], shape: BatchShape) -> int
 def shape_error(profiles: tuple[ShapeProfile, ...], command: str, shape: BatchShape) -> EngineError:
     """Return the refusal of a shape outside all profiles, naming the nearest and the rebuild."""
     nearest = min(profiles, key=lambda profile: profile.distance(shape))
+    try:
+        repair = f"run `{command} --profile {nearest.reaching(shape)}`"
+    except InputError:
+        repair = "no engine takes so many pixels at a time: give smaller batches or pictures"
     return EngineError(
         f"the engine takes no batch of {'x'.join(map(str, shape))} (N×H×W): the nearest profile is "
         f"{nearest}",
-        f"run `{command} --profile {nearest.reaching(shape)}`",
+        repair,
     )
 
 

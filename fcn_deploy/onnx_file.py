@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fcn_deploy.errors import ArtifactError, OnnxFileError
+from fcn_deploy.errors import ArtifactError, BackendError, OnnxFileError
 from fcn_deploy.spec import ModelSpec, Precision
 
 if TYPE_CHECKING:
@@ -41,9 +41,13 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
     Raises:
         OnnxFileError: missing, truncated or no ONNX file.
+        BackendError: the onnx package is missing.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:  # a target device may hold engines alone, and come without
+        raise BackendError(f"onnx is not installed ({error})", "pip install onnx") from error
 
     try:
         # Ours hold their weights; a foreign file must not make us open others.
@@ -64,6 +68,7 @@ def read_metadata(path: Path) -> OnnxMetadata:
 
     Raises:
         OnnxFileError: unreadable, or not written by `fcn-deploy export`.
+        BackendError: the onnx package is missing.
     """
     model = load_onnx(path)
     properties = {entry.key: entry.value for entry in model.metadata_props}

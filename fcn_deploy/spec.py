@@ -6,6 +6,7 @@ Standard library only: a target device reads it without torch, numpy or onnx.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -156,6 +157,10 @@ BatchShape = tuple[int, int, int]
 DEFAULT_PROFILE_REACH = (576, 768)
 #: Batch of a default profile at its largest.
 DEFAULT_PROFILE_BATCH = 8
+#: TensorRT keeps sizes, and the number of values in a tensor, in signed 32-bit integers.
+MAX_VALUES = 2**31 - 1
+#: No size of more digits is worth reading: Python itself refuses to, from 4301 on.
+_MAX_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,12 @@ class ShapeProfile:
                     "over OPT to MAX",
                     "write e.g. 1x32x32:1x320x480:8x1024x2048",
                 )
+        # Sizes are at least 1 here, so this bounds each of them too.
+        if 3 * math.prod(self.largest) > MAX_VALUES:
+            raise InputError(
+                f"profile {self} is too large: N·H·W·3 of MAX must stay below 2^31",
+                "choose a smaller MAX, e.g. 1x32x32:1x320x480:8x1024x2048",
+            )
 
     def __str__(self) -> str:
         return ":".join("x".join(map(str, shape)) for shape in self.shapes)
@@ -196,7 +207,7 @@ class ShapeProfile:
         """Read ``MIN:OPT:MAX``, each N×H×W.
 
         Raises:
-            InputError: the text is no profile, or its shapes do not rise.
+            InputError: the text is no profile, its shapes do not rise, or are too large.
         """
         shapes = [_batch_shape(part) for part in text.lower().replace("×", "x").split(":")]
         if len(shapes) != 3 or None in shapes:
@@ -212,13 +223,18 @@ class ShapeProfile:
         """Return the default profile for a network trained on images of these sizes.
 
         It is tuned for one typical image and starts at a single pixel, since the network takes
-        any size and the parity gate tries 1×1.
+        any size and the parity gate tries 1×1.  Of very large images it takes fewer at a time.
+
+        Raises:
+            InputError: a single image is larger than TensorRT takes.
         """
         height, width = (
             max(size, reach)
             for size, reach in zip(sizes.largest, DEFAULT_PROFILE_REACH, strict=True)
         )
-        return cls((1, 1, 1), (1, *sizes.typical), (DEFAULT_PROFILE_BATCH, height, width))
+        fitting = MAX_VALUES // (3 * height * width)
+        batch = max(1, min(DEFAULT_PROFILE_BATCH, fitting))
+        return cls((1, 1, 1), (1, *sizes.typical), (batch, height, width))
 
     def to_json(self) -> list[list[int]]:
         """Return the three shapes as lists."""
@@ -251,7 +267,11 @@ class ShapeProfile:
         )
 
     def reaching(self, shape: BatchShape) -> ShapeProfile:
-        """Return the profile widened just enough to take ``shape``."""
+        """Return the profile widened just enough to take ``shape``.
+
+        Raises:
+            InputError: it would be larger than TensorRT takes.
+        """
         smallest = _zip_shape(min, self.smallest, shape)
         return ShapeProfile(smallest, self.typical, _zip_shape(max, self.largest, shape))
 
@@ -259,6 +279,8 @@ class ShapeProfile:
 def _batch_shape(text: str) -> BatchShape | None:
     words = text.strip().split("x")
     if len(words) != 3 or not all(word.isascii() and word.isdigit() for word in words):
+        return None
+    if any(len(word) > _MAX_DIGITS for word in words):
         return None
     images, height, width = map(int, words)
     return images, height, width

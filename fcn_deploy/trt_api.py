@@ -8,6 +8,7 @@
 | progress monitor | no | yes | yes | yes |
 | target compute capabilities | this GPU | this GPU | this GPU | to choose |
 | timing cache | yes | yes | yes | no |
+| contexts per profile | one, more on request | many | many | many |
 
 Every difference is asked of the API itself, by name (``hasattr``), never of a version number: a
 test holds each name used here, in ``build.py`` and in ``runners/trt.py`` against the names of the
@@ -351,12 +352,39 @@ class TensorRt:
         return True
 
 
+def share_profiles(trt: Any, config: Any) -> str | None:
+    """Let several contexts of an engine use one profile; return the feature switched on, if any.
+
+    8.6 gives a profile to one context only unless told so when the engine is built, and a CUDA
+    graph needs a context of its own.  Later releases share without being told.
+
+    Args:
+        trt: the module of the release.
+        config: of the engine about to be built.
+    """
+    if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
+        feature = trt.PreviewFeature.PROFILE_SHARING_0806
+        # 10.x still knows the name, but has it on for good and grumbles when it is set.
+        if not config.get_preview_feature(feature):
+            config.set_preview_feature(feature, True)
+            return "PROFILE_SHARING_0806"
+    return None
+
+
+_NO_ERROR = "no message"
+
+
 def last_error() -> str:
-    """Return the last error that TensorRT logged, for the message that we raise."""
+    """Return the last error that TensorRT logged since :func:`clear_errors`, for our message."""
     return _last_error[0]
 
 
-_last_error = ["no message"]
+def clear_errors() -> None:
+    """Forget the last error: one of an earlier call would explain a later one wrongly."""
+    _last_error[0] = _NO_ERROR
+
+
+_last_error = [_NO_ERROR]
 _listeners: list[Callable[[str], None]] = []
 
 

@@ -70,7 +70,7 @@ class FakeCuda:
         self.events: dict[int, Any] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.launches = 0
-        self.refuse_capture = False
+        self.refuse_capture = self.refuse_pinned = False
         self.clock = 0
         self._handles = itertools.count(1)
 
@@ -129,6 +129,8 @@ class FakeCuda:
 
     def _allocate(self, kind: str, nbytes: int) -> tuple[Any, int | None]:
         assert nbytes > 0
+        if kind == "pinned" and self.refuse_pinned:
+            return OUT_OF_MEMORY, None
         if kind == "device" and self.in_use() + nbytes > self.device_memory:
             return OUT_OF_MEMORY, None
         buffer = (ctypes.c_uint8 * nbytes)()

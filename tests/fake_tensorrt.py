@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+import weakref
 from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -86,6 +87,8 @@ class FakeTensorRt(ModuleType):
         self._release, self._cuda = release, cuda
         self._half_layers = True
         self._calls: list[str] = []
+        self._capturable = True
+        self._contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         behaviours = {cls.__name__.removeprefix("_"): cls for cls in _BEHAVIOURS}
         for name, members in api(release).items():
             if name in behaviours:
@@ -162,6 +165,7 @@ class _Builder:
             "outputs": network._outputs,
             "half": half,
             "detailed": config._settings["profiling_verbosity"].name == "DETAILED",
+            "shared": trt._release != "8.6.0" or "PROFILE_SHARING_0806" in config._features,
         }
         numbers = [*map(int, trt.__version__.split(".")), 0][:4]  # noqa: RUF048 - whole numbers here
         tag = b"vtrt" if trt._release.startswith("rtx") else b"ftrt"
@@ -175,6 +179,8 @@ class _IBuilderConfig:
         self._flags: set[str] = {"TF32"}
         self._profiles: list[Any] = []
         self._settings: dict[str, Any] = {}
+        # On for good in 10.x; later releases have forgotten the name.
+        self._features = {"PROFILE_SHARING_0806"} if self._trt._release == "10.16.1" else set()
         self._capabilities: dict[int, str] = {}
         self._sources = (1 << len(api(self._trt._release)["TacticSource"])) - 1
         self._cache: Any = None
@@ -188,6 +194,14 @@ class _IBuilderConfig:
 
     def clear_flag(self, flag: Member) -> None:
         self._flags.discard(flag.name)
+
+    def get_preview_feature(self, feature: Member) -> bool:
+        return feature.name in self._features
+
+    def set_preview_feature(self, feature: Member, enable: bool) -> None:
+        assert enable
+        self._features.add(feature.name)
+        self._trt._calls.append(f"preview {feature.name}")
 
     def get_tactic_sources(self) -> int:
         return self._sources
@@ -325,6 +339,7 @@ class _Runtime:
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
         engine = self._trt.ICudaEngine()
+        engine._logger, engine._users = self._logger, weakref.WeakSet()
         engine._plan = json.loads(bytes(plan)[28:])
         return engine
 
@@ -332,6 +347,8 @@ class _Runtime:
 class _ICudaEngine:
     _trt: FakeTensorRt
     _plan: dict[str, Any]
+    _logger: Any
+    _users: weakref.WeakSet[Any]
 
     device_memory_size = device_memory_size_v2 = SCRATCH_BYTES
 
@@ -368,9 +385,18 @@ class _ICudaEngine:
 
     def _context(self) -> Any:
         context = self._trt.IExecutionContext()
-        context._plan = self._plan
+        context._plan, context._engine = self._plan, self
+        context._profile = -1 if self._is_taken(0) else 0
+        self._users.add(context)
+        self._trt._contexts.add(context)
         self._trt._calls.append("context")
         return context
+
+    def _is_taken(self, profile: int) -> bool:
+        """Whether a live context keeps the profile from others: the rule of 8.6."""
+        if self._plan["shared"]:
+            return False
+        return any(context._profile == profile for context in self._users)
 
 
 class _EngineInspector:
@@ -391,6 +417,7 @@ class _EngineInspector:
 class _IExecutionContext:
     _trt: FakeTensorRt
     _plan: dict[str, Any]
+    _engine: Any
 
     def __init__(self) -> None:
         self._profile = self._scratch = self._changes = 0
@@ -404,10 +431,18 @@ class _IExecutionContext:
     device_memory = property(None, lambda self, pointer: setattr(self, "_scratch", pointer))
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        if profile != self._profile and self._engine._is_taken(profile):
+            self._engine._logger.log(
+                self._trt.ILogger.ERROR,
+                f"Profile {profile} has been chosen by another IExecutionContext.",
+            )
+            return False
         self._profile = profile
         return profile < len(self._plan["profiles"])
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        if self._profile < 0:
+            return False
         low, _, high = self._plan["profiles"][self._profile]
         self._changes += 1
         self._shape = tuple(shape)
@@ -425,16 +460,20 @@ class _IExecutionContext:
         return True
 
     def is_stream_capturable(self, stream: int) -> bool:
-        return True
+        return self._trt._capturable
 
     def execute_async_v3(self, stream: int) -> bool:
         cuda, shape, addresses = self._trt._cuda, self._shape, dict(self._addresses)
         assert self._scratch
         scratch, captured, changes = self._scratch, cuda.is_capturing(stream), self._changes
+        # Weakly: work on a stream keeps no context alive, and needs it.
+        alive = weakref.ref(self)
 
         def compute() -> None:
+            context = alive()
+            assert context is not None, "a context was destroyed before its work was done"
             # A graph is valid only as long as its context stays as it was when recorded.
-            assert not captured or self._changes == changes
+            assert not captured or context._changes == changes
             cuda.bytes_at(scratch, SCRATCH_BYTES)
             cuda.clock += 100
             size = int(np.prod(shape))

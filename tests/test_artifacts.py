@@ -16,8 +16,10 @@ from fcn_deploy import artifacts
 from fcn_deploy.artifacts import (
     DEFAULT_RUN,
     Run,
+    atomic_pair,
     atomic_path,
     file_digest,
+    probe,
     read_json,
     write_bytes,
     write_json,
@@ -125,6 +127,56 @@ def test_a_folder_where_the_file_should_be(tmp_path: Path, one_line: OneLine) ->
         write_bytes(tmp_path / "a.txt", b"new")
     assert str(tmp_path / "a.txt") in one_line(caught.value)
     assert files_in(tmp_path) == ["a.txt"]
+
+
+def test_probing_refuses_what_writing_would(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "a.txt").mkdir()
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "a.txt", tmp_path / "file" / "b.txt"):
+        with pytest.raises(ArtifactError, match="choose another place with --here") as caught:
+            probe(target, flags="--here")
+        assert str(target) in one_line(caught.value)
+    probe(tmp_path / "new" / "b.txt")
+    assert files_in(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("failing", ["content", "voucher"])
+def test_a_pair_is_replaced_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    content, voucher = tmp_path / "plan", tmp_path / "plan.json"
+    real, seen = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        seen.append(descriptor)
+        if len(seen) == (1 if failing == "content" else 2):
+            disk_full()
+        real(descriptor)
+
+    def write(text: str) -> None:
+        with atomic_pair(content, voucher) as temporaries:
+            for temporary in temporaries:
+                temporary.write_text(text)
+
+    write("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts.os, "fsync", fsync)
+        with pytest.raises(ArtifactError, match="disk is full"):
+            write("new")
+    assert (content.read_text(), voucher.read_text()) == ("old", "old")
+    write("new")
+    assert (content.read_text(), voucher.read_text()) == ("new", "new")
+    assert files_in(tmp_path) == ["plan", "plan.json"]
+
+
+def test_commands_quote_what_a_shell_would_split(tmp_path: Path, one_line: OneLine) -> None:
+    run = Run(tmp_path / "my run")
+    assert run.command_suffix == f" '{run.root}'"
+    with pytest.raises(MissingStageError, match="--out '") as caught:
+        run.require_checkpoint()
+    assert f"`fcn-deploy train --out '{run.root}'`" in one_line(caught.value)
+    with pytest.raises(MissingStageError, match="--out '"):
+        Run.from_argument(run.root)
 
 
 def test_a_name_too_long_for_the_disk(tmp_path: Path, one_line: OneLine) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import onnx
 import pytest
@@ -16,8 +19,15 @@ from click.testing import CliRunner
 from fcn_deploy import build, trt_api
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.build import BuildOptions, engine_from_onnx, ensure_engine, layers_by_precision
-from fcn_deploy.engine_file import read_engine, read_plan_header, sidecar_path
-from fcn_deploy.errors import BackendError, BuildError, InputError, MissingStageError, OnnxFileError
+from fcn_deploy.engine_file import read_engine, read_plan_header, read_sidecar, sidecar_path
+from fcn_deploy.errors import (
+    ArtifactError,
+    BackendError,
+    BuildError,
+    InputError,
+    MissingStageError,
+    OnnxFileError,
+)
 from fcn_deploy.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import RELEASES, version_of
@@ -135,6 +145,77 @@ def test_a_failed_build_leaves_the_old_engine(
     assert read_engine(engine.path) == engine.sidecar
 
 
+@pytest.mark.parametrize("call", ["fsync", "write_bytes"])
+def test_a_full_disk_leaves_the_old_engine(
+    machine: FakeMachine, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def disk_full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    onnx_path = write_onnx(tmp_path / "model.onnx", FP16)
+    engine = engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+    write_onnx(onnx_path, FP16, checkpoint="sha256:other")
+    with monkeypatch.context() as patch:
+        patch.setattr(os if call == "fsync" else Path, call, disk_full)
+        with pytest.raises(ArtifactError, match="disk is full") as failed:
+            engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+    assert "elsewhere with --out" in str(failed.value)
+    assert "--json" not in str(failed.value)
+    assert read_engine(engine.path) == engine.sidecar
+    assert sorted(folder.iterdir()) == [engine.path, sidecar_path(engine.path)]
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_build(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    onnx_path = write_onnx(tmp_path / "model.onnx")
+    (tmp_path / "caches").mkdir()
+
+    def refused(folder: Path, options: BuildOptions | None = None) -> str:
+        steps: list[str] = []
+        with pytest.raises(ArtifactError) as failed:
+            engine_from_onnx(
+                onnx_path,
+                name="fcn",
+                product=machine.product,
+                options=options,
+                folder=folder,
+                on_progress=lambda *step: steps.append(step[0]),
+            )
+        assert steps == []
+        return str(failed.value)
+
+    complaint = refused(onnx_path / "sub")
+    assert "Not a directory" in complaint
+    assert "with --out" in complaint
+    for cache, words in (
+        (tmp_path / "caches", "Is a directory"),
+        (onnx_path / "cache", "Not a directory"),
+    ):
+        complaint = refused(folder, BuildOptions(timing_cache=cache))
+        assert f"cannot write {cache}: {words}; choose another place with --timing-cache" in (
+            complaint
+        )
+    assert list(folder.glob("*")) == []
+
+
+def test_the_timing_cache_is_saved_after_the_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    machine = install(monkeypatch, "10.16.1", FakeCuda())
+    machine.trt._half_layers = False
+    cache = tmp_path / "timing.cache"
+    with pytest.raises(BuildError):
+        engine_from_onnx(
+            write_onnx(tmp_path / "model.onnx", FP16),
+            name="fcn",
+            product=machine.product,
+            options=BuildOptions(timing_cache=cache),
+            folder=folder,
+        )
+    assert not cache.exists()
+
+
 def test_what_the_parser_refuses_is_told_by_node(
     machine: FakeMachine, tmp_path: Path, folder: Path
 ) -> None:
@@ -142,7 +223,7 @@ def test_what_the_parser_refuses_is_told_by_node(
     with pytest.raises(BuildError) as failed:
         engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
     assert "node 'the_node' (Unheard): no importer for this operator" in str(failed.value)
-    assert not folder.exists()
+    assert list(folder.glob("*")) == []
 
 
 def test_opset_20_is_too_new_for_8_6_alone(
@@ -150,8 +231,14 @@ def test_opset_20_is_too_new_for_8_6_alone(
 ) -> None:
     onnx_path = write_onnx(tmp_path / "model.onnx", opset=20)
     if machine.release == "8.6.0":
-        with pytest.raises(OnnxFileError, match="run `fcn-deploy export --opset 17` first"):
-            engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+        with pytest.raises(OnnxFileError, match="run `fcn-deploy export x --opset 17` first"):
+            engine_from_onnx(
+                onnx_path,
+                name="fcn",
+                product=machine.product,
+                folder=folder,
+                export="fcn-deploy export x",
+            )
     else:
         engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
 
@@ -186,6 +273,8 @@ def test_options_reach_the_builder(machine: FakeMachine, tmp_path: Path, folder:
         assert {"capability SM89", "capability SM120"} <= set(machine.trt._calls)
         assert engine.path.name.endswith(".sm89-sm120.plan")
         return
+    if machine.release == "8.6.0":  # the release that must be told so
+        assert "PROFILE_SHARING_0806" in engine.sidecar.flags["builder"]
     assert cache.read_bytes() == b" timed"
     cache.write_bytes(b"foreign")  # of another GPU: refused, then begun afresh
     engine_from_onnx(
@@ -231,7 +320,7 @@ def test_ctrl_c_stops_the_build_and_leaves_nothing(
             folder=folder,
             on_progress=interrupt,
         )
-    assert not folder.exists()
+    assert list(folder.glob("*")) == []
 
 
 def test_tensorrt_needs_a_gpu_to_build_and_rtx_does_not(
@@ -259,6 +348,110 @@ def test_another_release_builds_another_file_and_says_so(
     assert new.differences == ("version: 10.16.1.11 → 11.4.0.106",)
     assert old.path.is_file()
     assert read_plan_header(new.path).version == (11, 4, 0, 106)
+
+
+def test_an_engine_for_other_gpus_is_no_older_one_of_this(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    install(monkeypatch, "rtx-1.7.1", FakeCuda())
+    onnx_path = write_onnx(tmp_path / "model.onnx")
+
+    def built(*capabilities: str) -> build.Engine:
+        options = BuildOptions(compute_capabilities=capabilities)
+        return engine_from_onnx(
+            onnx_path, name="fcn", product=Product.RTX, options=options, folder=folder
+        )
+
+    assert built("sm89").differences == ()
+    assert built("sm75").differences == ()  # another file: nothing was replaced
+    assert built("sm89").current
+
+
+def test_capabilities_are_sorted_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    machine = install(monkeypatch, "rtx-1.7.1", FakeCuda())
+    onnx_path = write_onnx(tmp_path / "model.onnx")
+
+    def built(*capabilities: str) -> tuple[list[str], build.Engine]:
+        machine.trt._calls.clear()
+        options = BuildOptions(compute_capabilities=capabilities)
+        engine = engine_from_onnx(
+            onnx_path, name="fcn", product=Product.RTX, options=options, folder=folder
+        )
+        told = [call[11:].lower() for call in machine.trt._calls if call.startswith("capability ")]
+        return told, engine
+
+    told, engine = built()  # what the sidecar says is what the builder was told
+    assert tuple(told) == engine.sidecar.compute_capabilities == trt_api.RTX_DEFAULT_CAPABILITIES
+    told, engine = built("sm120", "sm89", "sm89")
+    assert tuple(told) == engine.sidecar.compute_capabilities == ("sm89", "sm120")
+    assert engine.path.name.endswith(".sm89-sm120.plan")
+    assert built("sm89", "sm120")[1].current
+
+
+@pytest.mark.parametrize("text", ["nonsense", "", ",", "sm89,", "8.9", "none", "sm"])
+def test_capabilities_that_are_none(text: str) -> None:
+    with pytest.raises(
+        InputError, match=r"is no compute capability; write e\.g\. --compute"
+    ) as bad:
+        build.parse_capabilities(text)
+    assert len(str(bad.value).splitlines()) == 1
+    assert build.parse_capabilities(" SM120,sm89 ,sm89") == ("sm89", "sm120")
+
+
+def test_an_rtx_card_beyond_the_default_gets_an_engine_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    run = Run(tmp_path / "runs" / "city")
+    write_onnx(run.onnx(FP16), FP16)
+    said: list[str] = []
+
+    def ensure() -> None:
+        ensure_engine(run, FP16, outputs=("logits",), folder=folder, say=said.append)
+
+    install(monkeypatch, "rtx-1.7.1", FakeCuda(major=7, minor=5))
+    ensure()
+    ensure()
+    assert len(said) == 2  # the mask's and the logits' engine, once
+    for plan in folder.glob("*.plan"):
+        assert read_sidecar(plan).compute_capabilities == ("sm75",)
+        assert " --compute-capability sm75" in read_sidecar(plan).command
+    install(monkeypatch, "rtx-1.7.1", FakeCuda(major=9, minor=0))
+    with pytest.raises(BackendError, match=r"RTX .* does not run on sm90, .* pip install"):
+        ensure()
+    assert len(said) == 2
+
+
+def test_the_logits_engine_follows_the_masks_profiles(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    machine.cuda.major, machine.cuda.minor = 8, 9
+    run = Run(tmp_path / "runs" / "city")
+    write_onnx(run.onnx(FP16), FP16)
+    said: list[str] = []
+
+    def ensure() -> list[str]:
+        ensure_engine(run, FP16, outputs=("mask", "logits"), folder=folder, say=said.append)
+        return said
+
+    assert len(ensure()) == 2
+    assert {path.suffix for path in folder.iterdir()} == {".plan", ".json"}
+    wider = (ShapeProfile((1, 1, 1), (1, 48, 64), (8, 2000, 2000)),)
+    engine_from_onnx(
+        run.onnx(FP16),
+        name=run.name,
+        product=machine.product,
+        options=BuildOptions(wider),
+        folder=folder,
+        command="fcn-deploy build of mine",
+    )
+    assert len(ensure()) == 3
+    assert "has other profiles" in said[-1]
+    for plan in folder.glob("*.plan"):
+        assert read_sidecar(plan).profiles == wider
+        assert read_sidecar(plan).command == "fcn-deploy build of mine"
+    assert len(ensure()) == 3
 
 
 def test_ensure_engine_builds_what_is_missing_once(
@@ -306,6 +499,35 @@ def test_the_command_is_the_one_to_type(tmp_path: Path) -> None:
     assert build.build_command(Run(Path("runs/a"), Path("x.onnx")), FP16, Product.RTX, options) == (
         "fcn-deploy build x.onnx --product trt-rtx --profile 1x1x1:1x2x3:4x5x6 --workspace 7"
     )
+    spaced = Run(Path("my runs/a"))
+    options = BuildOptions(timing_cache=Path("my cache"))
+    assert build.build_command(spaced, FP16, Product.TRT, options, Path("my engines")) == (
+        "fcn-deploy build 'my runs/a' --fp16 --product trt --timing-cache 'my cache' "
+        "--out 'my engines'"
+    )
+    assert build.export_command(spaced) == "fcn-deploy export 'my runs/a'"
+    assert build.export_command(Run(Path("my runs"), Path("my runs/x.onnx"))) == (
+        "fcn-deploy export 'my runs' --out 'my runs/x.onnx'"
+    )
+
+
+def test_repairs_name_the_export_of_this_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = install(monkeypatch, "8.6.0", FakeCuda())
+    monkeypatch.chdir(tmp_path)
+    run = Run(Path("runs/city"))
+    write_onnx(run.onnx(FP16), FP16, opset=20)
+    with pytest.raises(
+        OnnxFileError, match="run `fcn-deploy export runs/city --fp16 --opset 17` first"
+    ):
+        ensure_engine(run, FP16)
+    write_onnx(run.onnx(FP16), FP16, ("mask", "logits"))
+    machine.trt._half_layers = False
+    with pytest.raises(
+        BuildError, match="run `fcn-deploy export runs/city --fp16 --outputs mask,logits` again"
+    ):
+        ensure_engine(run, FP16)
 
 
 @pytest.mark.parametrize(
@@ -399,6 +621,43 @@ def test_a_profile_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     assert code == 2
     assert "is no profile" in complaint
     assert len(complaint.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--workspace", "99999999999999999999"), "1<=x<=1048576"),
+        (("--profile", "1x1x1:1x1x1:1x1x2147483648"), "1x1x1:1x1x1:1x1x2147483648 is too large"),
+        (("--compute-capability", "nonsense"), "'nonsense' is no compute capability"),
+        (("--compute-capability", ","), "'' is no compute capability"),
+    ],
+)
+def test_typed_nonsense_is_no_bug_of_ours(
+    words: tuple[str, ...], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fcn_deploy.cli import main
+
+    write_onnx(tmp_path / "model.onnx")
+    with pytest.raises(SystemExit) as left:
+        main(["build", str(tmp_path), *words])
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert complaint in said
+    assert len(said.splitlines()) == 1
+
+
+def test_an_engine_is_nothing_to_build_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fcn_deploy.cli import main
+
+    write_onnx(tmp_path / "model.onnx")
+    plan = tmp_path / "x.plan"
+    plan.write_bytes(b"ftrt")
+    with pytest.raises(SystemExit) as left:
+        main(["build", str(plan)])
+    assert left.value.code == 2
+    assert f"{plan} is an engine already; give a run or an ONNX file" in capsys.readouterr().err
 
 
 # TensorRT for RTX, real: it needs no GPU to build
@@ -516,7 +775,9 @@ def test_the_real_command_builds_and_finds_it_current(
     content = json.loads(sidecar_path(plan).read_text())
     assert content["plan_digest"] == file_digest(plan)
     assert content["version"] == trt_api.installed_version(Product.RTX)
-    assert content["command"] == f"fcn-deploy build {run.root} --fp16 --product trt-rtx"
+    assert content["command"] == (
+        f"fcn-deploy build {run.root} --fp16 --product trt-rtx --out {engines}"
+    )
     code, said, complaint = run_command(*words)
     assert (code, complaint) == (0, "")
     assert "is current: same ONNX file" in said

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import struct
 import subprocess
 import sys
@@ -29,7 +31,7 @@ from fcn_deploy.engine_file import (
     read_sidecar,
     shape_error,
     sidecar_path,
-    write_sidecar,
+    write_engine,
 )
 from fcn_deploy.errors import EngineError, InputError, MissingStageError
 from fcn_deploy.spec import Precision, Product, ShapeProfile, SizeRange
@@ -68,6 +70,10 @@ def sidecar_of(plan: Path) -> EngineSidecar:
         built_at="2026-01-02T03:04:05+00:00",
         build_seconds=12.5,
     )
+
+
+def write_sidecar(plan: Path, sidecar: EngineSidecar) -> None:
+    sidecar_path(plan).write_text(json.dumps(sidecar.to_json()))
 
 
 @pytest.fixture
@@ -293,12 +299,13 @@ def test_a_shape_outside_names_the_nearest_profile_and_the_build() -> None:
 
 
 sizes = st.integers(1, 4096)
-shapes = st.tuples(sizes, sizes, sizes)
+batches = st.integers(1, 32)  # with the largest of these sizes still small enough
+shapes = st.tuples(batches, sizes, sizes)
 
 
 @st.composite
 def profiles(draw: st.DrawFn) -> ShapeProfile:
-    columns = [sorted(draw(st.tuples(sizes, sizes, sizes))) for _ in range(3)]
+    columns = [sorted(draw(st.tuples(kind, kind, kind))) for kind in (batches, sizes, sizes)]
     low, middle, high = zip(*columns, strict=True)
     return ShapeProfile(low, middle, high)
 
@@ -330,6 +337,78 @@ def test_a_profile_that_does_not_rise_is_refused(
     if any(a > b for a, b in zip(low, high, strict=True)):
         with pytest.raises(InputError, match="does not rise"):
             ShapeProfile(low, low, high)
+
+
+huge = st.one_of(st.integers(1, 2**11), st.integers(2**28, 2**33), st.integers(10**17, 10**5000))
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.tuples(huge, huge, huge))
+def test_a_profile_is_small_enough_for_tensorrt_or_refused_by_name(
+    shape: tuple[int, int, int],
+) -> None:
+    # Python itself writes no number of over 4300 digits.
+    text = "1x1x1:1x1x1:" + "x".join("9" * 5000 if n > 10**4000 else str(n) for n in shape)
+    if math.prod(shape) * 3 < 2**31:
+        assert ShapeProfile.from_text(text).largest == shape
+    else:
+        with pytest.raises(InputError, match="profile") as refused:
+            ShapeProfile.from_text(text)
+        assert text in str(refused.value)
+
+
+@pytest.mark.parametrize("side", [100, 10_000, 20_000, 26_754])
+def test_the_default_profile_takes_fewer_of_very_large_images(side: int) -> None:
+    largest = ShapeProfile.covering(SizeRange((1, 1), (1, 1), (side, side))).largest
+    assert largest[1] >= side
+    assert 1 <= largest[0] <= 8
+    assert (largest[0] == 8) == (8 * 3 * largest[1] * largest[2] < 2**31)
+
+
+def test_a_shape_that_no_engine_takes_is_refused_without_a_rebuild() -> None:
+    error = shape_error((PROFILE,), "fcn-deploy build", (2**15, 2**10, 2**10))
+    assert "the engine takes no batch of 32768x1024x1024" in str(error)
+    assert "give smaller batches or pictures" in str(error)
+
+
+def test_the_rebuild_of_an_rtx_engine_names_the_gpu_that_is_here(plan: Path) -> None:
+    for command in (
+        "fcn-deploy build --product trt-rtx --compute-capability sm89,sm120 --out x",
+        "fcn-deploy build --product trt-rtx --out x",
+    ):
+        sidecar = replace(sidecar_of(plan), product=Product.RTX, command=command)
+        with pytest.raises(EngineError) as refused:
+            check_belongs(
+                plan,
+                sidecar,
+                product=Product.RTX,
+                version=sidecar.version,
+                compute_capability="sm75",
+            )
+        assert refused.value.repair == (
+            "run `fcn-deploy build --product trt-rtx --out x --compute-capability sm75` here"
+        )
+
+
+def test_a_crash_between_the_moves_leaves_a_refused_engine(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_replace = os.replace
+    moved: list[Path] = []
+
+    def crash(source: Path, target: Path) -> None:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(target)
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_engine(plan, memoryview(plan_bytes() + b"new"), sidecar_of(plan))
+    with pytest.raises(MissingStageError, match="has no sidecar"):
+        read_engine(plan)
+    assert moved == [plan]
+    assert list(plan.parent.iterdir()) == [plan]
 
 
 @settings(deadline=None, derandomize=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fcn_deploy.artifacts import file_digest
-from fcn_deploy.errors import OnnxFileError
+from fcn_deploy.errors import BackendError, OnnxFileError
 from fcn_deploy.onnx_file import (
     CHECKPOINT_DIGEST_KEY,
     PRECISION_KEY,
@@ -102,6 +103,16 @@ def test_the_metadata_needs_no_graph_of_ours(tmp_path: Path, tiny_spec: ModelSpe
 
 
 # -- files that are refused ---------------------------------------------------------------------
+
+
+def test_without_the_onnx_package_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_line: OneLine
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for read in (load_onnx, read_metadata):
+        with pytest.raises(BackendError, match="onnx is not installed") as caught:
+            read(tmp_path / "model.onnx")
+        assert one_line(caught.value).endswith("; pip install onnx")
 
 
 def test_a_missing_file_names_the_export_command(tmp_path: Path, one_line: OneLine) -> None:

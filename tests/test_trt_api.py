@@ -162,6 +162,8 @@ def used_names_of(path: Path) -> set[tuple[str, str]]:
             "rtx-1.7.1",
             "BuilderFlag.FP16",
         ),
+        ("trt.PreviewFeature.PROFILE_SHARING_0806", "11.4.0",
+         "PreviewFeature.PROFILE_SHARING_0806"),
         ("trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "11.4.0",
          "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"),
     ],
@@ -204,6 +206,26 @@ def test_tactics_of_cublas_and_cudnn_are_left_out(machine: FakeMachine) -> None:
     kept = {name for index, name in enumerate(names) if config._sources >> index & 1}
     assert kept == set(names) - {"CUBLAS", "CUBLAS_LT", "CUDNN"}
     assert len(left_out) == len(names) - len(kept)
+
+
+def test_profiles_are_shared_on_request_only_where_they_are_not_anyway(
+    machine: FakeMachine,
+) -> None:
+    config = machine.trt.IBuilderConfig()
+    found = trt_api.share_profiles(machine.trt, config)
+    if machine.release == "8.6.0":
+        assert found == "PROFILE_SHARING_0806"
+        assert machine.trt._calls == ["preview PROFILE_SHARING_0806"]
+    else:
+        assert found is None
+        assert machine.trt._calls == []
+
+
+def test_an_error_is_kept_until_it_is_cleared(machine: FakeMachine) -> None:
+    trt_api.load(machine.product).logger.log(machine.trt.ILogger.ERROR, "no room")
+    assert trt_api.last_error() == "no room"
+    trt_api.clear_errors()
+    assert trt_api.last_error() == "no message"
 
 
 def test_compute_capabilities_are_for_rtx(machine: FakeMachine) -> None:

@@ -6,7 +6,7 @@
 #
 # RUN is a trained run (default runs/fcn), DATA its labelled images (default: the built-in scenes).
 # The Pythons may be one or three: TensorRT 8.6 lives in a 3.10 without torch (give --opset 17 then).
-# The one of TensorRT needs numpy, pillow, click, rich, onnx, cuda-bindings and pytest.
+# The one of TensorRT needs numpy, pillow, click, rich, onnx, onnxruntime, cuda-bindings and pytest.
 # Each step writes OUT/STEP.log and a line of OUT/steps.jsonl as it ends, and its results as JSON
 # into OUT; a step that fails does not stop the others.  Exit code 1 if any failed.
 set -uo pipefail

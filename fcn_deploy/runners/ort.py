@@ -208,7 +208,8 @@ class OrtGpuRunner(OrtRunner):
         buffer = self._pinned.get(name)
         if buffer is None or buffer.nbytes < nbytes:
             if buffer is not None:
-                buffer.close()
+                # Out of the dictionary first: should the next line fail, it must not be found.
+                self._pinned.pop(name).close()
             buffer = self._pinned[name] = gpu.PinnedBuffer(nbytes)
         return buffer.array(shape, dtype)
 

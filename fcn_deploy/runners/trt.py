@@ -5,7 +5,8 @@
 
 A batch in flight owns a slot.  ``run`` uses one slot on one stream; ``stream`` uses two slots on
 three streams (copy in, compute, copy out), so that copies hide behind computing.  A shape that
-comes back is recorded as a CUDA graph; one that cannot be recorded is enqueued plainly.
+comes back is recorded as a CUDA graph; one that cannot be recorded is enqueued plainly, as is every
+shape of an engine that allows no second context on a profile (see ``trt_api.share_profiles``).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from fcn_deploy.errors import (
     DeviceMemoryError,
     EngineError,
     FcnDeployError,
+    InputError,
     MissingStageError,
 )
 from fcn_deploy.gpu import DeviceBuffer, Event, Graph, PinnedBuffer, Stream
@@ -49,6 +51,8 @@ from fcn_deploy.trt_api import TensorRt
 INPUT_NAME = "image"
 #: How many (slot, shape) pairs keep a CUDA graph; the least recently used one makes room.
 MAX_GRAPHS = 8
+#: How many (slot, shape) pairs are remembered as seen, and as refused by a capture.
+_MAX_REMEMBERED = 4 * MAX_GRAPHS
 #: Buffers grow in steps of this, so that shapes of about one size share one allocation.
 _BUFFER_STEP = 1 << 20
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -123,7 +127,9 @@ def _find_engine(run: Run, precision: Precision, outputs: tuple[str, ...], capab
             compute_capability=capability,
             precision=precision,
             outputs=outputs,
-            **digests,
+            onnx_digest=digests.get("onnx_digest"),
+            checkpoint_digest=digests.get("checkpoint_digest"),
+            name=digests.get("name"),
         )
         if found is not None:
             return found
@@ -223,6 +229,7 @@ class TrtRunner(Runner):
         self._identity = shipped
         self._wanted = outputs
         self._device = f"cuda:0 ({gpu.describe_gpu().name})"
+        self._stream_token: object = None  # of the stream() that owns the two slots
         self._engine: _DeviceEngine | None = _DeviceEngine(shipped)
         self._probe: _DeviceEngine | None = None
         try:
@@ -285,26 +292,47 @@ class TrtRunner(Runner):
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order, with its copies beside the computing.
 
-        A batch that is refused raises after the results of those before it.
+        A batch that is refused raises after the results of those before it.  The stream read last
+        owns the slots: one left half-way is in nobody's way, and reading it on is refused.
+
+        Raises:
+            InputError: another stream of this runner was begun before this one's end.
         """
         if self._probe is not None:
             yield from super().stream(batches)
             return
         loaded = self._open_engine()
+        token = self._stream_token = object()
         in_flight: deque[_Slot] = deque()
         try:
             for index, images in enumerate(batches):
                 if len(in_flight) == len(loaded.stream_slots):
-                    yield self._chosen(loaded.collect(in_flight.popleft()))
+                    yield self._collect_streamed(token, loaded, in_flight)
                 check_images(images)
+                self._require_slots(token)
                 slot = loaded.stream_slots[index % len(loaded.stream_slots)]
                 in_flight.append(loaded.submit(slot, images, loaded.lanes))
         except FcnDeployError:
-            while in_flight:
-                yield self._chosen(loaded.collect(in_flight.popleft()))
+            while in_flight and token is self._stream_token:
+                yield self._collect_streamed(token, loaded, in_flight)
             raise
         while in_flight:
-            yield self._chosen(loaded.collect(in_flight.popleft()))
+            yield self._collect_streamed(token, loaded, in_flight)
+
+    def _collect_streamed(
+        self, token: object, loaded: _DeviceEngine, in_flight: deque[_Slot]
+    ) -> Outputs:
+        # Anything may have happened since the last result: the slots may be another's by now.
+        self._require_slots(token)
+        return self._chosen(loaded.collect(in_flight.popleft()))
+
+    def _require_slots(self, token: object) -> None:
+        self._open_engine()
+        if token is not self._stream_token:
+            raise InputError(
+                "another stream() of this runner is being read",
+                "read each stream to its end before the next, or open a second runner",
+            )
 
     def device_seconds(self, images: NDArray[np.uint8]) -> float:
         """Run a batch and return the device's own time for computing it, without the copies."""
@@ -318,7 +346,7 @@ class TrtRunner(Runner):
         for loaded in (self._engine, self._probe):
             if loaded is not None:
                 loaded.close()
-        self._engine = self._probe = None
+        self._engine = self._probe = self._stream_token = None
 
 
 @dataclass(frozen=True)
@@ -393,6 +421,7 @@ class _DeviceEngine:
         self._identity = identity
         self.tensorrt: TensorRt = trt_api.load(identity.product)
         trt = self.tensorrt.trt
+        trt_api.clear_errors()
         runtime = trt.Runtime(self.tensorrt.logger)
         engine = runtime.deserialize_cuda_engine(identity.path.read_bytes())
         if engine is None:
@@ -406,7 +435,8 @@ class _DeviceEngine:
         self._plain_contexts: dict[int, Any] = {}
         self._graphs: OrderedDict[tuple[int, BatchShape], tuple[Graph, Any]] = OrderedDict()
         self._seen: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
-        self._capturing = True
+        self._refused: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
+        self._shares_profiles = True
         self._scratch = self._allocate_scratch(self.tensorrt.scratch_bytes(engine))
         self.lanes = _Lanes(Stream(), Stream(), Stream())
         self._compute = self.lanes.compute
@@ -530,30 +560,30 @@ class _DeviceEngine:
             self._graphs.move_to_end(key)
             self._graphs[key][0].launch(self._compute)
             return
-        if not (self._capturing and key in self._seen):
+        context = None
+        if self._shares_profiles and key in self._seen and key not in self._refused:
+            # A graph keeps a context of its own: a change of its shape would break the graph.
+            context = self._further_context(profile)
+        if context is None:
             if profile not in self._plain_contexts:
                 self._plain_contexts[profile] = self._new_context(profile)
             context = self._plain_contexts[profile]
             self._bind(context, slot, shape)
             self._execute(context)
-            self._remember(key)
+            _remember(self._seen, key)
             return
-        # A graph keeps a context of its own: a change of its shape would break the graph.
-        context = self._new_context(profile)
         self._bind(context, slot, shape)
         self._execute(context)  # serves this batch, and settles what a capture must not contain
-        self._capture(key, context)
+        if not self._capture(key, context):
+            # Another shape may do better; this one is not tried again and again.
+            _remember(self._refused, key)
+            # The context goes with this call, and its work is on the stream.
+            self._compute.synchronize()
 
-    def _remember(self, key: tuple[int, BatchShape]) -> None:
-        self._seen[key] = None
-        self._seen.move_to_end(key)
-        while len(self._seen) > 4 * MAX_GRAPHS:
-            self._seen.popitem(last=False)
-
-    def _capture(self, key: tuple[int, BatchShape], context: Any) -> None:
+    def _capture(self, key: tuple[int, BatchShape], context: Any) -> bool:
+        """Record a context's work and keep the graph; False where that is refused."""
         if not self.tensorrt.is_capturable(context, self._compute):
-            self._capturing = False
-            return
+            return False
         try:
             self._compute.begin_capture()
             try:
@@ -563,12 +593,12 @@ class _DeviceEngine:
                 raise
             graph = self._compute.end_capture()
         except FcnDeployError as error:
-            self._capturing = False
             trt_api.LOGGER.info("no CUDA graph, enqueuing plainly instead: %s", error)
-            return
+            return False
         self._graphs[key] = (graph, context)
         while len(self._graphs) > MAX_GRAPHS:
             self._drop_graphs([next(iter(self._graphs))])
+        return True
 
     def _drop_graphs(self, keys: list[tuple[int, BatchShape]]) -> None:
         if keys:
@@ -577,17 +607,28 @@ class _DeviceEngine:
             graph, _context = self._graphs.pop(key)
             graph.close()
 
+    def _further_context(self, profile: int) -> Any | None:
+        """Return one more context on a profile that has one, or None where the engine has none.
+
+        TensorRT 8.6 gives a profile to one context only, unless built to share.
+        """
+        try:
+            return self._new_context(profile)
+        except FcnDeployError as error:
+            self._shares_profiles = False  # a property of the engine: asked once
+            trt_api.LOGGER.info("no CUDA graphs, enqueuing plainly instead: %s", error)
+            return None
+
     def _new_context(self, profile: int) -> Any:
+        trt_api.clear_errors()
         scratch = self._scratch
         context = self.tensorrt.create_context(
             self._engine,
             0 if scratch is None else scratch.pointer,
             0 if scratch is None else scratch.nbytes,
         )
-        # Every context starts with profile 0.
-        if profile and not context.set_optimization_profile_async(
-            profile, int(self._compute.handle)
-        ):
+        # Profile 0 too: a context starts with it only where no other context has taken it.
+        if not context.set_optimization_profile_async(profile, int(self._compute.handle)):
             raise BackendError(
                 f"TensorRT cannot switch to profile {profile}: {trt_api.last_error()}"
             )
@@ -595,6 +636,7 @@ class _DeviceEngine:
 
     def _bind(self, context: Any, slot: _Slot, shape: BatchShape) -> None:
         """Tell a context the batch's shape and where its tensors lie; all by name."""
+        trt_api.clear_errors()
         if not context.set_input_shape(INPUT_NAME, (*shape, 3)):
             raise shape_error(self._profiles, self._identity.command, shape)
         missing = context.infer_shapes()
@@ -612,6 +654,7 @@ class _DeviceEngine:
                 raise BackendError(f"TensorRT takes no address for {name}: {trt_api.last_error()}")
 
     def _execute(self, context: Any) -> None:
+        trt_api.clear_errors()
         if not context.execute_async_v3(int(self._compute.handle)):
             message = trt_api.last_error()
             if "memory" in message.lower():
@@ -637,6 +680,13 @@ class _DeviceEngine:
         for stream in (self.lanes.copy_in, self.lanes.compute, self.lanes.copy_out):
             stream.close()
         self._engine = self._runtime = None
+
+
+def _remember(keys: OrderedDict[tuple[int, BatchShape], None], key: tuple[int, BatchShape]) -> None:
+    keys[key] = None
+    keys.move_to_end(key)
+    while len(keys) > _MAX_REMEMBERED:
+        keys.popitem(last=False)
 
 
 def _mib(nbytes: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fcn_deploy.artifacts import Run
-from fcn_deploy.errors import BackendError
+from fcn_deploy.errors import BackendError, DeviceMemoryError
 from fcn_deploy.runners import ort, session
 from fcn_deploy.runners.base import BACKENDS, open_runner, unavailable_reason
 from fcn_deploy.spec import Precision
@@ -86,6 +86,27 @@ def test_results_pass_through_pinned_memory(
         description = runner.describe()
         assert (description.backend, description.device) == ("ort-cuda", "cuda:0 (Fake GPU)")
         assert description.providers == (session.CUDA_PROVIDER,)
+    assert cuda.held()["memory"] == 0
+
+
+def test_pinned_memory_that_cannot_be_had_leaves_the_runner_usable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cuda = FakeCuda()
+    install(monkeypatch, "11.4.0", cuda)
+    run = Run(tmp_path)
+    write_onnx(run.onnx(Precision.FP32))
+    backend = ort.OrtGpuBackend("ort-cuda", lambda: None, BoundSession)
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 9, 3), dtype=np.uint8)
+    with backend.open(
+        run, precision=Precision.FP32, outputs=("mask",), threads=1, device="auto"
+    ) as runner:
+        runner.run(images)
+        cuda.refuse_pinned = True
+        with pytest.raises(DeviceMemoryError):
+            runner.run(np.repeat(images, 2, axis=0))
+        cuda.refuse_pinned = False
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
     assert cuda.held()["memory"] == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from fcn_deploy.errors import (
 from fcn_deploy.runners.base import open_runner, unavailable_reason
 from fcn_deploy.runners.trt import MAX_GRAPHS, TrtRunner
 from fcn_deploy.spec import BatchShape, Precision, Product, ShapeProfile
+from tests import fake_tensorrt
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import RELEASES, SCRATCH_BYTES, fake_logits, fake_mask
 from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
@@ -74,10 +75,13 @@ def pictures(shape: BatchShape, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
-def changing_shapes(count: int) -> Iterator[BatchShape]:
+def recurring_shapes(runs: int) -> Iterator[BatchShape]:
+    """Shapes drawn from 20, each 3 times in a row: seen, recorded, launched, and pushed out."""
     generator = np.random.default_rng(1)
-    for _ in range(count):
-        batch, height, width = generator.integers((1, 1, 1), (9, 65, 65))
+    shapes = generator.integers((1, 1, 1), (9, 65, 65), size=(20, 3))
+    for index in range(runs):
+        if index % 3 == 0:
+            batch, height, width = generator.choice(shapes)
         yield int(batch), int(height), int(width)
 
 
@@ -176,6 +180,53 @@ def test_a_stream_that_nobody_finishes_harms_nothing(latest: FakeMachine) -> Non
     assert set(latest.cuda.held().values()) == {0}
 
 
+def test_a_second_stream_takes_over_and_the_first_says_so(machine: FakeMachine) -> None:
+    first, second = ([pictures((1, 8, 8), seed + index) for index in range(6)] for seed in (0, 50))
+    with open_trt(make_run(machine)) as runner:
+        one, other = runner.stream(first), runner.stream(second)
+        np.testing.assert_array_equal(next(one).mask, fake_mask(first[0]))
+        np.testing.assert_array_equal(next(other).mask, fake_mask(second[0]))
+        with pytest.raises(InputError, match=r"another stream\(\) of this runner .* to its end"):
+            next(one)
+        # The one that was refused is over; it and its batches in flight are in nobody's way.
+        for images, result in zip(second[1:], other, strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+    assert set(machine.cuda.held().values()) == {0}
+
+
+def test_batches_that_come_from_a_stream_of_the_same_runner_are_refused(
+    latest: FakeMachine,
+) -> None:
+    with open_trt(make_run(latest)) as runner:
+
+        def batches() -> Iterator[NDArray[np.uint8]]:
+            for result in runner.stream([pictures((1, 8, 8), seed) for seed in range(4)]):
+                yield np.repeat(result.mask[..., None], 3, axis=3)
+
+        with pytest.raises(InputError, match=r"another stream\(\)"):
+            list(runner.stream(batches()))
+
+
+def test_a_stream_whose_runner_was_closed_says_so(latest: FakeMachine) -> None:
+    runner = open_trt(make_run(latest))
+    results = runner.stream([pictures((1, 8, 8), seed) for seed in range(4)])
+    next(results)
+    runner.close()
+    with pytest.raises(BackendError, match="closed"):
+        next(results)
+
+
+def test_a_stream_left_half_way_and_kept_blocks_nothing(latest: FakeMachine) -> None:
+    with open_trt(make_run(latest)) as runner:
+        kept = runner.stream([pictures((1, 8, 8), seed) for seed in range(5)])
+        next(kept)
+        batches = [pictures((2, 9, 7), seed) for seed in range(5)]
+        for images, result in zip(batches, runner.stream(batches), strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        with pytest.raises(InputError, match="another stream"):
+            next(kept)
+
+
 def test_a_refused_batch_raises_after_the_results_before_it(latest: FakeMachine) -> None:
     batches = [pictures((1, 8, 8), 0), pictures((1, 8, 8), 1), pictures((9, 8, 8), 2)]
     seen = []
@@ -247,28 +298,157 @@ def test_growing_buffers_drop_the_graphs_that_knew_the_old_ones(latest: FakeMach
         np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
 
 
-def test_a_capture_that_fails_falls_back_to_plain_enqueues(latest: FakeMachine) -> None:
+@pytest.mark.parametrize("shared", [True, False])
+def test_8_6_makes_graphs_where_the_engine_shares_its_profiles(
+    shared: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = install(monkeypatch, "8.6.0", FakeCuda())
+    if not shared:
+        monkeypatch.setattr(trt_api, "share_profiles", lambda trt, config: None)
+    small = ShapeProfile((1, 8, 8), (1, 8, 8), (2, 16, 16))
+    large = ShapeProfile((1, 64, 64), (1, 64, 64), (4, 128, 128))
+    run = make_run(old, small, large)
+    with open_trt(run) as runner:
+        for shape in ((1, 8, 8), (1, 64, 64), (2, 8, 8)):
+            for seed in range(4):
+                images = pictures(shape, seed)
+                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert old.cuda.launches == (6 if shared else 0)
+        # One for each profile, and one for each graph; a refusal is not asked for again.
+        assert old.trt._calls.count("context") == (2 + 3 if shared else 2 + 1)
+    assert set(old.cuda.held().values()) == {0}
+
+
+def refuse_at_the_end(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.cuda, "refuse_capture", True)
+
+
+def refuse_beforehand(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.trt, "_capturable", False)
+
+
+def refuse_to_execute(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute = fake_tensorrt._IExecutionContext.execute_async_v3
+    monkeypatch.setattr(
+        fake_tensorrt._IExecutionContext,
+        "execute_async_v3",
+        lambda self, stream: not machine.cuda.is_capturing(stream) and execute(self, stream),
+    )
+
+
+@pytest.mark.parametrize(
+    ("release", "refuse"),
+    [
+        ("11.4.0", refuse_at_the_end),
+        ("11.4.0", refuse_to_execute),
+        ("rtx-1.7.1", refuse_beforehand),  # the release that can be asked
+    ],
+)
+def test_a_capture_that_fails_falls_back_to_plain_enqueues(
+    release: str,
+    refuse: Callable[[FakeMachine, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Also: the context whose capture failed lives until its work is done, as the fake asserts."""
+    monkeypatch.chdir(tmp_path)
+    machine = install(monkeypatch, release, FakeCuda())
+    with open_trt(make_run(machine)) as runner:
+        with pytest.MonkeyPatch.context() as refusing:
+            refuse(machine, refusing)
+            for seed in range(5):
+                images = pictures((1, 8, 8), seed)
+                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            assert machine.cuda.launches == 0
+            # A plain one and the one that was refused: this shape is not tried again.
+            assert machine.trt._calls.count("context") == 2
+            assert len(machine.trt._contexts) == 1
+        # Another shape is.
+        for shape, launches in (((1, 8, 8), 0), ((2, 8, 8), 2)):
+            for seed in range(4):
+                images = pictures(shape, seed)
+                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            assert machine.cuda.launches == launches
+    assert set(machine.cuda.held().values()) == {0}
+
+
+def test_what_is_remembered_of_refused_captures_is_bounded(latest: FakeMachine) -> None:
     latest.cuda.refuse_capture = True
-    with open_trt(make_run(latest)) as runner:
-        for seed in range(5):
-            images = pictures((1, 8, 8), seed)
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
-    assert latest.cuda.launches == 0
-    assert set(latest.cuda.held().values()) == {0}
+    runner = open_trt(make_run(latest))
+    with runner:
+        for width in range(1, 100):
+            for _ in range(2):
+                runner.run(pictures((1, 1, width)))
+        assert runner._engine is not None
+        assert 0 < len(runner._engine._refused) < 99
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("execute_async_v3", "could not run the engine: no message"),
+        ("set_tensor_address", "takes no address for image: no message"),
+        ("set_optimization_profile_async", "cannot switch to profile 0: no message"),
+    ],
+)
+def test_an_older_error_of_tensorrt_is_not_quoted(
+    call: str, message: str, latest: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = trt_api.load(latest.product).logger
+
+    def complain() -> None:
+        logger.log(latest.trt.ILogger.ERROR, "out of memory, a while ago")
+
+    def infer_shapes(context: object) -> list[str]:
+        complain()
+        return []
+
+    run = make_run(latest)
+    with open_trt(run) as runner:
+        runner.run(pictures((1, 8, 8)))
+        complain()
+        monkeypatch.setattr(fake_tensorrt._IExecutionContext, call, lambda *arguments: False)
+        if call == "execute_async_v3":
+            monkeypatch.setattr(fake_tensorrt._IExecutionContext, "infer_shapes", infer_shapes)
+        if call == "set_optimization_profile_async":
+            runner.close()
+            runner = open_trt(run)
+            complain()
+        with runner, pytest.raises(BackendError, match=message):
+            runner.run(pictures((2, 8, 8)))
+
+
+def test_an_older_error_does_not_explain_a_plan_that_cannot_be_loaded(
+    latest: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(latest)
+    trt_api.load(latest.product).logger.log(latest.trt.ILogger.ERROR, "out of memory")
+    monkeypatch.setattr(fake_tensorrt._Runtime, "deserialize_cuda_engine", lambda self, plan: None)
+    with pytest.raises(EngineError, match=r"cannot load .*: no message"):
+        open_trt(run)
 
 
 def test_memory_after_1000_runs_of_changing_shapes_as_after_10(machine: FakeMachine) -> None:
     with open_trt(make_run(machine)) as runner:
         runner.run(pictures((8, 64, 64)))
-        held = []
-        for index, shape in enumerate(changing_shapes(1000)):
+        memory, made = [], []
+        most_contexts = 0
+        for index, shape in enumerate(recurring_shapes(1000)):
             runner.run(pictures(shape))
+            most_contexts = max(most_contexts, len(machine.trt._contexts))
             if index + 1 in (10, 1000):
-                held.append((machine.cuda.in_use(), machine.cuda.in_use("pinned")))
-        assert held[0] == held[1]
-        assert machine.cuda.held()["graphs"] <= MAX_GRAPHS
-        assert machine.trt._calls.count("context") <= 1000
+                memory.append((machine.cuda.in_use(), machine.cuda.in_use("pinned")))
+            if index + 1 in (100, 1000):  # by then there are as many graphs as there may be
+                made.append((len(machine.trt._contexts), machine.cuda.held()["graphs"]))
+        assert memory[0] == memory[1]
+        assert made == [(MAX_GRAPHS + 1, MAX_GRAPHS)] * 2
+        # The figures above mean something only if graphs came and went.
+        assert machine.cuda.launches > 100
+        assert most_contexts > MAX_GRAPHS
+        assert machine.trt._calls.count("context") > 100
     assert set(machine.cuda.held().values()) == {0}
+    assert len(machine.trt._contexts) == 0
 
 
 def test_out_of_memory_says_the_sizes_and_the_runner_goes_on(latest: FakeMachine) -> None:
@@ -426,15 +606,25 @@ on_a_gpu = [
 ]
 
 
-@pytest.fixture
-def real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The run that GPU_RUN names, with an FP16 ONNX file; engines are built into a new folder."""
+@pytest.fixture(scope="module")
+def built_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the engines of the run that GPU_RUN names, built once for all tests here."""
     source = os.environ.get("GPU_RUN")
     if source is None:
         pytest.skip("set GPU_RUN to a run directory with model.fp16.onnx")
+    folder = tmp_path_factory.mktemp("gpu")
     run = Run(Path(source).resolve())
-    monkeypatch.chdir(tmp_path)
-    ensure_engine(run, FP16, outputs=("mask", "logits"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ensure_engine(run, FP16, outputs=("mask", "logits"))
+    return folder
+
+
+@pytest.fixture
+def real_run(built_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run that GPU_RUN names, with its engines in the current folder."""
+    run = Run(Path(os.environ["GPU_RUN"]).resolve())
+    monkeypatch.chdir(built_folder)
     return run
 
 
@@ -443,6 +633,9 @@ class TestOnAGpu:
     pytestmark = on_a_gpu
 
     def test_masks_are_those_of_onnx_runtime(self, real_run: Run, shape: BatchShape) -> None:
+        reason = unavailable_reason("ort")
+        if reason is not None:
+            pytest.skip(f"ort, the reference: {reason}")
         images = pictures(shape)
         with open_trt(real_run, "mask", "logits") as runner:
             found = runner.run(images)
@@ -465,12 +658,24 @@ class TestOnAGpu:
 @pytest.mark.skipif(
     unavailable_reason("trt") is not None, reason=f"trt: {unavailable_reason('trt')}"
 )
-def test_device_memory_is_flat_over_1000_runs(real_run: Run) -> None:
+def test_device_memory_is_flat_over_1000_runs(
+    real_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launches = 0
+    launch = gpu.Graph.launch
+
+    def count(graph: gpu.Graph, stream: gpu.Stream) -> None:
+        nonlocal launches
+        launches += 1
+        launch(graph, stream)
+
+    monkeypatch.setattr(gpu.Graph, "launch", count)
     with open_trt(real_run) as runner:
         runner.run(pictures((8, 64, 64)))
         used = []
-        for index, shape in enumerate(changing_shapes(1000)):
+        for index, shape in enumerate(recurring_shapes(1000)):
             runner.run(pictures(shape))
-            if index + 1 in (10, 1000):
+            if index + 1 in (100, 1000):  # by then there are as many graphs as there may be
                 used.append(gpu.memory_in_use())
+    assert launches > 100
     assert used[1] - used[0] < 64 << 20  # graphs and TensorRT's own pools come and go
