@@ -215,6 +215,8 @@ class Run:
             return cls(path.parent, path)
         if path.is_dir():
             return cls(path)
+        if path.suffix in MODEL_SUFFIXES:
+            raise MissingStageError(f"no file {path}", "check the path, or name a run directory")
         raise MissingStageError(
             f"no run {path}", f"run `fcn-deploy train --out {shlex.quote(str(path))}` first"
         )

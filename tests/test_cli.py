@@ -152,6 +152,7 @@ def test_doctor_names_every_backend(fcn_deploy: FcnDeploy) -> None:
         (["train", "--crop-size", "²x64"], ["320x480"]),
         (["parity", "--data", "x", "--images", "y"], ["exclude each other"]),
         (["predict", "runs/typo", "a.jpg"], ["no run runs/typo"]),
+        (["build", "nowhere.onnx"], ["no file nowhere.onnx"]),
         (["bench", "--backend", "trt"], ["trt", "install"]),
         (["bench", "--batch", "1,x"], ["1,8"]),
         (["export", "--outputs", "maks"], ["maks", "logits"]),
