@@ -13,6 +13,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import heapq
+import itertools
 import math
 import secrets
 import shutil
@@ -227,6 +228,7 @@ class Tally:
     reference_confusion: ConfusionMatrix | None = None
     candidate_confusion: ConfusionMatrix | None = None
     digest: Any = field(default_factory=hashlib.sha256)
+    order: Iterator[int] = field(default_factory=itertools.count)
 
     def add(
         self,
@@ -281,9 +283,8 @@ class Tally:
                 float(margin[row, column]),
                 bool(edge[row, column]),
             )
-            # The running number keeps the heap from comparing flips.
-            entry = (flip.margin, -self.pixels - row * mask.shape[1] - column, flip)
-            _push(self.widest_flips, entry, MAX_LISTED_FLIPS)
+            # The running number keeps the heap from comparing flips, and earlier ones first.
+            _push(self.widest_flips, (flip.margin, -next(self.order), flip), MAX_LISTED_FLIPS)
 
     def _keep_drawing(
         self,

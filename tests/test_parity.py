@@ -297,3 +297,23 @@ def test_a_single_flip_is_never_rounded_away() -> None:
     (sentence,) = [check.sentence for check in result.checks if check.name == "all pixels"]
     assert sentence.startswith("99.9997 % of")
     assert "(1 flip," in sentence
+
+
+def test_flips_of_equal_margin_in_pictures_of_shrinking_size_are_all_listed() -> None:
+    def level(images: Images, outputs: Outputs) -> Outputs:
+        assert outputs.logits is not None
+        return replace(
+            outputs, logits=np.zeros_like(outputs.logits), mask=np.zeros_like(outputs.mask)
+        )
+
+    def flip_the_second_pixel(images: Images, outputs: Outputs) -> Outputs:
+        level_outputs = level(images, outputs)
+        level_outputs.mask[:, 0, min(1, images.shape[2] - 1)] = 1  # 1×1 has but a first
+        return level_outputs
+
+    result = compare(
+        FakeRunner(bug=level), FakeRunner(bug=flip_the_second_pixel), listed(made_up())
+    )
+    content = result.to_json()
+    assert content["flips"] == len(content["flip_list"]) == 3 + len(ODD_SIZES)
+    assert [flip["picture"] for flip in content["flip_list"]][:3] == ["p0", "p1", "p2"]
