@@ -241,6 +241,10 @@ class Run:
         name = "model.onnx" if precision is Precision.FP32 else f"model.{precision.value}.onnx"
         return self._file(name, ".onnx")
 
+    def has_model(self) -> bool:
+        """Say whether a checkpoint or an ONNX file is there."""
+        return self.checkpoint.exists() or any(self.onnx(p).exists() for p in Precision)
+
     def onnx_target(self, precision: Precision) -> Path:
         """Where `export` writes: always the run's own file, never one that was named."""
         return Run(self.root).onnx(precision)
@@ -328,8 +332,7 @@ class Run:
         """
         path = self.onnx(precision)
         if not path.is_file():
-            flag = "" if precision is Precision.FP32 else f" --{precision.value}"
             raise MissingStageError(
-                f"no {path}", f"run `fcn-deploy export{self.command_suffix}{flag}` first"
+                f"no {path}", f"run `fcn-deploy export{self.command_suffix}{precision.flag}` first"
             )
         return path

@@ -305,7 +305,7 @@ def build_command(
     if (named := _named_onnx(run)) is not None:
         source = f" {shlex.quote(str(named))}"
     else:
-        source = run.command_suffix + _flag(precision)
+        source = run.command_suffix + precision.flag
     words = "" if options is None else options.words()
     out = "" if folder == ENGINES_FOLDER else f" --out {shlex.quote(str(folder))}"
     return f"fcn-deploy build{source} --product {product.value}{words}{out}"
@@ -323,13 +323,9 @@ def _named_onnx(run: Run) -> Path | None:
     return named if named is not None and named.suffix == ".onnx" else None
 
 
-def _flag(precision: Precision) -> str:
-    return "" if precision is Precision.FP32 else f" --{precision.value}"
-
-
 def _export_words(metadata: OnnxMetadata) -> str:
     outputs = "" if metadata.outputs == ("mask",) else f" --outputs {','.join(metadata.outputs)}"
-    return _flag(metadata.precision) + outputs
+    return metadata.precision.flag + outputs
 
 
 def parse_capabilities(text: str) -> tuple[str, ...]:

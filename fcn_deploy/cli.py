@@ -20,7 +20,7 @@ from rich.console import Console
 
 from fcn_deploy import __version__
 from fcn_deploy.artifacts import MODEL_SUFFIXES, Run
-from fcn_deploy.errors import BackendError, FcnDeployError, InputError
+from fcn_deploy.errors import FcnDeployError, InputError
 from fcn_deploy.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile
 
 if TYPE_CHECKING:
@@ -424,7 +424,7 @@ def parity(
     # The float32 reference compared with itself proves nothing.
     skipped = {"torch"} if precision is Precision.FP32 else set()
     candidates = backends or _usable_backends(skipped)
-    _require_known(candidates)
+    _require_backends(candidates)
     target = json_file or source.parity_folder / _result_name(
         "-".join(candidates),
         precision.value,
@@ -483,12 +483,11 @@ def _usable_backends(skipped: Collection[str] = ()) -> tuple[str, ...]:
     return usable
 
 
-def _require_known(backends: Sequence[str]) -> None:
-    from fcn_deploy.runners.base import unavailable_reason
+def _require_backends(backends: Sequence[str]) -> None:
+    from fcn_deploy.runners.base import require_backend
 
-    for backend in backends:  # before the first of them is measured
-        if (reason := unavailable_reason(backend)) is not None:
-            raise BackendError(f"backend {backend} does not work here: {reason}")
+    for backend in backends:  # all, before the first of them is measured
+        require_backend(backend)
 
 
 def _parity_pictures(
@@ -600,7 +599,7 @@ def bench(
     threads = threads or usable_cores()
     load = system_load()
     chosen = backends or _usable_backends()
-    _require_known(chosen)
+    _require_backends(chosen)
     target = json_file or source.bench_folder / _result_name(
         "-".join(backends) or "all",
         precision.value,
@@ -754,9 +753,7 @@ def predict(
 def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
     """Take the first word as RUN if it is one: a run directory or a model file."""
     first = Path(arguments[0])
-    run_directory = first.is_dir() and any(
-        (first / name).exists() for name in ("model.safetensors", "model.onnx", "model.fp16.onnx")
-    )
+    run_directory = first.is_dir() and Run(first).has_model()
     mistyped = not first.exists() and first.suffix == "" and len(arguments) > 1
     if first.suffix in MODEL_SUFFIXES or run_directory or mistyped:
         if len(arguments) == 1:

@@ -32,6 +32,11 @@ class Precision(str, Enum):
     FP32 = "fp32"
     FP16 = "fp16"
 
+    @property
+    def flag(self) -> str:
+        """What a command line asks for it with, led by a space; empty for the default."""
+        return "" if self is Precision.FP32 else f" --{self.value}"
+
 
 class Product(str, Enum):
     """The two TensorRTs; their engines never fit each other."""

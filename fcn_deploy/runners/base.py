@@ -201,14 +201,22 @@ def open_runner(
     """
     if not isinstance(run, Run):
         run = Run.from_argument(run)
-    module = _backend_module(backend)
-    reason = module.unavailable_reason()
-    if reason is not None:
-        raise BackendError(f"backend {backend} does not work here: {reason}")
-    runner: Runner = module.open(
+    require_backend(backend)
+    runner: Runner = _backend_module(backend).open(
         run, precision=precision, outputs=ordered_outputs(outputs), threads=threads, device=device
     )
     return runner
+
+
+def require_backend(backend: str) -> None:
+    """Raise unless the backend runs here.
+
+    Raises:
+        BackendError: unknown, or not to be had on this machine; the message says what to install.
+    """
+    reason = unavailable_reason(backend)
+    if reason is not None:
+        raise BackendError(f"backend {backend} does not work here: {reason}")
 
 
 def unavailable_reason(backend: str) -> str | None:

@@ -74,8 +74,7 @@ def _require_model(run: Run, precision: Precision) -> tuple[Path, OnnxMetadata]:
     if run.checkpoint.is_file() and file_digest(run.checkpoint) != metadata.checkpoint_digest:
         raise OnnxFileError(
             f"{path} was exported from another checkpoint than {run.checkpoint}",
-            f"run `fcn-deploy export{run.command_suffix}"
-            f"{'' if precision is Precision.FP32 else ' --' + precision.value}` again",
+            f"run `fcn-deploy export{run.command_suffix}{precision.flag}` again",
         )
     return path, metadata
 

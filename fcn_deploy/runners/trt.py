@@ -134,13 +134,12 @@ def _find_engine(run: Run, precision: Precision, outputs: tuple[str, ...], capab
         if found is not None:
             return found
         reasons.append(reason)
-    flag = "" if precision is Precision.FP32 else f" --{precision.value}"
-    build = f"fcn-deploy build{run.command_suffix}{flag}"
+    build = f"fcn-deploy build{run.command_suffix}{precision.flag}"
     if outputs != ("mask",):
         probe = run.root / f"model.{'-'.join(outputs)}.{precision.value}.onnx"
         build = (
-            f"fcn-deploy export{run.command_suffix}{flag} --outputs mask,{','.join(outputs)} "
-            f"--out {probe} && fcn-deploy build {probe}"
+            f"fcn-deploy export{run.command_suffix}{precision.flag} "
+            f"--outputs mask,{','.join(outputs)} --out {probe} && fcn-deploy build {probe}"
         )
     raise MissingStageError(
         f"no engine of {run.root} gives {', '.join(outputs)} here ({'; '.join(reasons)})",
