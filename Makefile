@@ -1,12 +1,16 @@
 # Two commands set everything up on a fresh machine:  make demo   and   make test
+# `make bench` measures our backends beside what people deploy with otherwise (10 minutes).
 # `make lock` refreshes the exact versions that both install.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+# Of `make bench`: any run with a checkpoint, and options of benchmarks/table.py.
+RUN ?= runs/bench
+BENCH_FLAGS ?=
 
-.PHONY: install demo test lint lock clean
+.PHONY: install demo bench test lint lock clean
 
 install: $(VENV)/.installed
 
@@ -22,8 +26,16 @@ demo: install
 	@rm -rf $(DEMO)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh $(DEMO)
 
+# Without a run of that name, the built-in scenes are learned for a minute first.
+bench: install
+	test -f $(RUN)/model.safetensors || \
+		$(BIN)/fcn-deploy train --epochs 10 --crop-size 128x192 --batch-size 4 --out $(RUN)
+	test -f $(RUN)/model.onnx || $(BIN)/fcn-deploy export $(RUN)
+	test -f $(RUN)/model.fp16.onnx || $(BIN)/fcn-deploy export $(RUN) --fp16
+	$(BIN)/python benchmarks/table.py $(RUN) $(BENCH_FLAGS)
+
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 lint: install
 	$(BIN)/ruff check .

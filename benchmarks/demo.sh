@@ -15,7 +15,7 @@ show fcn-deploy export "$run"
 show fcn-deploy export "$run" --fp16
 show fcn-deploy parity "$run" --backend ort
 show fcn-deploy parity "$run" --backend ort --fp16
-show fcn-deploy bench "$run" --repeats 3
+show fcn-deploy bench "$run" --repeats 3 --tier end-to-end
 show fcn-deploy scenes "$run/scenes" --train 1 --val 6 --size 277x363 --seed 7
 show fcn-deploy predict "$run" "$run/scenes/JPEGImages" --overlay
 show fcn-deploy report "$run"

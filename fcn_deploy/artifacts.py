@@ -176,6 +176,8 @@ def read_json(path: Path, repair: str) -> dict[str, Any]:
         raise ArtifactError(f"cannot read {path}: {error.strerror}", repair) from error
     except ValueError as error:
         raise ArtifactError(f"{path} is not JSON ({error})", repair) from error
+    except RecursionError as error:
+        raise ArtifactError(f"{path} is nested too deeply", repair) from error
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} is not a result of fcn-deploy", repair)
     return content
@@ -287,6 +289,11 @@ class Run:
     def bench_folder(self) -> Path:
         """Benchmark results."""
         return self.root / "bench"
+
+    @property
+    def bisect_folder(self) -> Path:
+        """Layer-by-layer comparisons of two ONNX files."""
+        return self.root / "bisect"
 
     @property
     def report(self) -> Path:

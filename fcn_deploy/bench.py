@@ -1,130 +1,271 @@
-"""The only clock in the project: what a runner takes, tier by tier, all runners interleaved.
+"""What runners take: every case in turn, all runners interleaved, figures with their spread.
 
     for each repeat                    # so that a slow minute of the machine hits everyone
-        for each runner and batch      # in rotating order
-            warm up, then time queries over several distinct inputs
+        for each case                  # runner × tier × batch × size, in rotating order
+            warm up, then one turn of the scenario
 
-Tiers, never mixed: ``device`` is computing alone, by the device's own events, and only for runners
-that have them; ``host`` is uint8 pictures in host memory → masks in host memory; ``end-to-end`` is
-encoded pictures on disk → masks in host memory.
+A scenario says who asks and when: MLPerf LoadGen where it is installed, else a plain timed loop.
+The device tier is always the loop's: LoadGen cannot read a device's events.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
+import math
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from fcn_deploy.artifacts import write_error
-from fcn_deploy.errors import InputError
-from fcn_deploy.images import read_image
-from fcn_deploy.machine import describe_machine, describe_versions, utc_now
+from fcn_deploy import loadgen
+from fcn_deploy.clock import ALL_STAGES, DEVICE, TIERS, Case, Query
+from fcn_deploy.errors import InputError, MeasurementError
+from fcn_deploy.inputs import NUM_INPUTS, Inputs
+from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Verdict
+from fcn_deploy.machine import result_header
 from fcn_deploy.runners.base import Runner, RunnerDescription
 
-BENCH_SCHEMA = 1
-DEVICE, HOST, END_TO_END = "device", "host", "end-to-end"
-TIERS = (DEVICE, HOST, END_TO_END)
+BENCH_SCHEMA = 2
 #: Fewest queries below which a percentile is not printed (MLPerf's rule for its early stopping).
-MIN_QUERIES = {"p90": 64, "p95": 130, "p99": 662}
-#: Distinct pictures per size: one alone would measure warm caches.
-NUM_INPUTS = 8
+MIN_QUERIES = {"p90": loadgen.P90_QUERIES, "p95": 130, "p99": loadgen.P99_QUERIES}
+#: Samples that LoadGen draws from: single pictures, or numbers of queries that walk through them.
+SAMPLES = NUM_INPUTS
 WARM_UP_RUNS = 2
 MIN_REPEATS = 3
+#: How often a turn is begun anew because it ended sooner than was foreseen.
+TRIES = 3
+#: A server's rate is searched to this share of itself.
+RATE_RESOLUTION = 0.05
+#: A server that cannot keep its bound at this share of its throughput is given up: each trial runs
+#: 662 queries, and takes the longer the lower its rate.
+LOWEST_UTILISATION = 0.1
+
+
+Meter = Callable[[], "float | None"]
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Pictures of one size, encoded on disk and decoded in memory; the same for all runners.
+class Turn:
+    """What one turn of a case gave.
 
     Attributes:
-        size: (height, width) in pixels.
-        files: JPEG files.
-        images: uint8 [n, H, W, 3], what the files decode to.
-        digest: of the decoded pixels.
+        ms: single stream: median latency of a query; else the time per query at the throughput
+            that was reached.
+        queries: how many were run.
+        pictures: how many those were of; the last query may have been no full batch.
+        seen: each query; empty where the scenario, not the query, is timed.
+        latency_ms: where the scenario, not the query, is timed.
+        verdict: LoadGen's, or None where the timed loop ran.
+        target_p99_ms: of the server scenario.
+        joules: used by the GPU for these queries and no others, or None.
     """
 
-    size: tuple[int, int]
-    files: tuple[Path, ...]
-    images: NDArray[np.uint8]
-    digest: str
-
-    def batch(self, query: int, batch_size: int) -> NDArray[np.uint8]:
-        """Return the pictures of a query, uint8 [batch_size, H, W, 3]."""
-        return self.images[self._picked(query, batch_size)]
-
-    def batch_files(self, query: int, batch_size: int) -> list[Path]:
-        """Return the files of a query."""
-        return [self.files[i] for i in self._picked(query, batch_size)]
-
-    def _picked(self, query: int, batch_size: int) -> list[int]:
-        return [(query * batch_size + k) % len(self.files) for k in range(batch_size)]
+    ms: float
+    queries: int
+    pictures: int
+    seen: tuple[Query, ...] = ()
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    target_p99_ms: float | None = None
+    joules: float | None = None
 
 
-def make_inputs(
-    pictures: Sequence[NDArray[np.uint8]], size: tuple[int, int], folder: Path
-) -> Inputs:
-    """Encode pictures at a size, for the end-to-end tier, and decode them for the host tier.
+class Scenario(ABC):
+    """Who asks, and when."""
 
-    Args:
-        pictures: uint8 [h, w, 3] of any size, at least one.
-        size: (height, width) in pixels to resize them to.
-        folder: where the JPEG files go.
+    name: str
 
-    Raises:
-        InputError: there are no pictures.
-        ArtifactError: the folder cannot be written.
+    @abstractmethod
+    def turn(self, case: Case, meter: Meter) -> Turn:
+        """Ask a warmed-up case for one repeat; ``meter`` reads the GPU's energy counter."""
+
+
+class TimedLoop(Scenario):
+    """Single stream by a plain loop, for where LoadGen is not to be had."""
+
+    name = SINGLE_STREAM
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._counts: dict[Case, int] = {}
+
+    def turn(self, case: Case, meter: Meter) -> Turn:
+        """Time queries one after another; a case gets the same number of them in every turn."""
+        if case not in self._counts:
+            once = case.query(0).wall
+            self._counts[case] = max(3, min(1000, round(self._seconds / max(once, 1e-6))))
+        before = meter()
+        seen = tuple(case.query(number) for number in range(self._counts[case]))
+        joules = _difference(before, meter())
+        median = statistics.median(query.latency for query in seen)
+        return Turn(1000 * median, len(seen), len(seen) * case.batch_size, seen, joules=joules)
+
+
+class SingleStream(Scenario):
+    """One query after another, asked by LoadGen."""
+
+    name = SINGLE_STREAM
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def turn(self, case: Case, meter: Meter) -> Turn:
+        """Ask until LoadGen is content: long enough, and 64 queries for its p90."""
+        expected = _seconds_per_query(case)
+        for _ in range(TRIES):
+            seen: list[Query] = []
+
+            def answer(
+                number: int, result_is_there: Callable[[], None], seen: list[Query] = seen
+            ) -> None:
+                seen.append(case.query(number, result_is_there))
+
+            before = meter()
+            verdict = loadgen.single_stream(
+                answer, samples=SAMPLES, min_seconds=self._seconds, expected_seconds=expected
+            )
+            joules = _difference(before, meter())
+            if verdict.valid:
+                break
+            # It ran out of prepared queries: they were faster than the first ones had promised.
+            expected = min(query.latency for query in seen) / 2
+        return Turn(
+            verdict.latency_ms["p50"],
+            verdict.samples,
+            verdict.samples * case.batch_size,
+            tuple(seen),
+            verdict=verdict,
+            joules=joules,
+        )
+
+
+class Offline(Scenario):
+    """All pictures at once: throughput."""
+
+    name = OFFLINE
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._rates: dict[Case, float] = {}
+
+    def turn(self, case: Case, meter: Meter) -> Turn:
+        """Give all samples to the runner's stream and count pictures per second."""
+        if case not in self._rates:
+            self._rates[case] = case.batch_size / _seconds_per_query(case)
+
+        def answer(pictures: Sequence[int], results_are_there: Callable[[int], None]) -> None:
+            for count in case.stream(pictures):
+                results_are_there(count)
+
+        for _ in range(TRIES):
+            before = meter()
+            verdict = loadgen.offline(
+                answer,
+                samples=SAMPLES,
+                min_seconds=self._seconds,
+                expected_per_s=self._rates[case],
+            )
+            joules = _difference(before, meter())
+            if verdict.valid:
+                break
+            # The pictures were done sooner than was foreseen: ask for more.
+            self._rates[case] *= 2
+        assert verdict.samples_per_s is not None  # LoadGen counts them in this scenario
+        ms = 1000 * case.batch_size / verdict.samples_per_s
+        queries = -(-verdict.samples // case.batch_size)
+        return Turn(ms, queries, verdict.samples, verdict=verdict, joules=joules)
+
+
+class Server(Scenario):
+    """Pictures at random moments: the highest rate at which p99 stays below a bound.
+
+    rate valid?   yes ─▶ half as much again … until one is not  ─▶ bisect between the two
+                  no  ─▶ half of it         … until one is      ─▶
     """
-    if not pictures:
-        raise InputError("no pictures to measure with", "name a folder with --images")
-    height, width = size
-    files = []
-    for number in range(NUM_INPUTS):
-        path = folder / f"{height}x{width}-{number}.jpg"
-        picture = Image.fromarray(pictures[number % len(pictures)])
-        try:
-            picture.resize((width, height), Image.Resampling.BILINEAR).save(path, quality=92)
-        except OSError as error:
-            raise write_error(path, error) from error
-        files.append(path)
-    images = np.stack([read_image(path) for path in files])
-    digest = hashlib.sha256(repr(images.shape).encode() + images.tobytes()).hexdigest()
-    return Inputs(size, tuple(files), images, f"sha256:{digest}")
+
+    name = SERVER
+
+    def __init__(self, seconds: float, target_p99_ms: float) -> None:
+        self._seconds = seconds
+        self._target = target_p99_ms
+        self._found: dict[Case, float] = {}
+
+    def turn(self, case: Case, meter: Meter) -> Turn:
+        """Search the highest valid rate, starting where the last turn ended.
+
+        Raises:
+            MeasurementError: no rate is valid: a lone picture takes longer than the bound.
+        """
+        verdict, rate = self._search(case)
+        self._found[case] = rate
+        return Turn(
+            1000 * case.batch_size / rate,
+            verdict.samples,
+            verdict.samples,
+            latency_ms=verdict.latency_ms,
+            verdict=verdict,
+            target_p99_ms=self._target,
+        )
+
+    def _search(self, case: Case) -> tuple[Verdict, float]:
+        alone = _seconds_alone(case)
+        if 1000 * alone > self._target:
+            raise self._hopeless(case, alone)
+        rate = self._found.get(case, 0.6 / alone)
+        best: Verdict | None = None
+        low, high = 0.0, math.inf  # valid, invalid
+        while high > low * (1 + RATE_RESOLUTION):
+            verdict = self._trial(case, rate)
+            if verdict.valid:
+                best, low = verdict, rate
+            else:
+                high = rate
+            if high * alone < LOWEST_UTILISATION:
+                raise self._hopeless(case, alone)
+            if high == math.inf:
+                # A later turn begins at a rate that was valid: one small step up may do.
+                rate = low * ((1 + RATE_RESOLUTION) if case in self._found else 1.5)
+            else:
+                rate = (low + high) / 2
+        assert best is not None  # low has left 0
+        return best, low
+
+    def _hopeless(self, case: Case, alone: float) -> MeasurementError:
+        return MeasurementError(
+            f"{case.name}: no rate keeps p99 below {self._target:g} ms; a lone picture takes "
+            f"{1000 * alone:.3g} ms",
+            "raise --target-p99-ms",
+        )
+
+    def _trial(self, case: Case, rate: float) -> Verdict:
+        return loadgen.server(
+            case.answer,
+            samples=SAMPLES,
+            # A rate that is too high by one step of the search must be given the time to show it:
+            # so long that its backlog outgrows the bound.
+            min_seconds=max(self._seconds, self._target / 1000 / RATE_RESOLUTION),
+            rate=rate,
+            target_p99_ms=self._target,
+            max_batch=case.batch_size,
+        )
 
 
-@dataclass(frozen=True)
-class Case:
-    """One thing to measure: a runner at a tier, batch size and picture size."""
+def _seconds_per_query(case: Case) -> float:
+    return statistics.median(max(case.query(number).latency, 1e-6) for number in range(3))
 
-    runner: Runner
-    tier: str
-    batch_size: int
-    inputs: Inputs
 
-    def seconds(self, number: int) -> float:
-        """Run one query, start to finish, and return what it took."""
-        if self.tier == DEVICE:
-            spent = self.runner.device_seconds(self.inputs.batch(number, self.batch_size))
-            assert spent is not None  # _can_measure has asked
-            return spent
-        started = time.perf_counter()
-        self._run(number)
-        return time.perf_counter() - started
+def _seconds_alone(case: Case) -> float:
+    lone = replace(case, batch_size=1)
+    for number in range(WARM_UP_RUNS):
+        lone.query(number)
+    return _seconds_per_query(lone)
 
-    def _run(self, number: int) -> None:
-        if self.tier == HOST:
-            self.runner.run(self.inputs.batch(number, self.batch_size))
-        else:
-            files = self.inputs.batch_files(number, self.batch_size)
-            self.runner.run(np.stack([read_image(path) for path in files]))
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
 
 
 @dataclass(frozen=True)
@@ -133,16 +274,24 @@ class Row:
 
     Attributes:
         runner: what ran.
+        scenario: of ``SCENARIOS``.
         tier: of ``TIERS``.
         batch_size: pictures per query.
         size: (height, width) in pixels.
         inputs_digest: of the pictures.
-        repeats_ms: median latency per query of each repeat, in milliseconds.
-        queries: timed in all repeats together.
-        latency_ms: over all queries, those of p90, p95, p99 for which there were enough.
+        repeats_ms: each turn's :attr:`Turn.ms`.
+        queries: in all turns together.
+        latency_ms: mean, p50, and of p90, p95, p99 those for which there were enough queries.
+        cdf_ms: latencies at 0, 1, …, 100 % of the queries, or None.
+        stages_ms: end to end, mean per query of each stage, or None.
+        wall_ms: mean per query, the writing of masks included; None where ``stages_ms`` is.
+        verdicts: LoadGen's, one a turn; empty where the timed loop ran.
+        target_p99_ms: of the server scenario.
+        energy_j_per_image: over all turns, or None.
     """
 
     runner: RunnerDescription
+    scenario: str
     tier: str
     batch_size: int
     size: tuple[int, int]
@@ -150,26 +299,62 @@ class Row:
     repeats_ms: tuple[float, ...]
     queries: int
     latency_ms: dict[str, float]
+    cdf_ms: tuple[float, ...] | None = None
+    stages_ms: dict[str, float] | None = None
+    wall_ms: float | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    target_p99_ms: float | None = None
+    energy_j_per_image: float | None = None
 
     @property
     def median_ms(self) -> float:
-        """Median of the repeats' medians, in milliseconds."""
+        """Median of the repeats, in milliseconds."""
         return statistics.median(self.repeats_ms)
 
     @property
     def spread_ms(self) -> tuple[float, float]:
-        """Fastest and slowest repeat, in milliseconds."""
-        return min(self.repeats_ms), max(self.repeats_ms)
+        """Fastest and slowest repeat, in milliseconds; a server's rate is known no finer."""
+        low, high = min(self.repeats_ms), max(self.repeats_ms)
+        if self.scenario == SERVER:
+            return low / (1 + RATE_RESOLUTION), high
+        return low, high
+
+    @property
+    def variation(self) -> float:
+        """Coefficient of variation of the repeats: standard deviation over mean."""
+        return statistics.stdev(self.repeats_ms) / statistics.mean(self.repeats_ms)
 
     @property
     def images_per_s(self) -> float:
-        """Throughput at one query at a time, in pictures per second."""
+        """Throughput, in pictures per second; single stream: at one query at a time."""
         return 1000 * self.batch_size / self.median_ms
 
     @property
-    def group(self) -> tuple[str, int, tuple[int, int]]:
+    def group(self) -> tuple[str, str, int, tuple[int, int]]:
         """Rows of one group may be ranked against each other."""
-        return self.tier, self.batch_size, self.size
+        return self.scenario, self.tier, self.batch_size, self.size
+
+    @property
+    def verdict(self) -> str | None:
+        """``VALID`` where every turn was, else ``INVALID``; None where LoadGen did not run."""
+        if not self.verdicts:
+            return None
+        return "VALID" if all(verdict.valid for verdict in self.verdicts) else "INVALID"
+
+    @property
+    def early_stopping_ms(self) -> float | None:
+        """LoadGen's estimate of p90 in single stream, of the slowest turn; or None."""
+        known = [v.early_stopping_ms for v in self.verdicts if v.early_stopping_ms is not None]
+        return max(known, default=None)
+
+    @property
+    def label(self) -> str:
+        """Runner and conditions, for messages."""
+        height, width = self.size
+        return (
+            f"{self.runner.backend} {self.runner.precision} {self.tier} "
+            f"{self.batch_size}×{height}×{width}"
+        )
 
 
 @dataclass(frozen=True)
@@ -196,10 +381,14 @@ def measure(
     runners: Sequence[Runner],
     inputs: Sequence[Inputs],
     batch_sizes: Sequence[int],
+    scenario: Scenario,
+    folder: Path,
     *,
     tiers: Sequence[str] = TIERS,
     repeats: int = 5,
-    seconds_per_repeat: float = 0.5,
+    device_seconds: float = 0.5,
+    energy_joules: Meter = lambda: None,
+    on_dropped: Callable[[MeasurementError], None] = lambda error: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Row]:
     """Measure every runner at every tier, batch size and picture size, interleaved.
@@ -208,69 +397,133 @@ def measure(
         runners: open runners.
         inputs: pictures, one entry per size.
         batch_sizes: pictures per query.
-        tiers: of ``TIERS``.
+        scenario: who asks, at the host and end-to-end tiers.
+        folder: for masks that nobody keeps.
+        tiers: of ``TIERS``; the device tier is left out where the scenario is not single stream.
         repeats: how often every case takes its turn, at least 3.
-        seconds_per_repeat: about how long a case is timed in each turn.
+        device_seconds: about how long the device tier is timed in each turn.
+        energy_joules: reads the GPU's energy counter, or gives None.
+        on_dropped: told why a case has no figure; the others go on.
         on_step: told after each turn of a case how many are done, and of how many.
 
     Raises:
-        InputError: too few repeats.
+        InputError: too few repeats, or nothing to measure.
+        MeasurementError: no case has a figure.
     """
     if repeats < MIN_REPEATS:
         raise InputError(f"{repeats} repeats show no spread", f"use at least {MIN_REPEATS}")
+    cases = _cases(runners, inputs, batch_sizes, tiers, scenario, folder)
+    if not cases:
+        raise InputError(
+            f"nothing to measure: no backend has the tier {', '.join(tiers)} in scenario "
+            f"{scenario.name}",
+            "choose another --tier or --scenario",
+        )
+    on_device = TimedLoop(device_seconds)
+    turns: dict[Case, list[Turn]] = {case: [] for case in cases}
+    for repeat in range(repeats):
+        for step in range(len(cases)):
+            case = cases[(step + repeat) % len(cases)]
+            if case in turns:
+                who = on_device if case.tier == DEVICE else scenario
+                try:
+                    turns[case].append(_one_turn(case, who, energy_joules))
+                except MeasurementError as error:
+                    del turns[case]
+                    on_dropped(error)
+                    if not turns:
+                        raise
+            on_step(repeat * len(cases) + step + 1, repeats * len(cases))
+    return [_row(case, scenario.name, taken) for case, taken in turns.items()]
+
+
+def _one_turn(case: Case, scenario: Scenario, energy_joules: Meter) -> Turn:
+    for number in range(WARM_UP_RUNS):  # the runner before has left its threads and caches behind
+        case.query(number)
+    # What a GPU draws idly beside a case of the CPU is not that case's.
+    on_gpu = case.runner.describe().device.startswith("cuda")
+    return scenario.turn(case, energy_joules if on_gpu else lambda: None)
+
+
+def _cases(
+    runners: Sequence[Runner],
+    inputs: Sequence[Inputs],
+    batch_sizes: Sequence[int],
+    tiers: Sequence[str],
+    scenario: Scenario,
+    folder: Path,
+) -> list[Case]:
     cases = [
-        Case(runner, tier, batch_size, pictures)
+        Case(runner, tier, batch_size, pictures, folder)
         for pictures in inputs
         for batch_size in batch_sizes
         for tier in tiers
         for runner in runners
-        if _can_measure(runner, tier, pictures, batch_size)
+        if tier != DEVICE or scenario.name == SINGLE_STREAM
     ]
-    counts = [_queries_in(case, seconds_per_repeat) for case in cases]
-    samples: list[list[list[float]]] = [[] for _ in cases]
-    for repeat in range(repeats):
-        for step in range(len(cases)):
-            index = (step + repeat) % len(cases)
-            samples[index].append(_time_queries(cases[index], counts[index]))
-            on_step(repeat * len(cases) + step + 1, repeats * len(cases))
-    return [_row(case, times) for case, times in zip(cases, samples, strict=True)]
+    return [case for case in cases if case.measurable]
 
 
-def _can_measure(runner: Runner, tier: str, inputs: Inputs, batch_size: int) -> bool:
-    return tier != DEVICE or runner.device_seconds(inputs.batch(0, batch_size)) is not None
-
-
-def _queries_in(case: Case, seconds: float) -> int:
-    for number in range(WARM_UP_RUNS):
-        case.seconds(number)
-    once = case.seconds(0)
-    return max(3, min(1000, round(seconds / max(once, 1e-6))))
-
-
-def _time_queries(case: Case, queries: int) -> list[float]:
-    for number in range(WARM_UP_RUNS):  # the runner before has left its threads and caches behind
-        case.seconds(number)
-    return [1000 * case.seconds(number) for number in range(queries)]
-
-
-def _row(case: Case, repeats: list[list[float]]) -> Row:
-    everything = [latency for repeat in repeats for latency in repeat]
+def _row(case: Case, scenario: str, turns: Sequence[Turn]) -> Row:
+    seen = [query for turn in turns for query in turn.seen]
+    queries = sum(turn.queries for turn in turns)
+    latencies = [1000 * query.latency for query in seen]
     return Row(
         runner=case.runner.describe(),
+        scenario=scenario,
         tier=case.tier,
         batch_size=case.batch_size,
         size=case.inputs.size,
         inputs_digest=case.inputs.digest,
-        repeats_ms=tuple(statistics.median(repeat) for repeat in repeats),
-        queries=len(everything),
-        latency_ms=percentiles(everything),
+        repeats_ms=tuple(turn.ms for turn in turns),
+        queries=queries,
+        latency_ms=percentiles(latencies) if seen else _worst_latencies(turns),
+        cdf_ms=_cdf(latencies),
+        stages_ms=_mean_stages(seen),
+        wall_ms=_mean_wall(seen),
+        verdicts=tuple(turn.verdict for turn in turns if turn.verdict is not None),
+        target_p99_ms=turns[0].target_p99_ms,
+        energy_j_per_image=_energy_per_image(turns),
     )
 
 
-def percentiles(latencies: Sequence[float]) -> dict[str, float]:
-    """Return the nearest-rank p90, p95, p99 for which there are enough queries."""
-    ordered = sorted(latencies)
+def _energy_per_image(turns: Sequence[Turn]) -> float | None:
+    joules = [turn.joules for turn in turns if turn.joules is not None]
+    if len(joules) < len(turns):
+        return None
+    return sum(joules) / sum(turn.pictures for turn in turns)
+
+
+def _worst_latencies(turns: Sequence[Turn]) -> dict[str, float]:
+    names = turns[0].latency_ms.keys()
+    return {name: max(turn.latency_ms[name] for turn in turns) for name in names}
+
+
+def _cdf(latencies: Sequence[float]) -> tuple[float, ...] | None:
+    if len(latencies) < MIN_QUERIES["p90"]:
+        return None
+    quantiles = np.quantile(latencies, np.linspace(0, 1, 101))
+    return tuple(float(latency) for latency in quantiles)
+
+
+def _mean_stages(seen: Sequence[Query]) -> dict[str, float] | None:
+    staged = [query.stages for query in seen if query.stages is not None]
+    if not staged:
+        return None
     return {
+        stage: 1000 * statistics.fmean(stages[stage] for stages in staged) for stage in ALL_STAGES
+    }
+
+
+def _mean_wall(seen: Sequence[Query]) -> float | None:
+    walls = [query.wall for query in seen if query.stages is not None]
+    return 1000 * statistics.fmean(walls) if walls else None
+
+
+def percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    """Return mean, p50 and the nearest-rank p90, p95, p99 for which there are enough queries."""
+    ordered = sorted(latencies)
+    return {"mean": statistics.fmean(ordered), "p50": statistics.median(ordered)} | {
         name: ordered[-(-int(name[1:]) * len(ordered) // 100) - 1]
         for name, fewest in MIN_QUERIES.items()
         if len(ordered) >= fewest
@@ -281,12 +534,13 @@ def speedup(row: Row, over: Row) -> Ratio:
     """Return how many times faster ``row`` is than ``over``, from repeats side by side.
 
     Raises:
-        InputError: the two are of different tiers, batch sizes or picture sizes.
+        InputError: the two are of different scenarios, tiers, batch sizes or picture sizes.
     """
     if row.group != over.group or row.inputs_digest != over.inputs_digest:
-        raise InputError("rows of different tier, batch, size or inputs are not ranked")
+        raise InputError("rows of different scenario, tier, batch, size or inputs are not ranked")
     ratios = [b / a for a, b in zip(row.repeats_ms, over.repeats_ms, strict=True)]
-    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+    unknown = 1 + RATE_RESOLUTION if row.scenario == SERVER and row is not over else 1.0
+    return Ratio(statistics.median(ratios), min(ratios) / unknown, max(ratios) * unknown)
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -297,24 +551,59 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
     return None
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What the machine was doing, as JSON values.
+
+    Attributes:
+        threads: CPU threads that every runner was pinned to.
+        load_before: load average of the minute before.
+        load_after: and of the last one.
+        steal_share: of the CPU's time that the host gave to others, or None.
+        gpu_before: readings of each GPU.
+        gpu_after: readings of each GPU.
+        warnings: sentences: why to doubt the figures.
+    """
+
+    threads: int
+    load_before: float | None = None
+    load_after: float | None = None
+    steal_share: float | None = None
+    gpu_before: tuple[dict[str, Any], ...] = ()
+    gpu_after: tuple[dict[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 def bench_document(
-    rows: Sequence[Row], inputs_source: str, load_before: float | None
+    rows: Sequence[Row],
+    inputs_source: str,
+    conditions: Conditions,
+    cold_starts: Sequence[Mapping[str, Any]] = (),
+    loop_reason: str | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """Return the JSON document of a run of the clock on this machine.
 
     Args:
         rows: what was measured.
         inputs_source: where the pictures come from.
-        load_before: the system's load average before the run.
+        conditions: what the machine was doing.
+        cold_starts: what each backend costs before its first figure.
+        loop_reason: why the timed loop ran in LoadGen's stead, if it did.
+        seconds: that a row was timed at least, per repeat.
     """
+    by_loadgen = any(row.verdicts for row in rows)
     return {
-        "schema": BENCH_SCHEMA,
-        "kind": "bench",
-        "created": utc_now(),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
+        **result_header("bench", BENCH_SCHEMA),
         "inputs": {"source": inputs_source, "distinct": NUM_INPUTS},
-        "load_before": load_before,
+        "clock": {
+            "name": "loadgen" if by_loadgen else "timed loop",
+            "version": loadgen.version() if by_loadgen else None,
+            "reason": loop_reason,
+            "seconds": seconds,
+        },
+        "conditions": asdict(conditions),
+        "runners": list(cold_starts),
         "rows": [_row_json(row, rows) for row in rows],
     }
 
@@ -324,21 +613,36 @@ def _row_json(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     ratio = None if baseline is None else speedup(row, baseline)
     return {
         "runner": row.runner.to_json(),
+        "scenario": row.scenario,
         "tier": row.tier,
         "batch_size": row.batch_size,
         "size": list(row.size),
-        "concurrency": 1,
+        "concurrency": 1 if row.scenario == SINGLE_STREAM else None,
         "inputs_digest": row.inputs_digest,
         "repeats_ms": list(row.repeats_ms),
         "queries": row.queries,
         "latency_ms": row.latency_ms,
+        "cdf_ms": None if row.cdf_ms is None else [round(ms, 4) for ms in row.cdf_ms],
         "median_ms": row.median_ms,
         "spread_ms": list(row.spread_ms),
+        "cv": row.variation,
         "images_per_s": row.images_per_s,
+        "stages_ms": row.stages_ms,
+        "wall_ms": row.wall_ms,
+        "loadgen": _loadgen_json(row),
+        "energy_j_per_image": row.energy_j_per_image,
         "speedup_over_baseline": None if ratio is None else {**asdict(ratio), "tie": ratio.tie},
     }
 
 
-def system_load() -> float | None:
-    """Return the load average of the last minute, or None where the system has none."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+def _loadgen_json(row: Row) -> dict[str, Any] | None:
+    if not row.verdicts:
+        return None
+    problems = [problem for verdict in row.verdicts for problem in verdict.problems]
+    return {
+        "valid": row.verdict == "VALID",
+        "verdict": row.verdict,
+        "early_stopping_ms": row.early_stopping_ms,
+        "target_p99_ms": row.target_p99_ms,
+        "problems": list(dict.fromkeys(problems)),
+    }

@@ -50,6 +50,12 @@ _INTEGER_TYPES = tuple(
     (name, re.compile(rf"\b{name}\b", re.I)) for name in ("int8", "uint8", "int32", "int64", "bool")
 )
 _NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "BOOL": "bool"}
+#: Precisions whose engine is a failure without a layer of theirs; how a layer and its arithmetic
+#: are called.
+_LAYER_WORDS = {
+    Precision.FP16: ("half-precision", "half precision"),
+    Precision.INT8: ("8-bit", "8-bit arithmetic"),
+}
 _CACHE_FLAG = "--timing-cache"
 #: How many of the parser's complaints go into the one-line error.
 _SHOWN_PROBLEMS = 3
@@ -133,7 +139,8 @@ def engine_from_onnx(
         OnnxFileError: the file is not ours, or newer than this TensorRT reads.
         InputError: an option that this TensorRT does not have.
         ArtifactError: the engine or the timing cache cannot be written.
-        BuildError: TensorRT refuses the network, or an FP16 engine has no half layer.
+        BuildError: TensorRT refuses the network, or an FP16 or INT8 engine has no layer of that
+            precision.
     """
     options = options or BuildOptions()
     metadata = read_metadata(onnx_path)
@@ -579,12 +586,15 @@ class _Build:
         return layers_by_precision(layers), "builder log"
 
     def _check_precision(self, layers: dict[str, int]) -> None:
-        if self._metadata.precision is Precision.FP16 and not layers.get("fp16"):
+        precision = self._metadata.precision
+        if precision in _LAYER_WORDS and not layers.get(precision.value):
+            adjective, arithmetic = _LAYER_WORDS[precision]
             raise BuildError(
-                f"the engine from {self._onnx_path} has no half-precision layer "
-                f"({census(layers) or 'TensorRT lists no layers'}), so it is no FP16 engine",
-                f"run `{self._export}` again; on a GPU without fast half precision, build without "
-                "--fp16",
+                f"the engine from {self._onnx_path} has no {adjective} layer "
+                f"({census(layers) or 'TensorRT lists no layers'}), so it is no "
+                f"{precision.value.upper()} engine",
+                f"run `{self._export}` again; on a GPU without fast {arithmetic}, build without "
+                f"{precision.flag.strip()}",
             )
 
 
@@ -644,9 +654,14 @@ def layers_by_precision(layers: Iterable[LayerTypes]) -> dict[str, int]:
 
     That is the floating type of what a layer gives, else of what it takes; a layer that touches
     no floats counts by its integers, and one without tensors (a shape's arithmetic) as ``none``.
+    One that reads int8 alone multiplies int8, though it may give its sums as floats, as the
+    convolutions of TensorRT for RTX do.
     """
     counts: Counter[str] = Counter()
     for outputs, inputs in layers:
+        if inputs and all(re.search(r"\bint8\b", text, re.I) for text in inputs):
+            counts["int8"] += 1
+            continue
         found = "none"
         for types in (_FLOAT_TYPES, _INTEGER_TYPES):
             named = [

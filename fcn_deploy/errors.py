@@ -14,6 +14,7 @@
     ├── InputError             what a runner was given to run
     ├── DeviceMemoryError      the GPU's memory does not suffice
     ├── TrainingError          the loss left the numbers
+    ├── MeasurementError       the clock gave no figures
     ├── BuildError             TensorRT built no engine that may be used (exit code 1)
     └── ExportError            the exported graph failed its own check (exit code 1)
 
@@ -100,6 +101,10 @@ class BuildError(FcnDeployError):
 
 class TrainingError(FcnDeployError):
     """The training left the numbers: NaN or infinity in the loss."""
+
+
+class MeasurementError(FcnDeployError):
+    """A measurement ended without figures."""
 
 
 class ExportError(FcnDeployError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import logging
 import warnings
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,26 @@ import onnx
 import onnx.version_converter
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from fcn_deploy.artifacts import Run, atomic_path, file_digest
 from fcn_deploy.checkpoint import Checkpoint, load_checkpoint
 from fcn_deploy.errors import ExportError, InputError, OnnxFileError
+from fcn_deploy.graph_cost import GraphCost, graph_cost
+from fcn_deploy.half_precision import with_explicit_rounding
 from fcn_deploy.metrics import margin_of
-from fcn_deploy.model import DeployModel
-from fcn_deploy.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, SPEC_KEY, read_metadata
+from fcn_deploy.model import DeployGraph, DeployModel
+from fcn_deploy.onnx_file import (
+    CHECKPOINT_DIGEST_KEY,
+    PRECISION_KEY,
+    SPEC_KEY,
+    TAIL_KEY,
+    load_onnx,
+    read_metadata,
+)
 from fcn_deploy.runners.session import cpu_session
-from fcn_deploy.spec import ModelSpec, Precision, ordered_outputs
+from fcn_deploy.spec import BatchShape, ModelSpec, Precision, Tail, ordered_outputs
 
 #: ONNX Runtime's CUDA ConvTranspose falls to the CPU at opset 22 (onnxruntime#26393), and
 #: TensorRT reads up to 20 in every supported release.
@@ -38,6 +50,15 @@ CHECK_SHAPES = ((1, 64, 96), (1, 97, 131), (2, 33, 160), (1, 1, 1))
 #: The check's tolerance, in units of the largest |logit|: beyond twice this margin the masks
 #: must agree.  Half precision keeps 11 bits and loses a few of them along 20 layers.
 CHECK_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2}
+#: What `auto` stands for: the cheapest for every choice of outputs, see docs/architecture.md.
+DEFAULT_TAIL = Tail.EARLY_ARGMAX
+#: (N, H, W) that costs are told for.
+COST_SHAPE = (1, 320, 480)
+#: A layer overflows in half, or loses too many digits there.
+LOOK_INTO = (
+    "write it with `fcn-deploy export --fp16 --unchecked`, and `fcn-deploy parity --fp16 --bisect` "
+    "names the layer; or ship FP32"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,9 @@ class Export:
         opset: of the graph.
         num_nodes: nodes of the graph.
         checked_shapes: (N, H, W) at which ONNX Runtime agreed with PyTorch.
+        tail: the form of the upsampling.
+        folded_norms: batch normalisations that went into the convolution before them.
+        removed_nodes: nodes of the exporter, all shape arithmetic, that were not needed.
     """
 
     path: Path
@@ -61,6 +85,9 @@ class Export:
     opset: int
     num_nodes: int
     checked_shapes: tuple[tuple[int, int, int], ...]
+    tail: Tail
+    folded_norms: int
+    removed_nodes: int
 
 
 def onnx_from_checkpoint(
@@ -70,6 +97,8 @@ def onnx_from_checkpoint(
     precision: Precision = Precision.FP32,
     outputs: Iterable[str] = ("mask",),
     opset: int = DEFAULT_OPSET,
+    tail: Tail = DEFAULT_TAIL,
+    checked: bool = True,
 ) -> Export:
     """Write a checkpoint's deploy graph as ONNX and prove it before it gets its name.
 
@@ -79,21 +108,30 @@ def onnx_from_checkpoint(
         precision: of the network; in and outputs are the same for all.
         outputs: of ``mask``, ``logits``, ``margin``; ``mask`` is always among them.
         opset: 17 to 20; 17 for TensorRT 8.6.
+        tail: the form of the upsampling; masks are the same.
+        checked: False leaves the proof out, for a file that is to be looked into.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        InputError: an opset or output that cannot be had.
+        InputError: an opset, output or tail that cannot be had.
+        ArchitectureError: the network's upsampling is of a form that ``tail`` does not replace.
         ExportError: the graph failed its check; no file was left.
         ArtifactError: the file cannot be written.
     """
     if opset not in OPSETS:
         raise InputError(f"opset {opset} is not supported", f"choose {OPSETS[0]} to {OPSETS[-1]}")
+    if precision not in CHECK_TOLERANCE:  # INT8 needs pictures, bf16 is no file's
+        raise InputError(
+            f"no checkpoint is exported in {precision.value}",
+            "export it in fp32 first; quantized_onnx makes int8 of that",
+        )
     names = ordered_outputs(outputs)
     checkpoint = load_checkpoint(checkpoint_path)
-    deploy_model = DeployModel(checkpoint.model, checkpoint.spec, names, precision)
-    graph = deploy_graph(deploy_model, opset)
-    write_metadata(graph, checkpoint.spec, precision, file_digest(checkpoint_path))
-    check_graph(graph, checkpoint, names, precision)
+    source = DeployGraph(checkpoint.model, checkpoint.spec, names, precision, tail)
+    graph, removed = _traced_and_tidied(source, opset)
+    write_metadata(graph, checkpoint.spec, precision, file_digest(checkpoint_path), tail)
+    if checked:
+        check_graph(graph, checkpoint, names, precision)
     with atomic_path(target) as temporary:
         temporary.write_bytes(graph.SerializeToString())
     return Export(
@@ -103,16 +141,70 @@ def onnx_from_checkpoint(
         precision=precision,
         opset=opset,
         num_nodes=len(graph.graph.node),
-        checked_shapes=CHECK_SHAPES,
+        checked_shapes=CHECK_SHAPES if checked else (),
+        tail=tail,
+        folded_norms=_norms(checkpoint.model) - _norm_nodes(graph),
+        removed_nodes=removed,
     )
 
 
-def deploy_graph(model: DeployModel, opset: int) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class Savings:
+    """What a written file costs, beside the plain export of the same checkpoint.
+
+    Attributes:
+        shape: (N, H, W) of the pictures.
+        plain: float32 images in, logits out; normalisation and argmax are left to the host, and
+            not counted.
+        written: the file.
+    """
+
+    shape: BatchShape
+    plain: GraphCost
+    written: GraphCost
+
+
+def savings(checkpoint_path: Path, written: Path, shape: BatchShape = COST_SHAPE) -> Savings:
+    """Count what a file written by :func:`onnx_from_checkpoint` costs, and the plain export.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        OnnxFileError: the file cannot be read, or its shapes not be told.
+    """
+    images, height, width = shape
+    return Savings(
+        shape,
+        graph_cost(
+            _plain_graph(load_checkpoint(checkpoint_path)), {"input": (images, 3, height, width)}
+        ),
+        graph_cost(load_onnx(written), {"image": (*shape, 3)}),
+    )
+
+
+def _norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def _norm_nodes(graph: onnx.ModelProto) -> int:
+    return sum(node.op_type == "BatchNormalization" for node in graph.graph.node)
+
+
+def deploy_graph(model: DeployGraph, opset: int) -> onnx.ModelProto:
     """Trace the deploy graph: uint8 ``image`` [N, H, W, 3] in, all of N, H, W dynamic."""
+    return _traced_and_tidied(model, opset)[0]
+
+
+def _traced_and_tidied(model: DeployGraph, opset: int) -> tuple[onnx.ModelProto, int]:
+    """Return the deploy graph and how many of the exporter's nodes it does without."""
     example = torch.zeros(2, 64, 96, 3, dtype=torch.uint8)
     axes_in = {0: "N", 1: "H", 2: "W"}
     traced_opset = DEFAULT_OPSET if opset == CONVERTED_OPSET else opset
     graph = _traced(model, example, "image", list(model.outputs), axes_in, traced_opset)
+    exported = len(graph.graph.node)
+    _tidy(graph.graph)
+    removed = exported - len(graph.graph.node)
+    _name_nodes(graph.graph, model)
+    _strip_traces(graph)
     if opset == CONVERTED_OPSET:
         graph = _converted(graph)
     _name_axes(graph.graph.input[0], ["N", "H", "W", 3])
@@ -123,7 +215,7 @@ def deploy_graph(model: DeployModel, opset: int) -> onnx.ModelProto:
     }
     for output in graph.graph.output:
         _name_axes(output, axes[output.name])
-    return graph
+    return graph, removed
 
 
 def ensure_baseline(run: Run) -> Path:
@@ -152,13 +244,19 @@ def plain_onnx_from_checkpoint(checkpoint_path: Path, target: Path) -> None:
         ArtifactError: the file cannot be written.
     """
     checkpoint = load_checkpoint(checkpoint_path)
-    example = torch.zeros(2, 3, 64, 96)
-    graph = _traced(
-        checkpoint.model, example, "input", ["logits"], {0: "N", 2: "H", 3: "W"}, DEFAULT_OPSET
-    )
+    graph = _plain_graph(checkpoint)
     write_metadata(graph, checkpoint.spec, Precision.FP32, file_digest(checkpoint_path))
     with atomic_path(target) as temporary:
         temporary.write_bytes(graph.SerializeToString())
+
+
+def _plain_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
+    example = torch.zeros(2, 3, 64, 96)
+    axes = {0: "N", 2: "H", 3: "W"}
+    graph = _traced(checkpoint.model, example, "input", ["logits"], axes, DEFAULT_OPSET)
+    _name_nodes(graph.graph, checkpoint.model)
+    _strip_traces(graph)
+    return graph
 
 
 def _traced(
@@ -185,8 +283,136 @@ def _traced(
         )
     assert program is not None  # with dynamo=True and no file it always returns the program
     graph: onnx.ModelProto = program.model_proto
-    _strip_traces(graph)
     return graph
+
+
+def _tidy(graph: onnx.GraphProto) -> None:
+    """Take out shape arithmetic that the exporter left; needs its scopes and symbolic shapes."""
+    _crop_at_once(graph)
+    _reshape_by_position(graph)
+    _remove_dead(graph)
+
+
+def _crop_at_once(graph: onnx.GraphProto) -> None:
+    """Make one Slice of the tail's two, one for rows and one for columns: half the copying."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    slices = {node.output[0]: node for node in graph.node if node.op_type == "Slice"}
+    nodes: list[onnx.NodeProto] = []
+    made: set[str] = set()
+    for node in graph.node:
+        rows = slices.get(node.input[0]) if node.op_type == "Slice" else None
+        if (
+            rows is None
+            or _scope(node) != "tail"
+            or [constants[part.input[3]].tolist() for part in (rows, node)] != [[2], [3]]
+            or readers[rows.output[0]] != 1
+        ):
+            nodes.append(node)
+            continue
+        start = int(constants[node.input[1]].item())
+        if not made:  # all crops of a graph are one
+            made = {"crop.start", "crop.axes", "crop.end"}
+            for name, values in (("crop.start", [start, start]), ("crop.axes", [2, 3])):
+                graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+            size = "crop.size" if start else "crop.end"
+            nodes.append(_node_like(node, "Shape", ["image"], size, start=1, end=3))
+            if start:
+                nodes.append(_node_like(node, "Add", [size, "crop.start"], "crop.end"))
+        nodes.remove(rows)
+        crop = [rows.input[0], "crop.start", "crop.end", "crop.axes"]
+        nodes.append(_node_like(node, "Slice", crop, node.output[0]))
+    _replace_nodes(graph, nodes)
+
+
+def _node_like(
+    like: onnx.NodeProto, operator: str, inputs: Sequence[str], output: str, **attributes: Any
+) -> onnx.NodeProto:
+    """Return a node that is said to come from the same module as ``like``."""
+    node = onnx.helper.make_node(operator, inputs, [output], **attributes)
+    node.metadata_props.extend(like.metadata_props)
+    return node
+
+
+def _reshape_by_position(graph: onnx.GraphProto) -> None:
+    """Let Reshapes copy axes (0) or infer one (-1) instead of computing sizes from shapes."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    shapes = {
+        value.name: [axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim]
+        for value in values
+    }
+    for node in graph.node:
+        if node.op_type != "Reshape" or not {node.input[0], node.output[0]} <= shapes.keys():
+            continue
+        before, after = shapes[node.input[0]], shapes[node.output[0]]
+        target = []
+        for axis, size in enumerate(after):
+            if isinstance(size, int):
+                target.append(size)
+            else:  # torch's symbol or expression: equal words are equal sizes
+                target.append(0 if axis < len(before) and before[axis] == size != "" else -1)
+        if target.count(-1) <= 1:
+            name = f"{node.output[0]}.shape"
+            graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), name))
+            node.input[1] = name
+            del node.attribute[:]  # allowzero: 0 shall copy
+
+
+def _remove_dead(graph: onnx.GraphProto) -> None:
+    """Drop nodes and initializers that no output needs."""
+    needed = {output.name for output in graph.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):  # ONNX graphs are sorted
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+            nodes.insert(0, node)
+    _replace_nodes(graph, nodes)
+    kept = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _name_nodes(graph: onnx.GraphProto, model: nn.Module) -> None:
+    """Name nodes after the modules that they come from, e.g. ``network.body.layer2.0.conv1``.
+
+    A leaf module's only node bears the module's name; else the operator follows
+    (``tail.MatMul``), with a running number where it occurs more than once
+    (``network.body.layer1.0.relu.Relu_2``).  Nodes of the model itself and those that the
+    exporter added keep its names.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    named = [(node, scope) for node in graph.node if (scope := _scope(node)) in modules]
+    nodes_of = Counter(scope for _, scope in named)
+    alike = Counter((scope, node.op_type) for node, scope in named)
+    seen: Counter[tuple[str, str]] = Counter()
+    for node, scope in named:
+        name = scope
+        if nodes_of[scope] > 1 or any(modules[scope].children()):
+            name += f".{node.op_type}"
+        if alike[scope, node.op_type] > 1:
+            seen[scope, node.op_type] += 1
+            name += f"_{seen[scope, node.op_type]}"
+        node.name = name
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    """Return the path of the module that a node comes from, empty where it is not told."""
+    # A convolution into which its BatchNorm was folded is said to come from the BatchNorm; whose
+    # weights it holds is what people look for.
+    owner, _, parameter = (node.input[1] if len(node.input) > 1 else "").rpartition(".")
+    if parameter == "weight":
+        return owner
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = ast.literal_eval(entry.value)  # the list from the outermost to the operation
+            return str(scopes[-2]) if len(scopes) > 1 else ""
+    return ""
 
 
 def _converted(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -204,11 +430,13 @@ def _converted(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _cast_mask_through_float(graph: onnx.GraphProto) -> None:
-    # TensorRT 8.6 casts to UINT8 from floats alone: Cast(UINT8) → Cast(FLOAT) → Cast(UINT8).
+    # TensorRT 8.6 casts to UINT8 from floats alone: ArgMax → Cast(FLOAT) → Cast(UINT8).
     # Indices below 256 are whole numbers in float32, so nothing is rounded.
     (last,) = (node for node in graph.node if "mask" in node.output)
     if last.op_type != "Cast":
         raise ExportError(f"expected a Cast to give the mask, found {last.op_type}")
+    if not any(node.op_type == "ArgMax" and last.input[0] in node.output for node in graph.node):
+        return  # early argmax: the indices are floats since they were found
     through = onnx.helper.make_node(
         "Cast", [last.input[0]], ["mask_float"], to=onnx.TensorProto.FLOAT, name="mask_float"
     )
@@ -239,7 +467,11 @@ def _name_axes(value: onnx.ValueInfoProto, axes: list[str | int]) -> None:
 
 
 def write_metadata(
-    graph: onnx.ModelProto, spec: ModelSpec, precision: Precision, checkpoint_digest: str
+    graph: onnx.ModelProto,
+    spec: ModelSpec,
+    precision: Precision,
+    checkpoint_digest: str,
+    tail: Tail | None = None,
 ) -> None:
     """Put into the file what later stages must know of the model."""
     entries = {
@@ -247,6 +479,8 @@ def write_metadata(
         PRECISION_KEY: precision.value,
         CHECKPOINT_DIGEST_KEY: checkpoint_digest,
     }
+    if tail is not None:
+        entries[TAIL_KEY] = tail.value
     for key, value in entries.items():
         graph.metadata_props.add(key=key, value=value)
     graph.producer_name = "fcn-deploy"
@@ -260,6 +494,8 @@ def check_graph(
 ) -> None:
     """Check the graph formally, then its masks and logits against PyTorch in float32.
 
+    A half graph is computed twice: as it is, and with every tensor rounded to half, as a GPU does.
+
     Raises:
         ExportError: naming the first shape and output that differ.
     """
@@ -267,19 +503,29 @@ def check_graph(
         onnx.checker.check_model(graph, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported graph is invalid: {error}") from error
+    sessions = {"": cpu_session(graph.SerializeToString(), threads=1)}
+    if precision is Precision.FP16:
+        rounded = with_explicit_rounding(graph).SerializeToString()
+        sessions[" rounded to half everywhere, as a GPU does"] = cpu_session(rounded, threads=1)
     reference = DeployModel(checkpoint.model, checkpoint.spec, ("mask", "logits"))
-    session = cpu_session(graph.SerializeToString(), threads=1)
     generator = np.random.default_rng(0)
     for shape in CHECK_SHAPES:
         images = generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
         with torch.inference_mode():
             mask, logits = (output.numpy() for output in reference(torch.from_numpy(images)))
-        given = dict(zip(outputs, session.run(list(outputs), {"image": images}), strict=True))
-        _check_outputs(shape, mask, logits, given, CHECK_TOLERANCE[precision])
+        for how, session in sessions.items():
+            produced = session.run(list(outputs), {"image": images})
+            given = dict(zip(outputs, produced, strict=True))
+            where = f"self-check at (N, H, W) = {shape}{how}"
+            try:
+                _check_outputs(where, mask, logits, given, CHECK_TOLERANCE[precision])
+            except ExportError as error:
+                repair = LOOK_INTO if precision is Precision.FP16 else None
+                raise ExportError(error.message, repair) from error
 
 
 def _check_outputs(
-    shape: tuple[int, int, int],
+    where: str,
     mask: NDArray[np.uint8],
     logits: NDArray[np.float32],
     given: dict[str, NDArray[Any]],
@@ -289,13 +535,13 @@ def _check_outputs(
     margin = margin_of(logits)
     if given["mask"].dtype != np.uint8 or given["mask"].shape != mask.shape:
         raise ExportError(
-            f"self-check at (N, H, W) = {shape}: the mask is {given['mask'].dtype} "
+            f"{where}: the mask is {given['mask'].dtype} "
             f"{given['mask'].shape}, expected uint8 {mask.shape}"
         )
     wrong = (given["mask"] != mask) & (margin > 2 * allowed)
     if wrong.any():
         raise ExportError(
-            f"self-check at (N, H, W) = {shape}: ONNX Runtime gives another class than PyTorch "
+            f"{where}: ONNX Runtime gives another class than PyTorch "
             f"at {int(wrong.sum())} decided pixels"
         )
     for name, expected, limit in (("logits", logits, allowed), ("margin", margin, 2 * allowed)):
@@ -303,6 +549,5 @@ def _check_outputs(
             error = float(np.abs(given[name] - expected).max())
             if not error <= limit:  # a NaN fails too
                 raise ExportError(
-                    f"self-check at (N, H, W) = {shape}: {name} differ from PyTorch by "
-                    f"{error:.3g}, allowed {limit:.3g}"
+                    f"{where}: {name} differ from PyTorch by {error:.3g}, allowed {limit:.3g}"
                 )

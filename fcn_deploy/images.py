@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,37 @@ MAX_PIXELS = 100_000_000
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 
+class _Quiet:
+    """No warnings while any thread is inside.
+
+    Pillow warns of what it can repair (and of large pictures, which we limit ourselves).  Python's
+    filters belong to the whole process: were two threads to save and restore them each for
+    itself, the one that leaves last would restore the other's, and silence the process for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters = warnings.catch_warnings()  # each may be entered once
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
 @contextmanager
 def decoded(path: Path) -> Iterator[Image.Image]:
     """Open and fully decode a picture, turned upright by its EXIF orientation.
@@ -26,13 +58,10 @@ def decoded(path: Path) -> Iterator[Image.Image]:
         ImageError: missing, not a picture, truncated, or larger than ``MAX_PIXELS``.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of what it can repair (and of large pictures, which we limit below).
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                _refuse_bomb(path, image.size)
-                image.load()
-                upright = ImageOps.exif_transpose(image)
+        with _quiet, Image.open(path) as image:
+            _refuse_bomb(path, image.size)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise ImageError(f"no such picture: {path}", "check the path") from error
     except IsADirectoryError as error:
@@ -93,14 +122,12 @@ def image_size(path: Path) -> tuple[int, int]:
         ImageError: the header cannot be read.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                _refuse_bomb(path, image.size)
-                if image.format == "TIFF":
-                    image.load()  # turns it upright; before that, Pillow's versions disagree
-                width, height = image.size
-                sideways = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        with _quiet, Image.open(path) as image:
+            _refuse_bomb(path, image.size)
+            if image.format == "TIFF":
+                image.load()  # turns it upright; before that, Pillow's versions disagree
+            width, height = image.size
+            sideways = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except ImageError:
         raise
     except FileNotFoundError as error:

@@ -12,14 +12,39 @@ from typing import Any
 #: Distributions whose versions decide masks and speed.
 DISTRIBUTIONS = (
     "fcn-deploy", "numpy", "pillow", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime",
-    "onnxruntime-gpu", "tensorrt", "openvino",
+    "onnxruntime-gpu", "tensorrt", "openvino", "mlcommons-loadgen", "nvidia-ml-py",
 )  # fmt: skip
+#: Instructions that decide how fast a network computes, as Linux names them: x86, then ARM.
+SPEED_FLAGS = (
+    "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni",
+    "amx_tile", "amx_bf16", "amx_int8",
+    "asimd", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def result_header(kind: str, schema: int) -> dict[str, Any]:
+    """Return what every result file made on this machine begins with, as JSON values.
+
+    Args:
+        kind: of the file, e.g. ``bench``.
+        schema: version of its layout.
+    """
+    return {
+        "schema": schema,
+        "kind": kind,
+        "created": utc_now(),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+    }
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return CPU model, cores, memory, system and Python, as JSON values."""
+    """Return CPU model and flags, cores, memory, system and Python, as JSON values."""
     return {
         "cpu": _cpu_model(),
+        "cpu_flags": cpu_flags(),
         "cores": usable_cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.release()}",
@@ -51,13 +76,27 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
+def cpu_flags() -> list[str]:
+    """Return which of :data:`SPEED_FLAGS` the CPU has, in that order; empty where unknown."""
+    present = (_cpu_property("flags") or _cpu_property("Features") or "").split()
+    return [flag for flag in SPEED_FLAGS if flag in present]
+
+
 def _cpu_model() -> str:
+    return _cpu_property("model name") or platform.processor() or "unknown"
+
+
+def _cpu_property(name: str) -> str | None:
+    """Return what Linux says of the first core, or None."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor() or "unknown"
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+        return None
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
 
 
 def _memory_gib() -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,36 +72,54 @@ class ConfusionMatrix:
         return float(np.trace(self.counts) / total) if total else float("nan")
 
 
-def near_class_edge(mask: NDArray[np.uint8], distance: int = 3) -> NDArray[np.bool_]:
-    """Mark pixels at most ``distance`` px (Chebyshev) from a pixel of another class.
+def edge_bands(mask: NDArray[np.uint8], distances: Sequence[int]) -> list[NDArray[np.bool_]]:
+    """Mark, for each distance, the pixels at most so far from a class edge.
+
+    The distance is Chebyshev's, to the next pixel of another class.
 
     Args:
-        mask: uint8 [H, W] class indices.
-        distance: in pixels.
+        mask: uint8 [H, W], class indices.
+        distances: in pixels, from 1, ascending.
 
     Returns:
-        bool [H, W].
+        bool [H, W] each; every one contains those before it.
     """
-    lowest, highest = mask, mask
-    for axis in (0, 1):  # a square window's minimum is separable
-        lowest = _sliding(np.minimum, lowest, distance, axis)
-        highest = _sliding(np.maximum, highest, distance, axis)
-    near: NDArray[np.bool_] = lowest != highest
+    near = _beside_another_class(mask)
+    bands, reached = [], 1
+    for distance in distances:
+        near = _dilated(near, distance - reached)
+        bands.append(near)
+        reached = distance
+    return bands
+
+
+def _beside_another_class(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    near = np.zeros(mask.shape, dtype=np.bool_)
+    for here, there in (
+        ((slice(1, None), slice(None)), (slice(None, -1), slice(None))),
+        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
+        ((slice(1, None), slice(1, None)), (slice(None, -1), slice(None, -1))),
+        ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))),
+    ):
+        differ = mask[here] != mask[there]
+        near[here] |= differ
+        near[there] |= differ
     return near
 
 
-def _sliding(
-    reduce: np.ufunc, values: NDArray[np.uint8], distance: int, axis: int
-) -> NDArray[np.uint8]:
-    padding = [(0, 0), (0, 0)]
-    padding[axis] = (distance, distance)
-    padded = np.pad(values, padding, mode="edge")
-    length = values.shape[axis]
-    windows = [
-        padded.take(range(shift, shift + length), axis=axis) for shift in range(2 * distance + 1)
-    ]
-    result: NDArray[np.uint8] = reduce.reduce(windows)
-    return result
+def _dilated(marked: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
+    """Mark all pixels at most ``distance`` (Chebyshev) from a marked one."""
+    for axis in (0, 1):  # a square's dilation is separable
+        reached = 0
+        while reached < distance:
+            # Lines of 2r + 1 px, one moved each way by as much as that, still leave no gap.
+            step = min(2 * reached + 1, distance - reached)
+            lines, grown = marked.swapaxes(0, axis), marked.copy()
+            target = grown.swapaxes(0, axis)
+            target[step:] |= lines[:-step]
+            target[:-step] |= lines[step:]
+            marked, reached = grown, reached + step
+    return marked
 
 
 def margin_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,18 +1,44 @@
-"""Pictures on disk → masks on disk."""
+"""Pictures on disk → masks on disk.
+
+decode (threads) ──▶ batches of one size ──▶ runner.stream ──▶ write (threads) ──▶ Prediction
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcn_deploy.errors import BackendError, ImageError, InputError
-from fcn_deploy.images import read_image
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.errors import (
+    BackendError,
+    DeviceMemoryError,
+    FcnDeployError,
+    ImageError,
+    InputError,
+)
 from fcn_deploy.masks import overlay, write_mask, write_picture, written_by_us
+from fcn_deploy.pipeline import (
+    Batch,
+    Picture,
+    Unreadable,
+    batches_of_one_size,
+    decoded_ahead,
+    in_order,
+    lookahead,
+    picture_threads,
+    written_behind,
+)
 from fcn_deploy.runners.base import Runner
 
 #: Overlays lie apart from the masks, so that the folder of masks is one.
 OVERLAY_FOLDER = "overlays"
+#: Why one picture gets no mask while the others do: unreadable, or beyond the backend's memory.
+PredictionError = ImageError | BackendError | DeviceMemoryError
 
 
 @dataclass(frozen=True)
@@ -27,11 +53,16 @@ class Prediction:
 
     source: Path
     mask: Path | None
-    error: ImageError | BackendError | None = None
+    error: PredictionError | None = None
 
 
 def predict(
-    runner: Runner, pictures: Sequence[Path], out: Path, *, with_overlay: bool = False
+    runner: Runner,
+    pictures: Sequence[Path],
+    out: Path,
+    *,
+    with_overlay: bool = False,
+    batch_size: int = 1,
 ) -> Iterator[Prediction]:
     """Segment pictures of any sizes and write palette PNG masks of the same size.
 
@@ -40,9 +71,10 @@ def predict(
         pictures: files; one that cannot be read is reported and the rest goes on.
         out: folder for ``NAME.png`` and, with overlays, ``overlays/NAME.png``.
         with_overlay: also write the mask blended over its picture.
+        batch_size: most pictures to segment at once; those of a batch are of one size.
 
     Yields:
-        One :class:`Prediction` per picture, as it is done.
+        One :class:`Prediction` per picture, in the order of the pictures, as it is done.
 
     Raises:
         InputError: two pictures would be written to one file, or a file that is none of ours
@@ -52,17 +84,112 @@ def predict(
     targets = mask_paths(pictures, out)
     overlays = [out / OVERLAY_FOLDER / target.name for target in targets]
     _refuse_foreign(targets + (overlays if with_overlay else []))
-    for source, target, blended_target in zip(pictures, targets, overlays, strict=True):
-        try:
-            image = read_image(source)
-            mask = runner.run(image[None]).mask[0]
-        except (ImageError, BackendError) as error:  # unreadable, or too large for the memory
-            yield Prediction(source, None, error)
-            continue
-        write_mask(target, mask, runner.spec.palette)
+
+    def write(answer: _Segmented | _Failed) -> tuple[int, Prediction]:
+        source, target = pictures[answer.place], targets[answer.place]
+        if isinstance(answer, _Failed):
+            return answer.place, Prediction(source, None, answer.error)
+        palette = runner.spec.palette
+        write_mask(target, answer.mask, palette)
         if with_overlay:
-            write_picture(blended_target, overlay(image, mask, runner.spec.palette))
-        yield Prediction(source, target)
+            blended = overlay(answer.image, answer.mask, palette)
+            write_picture(overlays[answer.place], blended)
+        return answer.place, Prediction(source, target)
+
+    ahead = lookahead(batch_size)
+    with picture_threads() as pool:
+        answers = _answers(runner, decoded_ahead(pictures, pool, ahead), batch_size)
+        # What is put in order are predictions, not masks: those are on the disk by then.
+        yield from in_order(written_behind(answers, write, pool, ahead))
+
+
+@dataclass(frozen=True, eq=False)
+class _Segmented:
+    """A picture with its mask."""
+
+    place: int
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class _Failed:
+    """A picture that gets no mask."""
+
+    place: int
+    error: PredictionError
+
+
+def _answers(
+    runner: Runner, decoded: Iterable[Picture | Unreadable], batch_size: int
+) -> Iterator[_Segmented | _Failed]:
+    """Segment what can be read, and pass by the network what cannot."""
+    unreadable: deque[_Failed] = deque()
+
+    def readable() -> Iterator[Picture]:
+        for picture in decoded:
+            if isinstance(picture, Unreadable):
+                unreadable.append(_Failed(picture.place, picture.error))
+            else:
+                yield picture
+
+    for answer in _segmented(runner, batches_of_one_size(readable(), batch_size)):
+        while unreadable:
+            yield unreadable.popleft()
+        yield answer
+    yield from unreadable
+
+
+def _segmented(runner: Runner, batches: Iterator[Batch]) -> Iterator[_Segmented | _Failed]:
+    """Stream batches through the runner; after one that it refuses, go on with the next."""
+    while True:
+        in_flight: deque[Batch] = deque()
+        try:
+            for outputs in runner.stream(_images(batches, in_flight)):
+                yield from _with_masks(in_flight.popleft(), outputs.mask)
+            return
+        except FcnDeployError as error:
+            if not in_flight:
+                raise
+            # A stream raises after the results of the batches before the one that it refuses.
+            refused, reason = in_flight.popleft(), error
+        yield from _one_by_one(runner, refused, reason)
+        if in_flight:
+            batches = itertools.chain(in_flight, batches)
+
+
+def _images(batches: Iterable[Batch], in_flight: deque[Batch]) -> Iterator[NDArray[np.uint8]]:
+    for batch in batches:
+        in_flight.append(batch)
+        yield batch.images
+
+
+def _with_masks(batch: Batch, masks: NDArray[np.uint8]) -> Iterator[_Segmented]:
+    for place, image, mask in zip(batch.places, batch.images, masks, strict=True):
+        yield _Segmented(place, image, mask)
+
+
+def _one_by_one(
+    runner: Runner, batch: Batch, reason: FcnDeployError
+) -> Iterator[_Segmented | _Failed]:
+    """Segment the pictures of a batch that was refused: each may be small enough by itself."""
+    if len(batch.places) == 1:
+        yield _failed(batch.places[0], reason)
+        return
+    for place, image in zip(batch.places, batch.images, strict=True):
+        try:
+            mask = runner.run(image[None]).mask[0]
+        except FcnDeployError as error:
+            yield _failed(place, error)
+        else:
+            yield _Segmented(place, image, mask)
+
+
+def _failed(place: int, error: FcnDeployError) -> _Failed:
+    """Report what concerns one picture; raise what concerns them all."""
+    if not isinstance(error, BackendError | DeviceMemoryError):
+        raise error
+    return _Failed(place, error)
 
 
 def _refuse_foreign(targets: Sequence[Path]) -> None:

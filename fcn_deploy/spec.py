@@ -27,15 +27,20 @@ OUTPUT_NAMES = ("mask", "logits", "margin")
 
 
 class Precision(str, Enum):
-    """Arithmetic of the network between the uint8 image and the logits."""
+    """Arithmetic of the network between the uint8 image and the logits.
+
+    ``BF16`` is no file's: a backend computes a float32 file in it, and says so by its name.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
+    INT8 = "int8"
+    BF16 = "bf16"
 
     @property
     def flag(self) -> str:
-        """What a command line asks for it with, led by a space; empty for the default."""
-        return "" if self is Precision.FP32 else f" --{self.value}"
+        """What a command line asks for it with, led by a space; or nothing."""
+        return f" --{self.value}" if self in (Precision.FP16, Precision.INT8) else ""
 
 
 class Product(str, Enum):
@@ -43,6 +48,14 @@ class Product(str, Enum):
 
     TRT = "trt"
     RTX = "trt-rtx"
+
+
+class Tail(str, Enum):
+    """How the exported graph makes masks of class scores; see docs/architecture.md, "The tail"."""
+
+    EARLY_ARGMAX = "early-argmax"
+    DECONV = "deconv"
+    RESIZE = "resize"
 
 
 @dataclass(frozen=True)

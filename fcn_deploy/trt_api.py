@@ -214,9 +214,14 @@ class TensorRt:
     def set_precision(self, config: Any, precision: Precision) -> tuple[str, ...]:
         """Allow the arithmetic that ``precision`` names and no other; return the flags changed."""
         trt = self.trt
-        if precision is Precision.FP32:
+        if precision in (Precision.FP32, Precision.INT8):
             # On by default: it would round every product to ten bits and call it FP32.
             config.clear_flag(trt.BuilderFlag.TF32)
+            if precision is Precision.FP32:
+                return ("no TF32",)
+            if not self.strongly_typed and hasattr(trt.BuilderFlag, "INT8"):
+                config.set_flag(trt.BuilderFlag.INT8)
+                return ("no TF32", "INT8")
             return ("no TF32",)
         if not self.strongly_typed and hasattr(trt.BuilderFlag, "FP16"):
             config.set_flag(trt.BuilderFlag.FP16)

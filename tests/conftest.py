@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from hypothesis import settings
 from PIL import Image
 
+from fcn_deploy.artifacts import Run, write_json
+from fcn_deploy.cli import main
 from fcn_deploy.masks import voc_palette, write_mask
 from fcn_deploy.scenes import SCENE_CLASS_NAMES, draw_scene
 from fcn_deploy.spec import ModelSpec, Precision, SizeRange
+from tests.command_line import FcnDeploy, Finished
+
+if TYPE_CHECKING:
+    from tests.result_files import AddParity
 
 # A shared machine has slow moments, and a failure has to come back when it is looked at.
 settings.register_profile("repository", derandomize=True, deadline=None)
 settings.load_profile("repository")
+
+
+def pytest_configure() -> None:
+    """Give each of pytest-xdist's workers a core of its own.
+
+    ONNX Runtime and PyTorch take all cores they see, and two pools on the same cores slow each
+    other down manifold.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker[2:]) % len(cores)]})
+
 
 TINY_CLASS_NAMES = ("background", "disc", "ring", "box", "star")
 
@@ -33,6 +54,23 @@ class WriteVocFolder(Protocol):
         class_names: Sequence[str] | None = SCENE_CLASS_NAMES,
         inside: str = ".",
     ) -> Path: ...
+
+
+@pytest.fixture
+def fcn_deploy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> FcnDeploy:
+    """Run a command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> Finished:
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        assert isinstance(stop.value.code, int)
+        return Finished(stop.value.code, captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture
@@ -101,9 +139,49 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> 
         torch.manual_seed(0)
         model = build_model(tiny_spec.architecture, tiny_spec.num_classes)
     save_checkpoint(run.checkpoint, model, tiny_spec)
-    for precision in Precision:
+    for precision in (Precision.FP32, Precision.FP16):
         onnx_from_checkpoint(run.checkpoint, run.onnx(precision), precision=precision)
     return run.root
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run directory that is not there yet."""
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of parity results, made once: comparing takes a second."""
+    from tests.result_files import write_parity_results
+
+    folder = tmp_path_factory.mktemp("parity")
+    write_parity_results(folder)
+    return folder
+
+
+@pytest.fixture
+def add_parity(compared: Path) -> AddParity:
+    """Give a run one of the results."""
+
+    def add(run: Run, name: str) -> None:
+        run.parity_folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(compared / f"{name}.json", run.parity_folder)
+
+    return add
+
+
+@pytest.fixture
+def full_run(run: Run, add_parity: AddParity) -> Run:
+    """A run with everything: one candidate that passes, one that has swapped two channels."""
+    from tests.result_files import BASELINE, FAST, LEVEL, SLOW, bench_document, metrics
+
+    write_json(run.metrics, metrics())
+    Image.new("RGB", (60, 20)).save(run.preview)
+    add_parity(run, "ort")
+    add_parity(run, "swapped")
+    write_json(run.bench_folder / "all.json", bench_document(BASELINE, FAST, LEVEL, SLOW))
+    return run
 
 
 @pytest.fixture
@@ -118,3 +196,26 @@ def one_line() -> Callable[[Exception], str]:
         return text
 
     return text_of
+
+
+@pytest.fixture
+def overflowing(tiny_run: Path, tiny_spec: ModelSpec, tmp_path: Path) -> Path:
+    """A checkpoint that is sound in float32 and overflows in half, in layer2.0.conv1."""
+    import torch
+    from torch import nn
+
+    from fcn_deploy.checkpoint import load_checkpoint, save_checkpoint
+
+    model = load_checkpoint(tiny_run / "model.safetensors").model
+    block = model.get_submodule("body").get_submodule("layer2.0")
+    norm, following = block.get_submodule("bn1"), block.get_submodule("conv2")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(following, nn.Conv2d)
+    with torch.no_grad():  # in between stands a Relu, which keeps any scale
+        norm.weight.mul_(30000)
+        norm.bias.mul_(30000)
+        following.weight.div_(30000)
+    folder = tmp_path / "overflowing"
+    folder.mkdir()
+    save_checkpoint(folder / "model.safetensors", model, tiny_spec)
+    return folder / "model.safetensors"

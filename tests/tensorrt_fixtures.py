@@ -70,8 +70,9 @@ def write_onnx(
     kind = np.float16 if precision is Precision.FP16 else np.float32
     graph = helper.make_graph(
         [
-            helper.make_node(node, ["image"], ["mask"], name="the_node"),
+            helper.make_node(node, ["image"], ["scores"], name="the_node"),
             helper.make_node("ArgMax", ["scores"], ["index"]),
+            helper.make_node("Identity", ["index"], ["mask"]),
         ],
         "graph",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])],

@@ -10,11 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fcn_deploy"
-TORCH_ROOMS = {"model", "checkpoint", "train", "export"}
+TORCH_ROOMS = {f"fcn_deploy.{room}" for room in ("model", "checkpoint", "train", "export")}
 TORCH_FREE_ROOMS = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for path in PACKAGE.rglob("*.py")
-    if path.stem not in TORCH_ROOMS | {"__main__", "__init__"}
+    {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in PACKAGE.rglob("*.py")
+        if path.stem not in {"__main__", "__init__"}
+    }
+    - TORCH_ROOMS
 )
 COMMANDS = ("train", "scenes", "export", "build", "parity", "bench", "predict", "report", "doctor")
 

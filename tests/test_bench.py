@@ -1,31 +1,44 @@
-"""What the clock does, on fakes that sleep; no test depends on how fast the machine is."""
+"""What bench makes of its turns, on fakes that sleep; no test depends on how fast a machine is."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fcn_deploy import loadgen
 from fcn_deploy.bench import (
-    DEVICE,
-    END_TO_END,
-    HOST,
     MIN_QUERIES,
-    NUM_INPUTS,
-    Inputs,
+    Conditions,
+    Meter,
+    Offline,
     Row,
+    Scenario,
+    Server,
+    SingleStream,
+    TimedLoop,
+    Turn,
     baseline_of,
     bench_document,
-    make_inputs,
     measure,
     percentiles,
     speedup,
 )
-from fcn_deploy.errors import InputError
+from fcn_deploy.clock import ALL_STAGES, DEVICE, END_TO_END, HOST, Case
+from fcn_deploy.errors import InputError, MeasurementError
+from fcn_deploy.inputs import Inputs, make_inputs
+from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Verdict
+from fcn_deploy.runners.base import Outputs
 from tests.fakes import FakeRunner
+
+needs_loadgen = pytest.mark.skipif(
+    loadgen.unavailable_reason() is not None, reason="LoadGen has no wheel for this Python"
+)
 
 
 @pytest.fixture
@@ -35,53 +48,44 @@ def inputs(tmp_path: Path) -> Inputs:
     return make_inputs(pictures, (24, 32), tmp_path)
 
 
-def row(backend: str, repeats: tuple[float, ...], tier: str = HOST, digest: str = "d") -> Row:
-    return Row(
-        FakeRunner(backend=backend).describe(), tier, 1, (24, 32), digest, repeats, 30, {},
-    )  # fmt: skip
+def row(
+    backend: str,
+    repeats: tuple[float, ...],
+    tier: str = HOST,
+    digest: str = "d",
+    scenario: str = SINGLE_STREAM,
+    verdicts: tuple[Verdict, ...] = (),
+) -> Row:
+    description = FakeRunner(backend=backend).describe()
+    return Row(description, scenario, tier, 1, (24, 32), digest, repeats, 30, {}, verdicts=verdicts)
 
 
-def test_inputs_are_distinct_hashed_and_the_same_for_both_tiers(inputs: Inputs) -> None:
-    from fcn_deploy.images import read_image
-
-    assert inputs.images.shape == (NUM_INPUTS, 24, 32, 3)
-    for path, image in zip(inputs.files, inputs.images, strict=True):
-        np.testing.assert_array_equal(read_image(path), image)
-    assert len({image.tobytes() for image in inputs.images}) > 1
-    assert inputs.digest.startswith("sha256:")
-
-
-def test_queries_walk_through_all_inputs(inputs: Inputs) -> None:
-    seen = {image.tobytes() for query in range(4) for image in inputs.batch(query, 2)}
-    assert seen == {image.tobytes() for image in inputs.images}
-    assert inputs.batch(0, 11).shape[0] == 11
-
-
-def test_every_case_is_measured_and_runs_are_interleaved(inputs: Inputs) -> None:
+def test_every_case_is_measured_and_runs_are_interleaved(inputs: Inputs, tmp_path: Path) -> None:
     order: list[str] = []
 
     def runner(name: str) -> FakeRunner:
         return FakeRunner(backend=name, see=lambda images: (order.append(name), images)[1])
 
     rows = measure(
-        [runner("a"), runner("b")], [inputs], [1, 2], repeats=3, seconds_per_repeat=0.001
+        [runner("a"), runner("b")], [inputs], [1, 2], TimedLoop(0.001), tmp_path, repeats=3
     )
     assert {(r.runner.backend, r.tier, r.batch_size) for r in rows} == {
         (b, t, n) for b in "ab" for t in (HOST, END_TO_END) for n in (1, 2)
     }
     assert all(len(r.repeats_ms) == 3 for r in rows)
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
-    # 8 cases take 3 turns each, after 8 turns of calibration: never all of one runner in a row
-    assert len(turns) >= 8 + 3 * 8 - 3
+    # 8 cases take 3 turns each: never all of one runner in a row
+    assert len(turns) >= 3 * 8 - 3
 
 
-def test_a_sleep_is_seen_and_ranked(inputs: Inputs) -> None:
+def test_a_sleep_is_seen_and_ranked(inputs: Inputs, tmp_path: Path) -> None:
     # 25 ms against next to nothing: a thousandfold, beyond any noise of a busy machine.
     runners = [FakeRunner(backend="baseline", seconds=0.025), FakeRunner(backend="quick")]
-    rows = measure(runners, [inputs], [1], tiers=[HOST], repeats=3, seconds_per_repeat=0.05)
+    rows = measure(runners, [inputs], [1], TimedLoop(0.05), tmp_path, tiers=[HOST], repeats=3)
     slow, quick = rows
     assert slow.median_ms >= 25
     assert slow.images_per_s <= 40
+    assert slow.verdict is None
     assert baseline_of(quick, rows) is slow
     assert speedup(quick, slow).low > 1
 
@@ -96,39 +100,195 @@ def test_ratios_pair_the_repeats() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [row("b", (1, 1, 1), END_TO_END), row("b", (1, 1, 1), digest="x")]
+    "other",
+    [
+        row("baseline", (1, 1, 1), END_TO_END),
+        row("baseline", (1, 1, 1), digest="x"),
+        row("baseline", (1, 1, 1), scenario=OFFLINE),
+    ],
 )
 def test_unlike_rows_are_not_ranked(other: Row) -> None:
     with pytest.raises(InputError, match="not ranked"):
         speedup(row("a", (1, 1, 1)), other)
-    assert baseline_of(row("a", (1, 1, 1)), [other]) is None
 
 
-def test_percentiles_need_their_number_of_queries(inputs: Inputs) -> None:
-    few = measure([FakeRunner()], [inputs], [1], tiers=[HOST], repeats=3, seconds_per_repeat=1e-9)
-    assert few[0].queries < MIN_QUERIES["p90"]
-    assert few[0].latency_ms == {}
-    assert percentiles(range(63)) == {}
-    assert percentiles(range(1, 101)) == {"p90": 90}
-    assert percentiles(range(200, 0, -1)) == {"p90": 180, "p95": 190}
-    assert set(percentiles(range(662))) == {"p90", "p95", "p99"}
+def test_a_baseline_is_one_of_the_same_group() -> None:
+    ours, elsewhere = row("a", (1, 1, 1)), row("baseline", (1, 1, 1), END_TO_END)
+    assert baseline_of(ours, [elsewhere]) is None
 
 
-def test_too_few_repeats_are_refused(inputs: Inputs) -> None:
+def test_percentiles_need_their_number_of_queries() -> None:
+    assert percentiles(range(63)) == {"mean": 31, "p50": 31}
+    assert percentiles(range(1, 101)) == {"mean": 50.5, "p50": 50.5, "p90": 90}
+    assert percentiles(range(200, 0, -1)) == {"mean": 100.5, "p50": 100.5, "p90": 180, "p95": 190}
+    assert set(percentiles(range(662))) == {"mean", "p50", *MIN_QUERIES}
+
+
+def test_few_queries_have_neither_percentiles_nor_a_curve(inputs: Inputs, tmp_path: Path) -> None:
+    loop = TimedLoop(1e-9)
+    (few,) = measure([FakeRunner()], [inputs], [1], loop, tmp_path, tiers=[HOST], repeats=3)
+    assert few.queries == 9
+    assert set(few.latency_ms) == {"mean", "p50"}
+    assert few.cdf_ms is None
+
+
+def test_the_stages_add_up_to_the_wall(inputs: Inputs, tmp_path: Path) -> None:
+    runner = FakeRunner(seconds=0.01)
+    loop = TimedLoop(0.05)
+    (found,) = measure([runner], [inputs], [1], loop, tmp_path, tiers=[END_TO_END], repeats=3)
+    assert found.stages_ms is not None
+    assert found.wall_ms is not None
+    assert tuple(found.stages_ms) == ALL_STAGES
+    assert found.stages_ms["compute"] >= 10
+    assert found.stages_ms["write"] > 0
+    assert sum(found.stages_ms.values()) == pytest.approx(found.wall_ms, rel=0.05)
+    # Writing comes after the result: no latency holds it.
+    assert found.latency_ms["mean"] == pytest.approx(
+        found.wall_ms - found.stages_ms["write"], rel=0.05
+    )
+    (host,) = measure([runner], [inputs], [1], loop, tmp_path, tiers=[HOST], repeats=3)
+    assert host.stages_ms is None
+
+
+@needs_loadgen
+def test_single_stream_has_loadgen_s_verdict_and_a_curve(inputs: Inputs, tmp_path: Path) -> None:
+    rows = measure(
+        [FakeRunner(backend="baseline", seconds=0.003), FakeRunner(backend="quick")],
+        [inputs],
+        [2],
+        SingleStream(0.01),
+        tmp_path,
+        tiers=[HOST, END_TO_END],
+        repeats=3,
+    )
+    for found in rows:
+        assert found.verdict == "VALID"
+        assert len(found.verdicts) == len(found.repeats_ms) == 3
+        assert found.queries >= 3 * loadgen.P90_QUERIES
+        assert "p90" in found.latency_ms
+        assert found.cdf_ms is not None
+        assert len(found.cdf_ms) == 101
+        assert list(found.cdf_ms) == sorted(found.cdf_ms)
+    document = bench_document(rows, "made up", Conditions(threads=1))
+    assert document["clock"]["name"] == "loadgen"
+    (slow, *_) = document["rows"]
+    assert slow["loadgen"]["verdict"] == "VALID"
+    assert slow["loadgen"]["early_stopping_ms"] >= 3
+
+
+@needs_loadgen
+def test_offline_counts_pictures(inputs: Inputs, tmp_path: Path) -> None:
+    runner = FakeRunner(seconds=0.004)
+    (found,) = measure([runner], [inputs], [4], Offline(0.05), tmp_path, tiers=[HOST], repeats=3)
+    assert found.scenario == OFFLINE
+    assert found.median_ms >= 4
+    assert found.images_per_s <= 1000
+    assert found.latency_ms == {}
+    assert found.cdf_ms is None
+    assert max(shape[0] for shape in runner.shapes) == 4
+
+
+@needs_loadgen
+def test_server_finds_a_rate_that_keeps_its_bound(inputs: Inputs, tmp_path: Path) -> None:
+    slow_at_first = itertools.count()
+
+    def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        # 1 ms a batch; the first queries, which the search's first guess rests on, take 3.
+        time.sleep(0.003 if next(slow_at_first) < 8 else 0.001)
+        return images
+
+    (found,) = measure(
+        [FakeRunner(see=see)],
+        [inputs],
+        [4],
+        Server(0.01, target_p99_ms=30),
+        tmp_path,
+        tiers=[HOST],
+        repeats=3,
+    )
+    assert found.scenario == SERVER
+    assert found.verdict == "VALID"
+    assert found.latency_ms["p99"] <= 30
+    assert 0 < found.images_per_s <= 4000 * 1.05
+    assert found.target_p99_ms == 30
+    fastest, slowest = found.spread_ms
+    assert slowest / fastest >= 1.05  # a rate is known no finer
+
+
+@needs_loadgen
+def test_a_bound_below_one_query_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    server = Server(0.001, target_p99_ms=10)
+    with pytest.raises(MeasurementError, match="--target-p99-ms"):
+        measure([FakeRunner(seconds=0.02)], [inputs], [8], server, tmp_path, tiers=[HOST])
+
+
+class _NotForTheBaseline(TimedLoop):
+    def turn(self, case: Case, meter: Meter) -> Turn:
+        if case.runner.describe().backend == "baseline":
+            raise MeasurementError("too slow")
+        return super().turn(case, meter)
+
+
+def test_a_case_without_a_figure_costs_the_others_nothing(inputs: Inputs, tmp_path: Path) -> None:
+    why: list[str] = []
+    rows = measure(
+        [FakeRunner(backend="baseline"), FakeRunner(backend="quick")],
+        [inputs],
+        [1],
+        _NotForTheBaseline(0.001),
+        tmp_path,
+        tiers=[HOST],
+        repeats=3,
+        on_dropped=lambda error: why.append(error.message),
+    )
+    assert [row.runner.backend for row in rows] == ["quick"]
+    assert len(rows[0].repeats_ms) == 3
+    assert why == ["too slow"]
+
+
+@needs_loadgen
+def test_a_slow_start_costs_no_verdict(inputs: Inputs, tmp_path: Path) -> None:
+    slow_at_first = itertools.count()
+
+    def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        time.sleep(0.02 if next(slow_at_first) < 6 else 0.0005)
+        return images
+
+    scenario = SingleStream(0.1)
+    (found,) = measure(
+        [FakeRunner(see=see)], [inputs], [1], scenario, tmp_path, tiers=[HOST], repeats=3
+    )
+    assert found.verdict == "VALID"
+
+
+def test_too_few_repeats_are_refused(inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least 3"):
-        measure([FakeRunner()], [inputs], [1], repeats=2)
+        measure([FakeRunner()], [inputs], [1], TimedLoop(0.1), tmp_path, repeats=2)
 
 
-def test_no_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--images"):
-        make_inputs([], (8, 8), tmp_path)
+def test_a_tier_that_no_runner_has_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="device"):
+        measure([FakeRunner()], [inputs], [1], TimedLoop(0.1), tmp_path, tiers=[DEVICE])
 
 
 def test_the_document_names_tier_batch_size_and_ratio() -> None:
-    rows = [row("baseline", (10, 20, 40)), row("a", (5, 10, 20)), row("a", (5, 5, 5), END_TO_END)]
-    document = json.loads(json.dumps(bench_document(rows, "made up", 0.5), allow_nan=False))
-    assert (document["kind"], document["schema"]) == ("bench", 1)
+    rows = [row("baseline", (10, 20, 40)), row("a", (5, 10, 20)), row("a", (5, 5, 6), END_TO_END)]
+    conditions = Conditions(threads=2, load_before=0.5, warnings=("so so",))
+    document = json.loads(
+        json.dumps(
+            bench_document(rows, "made up", conditions, loop_reason="asked for", seconds=0.5),
+            allow_nan=False,
+        )
+    )
+    assert (document["kind"], document["schema"]) == ("bench", 2)
     assert document["machine"]["cores"] >= 1
+    assert document["clock"] == {
+        "name": "timed loop",
+        "version": None,
+        "reason": "asked for",
+        "seconds": 0.5,
+    }
+    assert document["conditions"]["warnings"] == ["so so"]
     first, second, third = document["rows"]
     assert first["speedup_over_baseline"]["median"] == 1
     assert second["speedup_over_baseline"]["median"] == 2
@@ -136,6 +296,22 @@ def test_the_document_names_tier_batch_size_and_ratio() -> None:
     assert second["tier"] == "host"
     assert second["size"] == [24, 32]
     assert second["concurrency"] == 1
+    assert second["loadgen"] is None
+
+
+def test_one_invalid_turn_makes_a_row_invalid() -> None:
+    good = Verdict(True, (), 64, None, {"p50": 1}, 2.0)
+    bad = Verdict(False, ("too short",), 3, None, {"p50": 1}, None)
+    found = row("a", (1, 1, 1), verdicts=(good, bad, bad))
+    assert found.verdict == "INVALID"
+    (entry,) = bench_document([found], "made up", Conditions(threads=1))["rows"]
+    assert entry["loadgen"] == {
+        "valid": False,
+        "verdict": "INVALID",
+        "early_stopping_ms": 2.0,
+        "target_p99_ms": None,
+        "problems": ["too short"],
+    }
 
 
 class _DeviceClock(FakeRunner):
@@ -146,15 +322,17 @@ class _DeviceClock(FakeRunner):
         return 0.25 * len(images)
 
 
-def test_the_device_tier_is_the_device_s_own_time(inputs: Inputs) -> None:
+def test_the_device_tier_is_the_device_s_own_time(inputs: Inputs, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     rows = measure(
         [FakeRunner(backend="cpu"), _DeviceClock(backend="gpu")],
         [inputs],
         [1, 2],
+        TimedLoop(1),
+        tmp_path,
         tiers=[DEVICE],
         repeats=3,
-        seconds_per_repeat=0.001,
+        device_seconds=0.001,
         on_step=lambda done, total: told.append((done, total)),
     )
     assert [(r.runner.backend, r.batch_size, r.repeats_ms) for r in rows] == [
@@ -162,3 +340,60 @@ def test_the_device_tier_is_the_device_s_own_time(inputs: Inputs) -> None:
         ("gpu", 2, (500.0,) * 3),
     ]
     assert told == [(turn, 6) for turn in range(1, 7)]
+    assert all(r.verdict is None for r in rows)
+
+
+class _Metered(FakeRunner):
+    """A runner on a GPU that uses one joule a picture, whoever asks."""
+
+    def __init__(self) -> None:
+        super().__init__(backend="gpu", device="cuda:0 (fake)", seconds=0.0005)
+        self.joules = 0.0
+
+    def _infer(self, images: NDArray[np.uint8]) -> Outputs:
+        self.joules += len(images)
+        return super()._infer(images)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        TimedLoop(0.01),
+        pytest.param(SingleStream(0.01), marks=needs_loadgen),
+        pytest.param(Offline(0.01), marks=needs_loadgen),
+    ],
+    ids=lambda scenario: type(scenario).__name__,
+)
+def test_energy_is_that_of_the_queries_counted(
+    inputs: Inputs, tmp_path: Path, scenario: Scenario
+) -> None:
+    runner = _Metered()
+    (found,) = measure(
+        [runner],
+        [inputs],
+        [2],
+        scenario,
+        tmp_path,
+        tiers=[HOST],
+        repeats=3,
+        energy_joules=lambda: runner.joules,
+    )
+    # Warm-up, probes and turns begun anew use energy too, but not these pictures'.
+    assert found.energy_j_per_image == pytest.approx(1, rel=0.02)
+
+
+def test_a_gpu_s_energy_is_not_the_cpu_s(inputs: Inputs, tmp_path: Path) -> None:
+    loop = TimedLoop(1e-9)
+    rows = measure(
+        [FakeRunner(backend="cpu"), FakeRunner(device="cuda:0")],
+        [inputs],
+        [1],
+        loop,
+        tmp_path,
+        tiers=[HOST],
+        repeats=3,
+        energy_joules=itertools.count().__next__,
+    )
+    assert [row.energy_j_per_image is None for row in rows] == [True, False]
+    (without,) = measure([FakeRunner(device="cuda:0")], [inputs], [1], loop, tmp_path, tiers=[HOST])
+    assert without.energy_j_per_image is None

@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +15,11 @@ from PIL import Image
 
 from fcn_deploy import cli
 from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.cli import main
 from fcn_deploy.errors import FcnDeployError
+from tests.command_line import FcnDeploy, refused
 from tests.conftest import WriteVocFolder
 
 QUICK = ["--epochs", "1", "--batch-size", "4", "--crop-size", "64x96"]
-
-
-@dataclass(frozen=True)
-class Finished:
-    code: int
-    out: str
-    err: str
-
-
-FcnDeploy = Callable[..., Finished]
-
-
-@pytest.fixture
-def fcn_deploy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> FcnDeploy:
-    """Run a command line in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str | Path) -> Finished:
-        with pytest.raises(SystemExit) as stop:
-            main([str(word) for word in words])
-        captured = capsys.readouterr()
-        assert isinstance(stop.value.code, int)
-        return Finished(stop.value.code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture
@@ -66,16 +38,6 @@ def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
             )
         ),
     )
-
-
-def refused(finished: Finished, *words: str) -> None:
-    """Assert that a command ended with one clear line and exit code 2."""
-    assert finished.code == 2, finished
-    assert len(finished.err.strip().splitlines()) == 1, finished.err
-    assert "Traceback" not in finished.err + finished.out
-    assert finished.err.startswith("fcn-deploy: ")
-    for word in words:
-        assert word in finished.err, finished.err
 
 
 def test_the_story(fcn_deploy: FcnDeploy, few_scenes: None, tmp_path: Path) -> None:
@@ -99,12 +61,13 @@ def test_the_story(fcn_deploy: FcnDeploy, few_scenes: None, tmp_path: Path) -> N
     (result,) = content["results"]
     assert result["images"]["count"] == 8
     assert result["decided_flips"] == 0
-    for view in result["pictures"][0]["files"].values():
-        assert (tmp_path / "runs/fcn/parity" / view).is_file()
+    for view in result["pictures"][0]["views"].values():
+        assert view.startswith("data:image/")
 
     measured = fcn_deploy(
-        "bench", "--backend", "ort", "--size", "64x96", "--repeats", "3", "--seconds", "0.01"
-    )
+        "bench", "--backend", "ort", "--size", "64x96", "--repeats", "3", "--seconds", "0.01",
+        "--no-cold-start",
+    )  # fmt: skip
     assert measured.code == 0, measured.err
     rows = json.loads((tmp_path / "runs/fcn/bench/ort.fp32.64x96.b1.json").read_text())["rows"]
     assert {row["runner"]["backend"] for row in rows} == {"ort", "baseline"}
@@ -380,8 +343,9 @@ def test_no_baseline_without_pytorch_is_said(
     shutil.copy(tiny_run / "model.onnx", tmp_path)
     monkeypatch.setattr("fcn_deploy.runners.pytorch._import_error", ImportError("no torch"))
     finished = fcn_deploy(
-        "bench", ".", "--backend", "ort", "--size", "32x32", "--seconds", "0.01", "--repeats", "3"
-    )
+        "bench", ".", "--backend", "ort", "--size", "32x32", "--seconds", "0.01", "--repeats", "3",
+        "--no-cold-start",
+    )  # fmt: skip
     assert finished.code == 0, finished.err
     assert "the baseline is left out" in finished.out
     assert "not measured" in finished.out
@@ -440,7 +404,7 @@ def test_a_damaged_baseline_is_made_anew(
     for name in ("model.safetensors", "model.onnx"):
         shutil.copy(tiny_run / name, tmp_path)
     (tmp_path / "baseline.onnx").write_bytes(b"half a fi")
-    quick = ["--size", "32x32", "--seconds", "0.01", "--repeats", "3"]
+    quick = ["--size", "32x32", "--seconds", "0.01", "--repeats", "3", "--no-cold-start"]
     finished = fcn_deploy("bench", ".", "--backend", "ort", *quick)
     assert finished.code == 0, finished.err
     assert "baseline" in finished.out
@@ -488,3 +452,42 @@ def test_a_bug_of_ours_is_one_line_too(
     assert finished.code == 1
     assert len(finished.err.strip().splitlines()) == 1
     assert "--debug" in finished.err
+
+
+def test_bisect_names_the_layer_where_an_overflow_starts(
+    fcn_deploy: FcnDeploy, overflowing: Path, tmp_path: Path
+) -> None:
+    run = overflowing.parent
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(photos / "a.png")
+    assert fcn_deploy("export", run).code == 0
+    failed = fcn_deploy("export", run, "--fp16")
+    assert failed.code == 1
+    assert "--unchecked" in failed.err
+    assert not (run / "model.fp16.onnx").exists()
+    refused(fcn_deploy("parity", run, "--bisect", "--images", photos), "export", "--fp16")
+    unchecked = fcn_deploy("export", run, "--fp16", "--unchecked")
+    assert (unchecked.code, "NOT CHECKED" in unchecked.out) == (0, True)
+
+    bisected = fcn_deploy("parity", run, "--bisect", "--images", photos)
+    assert bisected.code == 1, bisected.err
+    first = "network.body.layer2.0.conv1"
+    assert f"first layer beyond its tolerance: {first} (NaN or infinite)" in bisected.out
+    document = json.loads((run / "bisect/model.fp16.json").read_text())
+    assert (document["kind"], document["first"]) == ("bisect", first)
+    refused(fcn_deploy("parity", run, "--bisect", "--backend", "ort"), "drop --backend")
+    refused(
+        fcn_deploy("parity", run / "model.onnx", "--bisect", "--images", photos), "reference itself"
+    )
+
+
+def test_bisect_of_a_good_export_finds_nothing(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "a.png")
+    words = ("--bisect", "--images", "a.png", "--json", "b.json")
+    finished = fcn_deploy("parity", tiny_run, *words)
+    assert finished.code == 0, finished.err
+    assert "every layer keeps its tolerance" in finished.out

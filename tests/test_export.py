@@ -16,7 +16,7 @@ from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.checkpoint import load_checkpoint
 from fcn_deploy.errors import ExportError, InputError
 from fcn_deploy.export import check_graph, deploy_graph, onnx_from_checkpoint
-from fcn_deploy.model import DeployModel
+from fcn_deploy.model import DeployGraph
 from fcn_deploy.onnx_file import read_metadata
 from fcn_deploy.runners.base import open_runner
 from fcn_deploy.spec import Precision
@@ -100,37 +100,29 @@ def test_unknown_output_is_refused(tiny_run: Path, tmp_path: Path) -> None:
         onnx_from_checkpoint(tiny_run / "model.safetensors", tmp_path / "m.onnx", outputs=["maks"])
 
 
-class _ChannelsSwapped(DeployModel):
+class _ChannelsSwapped(DeployGraph):
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return super().forward(image.flip(3))
 
 
-class _CropOffByOne(DeployModel):
+class _CropOffByOne(DeployGraph):
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         (mask,) = super().forward(image)
         return (torch.cat([mask[:, 8:], mask[:, :8]], dim=1),)
 
 
-class _Signed(DeployModel):
+class _Signed(DeployGraph):
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (super().forward(image)[0].to(torch.int32),)
 
 
 @pytest.mark.parametrize("broken", [_ChannelsSwapped, _CropOffByOne, _Signed])
 def test_a_wrong_graph_fails_the_check_and_leaves_no_file(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: type[DeployModel]
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: type[DeployGraph]
 ) -> None:
-    honest = export_room.check_graph
-
-    def check_of_broken(graph: object, checkpoint: object, *rest: object) -> None:
-        # The graph comes from the broken class, the reference inside from the real one.
-        monkeypatch.setattr(export_room, "DeployModel", DeployModel)
-        honest(graph, checkpoint, *rest)  # type: ignore[arg-type]
-
     target = tmp_path / "model.onnx"
     target.write_bytes(b"the old file")
-    monkeypatch.setattr(export_room, "DeployModel", broken)
-    monkeypatch.setattr(export_room, "check_graph", check_of_broken)
+    monkeypatch.setattr(export_room, "DeployGraph", broken)
     with pytest.raises(ExportError, match="self-check"):
         onnx_from_checkpoint(tiny_run / "model.safetensors", target)
     assert target.read_bytes() == b"the old file"
@@ -139,7 +131,7 @@ def test_a_wrong_graph_fails_the_check_and_leaves_no_file(
 
 def test_the_check_sees_nan(tiny_run: Path) -> None:
     checkpoint = load_checkpoint(tiny_run / "model.safetensors")
-    poisoned = DeployModel(checkpoint.model, checkpoint.spec, ("mask", "logits"))
+    poisoned = DeployGraph(checkpoint.model, checkpoint.spec, ("mask", "logits"))
     score = poisoned.network.get_submodule("score")
     assert isinstance(score, nn.Conv2d)
     with torch.no_grad():
@@ -147,3 +139,35 @@ def test_the_check_sees_nan(tiny_run: Path) -> None:
     graph = deploy_graph(poisoned, 20)
     with pytest.raises(ExportError, match="self-check"):
         check_graph(graph, checkpoint, ("mask", "logits"), Precision.FP32)
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_nodes_are_named_after_their_modules(tiny_run: Path, opset: int) -> None:
+    checkpoint = load_checkpoint(tiny_run / "model.safetensors")
+    names = {}
+    for precision in (Precision.FP32, Precision.FP16):
+        model = DeployGraph(checkpoint.model, checkpoint.spec, ("mask",), precision)
+        graph = deploy_graph(model, opset)
+        assert graph.SerializeToString() == deploy_graph(model, opset).SerializeToString()
+        names[precision] = {node.name: node.op_type for node in graph.graph.node}
+        assert len(names[precision]) == len(graph.graph.node)
+        assert "" not in names[precision]
+        modules = dict(model.named_modules())
+        for name, operator in names[precision].items():
+            if "Conv" in operator:  # it bears the name of its weights, not of the BatchNorm in it
+                assert isinstance(modules[name], (nn.Conv2d, nn.ConvTranspose2d))
+    expected = {
+        "subtract_mean": "Sub",
+        "network.body.maxpool": "MaxPool",
+        "network.body.layer1.0.Add": "Add",
+        "network.body.layer2.0.relu.Relu_2": "Relu",
+        "network.body.layer2.0.downsample.0": "Conv",
+        "tail.corners": "Conv",
+        "tail.MatMul": "MatMul",
+    }
+    assert expected.items() <= names[Precision.FP32].items()
+    of_modules = [
+        {name for name in found if name.startswith(("network.", "subtract_mean", "tail."))}
+        for found in names.values()
+    ]
+    assert of_modules[0] == of_modules[1]

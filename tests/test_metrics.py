@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from fcn_deploy.metrics import ConfusionMatrix, margin_of, near_class_edge
+from fcn_deploy.metrics import ConfusionMatrix, edge_bands, margin_of
 
 IGNORED = 255
 CLASSES = 4
@@ -113,7 +113,7 @@ def test_masks_of_different_shapes_are_an_error() -> None:
         ConfusionMatrix.of(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), CLASSES)
 
 
-# -- near_class_edge ----------------------------------------------------------------------------
+# -- edge_bands ---------------------------------------------------------------------------------
 
 
 def slow_near_edge(mask: Mask, distance: int) -> NDArray[np.bool_]:
@@ -135,18 +135,18 @@ def slow_near_edge(mask: Mask, distance: int) -> NDArray[np.bool_]:
         npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12),
         elements=st.sampled_from([0, 0, 0, 0, 1, 2, IGNORED]),
     ),
-    distance=st.integers(0, 4),
+    distances=st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True).map(sorted),
 )
-def test_near_class_edge_equals_the_slow_reference(mask: Mask, distance: int) -> None:
-    near = near_class_edge(mask, distance)
-    assert near.dtype == np.bool_
-    np.testing.assert_array_equal(near, slow_near_edge(mask, distance))
+def test_edge_bands_equal_the_slow_reference(mask: Mask, distances: list[int]) -> None:
+    for distance, near in zip(distances, edge_bands(mask, distances), strict=True):
+        assert near.dtype == np.bool_
+        np.testing.assert_array_equal(near, slow_near_edge(mask, distance))
 
 
 def test_three_pixels_on_either_side_of_an_edge_are_near_it() -> None:
     mask = np.zeros((5, 20), np.uint8)
     mask[:, 10:] = 7
-    near = near_class_edge(mask)
+    (near,) = edge_bands(mask, [3])
     assert np.flatnonzero(near[2]).tolist() == [7, 8, 9, 10, 11, 12]
     assert (near == near[2]).all()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,18 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fcn_deploy.dataset import SceneDataset
-from fcn_deploy.errors import ArtifactError, DataError, InputError
-from fcn_deploy.parity import (
-    MAX_LISTED_FLIPS,
-    ODD_SIZES,
-    MarginHistogram,
-    ParityResult,
-    Picture,
-    Pictures,
-    compare,
-    labelled_pictures,
-    save,
-)
+from fcn_deploy.drawings import drawn
+from fcn_deploy.errors import ArtifactError, BackendError, DataError, InputError
+from fcn_deploy.flips import MAX_LISTED_FLIPS, Drawing, MarginHistogram
+from fcn_deploy.parity import ParityResult, compare, save
+from fcn_deploy.pictures import ODD_SIZES, Picture, Pictures, labelled_pictures
 from fcn_deploy.runners.base import Outputs
 from fcn_deploy.spec import Precision
 from tests.fakes import FAKE_SPEC, FakeRunner
@@ -134,7 +130,20 @@ def test_planted_bugs_are_caught(name: str, precision: Precision) -> None:
     planted._description = replace(planted.describe(), precision=precision.value)
     result = result_of(planted)
     assert not result.passed
-    assert check in failed(result)
+    # Coarse gates allow as many flips; there it is what undoes the bug that gives it away.
+    assert check in failed(result) or (result.gate.coarse and "only rounding" in failed(result))
+
+
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.INT8])
+def test_a_bug_is_caught_beside_coarse_rounding(precision: Precision) -> None:
+    def coarse(**bug: Any) -> ParityResult:
+        candidate = FakeRunner(noise=0.15, **bug)
+        candidate._description = replace(candidate.describe(), precision=precision.value)
+        return result_of(candidate)
+
+    assert coarse().passed
+    for bug in ({"bug": _rolled(1)}, {"see": PLANTED["wrong mean"][0]._see}):
+        assert "only rounding" in failed(coarse(**bug))
 
 
 def test_nan_is_caught() -> None:
@@ -228,21 +237,68 @@ def test_the_worst_pictures_are_drawn(tmp_path: Path) -> None:
     entries = document["results"][0]["pictures"]
     assert entries[0]["name"] == "p1"
     assert entries[0]["flips"] == entries[0]["pixels"] == 96 * 128
-    for path in entries[0]["files"].values():
-        assert Image.open(tmp_path / path).size == (128, 96)
+    views = {name: unpacked(uri) for name, uri in entries[0]["views"].items()}
+    assert list(views) == ["image", "reference", "candidate", "flips", "margin"]
+    assert {view.size for view in views.values()} == {(128, 96)}
+    assert views["image"].format == "JPEG"
+    shown = np.asarray(views["candidate"].convert("RGB"))
+    palette = np.array(FAKE_SPEC.palette, np.uint8)
+    reference = FakeRunner().run(made_up()[1].image[None]).mask[0]
+    assert np.array_equal(shown, palette[(reference + 1) % 5])
+    scale = entries[0]["margin_scale"]
+    assert scale["low"] == 0 < scale["high"]
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_saving_again_replaces_the_pictures_and_failing_keeps_them(
+def unpacked(uri: str) -> Image.Image:
+    head, _, content = uri.partition(",")
+    assert head in ("data:image/png;base64", "data:image/jpeg;base64")
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_a_wide_picture_is_shrunk_and_no_flip_is_lost() -> None:
+    height, width = 1000, 1500
+    reference = np.zeros((height, width), np.uint8)
+    reference[:, 700:] = 1
+    candidate = reference.copy()
+    candidate[501, 333] = 2
+    generator = np.random.default_rng(0)
+    drawing = Drawing(
+        "wide",
+        1,
+        reference.size,
+        generator.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        reference,
+        candidate,
+        np.linspace(0, 8, reference.size, dtype=np.float32).reshape(reference.shape),
+    )
+    (entry,) = drawn([drawing], FAKE_SPEC.palette, budget=10**9)
+    views = {name: unpacked(uri) for name, uri in entry["views"].items()}
+    assert {view.size for view in views.values()} == {(960, 640)}
+    pink = (np.asarray(views["flips"].convert("RGB")) == (255, 0, 160)).all(axis=2)
+    assert np.argwhere(pink).mean(axis=0).tolist() == [501 * 640 // 1000, 333 * 960 // 1500]
+    assert pink.sum() == 9
+    assert set(np.unique(np.asarray(views["reference"]))) == {0, 1}
+    assert entry["margin_scale"]["high"] == pytest.approx(0.95 * 8, rel=1e-3)
+    heat = np.asarray(views["margin"].convert("RGB")).astype(int)
+    brightness = heat[..., 1].mean(axis=1)  # green grows along the whole of viridis
+    assert brightness[0] < brightness[320] < brightness[639]
+    # Noise compresses badly: a small budget makes the pictures smaller.
+    (small,) = drawn([drawing], FAKE_SPEC.palette, budget=300_000)
+    assert sum(map(len, small["views"].values())) <= 300_000
+    assert unpacked(small["views"]["image"]).width < 960
+
+
+def test_saving_again_replaces_the_file_and_failing_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = result_of(FakeRunner())
-    other = tmp_path / "r-fake-notes"
-    other.mkdir()
+    older = tmp_path / "r-fake-01234567"  # of a version that wrote its pictures there
+    older.mkdir()
     save([result], tmp_path / "r.json")
     save([result], tmp_path / "r.json")
     before = sorted(tmp_path.rglob("*"))
-    assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 2
-    assert other in before
+    assert before == [older, tmp_path / "r.json"]
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -251,6 +307,53 @@ def test_saving_again_replaces_the_pictures_and_failing_keeps_them(
     with pytest.raises(ArtifactError, match="disk is full"):
         save([result], tmp_path / "r.json")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_flips_are_counted_by_class_margin_and_distance() -> None:
+    # Two regions side by side, and one flip at each distance from the edge between them.
+    truth = np.zeros((64, 128), np.uint8)
+    truth[:, 64:] = 3
+    image = np.array(FAKE_SPEC.palette, np.uint8)[truth]
+    columns = (63, 62, 61, 60, 56, 48, 47, 0)
+
+    def flip_some(images: Images, outputs: Outputs) -> Outputs:
+        mask = outputs.mask.copy()
+        if mask.shape[1:] == truth.shape:
+            mask[:, 30, columns[:6]] = 1
+            mask[:, 30, columns[6:]] = 2
+        assert outputs.logits is not None
+        return replace(outputs, mask=mask, logits=outputs.logits + np.float32(0.25))
+
+    content = result_of(FakeRunner(bug=flip_some), [Picture("p", image)]).to_json()
+    assert content["flips_by_class"] == [
+        {"reference": 0, "candidate": 1, "flips": 6},
+        {"reference": 0, "candidate": 2, "flips": 2},
+    ]
+    by_distance = content["flips_by_distance"]
+    assert [(b["from_px"], b["to_px"]) for b in by_distance] == [
+        (1, 1), (2, 2), (3, 3), (4, 8), (9, 16), (17, None),
+    ]  # fmt: skip
+    assert [band["flips"] for band in by_distance] == [1, 1, 1, 2, 1, 2]
+    assert sum(band["pixels"] for band in by_distance) == content["images"]["pixels"]
+    by_margin = content["flips_by_margin"]
+    assert [b["from"] for b in by_margin] == pytest.approx([0, 0.125, 0.25, 0.5])
+    assert [b["to"] for b in by_margin[:-1]] == [b["from"] for b in by_margin[1:]]
+    assert by_margin[-1]["to"] is None
+    assert [bucket["flips"] for bucket in by_margin] == [0, 0, 0, 8]  # flat colours are decided
+    assert sum(bucket["pixels"] for bucket in by_margin) == content["images"]["pixels"]
+    assert content["palette"] == [list(colour) for colour in FAKE_SPEC.palette]
+
+
+def test_without_an_error_all_margins_are_one_bucket() -> None:
+    content = result_of(FakeRunner(), made_up(1)).to_json()
+    (bucket,) = content["flips_by_margin"]
+    assert bucket == {"from": 0, "to": None, "pixels": content["images"]["pixels"], "flips": 0}
+
+
+def test_a_mask_of_unknown_classes_is_refused() -> None:
+    void = FakeRunner(bug=lambda _, outputs: replace(outputs, mask=outputs.mask + np.uint8(7)))
+    with pytest.raises(BackendError, match="the network has 5 classes"):
+        result_of(void)
 
 
 def test_other_classes_of_the_data_are_refused(tmp_path: Path) -> None:

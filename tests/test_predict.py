@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +10,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcn_deploy.errors import ArtifactError, InputError
-from fcn_deploy.masks import read_mask
+from fcn_deploy.errors import (
+    ArtifactError,
+    BackendError,
+    DeviceMemoryError,
+    FcnDeployError,
+    InputError,
+)
+from fcn_deploy.masks import read_mask, write_mask
+from fcn_deploy.pipeline import THREAD_NAME, WINDOW
 from fcn_deploy.predict import mask_paths, predict
+from fcn_deploy.runners.base import Outputs
 from tests.fakes import FAKE_SPEC, FakeRunner
 
 
@@ -89,3 +100,194 @@ def test_a_picture_that_the_backend_cannot_take_is_reported(tmp_path: Path) -> N
     large, small = predict(FakeRunner(see=short_of_memory), pictures, tmp_path / "out")
     assert "smaller pictures" in str(large.error)
     assert small.error is None
+
+
+SIZES = [(7, 9), (9, 7), (7, 9), (33, 9), (7, 9), (9, 7), (7, 9), (7, 9), (9, 7), (1, 1), (7, 9)]
+
+
+def mixed_pictures(folder: Path, broken: Iterable[int] = ()) -> list[Path]:
+    pictures = [save_picture(folder / f"{n:02}.png", size) for n, size in enumerate(SIZES)]
+    for number in broken:
+        pictures[number].write_bytes(b"no picture")
+    return pictures
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 100])
+def test_batches_give_the_same_masks_in_the_same_order(tmp_path: Path, batch_size: int) -> None:
+    pictures = mixed_pictures(tmp_path)
+    one_by_one = list(predict(FakeRunner(), pictures, tmp_path / "1"))
+    runner = FakeRunner()
+    batched = list(predict(runner, pictures, tmp_path / "n", batch_size=batch_size))
+    assert [p.source for p in one_by_one] == [p.source for p in batched] == pictures
+    assert len(content(tmp_path / "1")) == len(SIZES)
+    assert content(tmp_path / "1") == content(tmp_path / "n")
+    assert max(shape[0] for shape in runner.shapes) == min(batch_size, SIZES.count((7, 9)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_broken_pictures_among_many_stand_where_they_stood(tmp_path: Path, batch_size: int) -> None:
+    broken = [0, 4, len(SIZES) - 1]
+    pictures = mixed_pictures(tmp_path, broken)
+    done = list(predict(FakeRunner(), pictures, tmp_path / "out", batch_size=batch_size))
+    assert [p.source for p in done] == pictures
+    assert [n for n, p in enumerate(done) if p.error is not None] == broken
+    assert len(content(tmp_path / "out")) == len(SIZES) - len(broken)
+
+
+def refusing(error: FcnDeployError, when: Callable[[NDArray[np.uint8]], bool]) -> FakeRunner:
+    def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if when(images):
+            raise error
+        return images
+
+    return FakeRunner(see=see)
+
+
+@pytest.mark.parametrize("error", [BackendError("too large"), DeviceMemoryError("too large")])
+def test_a_batch_that_is_too_large_is_done_one_by_one(
+    tmp_path: Path, error: FcnDeployError
+) -> None:
+    pictures = mixed_pictures(tmp_path)
+    runner = refusing(error, lambda images: len(images) > 1)
+    done = list(predict(runner, pictures, tmp_path / "out", batch_size=4))
+    assert [p.source for p in done] == pictures
+    assert all(p.error is None for p in done)
+    list(predict(FakeRunner(), pictures, tmp_path / "1"))
+    assert content(tmp_path / "out") == content(tmp_path / "1")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_picture_that_is_too_large_is_named_and_its_batch_goes_on(
+    tmp_path: Path, batch_size: int
+) -> None:
+    pictures = mixed_pictures(tmp_path)
+    red = np.array(FAKE_SPEC.palette[1], np.uint8)
+    Image.fromarray(np.broadcast_to(red, (7, 9, 3)).copy()).save(pictures[4])
+    runner = refusing(
+        BackendError("too red"), lambda images: bool((images == red).all((1, 2, 3)).any())
+    )
+    done = list(predict(runner, pictures, tmp_path / "out", batch_size=batch_size))
+    assert [p.source for p in done] == pictures
+    assert [n for n, p in enumerate(done) if p.error is not None] == [4]
+    assert str(done[4].error) == "too red"
+
+
+def test_what_no_picture_is_to_blame_for_ends_the_work(tmp_path: Path) -> None:
+    pictures = mixed_pictures(tmp_path)
+    runner = refusing(ArtifactError("the engine is gone"), lambda images: images.shape[1] == 33)
+    with pytest.raises(ArtifactError, match="engine is gone"):
+        list(predict(runner, pictures, tmp_path / "out"))
+    assert not living_threads()
+
+
+class ReadsAhead(FakeRunner):
+    """Takes two batches before it gives the first one's result, as a GPU's runner does."""
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        in_flight: list[Outputs] = []
+        try:
+            for images in batches:
+                if len(in_flight) == 2:
+                    yield in_flight.pop(0)
+                in_flight.append(self.run(images))
+        except FcnDeployError:
+            yield from in_flight
+            raise
+        yield from in_flight
+
+
+class TakesTwoAtATime(FakeRunner):
+    """Takes a further batch before it runs the first: when that one is refused, two are out."""
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        taken = iter(batches)
+        while pair := list(itertools.islice(taken, 2)):
+            for images in pair:
+                yield self.run(images)
+
+
+@pytest.mark.parametrize("kind", [ReadsAhead, TakesTwoAtATime])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_runner_with_batches_in_flight_loses_none(
+    tmp_path: Path, kind: type[FakeRunner], batch_size: int
+) -> None:
+    def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if images.shape[1] == 9:
+            raise BackendError("too high")
+        return images
+
+    pictures = mixed_pictures(tmp_path, [6])
+    done = list(predict(kind(see=see), pictures, tmp_path / "out", batch_size=batch_size))
+    assert [p.source for p in done] == pictures
+    refused = [n for n, size in enumerate(SIZES) if size[0] == 9]
+    assert [n for n, p in enumerate(done) if p.error is not None] == sorted([6, *refused])
+    list(predict(FakeRunner(), [p.source for p in done if not p.error], tmp_path / "1"))
+    assert content(tmp_path / "out") == content(tmp_path / "1")
+
+
+def living_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith(THREAD_NAME)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_network_is_asked_from_one_thread_alone(tmp_path: Path, batch_size: int) -> None:
+    threads: set[int] = set()
+
+    def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        threads.add(threading.get_ident())
+        return images
+
+    list(
+        predict(
+            FakeRunner(see=see), mixed_pictures(tmp_path), tmp_path / "out", batch_size=batch_size
+        )
+    )
+    assert threads == {threading.get_ident()}
+
+
+def test_a_failed_write_ends_the_work_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(path: Path, mask: NDArray[np.uint8], palette: object) -> None:
+        if path.stem == "03":
+            raise ArtifactError(f"cannot write {path}: the disk is full")
+        write_mask(path, mask, FAKE_SPEC.palette)
+
+    monkeypatch.setattr("fcn_deploy.predict.write_mask", full_disk)
+    pictures, out = mixed_pictures(tmp_path), tmp_path / "out"
+    seen: list[str] = []
+    done = (seen.append(p.source.name) for p in predict(FakeRunner(), pictures, out))
+    with pytest.raises(ArtifactError, match=r"03\.png"):
+        list(done)
+    assert seen == ["00.png", "01.png", "02.png"]
+    assert not living_threads()
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    for path in out.iterdir():
+        read_mask(path, FAKE_SPEC.palette)
+
+
+def test_leaving_early_ends_the_threads_and_leaves_whole_masks(tmp_path: Path) -> None:
+    pictures, out = mixed_pictures(tmp_path), tmp_path / "out"
+    running = predict(FakeRunner(), pictures, out)
+    assert next(running).source == pictures[0]
+    assert living_threads()
+    assert isinstance(running, Generator)
+    running.close()
+    assert not living_threads()
+    for path in out.iterdir():
+        read_mask(path, FAKE_SPEC.palette)
+
+
+def test_a_lone_size_does_not_hold_back_the_others(tmp_path: Path) -> None:
+    batch_size = 2
+    sizes = [(33, 9), *[(7, 9)] * (WINDOW * batch_size * 6)]
+    pictures = [save_picture(tmp_path / f"{n:03}.png", size) for n, size in enumerate(sizes)]
+    runner = FakeRunner()
+    first = next(predict(runner, pictures, tmp_path / "out", batch_size=batch_size))
+    assert first.source == pictures[0]
+    assert (1, 33, 9, 3) in runner.shapes
+    assert sum(shape[0] for shape in runner.shapes) < len(pictures)

@@ -86,6 +86,10 @@ for shape in 1,8,32,64:320x480 1:1024x2048; do
     step "bench-ort-cuda-$tag" torch bench model --backend ort-cuda "${common[@]}" --json "$out/bench-ort-cuda-$tag.json"
 done
 
+step bench-offline-trt trt bench model-trt --backend trt --fp16 --scenario offline --batch 8,32 --json "$out/bench-offline-trt.json"
+# Our backends beside their peers: PyTorch compiled, with CUDA graphs, fcn_resnet50.
+step peers "$torch_python" "$root/benchmarks/table.py" model --out "$out/peers.json" --batch 1,32
+
 step rtx-build "$rtx_python" -m fcn_deploy build model --fp16 --product trt-rtx --out rtx-engines
 for plan in rtx-engines/*.plan; do
     [ -e "$plan" ] && step rtx-load "$rtx_python" "$here/rtx_engine.py" "$plan" "$out/rtx-load.json"

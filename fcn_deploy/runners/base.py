@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run
 from fcn_deploy.errors import BackendError, FcnDeployError, InputError
+from fcn_deploy.json_fields import Fields
 from fcn_deploy.spec import ModelSpec, Precision, ordered_outputs
 
 #: Backend → its module, or a member of it after a colon.  Resolved by name at the last moment, so
@@ -32,10 +33,15 @@ _MODULES = {
     "ort-cuda": "fcn_deploy.runners.ort:cuda",
     "ort-rtx": "fcn_deploy.runners.ort:rtx",
     "trt": "fcn_deploy.runners.trt",
+    "openvino": "fcn_deploy.runners.openvino",
+    "openvino-bf16": "fcn_deploy.runners.openvino:bf16",
     "baseline": "fcn_deploy.runners.baseline",
 }
 #: The backends a user may ask for; `baseline` is what bench measures them against.
-BACKENDS = ("torch", "ort", "ort-cuda", "ort-rtx", "trt")
+BACKENDS = ("torch", "ort", "openvino", "openvino-bf16", "ort-cuda", "ort-rtx", "trt")
+#: What a run consists of.  ``copy in`` is all that stands between the decoded pictures and the
+#: network's input (the baseline normalises there), ``copy out`` all behind the network's output.
+STAGES = COPY_IN, COMPUTE, COPY_OUT = ("copy in", "compute", "copy out")
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,25 @@ class RunnerDescription:
         """Return the description as JSON values."""
         return asdict(self)
 
+    @classmethod
+    def from_fields(cls, fields: Fields) -> RunnerDescription:
+        """Read back what :meth:`to_json` gave.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        return cls(
+            backend=fields.text("backend"),
+            device=fields.text("device"),
+            precision=fields.text("precision"),
+            library=fields.text("library"),
+            threads=fields.whole("threads"),
+            file=fields.text("file"),
+            digest=fields.text("digest"),
+            checkpoint_digest=fields.text("checkpoint_digest"),
+            providers=fields.texts("providers"),
+        )
+
 
 class Runner(ABC):
     """A network ready to run on one backend.
@@ -90,6 +115,8 @@ class Runner(ABC):
     Subclasses implement ``_infer``, ``describe`` and ``close``; inputs are checked here, before
     any device is touched.
     """
+
+    _on_stage: Callable[[str], None] | None = None
 
     @property
     @abstractmethod
@@ -108,11 +135,25 @@ class Runner(ABC):
     def close(self) -> None:
         """Free the device; calling it twice is harmless."""
 
-    def run(self, images: NDArray[np.uint8]) -> Outputs:
+    @property
+    def _watched(self) -> bool:
+        """Whether somebody takes the stages' times: then a device is waited for at their ends."""
+        return self._on_stage is not None
+
+    def _ended(self, stage: str) -> None:
+        """Say, inside ``_infer``, that a stage has just ended."""
+        if self._on_stage is not None:
+            self._on_stage(stage)
+
+    def run(
+        self, images: NDArray[np.uint8], *, on_stage: Callable[[str], None] | None = None
+    ) -> Outputs:
         """Segment a batch.
 
         Args:
             images: uint8 [N, H, W, 3], RGB, N, H, W ≥ 1.
+            on_stage: told each of ``STAGES`` as it ends, for whoever holds a clock.  A backend
+                that cannot tell its stages apart names none of them.
 
         Returns:
             The outputs that the runner was opened for, on the host.
@@ -122,6 +163,7 @@ class Runner(ABC):
             BackendError: the backend failed, for want of memory for example.
         """
         check_images(images)
+        self._on_stage = on_stage
         try:
             return self._infer(images)
         except FcnDeployError:
@@ -132,6 +174,8 @@ class Runner(ABC):
                 f"{'×'.join(map(str, images.shape[:3]))} ({type(error).__name__}: {error})",
                 "if memory is short, use smaller pictures or batches",
             ) from error
+        finally:
+            self._on_stage = None
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order; a GPU's runner may overlap copies."""
@@ -227,6 +271,12 @@ def unavailable_reason(backend: str) -> str | None:
     """
     reason: str | None = _backend_module(backend).unavailable_reason()
     return reason
+
+
+def takes(backend: str, precision: Precision) -> bool:
+    """Say whether a backend that works here takes files of that precision."""
+    module = _backend_module(backend)
+    return not hasattr(module, "takes") or bool(module.takes(precision))
 
 
 def _backend_module(backend: str) -> Any:

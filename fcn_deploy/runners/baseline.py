@@ -15,7 +15,7 @@ from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, MissingStageError
 from fcn_deploy.machine import usable_cores
 from fcn_deploy.onnx_file import read_metadata
-from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
+from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
 from fcn_deploy.runners.session import cpu_session
 from fcn_deploy.spec import ModelSpec, Precision
 
@@ -86,7 +86,9 @@ class BaselineRunner(Runner):
             raise BackendError("the baseline runner is closed")
         normalised = (images.astype(np.float32) / 255 - self._mean) / self._std
         batch = np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))  # (N, 3, H, W)
+        self._ended(COPY_IN)
         (logits,) = self._session.run(["logits"], {"input": batch})  # (N, C, H, W)
+        self._ended(COMPUTE)
         mask = logits.argmax(axis=1).astype(np.uint8)
         return Outputs(mask, logits if "logits" in self._outputs else None)
 

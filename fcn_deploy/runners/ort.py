@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 
 from fcn_deploy import gpu
 from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.errors import BackendError, OnnxFileError
+from fcn_deploy.errors import BackendError
+from fcn_deploy.int8_graph import for_onnx_runtime_cpu
 from fcn_deploy.machine import usable_cores
 from fcn_deploy.metrics import margin_of
-from fcn_deploy.onnx_file import OnnxMetadata, load_onnx, read_metadata, with_logits
-from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
+from fcn_deploy.onnx_file import OnnxMetadata, load_onnx, with_logits
+from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
 from fcn_deploy.runners.session import (
     CUDA_PROVIDER,
     RTX_REPAIR,
     cpu_session,
     cuda_session,
+    require_model,
     rtx_session,
 )
 from fcn_deploy.spec import ModelSpec, Precision
@@ -58,25 +60,7 @@ def open(
     """
     if device == "cuda":
         raise BackendError("backend ort runs on the CPU", "drop --device cuda")
-    return OrtRunner(*_require_model(run, precision), outputs, threads)
-
-
-def _require_model(run: Run, precision: Precision) -> tuple[Path, OnnxMetadata]:
-    path = run.require_onnx(precision)
-    metadata = read_metadata(path)
-    # A file given by name says itself what it is, unless another precision was asked for.
-    asked = run.named_file is None or precision is not Precision.FP32
-    if metadata.precision is not precision and asked:
-        raise OnnxFileError(
-            f"{path} holds a {metadata.precision.value} network, not {precision.value}",
-            "export it again, or drop --fp16",
-        )
-    if run.checkpoint.is_file() and file_digest(run.checkpoint) != metadata.checkpoint_digest:
-        raise OnnxFileError(
-            f"{path} was exported from another checkpoint than {run.checkpoint}",
-            f"run `fcn-deploy export{run.command_suffix}{precision.flag}` again",
-        )
-    return path, metadata
+    return OrtRunner(*require_model(run, precision), outputs, threads)
 
 
 class OrtRunner(Runner):
@@ -103,11 +87,22 @@ class OrtRunner(Runner):
         self._shipped_outputs = tuple(name for name in outputs if name in metadata.outputs)
         self._derive_margin = "margin" in hidden
         self._wanted = outputs
-        self._session: Any = open_session(path.read_bytes(), self._threads)
+        integers_on_cpu = metadata.precision is Precision.INT8 and open_session is cpu_session
+        self._rewrite = for_onnx_runtime_cpu if integers_on_cpu else None
+        self._session: Any = open_session(self._graph(path.read_bytes()), self._threads)
         self._probe: Any = None
         if hidden and "logits" not in metadata.outputs:
             exposed = with_logits(load_onnx(path)).SerializeToString()
-            self._probe = open_session(exposed, self._threads)
+            self._probe = open_session(self._graph(exposed), self._threads)
+
+    def _graph(self, content: bytes) -> bytes:
+        """Return a file's content as the session is to see it."""
+        if self._rewrite is None:
+            return content
+        import onnx
+
+        rewritten: bytes = self._rewrite(onnx.load_from_string(content)).SerializeToString()
+        return rewritten
 
     @property
     def spec(self) -> ModelSpec:
@@ -122,7 +117,8 @@ class OrtRunner(Runner):
             backend="ort",
             device="cpu",
             precision=self._metadata.precision.value,
-            library=f"ONNX Runtime {onnxruntime.__version__}",
+            library=f"ONNX Runtime {onnxruntime.__version__}"
+            + (", activations made unsigned" if self._rewrite is not None else ""),
             providers=tuple(self._open_session().get_providers()),
             threads=self._threads,
             file=str(self._path),
@@ -148,7 +144,10 @@ class OrtRunner(Runner):
     def _run_session(
         self, session: Any, names: tuple[str, ...], images: NDArray[np.uint8]
     ) -> dict[str, NDArray[Any]]:
-        return dict(zip(names, session.run(list(names), {"image": images}), strict=True))
+        self._ended(COPY_IN)  # nothing to do: the session reads the array where it lies
+        arrays = session.run(list(names), {"image": images})
+        self._ended(COMPUTE)
+        return dict(zip(names, arrays, strict=True))
 
     def close(self) -> None:
         """Free the sessions; calling it twice is harmless."""
@@ -181,6 +180,7 @@ class OrtGpuRunner(OrtRunner):
         binding = session.io_binding()
         source = self._pinned_array("image", images.shape, images.dtype)
         np.copyto(source, images)
+        self._ended(COPY_IN)  # as far as the host sees it: the bus is inside the session's run
         pointer = self._pinned["image"].pointer
         binding.bind_input("image", "cpu", 0, images.dtype, images.shape, pointer)
         produced = {}
@@ -190,6 +190,7 @@ class OrtGpuRunner(OrtRunner):
             binding.bind_output(name, "cpu", 0, dtype, shape, self._pinned[name].pointer)
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
+        self._ended(COMPUTE)
         return {name: array.copy() for name, array in produced.items()}
 
     def _output_type(
@@ -234,6 +235,10 @@ class OrtGpuBackend:
     missing: Callable[[], str | None]
     open_session: Callable[[bytes, int], Any]
 
+    def takes(self, precision: Precision) -> bool:
+        """Say whether all of a file of that precision runs on the GPU: the quantised one's not."""
+        return precision in (Precision.FP32, Precision.FP16)
+
     def unavailable_reason(self) -> str | None:
         """Return what is missing and what to install, or None."""
         reasons = (self.missing(), gpu.unavailable_reason())
@@ -256,7 +261,7 @@ class OrtGpuBackend:
         """
         if device == "cpu":
             raise BackendError(f"backend {self.name} runs on a GPU", "use --backend ort")
-        return OrtGpuRunner(self, *_require_model(run, precision), outputs, threads)
+        return OrtGpuRunner(self, *require_model(run, precision), outputs, threads)
 
 
 def _cuda_missing() -> str | None:

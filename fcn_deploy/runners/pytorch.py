@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError
-from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
+from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
 from fcn_deploy.spec import ModelSpec, Precision
 
 try:
@@ -29,6 +29,11 @@ def unavailable_reason() -> str | None:
     return None
 
 
+def takes(precision: Precision) -> bool:
+    """Say whether PyTorch computes the checkpoint so: integers are the quantised file's."""
+    return precision in (Precision.FP32, Precision.FP16)
+
+
 def open(
     run: Run,
     *,
@@ -37,7 +42,16 @@ def open(
     threads: int | None,
     device: str,
 ) -> TorchRunner:
-    """Open a run's checkpoint; see :func:`fcn_deploy.runners.base.open_runner`."""
+    """Open a run's checkpoint; see :func:`fcn_deploy.runners.base.open_runner`.
+
+    Raises:
+        BackendError: it does not compute in that precision.
+    """
+    if not takes(precision):
+        raise BackendError(
+            f"backend torch does not compute in {precision.value}",
+            "use --backend ort, openvino or trt, which run the quantised file",
+        )
     return TorchRunner(run, precision, outputs, threads, device)
 
 
@@ -98,11 +112,19 @@ class TorchRunner(Runner):
         with torch.inference_mode():
             # from_numpy refuses arrays that are read-only or run backwards
             host = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-            produced = self._model(host.to(self._device))
+            images_there = host.to(self._device)
+            self._wait_and_end(COPY_IN)
+            produced = self._model(images_there)
+            self._wait_and_end(COMPUTE)
         arrays = {
             name: tensor.cpu().numpy() for name, tensor in zip(self._outputs, produced, strict=True)
         }
         return Outputs(**arrays)
+
+    def _wait_and_end(self, stage: str) -> None:
+        if self._watched and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # the GPU works on while Python runs ahead
+        self._ended(stage)
 
     def close(self) -> None:
         """Free the device; calling it twice is harmless."""

@@ -1,11 +1,38 @@
-"""ONNX Runtime sessions: one way to open them, and no silent fallback."""
+"""How ONNX files are opened: which one, and ONNX Runtime sessions with no silent fallback."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, FcnDeployError, OnnxFileError
-from fcn_deploy.onnx_file import FOREIGN_REPAIR
+from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, read_metadata
+from fcn_deploy.spec import Precision
+
+
+def require_model(run: Run, precision: Precision) -> tuple[Path, OnnxMetadata]:
+    """Return a run's ONNX file of that precision, and what rides in it.
+
+    Raises:
+        MissingStageError: the run has not been exported in that precision.
+        OnnxFileError: the file is not ours, of another precision, or older than the checkpoint.
+    """
+    path = run.require_onnx(precision)
+    metadata = read_metadata(path)
+    # A file given by name says itself what it is, unless another precision was asked for.
+    asked = run.named_file is None or precision is not Precision.FP32
+    if metadata.precision is not precision and asked:
+        raise OnnxFileError(
+            f"{path} holds a {metadata.precision.value} network, not {precision.value}",
+            "export it again" + (f", or drop{precision.flag}" if precision.flag else ""),
+        )
+    if run.checkpoint.is_file() and file_digest(run.checkpoint) != metadata.checkpoint_digest:
+        raise OnnxFileError(
+            f"{path} was exported from another checkpoint than {run.checkpoint}",
+            f"run `fcn-deploy export{run.command_suffix}{precision.flag}` again",
+        )
+    return path, metadata
 
 
 def cpu_session(model: bytes, threads: int) -> Any:

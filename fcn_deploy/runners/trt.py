@@ -12,7 +12,7 @@ shape of an engine that allows no second context on a profile (see ``trt_api.sha
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,14 @@ from fcn_deploy.errors import (
 from fcn_deploy.gpu import DeviceBuffer, Event, Graph, PinnedBuffer, Stream
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.onnx_file import read_metadata
-from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription, check_images
+from fcn_deploy.runners.base import (
+    COMPUTE,
+    COPY_IN,
+    Outputs,
+    Runner,
+    RunnerDescription,
+    check_images,
+)
 from fcn_deploy.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
 from fcn_deploy.trt_api import TensorRt
 
@@ -278,7 +285,8 @@ class TrtRunner(Runner):
         return self._engine
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
-        arrays = self._open_engine().run(images)
+        loaded = self._open_engine()
+        arrays = loaded.run(images, self._ended if self._watched else None)
         if self._probe is not None:
             arrays = {**self._probe.run(images), **arrays}
         return self._chosen(arrays)
@@ -475,9 +483,17 @@ class _DeviceEngine:
                 f"free some, or run `{self._identity.command}` with a smaller --profile",
             ) from error
 
-    def run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """Run one batch and wait for it."""
-        return self.collect(self.submit(self._run_slot, images, self._one_lane))
+    def run(
+        self, images: NDArray[np.uint8], ended: Callable[[str], None] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Run one batch and wait for it; where asked for, also for each stage, and say so."""
+        slot = self.submit(self._run_slot, images, self._one_lane)
+        if ended is not None:
+            slot.arrived.synchronize()
+            ended(COPY_IN)
+            slot.computed.synchronize()
+            ended(COMPUTE)
+        return self.collect(slot)
 
     def last_compute_seconds(self) -> float:
         """Return the device's time for computing the last batch of :meth:`run`."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.errors import BackendError, InputError
 from fcn_deploy.metrics import margin_of
-from fcn_deploy.runners.base import Runner
+from fcn_deploy.runners.base import COMPUTE, COPY_IN, Runner
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -100,3 +100,11 @@ class RunnerContract(ABC):
         runner.close()
         with pytest.raises(BackendError, match="closed"):
             runner.run(pictures(1, 8, 8))
+
+    def test_stages_are_told_in_order_and_only_to_who_asked(self) -> None:
+        with self.open(("mask",)) as runner:
+            told: list[str] = []
+            runner.run(pictures(1, 32, 40), on_stage=told.append)
+            assert told == [COPY_IN, COMPUTE]
+            runner.run(pictures(1, 32, 40))
+            assert told == [COPY_IN, COMPUTE]

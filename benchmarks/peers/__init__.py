@@ -1,0 +1,50 @@
+"""What people deploy with otherwise, written as its own documentation advises; see README.md.
+
+No part of the package: peers are here to be measured against, by ``benchmarks/table.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from fcn_deploy.artifacts import Run
+from fcn_deploy.runners.base import Runner
+from peers import compiled, cuda_graphs, eager, fcn_resnet50, openvino_api
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to segment pictures without this toolkit.
+
+    Attributes:
+        name: its backend's name in tables.
+        unavailable_reason: says why it cannot run here and what to install, or None.
+        open: from a run that has a checkpoint and a plain export, and a number of CPU threads.
+    """
+
+    name: str
+    unavailable_reason: Callable[[], str | None]
+    open: Callable[[Run, int], Runner]
+
+
+#: Of the same network: their masks are checked against ours before they are measured.
+PEERS = (
+    Peer("peer:eager", eager.unavailable_reason, eager.open),
+    Peer("peer:compile", compiled.unavailable_reason, compiled.open),
+    Peer(
+        "peer:compile-fp16",
+        partial(compiled.unavailable_reason, "fp16"),
+        partial(compiled.open, precision="fp16"),
+    ),
+    Peer("peer:cuda-graphs", cuda_graphs.unavailable_reason, cuda_graphs.open),
+    Peer("peer:openvino", openvino_api.unavailable_reason, openvino_api.open),
+    Peer(
+        "peer:openvino-bf16",
+        partial(openvino_api.unavailable_reason, "bf16"),
+        partial(openvino_api.open, precision="bf16"),
+    ),
+)
+#: Another network: it says how large ours is, and is never ranked.
+SIZE_REFERENCE = Peer("peer:fcn_resnet50", fcn_resnet50.unavailable_reason, fcn_resnet50.open)

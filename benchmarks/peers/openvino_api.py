@@ -1,0 +1,132 @@
+"""OpenVINO through its own API: the plain export, preprocessing in the graph, argmax in numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.artifacts import Run, file_digest
+from fcn_deploy.errors import BackendError, MissingStageError
+from fcn_deploy.onnx_file import read_metadata
+from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
+from fcn_deploy.spec import ModelSpec
+
+#: What it calls them; and what its CPU plugin says that a CPU can do.
+_TYPE_NAMES = {"fp32": "f32", "bf16": "bf16"}
+_CAPABILITIES = {"fp32": "FP32", "bf16": "BF16"}
+
+
+def unavailable_reason(precision: str = "fp32") -> str | None:
+    """Return why OpenVINO cannot run in a precision here, or None."""
+    try:
+        import openvino
+    except ImportError as error:
+        return f"OpenVINO cannot be imported ({error}); pip install openvino"
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if _CAPABILITIES[precision] not in capabilities:
+        return f"OpenVINO says that this CPU has no {precision}"
+    return None
+
+
+def open(run: Run, threads: int, *, precision: str = "fp32") -> OpenVinoPeer:
+    """Open a run's plain export.
+
+    Raises:
+        MissingStageError: it has not been made.
+    """
+    if not run.baseline_onnx.is_file():
+        raise MissingStageError(
+            f"no {run.baseline_onnx}", f"run `fcn-deploy bench{run.command_suffix}` once"
+        )
+    return OpenVinoPeer(run, threads, precision)
+
+
+class OpenVinoPeer(Runner):
+    """The plain export, compiled for one size at a time.
+
+    Args:
+        run: with a plain export.
+        threads: CPU threads.
+        precision: ``fp32`` or ``bf16``.  It is always said: on CPUs with AMX, OpenVINO would else
+            take bfloat16 for a float32 file.
+    """
+
+    def __init__(self, run: Run, threads: int, precision: str) -> None:
+        import openvino
+
+        self._path = run.baseline_onnx
+        self._metadata = read_metadata(self._path)
+        self._digest = file_digest(self._path)
+        self._threads = threads
+        self._precision = precision
+        self._library = f"OpenVINO {openvino.__version__.split('-')[0]}"
+        self._core: Any = openvino.Core()
+        self._requests: dict[tuple[int, ...], Any] = {}
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Classes, colours, normalisation of the network."""
+        return self._metadata.spec
+
+    def describe(self) -> RunnerDescription:
+        """Say what this runner is, as built."""
+        return RunnerDescription(
+            backend="peer:openvino" + ("" if self._precision == "fp32" else f"-{self._precision}"),
+            device="cpu",
+            precision=self._precision,
+            library=self._library,
+            threads=self._threads,
+            file=str(self._path),
+            digest=self._digest,
+            checkpoint_digest=self._metadata.checkpoint_digest,
+        )
+
+    def _infer(self, images: NDArray[np.uint8]) -> Outputs:
+        if self._core is None:
+            raise BackendError(f"the {self.describe().backend} runner is closed")
+        request = self._requests.get(images.shape)
+        if request is None:
+            request = self._requests[images.shape] = self._compiled(images.shape)
+        # It reads the array where it lies.
+        there = np.ascontiguousarray(images)
+        self._ended(COPY_IN)
+        results = request.infer({0: there}, share_inputs=True, share_outputs=True)
+        self._ended(COMPUTE)
+        return Outputs(results[0].argmax(axis=1).astype(np.uint8))
+
+    def _compiled(self, shape: tuple[int, ...]) -> Any:
+        import openvino
+        from openvino import properties
+        from openvino.preprocess import PrePostProcessor
+        from openvino.properties import hint
+
+        steps = PrePostProcessor(self._core.read_model(self._path))
+        source = steps.input()
+        source.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+        source.model().set_layout(openvino.Layout("NCHW"))
+        source.preprocess().convert_element_type(openvino.Type.f32).mean(
+            [255 * value for value in self.spec.mean]
+        ).scale([255 * value for value in self.spec.std])
+        model = steps.build()
+        model.reshape(list(shape))  # OpenVINO advises static shapes wherever they are known
+        wanted = getattr(openvino.Type, _TYPE_NAMES[self._precision])
+        compiled = self._core.compile_model(
+            model,
+            "CPU",
+            {
+                hint.performance_mode(): hint.PerformanceMode.LATENCY,
+                hint.inference_precision(): wanted,
+                properties.inference_num_threads(): self._threads,
+            },
+        )
+        given = compiled.get_property(hint.inference_precision())
+        if given != wanted:
+            raise BackendError(f"OpenVINO was asked for {wanted} and computes in {given}")
+        return compiled.create_infer_request()
+
+    def close(self) -> None:
+        """Free what was compiled; calling it twice is harmless."""
+        self._requests = {}
+        self._core = None

@@ -1,0 +1,437 @@
+"""The table of peers: our backends beside what people deploy with otherwise, in one run.
+
+    python benchmarks/table.py RUN [--update-readme README.md]
+
+    open ours and every peer ─▶ are the masks the same? ─▶ measure, interleaved ─▶ JSON, Markdown
+
+A peer that gives other masks than ours is left out and named, and the exit code is 1: fast and
+wrong is no peer.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from peers import PEERS, SIZE_REFERENCE, Peer
+
+from fcn_deploy import gpu, loadgen, sensors
+from fcn_deploy.artifacts import Run, probe, write_bytes, write_json
+from fcn_deploy.bench import (
+    Row,
+    Scenario,
+    SingleStream,
+    TimedLoop,
+    baseline_of,
+    bench_document,
+    measure,
+    speedup,
+)
+from fcn_deploy.clock import END_TO_END, HOST
+from fcn_deploy.commands.console import EXIT_FAILED, bar, console, counter
+from fcn_deploy.commands.measuring import ConditionWatch, bench_pictures, cold_starts
+from fcn_deploy.commands.opening import (
+    open_backend,
+    open_baseline,
+    run_from_argument,
+    usable_backends,
+)
+from fcn_deploy.commands.params import Counts, Size
+from fcn_deploy.errors import ArtifactError, FcnDeployError, MeasurementError
+from fcn_deploy.inputs import Inputs, make_inputs
+from fcn_deploy.machine import describe_machine, usable_cores, utc_now
+from fcn_deploy.parity import GATES
+from fcn_deploy.runners.base import Runner, RunnerDescription
+from fcn_deploy.spec import Precision
+from fcn_deploy.words import number, percent
+
+RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+#: Share of pixels that must be as the reference has them: the parity gate's; bfloat16, which the
+#: gate does not know, rounds eight times as coarsely as float16.
+MIN_AGREEMENT = {precision.value: gate.min_agreement for precision, gate in GATES.items()} | {
+    "bf16": 0.98
+}
+#: Our backends for which half precision is worth measuring: on CPUs it is slower.
+FP16_BACKENDS = ("ort-cuda", "ort-rtx", "trt")
+#: The size reference takes ten times as long as the others: few queries of it, host tier only.
+REFERENCE_REPEATS, REFERENCE_SECONDS = 3, 1.5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the table says.
+
+    Attributes:
+        rows: interleaved; they are ranked.
+        references: of other networks, measured apart; they are not.
+        masks: :func:`label` of a runner → share of pixels that agree with our PyTorch runner.
+        left_out: sentences: who is missing, and why.
+        heading: machine, date and conditions, in one line.
+    """
+
+    rows: tuple[Row, ...]
+    references: tuple[Row, ...]
+    masks: Mapping[str, float]
+    left_out: tuple[str, ...]
+    heading: str
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "--out", type=click.Path(path_type=Path),
+    help="Result file; default: benchmarks/results/<machine>.json.",
+)  # fmt: skip
+@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="Table alone.")
+@click.option(
+    "--update-readme", "readme", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help=f"File whose text between {BEGIN} and {END} the table replaces.",
+)  # fmt: skip
+@click.option("--repeats", type=click.IntRange(min=3), default=5, show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True,
+    help="A row is timed at least so long per repeat (and LoadGen asks at least 64 queries).",
+)  # fmt: skip
+@click.option("--batch", "batches", type=Counts(), default="1", show_default=True)
+@click.option(
+    "--size", "sizes", type=Size(), multiple=True, default=[(320, 480)],
+    help="Repeatable; default 320x480.",
+)  # fmt: skip
+@click.option(
+    "--images", type=click.Path(path_type=Path),
+    help="Pictures to measure with; default: built-in scenes.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+@click.option("--cold-start/--no-cold-start", default=True, show_default=True)
+def table(
+    run: str,
+    out: Path | None,
+    markdown_file: Path | None,
+    readme: Path | None,
+    repeats: int,
+    seconds: float,
+    batches: tuple[int, ...],
+    sizes: tuple[tuple[int, int], ...],
+    images: Path | None,
+    threads: int | None,
+    cold_start: bool,
+) -> None:
+    """Measure RUN on our backends and on every peer that runs here."""
+    source = run_from_argument(run, trust=False)
+    source.require_checkpoint()  # the peers start from it
+    threads = threads or usable_cores()
+    target = out or RESULTS / f"{machine_slug(describe_machine(), _gpu_name())}.json"
+    for path in (target, markdown_file):
+        if path is not None:
+            probe(path)
+    missing = loadgen.unavailable_reason()
+    scenario: Scenario = SingleStream(seconds) if missing is None else TimedLoop(seconds)
+    watch = ConditionWatch(threads)  # now: later its own work would pose as others'
+    pictures, origin = bench_pictures(images)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        inputs = [make_inputs(pictures, size, folder) for size in sizes]
+        ours = _open_ours(source, threads, stack)
+        peers, left_out = _open_peers(source, threads, stack)
+        started = cold_starts(source, ours, "auto", threads, sizes[0]) if cold_start else []
+        masks, wrong = _check_masks(ours, peers, inputs, batches)
+        for runner, why in wrong.items():
+            left_out.append(f"{label(runner.describe())}: {why}")
+        runners = [runner for runner in (*ours, *peers) if runner not in wrong]
+        for sentence in left_out:
+            console.print(f"left out: {sentence}")
+        with bar("peers") as show:
+            rows = measure(
+                runners, inputs, batches, scenario, folder,
+                tiers=(HOST, END_TO_END), repeats=repeats,
+                energy_joules=sensors.energy_joules, on_step=show,
+            )  # fmt: skip
+        conditions = watch.ended(rows)  # before the GPU's clocks fall
+        references = _measure_reference(source, inputs, batches, threads, folder)
+    document = bench_document(rows, origin, conditions, started, missing, seconds)
+    # Under a key of their own: among the rows they would be ranked.
+    document["references"] = bench_document(references, origin, conditions)["rows"]
+    document["masks"] = masks
+    write_json(target, document)
+    heading = _heading(document, len(rows[0].repeats_ms))
+    text = markdown(Measured(tuple(rows), tuple(references), masks, tuple(left_out), heading))
+    click.echo(text)
+    for warning in conditions.warnings:
+        console.print(f"warning: {warning}")
+    console.print(f"wrote {target}")
+    if markdown_file is not None:
+        write_bytes(markdown_file, text.encode(), flags="--markdown")
+        console.print(f"wrote {markdown_file}")
+    if readme is not None:
+        _update(readme, text)
+    if wrong:
+        sys.exit(EXIT_FAILED)
+
+
+# -- who takes part -----------------------------------------------------------------------------
+
+
+def _open_ours(source: Run, threads: int, stack: ExitStack) -> list[Runner]:
+    """Open the baseline, PyTorch and whatever else of ours runs here; the baseline first."""
+    backends = usable_backends(Precision.FP32)
+    runners = [
+        stack.enter_context(open_backend(source, backend, precision=precision, threads=threads))
+        for backend in backends
+        for precision in (Precision.FP32, Precision.FP16)
+        if precision is Precision.FP32 or _worth_halving(source, backend)
+    ]
+    baseline = open_baseline(source, threads)
+    if baseline is not None:
+        runners.insert(0, stack.enter_context(baseline))
+    return runners
+
+
+def _worth_halving(source: Run, backend: str) -> bool:
+    if backend not in FP16_BACKENDS:
+        return False
+    there = source.onnx(Precision.FP16).is_file()
+    if not there:
+        console.print(
+            f"{backend} fp16 is left out: run `fcn-deploy export{source.command_suffix} --fp16`"
+        )
+    return there
+
+
+def _open_peers(source: Run, threads: int, stack: ExitStack) -> tuple[list[Runner], list[str]]:
+    """Return every peer of the same network that opens, and why the others do not."""
+    runners, left_out = [], []
+    for peer in PEERS:
+        opened = _open_peer(peer, source, threads)
+        if isinstance(opened, Runner):
+            runners.append(stack.enter_context(opened))
+        else:
+            left_out.append(f"{peer.name}: {opened}")
+    return runners, left_out
+
+
+def _open_peer(peer: Peer, source: Run, threads: int) -> Runner | str:
+    reason = peer.unavailable_reason()
+    if reason is not None:
+        return reason
+    try:
+        return peer.open(source, threads)
+    except FcnDeployError as error:
+        return str(error)
+
+
+def label(runner: RunnerDescription) -> str:
+    """Return what tells a runner from the others of a table."""
+    return f"{runner.backend} {runner.precision}"
+
+
+# -- are the masks the same? --------------------------------------------------------------------
+
+
+def _check_masks(
+    ours: Sequence[Runner],
+    peers: Sequence[Runner],
+    inputs: Sequence[Inputs],
+    batches: Sequence[int],
+) -> tuple[dict[str, float], dict[Runner, str]]:
+    """Compare everyone's masks with our PyTorch runner's, on what will be measured.
+
+    It also compiles, off the clock, what a peer compiles for each size.
+
+    Returns:
+        The share of each runner's pixels that agree; and the runners that may not be measured,
+        with the reason.
+    """
+    reference = next(runner for runner in ours if runner.describe().backend == "torch")
+    queries = [
+        picked for pictures in inputs for batch in batches for picked in _all(pictures, batch)
+    ]
+    expected = [reference.run(images).mask for images in queries]
+    shares: dict[str, float] = {}
+    wrong: dict[Runner, str] = {}
+    with counter("masks", len(ours) + len(peers)) as step:
+        for runner in (*ours, *peers):
+            description = runner.describe()
+            try:
+                masks = [runner.run(images).mask for images in queries]
+            except FcnDeployError as error:
+                if runner in ours:
+                    raise
+                wrong[runner] = str(error)
+                continue
+            share = agreement(masks, expected)
+            shares[label(description)] = share
+            console.print(f"masks of {label(description)}: {percent(share)} of the pixels agree")
+            if share < MIN_AGREEMENT[description.precision]:
+                wrong[runner] = (
+                    f"only {percent(share)} of its masks' pixels are as PyTorch has them, "
+                    f"below {percent(MIN_AGREEMENT[description.precision])}"
+                )
+            step()
+    return shares, wrong
+
+
+def _all(pictures: Inputs, batch_size: int) -> list[NDArray[np.uint8]]:
+    """Return batches that hold every picture at least once."""
+    return [
+        pictures.batch(pictures.query(number, batch_size))
+        for number in range(-(-len(pictures.files) // batch_size))
+    ]
+
+
+def agreement(masks: Sequence[NDArray[np.uint8]], expected: Sequence[NDArray[np.uint8]]) -> float:
+    """Return the share of pixels that are the same, over all pictures."""
+    same = sum(int((a == b).sum()) for a, b in zip(masks, expected, strict=True))
+    return same / sum(mask.size for mask in expected)
+
+
+# -- measuring ----------------------------------------------------------------------------------
+
+
+def _measure_reference(
+    source: Run, inputs: Sequence[Inputs], batches: Sequence[int], threads: int, folder: Path
+) -> list[Row]:
+    opened = _open_peer(SIZE_REFERENCE, source, threads)
+    if not isinstance(opened, Runner):
+        raise MeasurementError(f"{SIZE_REFERENCE.name}: {opened}")
+    with opened:
+        return measure(
+            [opened], inputs, batches, TimedLoop(REFERENCE_SECONDS), folder,
+            tiers=(HOST,), repeats=REFERENCE_REPEATS,
+        )  # fmt: skip
+
+
+def _gpu_name() -> str | None:
+    return None if gpu.unavailable_reason() is not None else gpu.describe_gpu().name
+
+
+def machine_slug(machine: Mapping[str, Any], gpu_name: str | None) -> str:
+    """Return a file name for a machine: its CPU's model, its cores, its GPU if it has one."""
+    cores = machine["cores"]
+    words = [str(machine["cpu"]), f"{cores} core{'' if cores == 1 else 's'}", gpu_name or ""]
+    # Trade marks are no part of the name.
+    text = re.sub(r"\((r|tm|c)\)|[®™©]", " ", " ".join(words).lower())
+    return "-".join(re.findall(r"[a-z0-9]+", text))
+
+
+# -- the table ----------------------------------------------------------------------------------
+
+
+def _heading(document: Mapping[str, Any], repeats: int) -> str:
+    machine, clock = document["machine"], document["clock"]
+    cores = machine["cores"]
+    place = f"{machine['cpu']}, {cores} core{'' if cores == 1 else 's'}"
+    if (name := _gpu_name()) is not None:
+        place += f", {name}"
+    by = f"MLPerf LoadGen {clock['version']}" if clock["name"] == "loadgen" else "a timed loop"
+    return f"{place}; {utc_now()[:10]}; {repeats} interleaved repeats, single stream by {by}."
+
+
+def markdown(measured: Measured) -> str:
+    """Return the tables, one for each tier, batch and size, fastest first, with what to know."""
+    groups = sorted({row.group for row in measured.rows}, key=lambda group: group[1:])
+    parts = [measured.heading]
+    parts += [_group_table(measured, group) for group in groups]
+    if measured.references:
+        parts.append(
+            "Not ranked: another network, random weights, measured apart by a plain loop; it says "
+            "how large ours is."
+        )
+    if measured.left_out:
+        parts.append("Left out: " + "; ".join(measured.left_out) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def _group_table(measured: Measured, group: tuple[str, str, int, tuple[int, int]]) -> str:
+    _scenario, tier, batch_size, (height, width) = group
+    about = {
+        HOST: "pictures in memory → masks in memory",
+        END_TO_END: "JPEG files → masks in memory",
+    }
+    lines = [
+        f"**{tier}** ({about[tier]}), batch {batch_size}, {height}×{width}:",
+        "",
+        "| backend | library | precision | ms, median [spread] | images/s | × baseline "
+        "| masks agree |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    ranked = sorted((row for row in measured.rows if row.group == group), key=_median)
+    references = [row for row in measured.references if row.group == group]
+    for row in (*ranked, *references):
+        fastest, slowest = row.spread_ms
+        cells = (
+            f"`{row.runner.backend}`",
+            row.runner.library,
+            row.runner.precision,
+            f"{number(row.median_ms)} [{number(fastest)}–{number(slowest)}]",
+            number(row.images_per_s),
+            "not ranked" if row in references else ratio_words(row, measured.rows),
+            "another network" if row in references else _agreement_words(row, measured.masks),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _median(row: Row) -> float:
+    return row.median_ms
+
+
+def ratio_words(row: Row, rows: Sequence[Row]) -> str:
+    """Return how many times as fast as the baseline a row is; a tie is called a tie."""
+    baseline = baseline_of(row, rows)
+    if baseline is None:
+        return "not measured"
+    if baseline is row:
+        return "1"
+    ratio = speedup(row, baseline)
+    words = f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
+    return f"tie: {words}" if ratio.tie else words
+
+
+def _agreement_words(row: Row, masks: Mapping[str, float]) -> str:
+    if row.runner.backend == "torch" and row.runner.precision == "fp32":
+        return "the reference"
+    return percent(masks.get(label(row.runner)))
+
+
+def with_table(text: str, tables: str) -> str | None:
+    """Return a text with what stands between its markers replaced, or None where it has none."""
+    begin, end = text.find(BEGIN), text.find(END)
+    if begin < 0 or end < begin:
+        return None
+    return f"{text[: begin + len(BEGIN)]}\n\n{tables.strip()}\n\n{text[end:]}"
+
+
+def _update(readme: Path, tables: str) -> None:
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {readme}: {error}") from error
+    updated = with_table(text, tables)
+    if updated is None:
+        console.print(f"{readme} is as it was: it has no {BEGIN} and {END}")
+        return
+    write_bytes(readme, updated.encode(), flags="--update-readme")
+    console.print(f"wrote the table into {readme}")
+
+
+def main() -> None:
+    """Run the command; an error is one line, as in the package's own commands."""
+    try:
+        table()
+    except FcnDeployError as error:
+        click.echo(f"table: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

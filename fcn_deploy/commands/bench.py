@@ -1,0 +1,332 @@
+"""``fcn-deploy bench``: what is measured, on which pictures, and its table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fcn_deploy.commands.console import EXIT_FAILED, bar, console
+from fcn_deploy.commands.measuring import ConditionWatch, bench_pictures, cold_starts
+from fcn_deploy.commands.opening import (
+    open_backend,
+    open_baseline,
+    require_backends,
+    result_name,
+    run_from_argument,
+    usable_backends,
+)
+from fcn_deploy.commands.params import (
+    Counts,
+    Percentage,
+    Size,
+    device_option,
+    precision_options,
+    run_argument,
+    threads_option,
+    trust_option,
+)
+from fcn_deploy.errors import BackendError, InputError
+from fcn_deploy.loadgen import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM
+from fcn_deploy.spec import Precision
+
+if TYPE_CHECKING:
+    from fcn_deploy.bench import Row, Scenario
+    from fcn_deploy.regression import Comparison
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--backend", "backends", multiple=True, help="Backend, repeatable; default: all that run."
+)
+@precision_options
+@click.option(
+    "--scenario", "scenario_name", type=click.Choice(SCENARIOS),
+    default=SINGLE_STREAM, show_default=True,
+    help="MLPerf's: one query after another; all at once; at random moments.",
+)  # fmt: skip
+@click.option(
+    "--target-p99-ms", type=click.FloatRange(min=0, min_open=True),
+    help="Server: bound of the 99th percentile.",
+)  # fmt: skip
+@click.option(
+    "--clock", type=click.Choice(["auto", "loadgen", "loop"]), default="auto", show_default=True,
+    help="MLPerf LoadGen, or a plain timed loop (single stream only); auto: LoadGen if installed.",
+)  # fmt: skip
+@click.option(
+    "--tier", "tiers", type=click.Choice(["device", "host", "end-to-end"]), multiple=True,
+    help="What is in the time, repeatable; default: all that a backend has.",
+)  # fmt: skip
+@click.option("--batch", "batches", type=Counts(), default="1", show_default=True)
+@click.option(
+    "--size", "sizes", type=Size(), multiple=True, default=[(320, 480)], help="Default 320x480."
+)
+@click.option("--repeats", type=click.IntRange(min=3), default=5, show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True,
+    help="A row is timed at least so long per repeat (and LoadGen asks at least 64 queries).",
+)  # fmt: skip
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Pictures to measure with; default: built-in scenes.",
+)
+@click.option(
+    "--cold-start/--no-cold-start", default=True, show_default=True,
+    help="Also start every backend in a process of its own: cold start and peak memory.",
+)  # fmt: skip
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Result file.")
+@click.option(
+    "--compare", "older", type=click.Path(path_type=Path),
+    help="An older result of this machine: exit code 1 where a row has become slower.",
+)  # fmt: skip
+@click.option(
+    "--max-slowdown", type=Percentage(), default="10%", show_default=True,
+    help="How much slower counts, if it is beyond the spread as well.",
+)  # fmt: skip
+@device_option
+@threads_option
+@trust_option
+def bench(
+    run: str | None,
+    backends: tuple[str, ...],
+    precision: Precision,
+    scenario_name: str,
+    target_p99_ms: float | None,
+    clock: str,
+    tiers: tuple[str, ...],
+    batches: tuple[int, ...],
+    sizes: tuple[tuple[int, int], ...],
+    repeats: int,
+    seconds: float,
+    images: Path | None,
+    cold_start: bool,
+    json_file: Path | None,
+    older: Path | None,
+    max_slowdown: float,
+    device: str,
+    threads: int | None,
+    trust: bool,
+) -> None:
+    """Measure backends and the plain-export baseline, interleaved, with their spread."""
+    import tempfile
+    from contextlib import ExitStack
+
+    from fcn_deploy.artifacts import probe, write_json
+    from fcn_deploy.bench import bench_document, measure
+    from fcn_deploy.clock import TIERS
+    from fcn_deploy.inputs import make_inputs
+    from fcn_deploy.machine import usable_cores
+    from fcn_deploy.regression import compare, read_bench
+    from fcn_deploy.sensors import energy_joules
+
+    source = run_from_argument(run, trust)
+    threads = threads or usable_cores()
+    scenario, loop_reason = _scenario(scenario_name, clock, seconds, target_p99_ms)
+    before = None if older is None else read_bench(older)  # before the minutes are spent
+    # Said twice is meant once: a row beside itself would be a tie.
+    backends, tiers = tuple(dict.fromkeys(backends)), tuple(dict.fromkeys(tiers))
+    batches, sizes = tuple(dict.fromkeys(batches)), tuple(dict.fromkeys(sizes))
+    chosen = backends or usable_backends(precision)
+    require_backends(chosen)
+    target = json_file or source.bench_folder / result_name(
+        "-".join(backends) or "all",
+        precision.value,
+        "-".join(f"{h}x{w}" for h, w in sizes),
+        "b" + "-".join(map(str, batches)),
+        None if scenario_name == SINGLE_STREAM else scenario_name,
+        "-".join(tiers),
+        images,
+    )
+    if older is not None and older.resolve() == target.resolve():
+        raise InputError(f"{target} would replace what it is compared with", "name another --json")
+    probe(target)
+    pictures, origin = bench_pictures(images)
+    watch = ConditionWatch(threads)
+    dropped: list[str] = []
+    with ExitStack() as stack:
+        runners = [
+            stack.enter_context(
+                open_backend(source, backend, precision=precision, device=device, threads=threads)
+            )
+            for backend in chosen
+        ]
+        baseline = open_baseline(source, threads)
+        if baseline is not None:
+            runners.insert(0, stack.enter_context(baseline))
+        started = cold_starts(source, runners, device, threads, sizes[0]) if cold_start else []
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        inputs = [make_inputs(pictures, size, folder) for size in sizes]
+        console.print(f"{threads} CPU threads pinned, {repeats} interleaved repeats")
+        with bar("bench") as show:
+            rows = measure(
+                runners,
+                inputs,
+                batches,
+                scenario,
+                folder,
+                tiers=tiers or TIERS,
+                repeats=repeats,
+                device_seconds=seconds,
+                energy_joules=energy_joules,
+                on_dropped=lambda error: dropped.append(error.message),
+                on_step=show,
+            )
+        conditions = watch.ended(rows, dropped)  # before the GPU's clocks fall
+    write_json(target, bench_document(rows, origin, conditions, started, loop_reason, seconds))
+    _print_rows(rows, scenario_name)
+    _print_stages(rows)
+    _print_cold_starts(started)
+    for warning in conditions.warnings:
+        console.print(f"warning: {warning}")
+    console.print(f"wrote {target}")
+    if before is not None:
+        _gate(compare(before, read_bench(target), max_slowdown))
+
+
+def _scenario(
+    name: str, clock: str, seconds: float, target_p99_ms: float | None
+) -> tuple[Scenario, str | None]:
+    """Return who asks, and why it is not LoadGen where it is not."""
+    from fcn_deploy import loadgen
+    from fcn_deploy.bench import Offline, Server, SingleStream, TimedLoop
+
+    if (target_p99_ms is None) == (name == SERVER):
+        raise InputError(
+            "--target-p99-ms belongs to --scenario server, and it needs it",
+            "e.g. --scenario server --target-p99-ms 100",
+        )
+    missing = loadgen.unavailable_reason()
+    if clock == "loop" or (clock == "auto" and missing is not None and name == SINGLE_STREAM):
+        if name != SINGLE_STREAM:
+            raise InputError(
+                f"a plain loop cannot run scenario {name}", "drop --clock loop: LoadGen runs it"
+            )
+        reason = "asked for" if clock == "loop" else missing
+        console.print(f"timed by a plain loop, not by MLPerf LoadGen: {reason}")
+        return TimedLoop(seconds), reason
+    if missing is not None:
+        raise BackendError(missing, "or use --scenario single-stream --clock loop")
+    if target_p99_ms is not None:
+        console.print("each rate that is tried takes at least 662 queries")
+        return Server(seconds, target_p99_ms), None
+    return (Offline if name == OFFLINE else SingleStream)(seconds), None
+
+
+def _print_rows(rows: Sequence[Row], scenario: str) -> None:
+    from rich.table import Table
+
+    from fcn_deploy.bench import baseline_of, speedup
+
+    titles = {
+        SINGLE_STREAM: "latency of one query at a time",
+        OFFLINE: "all pictures at once: time per query at that throughput",
+        SERVER: "queries at random moments: time per query at the highest valid rate",
+    }
+    table = Table(title=f"{scenario}: {titles[scenario]}", title_justify="left")
+    for column in ("tier", "N×H×W", "backend", "precision", "device"):
+        table.add_column(column)
+    for column in ("ms (median)", "spread", "p90", "images/s", "× baseline"):
+        table.add_column(column, justify="right")
+    table.add_column("LoadGen")
+    for row in sorted(rows, key=lambda row: row.group):
+        baseline = baseline_of(row, rows)
+        if baseline is None:
+            ratio = "not measured"
+        elif baseline is row:
+            ratio = "1"
+        else:
+            times = speedup(row, baseline)
+            ratio = f"{times.median:.2f} ({times.low:.2f}-{times.high:.2f})"
+            ratio += " tie" if times.tie else ""
+        fastest, slowest = row.spread_ms
+        table.add_row(
+            row.tier,
+            f"{row.batch_size}×{row.size[0]}×{row.size[1]}",
+            row.runner.backend,
+            row.runner.precision,
+            row.runner.device,
+            f"{row.median_ms:.4g}",
+            f"{fastest:.4g}-{slowest:.4g}",
+            _p90(row),
+            f"{row.images_per_s:.4g}",
+            ratio,
+            row.verdict or "timed loop",
+        )
+    console.print(table, soft_wrap=False)
+    for row in rows:
+        for problem in dict.fromkeys(p for verdict in row.verdicts for p in verdict.problems):
+            console.print(f"{row.label}: INVALID: {problem}")
+
+
+def _p90(row: Row) -> str:
+    """Return LoadGen's p90, which early stopping keeps on the safe side; else the plain one."""
+    if row.early_stopping_ms is not None:
+        return f"≤ {row.early_stopping_ms:.4g}"
+    return f"{row.latency_ms['p90']:.4g}" if "p90" in row.latency_ms else ""
+
+
+def _print_stages(rows: Sequence[Row]) -> None:
+    from rich.table import Table
+
+    staged = [row for row in rows if row.stages_ms is not None]
+    if not staged:
+        return
+    table = Table(
+        title="end to end by stage, mean ms per query (the latencies above end before `write`)",
+        title_justify="left",
+    )
+    for column in ("N×H×W", "backend", "precision"):
+        table.add_column(column)
+    for column in (*(staged[0].stages_ms or ()), "sum", "wall"):
+        table.add_column(column, justify="right")
+    for row in staged:
+        stages, wall = row.stages_ms or {}, row.wall_ms or 0.0
+        total = sum(stages.values())
+        table.add_row(
+            f"{row.batch_size}×{row.size[0]}×{row.size[1]}",
+            row.runner.backend,
+            row.runner.precision,
+            *(f"{ms:.2f}" for ms in stages.values()),
+            f"{total:.2f}",
+            f"{wall:.2f} ({total / wall - 1:+.1%})",
+        )
+    console.print(table, soft_wrap=False)
+
+
+def _print_cold_starts(started: Sequence[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    if not started:
+        return
+    table = Table(title="a process of its own for each backend", title_justify="left")
+    for column in ("backend", "precision"):
+        table.add_column(column)
+    names = ("cold_start_ms", "open_ms", "first_run_ms", "peak_rss_mib", "device_memory_mib")
+    for column in ("cold start ms", "open ms", "first run ms", "peak memory MiB", "GPU MiB"):
+        table.add_column(column, justify="right")
+    table.add_column("build s", justify="right")
+    for entry in started:
+        figures = [entry[name] for name in names]
+        built = entry["build_seconds"]
+        table.add_row(
+            entry["runner"]["backend"],
+            entry["runner"]["precision"],
+            *("" if figure is None else f"{figure:.0f}" for figure in figures),
+            "" if built is None else f"{built:.1f}",
+        )
+    console.print(table, soft_wrap=False)
+    for entry in started:
+        if entry["error"]:
+            console.print(f"no cold start of {entry['runner']['backend']}: {entry['error']}")
+
+
+def _gate(comparison: Comparison) -> None:
+    for sentence in comparison.sentences():
+        console.print(sentence)
+    if comparison.slower:
+        sys.exit(EXIT_FAILED)

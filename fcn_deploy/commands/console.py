@@ -1,0 +1,55 @@
+"""What a command says: the console, bars on a terminal, exit codes."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+#: Exit codes: a gate that failed or work that was done in part, bad input, Ctrl-C.
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+# A file or pipe has no width of its own, and a table cut off at 80 columns is of no use there.
+# No markup: a path or a `pip install 'fcn-deploy[trt]'` may hold brackets.
+console = Console(
+    markup=False, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160
+)
+
+
+@contextmanager
+def counter(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar; what is yielded is called once per finished step of ``total``."""
+    with bar(title) as show:
+        done = itertools.count(1)
+        yield lambda: show(next(done), total)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar; what is yielded is called with the steps done and their total."""
+    from rich.progress import Progress as Bar
+
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task(title, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+@contextmanager
+def build_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar of an engine's build; it is called with the phase, the steps done and all."""
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as shown:  # fmt: skip
+        task = shown.add_task("building", total=None)
+
+        def on_progress(phase: str, done: int, steps: int) -> None:
+            shown.update(task, description=phase, completed=done, total=steps or None)
+
+        yield on_progress

@@ -1,0 +1,119 @@
+"""What a measurement needs around it: pictures, cold starts, what the machine was doing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcn_deploy.commands.console import counter
+from fcn_deploy.spec import Precision
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fcn_deploy.artifacts import Run
+    from fcn_deploy.bench import Conditions, Row
+    from fcn_deploy.runners.base import Runner, RunnerDescription
+
+#: Seconds that a backend may take to its first mask, in a process of its own.
+COLD_START_LIMIT_S = 300
+
+
+class ConditionWatch:
+    """What the machine was doing from here to :meth:`ended`."""
+
+    def __init__(self, threads: int) -> None:
+        from fcn_deploy import sensors
+
+        self._threads = threads
+        self._load = sensors.system_load()
+        self._gpus = sensors.read_gpus()
+        self._cpu = sensors.read_cpu_times()
+
+    def ended(self, rows: Sequence[Row], dropped: Sequence[str] = ()) -> Conditions:
+        """Return it; call this right after the last figure, before a GPU's clocks fall."""
+        from fcn_deploy import sensors
+        from fcn_deploy.bench import Conditions
+        from fcn_deploy.machine import usable_cores
+
+        gpus = sensors.read_gpus()
+        steal = sensors.steal_share(self._cpu, sensors.read_cpu_times())
+        return Conditions(
+            threads=self._threads,
+            load_before=self._load,
+            load_after=sensors.system_load(),
+            steal_share=steal,
+            gpu_before=tuple(gpu.to_json() for gpu in self._gpus),
+            gpu_after=tuple(gpu.to_json() for gpu in gpus),
+            warnings=(
+                *dropped,
+                *sensors.warnings_about(
+                    load_before=self._load,
+                    cores=usable_cores(),
+                    steal=steal,
+                    gpus_after=gpus,
+                    variation={row.label: row.variation for row in rows},
+                ),
+            ),
+        )
+
+
+def cold_starts(
+    source: Run,
+    runners: Sequence[Runner],
+    device: str,
+    threads: int,
+    size: tuple[int, int],
+) -> list[dict[str, Any]]:
+    """Start every backend in a process of its own, and say what that takes."""
+    from fcn_deploy.cold_start import measure_cold_start
+
+    found = []
+    with counter("cold starts", len(runners)) as step:
+        for runner in runners:
+            description = runner.describe()
+            start = measure_cold_start(
+                source,
+                description.backend,
+                precision=Precision(description.precision),
+                threads=threads,
+                device=device if description.backend == "torch" else "auto",
+                size=size,
+                timeout_s=COLD_START_LIMIT_S,
+            )
+            found.append(
+                {
+                    "runner": description.to_json(),
+                    **start.to_json(),
+                    "build_seconds": _build_seconds(description),
+                }
+            )
+            step()
+    return found
+
+
+def _build_seconds(description: RunnerDescription) -> float | None:
+    from fcn_deploy.engine_file import read_sidecar
+    from fcn_deploy.errors import EngineError
+
+    if description.backend != "trt":
+        return None
+    try:
+        return read_sidecar(Path(description.file)).build_seconds
+    except EngineError:  # a trusted engine has no sidecar
+        return None
+
+
+def bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
+    """Return pictures to measure with, uint8 [H, W, 3], and where they come from."""
+    from fcn_deploy.dataset import SceneDataset
+    from fcn_deploy.images import find_images, read_image
+    from fcn_deploy.inputs import NUM_INPUTS
+
+    if images is not None:
+        files = find_images([images])[:NUM_INPUTS]
+        return [read_image(path) for path in files], str(images)
+    scenes = SceneDataset.open("val")
+    return [scenes[index].image for index in range(NUM_INPUTS)], scenes.source

@@ -1,0 +1,121 @@
+"""What the words of a command line may be: parameter types and the options that are shared."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fcn_deploy.spec import Precision, ShapeProfile
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:  # not every click 8 can be subscripted
+    ParamType = click.ParamType
+
+
+class Size(ParamType):
+    """HEIGHTxWIDTH in pixels."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return (height, width)."""
+        if isinstance(value, tuple):
+            return value
+        height, _, width = str(value).lower().replace("×", "x").partition("x")
+        if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+            self.fail(f"{value!r} is no size; write HEIGHTxWIDTH, e.g. 320x480", param, ctx)
+        return int(height), int(width)
+
+
+class Names(ParamType):
+    """A comma-separated list of known names."""
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = tuple(known)
+        self.name = ",".join(known)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the names as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(",") if name.strip())
+        for name in names:
+            if name not in self.known:
+                self.fail(f"unknown {name!r}; choose of {', '.join(self.known)}", param, ctx)
+        return names
+
+
+class Profile(ParamType):
+    """MIN:OPT:MAX, each NxHxW: the batch shapes that an engine takes."""
+
+    name = "MIN:OPT:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the profile."""
+        return value if isinstance(value, ShapeProfile) else ShapeProfile.from_text(str(value))
+
+
+class Counts(ParamType):
+    """A comma-separated list of whole numbers from 1."""
+
+    name = "N,N…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the numbers as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        if not all(word.isdecimal() and int(word) for word in words):
+            self.fail(f"{value!r} is no list of whole numbers from 1, e.g. 1,8", param, ctx)
+        return tuple(int(word) for word in words)
+
+
+class Percentage(ParamType):
+    """A percentage, 10% or 10, as a share."""
+
+    name = "N%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the share, 0.1 for 10%."""
+        if isinstance(value, float):
+            return value
+        try:
+            share = float(str(value).strip().removesuffix("%")) / 100
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < float("inf"):
+            self.fail(f"{value!r} is no percentage; write e.g. 10%", param, ctx)
+        return share
+
+
+run_argument = click.argument("run", required=False, metavar="[RUN]")
+
+
+def precision_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--fp16`` and ``--int8``; the command is given a ``precision``."""
+
+    @functools.wraps(command)
+    def with_precision(*arguments: Any, precision: str | None, **options: Any) -> None:
+        command(*arguments, precision=Precision(precision or "fp32"), **options)
+
+    for name, words in (("int8", "Use 8-bit integers"), ("fp16", "Use half precision")):
+        with_precision = click.option(
+            f"--{name}", "precision", flag_value=name, help=f"{words} (model.{name}.onnx)."
+        )(with_precision)
+    return with_precision
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads; default: all usable cores."
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
+    help="Where PyTorch runs; default: the GPU if there is one.",
+)  # fmt: skip
+trust_option = click.option(
+    "--trust", is_flag=True, help="Load a TensorRT engine that has no sidecar; engines are code."
+)

@@ -1,0 +1,44 @@
+"""``fcn-deploy report``: results of a run, or of several machines, as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fcn_deploy.artifacts import Run
+from fcn_deploy.commands.console import console
+from fcn_deploy.errors import InputError
+
+
+@click.command()
+@click.argument("sources", nargs=-1, metavar="[RUN | FILE.json …]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Default: RUN/report.html; of files, report.html in the current folder.",
+)
+def report(sources: tuple[str, ...], out: Path | None) -> None:
+    """Gather results into one self-contained HTML file.
+
+    All results of a RUN, or the FILEs named, which may come from several machines: their rows
+    stand in one page, but are ranked only within a file.
+    """
+    from fcn_deploy.report import write_merged_report, write_report
+
+    files = [Path(source) for source in sources if _is_result_file(source)]
+    if len(files) < len(sources) and len(sources) > 1:
+        raise InputError(
+            "a report is of one run, or of result files",
+            "name one run, or .json files only, e.g. runs/a/bench/all.json",
+        )
+    if files:
+        written = write_merged_report(files, out)
+    else:
+        written = write_report(Run.from_argument(sources[0] if sources else None), out)
+    console.print(f"wrote {written}")
+
+
+def _is_result_file(source: str) -> bool:
+    path = Path(source)
+    return path.suffix.lower() == ".json" and not path.is_dir()

@@ -1,0 +1,244 @@
+"""Has it become slower?  Two bench files of one machine, row by row.
+
+A machine that is slower today is slower for the baseline too.  So where both files hold the same
+baseline beside a row, what is compared is the row's speed in units of the baseline's, measured in
+the same minute; else milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fcn_deploy.errors import InputError
+from fcn_deploy.findings import Bench, BenchRow, Ratio
+from fcn_deploy.results import read_files
+from fcn_deploy.words import runner_name
+
+#: Properties that make a machine; its system and Python may move on.
+MACHINE_PROPERTIES = ("cpu", "cores", "architecture")
+#: Share by which the memory that the system grants may differ: a new kernel keeps more for itself.
+MEMORY_TOLERANCE = 0.05
+
+Outcome = Literal["slower", "faster", "same"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row then and now.
+
+    Attributes:
+        before: the older row.
+        now: the newer one.
+        slowdown: 0.1 where it takes 10 % longer, negative where it is faster.
+        beyond_spread: whether the repeats of then and now do not overlap.
+        by_baseline: whether the baseline of its own minute is the unit.
+        limit: slowdown that is allowed.
+    """
+
+    before: BenchRow
+    now: BenchRow
+    slowdown: float
+    beyond_spread: bool
+    by_baseline: bool
+    limit: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether it has changed by more than the limit, beyond the spread."""
+        if not self.beyond_spread:
+            return "same"
+        if self.slowdown > self.limit:
+            return "slower"
+        return "faster" if 1 / (1 + self.slowdown) - 1 > self.limit else "same"
+
+    def __str__(self) -> str:
+        unit = "against the baseline of its minute" if self.by_baseline else "in milliseconds"
+        words = f"{abs(self.slowdown):.1%} {'slower' if self.slowdown > 0 else 'faster'} {unit}"
+        spread = "beyond the spread" if self.beyond_spread else "within the spread"
+        return (
+            f"{_label(self.now)}: {words}, {spread} "
+            f"({self.before.median_ms:.4g} → {self.now.median_ms:.4g} ms)"
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two bench files, compared.
+
+    Attributes:
+        changes: rows that could be compared, in the newer file's order.
+        uncompared: sentences: rows that could not, and why.
+        units: sentences: baselines that have become slower themselves.
+        limit: slowdown that is allowed.
+    """
+
+    changes: tuple[Change, ...]
+    uncompared: tuple[str, ...]
+    units: tuple[str, ...]
+    limit: float
+
+    @property
+    def slower(self) -> tuple[Change, ...]:
+        """Rows that have become slower by more than the limit, beyond the spread."""
+        return tuple(change for change in self.changes if change.outcome == "slower")
+
+    def sentences(self) -> Iterator[str]:
+        """Yield what was found, the verdict last."""
+        for change in self.changes:
+            yield (
+                f"{change.outcome.upper() if change.outcome == 'slower' else change.outcome}: "
+                + (str(change))
+            )
+        for sentence in self.units:
+            yield f"note: {sentence}"
+        for sentence in self.uncompared:
+            yield f"not compared: {sentence}"
+        allowed = f"more than {self.limit:.0%} slower and beyond the spread"
+        rows = "1 row is" if len(self.slower) == 1 else f"{len(self.slower) or 'no'} rows are"
+        yield f"{rows} {allowed}, of {len(self.changes)} compared"
+
+
+def read_bench(path: Path) -> Bench:
+    """Read a result of ``bench``.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of another schema.
+        InputError: it is a result of another command.
+    """
+    benches = read_files([path]).benches
+    if not benches:
+        raise InputError(f"{path} is no result of bench", "give one that `fcn-deploy bench` wrote")
+    return benches[0]
+
+
+def compare(before: Bench, now: Bench, limit: float) -> Comparison:
+    """Compare the rows that two bench files share.
+
+    Rows are the same where runner, model file, scenario, tier, batch, size, inputs and threads are.
+
+    Args:
+        before: the older file.
+        now: the newer one, of the same machine.
+        limit: slowdown that is allowed, as a share.
+
+    Raises:
+        InputError: the machines differ, or the files share no row: that would pass unseen.
+    """
+    if differing := _differing(before, now):
+        raise InputError(
+            f"{before.environment.file} is of another machine ({'; '.join(differing)})",
+            "compare with a result of this machine",
+        )
+    changes, uncompared = [], []
+    for row in now.rows:
+        if row.is_baseline:
+            continue  # the unit, not ours to judge
+        older = _same_case(row, before)
+        invalid = [
+            word for word, one in (("then", older), ("now", row)) if one and not one.is_valid
+        ]
+        if invalid:
+            uncompared.append(f"{_label(row)}: INVALID by LoadGen {' and '.join(invalid)}")
+        elif older is None:
+            uncompared.append(f"{_label(row)}: {_why_not(row, before)}")
+        else:
+            changes.append(_change(older, before, row, now, limit))
+    uncompared += [
+        f"{_label(row)}: not measured this time"
+        for row in before.rows
+        if not row.is_baseline and all(_case(row) != _case(other) for other in now.rows)
+    ]
+    if not changes:
+        raise InputError(
+            f"no row could be compared with {before.environment.file}: {'; '.join(uncompared)}",
+            "measure the same cases",
+        )
+    return Comparison(tuple(changes), tuple(uncompared), tuple(_units(before, now, limit)), limit)
+
+
+def _differing(before: Bench, now: Bench) -> list[str]:
+    then, today = before.environment.machine, now.environment.machine
+    names = [name for name in MACHINE_PROPERTIES if then.get(name) != today.get(name)]
+    if not _about_equal(then.get("memory_gib"), today.get("memory_gib")):
+        names.append("memory_gib")
+    return [f"{name} {then.get(name)} → {today.get(name)}" for name in names]
+
+
+def _about_equal(then: str | None, today: str | None) -> bool:
+    try:
+        return abs(float(then or 0) - float(today or 0)) <= MEMORY_TOLERANCE * float(then or 0)
+    except ValueError:
+        return then == today
+
+
+def _units(before: Bench, now: Bench, limit: float) -> Iterator[str]:
+    """Say where the unit itself has become slower: what rows share with it is not seen in them."""
+    for row in now.rows:
+        older = _same_case(row, before) if row.is_baseline else None
+        if older is None or row.low_ms <= older.high_ms:
+            continue
+        slowdown = row.median_ms / older.median_ms - 1
+        if slowdown > limit:
+            yield (
+                f"the baseline itself takes {slowdown:.0%} longer, {row.conditions} "
+                f"({older.median_ms:.4g} → {row.median_ms:.4g} ms): a slower machine, or what all "
+                "rows share with it (decoding, ONNX Runtime)"
+            )
+
+
+def _change(
+    older: BenchRow, before: Bench, newer: BenchRow, now: Bench, limit: float
+) -> Change:  # fmt: skip
+    then, today = _over_same_baseline(older, before, newer, now)
+    if then is not None and today is not None:
+        apart = today.high < then.low or then.high < today.low
+        return Change(older, newer, then.median / today.median - 1, apart, True, limit)
+    apart = newer.low_ms > older.high_ms or older.low_ms > newer.high_ms
+    return Change(older, newer, newer.median_ms / older.median_ms - 1, apart, False, limit)
+
+
+def _over_same_baseline(
+    older: BenchRow, before: Bench, newer: BenchRow, now: Bench
+) -> tuple[Ratio | None, Ratio | None]:
+    digests = {
+        row.runner.digest
+        for bench, beside in ((before, older), (now, newer))
+        for row in bench.rows
+        if row.is_baseline and row.group == beside.group
+    }
+    if len(digests) != 1:
+        return None, None
+    return older.over_baseline, newer.over_baseline
+
+
+def _same_case(row: BenchRow, bench: Bench) -> BenchRow | None:
+    return next((other for other in bench.rows if _key(other) == _key(row)), None)
+
+
+def _case(row: BenchRow) -> tuple[object, ...]:
+    runner = row.runner
+    return runner.backend, runner.precision, runner.device, *row.group[:4]
+
+
+def _key(row: BenchRow) -> tuple[object, ...]:
+    return (*_case(row), *row.group, row.runner.digest, row.runner.threads)
+
+
+def _why_not(row: BenchRow, bench: Bench) -> str:
+    same = [other for other in bench.rows if _case(other) == _case(row)]
+    if not same:
+        return f"not in {bench.environment.file}"
+    other = same[0]
+    reasons = [
+        (other.runner.digest != row.runner.digest, "another model file"),
+        (other.inputs_digest != row.inputs_digest, "other pictures"),
+        (other.runner.threads != row.runner.threads, "other threads"),
+    ]
+    return " and ".join(words for differs, words in reasons if differs) or "other conditions"
+
+
+def _label(row: BenchRow) -> str:
+    return f"{runner_name(row.runner)} {row.conditions}"

@@ -1,0 +1,269 @@
+"""What the machine is doing while figures are taken: load, stolen time, the GPU's clocks.
+
+The GPU is asked through NVML, by the optional package ``nvidia-ml-py``.  Nothing here raises:
+figures may be had where their circumstances are not known, and say so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+#: Above this load per core before the run, other work has likely slowed the figures.
+BUSY_LOAD_PER_CORE = 0.5
+#: Above this share of stolen time, the hypervisor has shaped the figures.
+MAX_STEAL_SHARE = 0.02
+#: Above this coefficient of variation of its repeats, a row does not repeat itself.
+MAX_VARIATION = 0.025
+#: Fewer ticks (of a hundredth of a second, on Linux) than these cannot tell 2 % from 0 %.
+_MIN_TICKS = 100
+#: How many unsteady rows a warning names.
+_MAX_NAMED_ROWS = 3
+
+# NVML's own numbers, fixed by its C header; the Python package has renamed them over time.
+_TEMPERATURE_OF_GPU = 0
+_CLOCK_SM, _CLOCK_MEMORY = 1, 2
+_GPU_IDLE = 0x1
+_LOCKED_CLOCKS = "application clocks"
+_CLOCK_REASONS = {
+    0x2: _LOCKED_CLOCKS,
+    0x4: "power cap",
+    0x8: "hw slowdown",
+    0x10: "sync boost",
+    0x20: "thermal slowdown",
+    0x40: "hw thermal slowdown",
+    0x80: "hw power brake",
+    0x100: "display clocks",
+    0x200: "board limit",
+    0x400: "reliability",
+}
+
+
+def system_load() -> float | None:
+    """Return the load average of the last minute, or None where the system has none."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """What the CPUs have done since the machine started, in ticks, all cores together.
+
+    Attributes:
+        wanted: the CPUs had work; some of it was stolen.
+        stolen: they had work, but the hypervisor ran another machine.
+    """
+
+    wanted: int
+    stolen: int
+
+    @classmethod
+    def from_text(cls, text: str) -> CpuTimes | None:
+        """Read the first line of Linux' ``/proc/stat``; None where it does not say."""
+        name, *words = text.split("\n", 1)[0].split() or [""]
+        # user nice system idle iowait irq softirq steal; what follows is part of user and nice
+        if name != "cpu" or len(words) < 8 or not all(word.isdigit() for word in words[:8]):
+            return None
+        ticks = [int(word) for word in words[:8]]
+        stolen = ticks[7]
+        return cls(wanted=sum(ticks) - ticks[3] - ticks[4], stolen=stolen)
+
+
+def read_cpu_times() -> CpuTimes | None:
+    """Return the CPUs' times until now, or None on systems other than Linux."""
+    try:
+        return CpuTimes.from_text(Path("/proc/stat").read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return None
+
+
+def steal_share(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
+    """Return the share, 0 to 1, of the CPU time wanted between two readings that was stolen.
+
+    It is held against the time in which the CPUs had work, not against all time as ``top`` does:
+    one busy core of sixteen would else hide that a fifth of its time went to another machine.
+
+    None where a reading is missing, or less than a second of CPU time lies between them.
+    """
+    if before is None or after is None or after.wanted - before.wanted < _MIN_TICKS:
+        return None
+    # The kernel does not promise that the counter never steps back.
+    return max(0, after.stolen - before.stolen) / (after.wanted - before.wanted)
+
+
+@dataclass(frozen=True)
+class GpuReading:
+    """What a GPU is doing; None where it does not say.
+
+    Attributes:
+        name: as NVIDIA names it.
+        sm_clock_mhz: clock of the multiprocessors, in MHz.
+        memory_clock_mhz: clock of its memory, in MHz.
+        temperature_c: in °C.
+        power_w: what it draws, in watts.
+        throttle_reasons: what keeps its clocks from rising, in words; empty if nothing does.
+    """
+
+    name: str | None
+    sm_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    temperature_c: int | None
+    power_w: float | None
+    throttle_reasons: tuple[str, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the reading as JSON values."""
+        reasons = self.throttle_reasons
+        return {**asdict(self), "throttle_reasons": None if reasons is None else list(reasons)}
+
+
+def read_gpus() -> tuple[GpuReading, ...]:
+    """Read the GPU that this project uses: CUDA's device 0, the only member.
+
+    Empty where there is no GPU, or no ``nvidia-ml-py`` to ask it.
+    """
+    with _first_gpu() as gpu:
+        if gpu is None:
+            return ()
+        name = gpu.ask("nvmlDeviceGetName")
+        milliwatts = gpu.ask("nvmlDeviceGetPowerUsage")
+        bits = gpu.ask("nvmlDeviceGetCurrentClocksEventReasons")
+        if bits is None:  # the name it had before release 535 of the driver
+            bits = gpu.ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        return (
+            GpuReading(
+                name=name.decode(errors="replace") if isinstance(name, bytes) else name,
+                sm_clock_mhz=gpu.ask("nvmlDeviceGetClockInfo", _CLOCK_SM),
+                memory_clock_mhz=gpu.ask("nvmlDeviceGetClockInfo", _CLOCK_MEMORY),
+                temperature_c=gpu.ask("nvmlDeviceGetTemperature", _TEMPERATURE_OF_GPU),
+                power_w=None if milliwatts is None else milliwatts / 1000,
+                throttle_reasons=None if bits is None else _reasons(bits),
+            ),
+        )
+
+
+def energy_joules() -> float | None:
+    """Return the energy that CUDA's device 0 has used since its driver was loaded, in joules.
+
+    None where there is no GPU, or one that does not count it (before Volta).
+    """
+    with _first_gpu() as gpu:
+        millijoules = None if gpu is None else gpu.ask("nvmlDeviceGetTotalEnergyConsumption")
+    return None if millijoules is None else millijoules / 1000
+
+
+@dataclass(frozen=True)
+class _NvmlDevice:
+    library: Any
+    handle: Any
+
+    def ask(self, function: str, *arguments: Any) -> Any:
+        """Return what NVML says of the device, or None where it does not."""
+        try:
+            return getattr(self.library, function)(self.handle, *arguments)
+        # NVML's errors, but also names that this release of the package has not (yet, or any more).
+        except Exception:
+            return None
+
+
+@contextmanager
+def _first_gpu() -> Iterator[_NvmlDevice | None]:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # not installed, no driver, or a driver that it does not fit
+        yield None
+        return
+    try:
+        yield _device_0(pynvml)
+    finally:
+        # NVML counts its users: whoever else in this process uses it goes on.
+        with suppress(Exception):
+            pynvml.nvmlShutdown()
+
+
+def _device_0(library: Any) -> _NvmlDevice | None:
+    # NVML numbers all GPUs; CUDA numbers those that this variable leaves visible.  GPUs of
+    # different speed in one machine may still be ordered otherwise, unless CUDA_DEVICE_ORDER is
+    # PCI_BUS_ID.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    try:
+        if visible.startswith(("GPU-", "MIG-")):
+            return _NvmlDevice(library, library.nvmlDeviceGetHandleByUUID(visible))
+        # "-1" and nothing hide all of them.
+        if not visible.isdecimal():
+            return None
+        return _NvmlDevice(library, library.nvmlDeviceGetHandleByIndex(int(visible)))
+    except Exception:  # there is no such GPU
+        return None
+
+
+def _reasons(bits: int) -> tuple[str, ...]:
+    known = [word for bit, word in _CLOCK_REASONS.items() if bits & bit]
+    unknown = bits & ~(_GPU_IDLE | sum(_CLOCK_REASONS))
+    return (*known, f"reason {unknown:#x}") if unknown else tuple(known)
+
+
+def warnings_about(
+    *,
+    load_before: float | None,
+    cores: int,
+    steal: float | None,
+    gpus_after: Sequence[GpuReading],
+    variation: Mapping[str, float],
+) -> list[str]:
+    """Return what a reader of the figures must know, as sentences; empty where all was calm.
+
+    Args:
+        load_before: load average before the run.
+        cores: CPU cores that this process may use.
+        steal: share of stolen time during the run, 0 to 1; see :func:`steal_share`.
+        gpus_after: read right after the last figure, before the GPU's clocks fall.
+        variation: label of a row → coefficient of variation of its repeats.
+    """
+    warnings = []
+    if load_before is not None and load_before > BUSY_LOAD_PER_CORE * cores:
+        plural = "s" if cores > 1 else ""
+        warnings.append(
+            f"other work ran on this machine in the minute before: load {load_before:.1f} on "
+            f"{cores} core{plural}; stop it, or read the ratios only"
+        )
+    if steal is not None and steal > MAX_STEAL_SHARE:
+        warnings.append(
+            f"the hypervisor gave {100 * steal:.1f} % of this machine's CPU time to other "
+            "machines; measure where the cores are its own, or read the ratios only"
+        )
+    for gpu in gpus_after:
+        # Clocks that somebody has locked are what steady figures are made of.
+        held = [word for word in gpu.throttle_reasons or () if word != _LOCKED_CLOCKS]
+        if held:
+            warnings.append(
+                f"the clocks of {gpu.name or 'the GPU'} were held back when the run ended: "
+                f"{', '.join(held)}; lock them lower with `nvidia-smi -lgc` for steady figures, "
+                "or read the ratios only"
+            )
+    if unsteady := _unsteady(variation):
+        warnings.append(unsteady)
+    return warnings
+
+
+def _unsteady(variation: Mapping[str, float]) -> str | None:
+    beyond = {label: cv for label, cv in variation.items() if cv > MAX_VARIATION}
+    if not beyond:
+        return None
+    worst_first = sorted(beyond, key=beyond.__getitem__, reverse=True)
+    named = [f"{label}: {100 * beyond[label]:.1f} %" for label in worst_first[:_MAX_NAMED_ROWS]]
+    if len(beyond) > _MAX_NAMED_ROWS:
+        named.append(f"and {len(beyond) - _MAX_NAMED_ROWS} more")
+    rows = "1 row" if len(beyond) == 1 else f"{len(beyond)} rows"
+    return (
+        f"the repeats of {rows} vary by more than {100 * MAX_VARIATION:g} % (coefficient of "
+        f"variation): {'; '.join(named)}; measure longer with --seconds, on a quiet machine"
+    )

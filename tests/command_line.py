@@ -1,0 +1,34 @@
+"""What a command line gave, for tests of the commands as typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended.
+
+    Attributes:
+        code: its exit code.
+        out: what it printed on stdout.
+        err: what it printed on stderr.
+    """
+
+    code: int
+    out: str
+    err: str
+
+
+FcnDeploy = Callable[..., Finished]
+
+
+def refused(finished: Finished, *words: str) -> None:
+    """Assert that a command ended with one clear line and exit code 2."""
+    assert finished.code == 2, finished
+    assert len(finished.err.strip().splitlines()) == 1, finished.err
+    assert "Traceback" not in finished.err + finished.out
+    assert finished.err.startswith("fcn-deploy: ")
+    for word in words:
+        assert word in finished.err, finished.err

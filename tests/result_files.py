@@ -1,0 +1,253 @@
+"""Result files for the tests of whoever reads them: documents that the real rooms made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcn_deploy import bench, bisect, clock, loadgen, parity, sensors
+from fcn_deploy.artifacts import Run
+from fcn_deploy.dataset import SceneDataset
+from fcn_deploy.loadgen import Verdict
+from fcn_deploy.machine import describe_machine, describe_versions, utc_now
+from fcn_deploy.masks import mask_to_colour
+from fcn_deploy.pictures import Picture, Pictures
+from fcn_deploy.runners.base import RunnerDescription
+from fcn_deploy.spec import Precision
+from tests.fakes import FAKE_SPEC, FakeRunner
+
+#: How files name the pictures that nobody has to bring along.
+SCENES_SOURCE = SceneDataset.open("val").source
+#: Gives a run one of the parity results; see the fixture ``add_parity``.
+AddParity = Callable[[Run, str], None]
+
+
+def metrics(epochs: int = 3, **changes: Any) -> dict[str, Any]:
+    """Return a document as `train` writes it."""
+    names = FAKE_SPEC.class_names
+    entries = [
+        {
+            "epoch": number,
+            "lr": 1e-3,
+            "loss": 2.0 / number,
+            "train_pixel_accuracy": 0.5 + 0.1 * number,
+            "train_mean_iou": 0.2 + 0.1 * number,
+            "val_pixel_accuracy": 0.4 + 0.1 * number,
+            "val_mean_iou": None if number == 2 else 0.1 + 0.1 * number,
+            "val_iou": [0.9, 0.5, 0.25, 0.125, None][: len(names)],
+            "examples_per_s": 12.0,
+            "seconds": 3.0,
+        }
+        for number in range(1, epochs + 1)
+    ]
+    return {
+        "schema": 1,
+        "kind": "train",
+        "created": utc_now(),
+        "architecture": "fcn32s-resnet18",
+        "weights": None,
+        "freeze_backbone": False,
+        "seed": 3,
+        "device": "cpu",
+        "data_argument": "my data",
+        "recipe": {"name": "scratch", "lr": 0.002, "epochs": epochs, "crop_size": [64, 96]},
+        "class_names": list(names),
+        "data": {
+            "train": {"source": "my data (train)", "read": 1464, "dropped": 350},
+            "val": {"source": "my data (val)", "read": 1449, "dropped": 0},
+        },
+        "epochs": entries,
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        **changes,
+    }
+
+
+def pictures() -> Pictures:
+    generator = np.random.default_rng(0)
+    found = []
+    for index in range(2):
+        coarse = generator.integers(0, FAKE_SPEC.num_classes, (6, 8), dtype=np.uint8)
+        mask = np.repeat(np.repeat(coarse, 12, axis=0), 12, axis=1)
+        image = mask_to_colour(mask, FAKE_SPEC.palette)
+        found.append(Picture(f"picture {index}", image, mask))
+    return Pictures("my <val> images", len(found), found.__getitem__)
+
+
+def swap_red_and_blue(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(images[..., ::-1])
+
+
+CANDIDATES = {
+    "ort": FakeRunner(backend="ort", noise=1e-4),
+    "ort16": FakeRunner(backend="ort", precision=Precision.FP16),
+    "swapped": FakeRunner(backend="swapped", see=swap_red_and_blue),
+}
+
+
+def write_parity_results(folder: Path) -> None:
+    """Compare every candidate with the reference, each into a file of its own with pictures."""
+    for name, candidate in CANDIDATES.items():
+        reference = FakeRunner(backend="torch")
+        result = parity.compare(reference, candidate, pictures())
+        parity.save([result], folder / f"{name}.json")
+
+
+def row(
+    runner: RunnerDescription,
+    *repeats: float,
+    tier: str = clock.END_TO_END,
+    queries: int = 30,
+    batch_size: int = 1,
+    scenario: str = loadgen.SINGLE_STREAM,
+    verdicts: Sequence[Verdict] = (),
+    target_p99_ms: float | None = None,
+    energy: float | None = None,
+) -> bench.Row:
+    """Return a row whose latencies spread around the first repeat."""
+    spread = np.linspace(0.9, 1.2, 101) ** 2
+    latencies = [float(repeats[0] * factor) for factor in np.repeat(spread, 7)[:queries]]
+    staged = tier == clock.END_TO_END and scenario == loadgen.SINGLE_STREAM
+    shares = dict(zip(clock.ALL_STAGES, (0.2, 0.05, 0.6, 0.1, 0.15), strict=True))
+    return bench.Row(
+        runner,
+        scenario,
+        tier,
+        batch_size,
+        (320, 480),
+        "sha256:in",
+        repeats,
+        queries,
+        {} if scenario == loadgen.OFFLINE else bench.percentiles(latencies),
+        cdf_ms=tuple(float(repeats[0] * factor) for factor in spread) if queries >= 64 else None,
+        stages_ms={stage: share * repeats[0] for stage, share in shares.items()}
+        if staged
+        else None,
+        wall_ms=1.11 * repeats[0] if staged else None,
+        verdicts=tuple(verdicts),
+        target_p99_ms=target_p99_ms,
+        energy_j_per_image=energy,
+    )
+
+
+def verdict(*problems: str) -> Verdict:
+    """Return LoadGen's verdict; without a problem it is valid."""
+    return Verdict(not problems, problems, 90, None, {"p50": 20.0}, None)
+
+
+def described(
+    backend: str, precision: Precision = Precision.FP32, device: str = "cpu"
+) -> RunnerDescription:
+    return FakeRunner(backend=backend, precision=precision, threads=2, device=device).describe()
+
+
+def sensor(clock_mhz: int, *reasons: str) -> dict[str, Any]:
+    return sensors.GpuReading("NVIDIA H200", clock_mhz, 3201, 41, 95.5, reasons).to_json()
+
+
+def cold_start(runner: RunnerDescription, **changes: Any) -> dict[str, Any]:
+    """Return what a backend costs before its first figure."""
+    return {
+        "runner": asdict(runner),
+        "cold_start_ms": 812.0,
+        "open_ms": 433.0,
+        "first_run_ms": 61.0,
+        "peak_rss_mib": 312.0,
+        "device_memory_mib": None,
+        "build_seconds": None,
+        "error": None,
+        **changes,
+    }
+
+
+def bench_document(
+    *rows: bench.Row,
+    warnings: Sequence[str] = (),
+    cold_starts: Sequence[dict[str, Any]] = (),
+    gpus: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    conditions = bench.Conditions(
+        threads=2,
+        load_before=0.1,
+        load_after=1.25,
+        steal_share=0.0012,
+        gpu_before=tuple(gpus),
+        gpu_after=tuple(gpus),
+        warnings=tuple(warnings),
+    )
+    written = bench.bench_document(rows, SCENES_SOURCE, conditions, cold_starts)
+    # Through JSON and back, so that a test may change it without changing the rows.
+    document: dict[str, Any] = json.loads(json.dumps(written))
+    return document
+
+
+BASELINE = row(described("baseline"), 40.0, 41.0, 42.0, queries=90)
+FAST = row(described("ort"), 20.0, 20.5, 20.0, queries=90)
+LEVEL = row(described("ort", Precision.FP16), 41.0, 40.0, 43.0)
+SLOW = row(described("torch"), 80.0, 85.0, 82.0)
+
+
+def rich_bench_document() -> dict[str, Any]:
+    """Return a document with everything that a bench file may hold."""
+    runners = [described("baseline"), described("ort"), described("trt", device="cuda:0 (H200)")]
+    seconds = dict(zip(runners, (40.0, 20.0, 2.5), strict=True))
+    rows = [
+        row(
+            runner, *(ms * size**0.8 * factor for factor in (1, 1.04, 0.99)),
+            tier=tier, batch_size=size, queries=700, verdicts=[verdict()] * 3,
+            energy=0.8 if runner.backend == "trt" else None,
+        )
+        for tier in (clock.END_TO_END, clock.HOST)
+        for size in (1, 4, 16)
+        for runner, ms in seconds.items()
+    ]  # fmt: skip
+    rows += [
+        row(runner, ms, ms * 1.1, ms, tier=clock.HOST, scenario=loadgen.OFFLINE, queries=700)
+        for runner, ms in seconds.items()
+    ]
+    too_few = verdict("it had too few queries")
+    rows += [
+        row(
+            runner, ms, ms * 1.1, ms, tier=clock.HOST, scenario=loadgen.SERVER, queries=700,
+            verdicts=[too_few if runner.backend == "baseline" else verdict()], target_p99_ms=100.0,
+        )
+        for runner, ms in seconds.items()
+    ]  # fmt: skip
+    starts = [cold_start(runner) for runner in runners[:2]]
+    starts.append(cold_start(runners[2], device_memory_mib=640.0, build_seconds=41.0))
+    return bench_document(
+        *rows,
+        warnings=["other work ran on this machine; read the ratios only"],
+        cold_starts=starts,
+        gpus=[sensor(1980), sensor(1785, "power cap")],
+    )
+
+
+def bisect_document(layers: int = 40, first: int = 25) -> dict[str, Any]:
+    """Return a document as `bisect` writes it; layers from number ``first`` are beyond."""
+    made = []
+    for number in range(1, layers + 1):
+        error = 0.0 if number == 1 else 1e-7 * 1.1**number
+        if number >= first:
+            error = 3e-2
+        made.append(
+            bisect.LayerError(
+                f"/backbone/layer{number}/conv", "Conv", f"t{number}", (1, 64, 40, 60),
+                2.5, 4 * error, 2.5 * error, error, True, error > 1e-4,
+            )
+        )  # fmt: skip
+    result = bisect.BisectResult(
+        bisect.ProbedFile("model.onnx", "sha256:reference", Precision.FP32),
+        bisect.ProbedFile("model.fp16.onnx", "sha256:candidate", Precision.FP16),
+        "scenes",
+        4,
+        1e-4,
+        tuple(made),
+    )
+    document: dict[str, Any] = json.loads(json.dumps(bisect.document(result)))
+    return document

@@ -1,0 +1,336 @@
+"""OpenVINO: the contract in each arithmetic, its refusals, and what it keeps of earlier runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from fcn_deploy.artifacts import Run, file_digest
+from fcn_deploy.errors import BackendError, InputError, MissingStageError, OnnxFileError
+from fcn_deploy.machine import usable_cores
+from fcn_deploy.metrics import margin_of
+from fcn_deploy.runners import openvino as runner_module
+from fcn_deploy.runners.base import Runner, open_runner, takes, unavailable_reason
+from fcn_deploy.runners.openvino import KEPT_SHAPES, STREAMS, OpenVinoRunner
+from fcn_deploy.spec import Precision
+from tests.runners.contract import RunnerContract, pictures
+
+openvino = pytest.importorskip("openvino")
+
+
+def require(backend: str, precision: Precision = Precision.FP32) -> None:
+    """Skip where this CPU lacks the arithmetic."""
+    names = {"openvino-bf16": "BF16", "openvino": "FP16" if precision is Precision.FP16 else "FP32"}
+    if names[backend] not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip(f"this CPU has no {names[backend]}")
+
+
+class TestOpenVinoRunner(RunnerContract):
+    @pytest.fixture(autouse=True)
+    def _run(self, tiny_run: Run) -> None:
+        self.run_directory = tiny_run
+
+    def open(self, outputs: tuple[str, ...]) -> Runner:
+        return open_runner(self.run_directory, "openvino", outputs=outputs, threads=1)
+
+
+class TestOpenVinoRunnerBf16(TestOpenVinoRunner):
+    def open(self, outputs: tuple[str, ...]) -> Runner:
+        require("openvino-bf16")
+        return open_runner(self.run_directory, "openvino-bf16", outputs=outputs, threads=1)
+
+
+class TestOpenVinoRunnerFp16(TestOpenVinoRunner):
+    def open(self, outputs: tuple[str, ...]) -> Runner:
+        require("openvino", Precision.FP16)
+        return open_runner(
+            self.run_directory, "openvino", precision=Precision.FP16, outputs=outputs, threads=1
+        )
+
+
+@pytest.mark.parametrize("backend", ["openvino", "openvino-bf16"])
+def test_masks_equal_those_of_ort_where_they_are_decided(tiny_run: Run, backend: str) -> None:
+    require(backend)
+    images = pictures(2, 97, 131)
+    with (
+        open_runner(tiny_run, "ort", outputs=("logits",)) as reference,
+        open_runner(tiny_run, backend, outputs=("logits",)) as candidate,
+    ):
+        expected, given = reference.run(images), candidate.run(images)
+    assert expected.logits is not None
+    assert given.logits is not None
+    epsilon = np.abs(expected.logits - given.logits).max()
+    scale = np.abs(expected.logits).max()
+    if backend == "openvino":
+        assert epsilon < 1e-5 * scale
+    else:  # if it were as exact, it would not be bfloat16
+        assert 1e-4 * scale < epsilon < 0.1 * scale
+    decided = margin_of(expected.logits) > 2 * epsilon
+    assert decided.any()
+    np.testing.assert_array_equal(expected.mask[decided], given.mask[decided])
+
+
+def test_the_description_says_what_computes(tiny_run: Run) -> None:
+    with open_runner(tiny_run, "openvino", threads=1) as runner:
+        description = runner.describe()
+    assert (description.backend, description.device) == ("openvino", "cpu")
+    assert (description.precision, description.threads) == ("fp32", 1)
+    assert description.library.startswith("OpenVINO 20")
+    assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
+
+
+def test_bf16_is_described_as_such_and_names_the_float32_file(tiny_run: Run) -> None:
+    require("openvino-bf16")
+    with open_runner(tiny_run, "openvino-bf16") as runner:
+        description = runner.describe()
+    assert (description.backend, description.precision) == ("openvino-bf16", "bf16")
+    assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
+
+
+def test_bf16_refuses_a_half_file(tiny_run: Run) -> None:
+    require("openvino-bf16")
+    assert [p.value for p in Precision if takes("openvino-bf16", p)] == ["fp32"]
+    assert takes("ort", Precision.FP16)
+    with pytest.raises(BackendError, match="does not take fp16 files; drop --fp16"):
+        open_runner(tiny_run, "openvino-bf16", precision=Precision.FP16)
+    with pytest.raises(BackendError, match="does not take fp16 files"):
+        open_runner(tiny_run.onnx(Precision.FP16), "openvino-bf16")
+
+
+@pytest.mark.parametrize("backend", ["openvino", "openvino-bf16"])
+def test_without_the_package_its_installation_is_named(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Run, backend: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert "pip install 'fcn-deploy[openvino]'" in str(unavailable_reason(backend))
+    with pytest.raises(BackendError, match="pip install"):
+        open_runner(tiny_run, backend)
+
+
+def test_a_release_whose_argmax_breaks_ties_otherwise_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openvino, "__version__", "2025.3.0-19807")
+    assert "older than 2025.4" in str(unavailable_reason("openvino"))
+
+
+class FloatCpu:
+    """OpenVINO's core on a CPU that computes in float32 only."""
+
+    def get_property(self, device: str, name: str) -> list[str]:
+        assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ["FP32", "INT8"]
+
+
+def test_a_cpu_without_the_arithmetic_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Run
+) -> None:
+    monkeypatch.setattr(openvino, "Core", FloatCpu)
+    assert unavailable_reason("openvino") is None
+    assert "this CPU has no bf16" in str(unavailable_reason("openvino-bf16"))
+    assert takes("openvino", Precision.INT8)
+    assert not takes("openvino", Precision.FP16)
+    with pytest.raises(BackendError, match=r"this CPU has no fp16 arithmetic; drop --fp16"):
+        open_runner(tiny_run, "openvino", precision=Precision.FP16)
+
+
+def test_a_setting_that_was_not_taken_is_no_silent_fallback(tiny_run: Run) -> None:
+    # OpenVINO takes as many threads as there are cores, whatever it is asked for.
+    with (
+        open_runner(tiny_run, "openvino", threads=100_000) as runner,
+        pytest.raises(BackendError, match=r"INFERENCE_NUM_THREADS 100000 and took \d+; use --thr"),
+    ):
+        runner.run(pictures(1, 8, 8))
+
+
+def test_another_precision_than_asked_for_is_refused(
+    tiny_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a CPU that says it had bfloat16 and computes in float32 nevertheless.
+    compiled = openvino.CompiledModel
+
+    def read_back(self: Any, name: str) -> Any:
+        if name == "INFERENCE_PRECISION_HINT":
+            return openvino.Type.bf16
+        return original(self, name)
+
+    original = compiled.get_property
+    monkeypatch.setattr(compiled, "get_property", read_back)
+    with (
+        open_runner(tiny_run, "openvino", threads=1) as runner,
+        pytest.raises(BackendError, match="PRECISION_HINT f32 and took bf16"),
+    ):
+        runner.run(pictures(1, 8, 8))
+
+
+def test_convolutions_of_another_type_are_refused(
+    tiny_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(runner_module._KERNEL_TYPES, Precision.FP32, "bf16")
+    with (
+        open_runner(tiny_run, "openvino", threads=1) as runner,
+        pytest.raises(BackendError, match="asked for fp32 convolutions and computes them in f32"),
+    ):
+        runner.run(pictures(1, 8, 8))
+
+
+def test_only_the_last_shapes_stay_compiled(tiny_run: Run) -> None:
+    with open_runner(tiny_run, "openvino", threads=1) as runner:
+        assert isinstance(runner, OpenVinoRunner)
+        assert runner._network is not None
+        kept = runner._network._compiled
+        masks = {}
+        for width in range(1, KEPT_SHAPES + 3):
+            masks[width] = runner.run(pictures(1, 16, width)).mask
+            assert len(kept) <= KEPT_SHAPES
+        assert [shape[2] for shape in kept] == list(range(3, KEPT_SHAPES + 3))
+        runner.run(pictures(1, 16, 3))  # asked for again: now it is the last one to go
+        np.testing.assert_array_equal(runner.run(pictures(1, 16, 1)).mask, masks[1])
+        assert (1, 16, 3, 3) in kept
+        assert (1, 16, 4, 3) not in kept
+
+
+class TestStream:
+    @pytest.fixture
+    def runner(self, tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenVinoRunner]:
+        if usable_cores() < STREAMS:
+            # OpenVINO reports what the machine has; the order of the answers is the same.
+            monkeypatch.setattr(runner_module._Network, "_compile", _compile_unchecked)
+        with open_runner(tiny_run, "openvino", threads=STREAMS) as runner:
+            assert isinstance(runner, OpenVinoRunner)
+            assert runner._streams is not None
+            yield runner
+
+    def test_results_come_in_order_whatever_the_sizes(self, runner: OpenVinoRunner) -> None:
+        sizes = [(32, 40)] * 5 + [(24, 24), (32, 40), (24, 24), (24, 24)]
+        batches = [pictures(1 + seed % 2, *size, seed) for seed, size in enumerate(sizes)]
+        for images, given in zip(batches, runner.stream(iter(batches)), strict=True):
+            np.testing.assert_array_equal(given.mask, runner.run(images).mask)
+
+    def test_the_array_may_be_used_again(self, runner: OpenVinoRunner) -> None:
+        batches = [pictures(1, 32, 40, seed) for seed in range(4)]
+        expected = [runner.run(images).mask for images in batches]
+        array = np.empty_like(batches[0])
+
+        def one_array() -> Iterator[NDArray[np.uint8]]:
+            for images in batches:
+                array[:] = images
+                yield array
+
+        given = [outputs.mask for outputs in runner.stream(one_array())]
+        np.testing.assert_array_equal(given, expected)
+
+    def test_a_single_batch_is_computed_on_all_threads(
+        self, runner: OpenVinoRunner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runner, "_submit", None)
+        assert [len(outputs.mask) for outputs in runner.stream([pictures(2, 8, 8)])] == [2]
+        assert list(runner.stream([])) == []
+
+    @pytest.mark.parametrize("good", [1, 2, 3])
+    def test_a_refused_batch_raises_after_those_before_it(
+        self, runner: OpenVinoRunner, good: int
+    ) -> None:
+        batches: list[Any] = [pictures(1, 16, 16, seed) for seed in range(good)]
+        answers = runner.stream([*batches, np.zeros((1, 8, 8, 3), np.float32)])
+        for images in batches:
+            np.testing.assert_array_equal(next(answers).mask, runner.run(images).mask)
+        with pytest.raises(InputError, match="float32"):
+            next(answers)
+
+    def test_streams_do_not_disturb_each_other(self, runner: OpenVinoRunner) -> None:
+        batches = [pictures(1, 16, 16, seed) for seed in range(4)]
+        left = runner.stream(iter(batches))
+        next(left)
+        both = zip(runner.stream(batches), runner.stream(batches[::-1]), strict=True)
+        masks = [runner.run(images).mask for images in batches]
+        for place, (one, other) in enumerate(both):
+            np.testing.assert_array_equal(one.mask, masks[place])
+            np.testing.assert_array_equal(other.mask, masks[-1 - place])
+
+    def test_a_closed_runner_refuses(self, runner: OpenVinoRunner) -> None:
+        answers = runner.stream(pictures(1, 16, 16, seed) for seed in range(4))
+        next(answers)
+        runner.close()
+        with pytest.raises(BackendError, match="closed"):
+            next(answers)
+
+
+def _compile_unchecked(self: Any, shape: tuple[int, ...]) -> Any:
+    graph = self._graph.clone()
+    graph.reshape(list(shape))
+    return self._core.compile_model(graph, "CPU", dict(self._settings))
+
+
+def test_results_survive_the_next_run(tiny_run: Run) -> None:
+    with open_runner(tiny_run, "openvino", outputs=("logits", "margin"), threads=1) as runner:
+        first = runner.run(pictures(1, 40, 56, seed=1))
+        assert first.logits is not None
+        before = first.mask.copy(), first.logits.copy()
+        second = runner.run(pictures(1, 40, 56, seed=2))
+        assert second.logits is not None
+        assert np.abs(second.logits - before[1]).max() > 0
+    np.testing.assert_array_equal(first.mask, before[0])
+    np.testing.assert_array_equal(first.logits, before[1])
+
+
+def test_the_pictures_are_only_read(tiny_run: Run) -> None:
+    images = pictures(1, 40, 56)
+    with open_runner(tiny_run, "openvino", threads=1) as runner:
+        runner.run(images)
+    np.testing.assert_array_equal(images, pictures(1, 40, 56))
+
+
+@pytest.mark.parametrize("kind", ["f32", "bf16"])
+@pytest.mark.parametrize("classes", [2, 21, 150])
+def test_a_tie_goes_to_the_lowest_class(classes: int, kind: str) -> None:
+    """What the deploy graph promises rests on OpenVINO's ArgMax."""
+    node = onnx.helper.make_node("Cast", ["image"], ["logits"], to=onnx.TensorProto.FLOAT)
+    argmax = onnx.helper.make_node("ArgMax", ["logits"], ["index"], axis=1, keepdims=0)
+    cast = onnx.helper.make_node("Cast", ["index"], ["mask"], to=onnx.TensorProto.UINT8)
+    shape = [2, classes, 13, 37]
+    value = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, shape)
+    result = onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.UINT8, [2, 13, 37])
+    graph = onnx.helper.make_graph([node, argmax, cast], "ties", [value], [result])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": kind}
+    )
+    values = np.random.default_rng(0).integers(0, 3, shape, dtype=np.uint8)
+    np.testing.assert_array_equal(compiled(values)[0], values.argmax(axis=1))
+
+
+def test_a_file_that_openvino_cannot_read_is_refused(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load(tiny_run.onnx(Precision.FP32))
+    next(node for node in model.graph.node if node.op_type == "Conv").op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(OnnxFileError, match="OpenVINO refuses the file"):
+        open_runner(Run(tmp_path), "openvino")
+
+
+def test_an_older_file_or_none_is_refused(tmp_path: Path, tiny_run: Run) -> None:
+    content = bytearray(tiny_run.checkpoint.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(MissingStageError, match="fcn-deploy export"):
+        open_runner(Run(tmp_path), "openvino")
+    shutil.copy(tiny_run.onnx(Precision.FP32), tmp_path / "model.onnx")
+    with pytest.raises(OnnxFileError, match=r"another checkpoint.*fcn-deploy export"):
+        open_runner(Run(tmp_path), "openvino")
+
+
+def test_cuda_is_refused(tiny_run: Run) -> None:
+    with pytest.raises(BackendError, match="runs on the CPU"):
+        open_runner(tiny_run, "openvino", device="cuda")

@@ -1,0 +1,156 @@
+"""``bench`` as typed: scenarios, stages, the regression gate, and each bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fcn_deploy import loadgen
+from fcn_deploy.runners.base import Outputs
+from fcn_deploy.runners.ort import OrtRunner
+from tests.command_line import FcnDeploy, refused
+
+QUICK = ("--size", "64x96", "--repeats", "3", "--seconds", "0.05", "--threads", "1")
+ORT = ("--backend", "ort", "--no-cold-start")
+needs_loadgen = pytest.mark.skipif(
+    loadgen.unavailable_reason() is not None, reason="LoadGen has no wheel for this Python"
+)
+
+
+@pytest.fixture
+def exported(tiny_run: Path, tmp_path: Path) -> Path:
+    for name in ("model.safetensors", "model.onnx"):
+        shutil.copy(tiny_run / name, tmp_path)
+    return tmp_path
+
+
+@needs_loadgen
+def test_every_row_has_loadgen_s_verdict_and_stages_that_add_up(
+    fcn_deploy: FcnDeploy, exported: Path
+) -> None:
+    words = ("--scenario", "single-stream", "--tier", "end-to-end", "--json", "b.json")
+    finished = fcn_deploy("bench", ".", "--backend", "torch", *ORT, *QUICK, *words)
+    assert finished.code == 0, finished.err
+    assert finished.out.count("VALID") == 3
+    rows = json.loads((exported / "b.json").read_text())["rows"]
+    assert [row["runner"]["backend"] for row in rows] == ["baseline", "torch", "ort"]
+    for row in rows:
+        assert row["loadgen"]["verdict"] == "VALID"
+        assert sum(row["stages_ms"].values()) == pytest.approx(row["wall_ms"], rel=0.05)
+
+
+def test_the_plain_loop_is_marked_as_such(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    finished = fcn_deploy("bench", ".", *ORT, *QUICK, "--clock", "loop", "--json", "b.json")
+    assert finished.code == 0, finished.err
+    assert "timed by a plain loop, not by MLPerf LoadGen: asked for" in finished.out
+    document = json.loads((exported / "b.json").read_text())
+    clock = document["clock"]
+    assert (clock["name"], clock["reason"], clock["seconds"]) == ("timed loop", "asked for", 0.05)
+    assert all(row["loadgen"] is None for row in document["rows"])
+
+
+def test_without_loadgen_the_loop_runs_and_says_why(
+    fcn_deploy: FcnDeploy, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loadgen, "unavailable_reason", lambda: "no wheel here")
+    finished = fcn_deploy("bench", ".", *ORT, *QUICK, "--json", "b.json")
+    assert finished.code == 0, finished.err
+    assert "not by MLPerf LoadGen: no wheel here" in finished.out
+    refused(fcn_deploy("bench", ".", *ORT, "--clock", "loadgen"), "no wheel", "--clock loop")
+    refused(fcn_deploy("bench", ".", *ORT, "--scenario", "offline"), "no wheel", "single-stream")
+
+
+def test_a_cold_start_of_every_backend(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    words = ("--backend", "ort", "--clock", "loop", "--tier", "host", "--json", "b.json")
+    finished = fcn_deploy("bench", ".", *QUICK, *words)
+    assert finished.code == 0, finished.err
+    assert "cold start ms" in finished.out
+    started = json.loads((exported / "b.json").read_text())["runners"]
+    assert [entry["runner"]["backend"] for entry in started] == ["baseline", "ort"]
+    for entry in started:
+        assert entry["error"] is None
+        assert entry["cold_start_ms"] >= entry["first_run_ms"] > 0
+        assert entry["peak_rss_mib"] > 0
+
+
+def _slow_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    infer = OrtRunner._infer
+
+    def slower(self: OrtRunner, images: NDArray[np.uint8]) -> Outputs:
+        started = time.perf_counter()
+        outputs = infer(self, images)
+        # Fourfold: beyond what the noise of a busy machine does to a few milliseconds.
+        time.sleep(3 * (time.perf_counter() - started))
+        return outputs
+
+    monkeypatch.setattr(OrtRunner, "_infer", slower)
+
+
+def test_the_gate_finds_a_planted_sleep(
+    fcn_deploy: FcnDeploy, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("bench", ".", *ORT, *QUICK, "--clock", "loop", "--tier", "host")
+    assert fcn_deploy(*words, "--json", "old.json").code == 0
+    lenient = fcn_deploy(*words, "--compare", "old.json", "--max-slowdown", "400%")
+    assert lenient.code == 0, lenient.out
+    assert "no rows are more than 400% slower" in lenient.out
+    _slow_down(monkeypatch)
+    slower = fcn_deploy(*words, "--compare", "old.json")
+    assert slower.code == 1
+    assert "SLOWER: ort fp32" in slower.out
+
+
+def test_what_is_compared_with_is_not_replaced(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    words = ("bench", ".", *ORT, *QUICK, "--clock", "loop", "--tier", "host", "--json", "old.json")
+    assert fcn_deploy(*words).code == 0
+    before = (exported / "old.json").read_bytes()
+    refused(fcn_deploy(*words, "--compare", "old.json"), "--json")
+    assert (exported / "old.json").read_bytes() == before
+
+
+def test_what_is_said_twice_is_measured_once(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    words = ("--backend", "ort", "--batch", "1,1", "--tier", "host", "--clock", "loop")
+    finished = fcn_deploy("bench", ".", *ORT, *QUICK, *words, "--json", "b.json")
+    assert finished.code == 0, finished.err
+    rows = json.loads((exported / "b.json").read_text())["rows"]
+    assert [row["runner"]["backend"] for row in rows] == ["baseline", "ort"]
+
+
+def _edited(path: Path, **machine: Any) -> None:
+    document = json.loads(path.read_text())
+    document["machine"] |= machine
+    path.write_text(json.dumps(document))
+
+
+def test_a_result_of_another_machine_is_refused(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    words = ("bench", ".", *ORT, *QUICK, "--clock", "loop", "--tier", "host")
+    assert fcn_deploy(*words, "--json", "old.json").code == 0
+    _edited(exported / "old.json", cpu="Zilog Z80")
+    refused(fcn_deploy(*words, "--compare", "old.json"), "another machine", "Zilog Z80")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--scenario", "server"], ["--target-p99-ms 100"]),
+        (["--target-p99-ms", "100"], ["--scenario server"]),
+        (["--scenario", "offline", "--clock", "loop"], ["drop --clock loop"]),
+        (["--tier", "device", "--clock", "loop"], ["no backend has the tier device"]),
+        (["--tier", "guest"], ["device", "end-to-end"]),
+        (["--scenario", "multi-stream"], ["single-stream"]),
+        (["--compare", "nowhere.json"], ["nowhere.json"]),
+        (["--max-slowdown", "much"], ["10%"]),
+    ],
+)
+def test_bad_input(
+    fcn_deploy: FcnDeploy, exported: Path, words: list[str], expected: list[str]
+) -> None:
+    refused(fcn_deploy("bench", ".", *ORT, *QUICK, *words), *expected)
+    assert not (exported / "bench").exists() or not list((exported / "bench").iterdir())

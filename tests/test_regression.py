@@ -1,0 +1,206 @@
+"""Has it become slower?  Bench files with made-up figures, so that every answer is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from fcn_deploy.bench import (
+    Conditions,
+    Row,
+    TimedLoop,
+    bench_document,
+    measure,
+)
+from fcn_deploy.clock import END_TO_END, HOST
+from fcn_deploy.errors import ArtifactError, InputError
+from fcn_deploy.findings import Bench
+from fcn_deploy.inputs import make_inputs
+from fcn_deploy.loadgen import SINGLE_STREAM, Verdict
+from fcn_deploy.regression import Comparison, compare, read_bench
+from tests.fakes import FakeRunner
+
+STEADY = (50.0, 51.0, 52.0)
+
+
+def row(backend: str, repeats: tuple[float, ...], **changes: Any) -> Row:
+    description = FakeRunner(backend=backend).describe()
+    made = Row(description, SINGLE_STREAM, HOST, 1, (24, 32), "sha256:in", repeats, 30, {})
+    return replace(made, **changes)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., Bench]:
+    count = iter(range(100))
+
+    def write(*rows: Row, machine: dict[str, Any] | None = None) -> Bench:
+        document = bench_document(rows, "made up", Conditions(threads=1))
+        document["machine"] |= machine or {}
+        path = tmp_path / f"{next(count)}.json"
+        path.write_text(json.dumps(document), encoding="utf-8")
+        return read_bench(path)
+
+    return write
+
+
+def found(comparison: Comparison) -> list[str]:
+    return [change.outcome for change in comparison.changes]
+
+
+@pytest.mark.parametrize(
+    ("now", "outcome"),
+    [
+        (STEADY, "same"),
+        ((65.0, 66.0, 67.0), "slower"),
+        ((54.0, 54.5, 55.0), "same"),  # beyond the spread, but below 10 %
+        ((51.5, 66.0, 67.0), "same"),  # 29 % slower, but the spreads overlap
+        ((30.0, 31.0, 32.0), "faster"),
+    ],
+)
+def test_slower_is_beyond_the_limit_and_the_spread(
+    bench: Callable[..., Bench], now: tuple[float, ...], outcome: str
+) -> None:
+    comparison = compare(bench(row("ort", STEADY)), bench(row("ort", now)), 0.1)
+    assert found(comparison) == [outcome]
+    assert bool(comparison.slower) == (outcome == "slower")
+    assert "1 compared" in list(comparison.sentences())[-1]
+
+
+def test_a_slow_day_of_the_machine_is_no_regression(bench: Callable[..., Bench]) -> None:
+    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    slow_day = bench(row("baseline", (150, 151, 152)), row("ort", (75, 76, 77)))
+    assert found(compare(before, slow_day, 0.1)) == ["same"]
+    # Nor does a fast day hide one.
+    fast_day = bench(row("baseline", (70, 71, 72)), row("ort", STEADY))
+    comparison = compare(before, fast_day, 0.1)
+    assert found(comparison) == ["slower"]
+    assert "against the baseline of its minute" in str(comparison.slower[0])
+
+
+def test_another_baseline_is_no_unit(bench: Callable[..., Bench]) -> None:
+    other = FakeRunner(backend="baseline", digest="sha256:other").describe()
+    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    now = bench(row("baseline", (10, 11, 12), runner=other), row("ort", STEADY))
+    comparison = compare(before, now, 0.1)
+    assert found(comparison) == ["same"]
+    assert "in milliseconds" in str(comparison.changes[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"runner": FakeRunner(backend="ort", digest="sha256:b").describe()}, "another model file"),
+        ({"inputs_digest": "sha256:other"}, "other pictures"),
+        ({"runner": FakeRunner(backend="ort", threads=7).describe()}, "other threads"),
+        ({"batch_size": 8}, "not in "),
+        ({"size": (48, 64)}, "not in "),
+        ({"scenario": "offline"}, "not in "),
+        ({"tier": "end-to-end"}, "not in "),
+    ],
+)
+def test_unlike_rows_are_named_not_compared(
+    bench: Callable[..., Bench], changes: dict[str, Any], why: str
+) -> None:
+    before = bench(row("torch", STEADY), row("ort", STEADY))
+    now = bench(row("torch", STEADY), row("ort", (500, 501, 502), **changes))
+    comparison = compare(before, now, 0.1)
+    assert found(comparison) == ["same"]
+    assert not comparison.slower
+    (first, *rest) = comparison.uncompared
+    assert first.startswith("ort fp32")
+    assert why in first
+    # A case that is gone is named too.
+    assert len(rest) == (1 if why == "not in " else 0)
+    with pytest.raises(InputError, match="no row could be compared"):
+        compare(bench(row("ort", STEADY)), bench(row("ort", STEADY, **changes)), 0.1)
+
+
+def test_another_machine_is_refused(bench: Callable[..., Bench]) -> None:
+    before = bench(row("ort", STEADY), machine={"cpu": "Zilog Z80"})
+    with pytest.raises(InputError, match="Zilog Z80 → "):
+        compare(before, bench(row("ort", STEADY)), 0.1)
+    # The system and the Python may move on: they are what one wants to compare.
+    moved = bench(row("ort", STEADY), machine={"python": "3.99", "system": "Linux 99"})
+    assert found(compare(moved, bench(row("ort", STEADY)), 0.1)) == ["same"]
+
+
+def test_a_slower_unit_is_said(bench: Callable[..., Bench]) -> None:
+    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    now = bench(row("baseline", (200, 202, 204)), row("ort", (100, 102, 104)))
+    comparison = compare(before, now, 0.1)
+    assert found(comparison) == ["same"]
+    (unit,) = comparison.units
+    assert unit.startswith("the baseline itself takes 100% longer")
+    assert f"note: {unit}" in list(comparison.sentences())
+
+
+def test_rows_that_loadgen_calls_invalid_are_not_compared(bench: Callable[..., Bench]) -> None:
+    invalid = (Verdict(False, ("too short",), 3, None, {"p50": 1}, None),)
+    before = bench(row("torch", STEADY), row("ort", STEADY))
+    now = bench(row("torch", STEADY), row("ort", STEADY, verdicts=invalid))
+    comparison = compare(before, now, 0.1)
+    assert [change.now.runner.backend for change in comparison.changes] == ["torch"]
+    assert any(
+        "ort" in words and "INVALID by LoadGen now" in words for words in comparison.uncompared
+    )
+
+
+def test_a_thirty_percent_sleep_is_found_on_a_clock_that_only_it_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("fcn_deploy.clock.time.perf_counter", lambda: now[0])
+
+    def runner(backend: str, seconds: float) -> FakeRunner:
+        def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            now[0] += seconds
+            return images
+
+        return FakeRunner(backend=backend, see=see)
+
+    pictures = [np.zeros((8, 8, 3), np.uint8)]
+    inputs = make_inputs(pictures, (24, 32), tmp_path)
+
+    def measured(name: str, ours: float) -> Bench:
+        rows = measure(
+            [runner("baseline", 0.05), runner("ort", ours)],
+            [inputs],
+            [1],
+            TimedLoop(0.5),
+            tmp_path,
+            tiers=[HOST, END_TO_END],
+            repeats=3,
+        )
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(bench_document(rows, "made up", Conditions(threads=1))))
+        return read_bench(path)
+
+    old = measured("old", 0.04)
+    assert found(compare(old, measured("again", 0.04), 0.1)) == ["same", "same"]
+    assert found(compare(old, measured("slower", 0.04 * 1.3), 0.1)) == ["slower", "slower"]
+
+
+def test_only_results_of_bench_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    with pytest.raises(ArtifactError, match=r"old\.json"):
+        read_bench(path)
+    path.write_text('{"kind": "bench", "schema": 1}', encoding="utf-8")
+    with pytest.raises(ArtifactError, match="schema 1"):
+        read_bench(path)
+
+
+@pytest.mark.parametrize("word", ["x%", "-1", "nan", "inf"])
+def test_a_limit_is_a_percentage(word: str) -> None:
+    from fcn_deploy.commands.bench import bench
+
+    result = CliRunner().invoke(bench, ["--max-slowdown", word])
+    assert result.exit_code == 2
+    assert "write e.g. 10%" in result.output

@@ -1,0 +1,242 @@
+"""Figures and sentences: what is said of results that the real rooms made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fcn_deploy import clock, loadgen
+from fcn_deploy.artifacts import Run, write_json
+from fcn_deploy.results import read_files, read_results
+from fcn_deploy.words import number, percent, repeat_commands, summary_lines, verdict_words
+from tests.result_files import (
+    BASELINE,
+    FAST,
+    LEVEL,
+    SCENES_SOURCE,
+    AddParity,
+    bench_document,
+    bisect_document,
+    described,
+    metrics,
+    row,
+    verdict,
+)
+
+
+def lines_of(run: Run) -> dict[str, str]:
+    return {line.label: line.sentence for line in summary_lines(read_results(run))}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "n/a"), (0, "0"), (2.345, "2.35"), (9.996, "10.0"), (999.9, "1,000"),
+        (123456, "123,000"), (0.04567, "0.0457"), (0.00012345, "0.000123"), (1e-7, "1.00e-07"),
+        (-1.5, "-1.50"), (1.79e308, "1.79e+308"),
+    ],
+)  # fmt: skip
+def test_three_digits(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (None, "n/a"), (0, "0%"), (1, "100%"), (0.5, "50.0%"), (0.99961, "99.961%"),
+        (0.999999, "99.9999%"), (0.9999999999, "99.99999999%"), (0.0001, "0.0100%"),
+    ],
+)  # fmt: skip
+def test_percentages_never_round_up_to_all(share: float | None, text: str) -> None:
+    shown = percent(share)
+    assert shown == text
+
+
+def test_summary_says_masks_and_speed(full_run: Run) -> None:
+    lines = lines_of(full_run)
+    assert lines["ort fp32"] == (
+        "same masks (gate passed), 2.00× faster than the plain export (2.00–2.10), "
+        "end-to-end, batch 1, 320×480"
+    )
+    assert lines["torch fp32"].startswith("the reference for the masks, 2.00× slower")
+    assert "tie with the plain export (0.976–1.02× its speed)" in lines["ort fp16"]
+    assert "MASKS NOT CHECKED: run `fcn-deploy parity" in lines["ort fp16"]
+    assert "--backend ort --fp16`" in lines["ort fp16"]
+    assert "MASKS DIFFER, THE GATE FAILED" in lines["swapped fp32"]
+    assert "speed not measured: run `fcn-deploy bench" in lines["swapped fp32"]
+    states = [line.state for line in summary_lines(read_results(full_run))]
+    assert states == ["failed", "unchecked", "passed", "reference"]
+
+
+def test_the_speed_of_different_masks_is_not_praised(full_run: Run) -> None:
+    write_json(
+        full_run.bench_folder / "swapped.json",
+        bench_document(BASELINE, row(described("swapped"), 1.0, 1.1, 1.0)),
+    )
+    assert lines_of(full_run)["swapped fp32"].endswith(", for different masks")
+
+
+def test_flips_within_the_gate_are_not_called_nothing(run: Run, add_parity: AddParity) -> None:
+    add_parity(run, "ort")
+    path = run.parity_folder / "ort.json"
+    document = json.loads(path.read_text())
+    document["results"][0] |= {"agreement": 0.9999999, "flips": 1}
+    write_json(path, document)
+    assert "(gate passed, 99.99999% of the pixels agree)" in lines_of(run)["ort fp32"]
+
+
+def test_parity_of_another_checkpoint_or_file_does_not_count(full_run: Run) -> None:
+    full_run.checkpoint.write_bytes(b"trained again")
+    lines = lines_of(full_run)
+    assert "OLDER CHECKPOINT ONLY" in lines["ort fp32"]
+    assert "measured on an older checkpoint" in lines["ort fp32"]
+    full_run.checkpoint.unlink()
+
+    exported_again = replace(described("ort"), digest="sha256:other")
+    rows = (BASELINE, row(exported_again, 20.0, 21.0, 20.0))
+    write_json(full_run.bench_folder / "all.json", bench_document(*rows))
+    assert "ANOTHER FILE THAN THE ONE MEASURED" in lines_of(full_run)["ort fp32"]
+
+
+def test_every_machine_has_a_line_of_its_own(run: Run, add_parity: AddParity) -> None:
+    add_parity(run, "ort")
+    document = bench_document(BASELINE, FAST)
+    write_json(run.bench_folder / "a.json", document)
+    document["machine"] |= {"cpu": "Another CPU", "cores": 64}
+    write_json(run.bench_folder / "b.json", document)
+    lines = lines_of(run)
+    here, elsewhere = sorted(lines, key=lambda label: "Another CPU" in label)
+    assert here.startswith("ort fp32 on ")
+    assert lines[here].startswith("same masks (gate passed), 2.00× faster")
+    assert elsewhere == "ort fp32 on Another CPU, 64 cores"
+    # The masks were compared on the other machine: its instructions are not these.
+    assert lines[elsewhere].startswith("MASKS NOT CHECKED ON THIS MACHINE: run `fcn-deploy parity")
+    assert "2.00× faster" in lines[elsewhere]
+
+
+def test_single_stream_end_to_end_at_the_smallest_batch_is_named_first(run: Run) -> None:
+    cases = {
+        "offline": {"scenario": loadgen.OFFLINE},
+        "batch": {"batch_size": 4},
+        "host": {"tier": clock.HOST},
+        "first": {},
+    }
+    rows = [
+        row(runner, *(factor * ms for ms in (20.0, 20.5, 20.0)), **changes)
+        for factor, changes in enumerate(cases.values(), start=1)
+        for runner in (described("baseline"), described("ort"))
+    ]
+    write_json(run.bench_folder / "b.json", bench_document(*rows))
+    assert lines_of(run)["ort fp32"].endswith("end-to-end, batch 1, 320×480")
+    write_json(run.bench_folder / "b.json", bench_document(*rows[:2]))
+    assert lines_of(run)["ort fp32"].endswith("offline, end-to-end, batch 1, 320×480")
+
+
+def test_what_loadgen_says(run: Run) -> None:
+    rows = [
+        FAST,
+        replace(FAST, verdicts=(verdict(),)),
+        replace(FAST, verdicts=(verdict(), verdict("it was too short"))),
+    ]
+    write_json(run.bench_folder / "b.json", bench_document(*rows))
+    (measured,) = read_results(run).benches
+    said = [verdict_words(entry) for entry in measured.rows]
+    assert said == ["timed loop", "VALID", "INVALID: it was too short"]
+
+
+def test_without_a_baseline_the_time_is_said(run: Run) -> None:
+    write_json(run.bench_folder / "b.json", bench_document(FAST))
+    assert (
+        "20.0 ms per query, end-to-end, batch 1, 320×480, no baseline" in lines_of(run)["ort fp32"]
+    )
+
+
+def test_commands_to_repeat(tmp_path: Path, add_parity: AddParity) -> None:
+    run = Run(tmp_path / "my run")
+    write_json(run.metrics, metrics())
+    add_parity(run, "ort16")
+    write_json(run.bench_folder / "b.json", bench_document(BASELINE, LEVEL))
+    quoted = f"'{run.root}'"
+    assert repeat_commands(read_results(run)) == [
+        f"fcn-deploy train --out {quoted} --data 'my data' --arch fcn32s-resnet18 --weights none "
+        "--recipe scratch --epochs 3 --crop-size 64x96 --lr 0.002 --seed 3",
+        f"fcn-deploy export {quoted}",
+        f"fcn-deploy export {quoted} --fp16",
+        f"fcn-deploy parity {quoted} --backend ort --fp16 --images 'my <val> images'",
+        f"fcn-deploy bench {quoted} --fp16 --backend ort --scenario single-stream --clock loop "
+        "--tier end-to-end --batch 1 --size 320x480 --threads 2 --repeats 3",
+        f"fcn-deploy report {quoted}",
+    ]
+
+
+def test_the_default_run_needs_no_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Run.from_argument(None)
+    write_json(run.metrics, metrics())
+    assert repeat_commands(read_results(run))[-1] == "fcn-deploy report"
+
+
+def test_commands_of_a_server_and_of_merged_files(tmp_path: Path) -> None:
+    served = row(
+        described("ort"), 20.0, 21.0, 20.0,
+        scenario=loadgen.SERVER, tier=clock.HOST, verdicts=[verdict()], target_p99_ms=100.0,
+    )  # fmt: skip
+    document = bench_document(served)
+    document["machine"] |= {"cpu": "A CPU\nrm -rf ~", "cores": 8}
+    document["rows"][0]["runner"]["file"] = "my runs/a/model.onnx"
+    file = tmp_path / "a file.json"
+    write_json(file, document)
+    assert repeat_commands(read_files([file])) == [
+        "# on A CPU rm -rf ~, 8 cores",
+        "fcn-deploy bench 'my runs/a' --backend ort --scenario server --target-p99-ms 100 "
+        "--clock loadgen --tier host --batch 1 --size 320x480 --threads 2 --repeats 3",
+        "# wherever these files are",
+        f"fcn-deploy report '{file}'",
+    ]
+
+
+def test_every_part_of_merged_files_has_its_command(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    write_json(run.metrics, metrics())
+    own, other = bisect_document(), bisect_document()
+    own["candidate"]["file"] = "runs/a/model.fp16.onnx"
+    other["candidate"]["file"] = "runs/a/other one.onnx"
+    other["images"]["source"] = "street (val)"
+    other["machine"] |= {"cpu": "Another CPU"}
+    write_json(tmp_path / "own.json", own)
+    write_json(tmp_path / "other.json", other)
+    commands = repeat_commands(
+        read_files([run.metrics, tmp_path / "own.json", tmp_path / "other.json"])
+    )
+    assert commands[0].startswith("# on ")
+    assert commands[1].startswith(f"fcn-deploy train --out {run.root} --data 'my data'")
+    assert commands[2] == "fcn-deploy parity runs/a --bisect --images scenes"
+    assert commands[3].startswith("# on Another CPU")
+    assert commands[4] == "fcn-deploy parity 'runs/a/other one.onnx' --bisect --data street"
+    assert len(commands) == 7
+
+
+def test_how_pictures_are_called_is_how_the_data_sets_call_them() -> None:
+    from fcn_deploy.words import SCENES
+
+    assert SCENES_SOURCE.startswith(SCENES)
+
+
+def test_the_options_of_bench_are_its_own() -> None:
+    import click
+
+    from fcn_deploy.commands.bench import bench as command
+
+    known = {
+        name
+        for option in command.params
+        if isinstance(option, click.Option)
+        for name in option.opts
+    }
+    assert {
+        "--backend", "--fp16", "--scenario", "--target-p99-ms", "--clock", "--tier", "--batch",
+        "--size", "--threads", "--repeats",
+    } <= known  # fmt: skip
