@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from fcn_deploy.masks import voc_palette as voc_palette
     from fcn_deploy.masks import write_mask as write_mask
     from fcn_deploy.masks import write_picture as write_picture
-    from fcn_deploy.model import bilinear_kernel as bilinear_kernel
-    from fcn_deploy.model import build_model as build_model
+    from fcn_deploy.networks import bilinear_kernel as bilinear_kernel
+    from fcn_deploy.networks import build_model as build_model
     from fcn_deploy.runners.base import open_runner as open_runner
     from fcn_deploy.scenes import draw_scene as draw_scene
     from fcn_deploy.spec import ModelSpec as ModelSpec

@@ -14,7 +14,7 @@ from torch import nn
 
 from fcn_deploy.artifacts import atomic_path
 from fcn_deploy.errors import ArchitectureError, ArtifactError, CheckpointError
-from fcn_deploy.model import build_model
+from fcn_deploy.networks import build_model
 from fcn_deploy.spec import ModelSpec
 
 _SPEC_KEY = "fcn_deploy.spec"

@@ -72,7 +72,7 @@ class ModelSpec:
     """Everything a later stage must know of a trained network.
 
     Attributes:
-        architecture: a name from the table in ``model.py``, e.g. ``fcn32s-resnet18``.
+        architecture: a name from the table in ``networks.py``, e.g. ``fcn32s-resnet18``.
         class_names: one name per class index.
         palette: one RGB colour (0-255) per class index.
         mean: per-channel mean of RGB in [0, 1] that the network subtracts.

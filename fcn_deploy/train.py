@@ -25,7 +25,8 @@ from fcn_deploy.errors import CheckpointError, DataError, InputError, TrainingEr
 from fcn_deploy.machine import describe_machine, describe_versions, utc_now
 from fcn_deploy.masks import prediction_grid, voc_palette, write_picture
 from fcn_deploy.metrics import ConfusionMatrix
-from fcn_deploy.model import DEFAULT_ARCHITECTURE, DeployModel, Normalise, build_model
+from fcn_deploy.model import DeployModel, Normalise
+from fcn_deploy.networks import DEFAULT_ARCHITECTURE, build_model
 from fcn_deploy.spec import IGNORE_INDEX, IMAGENET_MEAN, ModelSpec
 
 METRICS_SCHEMA = 1
@@ -82,7 +83,7 @@ class TrainPlan:
     Attributes:
         recipe: the schedule and its numbers.
         device: where to compute.
-        architecture: a key of ``model.ARCHITECTURES``.
+        architecture: a key of ``networks.ARCHITECTURES``.
         weights: what the network starts from: nothing, ImageNet (the body), a torchvision file
             (the body), or a ``.safetensors`` checkpoint of ours (all of it).
         freeze_backbone: train the head only.

@@ -132,7 +132,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> 
     from fcn_deploy.artifacts import Run
     from fcn_deploy.checkpoint import save_checkpoint
     from fcn_deploy.export import onnx_from_checkpoint
-    from fcn_deploy.model import build_model
+    from fcn_deploy.networks import build_model
 
     run = Run(tmp_path_factory.mktemp("tiny_run"))
     with torch.random.fork_rng(devices=[]):

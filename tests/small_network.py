@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcn_deploy.masks import voc_palette
-from fcn_deploy.model import bilinear_kernel
+from fcn_deploy.networks import bilinear_kernel
 from fcn_deploy.pictures import Picture, Pictures
 from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
 from fcn_deploy.scenes import SCENE_CLASS_NAMES, draw_scene

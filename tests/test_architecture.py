@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fcn_deploy"
-TORCH_ROOMS = {f"fcn_deploy.{room}" for room in ("model", "checkpoint", "train", "export")}
+TORCH_ROOMS = {
+    f"fcn_deploy.{room}" for room in ("networks", "model", "checkpoint", "train", "export")
+}
 TORCH_FREE_ROOMS = sorted(
     {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -705,7 +705,7 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     """Random weights of an architecture, made once."""
     torch = pytest.importorskip("torch", reason="export needs PyTorch")
     from fcn_deploy.checkpoint import save_checkpoint
-    from fcn_deploy.model import build_model
+    from fcn_deploy.networks import build_model
 
     made: dict[str, Path] = {}
 

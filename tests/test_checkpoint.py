@@ -17,7 +17,7 @@ from torch import nn
 
 from fcn_deploy.checkpoint import load_checkpoint, load_weights, read_spec, save_checkpoint
 from fcn_deploy.errors import ArtifactError, CheckpointError
-from fcn_deploy.model import build_model
+from fcn_deploy.networks import build_model
 from fcn_deploy.spec import ModelSpec
 
 OneLine = Callable[[Exception], str]

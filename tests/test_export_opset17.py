@@ -14,7 +14,7 @@ from fcn_deploy.checkpoint import save_checkpoint  # noqa: E402
 from fcn_deploy.errors import ExportError  # noqa: E402
 from fcn_deploy.export import _cast_mask_through_float, onnx_from_checkpoint  # noqa: E402
 from fcn_deploy.half_precision import tensor_types  # noqa: E402
-from fcn_deploy.model import build_model  # noqa: E402
+from fcn_deploy.networks import build_model  # noqa: E402
 from fcn_deploy.onnx_file import read_metadata  # noqa: E402
 from fcn_deploy.spec import OUTPUT_NAMES, Precision  # noqa: E402
 from tests.tensorrt_fixtures import SPEC  # noqa: E402

@@ -24,14 +24,8 @@ from torchvision.transforms.v2.functional import normalize
 from fcn_deploy.errors import ArchitectureError
 from fcn_deploy.images import read_image
 from fcn_deploy.metrics import margin_of
-from fcn_deploy.model import (
-    ARCHITECTURES,
-    DeployModel,
-    Normalise,
-    bilinear_kernel,
-    build_model,
-    find_architecture,
-)
+from fcn_deploy.model import DeployModel, Normalise
+from fcn_deploy.networks import ARCHITECTURES, bilinear_kernel, build_model, find_architecture
 from fcn_deploy.scenes import draw_scene
 from fcn_deploy.spec import OUTPUT_NAMES, ModelSpec, Precision
 

@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> Run:
 
     from fcn_deploy.checkpoint import save_checkpoint
     from fcn_deploy.export import ensure_baseline
-    from fcn_deploy.model import build_model
+    from fcn_deploy.networks import build_model
 
     run = Run(tmp_path_factory.mktemp("peers"))
     with torch.random.fork_rng(devices=[]):

@@ -23,15 +23,8 @@ from fcn_deploy.export import onnx_from_checkpoint
 from fcn_deploy.graph_cost import graph_cost
 from fcn_deploy.masks import voc_palette
 from fcn_deploy.metrics import margin_of
-from fcn_deploy.model import (
-    BilinearResize,
-    DeployGraph,
-    DeployModel,
-    EarlyArgmax,
-    LateArgmax,
-    bilinear_kernel,
-    build_model,
-)
+from fcn_deploy.model import BilinearResize, DeployGraph, DeployModel, EarlyArgmax, LateArgmax
+from fcn_deploy.networks import bilinear_kernel, build_model
 from fcn_deploy.onnx_file import load_onnx, read_metadata, with_logits
 from fcn_deploy.spec import OUTPUT_NAMES, ModelSpec, Tail
 from tests.command_line import FcnDeploy

@@ -13,7 +13,7 @@ from fcn_deploy.artifacts import Run
 from fcn_deploy.checkpoint import load_checkpoint, save_checkpoint
 from fcn_deploy.dataset import Dataset, SceneDataset, VocDataset, check_and_cache
 from fcn_deploy.errors import CheckpointError, DataError, InputError, TrainingError
-from fcn_deploy.model import build_model
+from fcn_deploy.networks import build_model
 from fcn_deploy.spec import IGNORE_INDEX
 from fcn_deploy.train import (
     RECIPES,

@@ -67,7 +67,7 @@ def train(
 
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"training needs PyTorch: {reason}")
-    from fcn_deploy.model import build_model, find_architecture
+    from fcn_deploy.networks import build_model, find_architecture
     from fcn_deploy.train import RECIPES, TrainPlan
     from fcn_deploy.train import train as run_training
 
