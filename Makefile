@@ -10,7 +10,7 @@ DEMO := runs/demo
 RUN ?= runs/bench
 BENCH_FLAGS ?=
 
-.PHONY: install demo bench test lint lock clean
+.PHONY: install demo bench test architectures lint lock clean
 
 install: $(VENV)/.installed
 
@@ -36,6 +36,10 @@ bench: install
 
 test: install lint
 	$(BIN)/python -m pytest -n auto --dist loadscope
+
+# Every network that can be trained, through export, parity and the TensorRT for RTX builder.
+architectures: install
+	FCN_DEPLOY_ALL_ARCHITECTURES=1 $(BIN)/python -m pytest -n auto tests/test_architectures.py
 
 lint: install
 	$(BIN)/ruff check .

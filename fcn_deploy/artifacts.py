@@ -277,8 +277,32 @@ class Run:
 
     @property
     def preview(self) -> Path:
-        """Grid image | prediction | truth, drawn after each epoch."""
+        """Grid image | prediction | truth, of the last epoch."""
         return self.root / "preview.png"
+
+    def preview_of(self, epoch: int) -> Path:
+        """The same grid of an epoch, from 1."""
+        return self.root / "previews" / f"epoch-{epoch:03}.png"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The weights after the last epoch; :attr:`checkpoint` holds those of the best."""
+        return self.root / "last.safetensors"
+
+    @property
+    def epoch_lines(self) -> Path:
+        """The figures of :attr:`metrics` again, one epoch a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def state(self) -> Path:
+        """Where an unfinished training run stands, for ``train --resume``."""
+        return self.root / "state.pt"
+
+    @property
+    def events(self) -> Path:
+        """TensorBoard's event files."""
+        return self.root / "tensorboard"
 
     @property
     def parity_folder(self) -> Path:
@@ -304,8 +328,15 @@ class Run:
         """Keep a trained model from being replaced unasked.
 
         Raises:
-            ArtifactError: the directory holds a model and ``overwrite`` is not set.
+            ArtifactError: the directory holds a model or an unfinished run, and ``overwrite`` is
+                not set.
         """
+        if self.state.exists() and not overwrite:
+            raise ArtifactError(
+                f"{self.root} holds an unfinished training run",
+                "go on with --resume, train into another folder with --out, or replace it with "
+                "--overwrite",
+            )
         if self.checkpoint.exists() and not overwrite:
             raise ArtifactError(
                 f"{self.checkpoint} exists already",

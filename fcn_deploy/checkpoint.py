@@ -14,7 +14,7 @@ from torch import nn
 
 from fcn_deploy.artifacts import atomic_path
 from fcn_deploy.errors import ArchitectureError, ArtifactError, CheckpointError
-from fcn_deploy.networks import build_model
+from fcn_deploy.networks import SegmentationNetwork, build_model
 from fcn_deploy.spec import ModelSpec
 
 _SPEC_KEY = "fcn_deploy.spec"
@@ -32,7 +32,7 @@ class Checkpoint:
         spec: classes, colours, normalisation, architecture.
     """
 
-    model: nn.Module
+    model: SegmentationNetwork
     spec: ModelSpec
 
 

@@ -13,8 +13,10 @@ from fcn_deploy import __version__
 from fcn_deploy.commands.bench import bench
 from fcn_deploy.commands.build import build
 from fcn_deploy.commands.console import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
+from fcn_deploy.commands.data import data
 from fcn_deploy.commands.doctor import doctor
 from fcn_deploy.commands.export import export
+from fcn_deploy.commands.imports import import_network
 from fcn_deploy.commands.parity import parity
 from fcn_deploy.commands.predict import predict
 from fcn_deploy.commands.report import report
@@ -74,5 +76,17 @@ def fcn_deploy() -> None:
     """
 
 
-for _command in (train, scenes, export, parity, bench, predict, report, doctor, build):
+for _command in (
+    train,
+    import_network,
+    data,
+    scenes,
+    export,
+    parity,
+    bench,
+    predict,
+    report,
+    doctor,
+    build,
+):
     fcn_deploy.add_command(_command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +26,8 @@ SCENE_SIZE = (320, 480)
 SCENE_COUNTS = {"train": 160, "val": 24}
 # The two splits draw from different seeds, so that no scene is in both.
 SCENE_SEEDS = {"train": 0, "val": 1}
+#: The list that extends VOC 2012's ``train`` by the images of SBD, where somebody has put it.
+AUGMENTED = "trainaug"
 _LAYOUT = "expected JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val}.txt"
 
 
@@ -53,6 +57,11 @@ class Dataset(Protocol):
     @property
     def source(self) -> str:
         """Where the samples come from, for people to read."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The samples' names, in order."""
         ...
 
     def __len__(self) -> int: ...
@@ -100,9 +109,9 @@ class VocDataset:
             DataError: the folder, the list or a file is missing, empty or contradictory.
         """
         root = find_voc_root(folder)
-        names = _read_list(root, split)
-        images = tuple(_image_path(root, name, split) for name in names)
-        masks = tuple(_mask_path(root, name, split) for name in names)
+        names = read_list(root, split)
+        images = tuple(find_image(root, name, split) for name in names)
+        masks = tuple(find_mask(root, name, split) for name in names)
         sizes = tuple(image_size(path) for path in images)
         for image, mask, size in zip(images, masks, sizes, strict=True):
             if image_size(mask) != size:
@@ -111,7 +120,7 @@ class VocDataset:
                     "(height×width)",
                     "make the pair the same size or take it off the list",
                 )
-        return cls(root, split, _read_classes(root), names, images, masks, sizes)
+        return cls(root, split, read_classes(root), names, images, masks, sizes)
 
     @property
     def source(self) -> str:
@@ -164,6 +173,14 @@ class SceneDataset:
         """What was drawn."""
         return f"built-in synthetic scenes (seed {self.seed})"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Seed and number of each scene."""
+        return tuple(map(self._name, range(self.length)))
+
+    def _name(self, index: int) -> str:
+        return f"scene_{self.seed}_{index:04d}"
+
     def __len__(self) -> int:
         return self.length
 
@@ -171,7 +188,7 @@ class SceneDataset:
         if not 0 <= index < self.length:
             raise IndexError(index)
         image, mask = draw_scene(self.seed, index, self.size)
-        return Sample(f"scene_{self.seed}_{index:04d}", image, mask)
+        return Sample(self._name(index), image, mask)
 
     def sizes(self) -> list[tuple[int, int]]:
         """Return (height, width) of every scene."""
@@ -194,6 +211,14 @@ def open_dataset(source: str | Path, split: str) -> Dataset:
     return VocDataset.open(Path(source), split)
 
 
+def training_split(source: str | Path) -> str:
+    """Return the list to learn from: ``trainaug`` where the folder has it, else ``train``."""
+    if str(source) == "synthetic":
+        return "train"
+    root = find_voc_root(Path(source))
+    return AUGMENTED if list_path(root, AUGMENTED).is_file() else "train"
+
+
 def find_voc_root(folder: Path) -> Path:
     """Return the folder that holds ``JPEGImages/``: itself, or ``VOCdevkit/VOC2012`` below it.
 
@@ -211,15 +236,19 @@ def find_voc_root(folder: Path) -> Path:
     raise DataError(f"data folder {folder} {state}", _LAYOUT)
 
 
-def _read_list(root: Path, split: str) -> tuple[str, ...]:
-    path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Notepad writes a BOM
-    except FileNotFoundError as error:
-        raise DataError(f"no list {path}", "write one name (without suffix) a line") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {path} ({error})", "save it as UTF-8") from error
-    names = tuple(line.strip() for line in lines if line.strip())
+def list_path(root: Path, split: str) -> Path:
+    """Return where a split's list lies."""
+    return root / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+
+def read_list(root: Path, split: str) -> tuple[str, ...]:
+    """Return the names of a split, in order.
+
+    Raises:
+        DataError: the list is missing, unreadable, empty, or names a sample more than once.
+    """
+    names = list_lines(root, split)
+    path = list_path(root, split)
     if not names:
         raise DataError(f"the list {path} is empty", "write one name (without suffix) a line")
     repeated = [name for name, count in Counter(names).items() if count > 1]
@@ -228,7 +257,28 @@ def _read_list(root: Path, split: str) -> tuple[str, ...]:
     return names
 
 
-def _read_classes(root: Path) -> tuple[str, ...]:
+def list_lines(root: Path, split: str) -> tuple[str, ...]:
+    """Return a list's lines that are not empty, as they stand.
+
+    Raises:
+        DataError: the list is missing or unreadable.
+    """
+    path = list_path(root, split)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Notepad writes a BOM
+    except FileNotFoundError as error:
+        raise DataError(f"no list {path}", "write one name (without suffix) a line") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the list {path} ({error})", "save it as UTF-8") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def read_classes(root: Path) -> tuple[str, ...]:
+    """Return the names in ``classes.txt``; those of VOC where there is none.
+
+    Raises:
+        DataError: it is unreadable, or lists too few, too many, or a class twice.
+    """
     path = root / "classes.txt"
     if not path.exists():
         return VOC_CLASS_NAMES
@@ -246,7 +296,12 @@ def _read_classes(root: Path) -> tuple[str, ...]:
     return names
 
 
-def _image_path(root: Path, name: str, split: str) -> Path:
+def find_image(root: Path, name: str, split: str) -> Path:
+    """Return the image of a sample.
+
+    Raises:
+        DataError: there is none.
+    """
     for suffix in (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG"):
         path = root / "JPEGImages" / f"{name}{suffix}"
         if path.is_file():
@@ -257,14 +312,29 @@ def _image_path(root: Path, name: str, split: str) -> Path:
     )
 
 
-def _mask_path(root: Path, name: str, split: str) -> Path:
-    path = root / "SegmentationClass" / f"{name}.png"
+def find_mask(root: Path, name: str, split: str) -> Path:
+    """Return the mask of a sample.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = mask_folder(root, split) / f"{name}.png"
     if not path.is_file():
         raise DataError(
             f"{split}.txt names {name}, but there is no mask {path}",
             "add the mask or take the line off the list",
         )
     return path
+
+
+def mask_folder(root: Path, split: str) -> Path:
+    """Return where a split's masks lie: those of SBD's list ``trainaug`` in a folder of their own.
+
+    VOC's own folder would do for a part of them only, and with other labels.
+    """
+    augmented = root / "SegmentationClassAug"
+    own = split == AUGMENTED and augmented.is_dir()
+    return augmented if own else root / "SegmentationClass"
 
 
 def _hw(size: tuple[int, int]) -> str:
@@ -282,6 +352,11 @@ class CachedDataset:
     class_names: tuple[str, ...]
     source: str
     samples: tuple[Sample, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The samples' names, in order."""
+        return tuple(sample.name for sample in self.samples)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -325,6 +400,84 @@ def check_and_cache(dataset: Dataset, on_sample: Callable[[], None] = lambda: No
     if samples is None:
         return dataset
     return CachedDataset(dataset.class_names, dataset.source, tuple(samples))
+
+
+def require_disjoint(train_set: Dataset, val_set: Dataset) -> None:
+    """Refuse a sample that is in both splits: its score would prove nothing.
+
+    Only names are looked at; ``fcn-deploy data check`` compares the pictures themselves.
+
+    Raises:
+        DataError: naming the first.
+    """
+    known = set(val_set.names)
+    shared = [name for name in train_set.names if name in known]
+    if shared:
+        raise DataError(
+            f"{shared[0]} is both a training and a validation example ({len(shared)} of them are)",
+            "take them off one of the lists",
+        )
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """How often each class occurs.
+
+    Attributes:
+        pixels: int64 [C], of the class.
+        around: int64 [C], labelled pixels of the images in which the class occurs.
+        images: int64 [C], in which the class occurs.
+        void: pixels that count for nothing.
+    """
+
+    pixels: NDArray[np.int64]
+    around: NDArray[np.int64]
+    images: NDArray[np.int64]
+    void: int = 0
+
+    @classmethod
+    def of(cls, mask: NDArray[np.uint8], num_classes: int) -> ClassCounts:
+        """Count one mask, uint8 [H, W]; values from C on are void."""
+        counts = np.bincount(mask.ravel(), minlength=256)
+        pixels = counts[:num_classes].astype(np.int64)
+        present = (pixels > 0).astype(np.int64)
+        return cls(pixels, present * pixels.sum(), present, int(counts[num_classes:].sum()))
+
+    def __add__(self, other: ClassCounts) -> ClassCounts:
+        return ClassCounts(
+            self.pixels + other.pixels,
+            self.around + other.around,
+            self.images + other.images,
+            self.void + other.void,
+        )
+
+
+def class_counts(dataset: Dataset) -> ClassCounts:
+    """Count the classes of a data set that is not empty, decoding every sample."""
+    num_classes = len(dataset.class_names)
+    return functools.reduce(
+        operator.add, (ClassCounts.of(sample.mask, num_classes) for sample in iterate(dataset))
+    )
+
+
+def median_frequency(counts: ClassCounts) -> NDArray[np.float32]:
+    """Return a weight for each class: rare ones weigh more, the one in the middle weighs 1.
+
+    A class's frequency is its share of the labelled pixels of the images in which it occurs; its
+    weight is the median of the frequencies over its own.  A class that never occurs weighs 1, which
+    changes nothing.
+
+    Source: Eigen & Fergus, "Predicting Depth, Surface Normals and Semantic Labels" (2015).
+
+    Returns:
+        float32 [C].
+    """
+    present = counts.pixels > 0
+    weights = np.ones(len(counts.pixels), np.float32)
+    if present.any():
+        frequency = counts.pixels[present] / counts.around[present]
+        weights[present] = np.median(frequency) / frequency
+    return weights
 
 
 def write_voc_layout(folder: Path, splits: Mapping[str, Dataset]) -> None:

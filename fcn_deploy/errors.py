@@ -13,7 +13,8 @@
     │   └── CudaError          a call of the CUDA runtime
     ├── InputError             what a runner was given to run
     ├── DeviceMemoryError      the GPU's memory does not suffice
-    ├── TrainingError          the loss left the numbers
+    ├── TrainingError          the loss left the numbers, or another process was lost
+    │   └── TrainingStoppedError    a signal asked for an end (exit code 130)
     ├── MeasurementError       the clock gave no figures
     ├── BuildError             TensorRT built no engine that may be used (exit code 1)
     └── ExportError            the exported graph failed its own check (exit code 1)
@@ -100,7 +101,13 @@ class BuildError(FcnDeployError):
 
 
 class TrainingError(FcnDeployError):
-    """The training left the numbers: NaN or infinity in the loss."""
+    """The training left the numbers, or lost a process; the last whole checkpoint stays."""
+
+
+class TrainingStoppedError(TrainingError):
+    """Ctrl-C or the system asked for an end; the state was saved to go on from."""
+
+    exit_code = 130
 
 
 class MeasurementError(FcnDeployError):

@@ -7,7 +7,7 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ CHECK_SHAPES = ((1, 64, 96), (1, 97, 131), (2, 33, 160), (1, 1, 1))
 #: The check's tolerance, in units of the largest |logit|: beyond twice this margin the masks
 #: must agree.  Half precision keeps 11 bits and loses a few of them along 20 layers.
 CHECK_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2}
-#: What `auto` stands for: the cheapest for every choice of outputs, see docs/architecture.md.
-DEFAULT_TAIL = Tail.EARLY_ARGMAX
+#: Names of a crop's tensors, within its module.
+_CROP = ("start", "axes", "size", "end")
 #: (N, H, W) that costs are told for.
 COST_SHAPE = (1, 320, 480)
 #: A layer overflows in half, or loses too many digits there.
@@ -97,7 +97,7 @@ def onnx_from_checkpoint(
     precision: Precision = Precision.FP32,
     outputs: Iterable[str] = ("mask",),
     opset: int = DEFAULT_OPSET,
-    tail: Tail = DEFAULT_TAIL,
+    tail: Tail | None = None,
     checked: bool = True,
 ) -> Export:
     """Write a checkpoint's deploy graph as ONNX and prove it before it gets its name.
@@ -108,7 +108,8 @@ def onnx_from_checkpoint(
         precision: of the network; in and outputs are the same for all.
         outputs: of ``mask``, ``logits``, ``margin``; ``mask`` is always among them.
         opset: 17 to 20; 17 for TensorRT 8.6.
-        tail: the form of the upsampling; masks are the same.
+        tail: the form of the last step; masks are the same; None: the cheapest exact one, see
+            docs/architecture.md.
         checked: False leaves the proof out, for a file that is to be looked into.
 
     Raises:
@@ -129,7 +130,9 @@ def onnx_from_checkpoint(
     checkpoint = load_checkpoint(checkpoint_path)
     source = DeployGraph(checkpoint.model, checkpoint.spec, names, precision, tail)
     graph, removed = _traced_and_tidied(source, opset)
-    write_metadata(graph, checkpoint.spec, precision, file_digest(checkpoint_path), tail)
+    write_metadata(
+        graph, checkpoint.spec, precision, file_digest(checkpoint_path), source.tail_form
+    )
     if checked:
         check_graph(graph, checkpoint, names, precision)
     with atomic_path(target) as temporary:
@@ -142,7 +145,7 @@ def onnx_from_checkpoint(
         opset=opset,
         num_nodes=len(graph.graph.node),
         checked_shapes=CHECK_SHAPES if checked else (),
-        tail=tail,
+        tail=source.tail_form,
         folded_norms=_norms(checkpoint.model) - _norm_nodes(graph),
         removed_nodes=removed,
     )
@@ -294,35 +297,54 @@ def _tidy(graph: onnx.GraphProto) -> None:
 
 
 def _crop_at_once(graph: onnx.GraphProto) -> None:
-    """Make one Slice of the tail's two, one for rows and one for columns: half the copying."""
+    """Make one Slice of a crop's two, one for rows and one for columns: half the copying.
+
+    Its size is read off a tensor instead of being computed from the picture's, stage by stage.
+    """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     readers = Counter(name for node in graph.node for name in node.input)
     slices = {node.output[0]: node for node in graph.node if node.op_type == "Slice"}
+    sums = {name: node for node in graph.node if node.op_type == "Add" for name in node.input}
     nodes: list[onnx.NodeProto] = []
     made: set[str] = set()
     for node in graph.node:
         rows = slices.get(node.input[0]) if node.op_type == "Slice" else None
+        scope = _scope(node)
         if (
             rows is None
-            or _scope(node) != "tail"
+            or (measure := _measure_of(node.output[0], scope, sums)) is None
             or [constants[part.input[3]].tolist() for part in (rows, node)] != [[2], [3]]
             or readers[rows.output[0]] != 1
         ):
             nodes.append(node)
             continue
-        start = int(constants[node.input[1]].item())
-        if not made:  # all crops of a graph are one
-            made = {"crop.start", "crop.axes", "crop.end"}
-            for name, values in (("crop.start", [start, start]), ("crop.axes", [2, 3])):
+        first = int(constants[node.input[1]].item())
+        start, axes, size, end = (f"{scope}.crop.{part}" for part in _CROP)
+        if scope not in made:  # all crops of a scope are one
+            made.add(scope)
+            for name, values in ((start, [first, first]), (axes, [2, 3])):
                 graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
-            size = "crop.size" if start else "crop.end"
-            nodes.append(_node_like(node, "Shape", ["image"], size, start=1, end=3))
-            if start:
-                nodes.append(_node_like(node, "Add", [size, "crop.start"], "crop.end"))
+            like, axis = measure
+            read = size if first else end
+            nodes.append(_node_like(node, "Shape", [like], read, start=axis, end=axis + 2))
+            if first:
+                nodes.append(_node_like(node, "Add", [size, start], end))
         nodes.remove(rows)
-        crop = [rows.input[0], "crop.start", "crop.end", "crop.axes"]
-        nodes.append(_node_like(node, "Slice", crop, node.output[0]))
+        nodes.append(_node_like(node, "Slice", [rows.input[0], start, end, axes], node.output[0]))
     _replace_nodes(graph, nodes)
+
+
+def _measure_of(
+    crop: str, scope: str, sums: Mapping[str, onnx.NodeProto]
+) -> tuple[str, int] | None:
+    """Return the tensor whose size a crop has, and its axis of rows; None: no crop of ours."""
+    if scope == "tail":
+        return "image", 1
+    if scope.startswith("network.skips.") and crop in sums:
+        # The scores that it is added to, which were computed before it.
+        (finer,) = (name for name in sums[crop].input if name != crop)
+        return finer, 2
+    return None
 
 
 def _node_like(

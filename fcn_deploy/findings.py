@@ -83,6 +83,8 @@ class Epoch:
     val_pixel_accuracy: float | None
     val_mean_iou: float | None
     examples_per_s: float | None
+    data_seconds: float | None
+    compute_seconds: float | None
     seconds: float | None
 
 
@@ -101,7 +103,10 @@ class Training:
     """What ``metrics.json`` holds.
 
     Attributes:
-        val_iou: per class, of the last epoch; None where the class does not occur.
+        options: of the command line that began it, as they were typed.
+        freeze_epochs: the body was not trained in the first so many; None: never frozen.
+        best_epoch: whose weights were kept, by validation mIoU.
+        val_iou: per class, of the best epoch; None where the class does not occur.
         recipe: its fields, as text.
         data_argument: what ``--data`` was, if the file says.
     """
@@ -109,7 +114,9 @@ class Training:
     environment: Environment
     architecture: str
     weights: str | None
-    freeze_backbone: bool
+    options: tuple[str, ...]
+    freeze_epochs: int | None
+    best_epoch: int
     seed: int
     device: str
     recipe: Mapping[str, str]

@@ -7,12 +7,21 @@ DeployGraph  the same function, rewritten to move fewer bytes: what is exported
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fcn_deploy.errors import ArchitectureError, InputError
-from fcn_deploy.networks import UpsamplingNetwork, bilinear_kernel, cropped
+from fcn_deploy.networks import (
+    InterpolatingNetwork,
+    SegmentationNetwork,
+    UpsamplingNetwork,
+    bilinear_kernel,
+    cropped,
+    interpolated,
+)
 from fcn_deploy.spec import ModelSpec, Precision, Tail
 
 
@@ -260,13 +269,32 @@ def _cell_weight(weight: Tensor, stride: int) -> Tensor:
     return corners.reshape(4 * weight.shape[0], weight.shape[1] * stride**2).contiguous()
 
 
-def _tail_of(
-    upsample: nn.ConvTranspose2d, tail: Tail, outputs: tuple[str, ...]
-) -> LateArgmax | EarlyArgmax:
-    if tail is Tail.EARLY_ARGMAX:
-        return EarlyArgmax(upsample, outputs)
-    if tail is Tail.DECONV:
-        return LateArgmax(copy.deepcopy(upsample), 0, outputs)
+class Interpolated(nn.Module):
+    """The tail of an :class:`~fcn_deploy.networks.InterpolatingNetwork`: stretch, argmax.
+
+    Args:
+        outputs: a subset of ``OUTPUT_NAMES`` in that order.
+    """
+
+    def __init__(self, outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, scores: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        """Return what :meth:`DeployModel.forward` does, from scores [N, C, h, w]."""
+        return _outputs_from_logits(interpolated(scores, height, width), self.outputs)
+
+
+def _as_drawn(network: UpsamplingNetwork, outputs: tuple[str, ...]) -> nn.Module:
+    return LateArgmax(copy.deepcopy(network.upsample), 0, outputs)
+
+
+def _early(network: UpsamplingNetwork, outputs: tuple[str, ...]) -> nn.Module:
+    return EarlyArgmax(network.upsample, outputs)
+
+
+def _resized(network: UpsamplingNetwork, outputs: tuple[str, ...]) -> nn.Module:
+    upsample = network.upsample
     stride = _stride_of(upsample)
     size = upsample.kernel_size[0]
     bilinear = bilinear_kernel(upsample.in_channels, upsample.out_channels, size)
@@ -276,6 +304,37 @@ def _tail_of(
             "use --tail early-argmax",
         )
     return LateArgmax(BilinearResize(stride), stride, outputs)
+
+
+def _stretched(_: InterpolatingNetwork, outputs: tuple[str, ...]) -> nn.Module:
+    return Interpolated(outputs)
+
+
+#: Makes a tail of a network of the right kind; the argument is the network, then the outputs.
+MakeTail = Callable[[Any, tuple[str, ...]], nn.Module]
+#: Kind of last step → the tails that can take its place, the cheapest exact one first.
+TAILS: dict[type[SegmentationNetwork], dict[Tail, MakeTail]] = {
+    UpsamplingNetwork: {
+        Tail.EARLY_ARGMAX: _early,
+        Tail.DECONV: _as_drawn,
+        Tail.RESIZE: _resized,
+    },
+    InterpolatingNetwork: {Tail.RESIZE: _stretched},
+}
+
+
+def tails_of(network: SegmentationNetwork) -> dict[Tail, MakeTail]:
+    """Return the tails that a network can be exported with; ``--tail auto`` takes the first.
+
+    Raises:
+        ArchitectureError: its last step is of no known kind.
+    """
+    for kind, tails in TAILS.items():
+        if isinstance(network, kind):
+            return tails
+    raise ArchitectureError(
+        f"the last step of {type(network).__name__} is of no kind that could be exported"
+    )
 
 
 class SubtractMean(nn.Module):
@@ -308,34 +367,41 @@ class DeployGraph(nn.Module):
         spec: mean and std; the std goes into the first convolution's weights.
         outputs: a subset of ``OUTPUT_NAMES`` in that order.
         precision: arithmetic of the network; the mean is subtracted in float32.
-        tail: which form the upsampling takes.
+        tail: which form the last step takes; None: the cheapest exact one.
+
+    Attributes:
+        tail_form: which one it is.
 
     Raises:
-        InputError: ``tail`` is ``RESIZE`` and the upsampling is trained.
-        ArchitectureError: the network is no ``UpsamplingNetwork``, or its upsampling is of a form
-            that ``tail`` does not replace.
+        InputError: the network's last step has no such tail, or ``tail`` is ``RESIZE`` and the
+            upsampling is trained.
+        ArchitectureError: the last step is of no known kind, or the upsampling of a form that
+            ``tail`` does not replace.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: SegmentationNetwork,
         spec: ModelSpec,
         outputs: tuple[str, ...] = ("mask",),
         precision: Precision = Precision.FP32,
-        tail: Tail = Tail.EARLY_ARGMAX,
+        tail: Tail | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(network, UpsamplingNetwork):
-            raise ArchitectureError(
-                f"{type(network).__name__} does not end with an upsampling that could be rewritten"
-            )
         self.dtype = torch.float16 if precision is Precision.FP16 else torch.float32
         self.outputs = outputs
         self.num_classes = spec.num_classes
         self.subtract_mean = SubtractMean(spec)
-        self.tail = _tail_of(network.upsample, tail, outputs).to(self.dtype)
+        tails = tails_of(network)
+        self.tail_form = tail or next(iter(tails))
+        if self.tail_form not in tails:
+            raise InputError(
+                f"there is no tail {self.tail_form.value} for the last step of {spec.architecture}",
+                f"use --tail auto, which is {next(iter(tails)).value} here",
+            )
+        self.tail = tails[self.tail_form](network, outputs).to(self.dtype)
         self.network = copy.deepcopy(network)
-        del self.network.upsample  # the tail has taken its place
+        self.network.drop_last_step()
         _divide_by_deviation(self.network.first_convolution(), spec)
         self.network.to(self.dtype).eval()
 

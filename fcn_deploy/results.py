@@ -58,7 +58,7 @@ __all__ = [
 
 #: Kind → schema of the result files that this version reads.  Said again here because this room
 #: stands below those that write them; a test holds it against them.
-SCHEMAS = {"train": 1, "parity": 2, "bench": 2, "bisect": 1}
+SCHEMAS = {"train": 2, "parity": 2, "bench": 2, "bisect": 1}
 #: Kind → the command that writes it, with a place for its RUN argument.
 _COMMANDS = {
     "train": "fcn-deploy train{}",
@@ -234,15 +234,21 @@ def _training(fields: Fields, environment: Environment) -> Training:
     epochs = fields.children("epochs")
     if not epochs:
         raise fields.wrong("epochs", "a list of at least one epoch")
-    val_iou = epochs[-1].numbers_or_none("val_iou")
+    best_epoch = fields.whole("best_epoch")
+    best = next((entry for entry in epochs if entry.whole("epoch") == best_epoch), None)
+    if best is None:
+        raise fields.wrong("best_epoch", "one of the epochs")
+    val_iou = best.numbers_or_none("val_iou")
     if len(val_iou) != len(class_names):
-        raise epochs[-1].wrong("val_iou", f"one number for each of {len(class_names)} classes")
+        raise best.wrong("val_iou", f"one number for each of {len(class_names)} classes")
     data = fields.child("data")
     return Training(
         environment=environment,
         architecture=fields.text("architecture"),
         weights=fields.text_or_none("weights"),
-        freeze_backbone=fields.flag("freeze_backbone"),
+        options=fields.texts("options"),
+        freeze_epochs=fields.whole_or_none("freeze_epochs"),
+        best_epoch=best_epoch,
         seed=fields.whole("seed"),
         device=fields.text("device"),
         recipe=fields.as_texts("recipe"),
@@ -267,6 +273,8 @@ def _epoch(fields: Fields) -> Epoch:
         val_pixel_accuracy=fields.number_or_none("val_pixel_accuracy"),
         val_mean_iou=fields.number_or_none("val_mean_iou"),
         examples_per_s=fields.number_or_none("examples_per_s"),
+        data_seconds=fields.number_or_none("data_seconds"),
+        compute_seconds=fields.number_or_none("compute_seconds"),
         seconds=fields.number_or_none("seconds"),
     )
 

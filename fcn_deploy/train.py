@@ -1,79 +1,59 @@
-"""The training loop: labelled images → checkpoint, figures per epoch, a preview to look at."""
+"""The training loop: labelled images → checkpoint, figures per epoch, a preview to look at.
+
+for each epoch
+    for each batch ── examples ─▶ network ─▶ loss ─▶ learner.step
+    validate at full image size, by the deploy graph's own path to a mask
+    write checkpoint, figures, preview; then the state, from which --resume goes on exactly
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
-from fcn_deploy.artifacts import Run, file_digest, write_json
-from fcn_deploy.checkpoint import load_weights, read_spec, save_checkpoint
-from fcn_deploy.dataset import Dataset, Sample, iterate, size_range
-from fcn_deploy.errors import CheckpointError, DataError, InputError, TrainingError
-from fcn_deploy.machine import describe_machine, describe_versions, utc_now
-from fcn_deploy.masks import prediction_grid, voc_palette, write_picture
+from fcn_deploy.artifacts import Run
+from fcn_deploy.checkpoint import load_weights, read_spec
+from fcn_deploy.dataset import Dataset, Sample, class_counts, median_frequency, size_range
+from fcn_deploy.distributed import World, lost_ranks_named, synchronised
+from fcn_deploy.errors import (
+    CheckpointError,
+    DataError,
+    InputError,
+    TrainingError,
+    TrainingStoppedError,
+)
+from fcn_deploy.examples import EpochOrder, Examples, batches, seed_of
+from fcn_deploy.learner import Learner, State, Sums, save_state
+from fcn_deploy.masks import prediction_grid, voc_palette
 from fcn_deploy.metrics import ConfusionMatrix
 from fcn_deploy.model import DeployModel, Normalise
 from fcn_deploy.networks import DEFAULT_ARCHITECTURE, build_model
-from fcn_deploy.spec import IGNORE_INDEX, IMAGENET_MEAN, ModelSpec
+from fcn_deploy.recipes import Recipe
+from fcn_deploy.spec import IGNORE_INDEX, ModelSpec
+from fcn_deploy.training_files import Epoch, TrainingFiles, best_of
 
-METRICS_SCHEMA = 1
 #: Smaller crops leave the stride-32 body a single pixel, of which batch norm learns nothing.
 SMALLEST_CROP = 64
 PREVIEW_ROWS = 4
+#: Within an epoch the state is saved again after so many seconds.
+SAVE_SECONDS = 300.0
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    Attributes:
-        name: for people and results.
-        optimizer: SGD as in the tutorial, or AdamW.
-        lr: learning rate, the peak of the schedule if there is one.
-        weight_decay: of the optimizer.
-        schedule: ``constant`` or ``one-cycle``.
-        epochs: passes over the training images.
-        batch_size: images per step.
-        crop_size: (height, width) of the training crops, in pixels.
-        augment: random scale 0.5 to 1 and horizontal flip before the random crop.
-        loss: ``pixel-mean`` averages over all labelled pixels of a batch; ``image-sum`` averages
-            over the pixels of each image and sums over the batch, as the tutorial does.
-    """
-
-    name: str
-    optimizer: Literal["sgd", "adamw"]
-    lr: float
-    weight_decay: float
-    schedule: Literal["constant", "one-cycle"]
-    epochs: int
-    batch_size: int
-    crop_size: tuple[int, int]
-    augment: bool
-    loss: Literal["pixel-mean", "image-sum"]
-
-
-RECIPES = {
-    # "Dive into Deep Learning", section "Fully Convolutional Networks": fine-tuning on VOC 2012.
-    "tutorial": Recipe(
-        "tutorial", "sgd", 1e-3, 1e-3, "constant", 5, 32, (320, 480), False, "image-sum"
-    ),
-    "scratch": Recipe(
-        "scratch", "adamw", 2e-3, 1e-2, "one-cycle", 30, 8, (192, 256), True, "pixel-mean"
-    ),
-}
+Amp = Literal["off", "bf16", "fp16"]
+_AMP_TYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -83,21 +63,47 @@ class TrainPlan:
     Attributes:
         recipe: the schedule and its numbers.
         device: where to compute.
-        architecture: a key of ``networks.ARCHITECTURES``.
+        architecture: a name of ``networks.architecture_names()``.
         weights: what the network starts from: nothing, ImageNet (the body), a torchvision file
             (the body), or a ``.safetensors`` checkpoint of ours (all of it).
-        freeze_backbone: train the head only.
+        freeze_epochs: the body is not trained in the first so many epochs; None: never frozen.
         seed: of initialisation, order and augmentation.
         workers: processes that load data; 0 loads in this one.
+        amp: arithmetic of the forward pass: float32, or automatic mixed precision.
+        compiled: through ``torch.compile``.
+        sync_batch_norm: batch statistics over all processes.
+        deterministic: refuse operations whose result depends on the order of threads.
+        patience: stop after so many epochs without a better validation mIoU; None: never.
     """
 
     recipe: Recipe
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     architecture: str = DEFAULT_ARCHITECTURE
     weights: Literal["imagenet"] | Path | None = None
-    freeze_backbone: bool = False
+    freeze_epochs: int | None = None
     seed: int = 0
     workers: int = 0
+    amp: Amp = "off"
+    compiled: bool = False
+    sync_batch_norm: bool = False
+    deterministic: bool = False
+    patience: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values, as ``metrics.json`` has it."""
+        return {
+            "architecture": self.architecture,
+            "weights": None if self.weights is None else str(self.weights),
+            "freeze_epochs": self.freeze_epochs,
+            "seed": self.seed,
+            "device": str(self.device),
+            "amp": self.amp,
+            "compiled": self.compiled,
+            "sync_batch_norm": self.sync_batch_norm,
+            "deterministic": self.deterministic,
+            "patience": self.patience,
+            "recipe": asdict(self.recipe),
+        }
 
 
 @dataclass(frozen=True)
@@ -109,9 +115,9 @@ class Progress:
         batch: batches done in this epoch.
         batches: in an epoch.
         loss: mean over the epoch so far, per example.
-        pixel_accuracy: on the training crops of the epoch so far, 0 to 1.
+        pixel_accuracy: on this process's training crops of the epoch so far, 0 to 1.
         mean_iou: likewise.
-        examples_per_s: training examples per second, this epoch.
+        examples_per_s: training examples of all processes per second, this epoch.
     """
 
     epoch: int
@@ -121,35 +127,6 @@ class Progress:
     pixel_accuracy: float
     mean_iou: float
     examples_per_s: float
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """Figures of one finished epoch.
-
-    Attributes:
-        epoch: from 1.
-        lr: learning rate at its start.
-        loss: mean over the epoch, per example.
-        train_pixel_accuracy: on the training crops, 0 to 1.
-        train_mean_iou: likewise.
-        val_pixel_accuracy: on the validation images at full size, 0 to 1.
-        val_mean_iou: likewise.
-        val_iou: per class, 0 to 1; None for a class that did not occur.
-        examples_per_s: training examples per second, validation left out.
-        seconds: of the whole epoch, validation included.
-    """
-
-    epoch: int
-    lr: float
-    loss: float
-    train_pixel_accuracy: float
-    train_mean_iou: float
-    val_pixel_accuracy: float
-    val_mean_iou: float
-    val_iou: list[float | None]
-    examples_per_s: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -167,68 +144,98 @@ def train(
     val_set: Dataset,
     run: Run,
     *,
+    world: World = World(),  # noqa: B008  # a frozen value
+    state: State | None = None,
+    arguments: Mapping[str, Any] | None = None,
     data_argument: str | None = None,
+    options: Sequence[str] = (),
     dropped: int = 0,
+    tensorboard: bool = False,
     on_batch: Callable[[Progress], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> list[Epoch]:
-    """Train a network; after each epoch the run holds a whole checkpoint, figures and preview.
+    """Train a network; after each epoch the run holds whole checkpoints, figures and previews.
 
     Args:
         plan: what to do.
         train_set: the images to learn from, none smaller than the crop.
         val_set: the images to score on, any size.
         run: where to write.
+        world: the processes that train together; rank 0 writes.
+        state: where an earlier start of the same run stands, to go on from there.
+        arguments: what the run was started with, kept in its state.
         data_argument: how the user named the data, so that later stages find it again.
+        options: of the command line, to repeat it.
         dropped: examples left out of ``train_set`` as smaller than the crop, for the record.
+        tensorboard: write event files.
         on_batch: told after every batch.
         on_epoch: told after every epoch, once its files are written.
 
     Raises:
         DataError: no examples, or the two sets' classes differ.
         ArchitectureError, CheckpointError: the starting weights cannot be used.
-        TrainingError: the loss is NaN or infinite; the last whole checkpoint stays.
+        ArtifactError: ``state`` is of another network, or a place cannot be written.
+        BackendError: TensorBoard files were asked for and cannot be written.
+        TrainingError: the loss is NaN or infinite, or another process was lost; the last whole
+            checkpoint stays, and the state to resume from.
+        TrainingStoppedError: a signal asked for an end.
     """
-    _check(plan, train_set, val_set)
-    torch.manual_seed(plan.seed)
+    _check(plan, train_set, val_set, world)
     spec = ModelSpec(
         architecture=plan.architecture,
         class_names=train_set.class_names,
         palette=voc_palette(len(train_set.class_names)),
         image_sizes=size_range(train_set),
     )
-    # Channels last: a fifth faster on CPUs with oneDNN, and what tensor cores want.
-    network = starting_network(plan, spec).to(plan.device)
-    network = network.to(memory_format=torch.channels_last)
-    normalise = Normalise(spec).to(plan.device)
-    loader = _loader(plan, train_set)
-    optimizer, scheduler = _optimizer(plan.recipe, network, len(loader))
-    counts = {
-        "train": DataCounts(train_set.source, len(train_set) + dropped, dropped),
-        "val": DataCounts(val_set.source, len(val_set), 0),
+    about = {
+        **plan.to_json(),
+        "options": list(options),
+        "processes": world.size,
+        "class_names": list(spec.class_names),
+        "data_argument": data_argument,
+        "data": {
+            "train": asdict(DataCounts(train_set.source, len(train_set) + dropped, dropped)),
+            "val": asdict(DataCounts(val_set.source, len(val_set), 0)),
+        },
     }
+    with ExitStack() as stack:
+        stack.enter_context(_determinism(plan.deterministic))
+        stack.enter_context(lost_ranks_named(world))
+        stop = stack.enter_context(_stop_requests())
+        course = _Course(plan, spec, train_set, val_set, world)
+        if state is not None:
+            course.resume(state, run)
+        files = None
+        if world.leads:
+            files = TrainingFiles(run, about, tensorboard=tensorboard, done=len(course.epochs))
+            stack.callback(files.close)
 
-    epochs: list[Epoch] = []
-    for number in range(1, plan.recipe.epochs + 1):
-        started = time.perf_counter()
-        lr = float(optimizer.param_groups[0]["lr"])
-        for progress in _train_epoch(
-            plan, number, network, normalise, loader, optimizer, scheduler, spec
-        ):
-            on_batch(progress)
-        confusion = evaluate(network, spec, val_set, plan.device)
-        epochs.append(_epoch(number, lr, progress, confusion, time.perf_counter() - started))
-        save_checkpoint(run.checkpoint, network, spec)
-        write_json(
-            run.metrics,
-            _metrics(plan, spec, file_digest(run.checkpoint), data_argument, counts, epochs),
-        )
-        write_picture(run.preview, preview(network, spec, val_set, plan.device))
-        on_epoch(epochs[-1])
-    return epochs
+        def save() -> None:
+            if world.leads:
+                save_state(run.state, course.state(arguments or {}))
+
+        if state is None:
+            save()  # so that what is not there is known to be finished, or never begun
+        while not course.finished:
+            for progress in _saved_now_and_then(course.learn(), save):
+                on_batch(progress)
+                if stop():
+                    save()
+                    raise TrainingStoppedError(
+                        f"stopped by a signal in epoch {progress.epoch}, batch {progress.batch}",
+                        "go on with the same command and --resume",
+                    )
+            epoch, preview = course.validated()
+            if files is not None:
+                files.write(course.learner.result, spec, course.epochs, preview)
+            save()
+            on_epoch(epoch)
+        if world.leads:
+            run.state.unlink(missing_ok=True)
+    return course.epochs
 
 
-def _check(plan: TrainPlan, train_set: Dataset, val_set: Dataset) -> None:
+def _check(plan: TrainPlan, train_set: Dataset, val_set: Dataset, world: World) -> None:
     height, width = plan.recipe.crop_size
     if min(height, width) < SMALLEST_CROP:
         raise InputError(
@@ -243,6 +250,244 @@ def _check(plan: TrainPlan, train_set: Dataset, val_set: Dataset) -> None:
         raise DataError(f"no validation images in {val_set.source}", "add some to val.txt")
     if train_set.class_names != val_set.class_names:
         raise DataError(f"{train_set.source} and {val_set.source} name different classes")
+    together = plan.recipe.batch_size * world.size
+    if world.size > 1 and len(train_set) < together:
+        raise DataError(
+            f"{len(train_set)} training images are fewer than one batch of all processes, "
+            f"{together}",
+            "use a smaller --batch-size or fewer processes",
+        )
+
+
+class _Course:
+    """A training run while it goes on: what learns, what from, and how far it is."""
+
+    def __init__(
+        self,
+        plan: TrainPlan,
+        spec: ModelSpec,
+        train_set: Dataset,
+        val_set: Dataset,
+        world: World,
+    ) -> None:
+        self._plan, self._spec, self._world = plan, spec, world
+        self._val_set = val_set
+        torch.manual_seed(plan.seed)
+        # Channels last: a fifth faster on CPUs with oneDNN, and what tensor cores want.
+        network = starting_network(plan, spec).to(plan.device)
+        network = network.to(memory_format=torch.channels_last)
+        if plan.sync_batch_norm and world.size > 1:
+            network = synchronised(network, plan.device)
+        self._order = EpochOrder(
+            len(train_set), plan.recipe.batch_size, plan.seed, world.rank, world.size
+        )
+        self._loader = batches(
+            Examples(train_set, plan.recipe, plan.seed),
+            self._order,
+            workers=plan.workers,
+            pinned=plan.device.type == "cuda",
+        )
+        self.learner = Learner(
+            network, plan.recipe, plan.recipe.epochs * len(self._order), scaled=plan.amp == "fp16"
+        )
+        self._normalise = Normalise(spec).to(plan.device)
+        self._class_weights = _class_weights(plan, train_set)
+        self._sums = Sums.empty(spec.num_classes, plan.device)
+        self._started = time.perf_counter()
+        self._forward: nn.Module | None = None
+        self._frozen = False
+        self.epochs: list[Epoch] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or no better one is to be expected."""
+        if len(self.epochs) >= self._plan.recipe.epochs:
+            return True
+        if self._plan.patience is None or not self.epochs:
+            return False
+        return len(self.epochs) - best_of(self.epochs).epoch >= self._plan.patience
+
+    def state(self, arguments: Mapping[str, Any]) -> State:
+        """Return where the run stands between two batches."""
+        return State(
+            arguments=arguments,
+            epoch=len(self.epochs) + 1,
+            sums=self._sums,
+            epochs=[epoch.to_json() for epoch in self.epochs],
+            learner=self.learner.state(),
+        )
+
+    def resume(self, state: State, run: Run) -> None:
+        """Go on from there."""
+        try:
+            self.learner.restore(state.learner)
+            self.epochs = [Epoch.from_json(values) for values in state.epochs]
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise CheckpointError(
+                f"{run.state} is of another network or recipe", "train anew with --overwrite"
+            ) from error
+        self._sums = state.sums
+        self._sums.confusion = self._sums.confusion.to(self._plan.device)
+        if not self._world.leads:
+            self._sums.confusion.zero_()  # rank 0 saved what it had seen itself
+
+    def learn(self) -> Iterator[Progress]:
+        """Learn from the rest of the epoch, batch by batch."""
+        plan, number = self._plan, len(self.epochs) + 1
+        self._started = time.perf_counter()
+        frozen = plan.freeze_epochs is not None and number <= plan.freeze_epochs
+        _set_training(self.learner.network, frozen)
+        if self._forward is None or frozen != self._frozen:
+            # Both keep account of which weights are trained.
+            self._forward, self._frozen = self._wrapped(), frozen
+        self._order.epoch, self._order.start = number, self._sums.batches
+        asked = time.perf_counter()
+        for images, masks in self._loader:
+            came = time.perf_counter()
+            self._sums.data_seconds += came - asked
+            self._learn_batch(self._forward, images, masks, number)
+            asked = time.perf_counter()
+            self._sums.compute_seconds += asked - came
+            yield self._progress(number)
+
+    def _wrapped(self) -> nn.Module:
+        network = self._world.parallel(self.learner.network)
+        return torch.compile(network) if self._plan.compiled else network  # type: ignore[return-value]
+
+    def _learn_batch(self, forward: nn.Module, images: Tensor, masks: Tensor, number: int) -> None:
+        plan, sums, world = self._plan, self._sums, self._world
+        # Dropout draws from the global generator: a resumed run must draw the same.
+        torch.manual_seed(seed_of(plan.seed, number, sums.batches, world.rank))
+        images = images.to(plan.device, non_blocking=True)
+        masks = masks.to(plan.device, non_blocking=True)
+        pixels = images.float().contiguous(memory_format=torch.channels_last)
+        normalised = self._normalise(pixels)
+        with torch.autocast(plan.device.type, _AMP_TYPES[plan.amp], enabled=plan.amp != "off"):
+            logits = forward(normalised)  # (N, C, h, w)
+        logits = logits.float()
+        loss = segmentation_loss(logits, masks, plan.recipe.loss, self._class_weights, world)
+        value = world.sum(loss.detach().clone()).item() / world.size  # note: waits for the GPU
+        if not math.isfinite(value):
+            where = first_not_finite(self.learner.network, normalised)
+            raise TrainingError(
+                f"the loss became {value} in epoch {number}, batch {sums.batches + 1}: {where}",
+                "lower --lr, or clip gradients with --clip-norm; the last whole checkpoint stays",
+            )
+        sums.lr = self.learner.lr
+        self.learner.step(loss)
+        # Logged per example for either kind, so that the tutorial's figures can be put beside it.
+        per_example = len(images) * world.size if plan.recipe.loss == "image-sum" else 1
+        sums.loss += value / per_example
+        sums.batches += 1
+        sums.examples += len(images)
+        sums.confusion += _confusion(masks, logits.detach().argmax(1), self._spec.num_classes)
+
+    def _progress(self, number: int) -> Progress:
+        sums = self._sums
+        scores = ConfusionMatrix(sums.confusion.cpu().numpy())
+        return Progress(
+            epoch=number,
+            batch=sums.batches,
+            batches=len(self._order),
+            loss=sums.loss / sums.batches,
+            pixel_accuracy=scores.pixel_accuracy(),
+            mean_iou=scores.mean_iou(),
+            examples_per_s=self._examples_per_s(),
+        )
+
+    def _examples_per_s(self) -> float:
+        seconds = self._sums.data_seconds + self._sums.compute_seconds
+        return self._sums.examples * self._world.size / seconds
+
+    def validated(self) -> tuple[Epoch, NDArray[np.uint8] | None]:
+        """Close the epoch: score it, and draw some of the validation images if it was scored."""
+        plan, sums = self._plan, self._sums
+        number = len(self.epochs) + 1
+        scored = number % plan.recipe.validate_every == 0 or number == plan.recipe.epochs
+        result, preview = ConfusionMatrix.empty(self._spec.num_classes), None
+        if scored:
+            network = self.learner.result
+            result = evaluate(network, self._spec, self._val_set, plan.device, self._world)
+            if self._world.leads:
+                preview = draw_preview(network, self._spec, self._val_set, plan.device)
+        trained = ConfusionMatrix(self._world.sum(sums.confusion).cpu().numpy())
+        epoch = Epoch(
+            epoch=number,
+            lr=sums.lr,
+            loss=sums.loss / sums.batches,
+            train_pixel_accuracy=trained.pixel_accuracy(),
+            train_mean_iou=trained.mean_iou(),
+            val_pixel_accuracy=result.pixel_accuracy(),
+            val_mean_iou=result.mean_iou(),
+            val_iou=[None if math.isnan(iou) else float(iou) for iou in result.iou()],
+            examples_per_s=self._examples_per_s(),
+            data_seconds=sums.data_seconds,
+            compute_seconds=sums.compute_seconds,
+            seconds=time.perf_counter() - self._started,
+        )
+        self.epochs.append(epoch)
+        self._sums = Sums.empty(self._spec.num_classes, plan.device)
+        return epoch, preview
+
+
+def _saved_now_and_then(
+    progress: Iterator[Progress], save: Callable[[], None]
+) -> Iterator[Progress]:
+    """Pass on the batches; save after some of them, in an epoch that takes long."""
+    saved = time.perf_counter()
+    for step in progress:
+        if time.perf_counter() - saved > SAVE_SECONDS:
+            save()
+            saved = time.perf_counter()
+        yield step
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Yield whether Ctrl-C was pressed or the process told to end: then a batch is finished first.
+
+    A second Ctrl-C ends at once.
+    """
+    asked = False
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        older = {number: signal.signal(number, remember) for number in _SIGNALS}
+    except ValueError:  # not the main thread, which alone hears signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in older.items():
+            signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _determinism(asked: bool) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    if asked:  # cuBLAS reads it when it is loaded
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(asked or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _class_weights(plan: TrainPlan, train_set: Dataset) -> Tensor | None:
+    if plan.recipe.class_weights == "none":
+        return None
+    weights = median_frequency(class_counts(train_set))
+    return torch.from_numpy(weights).to(plan.device)
 
 
 def starting_network(plan: TrainPlan, spec: ModelSpec) -> nn.Module:
@@ -274,186 +519,123 @@ def _require_same(path: Path, given: ModelSpec, wanted: ModelSpec) -> None:
         )
 
 
-class _Crops(TorchDataset[tuple[Tensor, Tensor]]):
-    """Samples as tensors: uint8 [3, h, w] and [h, w], cropped to one size."""
-
-    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
-        self._dataset = dataset
-        self._transform = training_transform(recipe)
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        sample = self._dataset[index]
-        image = tv_tensors.Image(torch.from_numpy(sample.image).permute(2, 0, 1))
-        mask = tv_tensors.Mask(torch.from_numpy(sample.mask))
-        image, mask = self._transform(image, mask)
-        return image.as_subclass(Tensor), mask.as_subclass(Tensor)
-
-
-class RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision has no types
-    """Resize image and mask by one random factor, uniform in ``[low, high]``."""
-
-    def __init__(self, low: float, high: float) -> None:
-        super().__init__()
-        self.low, self.high = low, high
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the factor and return the new size, ``[height, width]``."""
-        height, width = v2.functional.get_size(flat_inputs[0])
-        factor = float(torch.empty(1).uniform_(self.low, self.high))
-        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize: bilinear with antialiasing for images, nearest for masks."""
-        return v2.functional.resize(inpt, params["size"], antialias=True)
-
-
-def training_transform(recipe: Recipe) -> v2.Transform:
-    """Return what happens to an image and its mask before they are a training example.
-
-    Where a crop reaches beyond a shrunken image, it is filled with the mean colour and void.
-    """
-    mean_colour = [round(255 * channel) for channel in IMAGENET_MEAN]
-    crop = v2.RandomCrop(
-        recipe.crop_size,
-        pad_if_needed=True,
-        fill={tv_tensors.Image: mean_colour, tv_tensors.Mask: IGNORE_INDEX},
-    )
-    if not recipe.augment:
-        return crop
-    return v2.Compose([RandomScale(0.5, 1.0), crop, v2.RandomHorizontalFlip()])
-
-
-def _loader(plan: TrainPlan, train_set: Dataset) -> DataLoader[tuple[Tensor, Tensor]]:
-    return DataLoader(
-        _Crops(train_set, plan.recipe),
-        batch_size=plan.recipe.batch_size,
-        shuffle=True,
-        num_workers=plan.workers,
-        # A last batch of one example would train batch norm on next to nothing.
-        drop_last=len(train_set) >= plan.recipe.batch_size,
-        pin_memory=plan.device.type == "cuda",
-        persistent_workers=plan.workers > 0,
-    )
-
-
-def _optimizer(
-    recipe: Recipe, network: nn.Module, batches: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer: torch.optim.Optimizer
-    if recipe.optimizer == "sgd":
-        optimizer = torch.optim.SGD(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    else:
-        optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    if recipe.schedule == "one-cycle":
-        return optimizer, torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=recipe.lr, total_steps=recipe.epochs * batches
-        )
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-
-
 def segmentation_loss(
-    logits: Tensor, masks: Tensor, kind: Literal["pixel-mean", "image-sum"]
+    logits: Tensor,
+    masks: Tensor,
+    kind: Literal["pixel-mean", "image-sum"],
+    class_weights: Tensor | None = None,
+    world: World = World(),  # noqa: B008  # a frozen value
 ) -> Tensor:
     """Return the cross-entropy loss of a batch; void pixels count for nothing.
 
     Args:
         logits: float [N, C, H, W].
         masks: uint8 [N, H, W].
-        kind: see :class:`Recipe`.
+        kind: see :class:`~fcn_deploy.recipes.Recipe`.
+        class_weights: float [C], or None for all alike.
+        world: a batch is that of all its processes.
 
     Returns:
-        A scalar; 0 where every pixel is void.
+        A scalar whose mean over the processes is the loss of their batches together; 0 where every
+        pixel is void.
     """
+    # Pixel by pixel: of the loss over whole pictures CUDA has no deterministic form.
     per_pixel = F.cross_entropy(
-        logits, masks.long(), ignore_index=IGNORE_INDEX, reduction="none"
-    )  # (N, H, W), 0 at void
+        logits.permute(0, 2, 3, 1).flatten(0, 2),  # (N·H·W, C)
+        masks.flatten().long(),
+        class_weights,
+        ignore_index=IGNORE_INDEX,
+        reduction="none",
+    ).view(masks.shape)  # (N, H, W), 0 at void
     if kind == "image-sum":
-        return per_pixel.mean(dim=(1, 2)).sum()
-    return per_pixel.sum() / (masks != IGNORE_INDEX).sum().clamp(min=1)
+        return world.size * per_pixel.mean(dim=(1, 2)).sum()
+    labelled = masks != IGNORE_INDEX
+    if class_weights is None:
+        total = labelled.sum().float()
+    else:
+        total = class_weights[masks[labelled].long()].sum()
+    everywhere = world.sum(total).clamp(min=torch.finfo(torch.float32).tiny)
+    return world.size * per_pixel.sum() / everywhere
 
 
-def _train_epoch(
-    plan: TrainPlan,
-    number: int,
-    network: nn.Module,
-    normalise: Normalise,
-    loader: DataLoader[tuple[Tensor, Tensor]],
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    spec: ModelSpec,
-) -> Iterator[Progress]:
-    _set_training(network, plan.freeze_backbone)
-    confusion = ConfusionMatrix.empty(spec.num_classes)
-    loss_sum, examples = 0.0, 0
-    started = time.perf_counter()
-    for batch, (images, masks) in enumerate(loader, start=1):
-        images, masks = images.to(plan.device), masks.to(plan.device)
-        pixels = images.float().contiguous(memory_format=torch.channels_last)
-        logits = network(normalise(pixels))  # (N, C, h, w)
-        loss = segmentation_loss(logits, masks, plan.recipe.loss)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        scheduler.step()
-        loss_value = loss.item()  # note: waits for the GPU
-        if not math.isfinite(loss_value):
-            raise TrainingError(
-                f"the loss became {loss_value} in epoch {number}, batch {batch}",
-                "lower --lr; the checkpoint of the last whole epoch stays",
-            )
-        # Logged per example for either kind, so that the tutorial's figures can be put beside it.
-        loss_sum += loss_value / (len(images) if plan.recipe.loss == "image-sum" else 1)
-        examples += len(images)
-        confusion += ConfusionMatrix.of(
-            masks.cpu().numpy(),
-            logits.detach().argmax(1).to(torch.uint8).cpu().numpy(),
-            spec.num_classes,
-        )
-        yield Progress(
-            epoch=number,
-            batch=batch,
-            batches=len(loader),
-            loss=loss_sum / batch,
-            pixel_accuracy=confusion.pixel_accuracy(),
-            mean_iou=confusion.mean_iou(),
-            examples_per_s=examples / (time.perf_counter() - started),
-        )
+def _confusion(masks: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
+    """Count pixels by true class (row) and predicted class (column): int64 [C, C]."""
+    pairs = masks.long() * num_classes + prediction
+    # One cell more takes the void: leaving it out would make the GPU wait for a count.
+    void = num_classes**2
+    pairs = torch.where(masks == IGNORE_INDEX, void, pairs)
+    counts = torch.bincount(pairs.flatten(), minlength=void + 1)
+    return counts[:void].view(num_classes, num_classes)
 
 
-def _set_training(network: nn.Module, freeze_backbone: bool) -> None:
+def _set_training(network: nn.Module, frozen: bool) -> None:
     network.train()
-    if freeze_backbone:
-        body = network.get_submodule("body")
-        body.requires_grad_(False)
+    body = network.get_submodule("body")
+    body.requires_grad_(not frozen)
+    if frozen:
         body.eval()  # or batch norm's running statistics would move all the same
 
 
+def first_not_finite(network: nn.Module, images: Tensor) -> str:
+    """Say where in a network the first NaN or infinity arises.
+
+    Args:
+        network: in any mode.
+        images: float [N, 3, H, W], normalised.
+    """
+    for name, parameter in network.named_parameters():
+        if not parameter.isfinite().all():
+            return f"the weights {name} are no longer finite"
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not output.isfinite().all():
+                found.append(name)
+
+        return look
+
+    leaves = [(name, m) for name, m in network.named_modules() if not list(m.children())]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        with torch.no_grad():
+            network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if found:
+        return f"{found[0]} is the first layer that gives NaN or infinity"
+    return "every layer is finite in float32"
+
+
 def evaluate(
-    network: nn.Module, spec: ModelSpec, dataset: Dataset, device: torch.device
+    network: nn.Module,
+    spec: ModelSpec,
+    dataset: Dataset,
+    device: torch.device,
+    world: World = World(),  # noqa: B008  # a frozen value
 ) -> ConfusionMatrix:
     """Score the network at full image size, by the deploy graph's own path to a mask."""
     model = DeployModel(network, spec).to(device)
     confusion = ConfusionMatrix.empty(spec.num_classes)
-    for sample in iterate(dataset):
+    for index in range(world.rank, len(dataset), world.size):
+        sample = dataset[index]
         confusion += ConfusionMatrix.of(sample.mask, _mask(model, sample), spec.num_classes)
-    return confusion
+    counts = torch.from_numpy(confusion.counts).to(device)
+    return ConfusionMatrix(world.sum(counts).cpu().numpy())
 
 
-def _mask(model: DeployModel, sample: Sample) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _mask(model: DeployModel, sample: Sample) -> NDArray[np.uint8]:
     with torch.inference_mode():
         image = torch.from_numpy(sample.image)[None].to(model.normalise.mean.device)
         (mask,) = model(image)
-    prediction: np.ndarray[Any, np.dtype[np.uint8]] = mask[0].cpu().numpy()
+    prediction: NDArray[np.uint8] = mask[0].cpu().numpy()
     return prediction
 
 
-def preview(
+def draw_preview(
     network: nn.Module, spec: ModelSpec, dataset: Dataset, device: torch.device
-) -> np.ndarray[Any, np.dtype[np.uint8]]:
+) -> NDArray[np.uint8]:
     """Return the grid image | prediction | truth of evenly spread samples, uint8 [H, W, 3]."""
     model = DeployModel(network, spec).to(device)
     rows = min(PREVIEW_ROWS, len(dataset))
@@ -464,56 +646,3 @@ def preview(
         [sample.mask for sample in samples],
         spec.palette,
     )
-
-
-def _epoch(
-    number: int, lr: float, progress: Progress, confusion: ConfusionMatrix, seconds: float
-) -> Epoch:
-    return Epoch(
-        epoch=number,
-        lr=lr,
-        loss=progress.loss,
-        train_pixel_accuracy=progress.pixel_accuracy,
-        train_mean_iou=progress.mean_iou,
-        val_pixel_accuracy=confusion.pixel_accuracy(),
-        val_mean_iou=confusion.mean_iou(),
-        val_iou=[None if math.isnan(iou) else float(iou) for iou in confusion.iou()],
-        examples_per_s=progress.examples_per_s,
-        seconds=seconds,
-    )
-
-
-def _metrics(
-    plan: TrainPlan,
-    spec: ModelSpec,
-    checkpoint_digest: str,
-    data_argument: str | None,
-    counts: dict[str, DataCounts],
-    epochs: list[Epoch],
-) -> dict[str, Any]:
-    return {
-        "schema": METRICS_SCHEMA,
-        "kind": "train",
-        "created": utc_now(),
-        "checkpoint_digest": checkpoint_digest,
-        "architecture": plan.architecture,
-        "weights": None if plan.weights is None else str(plan.weights),
-        "freeze_backbone": plan.freeze_backbone,
-        "seed": plan.seed,
-        "device": str(plan.device),
-        "recipe": asdict(plan.recipe),
-        "class_names": list(spec.class_names),
-        "data_argument": data_argument,
-        "data": {split: asdict(count) for split, count in counts.items()},
-        "epochs": [_finite(asdict(epoch)) for epoch in epochs],
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-    }
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    # Where no pixel was labelled a score is NaN, for which JSON has no word.
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }

@@ -378,21 +378,8 @@ def _pictures_option(source: str) -> str:
 
 
 def _train_command(training: Training, out_option: str) -> str:
-    recipe = training.recipe
-    options = [
-        ("--data", training.data_argument),
-        ("--arch", training.architecture),
-        ("--weights", training.weights or "none"),
-        ("--recipe", recipe.get("name")),
-        ("--epochs", recipe.get("epochs")),
-        ("--batch-size", recipe.get("batch_size")),
-        ("--crop-size", recipe.get("crop_size", "").replace("×", "x") or None),
-        ("--lr", recipe.get("lr")),
-        ("--seed", str(training.seed)),
-    ]
-    words = "".join(f" {name} {shlex.quote(value)}" for name, value in options if value)
-    freeze = " --freeze-backbone" if training.freeze_backbone else ""
-    return f"fcn-deploy train{out_option}{words}{freeze}"
+    words = "".join(f" {shlex.quote(word)}" for word in training.options)
+    return f"fcn-deploy train{out_option}{words}"
 
 
 def _bench_command(results: Results, bench: Bench) -> str:

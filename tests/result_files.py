@@ -41,17 +41,21 @@ def metrics(epochs: int = 3, **changes: Any) -> dict[str, Any]:
             "val_mean_iou": None if number == 2 else 0.1 + 0.1 * number,
             "val_iou": [0.9, 0.5, 0.25, 0.125, None][: len(names)],
             "examples_per_s": 12.0,
+            "data_seconds": 0.5,
+            "compute_seconds": 2.0,
             "seconds": 3.0,
         }
         for number in range(1, epochs + 1)
     ]
     return {
-        "schema": 1,
+        "schema": 2,
         "kind": "train",
         "created": utc_now(),
         "architecture": "fcn32s-resnet18",
         "weights": None,
-        "freeze_backbone": False,
+        "options": ["--data", "my data", "--epochs", "3"],
+        "freeze_epochs": None,
+        "best_epoch": epochs,
         "seed": 3,
         "device": "cpu",
         "data_argument": "my data",

@@ -11,7 +11,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fcn_deploy"
 TORCH_ROOMS = {
-    f"fcn_deploy.{room}" for room in ("networks", "model", "checkpoint", "train", "export")
+    f"fcn_deploy.{room}"
+    for room in (
+        "networks",
+        "model",
+        "checkpoint",
+        "train",
+        "export",
+        "published",
+        "learner",
+        "examples",
+        "distributed",
+        "training_files",
+    )
 }
 TORCH_FREE_ROOMS = sorted(
     {
@@ -21,7 +33,19 @@ TORCH_FREE_ROOMS = sorted(
     }
     - TORCH_ROOMS
 )
-COMMANDS = ("train", "scenes", "export", "build", "parity", "bench", "predict", "report", "doctor")
+COMMANDS = (
+    "train",
+    "import",
+    "data",
+    "scenes",
+    "export",
+    "build",
+    "parity",
+    "bench",
+    "predict",
+    "report",
+    "doctor",
+)
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

@@ -6,8 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis.extra.numpy as npst
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from fcn_deploy import dataset as dataset_room
@@ -15,12 +19,15 @@ from fcn_deploy.dataset import (
     SCENE_COUNTS,
     SCENE_SIZE,
     CachedDataset,
+    ClassCounts,
     SceneDataset,
     VocDataset,
     check_and_cache,
     find_voc_root,
     iterate,
+    median_frequency,
     open_dataset,
+    require_disjoint,
     size_range,
 )
 from fcn_deploy.errors import DataError
@@ -363,3 +370,40 @@ def test_a_bad_class_list(
 def test_the_most_classes_that_leave_room_for_void(voc_folder: WriteVocFolder) -> None:
     root = voc_folder(class_names=[f"class {index}" for index in range(255)])
     assert len(VocDataset.open(root, "train").class_names) == 255
+
+
+# -- how often classes occur --------------------------------------------------------------------
+
+
+@given(
+    masks=st.lists(
+        npst.arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 3, 255])),
+        min_size=1, max_size=4,
+    )
+)  # fmt: skip
+def test_median_frequency_by_its_definition(masks: list[NDArray[np.uint8]]) -> None:
+    counts = ClassCounts.of(masks[0], 5)
+    for mask in masks[1:]:
+        counts = counts + ClassCounts.of(mask, 5)
+    assert counts.void == sum(int((mask == 255).sum()) for mask in masks)
+    frequency = {}
+    for label in range(5):
+        holding = [mask for mask in masks if (mask == label).any()]
+        assert counts.images[label] == len(holding)
+        pixels = sum(int((mask == label).sum()) for mask in holding)
+        if holding:
+            frequency[label] = pixels / sum(int((mask < 5).sum()) for mask in holding)
+    middle = np.median(list(frequency.values())) if frequency else 0
+    expected = [middle / frequency[label] if label in frequency else 1 for label in range(5)]
+    weights = median_frequency(counts)
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_a_sample_of_both_splits_is_refused(voc_folder: WriteVocFolder) -> None:
+    root = voc_folder(train=3, val=2)
+    train_set, val_set = open_dataset(root, "train"), open_dataset(root, "val")
+    require_disjoint(train_set, val_set)
+    list_of(root, "val").write_text("val_0\ntrain_1\n")
+    with pytest.raises(DataError, match="train_1 is both a training and a validation example"):
+        require_disjoint(train_set, open_dataset(root, "val"))

@@ -77,7 +77,7 @@ def export(
     checkpoint = source.require_checkpoint()
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"export needs PyTorch: {reason}")
-    from fcn_deploy.export import DEFAULT_TAIL, onnx_from_checkpoint
+    from fcn_deploy.export import onnx_from_checkpoint
 
     if out is not None and out.suffix != ".onnx":
         raise InputError(f"{out} is no name for an ONNX file", "let --out end in .onnx")
@@ -86,7 +86,7 @@ def export(
         checkpoint,
         outputs=outputs,
         opset=opset,
-        tail=DEFAULT_TAIL if tail == "auto" else Tail(tail),
+        tail=None if tail == "auto" else Tail(tail),
         checked=not unchecked,
     )
     target = out or source.onnx_target(precision)

@@ -3,27 +3,117 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from fcn_deploy.artifacts import Run
 from fcn_deploy.commands.console import console, counter
-from fcn_deploy.commands.params import Size
+from fcn_deploy.commands.params import ParamType, Size
 from fcn_deploy.errors import FcnDeployError, InputError
+from fcn_deploy.machine import cpu_flags
+from fcn_deploy.recipes import RECIPES
 
 if TYPE_CHECKING:
+    import torch
+
     from fcn_deploy.dataset import Dataset
-    from fcn_deploy.train import Epoch, Progress, Recipe
+    from fcn_deploy.learner import State
+    from fcn_deploy.recipes import Recipe
+    from fcn_deploy.train import Amp, Progress, TrainPlan
+    from fcn_deploy.training_files import Epoch
+
+_ARITHMETIC = {
+    "off": "in float32",
+    "bf16": "in bfloat16 by automatic mixed precision (--amp off: float32)",
+    "fp16": "in float16 by automatic mixed precision (--amp off: float32)",
+}
+#: Options that may differ when a run is resumed: they change no figure but the seconds.
+_FREE = {"out", "resume", "overwrite", "download", "workers", "tensorboard"}
+
+
+class _Epochs(ParamType):
+    """``all``, or a number of epochs from 1."""
+
+    name = "all|EPOCHS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word ``all`` or the number."""
+        if value == "all" or isinstance(value, int):
+            return value
+        if not (str(value).isdecimal() and int(value) >= 1):
+            self.fail(f"{value!r} is neither `all` nor a number of epochs", param, ctx)
+        return int(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """What was typed; the fields are the options of :func:`train`."""
+
+    data: str | None
+    download: bool
+    out: str
+    arch: str
+    output_stride: int | None
+    weights: str
+    recipe: str | None
+    epochs: int | None
+    batch_size: int | None
+    crop_size: tuple[int, int] | None
+    lr: float | None
+    schedule: str | None
+    class_weights: str | None
+    ema: float | None
+    clip_norm: float | None
+    freeze_backbone: int | Literal["all"] | None
+    patience: int | None
+    validate_every: int | None
+    seed: int
+    device: str
+    amp: str
+    compiled: bool
+    sync_batch_norm: bool
+    deterministic: bool
+    workers: int | None
+    tensorboard: bool
+    resume: bool
+    overwrite: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return those that a resumed run must share, as JSON values."""
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in _FREE}
+        return dict(json.loads(json.dumps(values)))
+
+    def taken_from(self, saved: Mapping[str, Any]) -> _Options:
+        """Return the options with saved ones in their place."""
+        known = {name: saved[name] for name in self.to_json() if name in saved}
+        if (size := known.get("crop_size")) is not None:
+            known["crop_size"] = tuple(size)
+        return dataclasses.replace(self, **known)
 
 
 @click.command()
-@click.option("--data", default=None, metavar="DIR|synthetic", help="Folder in VOC layout.")
+@click.option(
+    "--data",
+    metavar="DIR|voc2012|synthetic",
+    help="Folder in VOC layout, or VOC 2012 below data/; default: the built-in scenes.",
+)
+@click.option("--download", is_flag=True, help="Fetch VOC 2012 into data/ if it is not there.")
 @click.option("--out", default="runs/fcn", show_default=True, help="Run directory to write.")
 @click.option("--arch", default="fcn32s-resnet18", show_default=True, help="Architecture.")
+@click.option(
+    "--output-stride",
+    type=click.Choice(["8", "16"]),
+    callback=lambda _c, _p, v: v and int(v),
+    help="Dilate the body's last stages instead of shrinking 32 times.",
+)
 @click.option(
     "--weights",
     default="none",
@@ -34,73 +124,249 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["tutorial", "scratch"]),
+    type=click.Choice(list(RECIPES)),
     help="Preset; default: scratch without pretrained weights, else tutorial.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Overrides the recipe's.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Overrides the recipe's.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Of each process; overrides.")
 @click.option("--crop-size", type=Size(), help="Training crop; overrides the recipe's.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Overrides the recipe's.")
-@click.option("--freeze-backbone", is_flag=True, help="Train the head only.")
+@click.option("--schedule", type=click.Choice(["constant", "one-cycle", "poly"]), help="Overrides.")
+@click.option(
+    "--class-weights",
+    type=click.Choice(["none", "median-frequency"]),
+    help="Weigh rare classes up in the loss; overrides the recipe's.",
+)
+@click.option(
+    "--ema",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Decay of the moving average of the weights, 0 for none; overrides the recipe's.",
+)
+@click.option(
+    "--clip-norm",
+    type=click.FloatRange(min=0),
+    help="Largest norm of the gradient, 0 for no limit; overrides the recipe's.",
+)
+@click.option(
+    "--freeze-backbone",
+    is_flag=False,
+    flag_value="all",
+    type=_Epochs(),
+    help="Train the head only, in all epochs or in the first EPOCHS.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    help="Stop after so many epochs without a better validation mIoU.",
+)
+@click.option(
+    "--validate-every",
+    type=click.IntRange(min=1),
+    help="Epochs from one validation to the next; overrides the recipe's.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Data loading processes.")
+@click.option(
+    "--amp",
+    type=click.Choice(["auto", "off", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Automatic mixed precision; auto: bfloat16 where the hardware has it, else FP16 on a GPU.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Run the network by torch.compile.")
+@click.option(
+    "--sync-batch-norm", is_flag=True, help="Batch statistics over all processes of torchrun."
+)
+@click.option(
+    "--deterministic", is_flag=True, help="Refuse operations whose result depends on chance."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that load data; default: none on a CPU, up to 8 beside a GPU.",
+)
+@click.option("--tensorboard", is_flag=True, help="Write event files to RUN/tensorboard.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on exactly where the run in --out was stopped; begin if there is none.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a model that --out already holds.")
-def train(
-    data: str | None,
-    out: str,
-    arch: str,
-    weights: str,
-    recipe: str | None,
-    epochs: int | None,
-    batch_size: int | None,
-    crop_size: tuple[int, int] | None,
-    lr: float | None,
-    freeze_backbone: bool,
-    seed: int,
-    device: str,
-    workers: int,
-    overwrite: bool,
-) -> None:
-    """Train an FCN on labelled images; writes RUN/model.safetensors."""
+@click.pass_context
+def train(context: click.Context, /, **typed: Any) -> None:
+    """Train an FCN on labelled images; writes RUN/model.safetensors.
+
+    On several GPUs or machines: torchrun --nproc-per-node N -m fcn_deploy train ...
+    """
+    with _one_voice():
+        _train(context, _Options(**typed))
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Let rank 0 speak for all processes that ``torchrun`` started."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    console.quiet = True
+    try:
+        yield
+    except InputError as error:  # rank 0 says the same
+        sys.exit(error.exit_code)
+    finally:
+        console.quiet = False
+
+
+def _train(context: click.Context, options: _Options) -> None:
     from fcn_deploy.runners.pytorch import choose_device, unavailable_reason
 
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"training needs PyTorch: {reason}")
-    from fcn_deploy.networks import build_model, find_architecture
-    from fcn_deploy.train import RECIPES, TrainPlan
+    from fcn_deploy.distributed import joined
     from fcn_deploy.train import train as run_training
 
-    find_architecture(arch)
-    start = _starting_weights(weights)
+    run = Run(Path(options.out))
+    state, finished = None, False
+    if options.resume:
+        state, finished = _where_it_stands(run)
+        if finished:
+            console.print(f"{run.checkpoint} is finished: nothing to resume")
+            return
+        if state is not None:
+            options = _as_begun(context, options, state.arguments)
+            done = f"epoch {state.epoch}, batch {state.sums.batches + 1}"
+            console.print(f"resuming {run.root} at {done}")
+    else:
+        run.refuse_existing(overwrite=options.overwrite)
+    device = choose_device(options.device)
+    with joined(device) as world:
+        plan = _plan(options, device)
+        console.print(f"training {plan.architecture} on {device}, {_ARITHMETIC[plan.amp]}")
+        data = _data_source(options)
+        train_set, val_set, dropped = _open_training_data(data, plan.recipe)
+        run.prepare()
+        with _training_bar(plan.recipe.epochs) as (on_batch, on_epoch):
+            epochs = run_training(
+                plan,
+                train_set,
+                val_set,
+                run,
+                world=world,
+                state=state,
+                arguments=options.to_json(),
+                # Resolved, so that later commands find the data from any folder.
+                options=_typed_again(context, options, data),
+                data_argument=data if data == "synthetic" else str(Path(data).resolve()),
+                dropped=dropped,
+                tensorboard=options.tensorboard,
+                on_batch=on_batch,
+                on_epoch=on_epoch,
+            )
+    _say_end(run, plan, epochs)
+
+
+def _where_it_stands(run: Run) -> tuple[State | None, bool]:
+    """Return the state of an unfinished run, and whether the run is finished."""
+    from fcn_deploy.learner import load_state
+
+    if run.state.is_file():
+        return load_state(run.state), False
+    if run.checkpoint.exists():
+        return None, True  # the state is written before the first checkpoint, and deleted last
+    console.print(f"nothing to resume in {run.root}: beginning")
+    return None, False
+
+
+def _as_begun(context: click.Context, typed: _Options, saved: Mapping[str, Any]) -> _Options:
+    """Return the options that the run was begun with; what was typed now must be the same.
+
+    Raises:
+        InputError: it is not.
+    """
+    for name, value in typed.to_json().items():
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name in saved and saved[name] != value:
+            option = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise InputError(
+                f"the run was begun with {option} {saved[name]}, not {value}",
+                f"drop {option}: a resumed run goes on as it was begun",
+            )
+    return typed.taken_from(saved)
+
+
+def _typed_again(context: click.Context, options: _Options, data: str) -> list[str]:
+    """Return the options that differ from their defaults, as words of a command line."""
+    words: list[str] = []
+    for param in context.command.params:
+        value = getattr(options, str(param.name), None)
+        if param.name in _FREE or value in (None, param.default):
+            continue
+        if param.name == "data" and value != "voc2012":
+            value = data if data == "synthetic" else Path(data).resolve()
+        if isinstance(value, tuple):
+            value = "x".join(map(str, value))
+        words += [param.opts[0]] if value is True else [param.opts[0], str(value)]
+    return words
+
+
+def _plan(options: _Options, device: torch.device) -> TrainPlan:
+    from fcn_deploy.networks import build_model, find_architecture, with_output_stride
+    from fcn_deploy.train import TrainPlan
+
+    architecture = options.arch
+    if options.output_stride is not None:
+        architecture = with_output_stride(architecture, options.output_stride)
+    find_architecture(architecture)
+    start = _starting_weights(options.weights)
     if start is not None and not str(start).endswith(".safetensors"):
-        build_model(arch, 2, weights=start)  # fetched or refused now, not after the data was read
-    chosen = RECIPES[recipe or ("scratch" if start is None else "tutorial")]
-    chosen = dataclasses.replace(
-        chosen,
-        epochs=epochs or chosen.epochs,
-        batch_size=batch_size or chosen.batch_size,
-        crop_size=crop_size or chosen.crop_size,
-        lr=lr or chosen.lr,
+        # Fetched or refused now, not after the data was read.
+        build_model(architecture, 2, weights=start)
+    recipe = _recipe(options, pretrained=start is not None)
+    freeze = options.freeze_backbone
+    workers = options.workers
+    if workers is None:
+        workers = min(8, (os.cpu_count() or 1) - 1) if device.type == "cuda" else 0
+    return TrainPlan(
+        recipe,
+        device,
+        architecture,
+        start,
+        freeze_epochs=recipe.epochs if freeze == "all" else freeze,
+        seed=options.seed,
+        workers=workers,
+        amp=_amp(options.amp, device),
+        compiled=options.compiled,
+        sync_batch_norm=options.sync_batch_norm,
+        deterministic=options.deterministic,
+        patience=options.patience,
     )
-    plan = TrainPlan(chosen, choose_device(device), arch, start, freeze_backbone, seed, workers)
-    run = Run(Path(out))
-    run.refuse_existing(overwrite=overwrite)
-    train_set, val_set, dropped = _open_training_data(data, chosen)
-    run.prepare()
-    with _training_bar(chosen.epochs) as (on_batch, on_epoch):
-        run_training(
-            plan,
-            train_set,
-            val_set,
-            run,
-            # Resolved, so that later commands find the data from any folder.
-            data_argument="synthetic" if data in (None, "synthetic") else str(Path(data).resolve()),
-            dropped=dropped,
-            on_batch=on_batch,
-            on_epoch=on_epoch,
-        )
-    console.print(f"wrote {run.checkpoint}, {run.metrics}, {run.preview}")
+
+
+def _recipe(options: _Options, *, pretrained: bool) -> Recipe:
+    preset = RECIPES[options.recipe or ("tutorial" if pretrained else "scratch")]
+    names = (
+        "epochs", "batch_size", "crop_size", "lr", "schedule", "class_weights", "validate_every",
+    )  # fmt: skip
+    typed = {name: getattr(options, name) for name in names}
+    changed = {name: value for name, value in typed.items() if value is not None}
+    if options.ema is not None:
+        changed["ema"] = options.ema or None
+    if options.clip_norm is not None:
+        changed["clip_norm"] = options.clip_norm or None
+    return dataclasses.replace(preset, **changed)
+
+
+def _amp(word: str, device: torch.device) -> Amp:
+    import torch
+
+    if word == "fp16" and device.type == "cpu":
+        raise InputError("--amp fp16 is for GPUs", "use --amp bf16, or --amp off")
+    if word != "auto":
+        return word  # type: ignore[return-value]
+    if device.type == "cpu":
+        # Without such instructions bfloat16 is emulated, and slower than float32.
+        return "bf16" if {"avx512_bf16", "amx_bf16"} & set(cpu_flags()) else "off"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
 def _starting_weights(word: str) -> Literal["imagenet"] | Path | None:
@@ -114,14 +380,23 @@ def _starting_weights(word: str) -> Literal["imagenet"] | Path | None:
     return path
 
 
-def _open_training_data(data: str | None, recipe: Recipe) -> tuple[Dataset, Dataset, int]:
-    from fcn_deploy.dataset import open_dataset
+def _data_source(options: _Options) -> str:
+    """Return a folder, or ``synthetic``."""
+    if options.data == "voc2012":
+        from fcn_deploy.voc2012 import find_voc2012
 
-    if data is None:
+        return str(find_voc2012(download=options.download))
+    if options.data is None:
         console.print("no --data given: training on the built-in synthetic scenes")
-        data = "synthetic"
-    read = open_dataset(data, "train")
+    return options.data or "synthetic"
+
+
+def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, int]:
+    from fcn_deploy.dataset import open_dataset, require_disjoint, training_split
+
+    read = open_dataset(data, training_split(data))
     val_set = open_dataset(data, "val")
+    require_disjoint(read, val_set)
     fitting = read.at_least(*recipe.crop_size)
     dropped = len(read) - len(fitting)
     height, width = recipe.crop_size
@@ -138,6 +413,19 @@ def _checked(dataset: Dataset, title: str) -> Dataset:
 
     with counter(title, len(dataset)) as step:
         return check_and_cache(dataset, step)
+
+
+def _say_end(run: Run, plan: TrainPlan, epochs: list[Epoch]) -> None:
+    from fcn_deploy.training_files import best_of
+
+    best = best_of(epochs)
+    if len(epochs) < plan.recipe.epochs:
+        console.print(f"no better validation mIoU in {plan.patience} epochs: stopped early")
+    console.print(
+        f"best: epoch {best.epoch}, val {best.val_pixel_accuracy:.3f}/{best.val_mean_iou:.3f} "
+        "(pixel accuracy/mIoU)"
+    )
+    console.print(f"wrote {run.checkpoint}, {run.metrics}, {run.preview}")
 
 
 @contextmanager
@@ -171,11 +459,13 @@ def _training_bar(
             )
 
         def on_epoch(epoch: Epoch) -> None:
+            val = f"{epoch.val_pixel_accuracy:.3f}/{epoch.val_mean_iou:.3f}"
+            share = epoch.data_seconds / (epoch.data_seconds + epoch.compute_seconds)
             bar.console.print(
                 f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  "
                 f"train {epoch.train_pixel_accuracy:.3f}/{epoch.train_mean_iou:.3f}  "
-                f"val {epoch.val_pixel_accuracy:.3f}/{epoch.val_mean_iou:.3f} "
-                f"(pixel accuracy/mIoU)  {epoch.examples_per_s:.1f} examples/s"
+                f"val {val if epoch.validated else '-'} (pixel accuracy/mIoU)  "
+                f"{epoch.examples_per_s:.1f} examples/s, {share:.0%} of the time for data"
             )
 
         yield on_batch, on_epoch

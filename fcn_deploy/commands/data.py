@@ -1,0 +1,107 @@
+"""``fcn-deploy data check``: what a folder of labelled images holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fcn_deploy.artifacts import write_json
+from fcn_deploy.commands.console import EXIT_FAILED, console, counter
+from fcn_deploy.machine import result_header
+
+if TYPE_CHECKING:
+    from fcn_deploy.data_check import DataReport, SplitReport
+
+SCHEMA = 1
+_BAR = 24
+
+
+@click.group()
+def data() -> None:
+    """Look at labelled images before training on them."""
+
+
+@data.command("check")
+@click.argument("folder", metavar="DIR|synthetic")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the same as JSON."
+)
+def check(folder: str, json_file: Path | None) -> None:
+    """Decode every file that the lists name; name all faults, each with its repair.
+
+    Exit code 1 if there are any.
+    """
+    from fcn_deploy import data_check
+    from fcn_deploy.dataset import SCENE_COUNTS
+
+    if folder == "synthetic":
+        with counter("drawing", sum(SCENE_COUNTS.values())) as step:
+            report = data_check.check_scenes(step)
+    else:
+        with counter("checking", data_check.count_samples(Path(folder))) as step:
+            report = data_check.check(Path(folder), step)
+    _print_splits(report)
+    _print_classes(report)
+    for note in report.notes:
+        console.print(f"note: {note}")
+    for fault in report.faults:
+        console.print(str(fault))
+    if json_file is not None:
+        write_json(json_file, {**result_header("data-check", SCHEMA), **report.to_json()})
+        console.print(f"wrote {json_file}")
+    if not report.faults:
+        console.print("no faults")
+        return
+    files = len({fault.file for fault in report.faults})
+    console.print(f"faults: {len(report.faults)}, in {files} files")
+    sys.exit(EXIT_FAILED)
+
+
+def _print_splits(report: DataReport) -> None:
+    from rich.table import Table
+
+    table = Table(title=report.source, title_justify="left")
+    table.add_column("list")
+    for column in ("samples", "readable", "smallest", "most frequent", "largest"):
+        table.add_column(column, justify="right")
+    for split in report.splits:
+        table.add_row(split.name, str(split.samples), str(split.readable), *_sizes(split))
+    console.print(table)
+
+
+def _sizes(split: SplitReport) -> tuple[str, str, str]:
+    if not split.sizes:
+        return "-", "-", "-"
+    by_area = sorted(split.sizes, key=lambda size: (size[0] * size[1], size))
+    sizes = by_area[0], split.sizes.most_common(1)[0][0], by_area[-1]
+    smallest, typical, largest = (f"{height}×{width}" for height, width in sizes)
+    return smallest, typical, largest
+
+
+def _print_classes(report: DataReport) -> None:
+    from rich.table import Table
+
+    from fcn_deploy.dataset import median_frequency
+
+    counts = report.counts
+    labelled = int(counts.pixels.sum())
+    weights = median_frequency(counts)
+    table = Table(title="classes, by labelled pixels", title_justify="left")
+    table.add_column("class")
+    for column in ("pixels", "images", "weight by median frequency"):
+        table.add_column(column, justify="right")
+    table.add_column("share")
+    for index, name in enumerate(report.class_names):
+        share = int(counts.pixels[index]) / labelled if labelled else 0.0
+        table.add_row(
+            name, f"{share:.2%}", str(int(counts.images[index])), f"{weights[index]:.2f}",
+            "█" * round(_BAR * share) or ("▏" if share else ""),
+        )  # fmt: skip
+    console.print(table)
+    everything = labelled + counts.void
+    console.print(
+        f"void: {counts.void / everything:.2%} of all pixels" if everything else "no pixels"
+    )

@@ -1,0 +1,89 @@
+"""How a network is trained, as named sets of numbers.  Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Schedule = Literal["constant", "one-cycle", "poly"]
+ClassWeights = Literal["none", "median-frequency"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        name: for people and results.
+        optimizer: SGD as in the tutorial, or AdamW.
+        lr: learning rate, the peak of the schedule if there is one.
+        weight_decay: of the optimizer.
+        schedule: ``constant``; ``one-cycle`` (Smith & Topin 2017); or ``poly``, which falls to
+            nothing as (1 - step/steps)^0.9 (Chen et al. 2017).
+        epochs: passes over the training images.
+        batch_size: images per step, of each process.
+        crop_size: (height, width) of the training crops, in pixels.
+        scale: smallest and largest factor by which a picture is resized before it is cropped;
+            None crops without resizing.
+        flip: mirror every second example.
+        colour_jitter: brightness, contrast and saturation vary by up to this factor; 0 for none.
+        loss: ``pixel-mean`` averages over all labelled pixels of a batch; ``image-sum`` averages
+            over the pixels of each image and sums over the batch, as the tutorial does.
+        class_weights: of the loss; see :func:`fcn_deploy.dataset.median_frequency`.
+        ema: decay per step of an exponential moving average of the weights, which is then what is
+            validated and saved; None keeps the weights themselves.
+        clip_norm: the gradient's norm is cut down to this; None leaves it.
+        validate_every: epochs from one validation to the next; the last is always validated.
+    """
+
+    name: str
+    optimizer: Literal["sgd", "adamw"]
+    lr: float
+    weight_decay: float
+    schedule: Schedule
+    epochs: int
+    batch_size: int
+    crop_size: tuple[int, int]
+    scale: tuple[float, float] | None
+    flip: bool
+    colour_jitter: float
+    loss: Literal["pixel-mean", "image-sum"]
+    class_weights: ClassWeights = "none"
+    ema: float | None = None
+    clip_norm: float | None = None
+    validate_every: int = 1
+
+
+RECIPES = {
+    # "Dive into Deep Learning", section "Fully Convolutional Networks": fine-tuning on VOC 2012.
+    "tutorial": Recipe(
+        "tutorial",
+        optimizer="sgd",
+        lr=1e-3,
+        weight_decay=1e-3,
+        schedule="constant",
+        epochs=5,
+        batch_size=32,
+        crop_size=(320, 480),
+        scale=None,
+        flip=False,
+        colour_jitter=0,
+        loss="image-sum",
+    ),
+    "scratch": Recipe(
+        "scratch",
+        optimizer="adamw",
+        lr=2e-3,
+        weight_decay=1e-2,
+        schedule="one-cycle",
+        epochs=36,
+        batch_size=8,
+        crop_size=(192, 256),
+        scale=(0.5, 1.0),
+        flip=True,
+        colour_jitter=0.1,
+        loss="pixel-mean",
+        ema=0.99,
+        validate_every=2,  # on two cores it takes a third of an epoch's time
+    ),
+}

@@ -1,0 +1,25 @@
+"""Run by test_train_distributed.py under torchrun: `train`, but rank 1 is killed in batch 3."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from typing import Any
+
+from fcn_deploy import train
+from fcn_deploy.cli import main
+
+_loss = train.segmentation_loss
+_calls = itertools.count(1)
+
+
+def killed_in_batch_3(*arguments: Any) -> Any:
+    if next(_calls) == 3 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _loss(*arguments)
+
+
+train.segmentation_loss = killed_in_batch_3
+main(sys.argv[1:])
