@@ -1,12 +1,14 @@
 #!/bin/sh
 # The recorded CamVid figures: train from scratch, export, prove, measure.  About 20 minutes on 2
 # cores.  CAMVID is the data set in VOC layout; the results are copied to benchmarks/results/.
-#   sh benchmarks/camvid.sh CAMVID RUN
+#   sh benchmarks/camvid.sh CAMVID RUN [fcn8s-resnet18]
 set -eux
 data=$1
 run=$2
-results=$(dirname "$0")/results/camvid-fcn32s-resnet18
-[ -f "$run/model.safetensors" ] || fcn-deploy train --data "$data" --weights none --out "$run"
+arch=${3:-fcn32s-resnet18}
+results=$(dirname "$0")/results/camvid-$arch
+[ -f "$run/model.safetensors" ] ||
+    fcn-deploy train --data "$data" --arch "$arch" --weights none --out "$run" --resume
 fcn-deploy export "$run"
 fcn-deploy export "$run" --fp16
 fcn-deploy parity "$run" --backend ort --json "$run/parity/ort.fp32.json" --data "$data"

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fcn_deploy.errors import InputError, TrainingError
+from fcn_deploy.errors import InputError, LostProcessError
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def lost_ranks_named(world: World) -> Iterator[None]:
     """Turn what a collective says when another process is gone into one clear line.
 
     Raises:
-        TrainingError: another process has ended.
+        LostProcessError: another process has ended.
     """
     try:
         yield
@@ -98,7 +98,7 @@ def lost_ranks_named(world: World) -> Iterator[None]:
         words = str(error).lower()
         if world.size == 1 or not any(name in words for name in ("gloo", "nccl", "peer")):
             raise
-        raise TrainingError(
+        raise LostProcessError(
             f"rank {world.rank} of {world.size} lost another process",
             "see that one's own message; then run the same command with --resume",
         ) from error

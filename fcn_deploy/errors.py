@@ -14,7 +14,8 @@
     ├── InputError             what a runner was given to run
     ├── DeviceMemoryError      the GPU's memory does not suffice
     ├── TrainingError          the loss left the numbers, or another process was lost
-    │   └── TrainingStoppedError    a signal asked for an end (exit code 130)
+    │   ├── LostProcessError   another process of the run has ended
+    │   └── TrainingStoppedError  a signal asked for an end (exit code 130)
     ├── MeasurementError       the clock gave no figures
     ├── BuildError             TensorRT built no engine that may be used (exit code 1)
     └── ExportError            the exported graph failed its own check (exit code 1)
@@ -102,6 +103,10 @@ class BuildError(FcnDeployError):
 
 class TrainingError(FcnDeployError):
     """The training left the numbers, or lost a process; the last whole checkpoint stays."""
+
+
+class LostProcessError(TrainingError):
+    """Another of the processes that train together has ended."""
 
 
 class TrainingStoppedError(TrainingError):

@@ -315,7 +315,7 @@ def find_architecture(name: str) -> Architecture:
 
 
 def with_output_stride(name: str, stride: int) -> str:
-    """Return the name of the same network with a body that is dilated to ``stride``, 8 or 16.
+    """Return the name of the same network with another output stride, one of ``OUTPUT_STRIDES``.
 
     Raises:
         ArchitectureError: there is no such network.
@@ -323,7 +323,7 @@ def with_output_stride(name: str, stride: int) -> str:
     row = find_architecture(name)
     if row.family not in FAMILIES:
         raise ArchitectureError(f"{name} has output stride 8", "drop --output-stride")
-    return replace(row, output_stride=stride).name
+    return find_architecture(replace(row, output_stride=stride).name).name
 
 
 def build_model(
@@ -366,21 +366,23 @@ def _resnet_body(backbone: str, weights: Literal["imagenet"] | Path | None) -> n
 def dilate(body: nn.Sequential, output_stride: int) -> None:
     """Make the last stages of a ResNet's body keep their grid, and look further apart instead.
 
-    A stage's first block still sees the grid before it, so it takes the dilation before it, as
-    torchvision's ``replace_stride_with_dilation`` has it (which knows bottleneck blocks only).
+    The convolution that had the stride still reads the grid before it, so it takes the dilation
+    before it; those that follow take the new one.  So the features are those of the plain body
+    where it has some, and more in between.  On bottleneck blocks this is torchvision's
+    ``replace_stride_with_dilation``, which knows no others.
     """
     dilation = 1
     for stage, stride in STAGE_STRIDES.items():
         if stride <= output_stride:
             continue
         before, dilation = dilation, 2 * dilation
-        for number, block in enumerate(body.get_submodule(stage).children()):
-            reach = before if number == 0 else dilation
-            for module in block.modules():
-                if isinstance(module, nn.Conv2d):
-                    module.stride = (1, 1)
-                    if module.kernel_size == (3, 3):
-                        module.dilation = module.padding = (reach, reach)
+        for module in body.get_submodule(stage).modules():
+            if not isinstance(module, nn.Conv2d):
+                continue
+            reach = dilation if module.stride == (1, 1) else before
+            module.stride = (1, 1)
+            if module.kernel_size == (3, 3):
+                module.dilation = module.padding = (reach, reach)
 
 
 def _resnet_weights(

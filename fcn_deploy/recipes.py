@@ -76,14 +76,14 @@ RECIPES = {
         lr=2e-3,
         weight_decay=1e-2,
         schedule="one-cycle",
-        epochs=36,
+        epochs=30,
         batch_size=8,
         crop_size=(192, 256),
         scale=(0.5, 1.0),
         flip=True,
         colour_jitter=0.1,
         loss="pixel-mean",
-        ema=0.99,
+        # No moving average: at this learning rate it lags by five points of mIoU (CamVid).
         validate_every=2,  # on two cores it takes a third of an epoch's time
     ),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,7 @@ def test_an_imported_network_gives_torchvisions_masks(
 def test_a_file_of_another_network_is_refused(
     theirs: tuple[torch.nn.Module, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ArchitectureError, match="no weights of torchvision's fcn_resnet101"):
+    with pytest.raises(ArchitectureError, match="holds no fcn_resnet101"):
         import_published(
             PUBLISHED["torchvision:fcn_resnet101"], theirs[1], tmp_path / "model.safetensors"
         )
@@ -72,6 +74,30 @@ def test_a_file_of_another_network_is_refused(
         with pytest.raises(ArchitectureError, match="cannot read"):
             import_published(RESNET50, foreign, tmp_path / "model.safetensors")
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_weights_of_other_classes_are_counted(
+    theirs: tuple[torch.nn.Module, Path], tmp_path: Path, one_line: Callable[[Exception], str]
+) -> None:
+    tensors = torch.load(theirs[1], weights_only=True)
+    for name in ("classifier.4.weight", "classifier.4.bias"):
+        tensors[name] = tensors[name][:5]
+    path, target = tmp_path / "five.pth", tmp_path / "model.safetensors"
+    torch.save(tensors, path)
+    with pytest.raises(ArchitectureError, match="with 5 classes, not 21") as caught:
+        import_published(RESNET50, path, target)
+    assert RESNET50.url in one_line(caught.value)
+    assert not target.exists()
+
+
+def test_the_classes_are_those_of_the_published_weights() -> None:
+    for published in PUBLISHED.values():
+        categories = torchvision.models.get_model_weights(published.model).DEFAULT.meta[
+            "categories"
+        ]
+        # The development kit writes two of them in another way.
+        theirs = [re.sub("[^a-z]", "", name) for name in categories]
+        assert theirs == [re.sub("[^a-z]", "", name) for name in VOC_CLASS_NAMES]
 
 
 def test_weights_that_cannot_be_fetched_are_one_line_with_their_address(

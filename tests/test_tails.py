@@ -17,22 +17,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fcn_deploy.checkpoint import load_checkpoint, save_checkpoint
+from fcn_deploy import trt_api
+from fcn_deploy.build import engine_from_onnx
+from fcn_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fcn_deploy.engine_file import read_engine
 from fcn_deploy.errors import ArchitectureError, InputError, OnnxFileError
-from fcn_deploy.export import onnx_from_checkpoint
+from fcn_deploy.export import check_graph, deploy_graph, onnx_from_checkpoint, write_metadata
 from fcn_deploy.graph_cost import graph_cost
 from fcn_deploy.masks import voc_palette
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.model import BilinearResize, DeployGraph, DeployModel, EarlyArgmax, LateArgmax
-from fcn_deploy.networks import bilinear_kernel, build_model
+from fcn_deploy.networks import InterpolatingNetwork, bilinear_kernel, build_model
 from fcn_deploy.onnx_file import load_onnx, read_metadata, with_logits
-from fcn_deploy.spec import OUTPUT_NAMES, ModelSpec, Tail
+from fcn_deploy.spec import OUTPUT_NAMES, ModelSpec, Precision, Product, Tail
 from tests.command_line import FcnDeploy
+from tests.random_network import random_network
 
 #: Pictures of 1×1 to 70×70, the sizes that all rewritten tails are tried on.
 LARGEST = 70
 #: Classes and strides; 150 classes at stride 32 would be 400 MB of weights.
-CASES = [(2, 8), (2, 32), (21, 16), (21, 32), (150, 16)]
+CASES = [(2, 8), (2, 32), (21, 8), (21, 16), (21, 32), (150, 16)]
 #: Classes of the network that is exported.
 CLASSES = 21
 #: Rounding, in units of the largest |logit|: sums of 4·C products in float32.
@@ -128,7 +132,7 @@ def test_early_argmax_differs_by_rounding_alone(classes: int, stride: int, kind:
         np.testing.assert_array_equal(early_margin, margin_of(early_logits.numpy()))
 
 
-@pytest.mark.parametrize("stride", [8, 32])
+@pytest.mark.parametrize("stride", [8, 16, 32])
 def test_every_size_of_picture_is_cropped_right(stride: int) -> None:
     size = 2 * stride
     upsample = upsampling(2, stride, whole_numbers(2, 2, size, size, seed=1))
@@ -150,7 +154,7 @@ def test_every_size_of_picture_is_cropped_right(stride: int) -> None:
 @given(
     height=st.integers(1, 300),
     width=st.integers(1, 300),
-    stride=st.sampled_from([2, 4, 8, 32]),
+    stride=st.sampled_from([2, 4, 8, 16, 32]),
     classes=st.integers(2, 6),
     batch=st.integers(1, 3),
 )
@@ -206,7 +210,7 @@ def test_another_upsampling_is_refused(
 # -- resize -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stride", [2, 8, 32])
+@pytest.mark.parametrize("stride", [2, 8, 16, 32])
 def test_resize_is_the_bilinear_transposed_convolution_to_the_border(stride: int) -> None:
     upsample = upsampling(5, stride)
     for h, w in ((1, 1), (1, 4), (3, 2)):
@@ -233,7 +237,106 @@ def test_resize_is_refused_once_the_upsampling_is_trained(
     assert "use --tail early-argmax" in one_line(caught.value)
 
 
+# -- interpolation ------------------------------------------------------------------------------
+
+
+class Interpolating(InterpolatingNetwork):
+    """Scores on a grid of 8 pixels, stretched: torchvision's networks with nothing in them."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, classes, 3, stride=8, padding=1)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Return class scores [N, C, ⌈H/8⌉, ⌈W/8⌉]."""
+        scores: Tensor = self.convolution(images)
+        return scores
+
+
+@pytest.fixture(scope="module")
+def interpolating(tiny_spec: ModelSpec) -> Checkpoint:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Checkpoint(Interpolating(tiny_spec.num_classes).eval(), tiny_spec)
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_the_interpolations_file_gives_pytorchs_masks(
+    interpolating: Checkpoint, precision: Precision, opset: int, tmp_path: Path
+) -> None:
+    spec, outputs = interpolating.spec, OUTPUT_NAMES
+    source = DeployGraph(interpolating.model, spec, outputs, precision)
+    assert source.tail_form is Tail.RESIZE
+    file = deploy_graph(source, opset)
+    write_metadata(file, spec, precision, "sha256:none", source.tail_form)
+    check_graph(file, interpolating, outputs, precision)
+    (resize,) = (node for node in file.graph.node if node.op_type == "Resize")
+    form = {a.name: onnx.helper.get_attribute_value(a) for a in resize.attribute}
+    assert (form["mode"], form["coordinate_transformation_mode"]) == (b"linear", b"half_pixel")
+    reference = DeployModel(interpolating.model, spec, outputs)
+    rounding = ROUNDING if precision is Precision.FP32 else 1e-2
+    for height, width in ((1, 1), (1, 9), (8, 8), (33, 70), (97, 131)):
+        images = pictures(2, height, width)
+        with torch.inference_mode():
+            mask, logits, margin = (part.numpy() for part in reference(torch.from_numpy(images)))
+        given = run(file, images)
+        allowed = rounding * np.abs(logits).max()
+        np.testing.assert_allclose(given["logits"], logits, rtol=0, atol=allowed)
+        assert (margin[given["mask"] != mask] <= 2 * allowed).all()
+        np.testing.assert_array_equal(given["mask"], given["logits"].argmax(axis=1))
+    if trt_api.unavailable_reason(Product.RTX) is None:
+        path = tmp_path / "model.onnx"
+        onnx.save(file, path)
+        engine = engine_from_onnx(path, name="fcn", product=Product.RTX, folder=tmp_path)
+        assert read_engine(engine.path).outputs == outputs
+
+
+@pytest.mark.parametrize("tail", [Tail.EARLY_ARGMAX, Tail.DECONV])
+def test_an_interpolation_has_no_other_tail(
+    interpolating: Checkpoint, tail: Tail, one_line: Callable[[Exception], str]
+) -> None:
+    with pytest.raises(InputError, match=f"no tail {tail.value}") as caught:
+        DeployGraph(interpolating.model, interpolating.spec, tail=tail)
+    assert caught.value.exit_code == 2
+    assert "use --tail auto" in one_line(caught.value)
+
+
 # -- the whole graph ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["fcn16s-resnet18", "fcn8s-resnet18", "fcn8s-resnet18-os16", "fcn32s-resnet18-os8"],
+)
+def test_the_rewritten_graph_of_every_stride_is_the_deploy_model(architecture: str) -> None:
+    network, spec = random_network(architecture)
+    early = DeployGraph(network, spec, OUTPUT_NAMES)
+    assert early.tail_form is Tail.EARLY_ARGMAX
+    late = DeployGraph(network, spec, OUTPUT_NAMES, tail=Tail.DECONV)
+    reference = DeployModel(network, spec, OUTPUT_NAMES)
+    for shape in ((1, 1, 1), (2, 45, 70), (1, 97, 131)):
+        images = torch.from_numpy(pictures(*shape))
+        with torch.inference_mode():
+            mask, logits, margin = reference(images)
+            scale = float(logits.abs().max())
+            for graph in (early, late):
+                given = graph(images)
+                torch.testing.assert_close(given[1], logits, atol=1e-4 * scale, rtol=0)
+                decided = margin > 2e-4 * scale
+                assert torch.equal(given[0][decided], mask[decided])
+
+
+def test_a_skip_is_cropped_at_once(tmp_path: Path) -> None:
+    network, spec = random_network("fcn8s-resnet18")
+    save_checkpoint(tmp_path / "model.safetensors", network, spec)
+    onnx_from_checkpoint(tmp_path / "model.safetensors", tmp_path / "model.onnx")
+    nodes = load_onnx(tmp_path / "model.onnx").graph.node
+    for stage in ("layer3", "layer2"):
+        operators = [n.op_type for n in nodes if n.name.startswith(f"network.skips.{stage}.")]
+        assert operators == ["Conv", "ConvTranspose", "Shape", "Slice", "Add"]
+    # Nothing computes the sizes of grids from the picture's any more.
+    assert not {"Div", "Mod", "Floor"} & {node.op_type for node in nodes}
 
 
 @pytest.fixture(scope="module")

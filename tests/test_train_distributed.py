@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from fcn_deploy.cli import main
 from fcn_deploy.dataset import VocDataset
 from fcn_deploy.distributed import World, lost_ranks_named
-from fcn_deploy.errors import TrainingError
+from fcn_deploy.errors import LostProcessError
 from fcn_deploy.networks import build_model
 from fcn_deploy.scenes import SCENE_CLASS_NAMES
 from tests.conftest import WriteVocFolder
@@ -104,7 +104,10 @@ def test_a_killed_rank_ends_the_run_with_a_word_and_a_checkpoint(
 def test_only_a_lost_process_is_called_one() -> None:
     with pytest.raises(RuntimeError, match="shapes"), lost_ranks_named(World(0, 2)):
         raise RuntimeError("shapes do not fit")
-    with pytest.raises(TrainingError, match="lost another process"), lost_ranks_named(World(0, 2)):
+    with (
+        pytest.raises(LostProcessError, match="lost another process"),
+        lost_ranks_named(World(0, 2)),
+    ):
         raise RuntimeError("[gloo/transport] Connection closed by peer")
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import click
 
 from fcn_deploy.artifacts import Run
 from fcn_deploy.commands.console import build_bar, console
-from fcn_deploy.commands.params import Profile, precision_options
+from fcn_deploy.commands.params import Bytes, Profile, precision_options
 from fcn_deploy.errors import InputError
-from fcn_deploy.spec import Precision, Product, ShapeProfile
+from fcn_deploy.spec import BatchShape, Precision, Product, ShapeProfile
 
 
 @click.command()
@@ -23,6 +24,17 @@ from fcn_deploy.spec import Precision, Product, ShapeProfile
     "--profile", "profiles", type=Profile(), multiple=True,
     help="Batch shapes to take, NxHxW each, e.g. 1x32x32:1x320x480:8x1024x2048; may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--plan-from", type=click.Path(path_type=Path), metavar="DIR",
+    help="Choose the profiles by the sizes of the pictures there.",
+)  # fmt: skip
+@click.option(
+    "--memory", type=Bytes(), help="With --plan-from: what the engine may take, e.g. 512MiB."
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="With --plan-from: pictures at once at most."
+)
+@click.option("--dry-run", is_flag=True, help="With --plan-from: show the choices, build nothing.")
 @precision_options
 @click.option(
     "--workspace", type=click.IntRange(1, 2**20), metavar="MiB", help="Scratch per layer."
@@ -40,6 +52,10 @@ def build(
     run: str | None,
     product: str,
     profiles: tuple[ShapeProfile, ...],
+    plan_from: Path | None,
+    memory: int | None,
+    batch: int | None,
+    dry_run: bool,
     precision: Precision,
     workspace: int | None,
     opt_level: int | None,
@@ -48,6 +64,10 @@ def build(
     out: Path,
 ) -> None:
     """Compile an exported ONNX file into a TensorRT engine, with its sidecar."""
+    if plan_from is None and (memory is not None or batch is not None or dry_run):
+        raise click.UsageError("--memory, --batch and --dry-run belong to --plan-from DIR: add it.")
+    if plan_from is not None and profiles:
+        raise click.UsageError("--plan-from chooses the profiles itself: drop --profile, or it.")
     from fcn_deploy.build import (
         BuildOptions,
         build_command,
@@ -66,6 +86,10 @@ def build(
         )
     capabilities = () if compute_capability is None else parse_capabilities(compute_capability)
     onnx_path = source.require_onnx(precision)
+    if plan_from is not None:
+        profiles = _planned(onnx_path, plan_from, memory, batch or 1)
+        if dry_run:
+            return
     chosen = choose_product(product)
     options = BuildOptions(profiles, workspace, opt_level, timing_cache, capabilities)
     with build_bar() as on_progress:
@@ -93,3 +117,46 @@ def build(
         f"{census(built.layers)} ({built.layers_from}); "
         f"profiles {', '.join(map(str, built.profiles))}"
     )
+
+
+def _planned(
+    onnx_path: Path, folder: Path, memory: int | None, batch: int
+) -> tuple[ShapeProfile, ...]:
+    """Show what could be built for the pictures in a folder; return the profiles to build."""
+    from rich.table import Table
+
+    from fcn_deploy.graph_cost import peak_bytes
+    from fcn_deploy.onnx_file import load_onnx
+    from fcn_deploy.planner import choices, choose, mebibytes, picture_sizes
+
+    sizes = picture_sizes(folder)
+    model = load_onnx(onnx_path)
+
+    @functools.cache
+    def memory_of(shape: BatchShape) -> int:
+        return sum(peak_bytes(model, {"image": (*shape, 3)}))
+
+    found = choices(sizes, memory_of, batch=batch, limit=memory)
+    chosen = choose(found)
+    table = Table(
+        title=f"{sizes.total()} pictures of {len(sizes)} sizes in {folder}", title_justify="left"
+    )
+    for column in ("profiles", "batch", "pictures at their optimum", "memory (estimated)"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for choice in found:
+        table.add_row(
+            f"{len(choice.profiles)} {'static' if choice.static else 'dynamic'}",
+            str(choice.batch),
+            f"{choice.at_optimum / choice.pictures:.1%}",
+            mebibytes(choice.memory),
+            "chosen" if choice is chosen else "",
+        )
+    console.print(table)
+    console.print(
+        "memory: weights and activations by the count of the ONNX graph, not measured; "
+        "on a GPU `fcn-deploy bench --tier device` measures each size"
+    )
+    for profile in chosen.profiles:
+        console.print(f"--profile {profile}")
+    return chosen.profiles

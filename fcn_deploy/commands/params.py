@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -90,6 +90,23 @@ class Percentage(ParamType):
         if not 0 <= share < float("inf"):
             self.fail(f"{value!r} is no percentage; write e.g. 10%", param, ctx)
         return share
+
+
+class Bytes(ParamType):
+    """A size of memory, such as ``512MiB`` or ``4GiB``."""
+
+    name = "SIZE"
+    _UNITS: ClassVar = {"kib": 10, "mib": 20, "gib": 30}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        word = str(value).strip().lower()
+        number, power = word[:-3].strip(), self._UNITS.get(word[-3:])
+        if power is None or not number.isdecimal() or not int(number):
+            self.fail(f"{value!r} is no size of memory; write e.g. 512MiB", param, ctx)
+        return int(number) << power
 
 
 run_argument = click.argument("run", required=False, metavar="[RUN]")

@@ -17,8 +17,7 @@ from click.core import ParameterSource
 from fcn_deploy.artifacts import Run
 from fcn_deploy.commands.console import console, counter
 from fcn_deploy.commands.params import ParamType, Size
-from fcn_deploy.errors import FcnDeployError, InputError
-from fcn_deploy.machine import cpu_flags
+from fcn_deploy.errors import FcnDeployError, InputError, LostProcessError
 from fcn_deploy.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ class _Options:
     type=click.Choice(["auto", "off", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="Automatic mixed precision; auto: bfloat16 where the hardware has it, else FP16 on a GPU.",
+    help="Automatic mixed precision; auto: on a GPU, in bfloat16 if it has that.",
 )
 @click.option("--compile", "compiled", is_flag=True, help="Run the network by torch.compile.")
 @click.option(
@@ -211,7 +210,9 @@ def _one_voice() -> Iterator[None]:
     console.quiet = True
     try:
         yield
-    except InputError as error:  # rank 0 says the same
+    except LostProcessError:  # it may be rank 0 that was lost
+        raise
+    except FcnDeployError as error:  # rank 0 says the same
         sys.exit(error.exit_code)
     finally:
         console.quiet = False
@@ -364,8 +365,7 @@ def _amp(word: str, device: torch.device) -> Amp:
     if word != "auto":
         return word  # type: ignore[return-value]
     if device.type == "cpu":
-        # Without such instructions bfloat16 is emulated, and slower than float32.
-        return "bf16" if {"avx512_bf16", "amx_bf16"} & set(cpu_flags()) else "off"
+        return "off"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 

@@ -1,0 +1,148 @@
+"""Which batch shapes an engine should be built for, given the pictures that there are.
+
+    sizes of the pictures ─▶ heads: the k most frequent sizes ─▶ every size joins the nearest head
+                          ─▶ a profile per head ─▶ Choice(memory, pictures at their optimum)
+
+TensorRT tunes a profile for one shape, its optimum, and keeps scratch memory for its largest.  More
+profiles put more pictures at an optimum, and take longer to build.  Memory is an estimate: the most
+bytes of activations that are alive at once, by the count of `graph_cost`.  TensorRT fuses layers
+and needs less of these, and more for some of its kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcn_deploy.errors import InputError
+from fcn_deploy.images import IMAGE_SUFFIXES, find_images, image_size
+from fcn_deploy.spec import BatchShape, ShapeProfile
+
+#: (height, width) in pixels.
+Size = tuple[int, int]
+#: So many pictures at their optimum are enough, as a share.
+ENOUGH = 0.95
+#: Each profile is tuned for itself: more would make a build take very long.
+MOST_PROFILES = 8
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Profiles that take all the pictures.
+
+    Attributes:
+        profiles: the one of the most pictures first.
+        pictures: how many there are.
+        at_optimum: how many of them have exactly the size that their profile is tuned for.
+        memory: bytes of weights and activations at the largest shape, estimated.
+    """
+
+    profiles: tuple[ShapeProfile, ...]
+    pictures: int
+    at_optimum: int
+    memory: int
+
+    @property
+    def static(self) -> bool:
+        """Whether every profile takes one picture size only."""
+        return all(p.smallest[1:] == p.largest[1:] for p in self.profiles)
+
+    @property
+    def batch(self) -> int:
+        """The largest batch that every profile takes."""
+        return min(profile.largest[0] for profile in self.profiles)
+
+
+def picture_sizes(folder: Path) -> Counter[Size]:
+    """Count the sizes of the pictures in a folder, or in ``JPEGImages`` below it; headers only.
+
+    Raises:
+        ImageError: there are none, or one has no readable header.
+    """
+    inside = folder / "JPEGImages"
+    holds = folder.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir())
+    files = find_images([inside if inside.is_dir() and not holds else folder])
+    return Counter(image_size(path) for path in files)
+
+
+def choices(
+    sizes: Counter[Size],
+    memory_of: Callable[[BatchShape], int],
+    *,
+    batch: int = 1,
+    limit: int | None = None,
+) -> list[Choice]:
+    """Return what could be built, from one profile for all to one for each size.
+
+    Args:
+        sizes: of the pictures, with how many there are of each; not empty.
+        memory_of: bytes that a batch of that shape takes.
+        batch: pictures at once at most; fewer where ``limit`` asks for it.
+        limit: bytes that no choice may exceed; None for no limit.
+
+    Raises:
+        InputError: not even one picture of the largest size fits, or it is larger than TensorRT
+            takes.
+    """
+    heads = [size for size, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))]
+    found: list[Choice] = []
+    for count in range(1, min(len(heads), MOST_PROFILES) + 1):
+        groups = _groups(sizes, heads[:count])
+        profiles = tuple(_profile(head, group, memory_of, batch, limit) for head, group in groups)
+        found.append(
+            Choice(
+                profiles,
+                sizes.total(),
+                sum(sizes[head] for head, _ in groups),
+                max(memory_of(profile.largest) for profile in profiles),
+            )
+        )
+    return found
+
+
+def choose(found: Sequence[Choice]) -> Choice:
+    """Return the choice with the fewest profiles that is good enough, else the best there is."""
+    for choice in found:
+        if choice.at_optimum >= ENOUGH * choice.pictures:
+            return choice
+    return max(found, key=lambda choice: choice.at_optimum)
+
+
+def _groups(sizes: Counter[Size], heads: Sequence[Size]) -> list[tuple[Size, list[Size]]]:
+    """Let every size join the head that is nearest in height and width, by their ratios."""
+    groups: dict[Size, list[Size]] = {head: [] for head in heads}
+    for size in sorted(sizes):
+        groups[min(heads, key=lambda head: (_distance(size, head), head))].append(size)
+    return list(groups.items())
+
+
+def _distance(one: Size, other: Size) -> float:
+    return sum(abs(math.log(a / b)) for a, b in zip(one, other, strict=True))
+
+
+def _profile(
+    head: Size,
+    group: Sequence[Size],
+    memory_of: Callable[[BatchShape], int],
+    batch: int,
+    limit: int | None,
+) -> ShapeProfile:
+    heights, widths = zip(*group, strict=True)
+    largest = max(heights), max(widths)
+    for images in range(batch, 0, -1):
+        if limit is None or memory_of((images, *largest)) <= limit:
+            return ShapeProfile((1, min(heights), min(widths)), (images, *head), (images, *largest))
+    needed = memory_of((1, *largest))
+    height, width = largest
+    raise InputError(
+        f"one picture of {height}×{width} takes about {mebibytes(needed)}, more than --memory",
+        f"allow --memory {math.ceil(needed / 2**20)}MiB, or make the pictures smaller",
+    )
+
+
+def mebibytes(count: int) -> str:
+    """Return bytes in words."""
+    return f"{count / 2**20:.0f} MiB"

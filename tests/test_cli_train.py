@@ -1,0 +1,169 @@
+"""``fcn-deploy train`` as it is typed: what is resumed, refused, and kept of the words."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fcn_deploy import train as train_room
+from fcn_deploy.artifacts import Run
+from fcn_deploy.results import read_results
+from fcn_deploy.words import repeat_commands
+from tests.command_line import FcnDeploy
+from tests.conftest import WriteVocFolder
+
+SMALL = ("--recipe", "tutorial", "--crop-size", "64x64", "--batch-size", "2", "--amp", "off")
+
+
+@pytest.fixture
+def data(voc_folder: WriteVocFolder) -> Path:
+    return voc_folder(train=4, val=1, size=(80, 112))
+
+
+def stop_in_batch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the system ask for an end while that batch is learned."""
+    calls: list[None] = []
+    loss = train_room.segmentation_loss
+
+    def told(*arguments: Any) -> Any:
+        calls.append(None)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*arguments)
+
+    monkeypatch.setattr(train_room, "segmentation_loss", told)
+
+
+def test_a_stopped_run_goes_on_as_it_was_begun(
+    fcn_deploy: FcnDeploy, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "my run"
+    begun = ("train", "--data", data, "--out", out, *SMALL, "--epochs", "2", "--lr", "0.002")
+    with monkeypatch.context() as patched:
+        stop_in_batch(3, patched)
+        stopped = fcn_deploy(*begun)
+    assert stopped.code == 130
+    assert "stopped by a signal in epoch 2, batch 1" in stopped.err
+    assert "--resume" in stopped.err
+
+    unasked = fcn_deploy(*begun)
+    assert unasked.code == 2
+    assert "unfinished training run" in unasked.err
+    other = fcn_deploy("train", "--out", out, "--resume", "--lr", "0.5")
+    assert other.code == 2
+    assert "begun with --lr 0.002, not 0.5" in other.err
+
+    # Its options need not be said again.
+    resumed = fcn_deploy("train", "--out", out, "--resume")
+    assert resumed.code == 0, resumed.err
+    assert f"resuming {out} at epoch 2, batch 2" in resumed.out
+    assert "epoch 2/2" in resumed.out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["recipe"]["lr"] == 0.002
+    assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1, 2]
+
+    again = fcn_deploy(*begun, "--resume")
+    assert again.code == 0
+    assert "is finished: nothing to resume" in again.out
+    (command, *_) = repeat_commands(read_results(Run(out)))
+    assert command == (
+        f"fcn-deploy train --out '{out}' --data {data.resolve()} --recipe tutorial --epochs 2 "
+        "--batch-size 2 --crop-size 64x64 --lr 0.002 --amp off"
+    )
+
+
+def test_resume_begins_where_nothing_was_begun(
+    fcn_deploy: FcnDeploy, data: Path, tmp_path: Path
+) -> None:
+    words = ("train", "--data", data, "--out", tmp_path / "new", *SMALL, "--epochs", "1")
+    done = fcn_deploy(*words, "--resume", "--freeze-backbone", "--patience", "3")
+    assert done.code == 0, done.err
+    assert "nothing to resume" in done.out
+    metrics = json.loads((tmp_path / "new" / "metrics.json").read_text())
+    assert metrics["freeze_epochs"] == 1
+    assert "--freeze-backbone" in metrics["options"]
+
+
+def test_tensorboard_reads_what_is_written(
+    fcn_deploy: FcnDeploy, data: Path, tmp_path: Path
+) -> None:
+    tensorboard = pytest.importorskip("tensorboardX")
+    out = tmp_path / "run"
+    words = ("train", "--data", data, "--out", out, *SMALL, "--epochs", "2", "--tensorboard")
+    assert fcn_deploy(*words).code == 0
+    (file,) = (out / "tensorboard").iterdir()
+    content = file.read_bytes()
+    for tag in (b"loss/train", b"mIoU/val", b"learning rate", b"image, prediction, truth"):
+        assert content.count(tag) >= 2, tag
+    assert tensorboard.__version__
+
+
+def test_a_missing_tensorboard_writer_is_named_before_the_work(
+    fcn_deploy: FcnDeploy, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    out = tmp_path / "run"
+    done = fcn_deploy("train", "--data", data, "--out", out, *SMALL, "--tensorboard")
+    assert done.code == 2
+    assert "pip install 'fcn-deploy[tensorboard]'" in done.err
+    assert not (out / "state.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--amp", "fp16"), "--amp bf16"),
+        (("--freeze-backbone", "0"), "number of epochs"),
+        (("--arch", "fcn9s-resnet18"), "fcn32s|fcn16s|fcn8s"),
+        (("--arch", "tv-fcn-resnet50", "--output-stride", "16"), "drop --output-stride"),
+        (("--schedule", "cosine"), "one-cycle"),
+        (("--ema", "1"), "--ema"),
+    ],
+)
+def test_what_cannot_be_is_one_line_with_the_repair(
+    fcn_deploy: FcnDeploy, data: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    done = fcn_deploy("train", "--data", data, "--out", tmp_path / "run", "--device", "cpu", *words)
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_example_in_both_lists_is_refused(
+    fcn_deploy: FcnDeploy, data: Path, tmp_path: Path
+) -> None:
+    (data / "ImageSets/Segmentation/val.txt").write_text("val_0\ntrain_2\n")
+    done = fcn_deploy("train", "--data", data, "--out", tmp_path / "run", *SMALL)
+    assert done.code == 2
+    assert "train_2 is both a training and a validation example" in done.err
+
+
+def test_voc_2012_that_is_not_there(
+    fcn_deploy: FcnDeploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = fcn_deploy("train", "--data", "voc2012")
+    assert done.code == 2
+    assert "--download" in done.err
+
+
+def test_an_output_stride_names_the_network(
+    fcn_deploy: FcnDeploy, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = (*SMALL, "--epochs", "1", "--output-stride", "16", "--arch", "fcn8s-resnet18")
+    assert fcn_deploy("train", "--data", data, "--out", out, *words).code == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["architecture"] == "fcn8s-resnet18-os16"
+    # As weights to start from it is known by that name.
+    again = fcn_deploy(
+        "train", "--data", data, "--out", tmp_path / "b", *SMALL, "--epochs", "1", "--arch",
+        "fcn8s-resnet18-os16", "--weights", out / "model.safetensors",
+    )  # fmt: skip
+    assert again.code == 0, again.err
