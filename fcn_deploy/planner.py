@@ -84,23 +84,37 @@ def choices(
         limit: bytes that no choice may exceed; None for no limit.
 
     Raises:
-        InputError: not even one picture of the largest size fits, or it is larger than TensorRT
-            takes.
+        InputError: no choice fits, not even for one picture at once, or a picture is larger than
+            TensorRT takes.
     """
     heads = [size for size, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))]
     found: list[Choice] = []
+    too_large: InputError | None = None
     for count in range(1, min(len(heads), MOST_PROFILES) + 1):
-        groups = _groups(sizes, heads[:count])
-        profiles = tuple(_profile(head, group, memory_of, batch, limit) for head, group in groups)
-        found.append(
-            Choice(
-                profiles,
-                sizes.total(),
-                sum(sizes[head] for head, _ in groups),
-                max(memory_of(profile.largest) for profile in profiles),
-            )
-        )
+        try:
+            found.append(_choice(sizes, heads[:count], memory_of, batch, limit))
+        except InputError as error:  # more profiles are smaller ones: they may fit
+            too_large = error
+    if too_large is not None and not found:
+        raise too_large
     return found
+
+
+def _choice(
+    sizes: Counter[Size],
+    heads: Sequence[Size],
+    memory_of: Callable[[BatchShape], int],
+    batch: int,
+    limit: int | None,
+) -> Choice:
+    groups = _groups(sizes, heads)
+    profiles = tuple(_profile(head, group, memory_of, batch, limit) for head, group in groups)
+    return Choice(
+        profiles,
+        sizes.total(),
+        sum(sizes[head] for head in heads),
+        max(memory_of(profile.largest) for profile in profiles),
+    )
 
 
 def choose(found: Sequence[Choice]) -> Choice:

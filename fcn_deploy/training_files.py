@@ -177,16 +177,16 @@ def _write_events(
         "loss/train": epoch.loss,
         "mIoU/train": epoch.train_mean_iou,
         "mIoU/val": epoch.val_mean_iou,
-        "pixel accuracy/train": epoch.train_pixel_accuracy,
-        "pixel accuracy/val": epoch.val_pixel_accuracy,
-        "speed/examples per s": epoch.examples_per_s,
-        "speed/seconds waiting for data": epoch.data_seconds,
-        "learning rate": epoch.lr,
+        "pixel_accuracy/train": epoch.train_pixel_accuracy,
+        "pixel_accuracy/val": epoch.val_pixel_accuracy,
+        "speed/examples_per_s": epoch.examples_per_s,
+        "speed/data_seconds": epoch.data_seconds,
+        "learning_rate": epoch.lr,
     }
     ious = {f"IoU/{n}": iou for n, iou in zip(spec.class_names, epoch.val_iou, strict=True)}
     for name, value in (scalars | ious).items():
         if value is not None and math.isfinite(value):
             writer.add_scalar(name, value, step)
     if preview is not None:
-        writer.add_image("image, prediction, truth", preview, step, dataformats="HWC")
+        writer.add_image("image_prediction_truth", preview, step, dataformats="HWC")
     writer.flush()

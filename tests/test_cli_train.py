@@ -98,7 +98,7 @@ def test_tensorboard_reads_what_is_written(
     assert fcn_deploy(*words).code == 0
     (file,) = (out / "tensorboard").iterdir()
     content = file.read_bytes()
-    for tag in (b"loss/train", b"mIoU/val", b"learning rate", b"image, prediction, truth"):
+    for tag in (b"loss/train", b"mIoU/val", b"learning_rate", b"image_prediction_truth"):
         assert content.count(tag) >= 2, tag
     assert tensorboard.__version__
 

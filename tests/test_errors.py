@@ -18,6 +18,7 @@ from fcn_deploy.errors import (
     ImageError,
     InputError,
     MissingStageError,
+    TrainingStoppedError,
 )
 
 
@@ -49,7 +50,9 @@ def test_an_error_reads_as_one_line(
 @pytest.mark.parametrize("kind", TREE)
 def test_exit_codes(kind: type[FcnDeployError]) -> None:
     # 2: what the user gave cannot be used.  1: the work was done and its own check failed.
-    assert kind("wrong").exit_code == (1 if issubclass(kind, (ExportError, BuildError)) else 2)
+    # 130: a signal asked for an end, as shells have it.
+    expected = {ExportError: 1, BuildError: 1, TrainingStoppedError: 130}
+    assert kind("wrong").exit_code == expected.get(kind, 2)
 
 
 def test_the_tree_is_the_one_that_the_module_draws() -> None:

@@ -28,7 +28,7 @@ from tests.result_files import (
 
 def test_schemas_are_those_of_the_rooms_that_write() -> None:
     # Read, not imported: the room that trains needs torch.
-    train = (Path(bench.__file__).parent / "train.py").read_text(encoding="utf-8")
+    train = (Path(bench.__file__).parent / "training_files.py").read_text(encoding="utf-8")
     (metrics_schema,) = re.findall(r"^METRICS_SCHEMA = (\d+)$", train, flags=re.MULTILINE)
     assert {
         "train": int(metrics_schema),
@@ -79,7 +79,7 @@ def spoil(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "said"),
     [
         ("kind", "bench", "is not a train result"),
-        ("schema", 2, "has schema 2, this version reads 1"),
+        ("schema", 1, "has schema 1, this version reads 2"),
         ("schema", True, "has schema True"),
         ("created", KeyError, "created is missing"),
         ("machine", [], "machine is not an object"),

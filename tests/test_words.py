@@ -161,8 +161,7 @@ def test_commands_to_repeat(tmp_path: Path, add_parity: AddParity) -> None:
     write_json(run.bench_folder / "b.json", bench_document(BASELINE, LEVEL))
     quoted = f"'{run.root}'"
     assert repeat_commands(read_results(run)) == [
-        f"fcn-deploy train --out {quoted} --data 'my data' --arch fcn32s-resnet18 --weights none "
-        "--recipe scratch --epochs 3 --crop-size 64x96 --lr 0.002 --seed 3",
+        f"fcn-deploy train --out {quoted} --data 'my data' --epochs 3",
         f"fcn-deploy export {quoted}",
         f"fcn-deploy export {quoted} --fp16",
         f"fcn-deploy parity {quoted} --backend ort --fp16 --images 'my <val> images'",

@@ -300,7 +300,7 @@ def _typed_again(context: click.Context, options: _Options, data: str) -> list[s
     words: list[str] = []
     for param in context.command.params:
         value = getattr(options, str(param.name), None)
-        if param.name in _FREE or value in (None, param.default):
+        if param.name in _FREE or value in (None, False) or value == param.get_default(context):
             continue
         if param.name == "data" and value != "voc2012":
             value = data if data == "synthetic" else Path(data).resolve()
