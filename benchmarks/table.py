@@ -144,7 +144,7 @@ def table(
         ours = _open_ours(source, threads, stack)
         peers, left_out = _open_peers(source, threads, stack)
         started = cold_starts(source, ours, "auto", threads, sizes[0]) if cold_start else []
-        masks, wrong = _check_masks(ours, peers, inputs, batches)
+        masks, wrong = _check_masks([*ours], peers, inputs, batches)
         for runner, why in wrong.items():
             left_out.append(f"{label(runner.describe())}: {why}")
         runners = [runner for runner in (*ours, *peers) if runner not in wrong]
@@ -181,19 +181,25 @@ def table(
 # -- who takes part -----------------------------------------------------------------------------
 
 
-def _open_ours(source: Run, threads: int, stack: ExitStack) -> list[Runner]:
-    """Open the baseline, PyTorch and whatever else of ours runs here; the baseline first."""
+def _open_ours(source: Run, threads: int, stack: ExitStack) -> dict[Runner, Precision]:
+    """Open the baseline, PyTorch and whatever else of ours runs here; the baseline first.
+
+    Returns:
+        The runners, each with the precision of the file that it was opened on.
+    """
     backends = usable_backends(Precision.FP32)
-    runners = [
-        stack.enter_context(open_backend(source, backend, precision=precision, threads=threads))
+    runners = {
+        stack.enter_context(
+            open_backend(source, backend, precision=precision, threads=threads)
+        ): precision
         for backend in backends
         for precision in (Precision.FP32, Precision.FP16)
         if precision is Precision.FP32 or _worth_halving(source, backend)
-    ]
+    }
     baseline = open_baseline(source, threads)
-    if baseline is not None:
-        runners.insert(0, stack.enter_context(baseline))
-    return runners
+    if baseline is None:
+        return runners
+    return {stack.enter_context(baseline): Precision.FP32, **runners}
 
 
 def _worth_halving(source: Run, backend: str) -> bool:

@@ -13,9 +13,14 @@ import pytest
 from numpy.typing import NDArray
 
 from fcn_deploy import loadgen
+from fcn_deploy.artifacts import Run
+from fcn_deploy.cold_start import ColdStart
+from fcn_deploy.commands.measuring import cold_starts
 from fcn_deploy.runners.base import Outputs
 from fcn_deploy.runners.ort import OrtRunner
+from fcn_deploy.spec import Precision
 from tests.command_line import FcnDeploy, refused
+from tests.fakes import FakeRunner
 
 QUICK = ("--size", "64x96", "--repeats", "3", "--seconds", "0.05", "--threads", "1")
 ORT = ("--backend", "ort", "--no-cold-start")
@@ -68,16 +73,38 @@ def test_without_loadgen_the_loop_runs_and_says_why(
 
 
 def test_a_cold_start_of_every_backend(fcn_deploy: FcnDeploy, exported: Path) -> None:
-    words = ("--backend", "ort", "--clock", "loop", "--tier", "host", "--json", "b.json")
+    words = ("--clock", "loop", "--tier", "host", "--json", "b.json")
     finished = fcn_deploy("bench", ".", *QUICK, *words)
     assert finished.code == 0, finished.err
     assert "cold start ms" in finished.out
-    started = json.loads((exported / "b.json").read_text())["runners"]
-    assert [entry["runner"]["backend"] for entry in started] == ["baseline", "ort"]
+    document = json.loads((exported / "b.json").read_text())
+    started = document["runners"]
+    backends = [entry["runner"]["backend"] for entry in started]
+    assert {"baseline", "torch", "ort"} <= set(backends)
+    assert backends == [row["runner"]["backend"] for row in document["rows"]]
     for entry in started:
         assert entry["error"] is None
         assert entry["cold_start_ms"] >= entry["first_run_ms"] > 0
         assert entry["peak_rss_mib"] > 0
+
+
+def test_a_cold_start_opens_the_file_not_what_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Precision]] = []
+
+    def measure(run: Run, backend: str, *, precision: Precision, **_: Any) -> ColdStart:
+        asked.append((backend, precision))
+        return ColdStart()
+
+    monkeypatch.setattr("fcn_deploy.cold_start.measure_cold_start", measure)
+    # On every CPU: a backend that computes a float32 file in bfloat16.
+    rounding = FakeRunner(backend="openvino-bf16", precision=Precision.BF16)
+    half = FakeRunner(backend="ort-cuda", precision=Precision.FP16)
+    files = {rounding: Precision.FP32, half: Precision.FP16}
+    found = cold_starts(Run(tmp_path), files, "auto", 1, (32, 48))
+    assert asked == [("openvino-bf16", Precision.FP32), ("ort-cuda", Precision.FP16)]
+    assert [entry["runner"]["precision"] for entry in found] == ["bf16", "fp16"]
 
 
 def _slow_down(monkeypatch: pytest.MonkeyPatch) -> None:

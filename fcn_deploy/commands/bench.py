@@ -158,7 +158,8 @@ def bench(
         baseline = open_baseline(source, threads)
         if baseline is not None:
             runners.insert(0, stack.enter_context(baseline))
-        started = cold_starts(source, runners, device, threads, sizes[0]) if cold_start else []
+        files = {runner: Precision.FP32 if runner is baseline else precision for runner in runners}
+        started = cold_starts(source, files, device, threads, sizes[0]) if cold_start else []
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         inputs = [make_inputs(pictures, size, folder) for size in sizes]
         console.print(f"{threads} CPU threads pinned, {repeats} interleaved repeats")

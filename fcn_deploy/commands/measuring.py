@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcn_deploy.commands.console import counter
-from fcn_deploy.spec import Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from fcn_deploy.artifacts import Run
     from fcn_deploy.bench import Conditions, Row
     from fcn_deploy.runners.base import Runner, RunnerDescription
+    from fcn_deploy.spec import Precision
 
 #: Seconds that a backend may take to its first mask, in a process of its own.
 COLD_START_LIMIT_S = 300
@@ -62,22 +62,31 @@ class ConditionWatch:
 
 def cold_starts(
     source: Run,
-    runners: Sequence[Runner],
+    files: Mapping[Runner, Precision],
     device: str,
     threads: int,
     size: tuple[int, int],
 ) -> list[dict[str, Any]]:
-    """Start every backend in a process of its own, and say what that takes."""
+    """Start every backend in a process of its own, and say what that takes.
+
+    Args:
+        source: the run.
+        files: open runner → precision of the file that it was opened on; what it computes in may
+            be another one, as ``openvino-bf16`` does.
+        device: where PyTorch runs.
+        threads: CPU threads.
+        size: (height, width) in pixels of the picture.
+    """
     from fcn_deploy.cold_start import measure_cold_start
 
     found = []
-    with counter("cold starts", len(runners)) as step:
-        for runner in runners:
+    with counter("cold starts", len(files)) as step:
+        for runner, precision in files.items():
             description = runner.describe()
             start = measure_cold_start(
                 source,
                 description.backend,
-                precision=Precision(description.precision),
+                precision=precision,
                 threads=threads,
                 device=device if description.backend == "torch" else "auto",
                 size=size,
