@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,20 +47,19 @@ from fcn_deploy.commands.opening import (
 )
 from fcn_deploy.commands.params import Counts, Size
 from fcn_deploy.errors import ArtifactError, FcnDeployError, MeasurementError
+from fcn_deploy.findings import BASELINE
 from fcn_deploy.inputs import Inputs, make_inputs
 from fcn_deploy.machine import describe_machine, usable_cores, utc_now
 from fcn_deploy.parity import GATES
+from fcn_deploy.ranking import Question, tie
 from fcn_deploy.runners.base import Runner, RunnerDescription
 from fcn_deploy.spec import Precision
 from fcn_deploy.words import number, percent
 
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-#: Share of pixels that must be as the reference has them: the parity gate's; bfloat16, which the
-#: gate does not know, rounds eight times as coarsely as float16.
-MIN_AGREEMENT = {precision.value: gate.min_agreement for precision, gate in GATES.items()} | {
-    "bf16": 0.98
-}
+#: Share of pixels that must be as the reference has them: the parity gate's.
+MIN_AGREEMENT = {precision.value: gate.min_agreement for precision, gate in GATES.items()}
 #: Our backends for which half precision is worth measuring: on CPUs it is slower.
 FP16_BACKENDS = ("ort-cuda", "ort-rtx", "trt")
 #: The size reference takes ten times as long as the others: few queries of it, host tier only.
@@ -127,6 +126,8 @@ def table(
     cold_start: bool,
 ) -> None:
     """Measure RUN on our backends and on every peer that runs here."""
+    # Said twice is meant once.
+    batches, sizes = tuple(dict.fromkeys(batches)), tuple(dict.fromkeys(sizes))
     source = run_from_argument(run, trust=False)
     source.require_checkpoint()  # the peers start from it
     threads = threads or usable_cores()
@@ -344,9 +345,9 @@ def _heading(document: Mapping[str, Any], repeats: int) -> str:
 
 def markdown(measured: Measured) -> str:
     """Return the tables, one for each tier, batch and size, fastest first, with what to know."""
-    groups = sorted({row.group for row in measured.rows}, key=lambda group: group[1:])
+    questions = sorted({row.question for row in measured.rows}, key=_place)
     parts = [measured.heading]
-    parts += [_group_table(measured, group) for group in groups]
+    parts += [part for question in questions for part in _question_table(measured, question)]
     if measured.references:
         parts.append(
             "Not ranked: another network, random weights, measured apart by a plain loop; it says "
@@ -357,21 +358,27 @@ def markdown(measured: Measured) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _group_table(measured: Measured, group: tuple[str, str, int, tuple[int, int]]) -> str:
-    _scenario, tier, batch_size, (height, width) = group
+def _place(asked: Question | Row) -> tuple[str, int, tuple[int, int]]:
+    return asked.tier, asked.batch_size, asked.size
+
+
+def _question_table(measured: Measured, question: Question) -> Iterator[str]:
+    """Yield the table of the rows that may be ranked, and which of them are too close to call."""
+    height, width = question.size
     about = {
         HOST: "pictures in memory → masks in memory",
         END_TO_END: "JPEG files → masks in memory",
     }
     lines = [
-        f"**{tier}** ({about[tier]}), batch {batch_size}, {height}×{width}:",
+        f"**{question.tier}** ({about[question.tier]}), batch {question.batch_size}, "
+        f"{height}×{width}:",
         "",
         "| backend | library | precision | ms, median [spread] | images/s | × baseline "
         "| masks agree |",
         "|---|---|---|---|---|---|---|",
     ]
-    ranked = sorted((row for row in measured.rows if row.group == group), key=_median)
-    references = [row for row in measured.references if row.group == group]
+    ranked = sorted((row for row in measured.rows if row.question == question), key=_median)
+    references = [row for row in measured.references if _place(row) == _place(question)]
     for row in (*ranked, *references):
         fastest, slowest = row.spread_ms
         cells = (
@@ -384,7 +391,24 @@ def _group_table(measured: Measured, group: tuple[str, str, int, tuple[int, int]
             "another network" if row in references else _agreement_words(row, measured.masks),
         )
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    yield "\n".join(lines)
+    if ties := _ties(ranked):
+        yield f"Too close to call: {'; '.join(ties)}."
+
+
+def _ties(ranked: Sequence[Row]) -> list[str]:
+    """Return the pairs of rows of which neither is faster; the baseline's stand in its column."""
+    others = [row for row in ranked if row.runner.backend != BASELINE]
+    return [
+        f"{_name(row)} and {_name(other)}"
+        for place, row in enumerate(others)
+        for other in others[place + 1 :]
+        if tie(row.spread_ms, other.spread_ms)
+    ]
+
+
+def _name(row: Row) -> str:
+    return f"`{row.runner.backend}` {row.runner.precision}"
 
 
 def _median(row: Row) -> float:

@@ -26,6 +26,7 @@ from fcn_deploy.errors import InputError, MeasurementError
 from fcn_deploy.inputs import NUM_INPUTS, Inputs
 from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Verdict
 from fcn_deploy.machine import result_header
+from fcn_deploy.ranking import LOADGEN, LOOP, Question, tie
 from fcn_deploy.runners.base import Runner, RunnerDescription
 
 BENCH_SCHEMA = 2
@@ -330,9 +331,17 @@ class Row:
         return 1000 * self.batch_size / self.median_ms
 
     @property
-    def group(self) -> tuple[str, str, int, tuple[int, int]]:
-        """Rows of one group may be ranked against each other."""
-        return self.scenario, self.tier, self.batch_size, self.size
+    def question(self) -> Question:
+        """Rows of the same question may be ranked against each other."""
+        return Question(
+            self.scenario,
+            self.target_p99_ms,
+            LOADGEN if self.verdicts else LOOP,
+            self.tier,
+            self.batch_size,
+            self.size,
+            self.inputs_digest,
+        )
 
     @property
     def verdict(self) -> str | None:
@@ -359,22 +368,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster a row is than another of its group, repeat by repeat.
+    """How many times faster a row is than another of the same question, repeat by repeat.
 
     Attributes:
         median: over the repeats.
         low: the worst repeat.
         high: the best repeat.
+        tie: whether the spreads of the two rows overlap: then neither is faster.
     """
 
     median: float
     low: float
     high: float
-
-    @property
-    def tie(self) -> bool:
-        """Whether the spread includes 1: then neither is faster."""
-        return self.low <= 1 <= self.high
+    tie: bool
 
 
 def measure(
@@ -534,19 +540,26 @@ def speedup(row: Row, over: Row) -> Ratio:
     """Return how many times faster ``row`` is than ``over``, from repeats side by side.
 
     Raises:
-        InputError: the two are of different scenarios, tiers, batch sizes or picture sizes.
+        InputError: they answer different questions.
     """
-    if row.group != over.group or row.inputs_digest != over.inputs_digest:
-        raise InputError("rows of different scenario, tier, batch, size or inputs are not ranked")
+    if row.question != over.question:
+        raise InputError(
+            "rows of different scenario, bound, clock, tier, batch, size or inputs are not ranked"
+        )
     ratios = [b / a for a, b in zip(row.repeats_ms, over.repeats_ms, strict=True)]
     unknown = 1 + RATE_RESOLUTION if row.scenario == SERVER and row is not over else 1.0
-    return Ratio(statistics.median(ratios), min(ratios) / unknown, max(ratios) * unknown)
+    return Ratio(
+        statistics.median(ratios),
+        min(ratios) / unknown,
+        max(ratios) * unknown,
+        tie(row.spread_ms, over.spread_ms),
+    )
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """Return the baseline's row of the same group, or None where it was not measured."""
+    """Return the baseline's row of the same question, or None where it was not measured."""
     for other in rows:
-        if other.runner.backend == "baseline" and other.group == row.group:
+        if other.runner.backend == "baseline" and other.question == row.question:
             return other
     return None
 
@@ -597,7 +610,7 @@ def bench_document(
         **result_header("bench", BENCH_SCHEMA),
         "inputs": {"source": inputs_source, "distinct": NUM_INPUTS},
         "clock": {
-            "name": "loadgen" if by_loadgen else "timed loop",
+            "name": LOADGEN if by_loadgen else LOOP,
             "version": loadgen.version() if by_loadgen else None,
             "reason": loop_reason,
             "seconds": seconds,
@@ -631,7 +644,7 @@ def _row_json(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "wall_ms": row.wall_ms,
         "loadgen": _loadgen_json(row),
         "energy_j_per_image": row.energy_j_per_image,
-        "speedup_over_baseline": None if ratio is None else {**asdict(ratio), "tie": ratio.tie},
+        "speedup_over_baseline": None if ratio is None else asdict(ratio),
     }
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fcn_deploy.json_fields import InlinePicture
 from fcn_deploy.loadgen import SINGLE_STREAM
+from fcn_deploy.ranking import LOADGEN, LOOP, Question
 from fcn_deploy.runners.base import RunnerDescription
 
 #: Backend of the plain export, which the others' speed is held against.
@@ -322,16 +323,22 @@ class BenchRow:
     over_baseline: Ratio | None
 
     @property
-    def group(self) -> tuple[str, str, int, tuple[int, int], int | None, str]:
+    def question(self) -> Question:
         """Rows of one file may be ranked against each other only where this is the same."""
-        return (
+        return Question(
             self.scenario,
+            None if self.loadgen is None else self.loadgen.target_p99_ms,
+            LOOP if self.loadgen is None else LOADGEN,
             self.tier,
             self.batch_size,
             self.size,
-            self.concurrency,
             self.inputs_digest,
         )
+
+    @property
+    def spread_ms(self) -> tuple[float, float]:
+        """Fastest and slowest repeat."""
+        return self.low_ms, self.high_ms
 
     @property
     def conditions(self) -> str:

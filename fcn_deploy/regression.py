@@ -14,6 +14,7 @@ from typing import Literal
 
 from fcn_deploy.errors import InputError
 from fcn_deploy.findings import Bench, BenchRow, Ratio
+from fcn_deploy.ranking import tie
 from fcn_deploy.results import read_files
 from fcn_deploy.words import runner_name
 
@@ -117,7 +118,8 @@ def read_bench(path: Path) -> Bench:
 def compare(before: Bench, now: Bench, limit: float) -> Comparison:
     """Compare the rows that two bench files share.
 
-    Rows are the same where runner, model file, scenario, tier, batch, size, inputs and threads are.
+    Rows are the same where the question is (see ``ranking``), the runner, its threads and its model
+    file.
 
     Args:
         before: the older file.
@@ -178,7 +180,7 @@ def _units(before: Bench, now: Bench, limit: float) -> Iterator[str]:
     """Say where the unit itself has become slower: what rows share with it is not seen in them."""
     for row in now.rows:
         older = _same_case(row, before) if row.is_baseline else None
-        if older is None or row.low_ms <= older.high_ms:
+        if older is None or tie(older.spread_ms, row.spread_ms):
             continue
         slowdown = row.median_ms / older.median_ms - 1
         if slowdown > limit:
@@ -194,9 +196,9 @@ def _change(
 ) -> Change:  # fmt: skip
     then, today = _over_same_baseline(older, before, newer, now)
     if then is not None and today is not None:
-        apart = today.high < then.low or then.high < today.low
+        apart = not tie((then.low, then.high), (today.low, today.high))
         return Change(older, newer, then.median / today.median - 1, apart, True, limit)
-    apart = newer.low_ms > older.high_ms or older.low_ms > newer.high_ms
+    apart = not tie(older.spread_ms, newer.spread_ms)
     return Change(older, newer, newer.median_ms / older.median_ms - 1, apart, False, limit)
 
 
@@ -207,7 +209,7 @@ def _over_same_baseline(
         row.runner.digest
         for bench, beside in ((before, older), (now, newer))
         for row in bench.rows
-        if row.is_baseline and row.group == beside.group
+        if row.is_baseline and row.question == beside.question
     }
     if len(digests) != 1:
         return None, None
@@ -219,12 +221,16 @@ def _same_case(row: BenchRow, bench: Bench) -> BenchRow | None:
 
 
 def _case(row: BenchRow) -> tuple[object, ...]:
+    """Return what a row is called by: two of the same name may still not be comparable."""
     runner = row.runner
-    return runner.backend, runner.precision, runner.device, *row.group[:4]
+    return (
+        runner.backend, runner.precision, runner.device,
+        row.scenario, row.tier, row.batch_size, row.size,
+    )  # fmt: skip
 
 
 def _key(row: BenchRow) -> tuple[object, ...]:
-    return (*_case(row), *row.group, row.runner.digest, row.runner.threads)
+    return (*_case(row), row.question, row.runner.digest, row.runner.threads)
 
 
 def _why_not(row: BenchRow, bench: Bench) -> str:
@@ -232,12 +238,22 @@ def _why_not(row: BenchRow, bench: Bench) -> str:
     if not same:
         return f"not in {bench.environment.file}"
     other = same[0]
+    then, now = other.question, row.question
     reasons = [
         (other.runner.digest != row.runner.digest, "another model file"),
-        (other.inputs_digest != row.inputs_digest, "other pictures"),
+        (then.inputs_digest != now.inputs_digest, "other pictures"),
+        (then.clock != now.clock, f"clock {then.clock} then, {now.clock} now"),
+        (
+            then.target_p99_ms != now.target_p99_ms,
+            f"p99 bound {_bound(then.target_p99_ms)} then, {_bound(now.target_p99_ms)} now",
+        ),
         (other.runner.threads != row.runner.threads, "other threads"),
     ]
     return " and ".join(words for differs, words in reasons if differs) or "other conditions"
+
+
+def _bound(target_p99_ms: float | None) -> str:
+    return "none" if target_p99_ms is None else f"{target_p99_ms:g} ms"
 
 
 def _label(row: BenchRow) -> str:

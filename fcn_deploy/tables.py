@@ -1,7 +1,7 @@
 """Results → tables: which rows stand together, in which order, and what is said once.
 
 Rows of a bench file are ranked only within a group: one interleaved run on one machine, the same
-scenario, tier, batch, size and inputs.
+question (see ``ranking``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fcn_deploy.findings import (
 )
 from fcn_deploy.loadgen import SCENARIOS
 from fcn_deploy.masks import voc_palette
+from fcn_deploy.ranking import tie
 from fcn_deploy.words import number, runner_name
 
 #: In which order groups are shown: what a user of the model waits for comes first.
@@ -56,7 +57,7 @@ class BenchGroup:
         """The fastest row, for a heading; that there is none where the first two tie."""
         best, *others = self.rows
         speed = f"{number(best.images_per_s)} images/s"
-        if others and is_tie(best, others[0]):
+        if others and tie(best.spread_ms, others[0].spread_ms):
             return f"no clear first, {speed}"
         return f"fastest: {runner_name(best.runner)}, {speed}"
 
@@ -75,7 +76,7 @@ def bench_groups(bench: Bench) -> list[BenchGroup]:
     """Sort a file's rows into the groups within which they may be compared."""
     groups: dict[Any, list[BenchRow]] = {}
     for row in sorted(bench.rows, key=_place):
-        groups.setdefault(row.group, []).append(row)
+        groups.setdefault(row.question, []).append(row)
     led: set[str] = set()
     found = []
     for rows in groups.values():
@@ -104,21 +105,10 @@ def _bench_group(rows: list[BenchRow], *, leads: bool) -> BenchGroup:
             (runner_name(row.runner), runner_name(other.runner))
             for index, row in enumerate(others)
             for other in others[index + 1 :]
-            if is_tie(row, other)
+            if tie(row.spread_ms, other.spread_ms)
         ),
         leads=leads,
     )
-
-
-def is_tie(row: BenchRow, other: BenchRow) -> bool:
-    """Whether neither of two rows of a group is faster, by the rule of ``bench``: repeat by repeat.
-
-    Where the repeats do not pair up, overlapping spreads decide.
-    """
-    if len(row.repeats_ms) != len(other.repeats_ms) or min(row.repeats_ms + other.repeats_ms) <= 0:
-        return row.low_ms <= other.high_ms and other.low_ms <= row.high_ms
-    ratios = [b / a for a, b in zip(row.repeats_ms, other.repeats_ms, strict=True)]
-    return min(ratios) <= 1 <= max(ratios)
 
 
 # -- flips --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,18 @@ def test_ratios_pair_the_repeats() -> None:
     slow, quick = row("baseline", (10, 20, 40)), row("a", (5, 10, 20))
     assert speedup(quick, slow) == speedup(row("b", (5, 10, 20)), slow)
     ratio = speedup(quick, slow)
-    assert (ratio.median, ratio.low, ratio.high, ratio.tie) == (2, 2, 2, False)
-    assert speedup(row("a", (9, 21, 40)), slow).tie
+    assert (ratio.median, ratio.low, ratio.high) == (2, 2, 2)
+
+
+def test_rows_whose_spreads_overlap_are_a_tie() -> None:
+    slow = row("baseline", (10, 11, 12))
+    assert not speedup(row("a", (8, 9, 9.9)), slow).tie
+    assert speedup(row("a", (9, 10, 10.5)), slow).tie  # faster in each repeat, by less than noise
+    assert speedup(row("a", (11, 10, 13)), slow).tie
+    # A server's rate is known to 5 %: its spread is that much wider.
+    served = row("baseline", (10, 11, 12), scenario=SERVER)
+    assert speedup(row("a", (9.5, 9.6, 9.7), scenario=SERVER), served).tie
+    assert not speedup(row("a", (8, 9, 9.4), scenario=SERVER), served).tie
 
 
 @pytest.mark.parametrize(
@@ -105,6 +116,8 @@ def test_ratios_pair_the_repeats() -> None:
         row("baseline", (1, 1, 1), END_TO_END),
         row("baseline", (1, 1, 1), digest="x"),
         row("baseline", (1, 1, 1), scenario=OFFLINE),
+        row("baseline", (1, 1, 1), verdicts=(Verdict(True, (), 64, None, {"p50": 1}, 2.0),)),
+        replace(row("baseline", (1, 1, 1)), target_p99_ms=50.0),
     ],
 )
 def test_unlike_rows_are_not_ranked(other: Row) -> None:
@@ -112,7 +125,7 @@ def test_unlike_rows_are_not_ranked(other: Row) -> None:
         speedup(row("a", (1, 1, 1)), other)
 
 
-def test_a_baseline_is_one_of_the_same_group() -> None:
+def test_a_baseline_answers_the_same_question() -> None:
     ours, elsewhere = row("a", (1, 1, 1)), row("baseline", (1, 1, 1), END_TO_END)
     assert baseline_of(ours, [elsewhere]) is None
 

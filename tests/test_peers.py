@@ -218,6 +218,13 @@ class TestMarkdown:
         assert "| tie: 0.98 (0.98–1.02) | 100% |" in self.text()
         assert "| 1 | 100% |" in self.text()
 
+    def test_neighbours_too_close_to_call_are_named(self) -> None:
+        near = row("near", 41.5, 43, 44)
+        measured = table.Measured((*self.ROWS, near), (), {}, (), "A machine.")
+        host = table.markdown(measured).split("**host**")[1]
+        assert host.rstrip().endswith("Too close to call: `ort` fp32 and `near` fp32.")
+        assert "Too close" not in self.text()
+
     def test_another_network_is_not_ranked(self) -> None:
         assert "| not ranked | another network |" in self.text()
 

@@ -24,7 +24,7 @@ from fcn_deploy.clock import END_TO_END, HOST
 from fcn_deploy.errors import ArtifactError, InputError
 from fcn_deploy.findings import Bench
 from fcn_deploy.inputs import make_inputs
-from fcn_deploy.loadgen import SINGLE_STREAM, Verdict
+from fcn_deploy.loadgen import SERVER, SINGLE_STREAM, Verdict
 from fcn_deploy.regression import Comparison, compare, read_bench
 from tests.fakes import FakeRunner
 
@@ -121,6 +121,24 @@ def test_unlike_rows_are_named_not_compared(
     assert len(rest) == (1 if why == "not in " else 0)
     with pytest.raises(InputError, match="no row could be compared"):
         compare(bench(row("ort", STEADY)), bench(row("ort", STEADY, **changes)), 0.1)
+
+
+def test_another_bound_or_clock_is_another_question(bench: Callable[..., Bench]) -> None:
+    valid = (Verdict(True, (), 662, 20.0, {"p99": 9.0}, None),)
+
+    def served(bound: float) -> Row:
+        return row("ort", STEADY, scenario=SERVER, verdicts=valid, target_p99_ms=bound)
+
+    before = bench(row("torch", STEADY), served(100.0))
+    (why,) = compare(before, bench(row("torch", STEADY), served(10.0)), 0.1).uncompared
+    assert "p99 bound 100 ms then, 10 ms now" in why
+    assert found(compare(before, bench(served(100.0)), 0.1)) == ["same"]
+
+    looped = bench(row("torch", STEADY), row("ort", STEADY))
+    (why,) = compare(
+        looped, bench(row("torch", STEADY), row("ort", STEADY, verdicts=valid)), 0.1
+    ).uncompared
+    assert "clock timed loop then, loadgen now" in why
 
 
 def test_another_machine_is_refused(bench: Callable[..., Bench]) -> None:

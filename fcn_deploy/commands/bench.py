@@ -125,7 +125,7 @@ def bench(
     from fcn_deploy.sensors import energy_joules
 
     source = run_from_argument(run, trust)
-    threads = threads or usable_cores()
+    pinned, threads = threads, threads or usable_cores()
     scenario, loop_reason = _scenario(scenario_name, clock, seconds, target_p99_ms)
     before = None if older is None else read_bench(older)  # before the minutes are spent
     # Said twice is meant once: a row beside itself would be a tie.
@@ -139,7 +139,11 @@ def bench(
         "-".join(f"{h}x{w}" for h, w in sizes),
         "b" + "-".join(map(str, batches)),
         None if scenario_name == SINGLE_STREAM else scenario_name,
+        f"p99-{target_p99_ms:g}ms" if target_p99_ms is not None else None,
+        "loop" if clock == "loop" else None,
         "-".join(tiers),
+        f"t{pinned}" if pinned is not None else None,
+        device if device != "auto" else None,
         images,
     )
     if older is not None and older.resolve() == target.resolve():
@@ -234,7 +238,7 @@ def _print_rows(rows: Sequence[Row], scenario: str) -> None:
     for column in ("ms (median)", "spread", "p90", "images/s", "× baseline"):
         table.add_column(column, justify="right")
     table.add_column("LoadGen")
-    for row in sorted(rows, key=lambda row: row.group):
+    for row in sorted(rows, key=lambda row: (row.tier, row.batch_size, row.size)):
         baseline = baseline_of(row, rows)
         if baseline is None:
             ratio = "not measured"

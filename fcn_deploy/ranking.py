@@ -1,0 +1,53 @@
+"""Which rows may stand side by side, and when neither of them is faster.  Said once, for whoever
+measures, reads files, or asks whether something has become slower.
+
+    same question?   no ─▶ never ranked
+                    yes ─▶ do the spreads overlap?   yes ─▶ a tie
+                                                      no ─▶ one is faster
+
+Rows of one run have the machine, and the threads that it was pinned to, in common.  Two runs must
+also agree in these and in the model file: see ``regression``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Who took the times, as result files call it.
+LOADGEN, LOOP = "loadgen", "timed loop"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a runner was asked: only rows of the same question may be ranked.
+
+    Attributes:
+        scenario: who asks, and when.
+        target_p99_ms: bound of the server scenario, in milliseconds; None in the others.
+        clock: ``LOADGEN`` or ``LOOP``.
+        tier: what is in the time.
+        batch_size: pictures per query.
+        size: (height, width) in pixels.
+        inputs_digest: of the pictures.
+    """
+
+    scenario: str
+    target_p99_ms: float | None
+    clock: str
+    tier: str
+    batch_size: int
+    size: tuple[int, int]
+    inputs_digest: str
+
+
+def tie(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Say whether neither of two rows is faster: whether their spreads overlap.
+
+    Repeats that contradict each other, one row being faster in some and slower in others, make the
+    spreads overlap as well; so this is the stricter rule of the two.
+
+    Args:
+        one: the fastest and the slowest repeat of a row, or the least and largest of its ratios.
+        other: the same of another row.
+    """
+    return one[0] <= other[1] and other[0] <= one[1]
