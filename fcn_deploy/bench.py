@@ -35,6 +35,8 @@ MIN_QUERIES = {"p90": loadgen.P90_QUERIES, "p95": 130, "p99": loadgen.P99_QUERIE
 #: Samples that LoadGen draws from: single pictures, or numbers of queries that walk through them.
 SAMPLES = NUM_INPUTS
 WARM_UP_RUNS = 2
+#: Of a stream: more than any runner has in flight at once.
+WARM_UP_BATCHES = 4
 MIN_REPEATS = 3
 #: How often a turn is begun anew because it ended sooner than was foreseen.
 TRIES = 3
@@ -78,6 +80,15 @@ class Scenario(ABC):
     """Who asks, and when."""
 
     name: str
+
+    def batches(self, batch_size: int) -> Sequence[int]:
+        """Return the sizes of the batches that a runner is given in a case of that batch size."""
+        return (batch_size,)
+
+    def warm_up(self, case: Case) -> None:
+        """Have all prepared that the turn will ask for: nothing is compiled on the clock."""
+        for number in range(WARM_UP_RUNS):  # the one before has left its threads and caches behind
+            case.query(number)
 
     @abstractmethod
     def turn(self, case: Case, meter: Meter) -> Turn:
@@ -144,13 +155,19 @@ class SingleStream(Scenario):
 
 
 class Offline(Scenario):
-    """All pictures at once: throughput."""
+    """All pictures at once, in whole batches: throughput."""
 
     name = OFFLINE
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._rates: dict[Case, float] = {}
+
+    def warm_up(self, case: Case) -> None:
+        """Also stream: a runner may compute streams by something of their own."""
+        super().warm_up(case)
+        for _ in case.stream([n % SAMPLES for n in range(WARM_UP_BATCHES * case.batch_size)]):
+            pass
 
     def turn(self, case: Case, meter: Meter) -> Turn:
         """Give all samples to the runner's stream and count pictures per second."""
@@ -168,6 +185,7 @@ class Offline(Scenario):
                 samples=SAMPLES,
                 min_seconds=self._seconds,
                 expected_per_s=self._rates[case],
+                batch_size=case.batch_size,
             )
             joules = _difference(before, meter())
             if verdict.valid:
@@ -193,6 +211,19 @@ class Server(Scenario):
         self._seconds = seconds
         self._target = target_p99_ms
         self._found: dict[Case, float] = {}
+        self._warm: set[Case] = set()
+
+    def batches(self, batch_size: int) -> Sequence[int]:
+        """Return every size from the full batch to a lone picture: a batch is whatever waits."""
+        return range(batch_size, 0, -1)
+
+    def warm_up(self, case: Case) -> None:
+        """Answer a batch of every size before the first turn, later the largest and the least."""
+        sizes = self.batches(case.batch_size)
+        for size in sizes if case not in self._warm else {sizes[0], sizes[-1]}:
+            for _ in range(WARM_UP_RUNS):
+                case.answer([number % SAMPLES for number in range(size)])
+        self._warm.add(case)
 
     def turn(self, case: Case, meter: Meter) -> Turn:
         """Search the highest valid rate, starting where the last turn ended.
@@ -425,6 +456,14 @@ def measure(
             f"{scenario.name}",
             "choose another --tier or --scenario",
         )
+    shapes = {
+        (size, pictures.size)
+        for pictures in inputs
+        for batch_size in batch_sizes
+        for size in scenario.batches(batch_size)
+    }
+    for runner in runners:
+        runner.keep(len(shapes))
     on_device = TimedLoop(device_seconds)
     turns: dict[Case, list[Turn]] = {case: [] for case in cases}
     for repeat in range(repeats):
@@ -444,8 +483,7 @@ def measure(
 
 
 def _one_turn(case: Case, scenario: Scenario, energy_joules: Meter) -> Turn:
-    for number in range(WARM_UP_RUNS):  # the runner before has left its threads and caches behind
-        case.query(number)
+    scenario.warm_up(case)
     # What a GPU draws idly beside a case of the CPU is not that case's.
     on_gpu = case.runner.describe().device.startswith("cuda")
     return scenario.turn(case, energy_joules if on_gpu else lambda: None)

@@ -11,6 +11,7 @@ log says.  A sample is whatever the caller makes of a number: a picture, or a ba
 from __future__ import annotations
 
 import json
+import math
 import queue
 import tempfile
 import threading
@@ -28,6 +29,10 @@ SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
 SCENARIOS = (SINGLE_STREAM, OFFLINE, SERVER)
 #: Fewest queries for which LoadGen's early stopping gives a p90, and a p99.
 P90_QUERIES, P99_QUERIES = 64, 662
+#: Offline, fewest samples, and fewest batches of them: one alone has nothing to overlap with.
+OFFLINE_SAMPLES, OFFLINE_BATCHES = 64, 4
+#: By so much LoadGen raises the number of samples that the expected rate makes.
+_SLACK = 1.1
 _LOG = "mlperf_log_detail.txt"
 _MARK = ":::MLLOG "
 
@@ -102,8 +107,9 @@ def offline(
     samples: int,
     min_seconds: float,
     expected_per_s: float,
+    batch_size: int = 1,
 ) -> Verdict:
-    """Ask for all samples at once.
+    """Ask for all samples at once: a whole number of batches, so that none is of another shape.
 
     Args:
         answer: called with the samples' numbers, and with what to call after each so many results.
@@ -111,13 +117,18 @@ def offline(
         min_seconds: so many seconds' worth of samples, at the expected rate.
         expected_per_s: samples per second; too low a guess makes the test shorter than asked for,
             which LoadGen calls invalid.
+        batch_size: samples that are answered together; at least ``OFFLINE_SAMPLES`` of them and
+            ``OFFLINE_BATCHES`` batches are asked for.
 
     Raises:
         BackendError: LoadGen is not installed.
         Exception: whatever ``answer`` raised.
     """
     lg = _load()
-    settings = _settings(lg, lg.TestScenario.Offline, min_seconds, 1)
+    wanted = max(OFFLINE_SAMPLES, math.ceil(_SLACK * expected_per_s * min_seconds))
+    batches = max(OFFLINE_BATCHES, -(-wanted // batch_size))
+    # In this scenario LoadGen takes its least number of queries for one of samples.
+    settings = _settings(lg, lg.TestScenario.Offline, min_seconds, batches * batch_size)
     settings.offline_expected_qps = expected_per_s
     return _run(lg, settings, samples, _AllAtOnce(lg, answer))
 
@@ -246,6 +257,8 @@ class _AllAtOnce(_Answers):
 
         try:
             self._answer([sample.index for sample in samples], results_are_there)
+            if done != len(samples):
+                raise MeasurementError(f"{done} results came for {len(samples)} pictures")
         except BaseException as failure:
             self.failure = failure
         self._complete(samples[done:])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,13 +203,42 @@ def test_offline_counts_pictures(inputs: Inputs, tmp_path: Path) -> None:
     assert max(shape[0] for shape in runner.shapes) == 4
 
 
-@needs_loadgen
-def test_server_finds_a_rate_that_keeps_its_bound(inputs: Inputs, tmp_path: Path) -> None:
-    slow_at_first = itertools.count()
+class _Served:
+    """LoadGen's server on a machine that keeps every bound up to a rate, batches of every size."""
+
+    def __init__(self, capacity: float) -> None:
+        self.capacity = capacity
+        self.rates: list[float] = []
+
+    def __call__(
+        self,
+        answer: Callable[[Sequence[int]], None],
+        *,
+        samples: int,
+        min_seconds: float,
+        rate: float,
+        target_p99_ms: float,
+        max_batch: int,
+    ) -> Verdict:
+        self.rates.append(rate)
+        for size in range(1, max_batch + 1):
+            answer([number % samples for number in range(size)])
+        valid = rate <= self.capacity
+        problems = () if valid else ("p99 is beyond its bound",)
+        return Verdict(valid, problems, 662, rate, {"p50": 9.0, "p99": 29.0}, None)
+
+
+@pytest.mark.parametrize("capacity", [130.0, 610.0, 4321.0])
+def test_server_finds_the_highest_rate_that_keeps_its_bound(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capacity: float
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("fcn_deploy.clock.time.perf_counter", lambda: now[0])
+    served = _Served(capacity)
+    monkeypatch.setattr(loadgen, "server", served)
 
     def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        # 1 ms a batch; the first queries, which the search's first guess rests on, take 3.
-        time.sleep(0.003 if next(slow_at_first) < 8 else 0.001)
+        now[0] += 0.001  # alone: the search begins at 600 pictures a second
         return images
 
     (found,) = measure(
@@ -221,11 +252,72 @@ def test_server_finds_a_rate_that_keeps_its_bound(inputs: Inputs, tmp_path: Path
     )
     assert found.scenario == SERVER
     assert found.verdict == "VALID"
-    assert found.latency_ms["p99"] <= 30
-    assert 0 < found.images_per_s <= 4000 * 1.05
+    assert found.latency_ms["p99"] == 29
+    assert capacity / 1.05 <= found.images_per_s <= capacity
     assert found.target_p99_ms == 30
     fastest, slowest = found.spread_ms
     assert slowest / fastest >= 1.05  # a rate is known no finer
+    assert len(served.rates) < 25
+
+
+class _Compiling(FakeRunner):
+    """A runner that prepares each shape when it first comes, for its streams once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compiled: set[tuple[str, tuple[int, ...]]] = set()
+        self.kept = 0
+
+    def keep(self, shapes: int) -> None:
+        self.kept = shapes
+
+    def _infer(self, images: NDArray[np.uint8]) -> Outputs:
+        self.compiled.add(("run", images.shape))
+        return super()._infer(images)
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        all_of_them = list(batches)
+        if len(all_of_them) > 1:  # a lone batch is run
+            self.compiled |= {("stream", images.shape) for images in all_of_them}
+            return (FakeRunner._infer(self, images) for images in all_of_them)
+        return super().stream(all_of_them)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kept"),
+    [
+        pytest.param(SingleStream(0.001), 2, marks=needs_loadgen),
+        pytest.param(Offline(0.001), 2, marks=needs_loadgen),
+        (Server(0.001, target_p99_ms=1000), 5),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("tier", [HOST, END_TO_END])
+def test_nothing_is_compiled_on_the_clock(
+    inputs: Inputs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scenario: Scenario,
+    kept: int,
+    tier: str,
+) -> None:
+    runner = _Compiling()
+    monkeypatch.setattr(loadgen, "server", _Served(1e9))
+    # How the server's rate is searched is another test's.
+    monkeypatch.setattr(Server, "_search", lambda self, case: (self._trial(case, 1.0), 1.0))
+    for name in ("single_stream", "offline", "server"):
+        asked = getattr(loadgen, name)
+
+        def watched(*arguments: Any, asked: Any = asked, **options: Any) -> Any:
+            before = set(runner.compiled)
+            verdict = asked(*arguments, **options)
+            assert runner.compiled == before
+            return verdict
+
+        monkeypatch.setattr(loadgen, name, watched)
+    measure([runner], [inputs], [3, 5], scenario, tmp_path, tiers=[tier], repeats=3)
+    # As many shapes as will come again are kept, so that none is prepared anew.
+    assert runner.kept == kept
 
 
 @needs_loadgen

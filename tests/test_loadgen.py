@@ -64,6 +64,32 @@ def test_offline_gives_all_samples_at_once() -> None:
     assert verdict.samples_per_s <= 3000
 
 
+@pytest.mark.parametrize(("seconds", "rate", "batch"), [(0.01, 100, 7), (0.05, 2345.6, 32)])
+def test_offline_asks_for_whole_batches_and_not_for_few(
+    seconds: float, rate: float, batch: int
+) -> None:
+    calls: list[int] = []
+
+    def answer(pictures: Sequence[int], results_are_there: Callable[[int], None]) -> None:
+        calls.append(len(pictures))
+        results_are_there(len(pictures))
+
+    loadgen.offline(answer, samples=8, min_seconds=seconds, expected_per_s=rate, batch_size=batch)
+    (count,) = calls
+    assert count % batch == 0
+    assert count >= max(
+        loadgen.OFFLINE_SAMPLES, batch * loadgen.OFFLINE_BATCHES, 1.1 * rate * seconds
+    )
+
+
+def test_offline_refuses_too_few_results() -> None:
+    with pytest.raises(MeasurementError, match="63 results came for 64 pictures"):
+        loadgen.offline(
+            lambda pictures, results_are_there: results_are_there(len(pictures) - 1),
+            samples=8, min_seconds=0.01, expected_per_s=100,
+        )  # fmt: skip
+
+
 def test_server_answers_together_what_waits_and_keeps_its_bound() -> None:
     batches: list[int] = []
 

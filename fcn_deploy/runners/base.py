@@ -182,6 +182,13 @@ class Runner(ABC):
         for images in batches:
             yield self.run(images)
 
+    def keep(self, shapes: int) -> None:  # noqa: B027 (most prepare nothing for a shape)
+        """Keep what is prepared for so many shapes of batches at once.
+
+        Whoever knows which shapes will come again asks for this, so that none makes room for
+        another; each costs memory.
+        """
+
     def device_seconds(self, images: NDArray[np.uint8]) -> float | None:
         """Run a batch and return the device's own time for computing it, without the copies.
 

@@ -39,8 +39,8 @@ from fcn_deploy.runners.base import (
 from fcn_deploy.runners.session import require_model
 from fcn_deploy.spec import ModelSpec, Precision
 
-#: Shapes that stay compiled of one graph.  Each holds its weights once more, laid out for its
-#: kernels (65 MiB for a ResNet-18).
+#: Shapes that stay compiled of one graph, unless more are asked for.  Each holds its weights once
+#: more, laid out for its kernels (65 MiB for a ResNet-18).
 KEPT_SHAPES = 8
 #: Batches that :meth:`OpenVinoRunner.stream` computes at the same time, each on its share of the
 #: threads.  With one thread each, two take 0.83 to 0.91 of the time of one after the other on two
@@ -163,6 +163,7 @@ class _Network:
         except Exception as error:  # its exceptions share no base but Exception
             raise OnnxFileError(f"OpenVINO refuses the file: {error}", FOREIGN_REPAIR) from error
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self.kept_shapes = KEPT_SHAPES
 
     def run(self, images: NDArray[np.uint8], names: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Return outputs by name, as views that the next run of this shape overwrites."""
@@ -184,7 +185,7 @@ class _Network:
         if shape in self._compiled:
             self._compiled.move_to_end(shape)
         else:
-            while len(self._compiled) >= KEPT_SHAPES:  # first, so that the peak is bounded too
+            while len(self._compiled) >= self.kept_shapes:  # first, so that the peak is bounded too
                 self._compiled.popitem(last=False)
             self._compiled[shape] = self._compile(shape)
         return self._compiled[shape]
@@ -338,6 +339,12 @@ class OpenVinoRunner(Runner):
             arrays["margin"] = margin_of(arrays["logits"])
         # Copied: what OpenVINO wrote lies in buffers that the next run uses again.
         return Outputs(**{name: np.array(arrays[name]) for name in self._wanted})
+
+    def keep(self, shapes: int) -> None:
+        """Keep so many shapes compiled of each graph; never fewer than ``KEPT_SHAPES``."""
+        for network in (self._network, self._streams, self._probe):
+            if network is not None:
+                network.kept_shapes = max(KEPT_SHAPES, shapes)
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order, with ``STREAMS`` of them computed at once.

@@ -56,10 +56,13 @@ from fcn_deploy.spec import BatchShape, ModelSpec, Precision, Product, ShapeProf
 from fcn_deploy.trt_api import TensorRt
 
 INPUT_NAME = "image"
-#: How many (slot, shape) pairs keep a CUDA graph; the least recently used one makes room.
+#: How many (slot, shape) pairs keep a CUDA graph, unless more are asked for; the least recently
+#: used one makes room.
 MAX_GRAPHS = 8
-#: How many (slot, shape) pairs are remembered as seen, and as refused by a capture.
-_MAX_REMEMBERED = 4 * MAX_GRAPHS
+#: How many (slot, shape) pairs are remembered as seen, and as refused by a capture, for each graph.
+_REMEMBERED_PER_GRAPH = 4
+#: Slots of an engine: two of ``stream``, one of ``run``.
+_SLOTS = 3
 #: Buffers grow in steps of this, so that shapes of about one size share one allocation.
 _BUFFER_STEP = 1 << 20
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -296,6 +299,12 @@ class TrtRunner(Runner):
             arrays["margin"] = margin_of(arrays["logits"])
         return Outputs(**{name: arrays[name] for name in self._wanted})
 
+    def keep(self, shapes: int) -> None:
+        """Keep a CUDA graph of so many shapes in every slot."""
+        for loaded in (self._engine, self._probe):
+            if loaded is not None:
+                loaded.keep(shapes)
+
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order, with its copies beside the computing.
 
@@ -443,6 +452,7 @@ class _DeviceEngine:
         self._graphs: OrderedDict[tuple[int, BatchShape], tuple[Graph, Any]] = OrderedDict()
         self._seen: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
         self._refused: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
+        self._max_graphs = MAX_GRAPHS
         self._shares_profiles = True
         self._scratch = self._allocate_scratch(self.tensorrt.scratch_bytes(engine))
         self.lanes = _Lanes(Stream(), Stream(), Stream())
@@ -552,6 +562,10 @@ class _DeviceEngine:
     def _size(self, name: str, shape: BatchShape) -> int:
         return int(np.prod(self._shape(name, shape))) * _DTYPES[name].itemsize
 
+    def keep(self, shapes: int) -> None:
+        """Keep a CUDA graph of so many shapes in every slot; never fewer than ``MAX_GRAPHS``."""
+        self._max_graphs = max(MAX_GRAPHS, _SLOTS * shapes)
+
     def _make_room(self, slot: _Slot, shape: BatchShape) -> None:
         sizes = {INPUT_NAME: int(np.prod(shape)) * 3}
         sizes |= {name: self._size(name, shape) for name in self.names}
@@ -585,13 +599,13 @@ class _DeviceEngine:
             context = self._plain_contexts[profile]
             self._bind(context, slot, shape)
             self._execute(context)
-            _remember(self._seen, key)
+            self._remember(self._seen, key)
             return
         self._bind(context, slot, shape)
         self._execute(context)  # serves this batch, and settles what a capture must not contain
         if not self._capture(key, context):
             # Another shape may do better; this one is not tried again and again.
-            _remember(self._refused, key)
+            self._remember(self._refused, key)
             # The context goes with this call, and its work is on the stream.
             self._compute.synchronize()
 
@@ -611,9 +625,19 @@ class _DeviceEngine:
             trt_api.LOGGER.info("no CUDA graph, enqueuing plainly instead: %s", error)
             return False
         self._graphs[key] = (graph, context)
-        while len(self._graphs) > MAX_GRAPHS:
+        while len(self._graphs) > self._max_graphs:
             self._drop_graphs([next(iter(self._graphs))])
         return True
+
+    def _remember(
+        self,
+        keys: OrderedDict[tuple[int, BatchShape], None],
+        key: tuple[int, BatchShape],
+    ) -> None:
+        keys[key] = None
+        keys.move_to_end(key)
+        while len(keys) > _REMEMBERED_PER_GRAPH * self._max_graphs:
+            keys.popitem(last=False)
 
     def _drop_graphs(self, keys: list[tuple[int, BatchShape]]) -> None:
         if keys:
@@ -695,13 +719,6 @@ class _DeviceEngine:
         for stream in (self.lanes.copy_in, self.lanes.compute, self.lanes.copy_out):
             stream.close()
         self._engine = self._runtime = None
-
-
-def _remember(keys: OrderedDict[tuple[int, BatchShape], None], key: tuple[int, BatchShape]) -> None:
-    keys[key] = None
-    keys.move_to_end(key)
-    while len(keys) > _MAX_REMEMBERED:
-        keys.popitem(last=False)
 
 
 def _mib(nbytes: int) -> int:

@@ -198,6 +198,18 @@ def test_only_the_last_shapes_stay_compiled(tiny_run: Run) -> None:
         assert (1, 16, 4, 3) not in kept
 
 
+def test_as_many_shapes_are_kept_as_are_asked_for(tiny_run: Run) -> None:
+    with open_runner(tiny_run, "openvino", threads=1) as runner:
+        assert isinstance(runner, OpenVinoRunner)
+        assert runner._network is not None
+        runner.keep(KEPT_SHAPES + 2)
+        for width in range(1, KEPT_SHAPES + 4):
+            runner.run(pictures(1, 16, width))
+        assert len(runner._network._compiled) == KEPT_SHAPES + 2
+        runner.keep(1)
+        assert runner._network.kept_shapes == KEPT_SHAPES
+
+
 class TestStream:
     @pytest.fixture
     def runner(self, tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenVinoRunner]:

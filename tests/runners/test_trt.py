@@ -287,6 +287,16 @@ def test_graphs_are_few_and_the_least_used_goes(latest: FakeMachine) -> None:
         assert latest.cuda.held()["graphs"] == MAX_GRAPHS
 
 
+def test_as_many_graphs_are_kept_as_are_asked_for(latest: FakeMachine) -> None:
+    with open_trt(make_run(latest)) as runner:
+        runner.run(pictures((8, 100, 100)))  # room for all that follows
+        runner.keep(MAX_GRAPHS)
+        for shape in [(1, 8, 8 + index) for index in range(MAX_GRAPHS + 3)]:
+            for _ in range(2):
+                runner.run(pictures(shape))
+        assert latest.cuda.held()["graphs"] == MAX_GRAPHS + 3
+
+
 def test_growing_buffers_drop_the_graphs_that_knew_the_old_ones(latest: FakeMachine) -> None:
     with open_trt(make_run(latest)) as runner:
         for _ in range(3):
