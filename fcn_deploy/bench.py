@@ -1,7 +1,7 @@
 """What runners take: every case in turn, all runners interleaved, figures with their spread.
 
     for each repeat                    # so that a slow minute of the machine hits everyone
-        for each case                  # runner × tier × batch × size, in rotating order
+        for each case                  # tier × batch × size × runner, in an order of its own
             warm up, then one turn of the scenario
 
 A scenario says who asks and when: MLPerf LoadGen where it is installed, else a plain timed loop.
@@ -11,6 +11,7 @@ The device tier is always the loop's: LoadGen cannot read a device's events.
 from __future__ import annotations
 
 import math
+import random
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ import numpy as np
 
 from fcn_deploy import loadgen
 from fcn_deploy.clock import ALL_STAGES, DEVICE, TIERS, Case, Query
-from fcn_deploy.errors import InputError, MeasurementError
+from fcn_deploy.errors import FcnDeployError, InputError, MeasurementError
 from fcn_deploy.inputs import NUM_INPUTS, Inputs
 from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Verdict
 from fcn_deploy.machine import result_header
@@ -267,7 +268,7 @@ class Server(Scenario):
 
     def _hopeless(self, case: Case, alone: float) -> MeasurementError:
         return MeasurementError(
-            f"{case.name}: no rate keeps p99 below {self._target:g} ms; a lone picture takes "
+            f"no rate keeps p99 below {self._target:g} ms; a lone picture takes "
             f"{1000 * alone:.3g} ms",
             "raise --target-p99-ms",
         )
@@ -312,6 +313,7 @@ class Row:
         size: (height, width) in pixels.
         inputs_digest: of the pictures.
         repeats_ms: each turn's :attr:`Turn.ms`.
+        numbers: which repeats of the run those are; empty where none is missing.
         queries: in all turns together.
         latency_ms: mean, p50, and of p90, p95, p99 those for which there were enough queries.
         cdf_ms: latencies at 0, 1, …, 100 % of the queries, or None.
@@ -337,6 +339,12 @@ class Row:
     verdicts: tuple[Verdict, ...] = ()
     target_p99_ms: float | None = None
     energy_j_per_image: float | None = None
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def by_repeat(self) -> dict[int, float]:
+        """Number of a repeat → what it took, in milliseconds."""
+        return dict(zip(self.numbers or range(len(self.repeats_ms)), self.repeats_ms, strict=True))
 
     @property
     def median_ms(self) -> float:
@@ -425,7 +433,7 @@ def measure(
     repeats: int = 5,
     device_seconds: float = 0.5,
     energy_joules: Meter = lambda: None,
-    on_dropped: Callable[[MeasurementError], None] = lambda error: None,
+    on_dropped: Callable[[str], None] = lambda sentence: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Row]:
     """Measure every runner at every tier, batch size and picture size, interleaved.
@@ -440,16 +448,17 @@ def measure(
         repeats: how often every case takes its turn, at least 3.
         device_seconds: about how long the device tier is timed in each turn.
         energy_joules: reads the GPU's energy counter, or gives None.
-        on_dropped: told why a case has no figure; the others go on.
+        on_dropped: told why a case, or one repeat of it, has no figure; the others go on.  A case
+            keeps its row as long as most of its repeats, and ``MIN_REPEATS`` of them, have one.
         on_step: told after each turn of a case how many are done, and of how many.
 
     Raises:
         InputError: too few repeats, or nothing to measure.
-        MeasurementError: no case has a figure.
+        FcnDeployError: no case has a figure: why the last one has none.
     """
     if repeats < MIN_REPEATS:
         raise InputError(f"{repeats} repeats show no spread", f"use at least {MIN_REPEATS}")
-    cases = _cases(runners, inputs, batch_sizes, tiers, scenario, folder)
+    cases = _measurable(_cases(runners, inputs, batch_sizes, tiers, scenario, folder), on_dropped)
     if not cases:
         raise InputError(
             f"nothing to measure: no backend has the tier {', '.join(tiers)} in scenario "
@@ -465,17 +474,22 @@ def measure(
     for runner in runners:
         runner.keep(len(shapes))
     on_device = TimedLoop(device_seconds)
-    turns: dict[Case, list[Turn]] = {case: [] for case in cases}
+    needed = max(MIN_REPEATS, repeats // 2 + 1)  # of any two rows, some repeats pair up
+    turns: dict[Case, dict[int, Turn]] = {case: {} for case in cases}
     for repeat in range(repeats):
-        for step in range(len(cases)):
-            case = cases[(step + repeat) % len(cases)]
+        for step, case in enumerate(_order(cases, repeat)):
             if case in turns:
                 who = on_device if case.tier == DEVICE else scenario
                 try:
-                    turns[case].append(_one_turn(case, who, energy_joules))
-                except MeasurementError as error:
-                    del turns[case]
-                    on_dropped(error)
+                    turns[case][repeat] = _one_turn(case, who, energy_joules)
+                except FcnDeployError as error:
+                    why = f"{case.name}, repeat {repeat + 1} of {repeats}: {error.message}"
+                    possible = len(turns[case]) + repeats - (repeat + 1)
+                    # What fails at once would fail again.
+                    if not turns[case] or possible < needed:
+                        del turns[case]
+                        why += "; the row is left out"
+                    on_dropped(why)
                     if not turns:
                         raise
             on_step(repeat * len(cases) + step + 1, repeats * len(cases))
@@ -497,7 +511,7 @@ def _cases(
     scenario: Scenario,
     folder: Path,
 ) -> list[Case]:
-    cases = [
+    return [
         Case(runner, tier, batch_size, pictures, folder)
         for pictures in inputs
         for batch_size in batch_sizes
@@ -505,10 +519,43 @@ def _cases(
         for runner in runners
         if tier != DEVICE or scenario.name == SINGLE_STREAM
     ]
-    return [case for case in cases if case.measurable]
 
 
-def _row(case: Case, scenario: str, turns: Sequence[Turn]) -> Row:
+def _measurable(cases: Sequence[Case], on_dropped: Callable[[str], None]) -> list[Case]:
+    """Return the cases whose runner has their tier; raise if others are lost and none is left."""
+    found: list[Case] = []
+    failure: FcnDeployError | None = None
+    for case in cases:
+        try:
+            if case.measurable:
+                found.append(case)
+        except FcnDeployError as error:
+            failure = error
+            on_dropped(f"{case.name}: {error.message}; the row is left out")
+    if failure is not None and not found:
+        raise failure
+    return found
+
+
+def _order(cases: Sequence[Case], repeat: int) -> list[Case]:
+    """Return the cases in the order of a repeat, drawn anew for each, but the same in every run.
+
+    Rows that will be ranked stay side by side, so that what slows the machine down meets them all;
+    and none comes behind the same one, with what that leaves behind, every time.
+    """
+    draw = random.Random(repeat)
+    questions: dict[tuple[object, ...], list[Case]] = {}
+    for case in cases:
+        questions.setdefault((case.tier, case.batch_size, case.inputs.size), []).append(case)
+    drawn = [*questions.values()]
+    draw.shuffle(drawn)
+    for asked in drawn:
+        draw.shuffle(asked)
+    return [case for asked in drawn for case in asked]
+
+
+def _row(case: Case, scenario: str, by_repeat: Mapping[int, Turn]) -> Row:
+    turns = [*by_repeat.values()]
     seen = [query for turn in turns for query in turn.seen]
     queries = sum(turn.queries for turn in turns)
     latencies = [1000 * query.latency for query in seen]
@@ -520,6 +567,7 @@ def _row(case: Case, scenario: str, turns: Sequence[Turn]) -> Row:
         size=case.inputs.size,
         inputs_digest=case.inputs.digest,
         repeats_ms=tuple(turn.ms for turn in turns),
+        numbers=tuple(by_repeat),
         queries=queries,
         latency_ms=percentiles(latencies) if seen else _worst_latencies(turns),
         cdf_ms=_cdf(latencies),
@@ -584,7 +632,8 @@ def speedup(row: Row, over: Row) -> Ratio:
         raise InputError(
             "rows of different scenario, bound, clock, tier, batch, size or inputs are not ranked"
         )
-    ratios = [b / a for a, b in zip(row.repeats_ms, over.repeats_ms, strict=True)]
+    ours, theirs = row.by_repeat, over.by_repeat
+    ratios = [theirs[number] / ours[number] for number in ours.keys() & theirs.keys()]
     unknown = 1 + RATE_RESOLUTION if row.scenario == SERVER and row is not over else 1.0
     return Ratio(
         statistics.median(ratios),

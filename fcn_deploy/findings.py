@@ -11,7 +11,7 @@ Each of them knows its `Environment`: which file of which machine it comes from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ PEER = "peer:"
 VIEWS = ("image", "reference", "candidate", "flips", "margin")
 #: Properties of a machine that make it another one for speed, most telling first.
 _IDENTITY = ("cpu", "cores", "architecture", "memory_gib", "system", "python")
+#: Share by which the memory that the system grants may differ: a new kernel keeps more for itself.
+MEMORY_TOLERANCE = 0.05
 _PREFIX = {"python": "Python "}
 _UNIT = {"memory_gib": " GiB"}
 
@@ -53,10 +55,13 @@ class Environment:
         """CPU and cores, for a heading."""
         return machine_name(self.machine)
 
-    @property
-    def machine_key(self) -> tuple[str, ...]:
-        """Figures were taken on the same machine, by the same Python, where this is the same."""
-        return tuple(self.property(name) for name in _IDENTITY)
+    def same_machine(self, other: Environment) -> bool:
+        """Say whether figures were taken on the same machine, by the same Python."""
+        return not differing(
+            {name: self.property(name) for name in _IDENTITY},
+            {name: other.property(name) for name in _IDENTITY},
+            _IDENTITY,
+        )
 
     def property(self, name: str) -> str:
         """Return a property of the machine, empty if unknown; of its system the name alone.
@@ -65,6 +70,26 @@ class Environment:
         """
         value = self.machine.get(name, "")
         return value.partition(" ")[0] if name == "system" else value
+
+
+def differing(
+    one: Mapping[str, str], other: Mapping[str, str], names: Sequence[str]
+) -> tuple[str, ...]:
+    """Return in which of some properties two machines differ; memory may do so a little."""
+    return tuple(
+        name
+        for name in names
+        if one.get(name) != other.get(name)
+        and not (name == "memory_gib" and _about_equal(one.get(name), other.get(name)))
+    )
+
+
+def _about_equal(one: str | None, other: str | None) -> bool:
+    try:
+        less, more = sorted((float(one or 0), float(other or 0)))
+    except ValueError:
+        return False
+    return more - less <= MEMORY_TOLERANCE * less
 
 
 def machine_name(machine: Mapping[str, str]) -> str:
@@ -553,7 +578,15 @@ class Results:
     @property
     def several_machines(self) -> bool:
         """Whether masks and speed come from more than one machine, or Python."""
-        return len({entry.machine_key for entry in self.proving_environments}) > 1
+        return len({self.machine_of(entry) for entry in self.proving_environments}) > 1
+
+    def machine_of(self, environment: Environment) -> int:
+        """Return a number that is the same for all environments of one machine and Python."""
+        return next(
+            number
+            for number, entry in enumerate(self.environments)
+            if entry.same_machine(environment)
+        )
 
     def machine_label(self, environment: Environment) -> str:
         """Return a machine's name, with what tells it from another one of the same name."""

@@ -7,21 +7,19 @@ the same minute; else milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fcn_deploy.errors import InputError
-from fcn_deploy.findings import Bench, BenchRow, Ratio
+from fcn_deploy.findings import Bench, BenchRow, Ratio, differing
 from fcn_deploy.ranking import tie
 from fcn_deploy.results import read_files
 from fcn_deploy.words import runner_name
 
 #: Properties that make a machine; its system and Python may move on.
-MACHINE_PROPERTIES = ("cpu", "cores", "architecture")
-#: Share by which the memory that the system grants may differ: a new kernel keeps more for itself.
-MEMORY_TOLERANCE = 0.05
+MACHINE_PROPERTIES = ("cpu", "cores", "architecture", "memory_gib")
 
 Outcome = Literal["slower", "faster", "same"]
 
@@ -115,6 +113,25 @@ def read_bench(path: Path) -> Bench:
     return benches[0]
 
 
+def require_machine(before: Bench, machine: Mapping[str, str]) -> None:
+    """Refuse a bench file of another machine.
+
+    Args:
+        before: the file.
+        machine: property → value, as text, of the one that it has to be of.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    then = before.environment.machine
+    if names := differing(then, machine, MACHINE_PROPERTIES):
+        changes = "; ".join(f"{name} {then.get(name)} → {machine.get(name)}" for name in names)
+        raise InputError(
+            f"{before.environment.file} is of another machine ({changes})",
+            "compare with a result of this machine",
+        )
+
+
 def compare(before: Bench, now: Bench, limit: float) -> Comparison:
     """Compare the rows that two bench files share.
 
@@ -129,11 +146,7 @@ def compare(before: Bench, now: Bench, limit: float) -> Comparison:
     Raises:
         InputError: the machines differ, or the files share no row: that would pass unseen.
     """
-    if differing := _differing(before, now):
-        raise InputError(
-            f"{before.environment.file} is of another machine ({'; '.join(differing)})",
-            "compare with a result of this machine",
-        )
+    require_machine(before, now.environment.machine)
     changes, uncompared = [], []
     for row in now.rows:
         if row.is_baseline:
@@ -159,21 +172,6 @@ def compare(before: Bench, now: Bench, limit: float) -> Comparison:
             "measure the same cases",
         )
     return Comparison(tuple(changes), tuple(uncompared), tuple(_units(before, now, limit)), limit)
-
-
-def _differing(before: Bench, now: Bench) -> list[str]:
-    then, today = before.environment.machine, now.environment.machine
-    names = [name for name in MACHINE_PROPERTIES if then.get(name) != today.get(name)]
-    if not _about_equal(then.get("memory_gib"), today.get("memory_gib")):
-        names.append("memory_gib")
-    return [f"{name} {then.get(name)} → {today.get(name)}" for name in names]
-
-
-def _about_equal(then: str | None, today: str | None) -> bool:
-    try:
-        return abs(float(then or 0) - float(today or 0)) <= MEMORY_TOLERANCE * float(then or 0)
-    except ValueError:
-        return then == today
 
 
 def _units(before: Bench, now: Bench, limit: float) -> Iterator[str]:

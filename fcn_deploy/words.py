@@ -37,7 +37,6 @@ from fcn_deploy.spec import Precision
 
 #: Backend and precision that `parity` compares the others with.
 REFERENCE = "torch fp32"
-#: The tier to name first: what a user of the model waits for.
 #: How result files call the built-in scenes, and the validation images of a folder.
 SCENES, VALIDATION = "built-in synthetic scenes", " (val)"
 
@@ -138,14 +137,14 @@ class _Place:
 
 
 def _places(results: Results) -> list[_Place]:
-    places = {entry.machine_key: entry for entry in results.proving_environments}
+    places = {results.machine_of(entry): entry for entry in results.proving_environments}
     return [
         _Place(
             environment,
-            tuple(c for c in results.comparisons if c.environment.machine_key == key),
-            tuple(b for b in results.benches if b.environment.machine_key == key),
+            tuple(c for c in results.comparisons if results.machine_of(c.environment) == number),
+            tuple(b for b in results.benches if results.machine_of(b.environment) == number),
         )
-        for key, environment in places.items()
+        for number, environment in places.items()
     ]
 
 
@@ -313,24 +312,24 @@ def repeat_commands(results: Results) -> list[str]:
 
 def _commands_of_files(results: Results) -> list[str]:
     commands: list[str] = []
-    machines = {entry.machine_key: entry for entry in reversed(results.environments)}
-    for key, environment in reversed(machines.items()):
+    machines = {results.machine_of(entry): entry for entry in reversed(results.environments)}
+    for number, environment in reversed(machines.items()):
+
+        def here(result: Training | Comparison | Bench | Bisection, number: int = number) -> bool:
+            return results.machine_of(result.environment) == number
+
         commands += [
             f"# on {_one_line(results.machine_label(environment))}",
-            *(_train_command(t, _out_option(t)) for t in results.trainings if _of(t, key)),
+            *(_train_command(t, _out_option(t)) for t in results.trainings if here(t)),
             *_proof_commands(
                 results,
-                [c for c in results.comparisons if _of(c, key)],
-                [b for b in results.benches if _of(b, key)],
-                [b for b in results.bisections if _of(b, key)],
+                [c for c in results.comparisons if here(c)],
+                [b for b in results.benches if here(b)],
+                [b for b in results.bisections if here(b)],
             ),
         ]
     files = "".join(f" {shlex.quote(file)}" for file in results.files)
     return [*commands, "# wherever these files are", f"fcn-deploy report{files}"]
-
-
-def _of(result: Training | Comparison | Bench | Bisection, machine_key: tuple[str, ...]) -> bool:
-    return result.environment.machine_key == machine_key
 
 
 def _out_option(training: Training) -> str:

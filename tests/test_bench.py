@@ -33,7 +33,7 @@ from fcn_deploy.bench import (
     speedup,
 )
 from fcn_deploy.clock import ALL_STAGES, DEVICE, END_TO_END, HOST, Case
-from fcn_deploy.errors import InputError, MeasurementError
+from fcn_deploy.errors import BackendError, FcnDeployError, InputError, MeasurementError
 from fcn_deploy.inputs import Inputs, make_inputs
 from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Verdict
 from fcn_deploy.runners.base import Outputs
@@ -78,7 +78,37 @@ def test_every_case_is_measured_and_runs_are_interleaved(inputs: Inputs, tmp_pat
     assert all(len(r.repeats_ms) == 3 for r in rows)
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
     # 8 cases take 3 turns each: never all of one runner in a row
-    assert len(turns) >= 3 * 8 - 3
+    assert len(turns) >= 12
+
+
+class _Recorded(TimedLoop):
+    """Writes down whose turn it is."""
+
+    def __init__(self) -> None:
+        super().__init__(1e-9)
+        self.names: list[str] = []
+
+    def turn(self, case: Case, meter: Meter) -> Turn:
+        self.names.append(case.name)
+        return super().turn(case, meter)
+
+
+def test_each_repeat_has_an_order_of_its_own(inputs: Inputs, tmp_path: Path) -> None:
+    def names() -> list[list[str]]:
+        recorded = _Recorded()
+        runners = [FakeRunner(backend=name) for name in "abcd"]
+        measure(runners, [inputs], [1, 2], recorded, tmp_path, tiers=[HOST], repeats=5)
+        return [recorded.names[start : start + 8] for start in range(0, 40, 8)]
+
+    repeats = names()
+    assert repeats == names()  # in every run the same
+    assert all(sorted(order) == sorted(repeats[0]) for order in repeats)
+    for name in repeats[0]:
+        before = {order[order.index(name) - 1] for order in repeats}
+        assert len(before) > 1
+    for order in repeats:  # rows that will be ranked come one after the other
+        batches = [name.split()[-1] for name in order]
+        assert sum(a != b for a, b in itertools.pairwise(batches)) == 1
 
 
 def test_a_sleep_is_seen_and_ranked(inputs: Inputs, tmp_path: Path) -> None:
@@ -327,28 +357,91 @@ def test_a_bound_below_one_query_is_refused(inputs: Inputs, tmp_path: Path) -> N
         measure([FakeRunner(seconds=0.02)], [inputs], [8], server, tmp_path, tiers=[HOST])
 
 
-class _NotForTheBaseline(TimedLoop):
+class _Failing(TimedLoop):
+    """A loop that has no figure for some turns of the baseline."""
+
+    def __init__(self, *fails: int, error: FcnDeployError) -> None:
+        super().__init__(1e-9)
+        self._fails = fails
+        self._error = error
+        self._turns = itertools.count(1)
+
     def turn(self, case: Case, meter: Meter) -> Turn:
-        if case.runner.describe().backend == "baseline":
-            raise MeasurementError("too slow")
+        if case.runner.describe().backend == "baseline" and next(self._turns) in self._fails:
+            raise self._error
         return super().turn(case, meter)
 
 
-def test_a_case_without_a_figure_costs_the_others_nothing(inputs: Inputs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [MeasurementError("too slow"), BackendError("out of memory")])
+def test_a_case_without_a_figure_costs_the_others_nothing(
+    inputs: Inputs, tmp_path: Path, error: FcnDeployError
+) -> None:
     why: list[str] = []
     rows = measure(
         [FakeRunner(backend="baseline"), FakeRunner(backend="quick")],
         [inputs],
         [1],
-        _NotForTheBaseline(0.001),
+        _Failing(1, error=error),
         tmp_path,
         tiers=[HOST],
         repeats=3,
-        on_dropped=lambda error: why.append(error.message),
+        on_dropped=why.append,
     )
     assert [row.runner.backend for row in rows] == ["quick"]
     assert len(rows[0].repeats_ms) == 3
-    assert why == ["too slow"]
+    assert why == [
+        f"baseline fp32 host 1×24×32, repeat 1 of 3: {error.message}; the row is left out"
+    ]
+    alone, failing = [FakeRunner(backend="baseline")], _Failing(1, error=error)
+    with pytest.raises(type(error), match=error.message):
+        measure(alone, [inputs], [1], failing, tmp_path, tiers=[HOST], repeats=3)
+
+
+def test_a_slow_repeat_costs_that_repeat_alone(inputs: Inputs, tmp_path: Path) -> None:
+    def measured(*fails: int) -> tuple[list[Row], list[str]]:
+        why: list[str] = []
+        scenario = _Failing(*fails, error=MeasurementError("too slow"))
+        runners = [FakeRunner(backend="baseline"), FakeRunner(backend="quick")]
+        rows = measure(
+            runners, [inputs], [1], scenario, tmp_path,
+            tiers=[HOST], repeats=5, on_dropped=why.append,
+        )  # fmt: skip
+        return rows, why
+
+    (slow, quick), why = measured(2, 4)
+    assert list(slow.by_repeat) == [0, 2, 4]
+    assert list(quick.by_repeat) == [0, 1, 2, 3, 4]
+    pairs = [slow.by_repeat[n] / quick.by_repeat[n] for n in (0, 2, 4)]
+    ratio = speedup(quick, slow)
+    assert (ratio.low, ratio.high) == (min(pairs), max(pairs))
+    assert why == [f"baseline fp32 host 1×24×32, repeat {n} of 5: too slow" for n in (2, 4)]
+    rows, why = measured(2, 3, 5)  # two repeats show no spread
+    assert [row.runner.backend for row in rows] == ["quick"]
+    assert why[-1].endswith("the row is left out")
+
+
+class _OutOfMemory(FakeRunner):
+    def device_seconds(self, images: NDArray[np.uint8]) -> float | None:
+        if len(images) > 1:
+            raise BackendError("out of memory")
+        return 0.25
+
+
+def test_a_batch_too_large_for_the_device_costs_the_others_nothing(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    why: list[str] = []
+
+    def measured(*batches: int) -> list[Row]:
+        return measure(
+            [_OutOfMemory()], [inputs], batches, TimedLoop(1e-9), tmp_path,
+            tiers=[DEVICE], repeats=3, device_seconds=1e-9, on_dropped=why.append,
+        )  # fmt: skip
+
+    assert [row.batch_size for row in measured(1, 64)] == [1]
+    assert why == ["fake fp32 device 64×24×32: out of memory; the row is left out"]
+    with pytest.raises(BackendError, match="out of memory"):
+        measured(64)
 
 
 @needs_loadgen

@@ -160,7 +160,9 @@ def test_a_result_of_another_machine_is_refused(fcn_deploy: FcnDeploy, exported:
     words = ("bench", ".", *ORT, *QUICK, "--clock", "loop", "--tier", "host")
     assert fcn_deploy(*words, "--json", "old.json").code == 0
     _edited(exported / "old.json", cpu="Zilog Z80")
-    refused(fcn_deploy(*words, "--compare", "old.json"), "another machine", "Zilog Z80")
+    words = (*words, "--compare", "old.json", "--json", "new.json")
+    refused(fcn_deploy(*words), "another machine", "Zilog Z80")
+    assert not (exported / "new.json").exists()  # before the minutes are spent
 
 
 @pytest.mark.parametrize(

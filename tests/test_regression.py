@@ -150,6 +150,15 @@ def test_another_machine_is_refused(bench: Callable[..., Bench]) -> None:
     assert found(compare(moved, bench(row("ort", STEADY)), 0.1)) == ["same"]
 
 
+def test_a_kernel_that_keeps_more_memory_makes_no_other_machine(
+    bench: Callable[..., Bench],
+) -> None:
+    before = bench(row("ort", STEADY), machine={"memory_gib": 23.5})
+    assert found(compare(before, bench(row("ort", STEADY), machine={"memory_gib": 23.1}), 0.1))
+    with pytest.raises(InputError, match=r"memory_gib 23\.5 → 47\.0"):
+        compare(before, bench(row("ort", STEADY), machine={"memory_gib": 47.0}), 0.1)
+
+
 def test_a_slower_unit_is_said(bench: Callable[..., Bench]) -> None:
     before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
     now = bench(row("baseline", (200, 202, 204)), row("ort", (100, 102, 104)))

@@ -117,6 +117,17 @@ def test_every_machine_has_a_line_of_its_own(run: Run, add_parity: AddParity) ->
     assert "2.00× faster" in lines[elsewhere]
 
 
+def test_a_little_memory_makes_no_other_machine(run: Run) -> None:
+    document = bench_document(BASELINE, FAST)
+    for name, memory in (("a", 23.5), ("b", 23.1)):
+        document["machine"] |= {"memory_gib": memory}
+        write_json(run.bench_folder / f"{name}.json", document)
+    assert [*lines_of(run)] == ["ort fp32"]
+    document["machine"] |= {"memory_gib": 47.0}
+    write_json(run.bench_folder / "b.json", document)
+    assert len(lines_of(run)) == 2
+
+
 def test_single_stream_end_to_end_at_the_smallest_batch_is_named_first(run: Run) -> None:
     cases = {
         "offline": {"scenario": loadgen.OFFLINE},

@@ -120,14 +120,17 @@ def bench(
     from fcn_deploy.bench import bench_document, measure
     from fcn_deploy.clock import TIERS
     from fcn_deploy.inputs import make_inputs
-    from fcn_deploy.machine import usable_cores
-    from fcn_deploy.regression import compare, read_bench
+    from fcn_deploy.machine import describe_machine, usable_cores
+    from fcn_deploy.regression import compare, read_bench, require_machine
     from fcn_deploy.sensors import energy_joules
 
     source = run_from_argument(run, trust)
     pinned, threads = threads, threads or usable_cores()
     scenario, loop_reason = _scenario(scenario_name, clock, seconds, target_p99_ms)
     before = None if older is None else read_bench(older)  # before the minutes are spent
+    if before is not None:
+        here = {k: str(v) for k, v in describe_machine().items() if v is not None}
+        require_machine(before, here)
     # Said twice is meant once: a row beside itself would be a tie.
     backends, tiers = tuple(dict.fromkeys(backends)), tuple(dict.fromkeys(tiers))
     batches, sizes = tuple(dict.fromkeys(batches)), tuple(dict.fromkeys(sizes))
@@ -178,7 +181,7 @@ def bench(
                 repeats=repeats,
                 device_seconds=seconds,
                 energy_joules=energy_joules,
-                on_dropped=lambda error: dropped.append(error.message),
+                on_dropped=dropped.append,
                 on_step=show,
             )
         conditions = watch.ended(rows, dropped)  # before the GPU's clocks fall
