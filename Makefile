@@ -6,7 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
-# Of `make bench`: any run with a checkpoint, and options of benchmarks/table.py.
+# Of `make bench`: any run with a checkpoint, and options of benchmarks/table.py, for example
+# BENCH_FLAGS="--update-readme README.md".
 RUN ?= runs/bench
 BENCH_FLAGS ?=
 

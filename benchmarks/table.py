@@ -4,6 +4,9 @@
 
     open ours and every peer ─▶ are the masks the same? ─▶ measure, interleaved ─▶ JSON, Markdown
 
+The result is ``benchmarks/results/<machine>.json``.  Where figures of another network lie there
+already, they stay, unless ``--replace`` is given: the result has the network's digest in its name.
+
 A peer that gives other masks than ours is left out and named, and the exit code is 1: fast and
 wrong is no peer.
 """
@@ -25,7 +28,7 @@ from numpy.typing import NDArray
 from peers import PEERS, SIZE_REFERENCE, Peer
 
 from fcn_deploy import gpu, loadgen, sensors
-from fcn_deploy.artifacts import Run, probe, write_bytes, write_json
+from fcn_deploy.artifacts import Run, file_digest, probe, write_bytes, write_json
 from fcn_deploy.bench import (
     Row,
     Scenario,
@@ -45,16 +48,17 @@ from fcn_deploy.commands.opening import (
     run_from_argument,
     usable_backends,
 )
-from fcn_deploy.commands.params import Counts, Size
+from fcn_deploy.commands.params import Counts, Size, typed_options
 from fcn_deploy.errors import ArtifactError, FcnDeployError, MeasurementError
 from fcn_deploy.findings import BASELINE
 from fcn_deploy.inputs import Inputs, make_inputs
 from fcn_deploy.machine import describe_machine, usable_cores, utc_now
 from fcn_deploy.parity import GATES
 from fcn_deploy.ranking import Question, tie
+from fcn_deploy.regression import read_bench
 from fcn_deploy.runners.base import Runner, RunnerDescription
 from fcn_deploy.spec import Precision
-from fcn_deploy.words import number, percent
+from fcn_deploy.words import number, percent, settings_words
 
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -91,7 +95,11 @@ class Measured:
     "--out", type=click.Path(path_type=Path),
     help="Result file; default: benchmarks/results/<machine>.json.",
 )  # fmt: skip
-@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="Table alone.")
+@click.option("--replace", is_flag=True, help="Also figures of another network of that name.")
+@click.option(
+    "--markdown", "markdown_file", type=click.Path(path_type=Path),
+    help="The table alone; default: the result file's name with .md.",
+)  # fmt: skip
 @click.option(
     "--update-readme", "readme", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help=f"File whose text between {BEGIN} and {END} the table replaces.",
@@ -115,6 +123,7 @@ class Measured:
 def table(
     run: str,
     out: Path | None,
+    replace: bool,
     markdown_file: Path | None,
     readme: Path | None,
     repeats: int,
@@ -132,9 +141,11 @@ def table(
     source.require_checkpoint()  # the peers start from it
     threads = threads or usable_cores()
     target = out or RESULTS / f"{machine_slug(describe_machine(), _gpu_name())}.json"
+    if out is None and not replace:
+        target = _beside_others(target, file_digest(source.checkpoint))
+    markdown_file = markdown_file or target.with_suffix(".md")
     for path in (target, markdown_file):
-        if path is not None:
-            probe(path)
+        probe(path)
     missing = loadgen.unavailable_reason()
     scenario: Scenario = SingleStream(seconds) if missing is None else TimedLoop(seconds)
     watch = ConditionWatch(threads)  # now: later its own work would pose as others'
@@ -151,30 +162,41 @@ def table(
         runners = [runner for runner in (*ours, *peers) if runner not in wrong]
         for sentence in left_out:
             console.print(f"left out: {sentence}")
+        dropped: list[str] = []
         with bar("peers") as show:
             rows = measure(
                 runners, inputs, batches, scenario, folder,
                 tiers=(HOST, END_TO_END), repeats=repeats,
-                energy_joules=sensors.energy_joules, on_step=show,
+                energy_joules=sensors.energy_joules, on_dropped=dropped.append, on_step=show,
             )  # fmt: skip
-        conditions = watch.ended(rows)  # before the GPU's clocks fall
-        references = _measure_reference(source, inputs, batches, threads, folder)
-    document = bench_document(rows, origin, conditions, started, missing, seconds)
+        conditions = watch.ended(rows, dropped)  # before the GPU's clocks fall
+        options = typed_options(but=("out", "replace", "markdown_file", "readme"))
+        document = bench_document(rows, origin, conditions, started, missing, seconds, options)
+        document["masks"] = masks
+        document["references"] = []
+        write_json(target, document)  # whatever becomes of the reference
+        try:
+            references = _measure_reference(source, inputs, batches, threads, folder)
+        except FcnDeployError as error:
+            references = []
+            left_out.append(f"{SIZE_REFERENCE.name}: {error.message}")
     # Under a key of their own: among the rows they would be ranked.
     document["references"] = bench_document(references, origin, conditions)["rows"]
-    document["masks"] = masks
     write_json(target, document)
-    heading = _heading(document, len(rows[0].repeats_ms))
+    left_out += dropped
+    heading = _heading(document, repeats, settings_words(row.settings for row in rows))
     text = markdown(Measured(tuple(rows), tuple(references), masks, tuple(left_out), heading))
     click.echo(text)
     for warning in conditions.warnings:
         console.print(f"warning: {warning}")
-    console.print(f"wrote {target}")
-    if markdown_file is not None:
-        write_bytes(markdown_file, text.encode(), flags="--markdown")
-        console.print(f"wrote {markdown_file}")
+    write_bytes(markdown_file, text.encode(), flags="--markdown")
+    console.print(f"wrote {target} and, for a page, {markdown_file}")
     if readme is not None:
         _update(readme, text)
+    else:
+        console.print(
+            f"into README.md: between {BEGIN} and {END}, by hand or with --update-readme README.md"
+        )
     if wrong:
         sys.exit(EXIT_FAILED)
 
@@ -317,6 +339,24 @@ def _measure_reference(
         )  # fmt: skip
 
 
+def _beside_others(target: Path, checkpoint_digest: str) -> Path:
+    """Return where a result goes: to a name of its own where another network's figures lie."""
+    if not target.exists():
+        return target
+    try:
+        rows = read_bench(target).rows
+    except FcnDeployError:
+        rows = ()  # not ours to replace either
+    if any(row.runner.checkpoint_digest == checkpoint_digest for row in rows):
+        return target
+    own = target.with_suffix(f".{checkpoint_digest.removeprefix('sha256:')[:8]}.json")
+    console.print(
+        f"{target} holds figures of another network and stays: this result goes to {own} "
+        "(--replace replaces it)"
+    )
+    return own
+
+
 def _gpu_name() -> str | None:
     return None if gpu.unavailable_reason() is not None else gpu.describe_gpu().name
 
@@ -333,13 +373,14 @@ def machine_slug(machine: Mapping[str, Any], gpu_name: str | None) -> str:
 # -- the table ----------------------------------------------------------------------------------
 
 
-def _heading(document: Mapping[str, Any], repeats: int) -> str:
+def _heading(document: Mapping[str, Any], repeats: int, meaning: str) -> str:
     machine, clock = document["machine"], document["clock"]
     cores = machine["cores"]
     place = f"{machine['cpu']}, {cores} core{'' if cores == 1 else 's'}"
     if (name := _gpu_name()) is not None:
         place += f", {name}"
     by = f"MLPerf LoadGen {clock['version']}" if clock["name"] == "loadgen" else "a timed loop"
+    by += f" ({meaning})" if meaning else ""
     return f"{place}; {utc_now()[:10]}; {repeats} interleaved repeats, single stream by {by}."
 
 

@@ -25,7 +25,7 @@ from fcn_deploy import loadgen
 from fcn_deploy.clock import ALL_STAGES, DEVICE, TIERS, Case, Query
 from fcn_deploy.errors import FcnDeployError, InputError, MeasurementError
 from fcn_deploy.inputs import NUM_INPUTS, Inputs
-from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Verdict
+from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Settings, Verdict
 from fcn_deploy.machine import result_header
 from fcn_deploy.ranking import LOADGEN, LOOP, Question, tie
 from fcn_deploy.runners.base import Runner, RunnerDescription
@@ -396,6 +396,12 @@ class Row:
         return max(known, default=None)
 
     @property
+    def settings(self) -> Settings | None:
+        """The least that LoadGen was asked for in any turn, or None."""
+        known = [v.settings for v in self.verdicts if v.settings is not None]
+        return min(known, key=lambda s: (s.min_seconds, s.min_queries), default=None)
+
+    @property
     def label(self) -> str:
         """Runner and conditions, for messages."""
         height, width = self.size
@@ -681,6 +687,7 @@ def bench_document(
     cold_starts: Sequence[Mapping[str, Any]] = (),
     loop_reason: str | None = None,
     seconds: float | None = None,
+    options: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return the JSON document of a run of the clock on this machine.
 
@@ -691,10 +698,12 @@ def bench_document(
         cold_starts: what each backend costs before its first figure.
         loop_reason: why the timed loop ran in LoadGen's stead, if it did.
         seconds: that a row was timed at least, per repeat.
+        options: of the command line, as they were typed; None where no command measured.
     """
     by_loadgen = any(row.verdicts for row in rows)
     return {
         **result_header("bench", BENCH_SCHEMA),
+        "options": None if options is None else list(options),
         "inputs": {"source": inputs_source, "distinct": NUM_INPUTS},
         "clock": {
             "name": LOADGEN if by_loadgen else LOOP,
@@ -739,10 +748,12 @@ def _loadgen_json(row: Row) -> dict[str, Any] | None:
     if not row.verdicts:
         return None
     problems = [problem for verdict in row.verdicts for problem in verdict.problems]
+    settings = row.settings
     return {
         "valid": row.verdict == "VALID",
         "verdict": row.verdict,
         "early_stopping_ms": row.early_stopping_ms,
         "target_p99_ms": row.target_p99_ms,
         "problems": list(dict.fromkeys(problems)),
+        "settings": None if settings is None else asdict(settings),
     }

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcn_deploy.json_fields import InlinePicture
-from fcn_deploy.loadgen import SINGLE_STREAM
+from fcn_deploy.loadgen import SINGLE_STREAM, Settings
 from fcn_deploy.ranking import LOADGEN, LOOP, Question
 from fcn_deploy.runners.base import RunnerDescription
 
@@ -305,12 +305,14 @@ class LoadGenVerdict:
         early_stopping_ms: its p90 of single stream, on the safe side.
         target_p99_ms: bound of the server scenario.
         problems: which of its rules were not kept, as sentences.
+        settings: what it was asked for; None where the file does not say.
     """
 
     valid: bool
     early_stopping_ms: float | None
     target_p99_ms: float | None
     problems: tuple[str, ...]
+    settings: Settings | None
 
 
 @dataclass(frozen=True)
@@ -458,6 +460,7 @@ class Bench:
         clock_version: of LoadGen.
         clock_reason: why the timed loop ran in LoadGen's stead.
         seconds: that a row was timed at least, per repeat.
+        options: of the command line, as they were typed; None where the file does not say.
     """
 
     environment: Environment
@@ -470,6 +473,7 @@ class Bench:
     conditions: Conditions
     cold_starts: tuple[ColdStart, ...]
     rows: tuple[BenchRow, ...]
+    options: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)

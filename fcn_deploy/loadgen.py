@@ -52,6 +52,21 @@ def version() -> str:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What LoadGen was asked for: VALID means that this was kept; a submission asks for more.
+
+    Attributes:
+        min_seconds: that a test lasts at least.
+        min_queries: that are asked at least; offline, pictures, all at once.
+        distinct_samples: that queries draw from.
+    """
+
+    min_seconds: float
+    min_queries: int
+    distinct_samples: int
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What LoadGen says of one test.
 
@@ -62,6 +77,7 @@ class Verdict:
         samples_per_s: throughput, or None in single stream.
         latency_ms: LoadGen's ``mean``, ``p50``, ``p90``, ``p95``, ``p99`` per sample.
         early_stopping_ms: its estimate of p90 in single stream, on the safe side, or None.
+        settings: what it was asked for, or None where its log does not say.
     """
 
     valid: bool
@@ -70,6 +86,7 @@ class Verdict:
     samples_per_s: float | None
     latency_ms: dict[str, float]
     early_stopping_ms: float | None
+    settings: Settings | None = None
 
 
 def single_stream(
@@ -344,12 +361,24 @@ def read_verdict(log: Path) -> Verdict:
             },
             # 0 where there were too few queries
             early_stopping_ms=(said.get("early_stopping_latency_ss") or 0) / 1e6 or None,
+            settings=_settings_said(said),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MeasurementError(
             f"MLPerf LoadGen left no result ({type(error).__name__}: {error})",
             "run again, or time with --clock loop",
         ) from error
+
+
+def _settings_said(said: dict[str, Any]) -> Settings | None:
+    names = (
+        "requested_min_duration_ms", "requested_min_query_count",
+        "effective_performance_sample_count",
+    )  # fmt: skip
+    if any(name not in said for name in names):
+        return None
+    duration, queries, samples = (said[name] for name in names)
+    return Settings(duration / 1000, queries, samples)
 
 
 _LATENCIES = {

@@ -50,6 +50,7 @@ from fcn_deploy.findings import (
     machine_name,
 )
 from fcn_deploy.json_fields import Fields
+from fcn_deploy.loadgen import Settings
 from fcn_deploy.runners.base import RunnerDescription
 
 __all__ = [
@@ -411,6 +412,8 @@ def _bench(fields: Fields, environment: Environment) -> Bench:
         conditions=_conditions(fields.child("conditions")),
         cold_starts=tuple(_cold_start(entry) for entry in fields.children("runners")),
         rows=tuple(_bench_row(entry) for entry in fields.children("rows")),
+        # Older files do not say.
+        options=fields.texts_or_none("options") if "options" in fields.values else None,
     )
 
 
@@ -482,11 +485,22 @@ def _bench_row(fields: Fields) -> BenchRow:
 
 
 def _loadgen(fields: Fields) -> LoadGenVerdict:
+    # Older files do not say.
+    settings = fields.child_or_none("settings") if "settings" in fields.values else None
     return LoadGenVerdict(
         fields.flag("valid"),
         fields.number_or_none("early_stopping_ms"),
         fields.number_or_none("target_p99_ms"),
         fields.texts("problems"),
+        None if settings is None else _settings(settings),
+    )
+
+
+def _settings(fields: Fields) -> Settings:
+    return Settings(
+        fields.number("min_seconds"),
+        fields.whole("min_queries"),
+        fields.whole("distinct_samples"),
     )
 
 

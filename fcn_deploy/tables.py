@@ -23,7 +23,7 @@ from fcn_deploy.findings import (
 from fcn_deploy.loadgen import SCENARIOS
 from fcn_deploy.masks import voc_palette
 from fcn_deploy.ranking import tie
-from fcn_deploy.words import number, runner_name
+from fcn_deploy.words import number, runner_name, settings_words
 
 #: In which order groups are shown: what a user of the model waits for comes first.
 _TIERS = ("end-to-end", "host", "device")
@@ -84,6 +84,11 @@ def bench_groups(bench: Bench) -> list[BenchGroup]:
         found.append(_bench_group(rows, leads=scenario not in led))
         led.add(scenario)
     return found
+
+
+def valid_means(bench: Bench) -> str:
+    """Say what LoadGen was asked for in a bench file; empty where that is not known."""
+    return settings_words(row.loadgen.settings for row in bench.rows if row.loadgen is not None)
 
 
 def _place(row: BenchRow) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ from fcn_deploy.findings import (
     Results,
     Training,
 )
-from fcn_deploy.loadgen import SERVER, SINGLE_STREAM
+from fcn_deploy.loadgen import SERVER, SINGLE_STREAM, Settings
 from fcn_deploy.runners.base import RunnerDescription
 from fcn_deploy.spec import Precision
 
@@ -267,6 +267,19 @@ def verdict_words(row: BenchRow) -> str:
     return f"INVALID: {'; '.join(row.loadgen.problems) or 'LoadGen does not say why'}"
 
 
+def settings_words(all_of_them: Iterable[Settings | None]) -> str:
+    """Say what LoadGen was asked for, the least of some rows; empty where nothing is known."""
+    known = [settings for settings in all_of_them if settings is not None]
+    if not known:
+        return ""
+    seconds = min(settings.min_seconds for settings in known)
+    queries = min(settings.min_queries for settings in known)
+    return (
+        f"VALID means at least {seconds:g} s and {queries} queries a repeat, and no submission to "
+        "MLPerf"
+    )
+
+
 # -- commands -----------------------------------------------------------------------------------
 
 
@@ -382,9 +395,20 @@ def _train_command(training: Training, out_option: str) -> str:
 
 
 def _bench_command(results: Results, bench: Bench) -> str:
+    run = _run_of(results, bench.rows[0].runner.file) if bench.rows else results.run_argument
     if any(row.is_peer for row in bench.rows):
-        run = _run_of(results, bench.rows[0].runner.file).strip() or str(DEFAULT_RUN)
-        return f"make bench RUN={run}"
+        command = f"make bench RUN={run.strip() or DEFAULT_RUN}"
+        # Read by make, where a dollar begins a variable, then by its shell.
+        flags = shlex.join(bench.options or ()).replace("$", "$$")
+        return f"{command} BENCH_FLAGS={shlex.quote(flags)}" if flags else command
+    if bench.options is not None:
+        words = "".join(f" {shlex.quote(word)}" for word in bench.options)
+        return f"fcn-deploy bench{run}{words}"
+    return f"fcn-deploy bench{run}{_guessed_options(bench)}"
+
+
+def _guessed_options(bench: Bench) -> str:
+    """Return the options of a file that does not say them, from what it holds."""
     rows = [row for row in bench.rows if not row.is_baseline] or list(bench.rows)
     backends = dict.fromkeys(row.runner.backend for row in rows if not row.is_baseline)
     options = [("--backend", shlex.quote(backend)) for backend in backends]
@@ -406,5 +430,4 @@ def _bench_command(results: Results, bench: Bench) -> str:
     options += [("--repeats", str(max(len(row.repeats_ms) for row in rows)))] if rows else []
     options += [("--seconds", f"{bench.seconds:g}")] if bench.seconds is not None else []
     precisions = "".join(dict.fromkeys(_precision_flag(row.runner.precision) for row in rows))
-    run = _run_of(results, rows[0].runner.file) if rows else results.run_argument
-    return f"fcn-deploy bench{run}{precisions}" + "".join(f" {name} {v}" for name, v in options)
+    return precisions + "".join(f" {name} {value}" for name, value in options)

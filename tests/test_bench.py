@@ -35,7 +35,7 @@ from fcn_deploy.bench import (
 from fcn_deploy.clock import ALL_STAGES, DEVICE, END_TO_END, HOST, Case
 from fcn_deploy.errors import BackendError, FcnDeployError, InputError, MeasurementError
 from fcn_deploy.inputs import Inputs, make_inputs
-from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Verdict
+from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Settings, Verdict
 from fcn_deploy.runners.base import Outputs
 from tests.fakes import FakeRunner
 
@@ -509,6 +509,21 @@ def test_one_invalid_turn_makes_a_row_invalid() -> None:
         "early_stopping_ms": 2.0,
         "target_p99_ms": None,
         "problems": ["too short"],
+        "settings": None,
+    }
+
+
+def test_the_settings_stand_beside_the_verdict() -> None:
+    verdicts = [
+        Verdict(True, (), 64, None, {"p50": 1}, 2.0, Settings(0.5, queries, 8))
+        for queries in (640, 64, 320)
+    ]
+    found = row("a", (1, 1, 1), verdicts=tuple(verdicts))
+    (entry,) = bench_document([found], "made up", Conditions(threads=1))["rows"]
+    assert entry["loadgen"]["settings"] == {
+        "min_seconds": 0.5,
+        "min_queries": 64,
+        "distinct_samples": 8,
     }
 
 

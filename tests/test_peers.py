@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, read_json
-from fcn_deploy.bench import Row
+from fcn_deploy.bench import Conditions, Row, bench_document
 from fcn_deploy.errors import BackendError, MissingStageError
 from fcn_deploy.regression import read_bench
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Runner, RunnerDescription, open_runner
@@ -259,6 +260,22 @@ def test_agreement_is_over_all_pixels() -> None:
     assert table.agreement([zeros, ones], [zeros, np.zeros_like(ones)]) == 0.25
 
 
+def test_a_recorded_result_of_another_network_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "a-cpu-2-cores.json"
+    assert table._beside_others(target, "sha256:0") == target
+    document = bench_document([row("ort", 1, 2, 3)], "made up", Conditions(threads=2))
+    target.write_text(json.dumps(document), encoding="utf-8")
+    assert table._beside_others(target, "sha256:0") == target  # the same network once more
+    assert capsys.readouterr().out == ""
+    own = tmp_path / "a-cpu-2-cores.12345678.json"
+    assert table._beside_others(target, "sha256:123456789abc") == own
+    assert "another network and stays" in capsys.readouterr().out
+    target.write_text("{", encoding="utf-8")
+    assert table._beside_others(target, "sha256:123456789abc") == own
+
+
 class TestCommand:
     """The whole of it on tiny pictures, with one peer that is right and one that is not."""
 
@@ -294,6 +311,10 @@ class TestCommand:
         assert reference["runner"]["backend"] == "peer:fcn_resnet50"
         assert (reference["tier"], reference["speedup_over_baseline"]) == ("host", None)
         assert len(read_bench(tmp_path / "out.json").rows) == len(document["rows"])
+        assert document["options"] == [
+            "--repeats", "3", "--seconds", "0.001", "--size", "24x32", "--no-cold-start",
+        ]  # fmt: skip
+        assert "`peer:eager`" in (tmp_path / "out.md").read_text(encoding="utf-8")
         updated = page.read_text(encoding="utf-8")
         assert "`peer:eager`" in updated
         assert updated.startswith("before\n")
@@ -312,10 +333,17 @@ class TestCommand:
             return runner
 
         monkeypatch.setattr(table, "PEERS", (peers.Peer(right.name, lambda: None, open_wrong),))
-        monkeypatch.setattr(table, "_measure_reference", lambda *_: [])
+
+        def lost(*_: object) -> list[Row]:
+            raise BackendError("no memory for it")
+
+        monkeypatch.setattr(table, "_measure_reference", lost)
         told = CliRunner().invoke(table.table, arguments)
         assert told.exit_code == 1, told.output
         assert "left out: peer:eager fp32: only" in told.output
         document = read_json(tmp_path / "out.json", "")
         assert document["masks"]["peer:eager fp32"] < 0.9999
         assert "peer:eager" not in {row["runner"]["backend"] for row in document["rows"]}
+        # That the size reference fails costs the others nothing.
+        assert document["references"] == []
+        assert "peer:fcn_resnet50: no memory for it" in (tmp_path / "out.md").read_text("utf-8")

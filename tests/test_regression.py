@@ -215,6 +215,20 @@ def test_a_thirty_percent_sleep_is_found_on_a_clock_that_only_it_moves(
     assert found(compare(old, measured("slower", 0.04 * 1.3), 0.1)) == ["slower", "slower"]
 
 
+def _recorded() -> list[Path]:
+    files = sorted((Path(__file__).parents[1] / "benchmarks" / "results").rglob("*.json"))
+    return [f for f in files if json.loads(f.read_text(encoding="utf-8"))["kind"] == "bench"]
+
+
+@pytest.mark.parametrize("path", _recorded(), ids=lambda path: path.name)
+def test_recorded_results_of_older_versions_are_compared(path: Path) -> None:
+    recorded = read_bench(path)
+    comparison = compare(recorded, recorded, 0.1)
+    assert set(found(comparison)) == {"same"}
+    assert not comparison.uncompared
+    assert all(row.loadgen is None or row.loadgen.valid for row in recorded.rows)
+
+
 def test_only_results_of_bench_are_read(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     with pytest.raises(ArtifactError, match=r"old\.json"):

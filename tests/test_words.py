@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,6 +207,31 @@ def test_commands_of_a_server_and_of_merged_files(tmp_path: Path) -> None:
         "# wherever these files are",
         f"fcn-deploy report '{file}'",
     ]
+
+
+def test_a_bench_is_repeated_with_the_options_that_were_typed(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    document = bench_document(BASELINE, FAST)
+    document["options"] = ["--device", "cpu", "--images", "my pictures"]
+    write_json(run.bench_folder / "b.json", document)
+    commands = repeat_commands(read_results(run))
+    assert f"fcn-deploy bench {run.root} --device cpu --images 'my pictures'" in commands
+    del document["options"]  # of an older version: what the file holds
+    write_json(run.bench_folder / "b.json", document)
+    commands = repeat_commands(read_results(run))
+    assert any(c.startswith(f"fcn-deploy bench {run.root} --backend ort --scen") for c in commands)
+
+
+def test_the_peers_are_measured_again_by_make(tmp_path: Path) -> None:
+    document = bench_document(BASELINE, FAST, row(described("peer:eager"), 50.0, 51.0, 52.0))
+    document["options"] = ["--images", "my $pictures", "--repeats", "3"]
+    document["rows"][0]["runner"]["file"] = "runs/a/baseline.onnx"
+    write_json(tmp_path / "b.json", document)
+    (command,) = [c for c in repeat_commands(read_files([tmp_path / "b.json"])) if "make" in c]
+    name, goal, target, flags = shlex.split(command)
+    assert (name, goal, target) == ("make", "bench", "RUN=runs/a")
+    words = flags.removeprefix("BENCH_FLAGS=").replace("$$", "$")
+    assert shlex.split(words) == document["options"]
 
 
 def test_every_part_of_merged_files_has_its_command(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from fcn_deploy.commands.params import (
     run_argument,
     threads_option,
     trust_option,
+    typed_options,
 )
 from fcn_deploy.errors import BackendError, InputError
 from fcn_deploy.loadgen import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM
@@ -185,7 +186,11 @@ def bench(
                 on_step=show,
             )
         conditions = watch.ended(rows, dropped)  # before the GPU's clocks fall
-    write_json(target, bench_document(rows, origin, conditions, started, loop_reason, seconds))
+    options = typed_options(but=("json_file", "older", "max_slowdown"))
+    write_json(
+        target,
+        bench_document(rows, origin, conditions, started, loop_reason, seconds, options),
+    )
     _print_rows(rows, scenario_name)
     _print_stages(rows)
     _print_cold_starts(started)
@@ -229,6 +234,7 @@ def _print_rows(rows: Sequence[Row], scenario: str) -> None:
     from rich.table import Table
 
     from fcn_deploy.bench import baseline_of, speedup
+    from fcn_deploy.words import settings_words
 
     titles = {
         SINGLE_STREAM: "latency of one query at a time",
@@ -266,6 +272,8 @@ def _print_rows(rows: Sequence[Row], scenario: str) -> None:
             row.verdict or "timed loop",
         )
     console.print(table, soft_wrap=False)
+    if meaning := settings_words(row.settings for row in rows):
+        console.print(f"LoadGen: {meaning}")
     for row in rows:
         for problem in dict.fromkeys(p for verdict in row.verdicts for p in verdict.problems):
             console.print(f"{row.label}: INVALID: {problem}")

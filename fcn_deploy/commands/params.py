@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
+from click.core import ParameterSource
 
 from fcn_deploy.spec import Precision, ShapeProfile
 
@@ -107,6 +108,41 @@ class Bytes(ParamType):
         if power is None or not number.isdecimal() or not int(number):
             self.fail(f"{value!r} is no size of memory; write e.g. 512MiB", param, ctx)
         return int(number) << power
+
+
+def typed_options(but: Collection[str] = ()) -> list[str]:
+    """Return the options of the running command that were typed, as words of a command line.
+
+    Args:
+        but: names of parameters that are left out.
+    """
+    context = click.get_current_context()
+    words: list[str] = []
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if (
+            not isinstance(param, click.Option)
+            or param.name in but
+            or source is not ParameterSource.COMMANDLINE
+        ):
+            continue
+        value = context.params[param.name]
+        for one in value if param.multiple else [value]:
+            words += _option_words(param, one)
+    return words
+
+
+def _option_words(option: click.Option, value: Any) -> list[str]:
+    if option.is_flag:
+        if isinstance(option.flag_value, str):  # of several flags for one value, this one's
+            return [option.opts[0]] if value == option.flag_value else []
+        return [(option.opts if value else option.secondary_opts)[0]]
+    if isinstance(option.type, Size):
+        height, width = value
+        return [option.opts[0], f"{height}x{width}"]
+    if isinstance(option.type, Counts):
+        return [option.opts[0], ",".join(map(str, value))]
+    return [option.opts[0], str(value)]
 
 
 run_argument = click.argument("run", required=False, metavar="[RUN]")
