@@ -141,7 +141,8 @@ def row(
 
 def verdict(*problems: str) -> Verdict:
     """Return LoadGen's verdict; without a problem it is valid."""
-    return Verdict(not problems, problems, 90, None, {"p50": 20.0}, None)
+    settings = loadgen.Settings(min_seconds=0.5, min_queries=64, distinct_samples=8)
+    return Verdict(not problems, problems, 90, None, {"p50": 20.0}, None, settings)
 
 
 def described(

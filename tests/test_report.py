@@ -132,7 +132,8 @@ def test_everything_that_a_bench_file_may_hold_is_shown(run: Run) -> None:
     write_json(run.bench_folder / "a.json", rich_bench_document())
     text = page_of(run).text
     for part in (
-        "MLPerf LoadGen", "VALID", "INVALID: it had too few queries", "p99 bound", "100",
+        "MLPerf LoadGen", "VALID means at least 0.5 s and 64 queries a repeat",
+        "INVALID: it had too few queries", "p99 bound", "100",
         "server, host, batch 1, 320×480", "offline, host, batch 1, 320×480",
         "Throughput over batch", "Images/s over batch: end-to-end, 320×480",
         "NVIDIA H200", "1,785", "power cap", "3,201", "95.5",

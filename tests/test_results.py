@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fcn_deploy import bench, bisect, parity
+from fcn_deploy import bench, bisect, loadgen, parity
 from fcn_deploy.artifacts import Run, write_json
 from fcn_deploy.errors import ArtifactError, InputError, MissingStageError
 from fcn_deploy.results import SCHEMAS, read_files, read_results
@@ -255,6 +255,9 @@ def test_everything_of_a_bench_file_is_read(run: Run) -> None:
     assert len(first.cdf_ms) == 101
     assert first.stages_ms is not None
     assert sum(first.stages_ms.values()) < (first.wall_ms or 0)
+    assert first.loadgen is not None
+    assert first.loadgen.settings == loadgen.Settings(0.5, 64, 8)
+    assert measured.options is None
     bounds = {row.loadgen.target_p99_ms for row in measured.rows if row.loadgen}
     assert bounds == {None, 100.0}
     assert {row.concurrency for row in measured.rows} == {1, None}
