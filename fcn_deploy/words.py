@@ -31,13 +31,13 @@ from fcn_deploy.findings import (
     Results,
     Training,
 )
+from fcn_deploy.flips import SAME_MASKS
 from fcn_deploy.loadgen import SERVER, SINGLE_STREAM
 from fcn_deploy.runners.base import RunnerDescription
 from fcn_deploy.spec import Precision
 
 #: Backend and precision that `parity` compares the others with.
 REFERENCE = "torch fp32"
-#: The tier to name first: what a user of the model waits for.
 #: How result files call the built-in scenes, and the validation images of a folder.
 SCENES, VALIDATION = "built-in synthetic scenes", " (val)"
 
@@ -247,9 +247,16 @@ def _mask_words(
     if failed:
         points_missed = ", ".join(dict.fromkeys(n for c in failed for n in c.failed_checks))
         return "failed", f"MASKS DIFFER, THE GATE FAILED ({points_missed or 'see below'})"
-    worst = min(c.agreement for c in same_file)
-    share = "" if worst == 1 else f", {percent(worst)} of the pixels agree"
-    return "passed", f"same masks (gate passed{share})"
+    worst = min(same_file, key=lambda c: c.agreement)
+    return "passed", gate_words(worst.candidate, worst.agreement)
+
+
+def gate_words(candidate: RunnerDescription, agreement: float) -> str:
+    """Say what a gate that holds has shown: the same masks, or masks within a wider gate."""
+    share = f"{percent(agreement)} of the pixels agree"
+    if agreement < SAME_MASKS:
+        return f"masks within the {candidate.precision} gate ({share})"
+    return "same masks (gate passed)" if agreement == 1 else f"same masks (gate passed, {share})"
 
 
 def _known_runner(place: _Place, label: str) -> RunnerDescription:

@@ -161,15 +161,18 @@ def test_nan_is_caught() -> None:
     json.dumps(result.to_json(), allow_nan=False)  # still valid JSON
 
 
-def test_masks_that_depend_on_the_place_in_the_batch_are_caught() -> None:
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_masks_that_depend_on_the_place_in_the_batch_are_caught(count: int) -> None:
     def leak(images: Images, outputs: Outputs) -> Outputs:
         mask = outputs.mask.copy()
         mask[1:] = outputs.mask[:1]  # everyone gets the first picture's mask
         return replace(outputs, mask=mask)
 
-    result = result_of(FakeRunner(bug=leak))
+    result = result_of(FakeRunner(bug=leak), made_up(count))
     assert failed(result) == {"place in batch"}
-    assert result.batch.flips > 0
+    # Even of a single picture: no two of the batch are alike, and each knows its own mask.
+    assert result.batch.sources == (0, 0, 0)
+    assert "place 1 gets the mask of place 0" in result.diagnosis[0]
 
 
 def test_a_lost_class_shows_in_miou_and_worst_class() -> None:

@@ -233,6 +233,16 @@ def test_the_summary_stands_on_the_page(full_run: Run) -> None:
         assert str(line).replace("`", "") in text
 
 
+def test_the_figures_at_the_top_are_those_of_the_weights_that_were_kept(run: Run) -> None:
+    write_json(
+        run.metrics, metrics(epochs=4, best_epoch=3)
+    )  # 0.4 and 0.7; the last has 0.5 and 0.8
+    top = page_of(run).text.partition("In short")[0]
+    assert "best epoch 3 of 4: validation mIoU 40.0%, pixel accuracy 70.0%." in " ".join(
+        top.split()
+    )
+
+
 def test_a_failed_gate_is_seen(full_run: Run) -> None:
     assert "✗ FAILED" in page_of(full_run).text
 
