@@ -31,7 +31,6 @@ from fcn_deploy.findings import (
     Bench,
     BenchRow,
     Bisection,
-    Epoch,
     Results,
     Training,
 )
@@ -297,23 +296,24 @@ def _largest(errors: Sequence[float], layers: int) -> str:
 def training_charts(training: Training) -> list[Chart]:
     """Lay out loss, pixel accuracy and mean IoU over the epochs."""
     epochs = training.epochs
+    # Between two validations a curve goes straight on; where one gave no figure, it breaks.
+    validated = [e for e in epochs if (e.val_pixel_accuracy, e.val_mean_iou) != (None, None)]
+    validated = validated or list(epochs)
     return [
-        _epoch_chart("Loss", epochs, {"train": [e.loss for e in epochs]}, shares=False),
+        _epoch_chart("Loss", {"train": [(e.epoch, e.loss) for e in epochs]}, shares=False),
         _epoch_chart(
             "Pixel accuracy",
-            epochs,
             {
-                "train": [e.train_pixel_accuracy for e in epochs],
-                "val": [e.val_pixel_accuracy for e in epochs],
+                "train": [(e.epoch, e.train_pixel_accuracy) for e in epochs],
+                "val": [(e.epoch, e.val_pixel_accuracy) for e in validated],
             },
             shares=True,
         ),
         _epoch_chart(
             "Mean IoU",
-            epochs,
             {
-                "train": [e.train_mean_iou for e in epochs],
-                "val": [e.val_mean_iou for e in epochs],
+                "train": [(e.epoch, e.train_mean_iou) for e in epochs],
+                "val": [(e.epoch, e.val_mean_iou) for e in validated],
             },
             shares=True,
         ),
@@ -322,25 +322,21 @@ def training_charts(training: Training) -> list[Chart]:
 
 def _epoch_chart(
     title: str,
-    epochs: Sequence[Epoch],
-    figures: Mapping[str, Sequence[float | None]],
+    figures: Mapping[str, Sequence[tuple[int, float | None]]],
     *,
     shares: bool,
 ) -> Chart:
-    numbers = [epoch.epoch for epoch in epochs]
-    known = [value for values in figures.values() for value in values if value is not None]
+    numbers = [epoch for epoch, _ in figures["train"]]
+    known = [value for points in figures.values() for _, value in points if value is not None]
     # The axis holds 0, and all of a share; more where a figure lies beyond.
     top = 1.0 if shares else max([0.0, *known]) or 1.0
     return line_chart(
         title,
         "; ".join(
-            _ends(title, name, values, score if shares else _plain)
-            for name, values in figures.items()
+            _ends(title, name, [value for _, value in points], score if shares else _plain)
+            for name, points in figures.items()
         ),
-        [
-            Series(name, name, tuple(zip(numbers, values, strict=True)))
-            for name, values in figures.items()
-        ],
+        [Series(name, name, tuple(points)) for name, points in figures.items()],
         Axis(tuple(whole_ticks(numbers[0], numbers[-1])), str),
         Axis(tuple(round_ticks(min([0.0, *known]), top)), "{:.0%}".format if shares else _plain),
         x_label="epoch",

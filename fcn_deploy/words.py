@@ -65,6 +65,8 @@ def percent(share: float | None) -> str:
         return "n/a"
     if share in (0, 1):
         return f"{share:.0%}"
+    if 0 < 100 * share < 1e-4:
+        return "<0.0001%"
     if not 0.99 < share < 1:
         return f"{number(100 * share)}%"
     decimals = max(1, 1 - math.floor(math.log10(100 * (1 - share))))

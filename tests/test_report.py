@@ -145,9 +145,10 @@ def test_everything_that_a_bench_file_may_hold_is_shown(run: Run) -> None:
 
 
 def test_a_backend_that_did_not_start_says_why(run: Run) -> None:
-    failed = cold_start(described("trt"), cold_start_ms=None, error="no GPU <here>")
+    why = "no GPU <here>; run `fcn-deploy doctor`"
+    failed = cold_start(described("trt"), cold_start_ms=None, error=why)
     write_json(run.bench_folder / "a.json", bench_document(BASELINE, cold_starts=[failed]))
-    assert "no GPU <here>" in page_of(run).text
+    assert why.replace("`", "") in page_of(run).text
 
 
 def test_layers_are_charted_and_the_first_beyond_is_named(run: Run) -> None:
@@ -505,6 +506,17 @@ def test_curves_break_where_a_figure_is_missing_and_one_epoch_is_a_dot(run: Run)
     assert [len(segment) for segment in miou.curves[1].segments] == [28]
     assert len(miou.curves[1].dots) == 1  # the first epoch, alone before the gap
     assert [label for _, label in loss.x_ticks] == ["1", "5", "10", "15", "20", "25", "30"]
+
+    seldom = metrics(epochs=30)
+    for epoch in seldom["epochs"][1::2]:
+        epoch |= {"val_pixel_accuracy": None, "val_mean_iou": None}
+    write_json(run.metrics, {**seldom, "best_epoch": 29})
+    results = read_results(run)
+    assert results.training is not None
+    for chart in training_charts(results.training)[1:]:
+        train, val = chart.curves
+        assert [len(segment) for segment in train.segments] == [30]
+        assert [len(segment) for segment in val.segments] == [15]  # joined, not 15 lone dots
 
     write_json(run.metrics, metrics(epochs=1))
     results = read_results(run)

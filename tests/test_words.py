@@ -48,6 +48,7 @@ def test_three_digits(value: float | None, text: str) -> None:
     [
         (None, "n/a"), (0, "0%"), (1, "100%"), (0.5, "50.0%"), (0.99961, "99.961%"),
         (0.999999, "99.9999%"), (0.9999999999, "99.99999999%"), (0.0001, "0.0100%"),
+        (2e-6, "0.000200%"), (5.4e-7, "<0.0001%"),
     ],
 )  # fmt: skip
 def test_percentages_never_round_up_to_all(share: float | None, text: str) -> None:
