@@ -1,17 +1,21 @@
-"""What a failure looks like: causes that are put to the test, none that is guessed.
+"""What a difference comes from: causes that are put to the test, none that is guessed.
 
 A cause is named where undoing it makes the candidate match: the reference is run on pictures with
 red and blue exchanged, moved by half pixels, its classes renamed, its normalisation changed.  A
-cause explains a failure if what is left of the difference is a small part of it.  Where nothing
-explains it, that is what is said.
+cause explains a difference if what is left of it is a small part of it.  Where nothing explains
+it, that is what is said.
+
+    Tally ──find_cause──▶ Cause, or None ─┬─▶ the gate's point "only rounding"
+                                          └─diagnose──▶ sentences, where the gate fails
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +31,16 @@ from fcn_deploy.metrics import edge_bands
 from fcn_deploy.runners.base import Runner
 from fcn_deploy.spec import ModelSpec
 
-#: A cause explains a difference if undoing it leaves less than this share of its RMS.
-EXPLAINED = 0.1
-#: The same for causes that can only be undone roughly: half pixels by averages of two pixels,
-#: a normalisation by changing pixels that stay whole numbers.
-ROUGHLY_EXPLAINED = 0.25
-#: Beside a coarse rounding, which nothing undoes, a cause explains this share at most.
-EXPLAINED_BESIDE_ROUNDING = 0.5
+#: A changed normalisation has six parameters, in grey levels: per channel what it adds to mid-grey,
+#: then per channel how much more it adds to white; the two disturb each other least.
+_MID_GREY = 127.5
+#: Pixels divided by 256 instead of 255, in these parameters.
+_BY_256 = np.full(6, _MID_GREY * (255 / 256 - 1))
+#: Changes below so many grey levels drown where pixels become whole numbers again: there the
+#: network's slopes say what they do.
+_SMALL_CHANGE = 2.0
+#: Changes of no more grey levels than this are a normalisation's constants, rounded.
+_ROUNDED_CONSTANTS = 0.1
 #: Shifts are tried up to this far, in steps of half a pixel, in pixels.
 FARTHEST_SHIFT = 2.0
 #: Shifts and classes are compared in a window of at most so many pixels a side.
@@ -46,9 +53,46 @@ _NOTICED_PIXELS = 64
 #: The gate's point that a batch is checked by.
 PLACE_IN_BATCH = "place in batch"
 
+CauseKind = Literal["channels", "shift", "classes", "normalisation"]
+
 Image = NDArray[np.uint8]
 Mask = NDArray[np.uint8]
 Logits = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What a difference comes from: undoing it makes the candidate match.
+
+    Attributes:
+        kind: of mistake.
+        sentence: what the candidate does.
+    """
+
+    kind: CauseKind
+    sentence: str
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """Shares of a difference's RMS below which what is left of it counts as explained.
+
+    Attributes:
+        exactly: where the cause can be undone exactly.
+        normalisation: where pixels are changed that stay whole numbers.
+        half_pixel: where averages of two pixels stand for what lies between them; a misaligned
+            transposed convolution also weighs its neighbours otherwise.
+    """
+
+    exactly: float
+    normalisation: float
+    half_pixel: float
+
+
+_ALONE = _Allowed(exactly=0.1, normalisation=0.25, half_pixel=0.5)
+#: Nothing undoes rounding, so more of the difference is left.
+_BESIDE_ROUNDING = _Allowed(exactly=0.5, normalisation=0.5, half_pixel=0.5)
 
 
 @dataclass(frozen=True)
@@ -60,13 +104,40 @@ class _Case:
     logits: Logits  # [C, H, W]
     candidate_mask: Mask
     candidate_logits: Logits
-    #: Share of the difference's RMS below which it counts as explained, and as roughly so.
-    explained: float = EXPLAINED
-    roughly_explained: float = ROUGHLY_EXPLAINED
 
     @property
     def error(self) -> float:
         return _rms(self.candidate_logits - self.logits)
+
+
+def find_cause(
+    reference: Runner,
+    candidate: Runner,
+    tally: Tally,
+    *,
+    beside_rounding: bool,
+    can_rerun: bool,
+) -> Cause | None:
+    """Put causes of a difference of the logits to the test, on the picture with the largest.
+
+    Args:
+        reference: float32, still open.
+        candidate: still open.
+        tally: of the comparison.
+        beside_rounding: whether the candidate also rounds, so that undoing the cause leaves that.
+        can_rerun: whether the runners take other pictures than they were compared on; recorded
+            outputs do not, and tell neither exchanged channels nor a changed normalisation.
+
+    Returns:
+        The cause, or None where none that is known explains the difference.
+    """
+    if not tally.finite or tally.least_alike is None:
+        return None
+    case = _case(reference, candidate, tally.least_alike.image)
+    if can_rerun:
+        case = _cut_down(reference, candidate, case)
+    allowed = _BESIDE_ROUNDING if beside_rounding else _ALONE
+    return next(_causes(reference, case, allowed, can_rerun), None)
 
 
 def diagnose(
@@ -75,6 +146,7 @@ def diagnose(
     tally: Tally,
     batch: BatchCheck,
     *,
+    cause: Cause | None,
     failed: Collection[str],
     allowed_error: float,
     can_rerun: bool,
@@ -86,10 +158,10 @@ def diagnose(
         candidate: still open.
         tally: of the comparison that failed.
         batch: its check of places in a batch.
+        cause: what :func:`find_cause` found.
         failed: names of the gate's points that do not hold.
         allowed_error: greatest |Δlogit| that the gate allows.
-        can_rerun: whether the runners take other pictures than they were compared on; recorded
-            outputs do not.
+        can_rerun: whether the runners take other pictures than they were compared on.
 
     Returns:
         Sentences, the surest first; at least one.
@@ -97,57 +169,24 @@ def diagnose(
     if not tally.finite:
         return list(_not_finite(tally))
     found = list(_other_normalisation(reference.spec, candidate.spec))
+    if cause is not None and not (found and cause.kind == "normalisation"):
+        found.append(cause.sentence)
     if PLACE_IN_BATCH in failed:
         found.append(_misplaced(batch))
-        if len(failed) == 1:
-            return found
-    telling = tally.least_alike if tally.epsilon > allowed_error else tally.most_flipped
-    telling = telling or tally.least_alike
+    if cause is not None or set(failed) == {PLACE_IN_BATCH}:
+        return found
+    small = tally.epsilon <= allowed_error
+    telling = (tally.most_flipped if small else None) or tally.least_alike
     if telling is None:
         return found or [_nothing_to_tell(tally)]
     case = _case(reference, candidate, telling.image)
-    if can_rerun:
-        case = _cut_down(reference, candidate, case)
-    names = reference.spec.class_names
-    explained = next(_causes(reference, case, names, can_rerun), None)
-    if explained is None and tally.epsilon <= allowed_error:
-        found += _in_the_masks_alone(case, tally, names)
+    if small:
+        found += _in_the_masks_alone(case, tally, reference.spec.class_names)
         return found or [_rounding(tally, allowed_error)]
-    if explained is None and can_rerun and not found:
-        explained = _changed_normalisation(reference, case)
-    if explained is not None:
-        return [*found, explained]
     return found or [
         _unexplained(case, tally, max(allowed_error, 1e-30), can_rerun),
-        *_lost(tally, names),
+        *_lost(tally, reference.spec.class_names),
     ]
-
-
-def systematic_cause(
-    reference: Runner, candidate: Runner, tally: Tally, *, can_rerun: bool
-) -> str | None:
-    """Say what a difference has beside rounding, or None: for gates that allow a coarse rounding.
-
-    Where eight bits may change one pixel in fifty, a crop that is off by one changes no more.  It
-    is told apart by what undoes it: nothing undoes rounding.
-
-    Args:
-        reference: float32, still open.
-        candidate: still open.
-        tally: of the comparison.
-        can_rerun: whether the runners take other pictures than they were compared on.
-    """
-    if not tally.finite or tally.least_alike is None:
-        return None
-    case = _case(reference, candidate, tally.least_alike.image)
-    if can_rerun:
-        case = _cut_down(reference, candidate, case)
-    share = EXPLAINED_BESIDE_ROUNDING
-    case = replace(case, explained=share, roughly_explained=share)
-    cause = next(_causes(reference, case, reference.spec.class_names, can_rerun), None)
-    if cause is None and can_rerun:
-        cause = _changed_normalisation(reference, case)
-    return cause
 
 
 def _case(reference: Runner, candidate: Runner, image: Image) -> _Case:
@@ -172,7 +211,7 @@ def _cut_down(reference: Runner, candidate: Runner, case: _Case) -> _Case:
     return smaller if smaller.error >= case.error / 2 else case
 
 
-def _rms(values: NDArray[np.float32]) -> float:
+def _rms(values: Floats) -> float:
     flat = np.ravel(values)
     return math.sqrt(float(np.dot(flat, flat)) / flat.size) if flat.size else 0.0
 
@@ -202,7 +241,7 @@ def _other_normalisation(reference: ModelSpec, candidate: ModelSpec) -> Iterator
         )
 
 
-def _triple(values: Sequence[float]) -> str:
+def _triple(values: Iterable[float]) -> str:
     return "(" + ", ".join(f"{value:.3f}" for value in values) + ")"
 
 
@@ -230,18 +269,23 @@ def _nothing_to_tell(tally: Tally) -> str:
 # -- causes, each tested ------------------------------------------------------------------------
 
 
-def _causes(reference: Runner, case: _Case, names: Sequence[str], can_rerun: bool) -> Iterator[str]:
-    if can_rerun and _explains(_on(reference, case.image[..., ::-1]), case, case.explained):
-        yield (
+def _causes(reference: Runner, case: _Case, allowed: _Allowed, can_rerun: bool) -> Iterator[Cause]:
+    if can_rerun and _left(case, _on(reference, case.image[..., ::-1])) < allowed.exactly:
+        yield Cause(
+            "channels",
             "the candidate matches the reference on pictures with red and blue exchanged: "
-            "it reads BGR"
+            "it reads BGR",
         )
-    shift = _shift_of_logits(case)
+    shift = _shift_of_logits(case, allowed)
     if shift is not None:
-        yield f"the candidate's masks lie {_where(shift)}"
-    renamed = _renamed_classes(case)
+        yield Cause("shift", f"the candidate's masks lie {_where(shift)}")
+    renamed = _renamed_classes(case, allowed)
     if renamed is not None:
-        yield _permutation(renamed, names)
+        yield Cause("classes", _permutation(renamed, reference.spec.class_names))
+    if can_rerun:
+        changed = _changed_normalisation(reference, case, allowed)
+        if changed is not None:
+            yield Cause("normalisation", changed)
 
 
 def _on(reference: Runner, image: Image) -> Logits:
@@ -251,11 +295,12 @@ def _on(reference: Runner, image: Image) -> Logits:
     return first
 
 
-def _explains(logits: Logits, case: _Case, share: float) -> bool:
-    return _rms(case.candidate_logits - logits) < share * case.error
+def _left(case: _Case, logits: Logits) -> float:
+    """Return the share of the difference that is left once the reference gives ``logits``."""
+    return _rms(case.candidate_logits - logits) / case.error if case.error else math.inf
 
 
-def _shift_of_logits(case: _Case) -> tuple[float, float] | None:
+def _shift_of_logits(case: _Case, allowed: _Allowed) -> tuple[float, float] | None:
     """Return the (down, right) in pixels by which the candidate's logits lie elsewhere."""
     reach = math.ceil(FARTHEST_SHIFT)
     rows, columns = _window(case.mask.shape, reach)
@@ -269,7 +314,7 @@ def _shift_of_logits(case: _Case) -> tuple[float, float] | None:
 
     best = min(_shifts(0.5), key=left_over)
     whole = all(part == round(part) for part in best)
-    share = case.explained if whole else case.roughly_explained
+    share = allowed.exactly if whole else allowed.half_pixel
     return best if left_over(best) < share * plain else None
 
 
@@ -333,7 +378,7 @@ def _pixels(length: float) -> str:
     return "half a pixel" if abs(length) == 0.5 else f"{abs(length):g} px"
 
 
-def _renamed_classes(case: _Case) -> list[int] | None:
+def _renamed_classes(case: _Case, allowed: _Allowed) -> list[int] | None:
     """Return the reference's class of each of the candidate's channels, if that explains it."""
     rows, columns = _window(case.mask.shape, 0)
     count = len(case.logits)
@@ -344,7 +389,7 @@ def _renamed_classes(case: _Case) -> list[int] | None:
     reference_class = squares.argmin(axis=1)  # of each of the candidate's channels
     if len(set(reference_class.tolist())) != count:
         return None
-    if not _explains(case.logits[reference_class], case, case.explained):
+    if _left(case, case.logits[reference_class]) >= allowed.exactly:
         return None
     return [int(index) for index in reference_class]
 
@@ -386,48 +431,57 @@ _NORMALISATIONS: tuple[tuple[str, _NormalisationOf], ...] = (
 )
 
 
-def _changed_normalisation(reference: Runner, case: _Case) -> str | None:
+def _changed_normalisation(reference: Runner, case: _Case, allowed: _Allowed) -> str | None:
     """Test other normalisations, by changing pixels so that the reference's has that effect."""
     mean, std = np.array(reference.spec.mean), np.array(reference.spec.std)
-    for sentence, statistics in _NORMALISATIONS:
+
+    def left_over(statistics: _NormalisationOf) -> float:
         other_mean, other_std = (np.array(values) for values in statistics(reference.spec))
         # (x - m') / s' = (a x + b - m) / s
         factor = std / other_std
         image = _affine(case.image, factor, 255 * (mean - other_mean * factor))
-        if _explains(_on(reference, image), case, case.roughly_explained):
-            return sentence
-    return _fitted_normalisation(reference, case)
+        return _left(case, _on(reference, image))
+
+    left, sentence = min((left_over(statistics), said) for said, statistics in _NORMALISATIONS)
+    if left < allowed.normalisation:
+        return sentence
+    return _fitted_normalisation(reference, case, allowed)
 
 
-def _affine(
-    image: Image, factor: NDArray[np.float64], offset: NDArray[np.float64]
-) -> NDArray[np.uint8]:
+def _affine(image: Image, factor: Floats, offset: Floats) -> Image:
     """Return ``factor`` · image + ``offset`` per channel, rounded and kept within 0..255."""
-    changed: NDArray[np.uint8] = (image * factor + offset).round().clip(0, 255).astype(np.uint8)
+    changed: Image = (image * factor + offset).round().clip(0, 255).astype(np.uint8)
     return changed
 
 
-def _fitted_normalisation(reference: Runner, case: _Case) -> str | None:
+def _factor_and_offset(parameters: Floats) -> tuple[Floats, Floats]:
+    """Return what pixels, 0 to 255, are multiplied by, and what is added to them, per channel."""
+    factor = 1 + parameters[3:] / _MID_GREY
+    return factor, parameters[:3] + _MID_GREY * (1 - factor)
+
+
+def _fitted_normalisation(reference: Runner, case: _Case, allowed: _Allowed) -> str | None:
     """Fit the change of pixels, factor and offset per channel, that explains the candidate.
 
     Gauss–Newton with differences over whole grey levels, as pixels are whole numbers.
     """
-    middle = 127.5
-    # Offsets at mid-grey and contrast about it: the two disturb each other least.
-    found = np.zeros(6)
 
-    def logits_at(parameters: NDArray[np.float64]) -> Logits:
-        factor = 1 + parameters[3:] / middle
-        return _on(reference, _affine(case.image, factor, parameters[:3] + middle * (1 - factor)))
+    def logits_at(parameters: Floats) -> Logits:
+        return _on(reference, _affine(case.image, *_factor_and_offset(parameters)))
 
     step = 4.0  # grey levels
-    logits, left = case.logits, case.error
+    found, logits, left = np.zeros(6), case.logits, case.error
     for _ in range(4):
-        slopes = [((logits_at(found + step * unit) - logits) / step).ravel() for unit in np.eye(6)]
+        slopes = np.stack(  # (6, logits), from both sides: pixels at the end of their range stay
+            [
+                (logits_at(found + step * one) - logits_at(found - step * one)).ravel()
+                for one in np.eye(6)
+            ]
+        ) / np.float32(2 * step)
         missing = (case.candidate_logits - logits).ravel()
-        gram = np.array([[float(np.dot(a, b)) for b in slopes] for a in slopes])
-        towards = np.array([float(np.dot(slope, missing)) for slope in slopes])
-        change, *_ = np.linalg.lstsq(gram, towards, rcond=1e-6)
+        change, *_ = np.linalg.lstsq(slopes @ slopes.T, slopes @ missing, rcond=1e-6)
+        if not found.any() and np.abs(change).max() < _SMALL_CHANGE:
+            return _small_change(reference.spec, slopes, missing, change, allowed)
         # A network is far from linear: no further than it can be trusted.
         change *= min(1.0, 40.0 / max(1e-9, float(np.abs(change).max())))
         trial = logits_at(found + change)
@@ -435,20 +489,47 @@ def _fitted_normalisation(reference: Runner, case: _Case) -> str | None:
         if remaining >= left:
             break
         found, logits, left = found + change, trial, remaining
-    if left >= case.roughly_explained * case.error:
+    if left >= allowed.normalisation * case.error:
         return None
-    factor = 1 + found[3:] / middle
-    offset = (found[:3] + middle * (1 - factor)) / 255
-    mean, std = np.array(reference.spec.mean), np.array(reference.spec.std)
+    return _other_statistics(reference.spec, found)
+
+
+def _small_change(
+    spec: ModelSpec,
+    slopes: Floats,
+    missing: Floats,
+    change: Floats,
+    allowed: _Allowed,
+) -> str | None:
+    """Judge a change of less than whole grey levels by the network's slopes.
+
+    Args:
+        spec: of the reference.
+        slopes: of the logits by each of the six parameters, per grey level: (6, logits).
+        missing: the candidate's logits less the reference's: (logits).
+        change: the parameters that explain most of them.
+        allowed: what may be left.
+    """
+
+    def left_over(parameters: Floats) -> float:
+        return _rms(missing - parameters.astype(np.float32) @ slopes) / (_rms(missing) or math.inf)
+
+    left = left_over(change)
+    if left >= allowed.normalisation or np.abs(change).max() <= _ROUNDED_CONSTANTS:
+        return None
+    if left_over(_BY_256) < min(allowed.normalisation, left + 0.1):
+        return "the candidate divides pixels by 256 instead of 255"
+    return _other_statistics(spec, change)
+
+
+def _other_statistics(spec: ModelSpec, parameters: Floats) -> str:
+    factor, offset = _factor_and_offset(parameters)
+    mean, std = np.array(spec.mean), np.array(spec.std)
     return (
         "the candidate's mean and std are others than the reference's: it gives what the "
-        f"reference gives with mean {_about((mean - offset) / factor)} and std "
-        f"{_about(std / factor)} instead of mean {_about(mean)} and std {_about(std)}"
+        f"reference gives with mean {_triple((mean - offset / 255) / factor)} and std "
+        f"{_triple(std / factor)} instead of mean {_triple(mean)} and std {_triple(std)}"
     )
-
-
-def _about(values: NDArray[np.float64]) -> str:
-    return "(" + ", ".join(f"{value:.2f}" for value in values.tolist()) + ")"
 
 
 # -- masks that are not what the logits say -----------------------------------------------------
@@ -487,7 +568,7 @@ def _shift_of_masks(case: _Case) -> tuple[float, float] | None:
         return int(np.count_nonzero(candidate != moved))
 
     best = min(_shifts(1.0), key=left_over)
-    return best if left_over(best) < EXPLAINED * plain else None
+    return best if left_over(best) < _ALONE.exactly * plain else None
 
 
 def _renamed_masks(tally: Tally) -> list[int] | None:

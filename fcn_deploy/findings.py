@@ -152,6 +152,11 @@ class Training:
     epochs: tuple[Epoch, ...]
     val_iou: tuple[float | None, ...]
 
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        return next(epoch for epoch in self.epochs if epoch.epoch == self.best_epoch)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -248,7 +253,6 @@ class Comparison:
         reference_machine: where the reference ran, if that was another machine.
         palette: red, green, blue per class.
         epsilon: largest |Δlogit|; None where it is not finite.
-        decided_pixels: whose reference margin exceeds 2ε.
         by_class: pairs of classes, most flips first.
         by_margin: by the reference's margin, in logits.
         by_distance: by the distance to the next class edge, in px.
@@ -268,7 +272,6 @@ class Comparison:
     epsilon: float | None
     agreement: float
     flips: int
-    decided_pixels: int
     widest_flip_margin: float | None
     boundary: Region
     interior: Region

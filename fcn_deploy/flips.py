@@ -21,6 +21,8 @@ from fcn_deploy.errors import BackendError
 from fcn_deploy.metrics import ConfusionMatrix, edge_bands, margin_of
 from fcn_deploy.pictures import Picture, image_content
 
+#: Masks are called the same where this share of all pixels agrees, which is what FP32 must keep.
+SAME_MASKS = 0.9999
 #: Flips written out one by one, those with the widest margins first.
 MAX_LISTED_FLIPS = 1000
 #: Pictures that are kept to be drawn.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from fcn_deploy.spec import ModelSpec
 ODD_SIZES = ((1, 1), (97, 131), (561, 728))
 #: Which of three pictures stands at each place of the batch: none at its own.
 _BATCH_ORDER = (2, 0, 1)
+#: Steps through rows and columns where a picture stands in the batch once, again, and a third time.
+_MIRRORED = ((1, 1), (1, -1), (-1, 1))
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Extras:
 
     Attributes:
         odd_sizes: the first pictures at each of ``ODD_SIZES``.
-        batch: pictures of one size, in the order in which they stand in the batch.
+        batch: pictures of one size, no two alike, in the order in which they stand in the batch.
     """
 
     odd_sizes: tuple[Picture, ...]
@@ -57,7 +59,8 @@ class Extras:
 def made_extras(first: Sequence[Picture]) -> Extras:
     """Make the extras from the first pictures, of which there is at least one."""
     height, width = first[0].image.shape[:2]
-    same_size = [resized(picture, (height, width)) for picture in _cycled(first, len(_BATCH_ORDER))]
+    together = _distinct(first, len(_BATCH_ORDER))
+    same_size = [resized(picture, (height, width)) for picture in together]
     return Extras(
         odd_sizes=tuple(
             resized(picture, size)
@@ -65,6 +68,16 @@ def made_extras(first: Sequence[Picture]) -> Extras:
         ),
         batch=tuple(same_size[index] for index in _BATCH_ORDER),
     )
+
+
+def _distinct(pictures: Sequence[Picture], count: int) -> list[Picture]:
+    """Return so many pictures; one that comes again is mirrored, as its copies show no mix-up."""
+    cycled = _cycled(pictures, count)
+    steps = [_MIRRORED[index // len(pictures)] for index in range(count)]
+    return [
+        replace(picture, image=picture.image[::down, ::right])
+        for picture, (down, right) in zip(cycled, steps, strict=True)
+    ]
 
 
 def _cycled(pictures: Sequence[Picture], count: int) -> list[Picture]:

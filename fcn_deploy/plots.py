@@ -4,7 +4,7 @@
     bisection ─▶ error by layer            a bench file ──▶ throughput over batch
 
 Where things stand is :mod:`fcn_deploy.charts`'s; colours, dashes and markers are the page's, by
-key: ``s0`` is the plain export, ``s1`` … ``s6`` are backends, ``stage-decode`` … are stages.
+key: ``s0`` is the plain export, ``s1`` … ``s12`` are backends, ``stage-decode`` … are stages.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from fcn_deploy.findings import (
     Bench,
     BenchRow,
     Bisection,
-    Epoch,
     Results,
     Training,
 )
 from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM
 from fcn_deploy.words import number, runner_name, score
 
-#: So many backends have a colour of their own on one page; then the colours come again.
-NUM_STYLES = 6
+#: So many backends have a style of their own on one page, then the styles come again.  Two of them
+#: share a colour at most, and these two differ in dashes and marker.
+NUM_STYLES = 12
 BASELINE_STYLE = "s0"
-#: Percentiles that are marked on a latency distribution.
-MARKED_PERCENTILES = (50, 90, 99)
+#: Percentiles that are marked on a latency distribution, where a row has queries enough for them.
+MARKED_PERCENTILES = (50, 90, 95, 99)
 #: Beyond this factor between the fastest and the slowest query, the axis is logarithmic.
 _WIDE_RANGE = 6
 #: Letters that fit beside a bar's figure, beside a sum of stages, and beside a curve's end.
@@ -102,33 +102,48 @@ def _times(row: BenchRow) -> str:
 
 
 def cdf_chart(rows: Sequence[BenchRow], styles: Mapping[str, str]) -> Chart | None:
-    """Lay out the share of queries answered within a time; None where no row has its latencies."""
-    known = [(row, row.cdf_ms) for row in rows if row.cdf_ms is not None]
+    """Lay out the share of queries answered within a time; None where no row has its latencies.
+
+    A curve ends at the highest percentile that its number of queries allows.
+    """
+    known = [
+        (row, row.cdf_ms[: marks[-1] + 1], marks)
+        for row in rows
+        if row.cdf_ms is not None and (marks := _allowed_percentiles(row))
+    ]
     if not known:
         return None
-    fastest = min(latencies[0] for _, latencies in known)
-    slowest = max(latencies[-1] for _, latencies in known)
+    fastest = min(latencies[0] for _, latencies, _ in known)
+    slowest = max(latencies[-1] for _, latencies, _ in known)
     wide = fastest > 0 and slowest / fastest > _WIDE_RANGE
     ticks = log_ticks(fastest, slowest) if wide else round_ticks(fastest, slowest)
     return line_chart(
         "Queries answered in time",
-        "; ".join(
-            f"{runner_name(row.runner)}: half within {number(latencies[50])} ms, "
-            f"99% within {number(latencies[99])} ms"
-            for row, latencies in known
-        ),
+        "; ".join(f"{runner_name(row.runner)}: {_within(row, marks)}" for row, _, marks in known),
         [
             Series(
                 runner_name(row.runner),
                 styles[runner_name(row.runner)],
                 tuple((ms, index / 100) for index, ms in enumerate(latencies)),
-                marked=frozenset(MARKED_PERCENTILES),
+                marked=frozenset(marks),
             )
-            for row, latencies in known
+            for row, latencies, marks in known
         ],
         Axis(tuple(ticks), _plain, logarithmic=wide),
         Axis((0, 0.25, 0.5, 0.75, 1), "{:.0%}".format),
         x_label="ms, logarithmic" if wide else "ms",
+    )
+
+
+def _allowed_percentiles(row: BenchRow) -> list[int]:
+    """Return the percentiles for which the row has queries enough, ascending."""
+    return [mark for mark in MARKED_PERCENTILES if f"p{mark}" in row.latency_ms]
+
+
+def _within(row: BenchRow, marks: Sequence[int]) -> str:
+    return ", ".join(
+        f"{'half' if mark == 50 else f'{mark}%'} within {number(row.latency_ms[f'p{mark}'])} ms"
+        for mark in marks
     )
 
 
@@ -242,7 +257,8 @@ def layer_chart(bisection: Bisection) -> Chart:
     """Lay out the relative error of each layer, in the order of computing."""
     layers, first = bisection.layers, bisection.first
     errors = [layer.relative_error for layer in layers]
-    shown = [bisection.tolerance, *(error for error in errors if error is not None and error > 0)]
+    known = [error for error in errors if error is not None]
+    shown = [bisection.tolerance, *(error for error in known if error > 0)]
     rules = [Rule(bisection.tolerance, False, f"tolerance {bisection.tolerance:g}", "tolerance")]
     found = "no layer is beyond the tolerance"
     if first is not None:
@@ -251,7 +267,7 @@ def layer_chart(bisection: Bisection) -> Chart:
         found = f"the first layer beyond the tolerance is number {place}, {first.name}"
     return line_chart(
         "Relative RMS error of each layer’s output",
-        f"{len(layers)} layers; {found}; the largest error is {number(max(shown))}",
+        f"{len(layers)} layers; {found}; {_largest(known, len(layers))}",
         [
             Series(
                 "relative error",
@@ -268,29 +284,36 @@ def layer_chart(bisection: Bisection) -> Chart:
     )
 
 
+def _largest(errors: Sequence[float], layers: int) -> str:
+    broken = layers - len(errors)
+    said = f"; {broken} output{'s are' if broken != 1 else ' is'} not finite" if broken else ""
+    return f"the largest error is {number(max(errors, default=None))}{said}"
+
+
 # -- the training curves ------------------------------------------------------------------------
 
 
 def training_charts(training: Training) -> list[Chart]:
     """Lay out loss, pixel accuracy and mean IoU over the epochs."""
     epochs = training.epochs
+    # Between two validations a curve goes straight on; where one gave no figure, it breaks.
+    validated = [e for e in epochs if (e.val_pixel_accuracy, e.val_mean_iou) != (None, None)]
+    validated = validated or list(epochs)
     return [
-        _epoch_chart("Loss", epochs, {"train": [e.loss for e in epochs]}, shares=False),
+        _epoch_chart("Loss", {"train": [(e.epoch, e.loss) for e in epochs]}, shares=False),
         _epoch_chart(
             "Pixel accuracy",
-            epochs,
             {
-                "train": [e.train_pixel_accuracy for e in epochs],
-                "val": [e.val_pixel_accuracy for e in epochs],
+                "train": [(e.epoch, e.train_pixel_accuracy) for e in epochs],
+                "val": [(e.epoch, e.val_pixel_accuracy) for e in validated],
             },
             shares=True,
         ),
         _epoch_chart(
             "Mean IoU",
-            epochs,
             {
-                "train": [e.train_mean_iou for e in epochs],
-                "val": [e.val_mean_iou for e in epochs],
+                "train": [(e.epoch, e.train_mean_iou) for e in epochs],
+                "val": [(e.epoch, e.val_mean_iou) for e in validated],
             },
             shares=True,
         ),
@@ -299,25 +322,21 @@ def training_charts(training: Training) -> list[Chart]:
 
 def _epoch_chart(
     title: str,
-    epochs: Sequence[Epoch],
-    figures: Mapping[str, Sequence[float | None]],
+    figures: Mapping[str, Sequence[tuple[int, float | None]]],
     *,
     shares: bool,
 ) -> Chart:
-    numbers = [epoch.epoch for epoch in epochs]
-    known = [value for values in figures.values() for value in values if value is not None]
+    numbers = [epoch for epoch, _ in figures["train"]]
+    known = [value for points in figures.values() for _, value in points if value is not None]
     # The axis holds 0, and all of a share; more where a figure lies beyond.
     top = 1.0 if shares else max([0.0, *known]) or 1.0
     return line_chart(
         title,
         "; ".join(
-            _ends(title, name, values, score if shares else _plain)
-            for name, values in figures.items()
+            _ends(title, name, [value for _, value in points], score if shares else _plain)
+            for name, points in figures.items()
         ),
-        [
-            Series(name, name, tuple(zip(numbers, values, strict=True)))
-            for name, values in figures.items()
-        ],
+        [Series(name, name, tuple(points)) for name, points in figures.items()],
         Axis(tuple(whole_ticks(numbers[0], numbers[-1])), str),
         Axis(tuple(round_ticks(min([0.0, *known]), top)), "{:.0%}".format if shares else _plain),
         x_label="epoch",

@@ -309,7 +309,6 @@ def _comparison(
         epsilon=fields.number_or_none("epsilon"),
         agreement=fields.number("agreement"),
         flips=fields.whole("flips"),
-        decided_pixels=fields.whole("decided_pixels"),
         widest_flip_margin=fields.number_or_none("widest_flip_margin"),
         boundary=_region(fields.child("boundary")),
         interior=_region(fields.child("interior")),

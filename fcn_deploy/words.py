@@ -31,6 +31,7 @@ from fcn_deploy.findings import (
     Results,
     Training,
 )
+from fcn_deploy.flips import SAME_MASKS
 from fcn_deploy.loadgen import SERVER, SINGLE_STREAM, Settings
 from fcn_deploy.runners.base import RunnerDescription
 from fcn_deploy.spec import Precision
@@ -64,6 +65,8 @@ def percent(share: float | None) -> str:
         return "n/a"
     if share in (0, 1):
         return f"{share:.0%}"
+    if 0 < 100 * share < 1e-4:
+        return "<0.0001%"
     if not 0.99 < share < 1:
         return f"{number(100 * share)}%"
     decimals = max(1, 1 - math.floor(math.log10(100 * (1 - share))))
@@ -246,9 +249,16 @@ def _mask_words(
     if failed:
         points_missed = ", ".join(dict.fromkeys(n for c in failed for n in c.failed_checks))
         return "failed", f"MASKS DIFFER, THE GATE FAILED ({points_missed or 'see below'})"
-    worst = min(c.agreement for c in same_file)
-    share = "" if worst == 1 else f", {percent(worst)} of the pixels agree"
-    return "passed", f"same masks (gate passed{share})"
+    worst = min(same_file, key=lambda c: c.agreement)
+    return "passed", gate_words(worst.candidate, worst.agreement)
+
+
+def gate_words(candidate: RunnerDescription, agreement: float) -> str:
+    """Say what a gate that holds has shown: the same masks, or masks within a wider gate."""
+    share = f"{percent(agreement)} of the pixels agree"
+    if agreement < SAME_MASKS:
+        return f"masks within the {candidate.precision} gate ({share})"
+    return "same masks (gate passed)" if agreement == 1 else f"same masks (gate passed, {share})"
 
 
 def _known_runner(place: _Place, label: str) -> RunnerDescription:

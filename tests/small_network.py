@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,8 +50,13 @@ class SmallNetwork(nn.Module):
         return logits
 
 
-def normalised(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    scaled = torch.tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+def normalised(
+    images: NDArray[np.uint8],
+    mean: Sequence[float],
+    std: Sequence[float],
+    divisor: float = 255,
+) -> Tensor:
+    scaled = torch.tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / divisor
     return (scaled - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
@@ -78,10 +82,11 @@ class SmallRunner(Runner):
 
     Attributes:
         network: trained.
-        precision: of its arithmetic.
+        precision: of its arithmetic, weights and every layer's output.
         file_spec: what the runner says of its file.
         mean, std: what it really applies to pixels in [0, 1].
-        scale: of pixels before that: 255 where it forgets to divide.
+        divisor: of pixels before that.
+        upsample: takes the place of the network's transposed convolution.
         see: changes the images before the network.
         crop: (down, right) of the crop's corner in pixels.
         bug: changes logits, float32 [N, C, H, W], before the argmax.
@@ -93,7 +98,8 @@ class SmallRunner(Runner):
     file_spec: ModelSpec = SMALL_SPEC
     mean: Sequence[float] = SMALL_SPEC.mean
     std: Sequence[float] = SMALL_SPEC.std
-    scale: float = 1.0
+    divisor: float = 255
+    upsample: nn.Module | None = None
     see: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda images: images
     crop: tuple[int, int] = (0, 0)
     bug: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda logits: logits
@@ -122,12 +128,10 @@ class SmallRunner(Runner):
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
         height, width = images.shape[1:3]
-        given: Any = normalised(self.see(images), self.mean, self.std) * self.scale
+        whole = normalised(self.see(images), self.mean, self.std, self.divisor)
         with torch.no_grad():
-            if self.precision is Precision.FP16:
-                whole = _in_half_precision(self.network, given)
-            else:
-                whole = self.network(given)
+            for layer in (*self.network.body, self.upsample or self.network.upsample):
+                whole = _rounded_output(layer, whole, self.precision)
         down, right = self.crop
         padded = np.pad(whole.numpy(), [(0, 0), (0, 0), (0, down), (0, right)], mode="edge")
         logits = self.bug(padded[:, :, down : down + height, right : right + width])
@@ -135,15 +139,32 @@ class SmallRunner(Runner):
         return Outputs(self.mask_bug(mask), np.ascontiguousarray(logits))
 
 
-def _in_half_precision(network: SmallNetwork, images: Tensor) -> Tensor:
-    """Round weights and every layer's output to float16: not every CPU computes in it."""
-    rounded = images.half().float()
-    for layer in (*network.body, network.upsample):
-        saved = {name: value.clone() for name, value in layer.state_dict().items()}
-        layer.load_state_dict({name: value.half().float() for name, value in saved.items()})
-        rounded = layer(rounded).half().float()
-        layer.load_state_dict(saved)
-    return rounded
+def _rounded_output(layer: nn.Module, given: Tensor, precision: Precision) -> Tensor:
+    """Return a layer's output with input, weights and itself rounded: CPUs compute in float32."""
+    saved = {name: value.clone() for name, value in layer.state_dict().items()}
+    # A transposed convolution's output channels are its weight's second axis.
+    axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    rounded = {
+        name: _rounded(value, precision, axis) if name == "weight" else value
+        for name, value in saved.items()
+    }
+    layer.load_state_dict(rounded)
+    output: Tensor = layer(_rounded(given, precision))
+    layer.load_state_dict(saved)
+    return _rounded(output, precision)
+
+
+def _rounded(values: Tensor, precision: Precision, axis: int | None = None) -> Tensor:
+    """Round to what the precision holds; INT8 with a scale for the whole or for each channel."""
+    if precision is Precision.FP16:
+        return values.half().float()
+    if precision is Precision.BF16:
+        return values.bfloat16().float()
+    if precision is Precision.INT8:
+        others = [i for i in range(values.dim()) if i != axis]
+        scale = (values.abs().amax(others, keepdim=True) / 127).clamp(min=1e-12)
+        return (values / scale).round() * scale
+    return values
 
 
 def scene_pictures(count: int = 3) -> Pictures:

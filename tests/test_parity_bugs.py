@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from fcn_deploy.parity import ParityResult, compare, compare_recordings, save
+from fcn_deploy.networks import bilinear_kernel
+from fcn_deploy.parity import Gate, ParityResult, compare, compare_recordings, save
 from fcn_deploy.recordings import read_recording, record
 from fcn_deploy.spec import Precision
 from tests.small_network import (
@@ -43,9 +45,42 @@ def reordered(*order: int) -> Callable[[Logits], Logits]:
     return lambda logits: np.concatenate([logits[:, order], logits[:, len(order) :]], axis=1)
 
 
-def half_pixel(axis: int, towards: int) -> Callable[[Logits], Logits]:
-    """Sample between the pixels: ``towards`` +1 moves what is seen down or right."""
-    return lambda logits: ((logits + np.roll(logits, towards, axis)) / 2).astype(np.float32)
+def deconvolution(kernel_size: int, padding: int) -> nn.Module:
+    """Return the network's bilinear upsampling by 4 with another kernel or padding.
+
+    The middle of an odd kernel is a pixel, that of an even one lies between two.
+    """
+    kernel = bilinear_kernel(len(NAMES), len(NAMES), kernel_size)
+    layer = nn.ConvTranspose2d(
+        len(NAMES),
+        len(NAMES),
+        kernel_size,
+        stride=4,
+        padding=padding,
+        output_padding=max(0, 4 + 2 * padding - kernel_size),  # so that the size is enough
+        bias=False,
+    )
+    layer.weight = nn.Parameter(kernel, requires_grad=False)
+    return layer
+
+
+class AsymmetricResize(nn.Module):
+    """Bilinear upsampling by 4 that reads at x / 4, not at (x + 1/2) / 4 - 1/2.
+
+    ONNX calls this coordinate mode ``asymmetric``, and the right one ``half_pixel``.
+    """
+
+    def forward(self, scores: Tensor) -> Tensor:
+        height, width = scores.shape[2:]
+        rows, columns = torch.arange(4 * height) / 4, torch.arange(4 * width) / 4
+        grid = torch.stack(
+            torch.meshgrid(
+                2 * (columns + 0.5) / width - 1, 2 * (rows + 0.5) / height - 1, indexing="xy"
+            ),
+            dim=-1,
+        )
+        grid = grid.expand(len(scores), -1, -1, -1)
+        return nn.functional.grid_sample(scores, grid, padding_mode="border", align_corners=False)
 
 
 def first_pixel(value: float) -> Callable[[Logits], Logits]:
@@ -76,6 +111,7 @@ class Bug:
 
 
 HALF_SPEC = replace(SMALL_SPEC, mean=(0.5,) * 3, std=(0.5,) * 3)
+BY_256 = "the candidate divides pixels by 256 instead of 255"
 OFF_BY_ONE = "a crop or a padding is off by one"
 ALIGNED_OTHERWISE = "a resize or a transposed convolution is aligned otherwise"
 NOT_IN_LOGITS = "though not in the logits: look at what comes after them"
@@ -94,6 +130,7 @@ BUGS = {
         "the candidate scales pixels to [-1, 1] instead of applying mean and std",
     ),
     "no std": Bug({"std": (1.0,) * 3}, "the candidate subtracts mean but does not divide by std"),
+    "256 for 255": Bug({"divisor": 256}, BY_256),
     "statistics of BGR": Bug(
         {"mean": SMALL_SPEC.mean[::-1], "std": SMALL_SPEC.std[::-1]},
         "the candidate applies mean and std in the order of BGR to pixels in that of RGB",
@@ -110,13 +147,23 @@ BUGS = {
     "crop off on both axes": Bug(
         {"crop": (1, 1)}, f"the candidate's masks lie 1 px up and 1 px to the left: {OFF_BY_ONE}"
     ),
-    "half a pixel right": Bug(
-        {"bug": half_pixel(3, 1)},
-        f"the candidate's masks lie half a pixel to the right: {ALIGNED_OTHERWISE}",
+    "a kernel of 7 for one of 8": Bug(
+        {"upsample": deconvolution(7, padding=1)},
+        f"the candidate's masks lie half a pixel down and half a pixel to the right: "
+        f"{ALIGNED_OTHERWISE}",
     ),
-    "half a pixel up": Bug(
-        {"bug": half_pixel(2, -1)},
-        f"the candidate's masks lie half a pixel up: {ALIGNED_OTHERWISE}",
+    "the same, padded by one more": Bug(
+        {"upsample": deconvolution(7, padding=2)},
+        f"the candidate's masks lie half a pixel up and half a pixel to the left: "
+        f"{ALIGNED_OTHERWISE}",
+    ),
+    "a deconvolution padded by one less": Bug(
+        {"upsample": deconvolution(8, padding=1)},
+        f"the candidate's masks lie 1 px down and 1 px to the right: {OFF_BY_ONE}",
+    ),
+    "a resize in another coordinate mode": Bug(
+        {"upsample": AsymmetricResize()},
+        f"the candidate's masks lie 1.5 px up and 1.5 px to the left: {ALIGNED_OTHERWISE}",
     ),
     "two classes exchanged": Bug(
         {"bug": reordered(0, RING, DISC)},
@@ -196,10 +243,42 @@ def test_a_slightly_other_mean_is_fitted(network: SmallNetwork) -> None:
     np.testing.assert_allclose([float(f) for f in fitted.split(",")], expected, atol=0.03)
 
 
-def test_a_bug_is_named_in_half_precision_too(network: SmallNetwork) -> None:
-    candidate = SmallRunner(network, precision=Precision.FP16, crop=(0, 1))
+def test_a_mean_that_differs_by_half_a_grey_level_is_fitted(network: SmallNetwork) -> None:
+    mean = tuple(value + 0.002 for value in SMALL_SPEC.mean)
+    for precision in (Precision.FP32, Precision.BF16):
+        candidate = SmallRunner(network, mean=mean, precision=precision)
+        (sentence,) = compare(SmallRunner(network), candidate, scene_pictures()).diagnosis
+        assert sentence.startswith("the candidate's mean and std are others than the reference's")
+        fitted = sentence.partition("with mean (")[2].partition(")")[0]
+        np.testing.assert_allclose([float(f) for f in fitted.split(",")], mean, atol=0.0011)
+
+
+LOGIT_BUGS = (
+    "BGR", "[-1, 1]", "crop one column late", "a kernel of 7 for one of 8", "two classes exchanged",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOGIT_BUGS)
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16, Precision.INT8])
+def test_a_bug_is_named_beside_rounding_too(
+    precision: Precision, name: str, network: SmallNetwork
+) -> None:
+    candidate = SmallRunner(network, precision=precision, **BUGS[name].change)
     result = compare(SmallRunner(network), candidate, scene_pictures())
-    assert result.diagnosis == (f"the candidate's masks lie 1 px to the left: {OFF_BY_ONE}",)
+    assert result.diagnosis == (BUGS[name].said,)
+    assert [c.sentence for c in result.checks if c.name == "only rounding"] == [BUGS[name].said]
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+def test_pixels_divided_by_256_are_told_from_rounding(
+    precision: Precision, network: SmallNetwork
+) -> None:
+    candidate = SmallRunner(network, precision=precision, divisor=256)
+    result = compare(SmallRunner(network), candidate, scene_pictures())
+    # The limits alone would let it pass, or have it called rounding.
+    assert result.tally.epsilon / result.tally.logit_scale < result.gate.max_relative_epsilon
+    assert "only rounding" in {check.name for check in result.checks if not check.passed}
+    assert result.diagnosis == (BY_256,)
 
 
 @pytest.mark.parametrize("precision", list(Precision))
@@ -212,6 +291,8 @@ def test_an_honest_candidate_passes_without_a_diagnosis(
     content = document_of(result, tmp_path)
     assert content["passed"], content["checks"]
     assert content["diagnosis"] == []
+    # It rounds as its precision does, and flips pixels by it.
+    assert (content["flips"] > 0) is (precision is not Precision.FP32)
 
 
 def test_a_class_that_is_lost_is_named(network: SmallNetwork) -> None:
@@ -223,17 +304,21 @@ def test_a_class_that_is_lost_is_named(network: SmallNetwork) -> None:
     assert sentence.endswith(f"most of them are {NAMES[0]} instead")
 
 
-def test_rounding_alone_is_called_rounding(network: SmallNetwork) -> None:
-    from fcn_deploy.parity import Gate
-
+@pytest.mark.parametrize("coarse", [False, True])
+def test_rounding_alone_is_called_rounding(coarse: bool, network: SmallNetwork) -> None:
     candidate = SmallRunner(network, precision=Precision.FP16)
-    result = compare(SmallRunner(network), candidate, scene_pictures(), gate=Gate(1.0, 1e-2))
+    gate = Gate(1.0, 1e-2, coarse=coarse)
+    result = compare(SmallRunner(network), candidate, scene_pictures(), gate=gate)
+    assert [check.name for check in result.checks if not check.passed] == ["all pixels"]
     (sentence,) = result.diagnosis
     assert sentence.startswith("errors are small (ε = ")
     assert sentence.endswith("rounding, where the network is close to a tie")
 
 
-@pytest.mark.parametrize("name", ["crop off on both axes", "two classes exchanged", "BGR", "NaN"])
+@pytest.mark.parametrize(
+    "name",
+    ["crop off on both axes", "a kernel of 7 for one of 8", "two classes exchanged", "BGR", "NaN"],
+)
 def test_recordings_are_diagnosed_as_far_as_they_can_be(
     name: str, network: SmallNetwork, tmp_path: Path
 ) -> None:

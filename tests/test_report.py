@@ -22,6 +22,7 @@ from fcn_deploy.errors import ArtifactError, InputError, MissingStageError
 from fcn_deploy.machine import describe_machine, describe_versions
 from fcn_deploy.masks import write_picture
 from fcn_deploy.plots import (
+    NUM_STYLES,
     cdf_chart,
     layer_chart,
     runner_styles,
@@ -33,7 +34,7 @@ from fcn_deploy.plots import (
 from fcn_deploy.report import data_uri, write_merged_report, write_report
 from fcn_deploy.results import read_files, read_results
 from fcn_deploy.tables import bench_groups, distance_words, margin_words, most_flips
-from fcn_deploy.words import summary_lines
+from fcn_deploy.words import runner_name, summary_lines
 from tests.fakes import FAKE_SPEC, FakeRunner
 from tests.result_files import (
     BASELINE,
@@ -145,9 +146,10 @@ def test_everything_that_a_bench_file_may_hold_is_shown(run: Run) -> None:
 
 
 def test_a_backend_that_did_not_start_says_why(run: Run) -> None:
-    failed = cold_start(described("trt"), cold_start_ms=None, error="no GPU <here>")
+    why = "no GPU <here>; run `fcn-deploy doctor`"
+    failed = cold_start(described("trt"), cold_start_ms=None, error=why)
     write_json(run.bench_folder / "a.json", bench_document(BASELINE, cold_starts=[failed]))
-    assert "no GPU <here>" in page_of(run).text
+    assert why.replace("`", "") in page_of(run).text
 
 
 def test_layers_are_charted_and_the_first_beyond_is_named(run: Run) -> None:
@@ -158,6 +160,7 @@ def test_layers_are_charted_and_the_first_beyond_is_named(run: Run) -> None:
     assert "All 40 layers as a table" in page.text
 
     chart = layer_chart(read_results(run).bisections[0])
+    assert chart.description.endswith("; the largest error is 0.0300")
     (curve,) = chart.curves
     assert [len(segment) for segment in curve.segments] == [39]  # the first has no error at all
     assert len(curve.dots) == 16
@@ -168,7 +171,10 @@ def test_layers_are_charted_and_the_first_beyond_is_named(run: Run) -> None:
 
     write_json(run.bisect_folder / "b.json", bisect_document(layers=9, first=99))
     assert "Every one of the 9 layers keeps its tolerance" in page_of(run).text
-    assert len(layer_chart(read_results(run).bisections[0]).rules) == 1
+    chart = layer_chart(read_results(run).bisections[0])
+    assert len(chart.rules) == 1
+    # The tolerance, 1e-4, is no layer's error.
+    assert chart.description.endswith(f"; the largest error is {1e-7 * 1.1**9:.2e}")
 
 
 def test_layers_that_are_not_finite_break_the_curve(run: Run) -> None:
@@ -177,8 +183,10 @@ def test_layers_that_are_not_finite_break_the_curve(run: Run) -> None:
         layer |= {"relative_error": None, "max_error": None, "finite": False}
     write_json(run.bisect_folder / "b.json", document)
     assert "its output is NaN or infinite" in page_of(run).text
-    (curve,) = layer_chart(read_results(run).bisections[0]).curves
+    chart = layer_chart(read_results(run).bisections[0])
+    (curve,) = chart.curves
     assert [len(segment) for segment in curve.segments] == [3]
+    assert chart.description.endswith(f"is {1e-7 * 1.1**4:.2e}; 5 outputs are not finite")
 
 
 def test_the_page_needs_no_network_and_runs_its_own_script_only(full_run: Run) -> None:
@@ -225,6 +233,16 @@ def test_the_summary_stands_on_the_page(full_run: Run) -> None:
     text = page_of(full_run).text
     for line in summary_lines(read_results(full_run)):
         assert str(line).replace("`", "") in text
+
+
+def test_the_figures_at_the_top_are_those_of_the_weights_that_were_kept(run: Run) -> None:
+    write_json(
+        run.metrics, metrics(epochs=4, best_epoch=3)
+    )  # 0.4 and 0.7; the last has 0.5 and 0.8
+    top = page_of(run).text.partition("In short")[0]
+    assert "best epoch 3 of 4: validation mIoU 40.0%, pixel accuracy 70.0%." in " ".join(
+        top.split()
+    )
 
 
 def test_a_failed_gate_is_seen(full_run: Run) -> None:
@@ -303,8 +321,8 @@ def test_charts_of_a_group(run: Run) -> None:
     cdf = cdf_chart(group.rows, styles)
     assert cdf is not None
     assert cdf.x_label == "ms, logarithmic"  # a factor of 16 between the medians
-    assert [len(curve.dots) for curve in cdf.curves] == [3, 3, 3]
-    assert "half within" in cdf.description
+    assert [len(curve.dots) for curve in cdf.curves] == [4, 4, 4]
+    assert "99% within" in cdf.description
 
     stages = stage_bars(group.rows)
     assert stages is not None
@@ -319,6 +337,50 @@ def test_charts_of_a_group(run: Run) -> None:
 
     few = [row for row in bench_groups(results.benches[0])[-1].rows if row.stages_ms]
     assert stage_bars(few) is None
+
+
+@pytest.mark.parametrize(
+    ("queries", "said", "unsaid", "share"),
+    [(64, "90%", "95%", 0.9), (130, "95%", "99%", 0.95), (661, "95%", "99%", 0.95),
+     (662, "99%", "100%", 0.99)],
+)  # fmt: skip
+def test_a_latency_curve_ends_where_its_queries_do(
+    run: Run, queries: int, said: str, unsaid: str, share: float
+) -> None:
+    measured = [row(r.runner, *r.repeats_ms, queries=queries) for r in (BASELINE, FAST)]
+    write_json(run.bench_folder / "a.json", bench_document(*measured))
+    results = read_results(run)
+    chart = cdf_chart(results.benches[0].rows, runner_styles(results))
+    assert chart is not None
+    assert chart.description.count(f"{said} within") == 2
+    assert f"{unsaid} within" not in chart.description
+    bottom, top = chart.y_ticks[0][0], chart.y_ticks[-1][0]
+    for curve in chart.curves:
+        end = bottom + share * (top - bottom)
+        assert curve.segments[-1][-1][1] == pytest.approx(end, abs=0.1)
+        assert curve.dots[-1] == curve.segments[-1][-1]
+
+
+def test_every_backend_of_a_full_run_has_a_style_of_its_own(run: Run) -> None:
+    backends = [f"backend{number}" for number in range(NUM_STYLES)]
+    rows = [row(described(backend), 20.0, 21.0, 20.5, queries=90) for backend in backends]
+    write_json(run.bench_folder / "a.json", bench_document(BASELINE, *rows))
+    results = read_results(run)
+    (group,) = bench_groups(results.benches[0])
+    styles = [runner_styles(results)[runner_name(row.runner)] for row in group.rows]
+    assert len(set(styles)) == NUM_STYLES + 1
+
+    html = page_of(run).html
+    colours = dict(re.findall(r"\.(s\d+) \{ --c: var\(--(s\d+)\)", html))
+    dashes = dict(re.findall(r"\.(s\d+) polyline[^{]*\{ stroke-dasharray: ([^;]*);", html))
+    key = html.partition('<ul class="key">')[2].partition("</ul>")[0]
+    markers = dict(
+        re.findall(r'class="curve (s\d+)"><path class="line"[^>]*/>\s*(<.*?/>)', key, re.DOTALL)
+    )
+    assert set(markers) == set(colours) == set(styles)
+    # Told apart by its marker without its colour; lines of one colour by their dashes.
+    assert len(set(markers.values())) == len(styles)
+    assert len({(colours[style], dashes.get(style)) for style in styles}) == len(styles)
 
 
 def test_flips_in_words(run: Run, add_parity: AddParity) -> None:
@@ -445,6 +507,17 @@ def test_curves_break_where_a_figure_is_missing_and_one_epoch_is_a_dot(run: Run)
     assert [len(segment) for segment in miou.curves[1].segments] == [28]
     assert len(miou.curves[1].dots) == 1  # the first epoch, alone before the gap
     assert [label for _, label in loss.x_ticks] == ["1", "5", "10", "15", "20", "25", "30"]
+
+    seldom = metrics(epochs=30)
+    for epoch in seldom["epochs"][1::2]:
+        epoch |= {"val_pixel_accuracy": None, "val_mean_iou": None}
+    write_json(run.metrics, {**seldom, "best_epoch": 29})
+    results = read_results(run)
+    assert results.training is not None
+    for chart in training_charts(results.training)[1:]:
+        train, val = chart.curves
+        assert [len(segment) for segment in train.segments] == [30]
+        assert [len(segment) for segment in val.segments] == [15]  # joined, not 15 lone dots
 
     write_json(run.metrics, metrics(epochs=1))
     results = read_results(run)

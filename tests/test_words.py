@@ -49,6 +49,7 @@ def test_three_digits(value: float | None, text: str) -> None:
     [
         (None, "n/a"), (0, "0%"), (1, "100%"), (0.5, "50.0%"), (0.99961, "99.961%"),
         (0.999999, "99.9999%"), (0.9999999999, "99.99999999%"), (0.0001, "0.0100%"),
+        (2e-6, "0.000200%"), (5.4e-7, "<0.0001%"),
     ],
 )  # fmt: skip
 def test_percentages_never_round_up_to_all(share: float | None, text: str) -> None:
@@ -87,6 +88,28 @@ def test_flips_within_the_gate_are_not_called_nothing(run: Run, add_parity: AddP
     document["results"][0] |= {"agreement": 0.9999999, "flips": 1}
     write_json(path, document)
     assert "(gate passed, 99.99999% of the pixels agree)" in lines_of(run)["ort fp32"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "agreement", "said"),
+    [
+        ("bf16", 0.99765, "masks within the bf16 gate (99.76% of the pixels agree)"),
+        ("fp16", 0.99989, "masks within the fp16 gate (99.989% of the pixels agree)"),
+        ("bf16", 0.9999, "same masks (gate passed, 99.99% of the pixels agree)"),
+    ],
+)
+def test_masks_within_a_wide_gate_are_not_called_the_same(
+    run: Run, add_parity: AddParity, precision: str, agreement: float, said: str
+) -> None:
+    add_parity(run, "ort")
+    path = run.parity_folder / "ort.json"
+    document = json.loads(path.read_text())
+    document["results"][0] |= {"agreement": agreement, "flips": 9}
+    document["results"][0]["candidate"]["precision"] = precision
+    write_json(path, document)
+    (line,) = summary_lines(read_results(run))
+    assert line.state == "passed"
+    assert line.sentence.startswith(f"{said}; speed not measured")
 
 
 def test_parity_of_another_checkpoint_or_file_does_not_count(full_run: Run) -> None:

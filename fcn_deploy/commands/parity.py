@@ -311,6 +311,8 @@ def _print_parity(result: ParityResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from fcn_deploy.words import gate_words
+
     candidate = result.candidate
     table = Table(
         title=f"{candidate.backend} {candidate.precision} ({candidate.library}, "
@@ -325,7 +327,7 @@ def _print_parity(result: ParityResult) -> None:
     console.print(table, soft_wrap=False)
     if result.tally.flips:
         _print_flips(result)
-    console.print(f"{'same masks: the gate passes' if result.passed else 'THE GATE FAILS'}")
+    console.print(gate_words(candidate, result.agreement) if result.passed else "THE GATE FAILS")
     for sentence in result.diagnosis:
         console.print(f"  {sentence}")
 
