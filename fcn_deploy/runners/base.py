@@ -35,10 +35,11 @@ _MODULES = {
     "trt": "fcn_deploy.runners.trt",
     "openvino": "fcn_deploy.runners.openvino",
     "openvino-bf16": "fcn_deploy.runners.openvino:bf16",
+    "ncnn": "fcn_deploy.runners.ncnn",
     "baseline": "fcn_deploy.runners.baseline",
 }
 #: The backends a user may ask for; `baseline` is what bench measures them against.
-BACKENDS = ("torch", "ort", "openvino", "openvino-bf16", "ort-cuda", "ort-rtx", "trt")
+BACKENDS = ("torch", "ort", "ncnn", "openvino", "openvino-bf16", "ort-cuda", "ort-rtx", "trt")
 #: What a run consists of.  ``copy in`` is all that stands between the decoded pictures and the
 #: network's input (the baseline normalises there), ``copy out`` all behind the network's output.
 STAGES = COPY_IN, COMPUTE, COPY_OUT = ("copy in", "compute", "copy out")
