@@ -11,11 +11,10 @@ and it would leave 44 MiB for each shape, without bound.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.errors import BackendError, FcnDeployError, OnnxFileError
+from fcn_deploy.errors import BackendError, OnnxFileError
 from fcn_deploy.machine import usable_cores
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, with_logits
@@ -34,18 +33,14 @@ from fcn_deploy.runners.base import (
     Outputs,
     Runner,
     RunnerDescription,
-    check_images,
 )
+from fcn_deploy.runners.lanes import LANES, in_lanes
 from fcn_deploy.runners.session import require_model
 from fcn_deploy.spec import ModelSpec, Precision
 
 #: Shapes that stay compiled of one graph.  Each holds its weights once more, laid out for its
 #: kernels (65 MiB for a ResNet-18).
 KEPT_SHAPES = 8
-#: Batches that :meth:`OpenVinoRunner.stream` computes at the same time, each on its share of the
-#: threads.  With one thread each, two take 0.83 to 0.91 of the time of one after the other on two
-#: threads: no thread waits for the other at the end of each layer.
-STREAMS = 2
 #: Since then its ArgMax gives the lowest class of a tie (openvino pull request 32217).
 OLDEST_RELEASE = (2025, 4)
 _INSTALL = "pip install 'fcn-deploy[openvino]'"
@@ -231,18 +226,18 @@ def _entry(operator: Any, key: str) -> str:
     return value if isinstance(value, str) else str(value.astype(str))
 
 
-class _Lanes:
-    """Requests of one stream: batches computed at the same time, answered in their order."""
+#: A shape, and the request that computes a batch of it.
+_Request = tuple[tuple[int, ...], Any]
+
+
+class _Requests:
+    """Requests of one stream, used again for batches of the same shape."""
 
     def __init__(self, network: _Network) -> None:
         self._network = network
         self._idle: dict[tuple[int, ...], list[Any]] = {}
-        self._in_flight: deque[tuple[tuple[int, ...], Any]] = deque()
 
-    def __len__(self) -> int:
-        return len(self._in_flight)
-
-    def submit(self, images: NDArray[np.uint8]) -> None:
+    def begin(self, images: NDArray[np.uint8]) -> _Request:
         """Begin a batch; it is copied, so that its owner may use the array again."""
         idle = self._idle.get(images.shape, [])
         request = idle.pop() if idle else None
@@ -251,11 +246,11 @@ class _Lanes:
                 self._idle.clear()  # of another shape: batches come in rows of one size
             request = self._network.compiled(images.shape).create_infer_request()
         request.start_async({"image": images})
-        self._in_flight.append((images.shape, request))
+        return images.shape, request
 
-    def collect(self) -> NDArray[np.uint8]:
-        """Wait for the batch that was begun first and return its mask."""
-        shape, request = self._in_flight.popleft()
+    def finish(self, begun: _Request) -> NDArray[np.uint8]:
+        """Wait for a batch that was begun and return its mask."""
+        shape, request = begun
         request.wait()
         mask: NDArray[np.uint8] = np.array(request.get_tensor("mask").data)
         self._idle.setdefault(shape, []).append(request)
@@ -300,8 +295,8 @@ class OpenVinoRunner(Runner):
         self._network: _Network | None = _Network(core, model, settings, self._precision)
         self._streams: _Network | None = None
         # An odd thread would idle, and who wants to see the logits measures no throughput.
-        if outputs == ("mask",) and self._threads % STREAMS == 0:
-            settings_of_streams = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": STREAMS}
+        if outputs == ("mask",) and self._threads % LANES == 0:
+            settings_of_streams = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": LANES}
             self._streams = self._network.with_settings(settings_of_streams)
         self._probe: _Network | None = None
         if hidden and "logits" not in metadata.outputs:
@@ -340,63 +335,20 @@ class OpenVinoRunner(Runner):
         return Outputs(**{name: np.array(arrays[name]) for name in self._wanted})
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        """Yield the outputs of each batch, in order, with ``STREAMS`` of them computed at once.
-
-        A batch that is refused raises after the results of those before it.  A single batch is
-        computed as by ``run``, on all threads.
-        """
-        source = iter(batches)
-        first = next(source, None)
-        if first is None:
-            return
+        """Yield the outputs of each batch, in order; see :func:`in_lanes`."""
         if self._streams is None:
-            yield from super().stream(chain([first], source))
-            return
-        check_images(first)
-        first = first.copy()  # its owner may use the array again for the second
-        try:
-            second = next(source, None)
-        except FcnDeployError:
-            yield self.run(first)
-            raise
-        if second is None:
-            yield self.run(first)
-            return
-        lanes = _Lanes(self._streams)
-        try:
-            for images in chain([first, second], source):
-                if len(lanes) == STREAMS:
-                    yield self._collected(lanes)
-                check_images(images)
-                self._submit(lanes, images)
-        except FcnDeployError:
-            while lanes:
-                yield self._collected(lanes)
-            raise
-        while lanes:
-            yield self._collected(lanes)
+            return super().stream(batches)
+        requests = _Requests(self._streams)
 
-    def _submit(self, lanes: _Lanes, images: NDArray[np.uint8]) -> None:
-        self._require_open()
-        try:
-            lanes.submit(np.ascontiguousarray(images))
-        except FcnDeployError:
-            raise
-        except Exception as error:  # its exceptions share no base but Exception
-            raise self._failed(error) from error
+        def begin(images: NDArray[np.uint8]) -> _Request:
+            self._require_open()
+            return requests.begin(images)
 
-    def _collected(self, lanes: _Lanes) -> Outputs:
-        self._require_open()
-        try:
-            return Outputs(lanes.collect())
-        except Exception as error:  # its exceptions share no base but Exception
-            raise self._failed(error) from error
+        def finish(request: _Request) -> Outputs:
+            self._require_open()
+            return Outputs(requests.finish(request))
 
-    def _failed(self, error: Exception) -> BackendError:
-        return BackendError(
-            f"backend {self._backend} failed ({type(error).__name__}: {error})",
-            "if memory is short, use smaller pictures or batches",
-        )
+        return in_lanes(self, batches, begin, finish)
 
     def _require_open(self) -> _Network:
         if self._network is None:
