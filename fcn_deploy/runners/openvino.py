@@ -11,7 +11,7 @@ and it would leave 44 MiB for each shape, without bound.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, OnnxFileError
-from fcn_deploy.machine import usable_cores
+from fcn_deploy.int8_graph import SATURATION, quantized_convolutions
+from fcn_deploy.machine import int8_sums_saturate, usable_cores
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.runners.base import (
@@ -52,6 +53,14 @@ _KERNEL_TYPES = {
     Precision.FP16: "f16",
     Precision.BF16: "bf16",
     Precision.INT8: "i8",
+}
+#: Share of the convolutions that must be computed in what was asked for: of an INT8 file, of those
+#: that it quantises.  Half and bfloat16 leave to float32 what has no kernel of theirs.
+_LEAST_SHARE = {
+    Precision.FP32: 1.0,
+    Precision.FP16: 0.75,
+    Precision.BF16: 0.75,
+    Precision.INT8: 0.9,
 }
 
 
@@ -145,14 +154,21 @@ class _Network:
         model: the ONNX file's bytes; read here once, so that all shapes are of the same file.
         settings: OpenVINO's properties, by name; the compiled graph must have taken them all.
         precision: that the convolutions must have.
+        quantized: how many of them an INT8 file quantises; None of other files.
     """
 
     def __init__(
-        self, core: Any, model: bytes, settings: Mapping[str, Any], precision: Precision
+        self,
+        core: Any,
+        model: bytes,
+        settings: Mapping[str, Any],
+        precision: Precision,
+        quantized: int | None,
     ) -> None:
         self._core = core
         self._settings = settings
         self._precision = precision
+        self._quantized = quantized
         try:
             self._graph: Any = core.read_model(model)
         except Exception as error:  # its exceptions share no base but Exception
@@ -201,18 +217,18 @@ class _Network:
     def _require_convolutions(self, compiled: Any) -> None:
         """Raise unless the convolutions are computed in what was asked for."""
         # By the kernel: a node may call itself i8 and be computed by a float32 kernel.
-        types = {
+        kernels = Counter(
             _entry(operator, "primitiveType").rpartition("_")[2].lower()
             for operator in compiled.get_runtime_model().get_ops()
             if _entry(operator, "layerType") == "Convolution"
-        }
-        wanted = _KERNEL_TYPES[self._precision]
-        # Half, bfloat16 and integers may leave some to float32; float32 leaves none to others.
-        kept = types == {wanted} if self._precision is Precision.FP32 else wanted in types
-        if types and not kept:
+        )
+        concerned = sum(kernels.values()) if self._quantized is None else self._quantized
+        kept = kernels[_KERNEL_TYPES[self._precision]]
+        if kept < _LEAST_SHARE[self._precision] * concerned:
+            found = ", ".join(f"{count} in {kind}" for kind, count in sorted(kernels.items()))
             raise BackendError(
-                f"OpenVINO was asked for {self._precision.value} convolutions and computes them "
-                f"in {', '.join(sorted(types))}"
+                f"OpenVINO was asked for {concerned} {self._precision.value} convolutions and "
+                f"computes {found}"
             )
 
 
@@ -292,7 +308,11 @@ class OpenVinoRunner(Runner):
             "NUM_STREAMS": 1,
         }
         model = path.read_bytes()
-        self._network: _Network | None = _Network(core, model, settings, self._precision)
+        quantized = None
+        if self._precision is Precision.INT8:
+            quantized = quantized_convolutions(load_onnx(path))
+            self._library += SATURATION if int8_sums_saturate() else ""
+        self._network: _Network | None = _Network(core, model, settings, self._precision, quantized)
         self._streams: _Network | None = None
         # An odd thread would idle, and who wants to see the logits measures no throughput.
         if outputs == ("mask",) and self._threads % LANES == 0:
@@ -301,7 +321,7 @@ class OpenVinoRunner(Runner):
         self._probe: _Network | None = None
         if hidden and "logits" not in metadata.outputs:
             exposed = with_logits(load_onnx(path)).SerializeToString()
-            self._probe = _Network(core, exposed, settings, self._precision)
+            self._probe = _Network(core, exposed, settings, self._precision, quantized)
 
     @property
     def spec(self) -> ModelSpec:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from fcn_deploy import gpu
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, OnnxFileError
-from fcn_deploy.int8_graph import for_onnx_runtime_cpu
-from fcn_deploy.machine import usable_cores
+from fcn_deploy.int8_graph import SATURATION, for_onnx_runtime_cpu
+from fcn_deploy.machine import int8_sums_saturate, usable_cores
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.onnx_file import OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
@@ -125,7 +125,8 @@ class OrtRunner(Runner):
             device="cpu",
             precision=self._metadata.precision.value,
             library=f"ONNX Runtime {onnxruntime.__version__}"
-            + (", activations made unsigned" if self._rewrite is not None else ""),
+            + (", activations made unsigned" if self._rewrite is not None else "")
+            + (SATURATION if self._rewrite is not None and int8_sums_saturate() else ""),
             providers=tuple(self._open_session().get_providers()),
             threads=self._threads,
             file=str(self._path),
