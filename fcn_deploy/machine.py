@@ -82,6 +82,12 @@ def cpu_flags() -> list[str]:
     return [flag for flag in SPEED_FLAGS if flag in present]
 
 
+def int8_sums_saturate() -> bool:
+    """Say whether this CPU is known to add products of 8 bits in 16: x86 without VNNI."""
+    flags = (_cpu_property("flags") or "").split()  # ARM's, which has no such trouble: Features
+    return bool(flags) and not {"avx512_vnni", "avx_vnni", "amx_int8"} & set(flags)
+
+
 def _cpu_model() -> str:
     return _cpu_property("model name") or platform.processor() or "unknown"
 

@@ -10,6 +10,8 @@ ONNX Runtime: ncnn has no argmax over classes, and the masks are the shipped gra
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from fcn_deploy.metrics import margin_of
 from fcn_deploy.ncnn_graph import SplitGraph, as_batch, split_graph
 from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
+from fcn_deploy.runners.lanes import LANES, in_lanes
 from fcn_deploy.runners.session import cpu_session, require_model
 from fcn_deploy.spec import ModelSpec, Precision
 
@@ -101,16 +104,16 @@ class NcnnRunner(Runner):
         self._threads = threads or usable_cores()
         self._wanted = outputs
         self._graph = split_graph(load_onnx(path))
-        self._body: _Body | None = _Body(self._graph, self._threads)
-        self._rest: Any = self._session(self._graph)
-        self._probe: Any = None
+        self._network: _Network | None = _Network(self._graph, self._threads, self._threads)
         hidden = [name for name in outputs if name not in metadata.outputs]
         self._derive_margin = "margin" in hidden
+        self._probe: Any = None
         if hidden and "logits" not in metadata.outputs:
-            self._probe = self._session(split_graph(with_logits(load_onnx(path))))
-
-    def _session(self, graph: SplitGraph) -> Any:
-        return cpu_session(graph.rest.SerializeToString(), self._threads)
+            rest = split_graph(with_logits(load_onnx(path))).rest
+            self._probe = cpu_session(rest.SerializeToString(), self._threads)
+        # Who wants to see the logits measures no throughput; one thread has nothing to share.
+        self._takes_lanes = outputs == ("mask",) and self._threads % LANES == 0
+        self._lane_network: _Network | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -134,42 +137,67 @@ class NcnnRunner(Runner):
         )
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
-        if self._body is None:
-            raise BackendError("the ncnn runner is closed")
-        pictures = [self._body.picture(image) for image in images]
+        network = self._require_open()
+        pictures = network.pictures(images)
         self._ended(COPY_IN)
-        seam = self._body.run(pictures)
-        arrays = self._finished(self._rest, images, seam)
+        seam = network.seam(pictures)
+        arrays = finished(network.rest, images, seam)
         self._ended(COMPUTE)
         if self._probe is not None:
-            arrays["logits"] = self._finished(self._probe, images, seam)["logits"]
+            arrays["logits"] = finished(self._probe, images, seam)["logits"]
         if self._derive_margin:
             arrays["margin"] = margin_of(arrays["logits"])
         return Outputs(**{name: arrays[name] for name in self._wanted})
 
-    @staticmethod
-    def _finished(
-        session: Any, images: NDArray[np.uint8], seam: dict[str, NDArray[np.float32]]
-    ) -> dict[str, NDArray[Any]]:
-        given = {"image": images, **seam}
-        fed = {entry.name: given[entry.name] for entry in session.get_inputs()}
-        names = [entry.name for entry in session.get_outputs()]
-        return dict(zip(names, session.run(names, fed), strict=True))
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Yield the outputs of each batch, in order; see :func:`in_lanes`."""
+        if not self._takes_lanes:
+            yield from super().stream(batches)
+            return
+        with ThreadPoolExecutor(LANES) as pool:
+
+            def begin(images: NDArray[np.uint8]) -> Future[Outputs]:
+                network = self._network_of_lanes()
+                return pool.submit(network.run, images.copy())  # its owner may use the array again
+
+            def finish(running: Future[Outputs]) -> Outputs:
+                self._require_open()
+                return running.result()
+
+            yield from in_lanes(self, batches, begin, finish)
+
+    def _network_of_lanes(self) -> _Network:
+        """Return the network that computes ``LANES`` batches at once, opened when first needed."""
+        self._require_open()
+        if self._lane_network is None:
+            # A session's pool counts the thread that calls it: each lane brings one.
+            threads = self._threads // LANES, self._threads - LANES + 1
+            self._lane_network = _Network(self._graph, *threads)
+        return self._lane_network
+
+    def _require_open(self) -> _Network:
+        if self._network is None:
+            raise BackendError("the ncnn runner is closed")
+        return self._network
 
     def close(self) -> None:
         """Free both parts; calling it twice is harmless."""
-        self._body = self._rest = self._probe = None
+        self._network = self._lane_network = self._probe = None
 
 
-class _Body:
-    """The first part of a split graph as a network of ncnn's.
+class _Network:
+    """A split graph, opened in ncnn and in ONNX Runtime.
 
     Args:
-        graph: its layers and weights.
-        threads: CPU threads.
+        graph: of an FP32 file.
+        threads: CPU threads of a call into ncnn.
+        session_threads: of the pool of ONNX Runtime.
+
+    Attributes:
+        rest: the session of the second part.
     """
 
-    def __init__(self, graph: SplitGraph, threads: int) -> None:
+    def __init__(self, graph: SplitGraph, threads: int, session_threads: int) -> None:
         import ncnn
 
         self._ncnn = ncnn
@@ -181,17 +209,25 @@ class _Body:
         if self._net.load_param_mem(graph.param) != 0:
             raise OnnxFileError("ncnn refuses the file's layers", FOREIGN_REPAIR)
         self._net.load_model_mem(graph.weights)  # it reads them where they lie, in ``graph``
+        self.rest: Any = cpu_session(graph.rest.SerializeToString(), session_threads)
 
-    def picture(self, image: NDArray[np.uint8]) -> Any:
-        """Return uint8 [H, W, 3] as what the network reads: planes, the mean taken away."""
-        height, width, _channels = image.shape
-        mat = self._ncnn.Mat.from_pixels(
-            np.ascontiguousarray(image), self._ncnn.Mat.PixelType.PIXEL_RGB, width, height
-        )
-        mat.substract_mean_normalize(list(self._graph.mean), [])  # spelled so in ncnn
-        return mat
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Return the masks of uint8 [N, H, W, 3]."""
+        return Outputs(finished(self.rest, images, self.seam(self.pictures(images)))["mask"])
 
-    def run(self, pictures: list[Any]) -> dict[str, NDArray[np.float32]]:
+    def pictures(self, images: NDArray[np.uint8]) -> list[Any]:
+        """Return uint8 [N, H, W, 3] as what the network reads: planes, the mean taken away."""
+        mats = []
+        for image in images:
+            height, width, _channels = image.shape
+            mat = self._ncnn.Mat.from_pixels(
+                np.ascontiguousarray(image), self._ncnn.Mat.PixelType.PIXEL_RGB, width, height
+            )
+            mat.substract_mean_normalize(list(self._graph.mean), [])  # spelled so in ncnn
+            mats.append(mat)
+        return mats
+
+    def seam(self, pictures: list[Any]) -> dict[str, NDArray[np.float32]]:
         """Return the seam's blobs of pictures of one size, float32 [N, K, h, w] each.
 
         Raises:
@@ -209,3 +245,13 @@ class _Body:
                     )
                 found.append(np.array(mat))
         return {name: as_batch(found) for name, found in blobs.items()}
+
+
+def finished(
+    session: Any, images: NDArray[np.uint8], seam: dict[str, NDArray[np.float32]]
+) -> dict[str, NDArray[Any]]:
+    """Return what the second part gives for the first part's results, by name."""
+    given = {"image": images, **seam}
+    fed = {entry.name: given[entry.name] for entry in session.get_inputs()}
+    names = [entry.name for entry in session.get_outputs()]
+    return dict(zip(names, session.run(names, fed), strict=True))

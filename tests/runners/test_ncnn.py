@@ -7,15 +7,18 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, OnnxFileError
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.ncnn_graph import split_graph
 from fcn_deploy.onnx_file import load_onnx
-from fcn_deploy.runners.base import Runner, open_runner, takes, unavailable_reason
+from fcn_deploy.runners.base import Outputs, Runner, open_runner, takes, unavailable_reason
+from fcn_deploy.runners.lanes import LANES
+from fcn_deploy.runners.ncnn import NcnnRunner
 from fcn_deploy.spec import Precision
-from tests.runners.contract import RunnerContract, pictures
+from tests.runners.contract import LanesContract, RunnerContract, pictures
 
 ncnn = pytest.importorskip("ncnn")
 
@@ -27,6 +30,28 @@ class TestNcnnRunner(RunnerContract):
 
     def open(self, outputs: tuple[str, ...]) -> Runner:
         return open_runner(self.run_directory, "ncnn", outputs=outputs, threads=1)
+
+
+class TestNcnnRunnerInLanes(LanesContract):
+    @pytest.fixture(autouse=True)
+    def _run(self, tiny_run: Run) -> None:
+        self.run_directory = tiny_run
+
+    def open(self, outputs: tuple[str, ...]) -> Runner:
+        return open_runner(self.run_directory, "ncnn", outputs=outputs, threads=LANES)
+
+    def fail_at(self, width: int, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().fail_at(width, runner, monkeypatch)
+        assert isinstance(runner, NcnnRunner)
+        network = runner._network_of_lanes()
+        compute = network.run
+
+        def failing(images: NDArray[np.uint8]) -> Outputs:
+            if images.shape[2] == width:
+                raise RuntimeError("out of luck")
+            return compute(images)
+
+        monkeypatch.setattr(network, "run", failing)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 97, 131), (1, 160, 120)])
