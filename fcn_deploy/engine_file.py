@@ -21,7 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from fcn_deploy.artifacts import atomic_pair, file_digest, json_bytes, read_json
-from fcn_deploy.errors import ArtifactError, EngineError, InputError, MissingStageError
+from fcn_deploy.errors import (
+    ArtifactError,
+    BatchShapeError,
+    EngineError,
+    InputError,
+    MissingStageError,
+)
 from fcn_deploy.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
 
 SIDECAR_SCHEMA = 1
@@ -377,14 +383,16 @@ def choose_profile(profiles: tuple[ShapeProfile, ...], shape: BatchShape) -> int
     return min(fitting, key=tuned_for) if fitting else None
 
 
-def shape_error(profiles: tuple[ShapeProfile, ...], command: str, shape: BatchShape) -> EngineError:
+def shape_error(
+    profiles: tuple[ShapeProfile, ...], command: str, shape: BatchShape
+) -> BatchShapeError:
     """Return the refusal of a shape outside all profiles, naming the nearest and the rebuild."""
     nearest = min(profiles, key=lambda profile: profile.distance(shape))
     try:
         repair = f"run `{command} --profile {nearest.reaching(shape)}`"
     except InputError:
         repair = "no engine takes so many pixels at a time: give smaller batches or pictures"
-    return EngineError(
+    return BatchShapeError(
         f"the engine takes no batch of {'x'.join(map(str, shape))} (N×H×W): the nearest profile is "
         f"{nearest}",
         repair,

@@ -8,6 +8,7 @@
     │   ├── CheckpointError    model.safetensors
     │   ├── OnnxFileError      model.onnx
     │   └── EngineError        a TensorRT engine that does not belong here
+    │       └── BatchShapeError  one that belongs, and was not built for this batch
     ├── ArchitectureError      an architecture or its weights
     ├── BackendError           a backend, provider or device that is not to be had
     │   └── CudaError          a call of the CUDA runtime
@@ -73,6 +74,10 @@ class OnnxFileError(ArtifactError):
 
 class EngineError(ArtifactError):
     """An engine is damaged, or was built for another release, GPU or shape."""
+
+
+class BatchShapeError(EngineError):
+    """An engine was not built for batches of this shape; it stays usable for others."""
 
 
 class ArchitectureError(FcnDeployError):

@@ -11,8 +11,9 @@ uint8 with zero point 128: the same numbers.  What a Relu gave becomes uint8 wit
 and the Relu goes; values beyond 127·s, cut off before, are kept up to 255·s.  What a convolution
 adds to a residual is rounded to the scale that was measured for it when the file was made.
 
-Without VNNI the provider adds pairs of products in 16 bits, which may saturate; `parity --int8` on
-such a machine tells.
+Without VNNI pairs of products are added in 16 bits, which may saturate, in OpenVINO too: the
+runners say so in their description (:data:`SATURATION`), and `parity --int8` on such a machine
+tells what it costs.
 """
 
 from __future__ import annotations
@@ -27,8 +28,20 @@ if TYPE_CHECKING:
 
 #: Key of the file's metadata_props: tensor → scale, of what sums read without Q/DQ.
 SUM_SCALES_KEY = "fcn_deploy.int8_sum_scales"
+#: What stands behind the library's name where the CPU adds products of 8 bits in 16.
+SATURATION = ", int8 sums may saturate: the CPU has no VNNI"
 #: Operators that give no negative value where they read none.
 _KEEPS_SIGN = ("MaxPool",)
+
+
+def quantized_convolutions(model: onnx.ModelProto) -> int:
+    """Count the convolutions whose pictures and weights are read from Q/DQ pairs."""
+    maker = {output: node.op_type for node in model.graph.node for output in node.output}
+    return sum(
+        [maker.get(name) for name in node.input[:2]] == ["DequantizeLinear"] * 2
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    )
 
 
 def for_onnx_runtime_cpu(model: onnx.ModelProto) -> onnx.ModelProto:

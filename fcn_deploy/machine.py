@@ -12,7 +12,7 @@ from typing import Any
 #: Distributions whose versions decide masks and speed.
 DISTRIBUTIONS = (
     "fcn-deploy", "numpy", "pillow", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime",
-    "onnxruntime-gpu", "tensorrt", "openvino", "mlcommons-loadgen", "nvidia-ml-py",
+    "onnxruntime-gpu", "tensorrt", "openvino", "ncnn", "mlcommons-loadgen", "nvidia-ml-py",
 )  # fmt: skip
 #: Instructions that decide how fast a network computes, as Linux names them: x86, then ARM.
 SPEED_FLAGS = (
@@ -80,6 +80,12 @@ def cpu_flags() -> list[str]:
     """Return which of :data:`SPEED_FLAGS` the CPU has, in that order; empty where unknown."""
     present = (_cpu_property("flags") or _cpu_property("Features") or "").split()
     return [flag for flag in SPEED_FLAGS if flag in present]
+
+
+def int8_sums_saturate() -> bool:
+    """Say whether this CPU is known to add products of 8 bits in 16: x86 without VNNI."""
+    flags = (_cpu_property("flags") or "").split()  # ARM's, which has no such trouble: Features
+    return bool(flags) and not {"avx512_vnni", "avx_vnni", "amx_int8"} & set(flags)
 
 
 def _cpu_model() -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.errors import (
     BackendError,
+    BatchShapeError,
     DeviceMemoryError,
     FcnDeployError,
     ImageError,
@@ -37,8 +38,9 @@ from fcn_deploy.runners.base import Runner
 
 #: Overlays lie apart from the masks, so that the folder of masks is one.
 OVERLAY_FOLDER = "overlays"
-#: Why one picture gets no mask while the others do: unreadable, or beyond the backend's memory.
-PredictionError = ImageError | BackendError | DeviceMemoryError
+#: Why one picture gets no mask while the others do: unreadable, beyond the backend's memory, or of
+#: a size that the engine was not built for.
+PredictionError = ImageError | BackendError | DeviceMemoryError | BatchShapeError
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _segmented(runner: Runner, batches: Iterator[Batch]) -> Iterator[_Segmented 
         except FcnDeployError as error:
             if not in_flight:
                 raise
-            # A stream raises after the results of the batches before the one that it refuses.
+            # A stream raises in the place of the batch that it refuses, or that failed in it.
             refused, reason = in_flight.popleft(), error
         yield from _one_by_one(runner, refused, reason)
         if in_flight:
@@ -187,7 +189,7 @@ def _one_by_one(
 
 def _failed(place: int, error: FcnDeployError) -> _Failed:
     """Report what concerns one picture; raise what concerns them all."""
-    if not isinstance(error, BackendError | DeviceMemoryError):
+    if not isinstance(error, PredictionError):
         raise error
     return _Failed(place, error)
 

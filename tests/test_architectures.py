@@ -49,9 +49,11 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
     with (
         open_runner(run, "torch", outputs=OUTPUT_NAMES) as reference,
         open_runner(run, "ort", outputs=("mask", "logits")) as candidate,
+        open_runner(run, "ncnn", outputs=("mask", "logits")) as other,
     ):
         for shape in ((1, 1, 1), (1, 97, 131), (2, 33, 70)):
             assert_masks_are_the_same(reference, candidate, shape)
+            assert_masks_are_the_same(reference, other, shape)
         scene, _ = draw_scene(0, 0, (80, 112))
         pictures = Pictures("scenes", 1, [Picture("scene", scene)].__getitem__, small_extras)
         result = compare(reference, candidate, pictures)

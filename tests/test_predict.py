@@ -21,6 +21,7 @@ from fcn_deploy.masks import read_mask, write_mask
 from fcn_deploy.pipeline import THREAD_NAME, WINDOW
 from fcn_deploy.predict import mask_paths, predict
 from fcn_deploy.runners.base import Outputs
+from fcn_deploy.runners.lanes import in_lanes
 from tests.fakes import FAKE_SPEC, FakeRunner
 
 
@@ -210,7 +211,46 @@ class TakesTwoAtATime(FakeRunner):
                 yield self.run(images)
 
 
-@pytest.mark.parametrize("kind", [ReadsAhead, TakesTwoAtATime])
+class InLanes(FakeRunner):
+    """Computes a batch only when its result is asked for, with the next one begun already."""
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        return in_lanes(self, batches, np.copy, self.run)
+
+
+@pytest.mark.parametrize("times", [1, 100])
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("doomed", range(7))
+def test_no_picture_gets_the_mask_of_the_one_behind_a_failure(
+    tmp_path: Path, doomed: int, batch_size: int, times: int
+) -> None:
+    """Of pictures of one size, which nothing but their content tells apart."""
+    pictures = [tmp_path / f"{number}.png" for number in range(7)]
+    for number, picture in enumerate(pictures):
+        truth = np.random.default_rng(number).integers(0, FAKE_SPEC.num_classes, (7, 9))
+        Image.fromarray(np.array(FAKE_SPEC.palette, np.uint8)[truth]).save(picture)
+    bad = np.array(Image.open(pictures[doomed]))
+    failures = itertools.count()
+
+    def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if (images == bad).all((1, 2, 3)).any() and next(failures) < times:
+            raise RuntimeError("out of luck")
+        return images
+
+    list(predict(FakeRunner(), pictures, tmp_path / "right"))
+    done = list(predict(InLanes(see=see), pictures, tmp_path / "out", batch_size=batch_size))
+    assert [p.source for p in done] == pictures
+    assert next(failures) > 0
+    # One by one it gets a second try, but for a batch of one that has failed.
+    lost = [] if times == 1 and batch_size == 2 and doomed < 6 else [doomed]
+    assert [n for n, p in enumerate(done) if p.error is not None] == lost
+    right = content(tmp_path / "right")
+    assert content(tmp_path / "out") == {
+        name: mask for name, mask in right.items() if name not in {f"{n}.png" for n in lost}
+    }
+
+
+@pytest.mark.parametrize("kind", [ReadsAhead, TakesTwoAtATime, InLanes])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_runner_with_batches_in_flight_loses_none(
     tmp_path: Path, kind: type[FakeRunner], batch_size: int

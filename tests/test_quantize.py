@@ -18,10 +18,12 @@ from fcn_deploy import trt_api
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.build import engine_from_onnx
 from fcn_deploy.engine_file import read_engine
-from fcn_deploy.errors import ExportError, ImageError, InputError, OnnxFileError
+from fcn_deploy.errors import BackendError, ExportError, ImageError, InputError, OnnxFileError
 from fcn_deploy.int8_graph import SUM_SCALES_KEY, for_onnx_runtime_cpu
-from fcn_deploy.onnx_file import read_metadata
+from fcn_deploy.metrics import margin_of
+from fcn_deploy.onnx_file import read_metadata, with_logits
 from fcn_deploy.quantize import Quantized, chosen_convolutions, quantized_onnx
+from fcn_deploy.runners.base import open_runner, unavailable_reason
 from fcn_deploy.runners.session import cpu_session
 from fcn_deploy.scenes import draw_scene
 from fcn_deploy.spec import Precision, Product
@@ -321,9 +323,70 @@ def test_tensorrt_for_rtx_multiplies_in_integers(int8: Quantized, tmp_path: Path
     assert sidecar.layers["int8"] >= len(int8.quantized)
 
 
-def test_openvino_reads_it(int8: Quantized) -> None:
-    openvino = pytest.importorskip("openvino")
-    compiled = openvino.Core().compile_model(str(int8.path), "CPU", {"INFERENCE_NUM_THREADS": 1})
-    image = draw_scene(0, 0, (48, 64))[0]
-    mask = compiled.create_infer_request().infer({"image": image[None]})[0]
-    assert (mask.shape, mask.dtype) == ((1, 48, 64), np.uint8)
+def test_openvino_computes_it_in_integers_and_gives_its_masks(
+    int8: Quantized, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the file as it is written, its integers computed in float: without any saturation."""
+    pytest.importorskip("openvino")
+    import onnxruntime
+
+    from fcn_deploy.runners import openvino as runner_module
+
+    images = np.stack([draw_scene(3, index, (64, 96))[0] for index in range(2)])
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    content = with_logits(onnx.load(int8.path)).SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    mask, logits = session.run(["mask", "logits"], {"image": images})
+    with open_runner(int8.path, "openvino", outputs=("mask", "logits"), threads=1) as runner:
+        given = runner.run(images)
+        assert runner.describe().precision == "int8"
+    assert given.logits is not None
+    error, scale = np.abs(given.logits - logits).max(), np.abs(logits).max()
+    assert error < 0.15 * scale  # what the parity gate allows
+    decided = margin_of(logits) > 2 * error
+    assert decided.any()
+    np.testing.assert_array_equal(given.mask[decided], mask[decided])
+    # A file of which the CPU computes but a few convolutions in integers is no INT8.
+    entry = runner_module._entry
+    seen = Counter[str]()
+
+    def mostly_float(operator: Any, key: str) -> str:
+        value = entry(operator, key)
+        seen[key] += key == "primitiveType"
+        return "brgconv_avx2_f32" if seen[key] > 4 else value
+
+    monkeypatch.setattr(runner_module, "_entry", mostly_float)
+    with (
+        open_runner(int8.path, "openvino", threads=1) as runner,
+        pytest.raises(BackendError, match=r"asked for 19 int8 convolutions and computes .* in f32"),
+    ):
+        runner.run(images)
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+@pytest.mark.parametrize(
+    ("flags", "saturates"),
+    [
+        ("flags : fpu avx2 fma", True),
+        ("flags : fpu avx2 avx512_vnni", False),
+        ("flags : avx2 avx_vnni", False),
+        ("Features : asimd asimddp", False),
+        ("", False),
+    ],
+)
+def test_a_cpu_that_adds_in_16_bits_is_named_in_the_description(
+    int8: Quantized,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    flags: str,
+    saturates: bool,
+) -> None:
+    if unavailable_reason(backend) is not None:
+        pytest.skip(f"no {backend}")
+    (tmp_path / "cpuinfo").write_text(flags)
+    monkeypatch.setattr("fcn_deploy.machine._CPU_INFO", tmp_path / "cpuinfo")
+    with open_runner(int8.path, backend, threads=1) as runner:
+        assert ("may saturate" in runner.describe().library) is saturates

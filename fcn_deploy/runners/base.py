@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -35,10 +36,11 @@ _MODULES = {
     "trt": "fcn_deploy.runners.trt",
     "openvino": "fcn_deploy.runners.openvino",
     "openvino-bf16": "fcn_deploy.runners.openvino:bf16",
+    "ncnn": "fcn_deploy.runners.ncnn",
     "baseline": "fcn_deploy.runners.baseline",
 }
 #: The backends a user may ask for; `baseline` is what bench measures them against.
-BACKENDS = ("torch", "ort", "openvino", "openvino-bf16", "ort-cuda", "ort-rtx", "trt")
+BACKENDS = ("torch", "ort", "ncnn", "openvino", "openvino-bf16", "ort-cuda", "ort-rtx", "trt")
 #: What a run consists of.  ``copy in`` is all that stands between the decoded pictures and the
 #: network's input (the baseline normalises there), ``copy out`` all behind the network's output.
 STAGES = COPY_IN, COMPUTE, COPY_OUT = ("copy in", "compute", "copy out")
@@ -165,20 +167,38 @@ class Runner(ABC):
         check_images(images)
         self._on_stage = on_stage
         try:
-            return self._infer(images)
+            with self.failures_explained(images.shape):
+                return self._infer(images)
+        finally:
+            self._on_stage = None
+
+    @contextmanager
+    def failures_explained(self, shape: tuple[int, ...]) -> Iterator[None]:
+        """Turn a library's exception, in the block that computes images of ``shape``, into ours.
+
+        Raises:
+            BackendError: saying what failed, at which shape.
+        """
+        try:
+            yield
         except FcnDeployError:
             raise
         except Exception as error:  # the backends' exceptions share no base
             raise BackendError(
                 f"backend {self.describe().backend} failed at N×H×W "
-                f"{'×'.join(map(str, images.shape[:3]))} ({type(error).__name__}: {error})",
+                f"{'×'.join(map(str, shape[:3]))} ({type(error).__name__}: {error})",
                 "if memory is short, use smaller pictures or batches",
             ) from error
-        finally:
-            self._on_stage = None
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        """Yield the outputs of each batch, in order; a GPU's runner may overlap copies."""
+        """Yield the outputs of each batch, in order; a runner may have several batches in work.
+
+        The n-th result is always the n-th batch's.  A batch that is refused, and one that fails
+        while it is computed, raises after the results of those before it, and no result follows:
+        so an error concerns the first batch that has none.  Those that were taken behind it are
+        given up.  What the source of the batches raises comes after the results of all that it
+        gave.
+        """
         for images in batches:
             yield self.run(images)
 

@@ -11,11 +11,10 @@ and it would leave 44 MiB for each shape, without bound.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.errors import BackendError, FcnDeployError, OnnxFileError
-from fcn_deploy.machine import usable_cores
+from fcn_deploy.errors import BackendError, OnnxFileError
+from fcn_deploy.int8_graph import SATURATION, quantized_convolutions
+from fcn_deploy.machine import int8_sums_saturate, usable_cores
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.runners.base import (
@@ -34,18 +34,14 @@ from fcn_deploy.runners.base import (
     Outputs,
     Runner,
     RunnerDescription,
-    check_images,
 )
+from fcn_deploy.runners.lanes import LANES, in_lanes
 from fcn_deploy.runners.session import require_model
 from fcn_deploy.spec import ModelSpec, Precision
 
 #: Shapes that stay compiled of one graph, unless more are asked for.  Each holds its weights once
 #: more, laid out for its kernels (65 MiB for a ResNet-18).
 KEPT_SHAPES = 8
-#: Batches that :meth:`OpenVinoRunner.stream` computes at the same time, each on its share of the
-#: threads.  With one thread each, two take 0.83 to 0.91 of the time of one after the other on two
-#: threads: no thread waits for the other at the end of each layer.
-STREAMS = 2
 #: Since then its ArgMax gives the lowest class of a tie (openvino pull request 32217).
 OLDEST_RELEASE = (2025, 4)
 _INSTALL = "pip install 'fcn-deploy[openvino]'"
@@ -57,6 +53,14 @@ _KERNEL_TYPES = {
     Precision.FP16: "f16",
     Precision.BF16: "bf16",
     Precision.INT8: "i8",
+}
+#: Share of the convolutions that must be computed in what was asked for: of an INT8 file, of those
+#: that it quantises.  Half and bfloat16 leave to float32 what has no kernel of theirs.
+_LEAST_SHARE = {
+    Precision.FP32: 1.0,
+    Precision.FP16: 0.75,
+    Precision.BF16: 0.75,
+    Precision.INT8: 0.9,
 }
 
 
@@ -150,14 +154,21 @@ class _Network:
         model: the ONNX file's bytes; read here once, so that all shapes are of the same file.
         settings: OpenVINO's properties, by name; the compiled graph must have taken them all.
         precision: that the convolutions must have.
+        quantized: how many of them an INT8 file quantises; None of other files.
     """
 
     def __init__(
-        self, core: Any, model: bytes, settings: Mapping[str, Any], precision: Precision
+        self,
+        core: Any,
+        model: bytes,
+        settings: Mapping[str, Any],
+        precision: Precision,
+        quantized: int | None,
     ) -> None:
         self._core = core
         self._settings = settings
         self._precision = precision
+        self._quantized = quantized
         try:
             self._graph: Any = core.read_model(model)
         except Exception as error:  # its exceptions share no base but Exception
@@ -207,18 +218,18 @@ class _Network:
     def _require_convolutions(self, compiled: Any) -> None:
         """Raise unless the convolutions are computed in what was asked for."""
         # By the kernel: a node may call itself i8 and be computed by a float32 kernel.
-        types = {
+        kernels = Counter(
             _entry(operator, "primitiveType").rpartition("_")[2].lower()
             for operator in compiled.get_runtime_model().get_ops()
             if _entry(operator, "layerType") == "Convolution"
-        }
-        wanted = _KERNEL_TYPES[self._precision]
-        # Half, bfloat16 and integers may leave some to float32; float32 leaves none to others.
-        kept = types == {wanted} if self._precision is Precision.FP32 else wanted in types
-        if types and not kept:
+        )
+        concerned = sum(kernels.values()) if self._quantized is None else self._quantized
+        kept = kernels[_KERNEL_TYPES[self._precision]]
+        if kept < _LEAST_SHARE[self._precision] * concerned:
+            found = ", ".join(f"{count} in {kind}" for kind, count in sorted(kernels.items()))
             raise BackendError(
-                f"OpenVINO was asked for {self._precision.value} convolutions and computes them "
-                f"in {', '.join(sorted(types))}"
+                f"OpenVINO was asked for {concerned} {self._precision.value} convolutions and "
+                f"computes {found}"
             )
 
 
@@ -232,18 +243,18 @@ def _entry(operator: Any, key: str) -> str:
     return value if isinstance(value, str) else str(value.astype(str))
 
 
-class _Lanes:
-    """Requests of one stream: batches computed at the same time, answered in their order."""
+#: A shape, and the request that computes a batch of it.
+_Request = tuple[tuple[int, ...], Any]
+
+
+class _Requests:
+    """Requests of one stream, used again for batches of the same shape."""
 
     def __init__(self, network: _Network) -> None:
         self._network = network
         self._idle: dict[tuple[int, ...], list[Any]] = {}
-        self._in_flight: deque[tuple[tuple[int, ...], Any]] = deque()
 
-    def __len__(self) -> int:
-        return len(self._in_flight)
-
-    def submit(self, images: NDArray[np.uint8]) -> None:
+    def begin(self, images: NDArray[np.uint8]) -> _Request:
         """Begin a batch; it is copied, so that its owner may use the array again."""
         idle = self._idle.get(images.shape, [])
         request = idle.pop() if idle else None
@@ -252,11 +263,11 @@ class _Lanes:
                 self._idle.clear()  # of another shape: batches come in rows of one size
             request = self._network.compiled(images.shape).create_infer_request()
         request.start_async({"image": images})
-        self._in_flight.append((images.shape, request))
+        return images.shape, request
 
-    def collect(self) -> NDArray[np.uint8]:
-        """Wait for the batch that was begun first and return its mask."""
-        shape, request = self._in_flight.popleft()
+    def finish(self, begun: _Request) -> NDArray[np.uint8]:
+        """Wait for a batch that was begun and return its mask."""
+        shape, request = begun
         request.wait()
         mask: NDArray[np.uint8] = np.array(request.get_tensor("mask").data)
         self._idle.setdefault(shape, []).append(request)
@@ -298,16 +309,20 @@ class OpenVinoRunner(Runner):
             "NUM_STREAMS": 1,
         }
         model = path.read_bytes()
-        self._network: _Network | None = _Network(core, model, settings, self._precision)
+        quantized = None
+        if self._precision is Precision.INT8:
+            quantized = quantized_convolutions(load_onnx(path))
+            self._library += SATURATION if int8_sums_saturate() else ""
+        self._network: _Network | None = _Network(core, model, settings, self._precision, quantized)
         self._streams: _Network | None = None
         # An odd thread would idle, and who wants to see the logits measures no throughput.
-        if outputs == ("mask",) and self._threads % STREAMS == 0:
-            settings_of_streams = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": STREAMS}
+        if outputs == ("mask",) and self._threads % LANES == 0:
+            settings_of_streams = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": LANES}
             self._streams = self._network.with_settings(settings_of_streams)
         self._probe: _Network | None = None
         if hidden and "logits" not in metadata.outputs:
             exposed = with_logits(load_onnx(path)).SerializeToString()
-            self._probe = _Network(core, exposed, settings, self._precision)
+            self._probe = _Network(core, exposed, settings, self._precision, quantized)
 
     @property
     def spec(self) -> ModelSpec:
@@ -347,63 +362,20 @@ class OpenVinoRunner(Runner):
                 network.kept_shapes = max(KEPT_SHAPES, shapes)
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        """Yield the outputs of each batch, in order, with ``STREAMS`` of them computed at once.
-
-        A batch that is refused raises after the results of those before it.  A single batch is
-        computed as by ``run``, on all threads.
-        """
-        source = iter(batches)
-        first = next(source, None)
-        if first is None:
-            return
+        """Yield the outputs of each batch, in order; see :func:`in_lanes`."""
         if self._streams is None:
-            yield from super().stream(chain([first], source))
-            return
-        check_images(first)
-        first = first.copy()  # its owner may use the array again for the second
-        try:
-            second = next(source, None)
-        except FcnDeployError:
-            yield self.run(first)
-            raise
-        if second is None:
-            yield self.run(first)
-            return
-        lanes = _Lanes(self._streams)
-        try:
-            for images in chain([first, second], source):
-                if len(lanes) == STREAMS:
-                    yield self._collected(lanes)
-                check_images(images)
-                self._submit(lanes, images)
-        except FcnDeployError:
-            while lanes:
-                yield self._collected(lanes)
-            raise
-        while lanes:
-            yield self._collected(lanes)
+            return super().stream(batches)
+        requests = _Requests(self._streams)
 
-    def _submit(self, lanes: _Lanes, images: NDArray[np.uint8]) -> None:
-        self._require_open()
-        try:
-            lanes.submit(np.ascontiguousarray(images))
-        except FcnDeployError:
-            raise
-        except Exception as error:  # its exceptions share no base but Exception
-            raise self._failed(error) from error
+        def begin(images: NDArray[np.uint8]) -> _Request:
+            self._require_open()
+            return requests.begin(images)
 
-    def _collected(self, lanes: _Lanes) -> Outputs:
-        self._require_open()
-        try:
-            return Outputs(lanes.collect())
-        except Exception as error:  # its exceptions share no base but Exception
-            raise self._failed(error) from error
+        def finish(request: _Request) -> Outputs:
+            self._require_open()
+            return Outputs(requests.finish(request))
 
-    def _failed(self, error: Exception) -> BackendError:
-        return BackendError(
-            f"backend {self._backend} failed ({type(error).__name__}: {error})",
-            "if memory is short, use smaller pictures or batches",
-        )
+        return in_lanes(self, batches, begin, finish)
 
     def _require_open(self) -> _Network:
         if self._network is None:

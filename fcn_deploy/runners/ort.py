@@ -6,7 +6,8 @@ The module itself is the backend ``ort``; ``cuda`` and ``rtx`` at its end are th
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 
 from fcn_deploy import gpu
 from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.errors import BackendError
-from fcn_deploy.int8_graph import for_onnx_runtime_cpu
-from fcn_deploy.machine import usable_cores
+from fcn_deploy.errors import BackendError, OnnxFileError
+from fcn_deploy.int8_graph import SATURATION, for_onnx_runtime_cpu
+from fcn_deploy.machine import int8_sums_saturate, usable_cores
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.onnx_file import OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
+from fcn_deploy.runners.lanes import LANES, in_lanes
 from fcn_deploy.runners.session import (
     CUDA_PROVIDER,
     RTX_REPAIR,
@@ -90,6 +92,11 @@ class OrtRunner(Runner):
         integers_on_cpu = metadata.precision is Precision.INT8 and open_session is cpu_session
         self._rewrite = for_onnx_runtime_cpu if integers_on_cpu else None
         self._session: Any = open_session(self._graph(path.read_bytes()), self._threads)
+        # Who wants to see the logits measures no throughput; one thread has nothing to share.
+        self._takes_lanes = (
+            open_session is cpu_session and outputs == ("mask",) and self._threads >= LANES
+        )
+        self._lane_session: Any = None
         self._probe: Any = None
         if hidden and "logits" not in metadata.outputs:
             exposed = with_logits(load_onnx(path)).SerializeToString()
@@ -118,7 +125,8 @@ class OrtRunner(Runner):
             device="cpu",
             precision=self._metadata.precision.value,
             library=f"ONNX Runtime {onnxruntime.__version__}"
-            + (", activations made unsigned" if self._rewrite is not None else ""),
+            + (", activations made unsigned" if self._rewrite is not None else "")
+            + (SATURATION if self._rewrite is not None and int8_sums_saturate() else ""),
             providers=tuple(self._open_session().get_providers()),
             threads=self._threads,
             file=str(self._path),
@@ -149,9 +157,42 @@ class OrtRunner(Runner):
         self._ended(COMPUTE)
         return dict(zip(names, arrays, strict=True))
 
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Yield the outputs of each batch, in order; see :func:`in_lanes`."""
+        if not self._takes_lanes:
+            yield from super().stream(batches)
+            return
+        with ThreadPoolExecutor(LANES) as pool:
+
+            def begin(images: NDArray[np.uint8]) -> Future[Any]:
+                session = self._session_of_lanes()
+                # Copied: its owner may use the array again.
+                return pool.submit(session.run, ["mask"], {"image": images.copy()})
+
+            def finish(running: Future[Any]) -> Outputs:
+                self._open_session()
+                (mask,) = running.result()
+                return Outputs(mask)
+
+            yield from in_lanes(self, batches, begin, finish)
+
+    def _session_of_lanes(self) -> Any:
+        """Return the session that computes ``LANES`` batches at once, opened when first needed.
+
+        Its pool serves all lanes, and each lane brings a thread of its own: together they are
+        ``threads``.
+        """
+        self._open_session()
+        if self._lane_session is None:
+            if file_digest(self._path) != self._digest:
+                raise OnnxFileError(f"{self._path} has changed since it was opened", "open it anew")
+            content = self._graph(self._path.read_bytes())
+            self._lane_session = cpu_session(content, self._threads - LANES + 1)
+        return self._lane_session
+
     def close(self) -> None:
         """Free the sessions; calling it twice is harmless."""
-        self._session = self._probe = None
+        self._session = self._lane_session = self._probe = None
 
 
 class OrtGpuRunner(OrtRunner):

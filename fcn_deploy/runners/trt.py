@@ -340,7 +340,12 @@ class TrtRunner(Runner):
     ) -> Outputs:
         # Anything may have happened since the last result: the slots may be another's by now.
         self._require_slots(token)
-        return self._chosen(loaded.collect(in_flight.popleft()))
+        slot = in_flight.popleft()
+        try:
+            return self._chosen(loaded.collect(slot))
+        except FcnDeployError:
+            in_flight.clear()  # a later result would be taken for the one that is missing
+            raise
 
     def _require_slots(self, token: object) -> None:
         self._open_engine()
@@ -513,7 +518,7 @@ class _DeviceEngine:
         """Enqueue a batch; :meth:`collect` waits for it.
 
         Raises:
-            EngineError: no profile takes the shape.
+            BatchShapeError: no profile takes the shape.
             DeviceMemoryError: no room for it; the engine stays usable.
         """
         shape: BatchShape = images.shape[:3]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fcn_deploy.errors import BackendError, InputError
+from fcn_deploy.errors import BackendError, ImageError, InputError
 from fcn_deploy.metrics import margin_of
-from fcn_deploy.runners.base import COMPUTE, COPY_IN, Runner
+from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -20,12 +21,44 @@ def pictures(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.u
     return generator.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-class RunnerContract(ABC):
-    """Subclass as ``TestXRunner`` and say how to open the runner."""
+class StreamContract(ABC):
+    """What every stream promises of the batch that fails."""
 
     @abstractmethod
     def open(self, outputs: tuple[str, ...]) -> Runner:
         """Open the runner under test."""
+
+    def fail_at(self, width: int, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let computing pictures of that width fail from now on."""
+        infer = runner._infer
+
+        def failing(images: NDArray[np.uint8]) -> Outputs:
+            if images.shape[2] == width:
+                raise RuntimeError("out of luck")
+            return infer(images)
+
+        monkeypatch.setattr(runner, "_infer", failing)
+
+    @pytest.mark.parametrize("place", range(5))
+    def test_a_failure_while_computing_comes_in_its_place_and_ends_the_stream(
+        self, place: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batches = [pictures(1, 16, 24, seed) for seed in range(5)]
+        with self.open(("mask",)) as runner:
+            masks = [runner.run(images).mask for images in batches]
+            batches[place] = pictures(1, 16, 23)
+            self.fail_at(23, runner, monkeypatch)
+            answers = runner.stream(iter(batches))
+            for mask in masks[:place]:
+                np.testing.assert_array_equal(next(answers).mask, mask)
+            with pytest.raises(BackendError, match=r"failed at N×H×W 1×16×23 \(.*out of luck"):
+                next(answers)
+            assert list(answers) == []
+            np.testing.assert_array_equal(runner.run(pictures(1, 16, 24)).mask, masks[0])
+
+
+class RunnerContract(StreamContract):
+    """Subclass as ``TestXRunner`` and say how to open the runner."""
 
     @pytest.fixture
     def runner(self) -> Iterator[Runner]:
@@ -108,3 +141,108 @@ class RunnerContract(ABC):
             assert told == [COPY_IN, COMPUTE]
             runner.run(pictures(1, 32, 40))
             assert told == [COPY_IN, COMPUTE]
+
+
+class LanesContract(StreamContract):
+    """For runners that compute several batches of a stream at once; ``open`` gives them threads."""
+
+    @pytest.fixture
+    def streaming(self) -> Iterator[Runner]:
+        with self.open(("mask",)) as runner:
+            yield runner
+
+    def test_results_come_in_order_whatever_the_sizes(self, streaming: Runner) -> None:
+        sizes = [(32, 40)] * 5 + [(24, 24), (32, 40), (24, 24), (24, 24)]
+        batches = [pictures(1 + seed % 2, *size, seed) for seed, size in enumerate(sizes)]
+        for images, given in zip(batches, streaming.stream(iter(batches)), strict=True):
+            np.testing.assert_array_equal(given.mask, streaming.run(images).mask)
+
+    def test_the_next_batch_is_begun_before_the_result_of_the_one_before(
+        self, streaming: Runner
+    ) -> None:
+        asked: list[int] = []
+
+        def batches() -> Iterator[NDArray[np.uint8]]:
+            for seed in range(4):
+                asked.append(seed)
+                yield pictures(1, 16, 16, seed)
+
+        answers = streaming.stream(batches())
+        next(answers)
+        assert asked == [0, 1, 2]  # two in work, the third read when the first was wanted
+        assert len(list(answers)) == 3
+
+    def test_the_array_may_be_used_again(self, streaming: Runner) -> None:
+        batches = [pictures(1, 32, 40, seed) for seed in range(4)]
+        expected = [streaming.run(images).mask for images in batches]
+        array = np.empty_like(batches[0])
+
+        def one_array() -> Iterator[NDArray[np.uint8]]:
+            for images in batches:
+                array[:] = images
+                yield array
+                array[:] = 0
+
+        given = [outputs.mask for outputs in streaming.stream(one_array())]
+        np.testing.assert_array_equal(given, expected)
+
+    def test_a_single_batch_is_computed_on_all_threads(
+        self, streaming: Runner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shapes: list[tuple[int, ...]] = []
+        infer = streaming._infer
+
+        def seen(images: NDArray[np.uint8]) -> Outputs:
+            shapes.append(images.shape)
+            return infer(images)
+
+        monkeypatch.setattr(streaming, "_infer", seen)
+        assert [len(outputs.mask) for outputs in streaming.stream([pictures(2, 8, 8)])] == [2]
+        assert shapes == [(2, 8, 8, 3)]
+        assert list(streaming.stream([])) == []
+        assert len(list(streaming.stream([pictures(1, 8, 8)] * 3))) == 3
+        assert len(shapes) == 1
+
+    @pytest.mark.parametrize("good", [0, 1, 2, 3])
+    def test_a_refused_batch_raises_after_those_before_it(
+        self, streaming: Runner, good: int
+    ) -> None:
+        batches: list[Any] = [pictures(1, 16, 16, seed) for seed in range(good)]
+        answers = streaming.stream([*batches, np.zeros((1, 8, 8, 3), np.float32)])
+        for images in batches:
+            np.testing.assert_array_equal(next(answers).mask, streaming.run(images).mask)
+        with pytest.raises(InputError, match="float32"):
+            next(answers)
+
+    @pytest.mark.parametrize("good", [0, 1, 2, 3])
+    def test_what_the_source_raises_comes_after_all_results(
+        self, streaming: Runner, good: int
+    ) -> None:
+        def batches() -> Iterator[NDArray[np.uint8]]:
+            for seed in range(good):
+                yield pictures(1, 16, 16, seed)
+            raise ImageError("no picture")
+
+        answers = streaming.stream(batches())
+        for seed in range(good):
+            expected = streaming.run(pictures(1, 16, 16, seed)).mask
+            np.testing.assert_array_equal(next(answers).mask, expected)
+        with pytest.raises(ImageError, match="no picture"):
+            next(answers)
+
+    def test_streams_do_not_disturb_each_other(self, streaming: Runner) -> None:
+        batches = [pictures(1, 16, 16, seed) for seed in range(4)]
+        left = streaming.stream(iter(batches))
+        next(left)
+        both = zip(streaming.stream(batches), streaming.stream(batches[::-1]), strict=True)
+        masks = [streaming.run(images).mask for images in batches]
+        for place, (one, other) in enumerate(both):
+            np.testing.assert_array_equal(one.mask, masks[place])
+            np.testing.assert_array_equal(other.mask, masks[-1 - place])
+
+    def test_a_runner_closed_in_the_middle_of_a_stream_refuses(self, streaming: Runner) -> None:
+        answers = streaming.stream(pictures(1, 16, 16, seed) for seed in range(4))
+        next(answers)
+        streaming.close()
+        with pytest.raises(BackendError, match="closed"):
+            next(answers)

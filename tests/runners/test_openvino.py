@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ import pytest
 from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.errors import BackendError, InputError, MissingStageError, OnnxFileError
+from fcn_deploy.errors import BackendError, MissingStageError, OnnxFileError
 from fcn_deploy.machine import usable_cores
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.runners import openvino as runner_module
 from fcn_deploy.runners.base import Runner, open_runner, takes, unavailable_reason
-from fcn_deploy.runners.openvino import KEPT_SHAPES, STREAMS, OpenVinoRunner
+from fcn_deploy.runners.lanes import LANES
+from fcn_deploy.runners.openvino import KEPT_SHAPES, OpenVinoRunner
 from fcn_deploy.spec import Precision
-from tests.runners.contract import RunnerContract, pictures
+from tests.runners.contract import LanesContract, RunnerContract, pictures
 
 openvino = pytest.importorskip("openvino")
 
@@ -177,7 +177,9 @@ def test_convolutions_of_another_type_are_refused(
     monkeypatch.setitem(runner_module._KERNEL_TYPES, Precision.FP32, "bf16")
     with (
         open_runner(tiny_run, "openvino", threads=1) as runner,
-        pytest.raises(BackendError, match="asked for fp32 convolutions and computes them in f32"),
+        pytest.raises(
+            BackendError, match=r"asked for (\d+) fp32 convolutions and computes \1 in f32"
+        ),
     ):
         runner.run(pictures(1, 8, 8))
 
@@ -210,70 +212,27 @@ def test_as_many_shapes_are_kept_as_are_asked_for(tiny_run: Run) -> None:
         assert runner._network.kept_shapes == KEPT_SHAPES
 
 
-class TestStream:
-    @pytest.fixture
-    def runner(self, tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenVinoRunner]:
-        if usable_cores() < STREAMS:
+class TestOpenVinoRunnerInLanes(LanesContract):
+    @pytest.fixture(autouse=True)
+    def _run(self, tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.run_directory = tiny_run
+        if usable_cores() < LANES:
             # OpenVINO reports what the machine has; the order of the answers is the same.
             monkeypatch.setattr(runner_module._Network, "_compile", _compile_unchecked)
-        with open_runner(tiny_run, "openvino", threads=STREAMS) as runner:
-            assert isinstance(runner, OpenVinoRunner)
-            assert runner._streams is not None
-            yield runner
 
-    def test_results_come_in_order_whatever_the_sizes(self, runner: OpenVinoRunner) -> None:
-        sizes = [(32, 40)] * 5 + [(24, 24), (32, 40), (24, 24), (24, 24)]
-        batches = [pictures(1 + seed % 2, *size, seed) for seed, size in enumerate(sizes)]
-        for images, given in zip(batches, runner.stream(iter(batches)), strict=True):
-            np.testing.assert_array_equal(given.mask, runner.run(images).mask)
+    def open(self, outputs: tuple[str, ...]) -> Runner:
+        return open_runner(self.run_directory, "openvino", outputs=outputs, threads=LANES)
 
-    def test_the_array_may_be_used_again(self, runner: OpenVinoRunner) -> None:
-        batches = [pictures(1, 32, 40, seed) for seed in range(4)]
-        expected = [runner.run(images).mask for images in batches]
-        array = np.empty_like(batches[0])
+    def fail_at(self, width: int, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().fail_at(width, runner, monkeypatch)
+        finish = runner_module._Requests.finish
 
-        def one_array() -> Iterator[NDArray[np.uint8]]:
-            for images in batches:
-                array[:] = images
-                yield array
+        def failing(self: Any, request: Any) -> NDArray[np.uint8]:
+            if request[0][2] == width:
+                raise RuntimeError("out of luck")
+            return finish(self, request)
 
-        given = [outputs.mask for outputs in runner.stream(one_array())]
-        np.testing.assert_array_equal(given, expected)
-
-    def test_a_single_batch_is_computed_on_all_threads(
-        self, runner: OpenVinoRunner, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(runner, "_submit", None)
-        assert [len(outputs.mask) for outputs in runner.stream([pictures(2, 8, 8)])] == [2]
-        assert list(runner.stream([])) == []
-
-    @pytest.mark.parametrize("good", [1, 2, 3])
-    def test_a_refused_batch_raises_after_those_before_it(
-        self, runner: OpenVinoRunner, good: int
-    ) -> None:
-        batches: list[Any] = [pictures(1, 16, 16, seed) for seed in range(good)]
-        answers = runner.stream([*batches, np.zeros((1, 8, 8, 3), np.float32)])
-        for images in batches:
-            np.testing.assert_array_equal(next(answers).mask, runner.run(images).mask)
-        with pytest.raises(InputError, match="float32"):
-            next(answers)
-
-    def test_streams_do_not_disturb_each_other(self, runner: OpenVinoRunner) -> None:
-        batches = [pictures(1, 16, 16, seed) for seed in range(4)]
-        left = runner.stream(iter(batches))
-        next(left)
-        both = zip(runner.stream(batches), runner.stream(batches[::-1]), strict=True)
-        masks = [runner.run(images).mask for images in batches]
-        for place, (one, other) in enumerate(both):
-            np.testing.assert_array_equal(one.mask, masks[place])
-            np.testing.assert_array_equal(other.mask, masks[-1 - place])
-
-    def test_a_closed_runner_refuses(self, runner: OpenVinoRunner) -> None:
-        answers = runner.stream(pictures(1, 16, 16, seed) for seed in range(4))
-        next(answers)
-        runner.close()
-        with pytest.raises(BackendError, match="closed"):
-            next(answers)
+        monkeypatch.setattr(runner_module._Requests, "finish", failing)
 
 
 def _compile_unchecked(self: Any, shape: tuple[int, ...]) -> Any:

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, MissingStageError, OnnxFileError
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.runners.base import Runner, open_runner
+from fcn_deploy.runners.lanes import LANES
+from fcn_deploy.runners.ort import OrtRunner
 from fcn_deploy.spec import Precision
-from tests.runners.contract import RunnerContract, pictures
+from tests.runners.contract import LanesContract, RunnerContract, pictures
 
 
 class TestOrtRunner(RunnerContract):
@@ -29,6 +35,76 @@ class TestOrtRunnerFp16(TestOrtRunner):
         return open_runner(
             self.run_directory, "ort", precision=Precision.FP16, outputs=outputs, threads=1
         )
+
+
+class TestOrtRunnerInLanes(LanesContract):
+    @pytest.fixture(autouse=True)
+    def _run(self, tiny_run: Run) -> None:
+        self.run_directory = tiny_run
+
+    def open(self, outputs: tuple[str, ...]) -> Runner:
+        return open_runner(self.run_directory, "ort", outputs=outputs, threads=LANES)
+
+    def fail_at(self, width: int, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().fail_at(width, runner, monkeypatch)
+        assert isinstance(runner, OrtRunner)
+        session = runner._session_of_lanes()
+
+        class Failing:
+            def run(self, names: list[str], given: dict[str, NDArray[np.uint8]]) -> list[Any]:
+                if given["image"].shape[2] == width:
+                    raise RuntimeError("out of luck")
+                computed: list[Any] = session.run(names, given)
+                return computed
+
+        monkeypatch.setattr(runner, "_session_of_lanes", Failing)
+
+
+def test_two_batches_are_computed_at_the_same_time(
+    tiny_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for the other inside the session: one after the other would never end."""
+    both_inside = threading.Barrier(LANES)
+
+    class Session:
+        def run(self, names: list[str], given: dict[str, NDArray[np.uint8]]) -> list[Any]:
+            both_inside.wait(30)
+            return [np.zeros(given["image"].shape[:3], np.uint8)]
+
+    with open_runner(tiny_run, "ort", threads=LANES) as runner:
+        monkeypatch.setattr(runner, "_session_of_lanes", Session)
+        assert len(list(runner.stream([pictures(1, 8, 8)] * 4))) == 4
+
+
+def test_all_lanes_together_have_the_threads_that_were_asked_for(
+    tiny_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    session_of = onnxruntime.InferenceSession
+
+    def counted(model: bytes, options: Any, **others: Any) -> Any:
+        threads.append(options.intra_op_num_threads)
+        return session_of(model, options, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", counted)
+    for asked in (1, 2, 5):
+        with open_runner(tiny_run, "ort", threads=asked) as runner:
+            list(runner.stream([pictures(1, 8, 8)] * 3))
+    # A session's pool counts the thread that calls it: each of two lanes brings one.
+    assert threads == [1, 2, 1, 5, 4]
+
+
+def test_a_file_that_changed_since_it_was_opened_is_not_mixed_in(
+    tiny_run: Run, tmp_path: Path
+) -> None:
+    for path in (tiny_run.checkpoint, tiny_run.onnx(Precision.FP32)):
+        shutil.copy(path, tmp_path)
+    with open_runner(Run(tmp_path), "ort", threads=LANES) as runner:
+        with (tmp_path / "model.onnx").open("ab") as stream:
+            stream.write(b"more")
+        with pytest.raises(OnnxFileError, match="has changed since it was opened"):
+            list(runner.stream([pictures(1, 8, 8)] * 3))
+        assert len(list(runner.stream([pictures(1, 8, 8)]))) == 1
 
 
 def test_masks_equal_pytorch_where_the_reference_is_decided(tiny_run: Run) -> None:

@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from fcn_deploy import gpu, trt_api
 from fcn_deploy.artifacts import Run
@@ -17,11 +19,15 @@ from fcn_deploy.build import BuildOptions, engine_from_onnx, ensure_engine
 from fcn_deploy.engine_file import sidecar_path
 from fcn_deploy.errors import (
     BackendError,
+    BatchShapeError,
+    CudaError,
     DeviceMemoryError,
     EngineError,
     InputError,
     MissingStageError,
 )
+from fcn_deploy.masks import read_mask
+from fcn_deploy.predict import predict
 from fcn_deploy.runners.base import open_runner, unavailable_reason
 from fcn_deploy.runners.trt import MAX_GRAPHS, TrtRunner
 from fcn_deploy.spec import BatchShape, Precision, Product, ShapeProfile
@@ -237,11 +243,63 @@ def test_a_refused_batch_raises_after_the_results_before_it(latest: FakeMachine)
 
     with (
         open_trt(make_run(latest)) as runner,
-        pytest.raises(EngineError, match="takes no batch of 9x8x8"),
+        pytest.raises(BatchShapeError, match="takes no batch of 9x8x8"),
     ):
         read(runner)
     for images, mask in zip(batches[:2], seen, strict=True):
         np.testing.assert_array_equal(mask, fake_mask(images))
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_failure_while_computing_comes_in_its_place_and_ends_the_stream(
+    latest: FakeMachine, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    batches = [pictures((1, 8, 8), seed) for seed in range(5)]
+    batches[place] = pictures((1, 8, 7))
+    with open_trt(make_run(latest)) as runner:
+        loaded = runner._open_engine()
+        collect = loaded.collect
+
+        def failing(slot: Any) -> dict[str, NDArray[Any]]:
+            arrays = collect(slot)
+            if slot.shape == (1, 8, 7):
+                raise CudaError("an illegal memory access")
+            return arrays
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loaded, "collect", failing)
+            results = runner.stream(iter(batches))
+            for images in batches[:place]:
+                np.testing.assert_array_equal(next(results).mask, fake_mask(images))
+            with pytest.raises(CudaError, match="illegal memory"):
+                next(results)
+            assert list(results) == []
+        for images, result in zip(batches, runner.stream(batches), strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_predict_reports_a_picture_that_the_engine_does_not_take_and_goes_on(
+    latest: FakeMachine, tmp_path: Path, batch_size: int
+) -> None:
+    sizes = [(8, 8), (8, 8), (20, 8), (8, 8), (8, 8), (8, 8), (16, 16)]
+    files = [tmp_path / f"{number}.png" for number in range(len(sizes))]
+    for number, (file, size) in enumerate(zip(files, sizes, strict=True)):
+        Image.fromarray(pictures((1, *size), number)[0]).save(file)
+    # Of three at once it takes none: those are done one by one.
+    profile = ShapeProfile((1, 8, 8), (1, 8, 8), (2, 16, 16))
+    with open_trt(make_run(latest, profile)) as runner:
+        palette = runner.spec.palette
+        done = list(predict(runner, files, tmp_path / "out", batch_size=batch_size))
+    assert [prediction.source for prediction in done] == files
+    for number, prediction in enumerate(done):
+        if sizes[number] == (20, 8):
+            assert prediction.mask is None
+            assert "takes no batch of 1x20x8" in str(prediction.error)
+        else:
+            assert prediction.mask is not None
+            expected = fake_mask(pictures((1, *sizes[number]), number))[0]
+            np.testing.assert_array_equal(read_mask(prediction.mask, palette), expected)
 
 
 def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(
@@ -253,7 +311,7 @@ def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(
         for shape in ((2, 16, 16), (4, 128, 128), (1, 8, 16)):
             images = pictures(shape)
             np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
-        with pytest.raises(EngineError) as refused:
+        with pytest.raises(BatchShapeError) as refused:
             runner.run(pictures((2, 20, 16)))
         assert "the nearest profile is 1x8x8:1x8x8:2x16x16" in str(refused.value)
         assert "`fcn-deploy build runs/city --fp16 --profile 1x8x8:1x8x8:2x20x16`" in str(
@@ -556,7 +614,7 @@ def test_a_plan_without_sidecar_runs_only_when_trusted(machine: FakeMachine) -> 
     with open_trt(Run(run.root, plan, trusted=True)) as runner:
         images = pictures((1, 8, 8))
         np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
-        with pytest.raises(EngineError, match="nearest profile"):
+        with pytest.raises(BatchShapeError, match="nearest profile"):
             runner.run(pictures((9, 8, 8)))
 
 

@@ -1,0 +1,168 @@
+"""ncnn: the contract, masks equal to ONNX Runtime's, and how a graph is split between the two."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from fcn_deploy.artifacts import Run, file_digest
+from fcn_deploy.errors import BackendError, OnnxFileError
+from fcn_deploy.metrics import margin_of
+from fcn_deploy.ncnn_graph import split_graph
+from fcn_deploy.onnx_file import load_onnx
+from fcn_deploy.runners.base import Outputs, Runner, open_runner, takes, unavailable_reason
+from fcn_deploy.runners.lanes import LANES
+from fcn_deploy.runners.ncnn import NcnnRunner
+from fcn_deploy.spec import Precision
+from tests.runners.contract import LanesContract, RunnerContract, pictures
+
+ncnn = pytest.importorskip("ncnn")
+
+
+class TestNcnnRunner(RunnerContract):
+    @pytest.fixture(autouse=True)
+    def _run(self, tiny_run: Run) -> None:
+        self.run_directory = tiny_run
+
+    def open(self, outputs: tuple[str, ...]) -> Runner:
+        return open_runner(self.run_directory, "ncnn", outputs=outputs, threads=1)
+
+
+class TestNcnnRunnerInLanes(LanesContract):
+    @pytest.fixture(autouse=True)
+    def _run(self, tiny_run: Run) -> None:
+        self.run_directory = tiny_run
+
+    def open(self, outputs: tuple[str, ...]) -> Runner:
+        return open_runner(self.run_directory, "ncnn", outputs=outputs, threads=LANES)
+
+    def fail_at(self, width: int, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().fail_at(width, runner, monkeypatch)
+        assert isinstance(runner, NcnnRunner)
+        network = runner._network_of_lanes()
+        compute = network.run
+
+        def failing(images: NDArray[np.uint8]) -> Outputs:
+            if images.shape[2] == width:
+                raise RuntimeError("out of luck")
+            return compute(images)
+
+        monkeypatch.setattr(network, "run", failing)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 97, 131), (1, 160, 120)])
+def test_masks_equal_those_of_ort_where_they_are_decided(
+    tiny_run: Run, shape: tuple[int, int, int]
+) -> None:
+    images = pictures(*shape)
+    with (
+        open_runner(tiny_run, "ort", outputs=("logits",)) as reference,
+        open_runner(tiny_run, "ncnn", outputs=("mask", "logits")) as candidate,
+    ):
+        expected, given = reference.run(images), candidate.run(images)
+    assert expected.logits is not None
+    assert given.logits is not None
+    epsilon = np.abs(expected.logits - given.logits).max()
+    assert epsilon < 2e-5 * np.abs(expected.logits).max()
+    decided = margin_of(expected.logits) > 2 * epsilon
+    assert decided.any()
+    np.testing.assert_array_equal(expected.logits.argmax(1)[decided], given.mask[decided])
+
+
+def test_a_picture_does_not_depend_on_its_place_in_the_batch(tiny_run: Run) -> None:
+    images = pictures(3, 40, 56)
+    with open_runner(tiny_run, "ncnn", outputs=("logits",)) as runner:
+        together = runner.run(images).logits
+        alone = [runner.run(image[None]).logits for image in images]
+    assert together is not None
+    np.testing.assert_array_equal(together, np.concatenate(alone))
+
+
+def test_the_description_says_what_computes(tiny_run: Run) -> None:
+    with open_runner(tiny_run, "ncnn", threads=1) as runner:
+        description = runner.describe()
+    assert (description.backend, description.device) == ("ncnn", "cpu")
+    assert (description.precision, description.threads) == ("fp32", 1)
+    assert description.library.startswith("ncnn 1.0.20")
+    assert "tail in ONNX Runtime" in description.library
+    assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
+
+
+def test_half_files_and_gpus_are_refused(tiny_run: Run) -> None:
+    assert [p.value for p in Precision if takes("ncnn", p)] == ["fp32"]
+    with pytest.raises(BackendError, match="does not take fp16 files; drop --fp16"):
+        open_runner(tiny_run, "ncnn", precision=Precision.FP16)
+    with pytest.raises(BackendError, match="does not take fp16 files"):
+        open_runner(tiny_run.onnx(Precision.FP16), "ncnn")
+    with pytest.raises(BackendError, match="runs on the CPU; drop --device cuda"):
+        open_runner(tiny_run, "ncnn", device="cuda")
+
+
+@pytest.mark.parametrize("package", ["ncnn", "onnxruntime"])
+def test_without_a_package_its_installation_is_named(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Run, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert "pip install 'fcn-deploy[ncnn]'" in str(unavailable_reason("ncnn"))
+    with pytest.raises(BackendError, match="pip install"):
+        open_runner(tiny_run, "ncnn")
+
+
+class TestSplitGraph:
+    @pytest.fixture
+    def model(self, tiny_run: Run) -> onnx.ModelProto:
+        return load_onnx(tiny_run.onnx(Precision.FP32))
+
+    def test_ncnn_takes_all_convolutions_but_the_tail(self, model: onnx.ModelProto) -> None:
+        graph = split_graph(model)
+        kinds = [line.split()[0] for line in graph.param.splitlines()[2:]]
+        convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+        left = [node.name for node in graph.rest.graph.node if node.op_type == "Conv"]
+        assert left == ["tail.corners"]
+        assert kinds.count("Convolution") == len(convolutions) - 1
+        assert kinds.count("Pooling") == 1
+        assert len(graph.seam) == 1
+
+    def test_the_head_counts_layers_and_blobs(self, model: onnx.ModelProto) -> None:
+        magic, counts, *layers = split_graph(model).param.splitlines()
+        assert magic == "7767517"  # of ncnn's text format
+        blobs: set[str] = set()
+        for line in layers:
+            words = line.split()
+            inputs, outputs = int(words[2]), int(words[3])
+            assert blobs.issuperset(words[4 : 4 + inputs])  # given before it is read
+            blobs.update(words[4 + inputs : 4 + inputs + outputs])
+        assert counts.split() == [str(len(layers)), str(len(blobs))]
+
+    def test_the_rest_is_a_sound_model(self, model: onnx.ModelProto) -> None:
+        before = model.SerializeToString()
+        graph = split_graph(model)
+        assert model.SerializeToString() == before
+        onnx.checker.check_model(graph.rest, full_check=True)
+        assert [value.name for value in graph.rest.graph.input] == ["image", *graph.seam]
+        assert [value.name for value in graph.rest.graph.output] == ["mask"]
+
+    def test_another_beginning_is_refused(self, model: onnx.ModelProto) -> None:
+        (mean,) = (node for node in model.graph.node if node.op_type == "Sub")
+        mean.op_type = "Mul"
+        with pytest.raises(OnnxFileError, match="taking a mean from its picture; export it again"):
+            split_graph(model)
+
+    def test_a_graph_of_other_layers_is_refused(self, model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            if node.op_type == "Conv":
+                node.op_type = "ConvInteger"
+        with pytest.raises(OnnxFileError, match="no layer that ncnn computes"):
+            split_graph(model)
+
+
+def test_layers_that_ncnn_refuses_are_an_error(
+    tiny_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcn_deploy.ncnn_graph._MAGIC", 1)
+    with pytest.raises(OnnxFileError, match="ncnn refuses"):
+        open_runner(tiny_run, "ncnn")
