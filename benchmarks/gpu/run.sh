@@ -74,6 +74,10 @@ for precision in fp32 fp16; do
     step "parity-ort-cuda-$precision" "$torch_python" "$here/parity_apart.py" compare model ort-cuda $precision \
         "$data" "$out/reference" "$out/parity-ort-cuda-$precision.json" "${few[@]}"
 done
+for backend in torch-compile torch-graphs; do
+    step "parity-$backend-fp16" "$torch_python" "$here/parity_apart.py" compare model $backend fp16 \
+        "$data" "$out/reference" "$out/parity-$backend-fp16.json" "${few[@]}"
+done
 rm -rf "$out/reference"  # gigabytes of logits; the results are in OUT
 
 step device-tier-fp16 "$trt_python" "$here/device_tier.py" model-trt fp16 "$out/device-tier-fp16.json"
@@ -82,8 +86,9 @@ for shape in 1,8,32,64:320x480 1:1024x2048; do
     tag=${shape#*:}
     common=(--fp16 --batch "${shape%%:*}" --size "$tag")
     step "bench-trt-$tag" trt bench model-trt --backend trt "${common[@]}" --json "$out/bench-trt-$tag.json"
-    step "bench-torch-$tag" torch bench model --backend torch "${common[@]}" --json "$out/bench-torch-$tag.json"
-    step "bench-ort-cuda-$tag" torch bench model --backend ort-cuda "${common[@]}" --json "$out/bench-ort-cuda-$tag.json"
+    for backend in torch torch-compile torch-graphs ort-cuda; do
+        step "bench-$backend-$tag" torch bench model --backend $backend "${common[@]}" --json "$out/bench-$backend-$tag.json"
+    done
 done
 
 step bench-offline-trt trt bench model-trt --backend trt --fp16 --scenario offline --batch 8,32 --json "$out/bench-offline-trt.json"

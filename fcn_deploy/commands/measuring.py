@@ -69,6 +69,7 @@ def cold_starts(
 ) -> list[dict[str, Any]]:
     """Start every backend in a process of its own, and say what that takes."""
     from fcn_deploy.cold_start import measure_cold_start
+    from fcn_deploy.runners.base import TORCH_BACKENDS
 
     found = []
     with counter("cold starts", len(runners)) as step:
@@ -79,7 +80,7 @@ def cold_starts(
                 description.backend,
                 precision=Precision(description.precision),
                 threads=threads,
-                device=device if description.backend == "torch" else "auto",
+                device=device if description.backend in TORCH_BACKENDS else "auto",
                 size=size,
                 timeout_s=COLD_START_LIMIT_S,
             )

@@ -49,10 +49,11 @@ def trained_on(source: Run, repair: str) -> str:
 
 
 def usable_backends(precision: Precision, skipped: Collection[str] = ()) -> tuple[str, ...]:
-    """Return all backends that run files of a precision here; the others are named."""
-    from fcn_deploy.runners.base import BACKENDS, takes, unavailable_reason
+    """Return the backends that run files of a precision here unasked; the others are named."""
+    from fcn_deploy.runners.base import BACKENDS, ON_REQUEST, takes, unavailable_reason
 
-    reasons = {b: unavailable_reason(b) for b in BACKENDS if b not in skipped}
+    considered = [b for b in BACKENDS if b not in skipped and b not in ON_REQUEST]
+    reasons = {backend: unavailable_reason(backend) for backend in considered}
     usable = tuple(b for b, reason in reasons.items() if reason is None and takes(b, precision))
     if not usable:
         raise InputError("no backend runs on this machine", "see `fcn-deploy doctor`")
@@ -80,7 +81,7 @@ def open_backend(
     threads: int | None = None,
 ) -> Runner:
     """Open a runner; for TensorRT, build the engine first if none fits, and say so."""
-    from fcn_deploy.runners.base import open_runner, unavailable_reason
+    from fcn_deploy.runners.base import TORCH_BACKENDS, open_runner, unavailable_reason
 
     if backend == "trt" and unavailable_reason(backend) is None:
         from fcn_deploy.build import ensure_engine
@@ -96,7 +97,7 @@ def open_backend(
         outputs=outputs,
         threads=threads,
         # The others say by their name where they run.
-        device=device if backend == "torch" else "auto",
+        device=device if backend in TORCH_BACKENDS else "auto",
     )
 
 

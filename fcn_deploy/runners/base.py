@@ -28,7 +28,9 @@ from fcn_deploy.spec import ModelSpec, Precision, ordered_outputs
 #: that this room (and whoever imports it) loads no backend, and a machine needs only the packages
 #: of the one it uses.
 _MODULES = {
-    "torch": "fcn_deploy.runners.pytorch",
+    "torch": "fcn_deploy.runners.pytorch:eager",
+    "torch-compile": "fcn_deploy.runners.pytorch:compiled",
+    "torch-graphs": "fcn_deploy.runners.pytorch:graphs",
     "ort": "fcn_deploy.runners.ort",
     "ort-cuda": "fcn_deploy.runners.ort:cuda",
     "ort-rtx": "fcn_deploy.runners.ort:rtx",
@@ -38,7 +40,14 @@ _MODULES = {
     "baseline": "fcn_deploy.runners.baseline",
 }
 #: The backends a user may ask for; `baseline` is what bench measures them against.
-BACKENDS = ("torch", "ort", "openvino", "openvino-bf16", "ort-cuda", "ort-rtx", "trt")
+BACKENDS = (
+    "torch", "torch-compile", "torch-graphs",
+    "ort", "openvino", "openvino-bf16", "ort-cuda", "ort-rtx", "trt",
+)  # fmt: skip
+#: They run where ``device`` says; the others say by their name where they run.
+TORCH_BACKENDS = ("torch", "torch-compile", "torch-graphs")
+#: Never taken unasked: they prepare every batch shape anew, the compiler for minutes.
+ON_REQUEST = ("torch-compile", "torch-graphs")
 #: What a run consists of.  ``copy in`` is all that stands between the decoded pictures and the
 #: network's input (the baseline normalises there), ``copy out`` all behind the network's output.
 STAGES = COPY_IN, COMPUTE, COPY_OUT = ("copy in", "compute", "copy out")
