@@ -41,7 +41,7 @@ from fcn_deploy.commands.console import EXIT_FAILED, bar, console, counter
 from fcn_deploy.commands.measuring import ConditionWatch, bench_pictures, cold_starts
 from fcn_deploy.commands.opening import (
     open_backend,
-    open_baseline,
+    open_baselines,
     run_from_argument,
     usable_backends,
 )
@@ -182,7 +182,7 @@ def table(
 
 
 def _open_ours(source: Run, threads: int, stack: ExitStack) -> list[Runner]:
-    """Open the baseline, PyTorch and whatever else of ours runs here; the baseline first."""
+    """Open the baseline, PyTorch and whatever else of ours runs here; the baselines first."""
     backends = usable_backends(Precision.FP32)
     runners = [
         stack.enter_context(open_backend(source, backend, precision=precision, threads=threads))
@@ -190,10 +190,7 @@ def _open_ours(source: Run, threads: int, stack: ExitStack) -> list[Runner]:
         for precision in (Precision.FP32, Precision.FP16)
         if precision is Precision.FP32 or _worth_halving(source, backend)
     ]
-    baseline = open_baseline(source, threads)
-    if baseline is not None:
-        runners.insert(0, stack.enter_context(baseline))
-    return runners
+    return [*open_baselines(source, threads, runners, stack), *runners]
 
 
 def _worth_halving(source: Run, backend: str) -> bool:

@@ -441,7 +441,7 @@ def _one_turn(case: Case, scenario: Scenario, energy_joules: Meter) -> Turn:
     for number in range(WARM_UP_RUNS):  # the runner before has left its threads and caches behind
         case.query(number)
     # What a GPU draws idly beside a case of the CPU is not that case's.
-    on_gpu = case.runner.describe().device.startswith("cuda")
+    on_gpu = case.runner.describe().on_gpu
     return scenario.turn(case, energy_joules if on_gpu else lambda: None)
 
 
@@ -544,9 +544,16 @@ def speedup(row: Row, over: Row) -> Ratio:
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """Return the baseline's row of the same group, or None where it was not measured."""
+    """Return the baseline's row of the same group, or None where it was not measured.
+
+    What runs on a GPU is held against the plain export on a GPU, the rest against that on the CPU.
+    """
     for other in rows:
-        if other.runner.backend == "baseline" and other.group == row.group:
+        if (
+            other.runner.is_baseline
+            and other.group == row.group
+            and other.runner.on_gpu == row.runner.on_gpu
+        ):
             return other
     return None
 

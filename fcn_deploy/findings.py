@@ -19,8 +19,6 @@ from fcn_deploy.json_fields import InlinePicture
 from fcn_deploy.loadgen import SINGLE_STREAM
 from fcn_deploy.runners.base import RunnerDescription
 
-#: Backend of the plain export, which the others' speed is held against.
-BASELINE = "baseline"
 #: What the backend names of ``benchmarks/peers`` begin with.
 PEER = "peer:"
 #: What a comparison's picture is drawn as, in the order in which it is shown.
@@ -353,7 +351,7 @@ class BenchRow:
     @property
     def is_baseline(self) -> bool:
         """Whether this is the plain export."""
-        return self.runner.backend == BASELINE
+        return self.runner.is_baseline
 
 
 @dataclass(frozen=True)

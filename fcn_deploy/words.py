@@ -21,7 +21,6 @@ from typing import Literal
 from fcn_deploy.artifacts import DEFAULT_RUN
 from fcn_deploy.clock import END_TO_END
 from fcn_deploy.findings import (
-    BASELINE,
     Bench,
     BenchRow,
     Bisection,
@@ -86,9 +85,9 @@ def points(change: float | None) -> str:
 
 def runner_name(runner: RunnerDescription) -> str:
     """Return backend, precision and, beyond the CPU, device: ``ort fp32``."""
-    if runner.backend == BASELINE:
-        return "plain export"
     place = "" if runner.device == "cpu" else f" on {runner.device}"
+    if runner.is_baseline:
+        return f"plain export{place}"
     return f"{runner.backend} {runner.precision}{place}"
 
 

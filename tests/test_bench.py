@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,19 @@ def test_unlike_rows_are_not_ranked(other: Row) -> None:
 def test_a_baseline_is_one_of_the_same_group() -> None:
     ours, elsewhere = row("a", (1, 1, 1)), row("baseline", (1, 1, 1), END_TO_END)
     assert baseline_of(ours, [elsewhere]) is None
+
+
+def test_a_gpu_is_held_against_the_plain_export_on_a_gpu() -> None:
+    def on_gpu(backend: str) -> Row:
+        runner = FakeRunner(backend=backend, device="cuda:0 (Fake GPU)").describe()
+        return replace(row(backend, (1, 1, 1)), runner=runner)
+
+    ours, there = row("ort", (1, 1, 1)), on_gpu("trt")
+    cpu_baseline, gpu_baseline = row("baseline", (9, 9, 9)), on_gpu("baseline-cuda")
+    rows = [cpu_baseline, gpu_baseline, ours, there]
+    assert baseline_of(ours, rows) is cpu_baseline
+    assert baseline_of(there, rows) is gpu_baseline
+    assert baseline_of(there, [cpu_baseline, there]) is None  # a ratio of two machines says nothing
 
 
 def test_percentiles_need_their_number_of_queries() -> None:

@@ -6,7 +6,7 @@
 #
 # RUN is a trained run (default runs/fcn), DATA its labelled images (default: the built-in scenes).
 # The Pythons may be one or three: TensorRT 8.6 lives in a 3.10 without torch (give --opset 17 then).
-# The one of TensorRT needs numpy, pillow, click, rich, onnx, onnxruntime, cuda-bindings and pytest.
+# The one of TensorRT needs numpy, pillow, click, rich, onnx, onnxruntime-gpu, cuda-bindings, pytest.
 # Each step writes OUT/STEP.log and a line of OUT/steps.jsonl as it ends, and its results as JSON
 # into OUT; a step that fails does not stop the others.  Exit code 1 if any failed.
 set -uo pipefail
@@ -59,6 +59,13 @@ step machine bash -c "nvidia-smi -q -x > '$out/nvidia-smi.xml'; nvidia-smi; '$to
 for precision in "" --fp16; do
     step "export${precision#-}" torch export model $precision
     step "export-trt${precision#-}" torch export model-trt $precision --opset "$opset"
+done
+# What `bench` holds the others against; the Python of TensorRT cannot make it.
+for model in model model-trt; do
+    step "baseline-$model" "$torch_python" -c "
+from fcn_deploy.artifacts import Run
+from fcn_deploy.export import ensure_baseline
+print(ensure_baseline(Run.from_argument('$model')))"
 done
 
 profiles=(--profile 1x1x1:1x320x480:8x1024x2048 --profile 8x320x480:32x320x480:64x320x480)
