@@ -87,7 +87,7 @@ for backend in torch-compile torch-graphs; do
 done
 rm -rf "$out/reference"  # gigabytes of logits; the results are in OUT
 
-step device-tier-fp16 "$trt_python" "$here/device_tier.py" model-trt fp16 "$out/device-tier-fp16.json"
+step device-tier-fp16 "$trt_python" "$here/device_tier.py" model-trt fp16 "$out/device-tier-fp16.json" --contexts 1,2
 step device-tier-fp32 "$trt_python" "$here/device_tier.py" model-trt fp32 "$out/device-tier-fp32.json"
 for shape in 1,8,32,64:320x480 1:1024x2048; do
     tag=${shape#*:}
