@@ -4,6 +4,7 @@
              ├─ comparisons  Comparison (checks, flips, pictures), newest last
              ├─ benches      Bench ─▶ BenchRow (one measured case), ColdStart, Conditions
              ├─ bisections   Bisection ─▶ Layer
+             ├─ devices      DeviceTier ─▶ DeviceRow
              └─ preview      Path
 
 Each of them knows its `Environment`: which file of which machine it comes from.
@@ -486,6 +487,41 @@ class Bisection:
 
 
 @dataclass(frozen=True)
+class DeviceRow:
+    """What one engine gives for one batch shape.
+
+    Attributes:
+        batch_size: pictures at once.
+        size: (height, width) in pixels.
+        device_ms: computing one batch, recorded as a graph, by the device's events.
+        pinned_ms: a batch of a stream from and to pinned memory.
+        of_floor: share of what the slower of bus and device allows that this reaches.
+        layers: (name, ms) by TensorRT's profiler, the slowest first.
+    """
+
+    batch_size: int
+    size: tuple[int, int]
+    device_ms: float
+    pinned_ms: float
+    of_floor: float
+    layers: tuple[tuple[str, float], ...]
+
+    @property
+    def layers_ms(self) -> float:
+        """All layers together; the profiler between them makes it more than ``device_ms``."""
+        return sum(ms for _name, ms in self.layers)
+
+
+@dataclass(frozen=True)
+class DeviceTier:
+    """One engine on its device, out of a file of ``benchmarks/gpu/device_tier.py``."""
+
+    environment: Environment
+    runner: RunnerDescription
+    rows: tuple[DeviceRow, ...]
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything that result files say: those of a run, or several of anywhere.
 
@@ -499,6 +535,7 @@ class Results:
         comparisons: newest last.
         benches: newest last.
         bisections: newest last.
+        devices: newest last.
         checkpoint_digest: of the checkpoint that lies in the run now, if there is one.
     """
 
@@ -511,6 +548,7 @@ class Results:
     comparisons: tuple[Comparison, ...] = ()
     benches: tuple[Bench, ...] = ()
     bisections: tuple[Bisection, ...] = ()
+    devices: tuple[DeviceTier, ...] = ()
     checkpoint_digest: str | None = None
 
     @property
@@ -525,6 +563,7 @@ class Results:
         found += [comparison.environment for comparison in self.comparisons]
         found += [bench.environment for bench in self.benches]
         found += [bisection.environment for bisection in self.bisections]
+        found += [device.environment for device in self.devices]
         return tuple({environment.file: environment for environment in found}.values())
 
     @property

@@ -16,6 +16,7 @@ from fcn_deploy.findings import (
     Bucket,
     ClassFlips,
     Comparison,
+    DeviceRow,
     Environment,
     Results,
     Training,
@@ -28,6 +29,8 @@ from fcn_deploy.words import number, runner_name
 _TIERS = ("end-to-end", "host", "device")
 #: Pairs of classes that are shown; the others are summed up.
 MAX_CLASS_PAIRS = 8
+#: Layers of an engine that are shown; the others are summed up.
+SLOWEST_LAYERS = 12
 
 
 # -- speed --------------------------------------------------------------------------------------
@@ -119,6 +122,17 @@ def is_tie(row: BenchRow, other: BenchRow) -> bool:
         return row.low_ms <= other.high_ms and other.low_ms <= row.high_ms
     ratios = [b / a for a, b in zip(row.repeats_ms, other.repeats_ms, strict=True)]
     return min(ratios) <= 1 <= max(ratios)
+
+
+# -- an engine's layers -------------------------------------------------------------------------
+
+
+def slowest_layers(row: DeviceRow) -> list[tuple[str, float]]:
+    """Return the slowest layers of an engine and, as one line, the rest: (name, ms)."""
+    shown, rest = row.layers[:SLOWEST_LAYERS], row.layers[SLOWEST_LAYERS:]
+    if len(rest) < 2:  # a single one takes no more room than its sum
+        return list(row.layers)
+    return [*shown, (f"{len(rest)} others", sum(ms for _name, ms in rest))]
 
 
 # -- flips --------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from fcn_deploy.findings import (
     BenchRow,
     Bisection,
     Comparison,
+    DeviceTier,
     Environment,
     Ratio,
     Results,
@@ -323,12 +324,21 @@ def _commands_of_files(results: Results) -> list[str]:
                 [b for b in results.benches if _of(b, key)],
                 [b for b in results.bisections if _of(b, key)],
             ),
+            *(_device_command(d) for d in results.devices if _of(d, key)),
         ]
     files = "".join(f" {shlex.quote(file)}" for file in results.files)
     return [*commands, "# wherever these files are", f"fcn-deploy report{files}"]
 
 
-def _of(result: Training | Comparison | Bench | Bisection, machine_key: tuple[str, ...]) -> bool:
+def _device_command(device: DeviceTier) -> str:
+    # An engine does not say which run it stems from.
+    file = shlex.quote(str(device.environment.file))
+    return f"python benchmarks/gpu/device_tier.py RUN {device.runner.precision} {file}"
+
+
+def _of(
+    result: Training | Comparison | Bench | Bisection | DeviceTier, machine_key: tuple[str, ...]
+) -> bool:
     return result.environment.machine_key == machine_key
 
 

@@ -12,7 +12,12 @@ import pytest
 from fcn_deploy.artifacts import Run, read_json
 from fcn_deploy.build import BuildOptions, engine_from_onnx
 from fcn_deploy.errors import InputError
+from fcn_deploy.findings import DeviceRow
+from fcn_deploy.report import write_merged_report
+from fcn_deploy.results import read_files
 from fcn_deploy.spec import Precision
+from fcn_deploy.tables import SLOWEST_LAYERS, slowest_layers
+from fcn_deploy.words import repeat_commands
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import LAYER_MS
 from tests.fakes import FakeRunner
@@ -73,6 +78,25 @@ def test_every_tier_and_the_layers_are_written(
     assert list(document["leak"]["memory_in_use_mib_after"]) == ["5", "10"]
     assert document["runner"]["precision"] == "fp16"
     assert set(machine.cuda.held().values()) == {0}
+    # The report reads it: the shape that was measured, and the engine's layers.
+    (device,) = read_files([Path("device.json")]).devices
+    (shape,) = device.rows
+    assert shape.layers == (("conv", pytest.approx(0.25)), ("argmax", pytest.approx(0.125)))
+    page = write_merged_report([Path("device.json")]).read_text(encoding="utf-8")
+    assert "The slowest layers at 2×8×9" in page
+    assert "<td>conv</td>" in page
+    assert "66.7 %" in page
+    commands = repeat_commands(read_files([Path("device.json")]))
+    assert "python benchmarks/gpu/device_tier.py RUN fp16 device.json" in commands
+
+
+def test_many_layers_are_summed_up() -> None:
+    layers = tuple((f"layer {number}", 20.0 - number) for number in range(20))
+    row = DeviceRow(1, (320, 480), 1.0, 1.1, 0.7, layers)
+    found = slowest_layers(row)
+    assert len(found) == SLOWEST_LAYERS + 1
+    assert found[-1][0] == "8 others"
+    assert sum(ms for _name, ms in found) == row.layers_ms
 
 
 def test_contexts_share_the_device_and_a_failure_is_told(script: ModuleType) -> None:

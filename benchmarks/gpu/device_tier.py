@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from fcn_deploy import gpu
 from fcn_deploy.artifacts import Run, write_json
 from fcn_deploy.errors import FcnDeployError
-from fcn_deploy.machine import describe_machine, describe_versions, utc_now
+from fcn_deploy.machine import result_header
 from fcn_deploy.runners.base import Outputs, Runner, open_runner
 from fcn_deploy.runners.trt import TrtRunner
 from fcn_deploy.spec import BatchShape, Precision
@@ -41,6 +41,7 @@ from fcn_deploy.spec import BatchShape, Precision
 SHAPES: tuple[BatchShape, ...] = (
     (1, 320, 480), (8, 320, 480), (32, 320, 480), (64, 320, 480), (1, 1024, 2048),
 )  # fmt: skip
+DEVICE_SCHEMA = 1
 WARM_UP_RUNS, RUNS, REPEATS = 20, 100, 5
 #: A stream is read for about so long in each repeat.
 STREAM_SECONDS = 1.0
@@ -64,10 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     contexts = [int(word) for word in asked.contexts.split(",")]
     run, target = Run.from_argument(asked.run), asked.json
     document: dict[str, Any] = {
-        "schema": 2,
-        "at": utc_now(),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
+        **result_header("device", DEVICE_SCHEMA),
         "gpu": vars(gpu.describe_gpu()),
         "rows": [],
     }
