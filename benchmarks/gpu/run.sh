@@ -76,6 +76,7 @@ step build-fp16 trt build model-trt --product trt --fp16 "${profiles[@]}"
 step build-int8 trt build model-trt --product trt --int8 "${profiles[@]}"
 step gpu-tests env GPU_RUN="$out/work/model-trt" \
     "$trt_python" -m pytest --noconftest -m gpu -rs "$root/tests/test_gpu.py" "$root/tests/runners/test_trt.py"
+step gpu-tests-torch "$torch_python" -m pytest -m gpu -rs "$root/tests/runners/test_pytorch.py"
 
 step parity-record "$torch_python" "$here/parity_apart.py" record model "$data" "$out/reference" "${few[@]}"
 for precision in fp32 fp16 int8; do

@@ -165,6 +165,21 @@ def test_graphs_without_a_gpu_are_refused_in_one_line(
         )
 
 
+@pytest.mark.parametrize(
+    ("precision", "device", "words"),
+    [
+        (Precision.FP32, "cpu", ""),
+        (Precision.FP32, "cuda", ""),  # the reference of every comparison
+        (Precision.FP16, "cpu", ""),
+        (Precision.FP16, "cuda", "channels last"),
+    ],
+)
+def test_eager_torch_is_channels_last_only_where_it_is_nobodys_reference(
+    precision: Precision, device: str, words: str
+) -> None:
+    assert str(pytorch.eager.options.settled(precision, torch.device(device))) == words
+
+
 def test_what_takes_long_to_prepare_is_taken_on_request_only() -> None:
     from fcn_deploy.commands.opening import usable_backends
 
