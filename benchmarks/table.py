@@ -44,7 +44,7 @@ from fcn_deploy.commands.console import EXIT_FAILED, bar, console, counter
 from fcn_deploy.commands.measuring import ConditionWatch, bench_pictures, cold_starts
 from fcn_deploy.commands.opening import (
     open_backend,
-    open_baseline,
+    open_baselines,
     run_from_argument,
     usable_backends,
 )
@@ -205,7 +205,7 @@ def table(
 
 
 def _open_ours(source: Run, threads: int, stack: ExitStack) -> dict[Runner, Precision]:
-    """Open the baseline, PyTorch and whatever else of ours runs here; the baseline first.
+    """Open the baseline, PyTorch and whatever else of ours runs here; the baselines first.
 
     Returns:
         The runners, each with the precision of the file that it was opened on.
@@ -219,10 +219,8 @@ def _open_ours(source: Run, threads: int, stack: ExitStack) -> dict[Runner, Prec
         for precision in (Precision.FP32, Precision.FP16)
         if precision is Precision.FP32 or _worth_halving(source, backend)
     }
-    baseline = open_baseline(source, threads)
-    if baseline is None:
-        return runners
-    return {stack.enter_context(baseline): Precision.FP32, **runners}
+    baselines = open_baselines(source, threads, list(runners), stack)
+    return {**dict.fromkeys(baselines, Precision.FP32), **runners}
 
 
 def _worth_halving(source: Run, backend: str) -> bool:

@@ -505,7 +505,7 @@ def measure(
 def _one_turn(case: Case, scenario: Scenario, energy_joules: Meter) -> Turn:
     scenario.warm_up(case)
     # What a GPU draws idly beside a case of the CPU is not that case's.
-    on_gpu = case.runner.describe().device.startswith("cuda")
+    on_gpu = case.runner.describe().on_gpu
     return scenario.turn(case, energy_joules if on_gpu else lambda: None)
 
 
@@ -650,9 +650,16 @@ def speedup(row: Row, over: Row) -> Ratio:
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """Return the baseline's row of the same question, or None where it was not measured."""
+    """Return the baseline's row of the same question, or None where it was not measured.
+
+    What runs on a GPU is held against the plain export on a GPU, the rest against that on the CPU.
+    """
     for other in rows:
-        if other.runner.backend == "baseline" and other.question == row.question:
+        if (
+            other.runner.is_baseline
+            and other.question == row.question
+            and other.runner.on_gpu == row.runner.on_gpu
+        ):
             return other
     return None
 

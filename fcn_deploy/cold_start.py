@@ -78,7 +78,7 @@ def measure_cold_start(
 
     Args:
         run: as for :func:`fcn_deploy.runners.base.open_runner`, like what follows.
-        backend: one of ``BACKENDS``, or ``baseline``.
+        backend: one of ``BACKENDS``, or of ``BASELINES``.
         precision: of the file to take.
         threads: CPU threads; None leaves the library's own choice.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -191,7 +191,7 @@ def _measure_here(order: Mapping[str, Any]) -> ColdStart:
             runner.run(images)
         # Before the GPU is asked, which takes memory of its own.
         peak = _peak_rss_mib()
-        on_gpu = runner.describe().device.startswith("cuda")
+        on_gpu = runner.describe().on_gpu
         held = _held_memory_mib(order["device_memory_before"]) if on_gpu else None
     return ColdStart(
         cold_start_ms=(segmented - order["spawned_ns"]) / 1e6,

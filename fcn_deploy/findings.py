@@ -4,6 +4,7 @@
              ├─ comparisons  Comparison (checks, flips, pictures), newest last
              ├─ benches      Bench ─▶ BenchRow (one measured case), ColdStart, Conditions
              ├─ bisections   Bisection ─▶ Layer
+             ├─ devices      DeviceTier ─▶ DeviceRow
              └─ preview      Path
 
 Each of them knows its `Environment`: which file of which machine it comes from.
@@ -20,8 +21,6 @@ from fcn_deploy.loadgen import SINGLE_STREAM, Settings
 from fcn_deploy.ranking import LOADGEN, LOOP, Question
 from fcn_deploy.runners.base import RunnerDescription
 
-#: Backend of the plain export, which the others' speed is held against.
-BASELINE = "baseline"
 #: What the backend names of ``benchmarks/peers`` begin with.
 PEER = "peer:"
 #: What a comparison's picture is drawn as, in the order in which it is shown.
@@ -390,7 +389,7 @@ class BenchRow:
     @property
     def is_baseline(self) -> bool:
         """Whether this is the plain export."""
-        return self.runner.backend == BASELINE
+        return self.runner.is_baseline
 
 
 @dataclass(frozen=True)
@@ -527,6 +526,41 @@ class Bisection:
 
 
 @dataclass(frozen=True)
+class DeviceRow:
+    """What one engine gives for one batch shape.
+
+    Attributes:
+        batch_size: pictures at once.
+        size: (height, width) in pixels.
+        device_ms: computing one batch, recorded as a graph, by the device's events.
+        pinned_ms: a batch of a stream from and to pinned memory.
+        of_floor: share of what the slower of bus and device allows that this reaches.
+        layers: (name, ms) by TensorRT's profiler, the slowest first.
+    """
+
+    batch_size: int
+    size: tuple[int, int]
+    device_ms: float
+    pinned_ms: float
+    of_floor: float
+    layers: tuple[tuple[str, float], ...]
+
+    @property
+    def layers_ms(self) -> float:
+        """All layers together; the profiler between them makes it more than ``device_ms``."""
+        return sum(ms for _name, ms in self.layers)
+
+
+@dataclass(frozen=True)
+class DeviceTier:
+    """One engine on its device, out of a file of ``benchmarks/gpu/device_tier.py``."""
+
+    environment: Environment
+    runner: RunnerDescription
+    rows: tuple[DeviceRow, ...]
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything that result files say: those of a run, or several of anywhere.
 
@@ -540,6 +574,7 @@ class Results:
         comparisons: newest last.
         benches: newest last.
         bisections: newest last.
+        devices: newest last.
         checkpoint_digest: of the checkpoint that lies in the run now, if there is one.
     """
 
@@ -552,6 +587,7 @@ class Results:
     comparisons: tuple[Comparison, ...] = ()
     benches: tuple[Bench, ...] = ()
     bisections: tuple[Bisection, ...] = ()
+    devices: tuple[DeviceTier, ...] = ()
     checkpoint_digest: str | None = None
 
     @property
@@ -566,6 +602,7 @@ class Results:
         found += [comparison.environment for comparison in self.comparisons]
         found += [bench.environment for bench in self.benches]
         found += [bisection.environment for bisection in self.bisections]
+        found += [device.environment for device in self.devices]
         return tuple({environment.file: environment for environment in found}.values())
 
     @property

@@ -7,6 +7,7 @@ it once, for all.
 from __future__ import annotations
 
 import ctypes
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +145,37 @@ class PinnedBuffer:
             self.pointer = 0
 
 
+#: Address → bytes of the arrays that :func:`pinned_array` has given out and that still live.
+_pinned_arrays: dict[int, int] = {}
+
+
+def pinned_array(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return a uint8 array in page-locked memory; the memory lives as long as it or a view does.
+
+    Raises:
+        DeviceMemoryError: no more memory can be locked.
+    """
+    nbytes = int(np.prod(shape))
+    pointer = int(cuda("cudaMallocHost", nbytes))
+    memory = (ctypes.c_uint8 * nbytes).from_address(pointer)
+    _pinned_arrays[pointer] = nbytes
+    # At the interpreter's end the driver frees it, and may be gone before we could.
+    weakref.finalize(memory, _free_pinned, pointer, _runtime().cudaFreeHost).atexit = False
+    array: NDArray[np.uint8] = np.ctypeslib.as_array(memory).reshape(shape)
+    return array
+
+
+def _free_pinned(pointer: int, free: Any) -> None:
+    del _pinned_arrays[pointer]
+    free(pointer)
+
+
+def is_pinned(array: NDArray[Any]) -> bool:
+    """Say whether an array is one of :func:`pinned_array`, or the first rows of one."""
+    room = _pinned_arrays.get(array.ctypes.data, 0)
+    return array.flags.c_contiguous and array.nbytes <= room
+
+
 class Event:
     """A mark in a stream, with the time at which the device passed it."""
 
@@ -179,10 +211,13 @@ class Stream:
         """Let the work given from now on wait for ``event``."""
         cuda("cudaStreamWaitEvent", self.handle, event.handle, 0)
 
-    def copy_in(self, target: DeviceBuffer, source: PinnedBuffer, nbytes: int) -> None:
-        """Enqueue a copy from the host to the device."""
+    def copy_in(
+        self, target: DeviceBuffer, source: PinnedBuffer | NDArray[np.uint8], nbytes: int
+    ) -> None:
+        """Enqueue a copy from pinned memory of the host to the device."""
         kind = _runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
-        cuda("cudaMemcpyAsync", target.pointer, source.pointer, nbytes, kind, self.handle)
+        address = source.pointer if isinstance(source, PinnedBuffer) else source.ctypes.data
+        cuda("cudaMemcpyAsync", target.pointer, address, nbytes, kind, self.handle)
 
     def copy_out(self, target: PinnedBuffer, source: DeviceBuffer, nbytes: int) -> None:
         """Enqueue a copy from the device to the host."""

@@ -89,11 +89,28 @@ def graph_cost(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> G
     return GraphCost(len(model.graph.node), bytes_moved, flops)
 
 
-def peak_bytes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> tuple[int, int]:
-    """Return the bytes of the weights, and the most bytes of other tensors alive at once.
+@dataclass(frozen=True)
+class PeakBytes:
+    """The memory that a graph takes for inputs of one shape, in bytes.
+
+    Attributes:
+        weights: all of them.
+        activations: the most of other tensors alive at once.
+        edges: of the graph's inputs and outputs together.
+    """
+
+    weights: int
+    activations: int
+    edges: int
+
+
+def peak_bytes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> PeakBytes:
+    """Count the memory of a graph's tensors.
 
     Nodes run in the file's order; a tensor lives from the node that writes it to the last that
-    reads it, and a view shares its source's memory.  A runtime that fuses nodes needs less.
+    reads it, and a view shares its source's memory.  What is only read to be quantized is written
+    as integers, and nobody writes dequantized ones: that is how a runtime for such graphs computes.
+    A runtime that fuses more needs less.
 
     Args:
         model: weights inside.
@@ -104,28 +121,54 @@ def peak_bytes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> t
     """
     values = _values(model, inputs)
     weights = {tensor.name for tensor in model.graph.initializer}
+    given = [value.name for value in model.graph.input if value.name not in weights]
+    results = [value.name for value in model.graph.output]
+    sizes = {name: value.size_in_bytes for name, value in values.items()}
+    edges = sum(sizes[name] for name in {*given, *results})
+    quantized = _only_quantized(model)
+    sizes |= {name: sizes[integers] for name, integers in quantized.items() if integers in sizes}
     owner = {name: name for name in values}
     last: dict[str, int] = {}
     for number, node in enumerate(model.graph.node):
-        if node.op_type in VIEWS and node.input and node.input[0] in owner:
+        shares = node.op_type in VIEWS or node.op_type == "DequantizeLinear"
+        if node.op_type == "QuantizeLinear":
+            shares = node.input[0] in quantized
+        if shares and node.input and node.input[0] in owner:
             owner[node.output[0]] = owner[node.input[0]]
         for name in (*node.input, *node.output):
             if name in owner:
                 last[owner[name]] = number
-    for value in model.graph.output:
-        last[owner.get(value.name, value.name)] = len(model.graph.node)
-    alive = {value.name for value in model.graph.input if value.name not in weights}
-    peak = now = sum(values[name].size_in_bytes for name in alive)
+    for name in results:
+        last[owner.get(name, name)] = len(model.graph.node)
+    alive = set(given)
+    peak = now = sum(sizes[name] for name in alive)
     for number, node in enumerate(model.graph.node):
         for name in node.output:
             if name in values and owner[name] == name and name not in alive:
                 alive.add(name)
-                now += values[name].size_in_bytes
+                now += sizes[name]
         peak = max(peak, now)
         for name in [name for name in alive if last.get(name, -1) <= number]:
             alive.remove(name)
-            now -= values[name].size_in_bytes
-    return sum(values[name].size_in_bytes for name in weights), peak
+            now -= sizes[name]
+    return PeakBytes(sum(sizes[name] for name in weights), peak, edges)
+
+
+def _only_quantized(model: onnx.ModelProto) -> dict[str, str]:
+    """Return what nodes write only to be quantized → its integers."""
+    written = {name for node in model.graph.node for name in node.output}
+    integers: dict[str, str] = {}
+    otherwise = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            integers.setdefault(node.input[0], node.output[0])
+        else:
+            otherwise.update(node.input)
+    return {
+        name: output
+        for name, output in integers.items()
+        if name in written and name not in otherwise
+    }
 
 
 @dataclass(frozen=True)

@@ -203,13 +203,15 @@ def _change(
 def _over_same_baseline(
     older: BenchRow, before: Bench, newer: BenchRow, now: Bench
 ) -> tuple[Ratio | None, Ratio | None]:
-    digests = {
-        row.runner.digest
+    units = {
+        (row.runner.backend, row.runner.digest)
         for bench, beside in ((before, older), (now, newer))
         for row in bench.rows
-        if row.is_baseline and row.question == beside.question
+        if row.is_baseline
+        and row.question == beside.question
+        and row.runner.on_gpu == beside.runner.on_gpu
     }
-    if len(digests) != 1:
+    if len(units) != 1:
         return None, None
     return older.over_baseline, newer.over_baseline
 

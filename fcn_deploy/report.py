@@ -66,7 +66,8 @@ def write_merged_report(files: Sequence[Path], target: Path | None = None) -> Pa
     """Gather result files, of whatever machines and runs, into one self-contained HTML file.
 
     Args:
-        files: JSON files that ``train``, ``parity``, ``bench`` or ``bisect`` have written.
+        files: JSON files that ``train``, ``parity``, ``bench`` or ``bisect`` have written, or
+            ``benchmarks/gpu/device_tier.py``.
         target: the file to write; by default ``report.html`` in the current folder.
 
     Returns:

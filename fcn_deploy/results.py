@@ -4,6 +4,7 @@
     parity/*.json      parity ─┤   read_results   ├─ comparisons
     bench/*.json       bench  ─┼── read_files ──▶ Results ─┼─ benches
     bisect/*.json      bisect ─┤                  ├─ bisections
+    files by name      device ─┤                  ├─ devices
     preview.png               ─┘                  └─ preview
 
 Figures are read, never computed anew.  A result file may come from another machine or from a
@@ -34,6 +35,8 @@ from fcn_deploy.findings import (
     ColdStart,
     Comparison,
     Conditions,
+    DeviceRow,
+    DeviceTier,
     Environment,
     Epoch,
     Layer,
@@ -59,18 +62,19 @@ __all__ = [
 
 #: Kind → schema of the result files that this version reads.  Said again here because this room
 #: stands below those that write them; a test holds it against them.
-SCHEMAS = {"train": 2, "parity": 2, "bench": 2, "bisect": 1}
+SCHEMAS = {"train": 2, "parity": 2, "bench": 2, "bisect": 1, "device": 1}
 #: Kind → the command that writes it, with a place for its RUN argument.
 _COMMANDS = {
     "train": "fcn-deploy train{}",
     "parity": "fcn-deploy parity{}",
     "bench": "fcn-deploy bench{}",
     "bisect": "fcn-deploy parity{} --bisect",
+    "device": "python benchmarks/gpu/device_tier.py{}",
 }
 #: Kind of the files in which `parity` saves what one runner gave; they hold no result yet.
 OUTPUTS = "outputs"
 #: Whatever knows when it was made.
-_Dated = TypeVar("_Dated", Training, Comparison, Bench, Bisection)
+_Dated = TypeVar("_Dated", Training, Comparison, Bench, Bisection, DeviceTier)
 #: Points of a latency distribution: 0, 1, …, 100 % of the queries.
 CDF_POINTS = 101
 
@@ -170,6 +174,7 @@ class _Found:
     comparisons: list[Comparison] = field(default_factory=list)
     benches: list[Bench] = field(default_factory=list)
     bisections: list[Bisection] = field(default_factory=list)
+    devices: list[DeviceTier] = field(default_factory=list)
 
     def add(self, fields: Fields, kind: str, name: str) -> None:
         """Read one file.
@@ -188,13 +193,16 @@ class _Found:
             self.comparisons += [_comparison(entry, environment, other) for entry in entries]
         elif kind == "bench":
             self.benches.append(_bench(fields, environment))
-        else:
+        elif kind == "bisect":
             self.bisections.append(_bisection(fields, environment))
+        else:
+            self.devices.append(_device_tier(fields, environment))
 
     @property
     def empty(self) -> bool:
         """Whether nothing has been read."""
-        return not (self.trainings or self.comparisons or self.benches or self.bisections)
+        proofs = self.comparisons or self.benches or self.bisections or self.devices
+        return not (self.trainings or proofs)
 
     def results(self, **about: Any) -> Results:
         """Return it all, newest last."""
@@ -203,6 +211,7 @@ class _Found:
             comparisons=_newest_last(self.comparisons),
             benches=_newest_last(self.benches),
             bisections=_newest_last(self.bisections),
+            devices=_newest_last(self.devices),
             **about,
         )
 
@@ -546,4 +555,30 @@ def _layer(fields: Fields) -> Layer:
         relative_error=fields.number_or_none("relative_error"),
         finite=fields.flag("finite"),
         beyond=fields.flag("beyond"),
+    )
+
+
+# -- device -------------------------------------------------------------------------------------
+
+
+def _device_tier(fields: Fields, environment: Environment) -> DeviceTier:
+    measured = [entry for entry in fields.children("rows") if "error" not in entry.values]
+    return DeviceTier(
+        environment=environment,
+        runner=RunnerDescription.from_fields(fields.child("runner")),
+        rows=tuple(_device_row(entry) for entry in measured),
+    )
+
+
+def _device_row(fields: Fields) -> DeviceRow:
+    pinned = fields.child("pinned")
+    return DeviceRow(
+        batch_size=fields.whole("batch"),
+        size=fields.size("size"),
+        device_ms=fields.child("device").positive("median_ms"),
+        pinned_ms=pinned.positive("median_ms"),
+        of_floor=pinned.positive("of_floor"),
+        layers=tuple(
+            (layer.text("name"), layer.number("ms")) for layer in fields.children("layers")
+        ),
     )

@@ -16,6 +16,7 @@ from fcn_deploy.findings import (
     Bucket,
     ClassFlips,
     Comparison,
+    DeviceRow,
     Environment,
     Results,
     Training,
@@ -29,6 +30,8 @@ from fcn_deploy.words import number, runner_name, settings_words
 _TIERS = ("end-to-end", "host", "device")
 #: Pairs of classes that are shown; the others are summed up.
 MAX_CLASS_PAIRS = 8
+#: Layers of an engine that are shown; the others are summed up.
+SLOWEST_LAYERS = 12
 
 
 # -- speed --------------------------------------------------------------------------------------
@@ -114,6 +117,17 @@ def _bench_group(rows: list[BenchRow], *, leads: bool) -> BenchGroup:
         ),
         leads=leads,
     )
+
+
+# -- an engine's layers -------------------------------------------------------------------------
+
+
+def slowest_layers(row: DeviceRow) -> list[tuple[str, float]]:
+    """Return the slowest layers of an engine and, as one line, the rest: (name, ms)."""
+    shown, rest = row.layers[:SLOWEST_LAYERS], row.layers[SLOWEST_LAYERS:]
+    if len(rest) < 2:  # a single one takes no more room than its sum
+        return list(row.layers)
+    return [*shown, (f"{len(rest)} others", sum(ms for _name, ms in rest))]
 
 
 # -- flips --------------------------------------------------------------------------------------

@@ -56,6 +56,8 @@ _EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 
 _loaded: dict[Product, TensorRt] = {}
 
+#: Layer → its times in milliseconds, run by run, the layers in the order in which they run.
+LayerTimes = dict[str, list[float]]
 #: Called with the phase's name, the steps done and the steps in all.
 OnProgress = Callable[[str, int, int], None]
 
@@ -350,6 +352,19 @@ class TensorRt:
                 context.device_memory = scratch
         return context
 
+    @contextmanager
+    def layers_timed(self, context: Any) -> Iterator[LayerTimes]:
+        """Collect the time of each layer whenever the context runs.
+
+        It runs slower so, and each run waits for its end.  The context keeps its profiler: let go
+        of it before this ends.
+        """
+        times: LayerTimes = {}
+        profiler = _layer_profiler(self.trt.IProfiler, times)
+        context.profiler = profiler
+        yield times
+        del profiler  # the context only borrows it
+
     def is_capturable(self, context: Any, stream: Stream) -> bool:
         """Say whether the context's work can be recorded in a CUDA graph."""
         if hasattr(context, "is_stream_capturable"):
@@ -449,6 +464,20 @@ def _progress_monitor(base: Any, on_progress: OnProgress, raised: list[BaseExcep
             self._steps.pop(name, None)
 
     return ReportingMonitor()
+
+
+def _layer_profiler(base: Any, times: LayerTimes) -> Any:
+    class LayerProfiler(base):  # type: ignore[misc]
+        """Collects the times of layers."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            """Take the time of one layer in one run."""
+            times.setdefault(layer_name, []).append(ms)
+
+    return LayerProfiler()
 
 
 @contextmanager

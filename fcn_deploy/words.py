@@ -21,11 +21,11 @@ from typing import Literal
 from fcn_deploy.artifacts import DEFAULT_RUN
 from fcn_deploy.clock import END_TO_END
 from fcn_deploy.findings import (
-    BASELINE,
     Bench,
     BenchRow,
     Bisection,
     Comparison,
+    DeviceTier,
     Environment,
     Ratio,
     Results,
@@ -88,9 +88,9 @@ def points(change: float | None) -> str:
 
 def runner_name(runner: RunnerDescription) -> str:
     """Return backend, precision and, beyond the CPU, device: ``ort fp32``."""
-    if runner.backend == BASELINE:
-        return "plain export"
     place = "" if runner.device == "cpu" else f" on {runner.device}"
+    if runner.is_baseline:
+        return f"plain export{place}"
     return f"{runner.backend} {runner.precision}{place}"
 
 
@@ -338,7 +338,9 @@ def _commands_of_files(results: Results) -> list[str]:
     machines = {results.machine_of(entry): entry for entry in reversed(results.environments)}
     for number, environment in reversed(machines.items()):
 
-        def here(result: Training | Comparison | Bench | Bisection, number: int = number) -> bool:
+        def here(
+            result: Training | Comparison | Bench | Bisection | DeviceTier, number: int = number
+        ) -> bool:
             return results.machine_of(result.environment) == number
 
         commands += [
@@ -350,9 +352,16 @@ def _commands_of_files(results: Results) -> list[str]:
                 [b for b in results.benches if here(b)],
                 [b for b in results.bisections if here(b)],
             ),
+            *(_device_command(d) for d in results.devices if here(d)),
         ]
     files = "".join(f" {shlex.quote(file)}" for file in results.files)
     return [*commands, "# wherever these files are", f"fcn-deploy report{files}"]
+
+
+def _device_command(device: DeviceTier) -> str:
+    # An engine does not say which run it stems from.
+    file = shlex.quote(str(device.environment.file))
+    return f"python benchmarks/gpu/device_tier.py RUN {device.runner.precision} {file}"
 
 
 def _out_option(training: Training) -> str:

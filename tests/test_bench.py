@@ -162,6 +162,19 @@ def test_a_baseline_answers_the_same_question() -> None:
     assert baseline_of(ours, [elsewhere]) is None
 
 
+def test_a_gpu_is_held_against_the_plain_export_on_a_gpu() -> None:
+    def on_gpu(backend: str) -> Row:
+        runner = FakeRunner(backend=backend, device="cuda:0 (Fake GPU)").describe()
+        return replace(row(backend, (1, 1, 1)), runner=runner)
+
+    ours, there = row("ort", (1, 1, 1)), on_gpu("trt")
+    cpu_baseline, gpu_baseline = row("baseline", (9, 9, 9)), on_gpu("baseline-cuda")
+    rows = [cpu_baseline, gpu_baseline, ours, there]
+    assert baseline_of(ours, rows) is cpu_baseline
+    assert baseline_of(there, rows) is gpu_baseline
+    assert baseline_of(there, [cpu_baseline, there]) is None  # a ratio of two machines says nothing
+
+
 def test_percentiles_need_their_number_of_queries() -> None:
     assert percentiles(range(63)) == {"mean": 31, "p50": 31}
     assert percentiles(range(1, 101)) == {"mean": 50.5, "p50": 50.5, "p90": 90}

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from fcn_deploy.errors import ImageError, InputError
-from fcn_deploy.graph_cost import peak_bytes
-from fcn_deploy.planner import MOST_PROFILES, choices, choose, picture_sizes
+from fcn_deploy.graph_cost import PeakBytes, peak_bytes
+from fcn_deploy.planner import MOST_PROFILES, choices, choose, engine_bytes, picture_sizes
 from fcn_deploy.spec import BatchShape
 from tests.command_line import FcnDeploy, refused
 from tests.conftest import WriteVocFolder
@@ -42,6 +42,8 @@ def test_every_picture_fits_every_choice(sizes: Counter[tuple[int, int]], batch:
                 assert any(profile.contains(shape) for profile in choice.profiles)
         tuned = {profile.typical[1:] for profile in choice.profiles}
         assert choice.at_optimum == sum(n for size, n in sizes.items() if size in tuned)
+        assert choice.served == choice.at_optimum  # there is memory for all
+        assert choice.mean_batch == batch
         assert choice.memory == max(pixels(profile.largest) for profile in choice.profiles)
     at_optimum = [choice.at_optimum for choice in found]
     assert at_optimum == sorted(at_optimum)
@@ -78,6 +80,20 @@ def test_the_fewest_profiles_that_are_good_enough_are_chosen() -> None:
     assert len(choose(choices(many, pixels)).profiles) == MOST_PROFILES
 
 
+def test_one_large_picture_does_not_take_the_batch_from_the_others() -> None:
+    sizes = Counter({(320, 480): 97, (4000, 6000): 1})
+    limit = pixels((1, 4000, 6000))  # of the large one, a single one fits
+    one, two = found = choices(sizes, pixels, batch=8, limit=limit)
+    assert (one.batches, two.batches) == ((1,), (8, 1))
+    assert one.at_optimum == 97  # all but one run at their optimum, one by one
+    assert (one.served, two.served) == (0, 98)
+    assert one.mean_batch == 1
+    assert two.mean_batch == pytest.approx((97 * 8 + 1) / 98)
+    assert choose(found) is two
+    # Where memory is no matter, one profile is enough.
+    assert len(choose(choices(sizes, pixels, batch=8)).profiles) == 1
+
+
 def test_sizes_are_read_from_pictures_and_from_voc_folders(
     tmp_path: Path, voc_folder: WriteVocFolder
 ) -> None:
@@ -111,7 +127,44 @@ def test_the_peak_is_what_is_alive_at_once() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     onnx.checker.check_model(model)
     # a, b, c are 4 pictures of 40 bytes each.
-    assert peak_bytes(model, {"x": (4, 10)}) == (40, 3 * 160)
+    assert peak_bytes(model, {"x": (4, 10)}) == PeakBytes(40, 3 * 160, 2 * 160)
+
+
+@pytest.mark.parametrize("read_as_float_too", [False, True])
+def test_what_is_only_quantized_takes_a_byte_a_value(read_as_float_too: bool) -> None:
+    # x ─▶ a ─Q─▶ ─DQ─▶ b ─▶ sum of b and, where it is read as a float too, a
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("QuantizeLinear", ["a", "scale", "zero"], ["a_int"]),
+        helper.make_node("DequantizeLinear", ["a_int", "scale", "zero"], ["a_again"]),
+        helper.make_node("Relu", ["a_again"], ["b"]),
+        helper.make_node("Add", ["b", "a" if read_as_float_too else "b"], ["sum"]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [value("x", TensorProto.FLOAT, ["N", 100])],
+        [value("sum", TensorProto.FLOAT, ["N", 100])],
+        [
+            helper.make_tensor("scale", TensorProto.FLOAT, [], [0.5]),
+            helper.make_tensor("zero", TensorProto.INT8, [], [0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    onnx.checker.check_model(model)
+    peak = peak_bytes(model, {"x": (1, 100)})
+    # x and a at first; then a, its integers and b; then b and the sum (and a).
+    assert peak.activations == (400 + 400 + 400 if read_as_float_too else 400 + 400)
+    assert peak.edges == 800
+
+
+def test_an_engine_takes_weights_activations_and_three_batches_in_flight(tiny_run: Path) -> None:
+    model = onnx.load(tiny_run / "model.onnx")
+    peak = peak_bytes(model, {"image": (2, 48, 64, 3)})
+    assert peak.edges == 2 * 48 * 64 * (3 + 1)
+    expected = peak.weights + peak.activations + 3 * peak.edges
+    assert engine_bytes(model, (2, 48, 64)) == expected
 
 
 def test_the_command_shows_the_choices_and_builds_nothing(

@@ -94,6 +94,24 @@ def test_another_baseline_is_no_unit(bench: Callable[..., Bench]) -> None:
     assert "in milliseconds" in str(comparison.changes[0])
 
 
+def test_the_unit_is_the_baseline_of_the_rows_own_device(bench: Callable[..., Bench]) -> None:
+    def on_gpu(backend: str, repeats: tuple[float, ...]) -> Row:
+        runner = FakeRunner(backend=backend, device="cuda:0 (Fake GPU)").describe()
+        return row(backend, repeats, runner=runner)
+
+    before = bench(
+        row("baseline", (100, 101, 102)), on_gpu("baseline-cuda", (10, 10.1, 10.2)),
+        on_gpu("trt", (1, 1.01, 1.02)), row("ort", STEADY),
+    )  # fmt: skip
+    slow_gpu = bench(
+        row("baseline", (100, 101, 102)), on_gpu("baseline-cuda", (20, 20.2, 20.4)),
+        on_gpu("trt", (2, 2.02, 2.04)), row("ort", STEADY),
+    )  # fmt: skip
+    comparison = compare(before, slow_gpu, 0.1)
+    assert found(comparison) == ["same", "same"]
+    assert all(change.by_baseline for change in comparison.changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

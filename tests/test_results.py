@@ -30,11 +30,14 @@ def test_schemas_are_those_of_the_rooms_that_write() -> None:
     # Read, not imported: the room that trains needs torch.
     train = (Path(bench.__file__).parent / "training_files.py").read_text(encoding="utf-8")
     (metrics_schema,) = re.findall(r"^METRICS_SCHEMA = (\d+)$", train, flags=re.MULTILINE)
+    script = Path(bench.__file__).parents[1] / "benchmarks" / "gpu" / "device_tier.py"
+    (device_schema,) = re.findall(r"^DEVICE_SCHEMA = (\d+)$", script.read_text(), re.MULTILINE)
     assert {
         "train": int(metrics_schema),
         "parity": parity.PARITY_SCHEMA,
         "bench": bench.BENCH_SCHEMA,
         "bisect": bisect.BISECT_SCHEMA,
+        "device": int(device_schema),
     } == SCHEMAS
 
 

@@ -1,83 +1,219 @@
-"""The device tier of one engine, and its memory over 1,000 runs of recurring shapes.
+"""What one engine and the bus give, from the device alone to masks in host memory.
 
-    python device_tier.py RUN PRECISION JSON
+    python device_tier.py RUN PRECISION JSON [--contexts 1,2]
 
-The device tier is compute alone, between two events on the compute stream.  Written after every
+For each shape:
+
+    device   computing alone, between two events on the compute stream
+    bus      the copies alone, in and out, as if both ways were free at once
+    pinned   batches in pinned memory → masks in pinned memory: no copy by the host
+    host     the same from and to memory of the caller's own
+    layers   TensorRT's own profile, layer by layer
+
+and at last the memory over 1,000 runs of recurring shapes.  ``of_floor`` is the share that `pinned`
+reaches of what the slower of bus and device would allow.  ``--contexts`` also lets that many
+threads, each with an engine context and streams of its own, share the device.  Written after every
 shape, so that a run that is cut off leaves what it had measured.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fcn_deploy import gpu
 from fcn_deploy.artifacts import Run, write_json
 from fcn_deploy.errors import FcnDeployError
-from fcn_deploy.machine import describe_machine, describe_versions, utc_now
-from fcn_deploy.runners.base import open_runner
-from fcn_deploy.spec import Precision
+from fcn_deploy.machine import result_header
+from fcn_deploy.runners.base import Outputs, Runner, open_runner
+from fcn_deploy.runners.trt import TrtRunner
+from fcn_deploy.spec import BatchShape, Precision
 
-SHAPES = ((1, 320, 480), (8, 320, 480), (32, 320, 480), (64, 320, 480), (1, 1024, 2048))
+SHAPES: tuple[BatchShape, ...] = (
+    (1, 320, 480), (8, 320, 480), (32, 320, 480), (64, 320, 480), (1, 1024, 2048),
+)  # fmt: skip
+DEVICE_SCHEMA = 1
 WARM_UP_RUNS, RUNS, REPEATS = 20, 100, 5
+#: A stream is read for about so long in each repeat.
+STREAM_SECONDS = 1.0
+#: Two batches are in flight and one is being filled.
+BUFFERS = 3
 LEAK_RUNS, LEAK_MARKS = 1000, (10, 100, 1000)
 #: More shapes than graphs are kept, each often enough in a row to be recorded and launched.
 LEAK_SHAPES, LEAK_IN_A_ROW = 20, 3
-NUM_INPUTS = 4
+
+Batch = NDArray[np.uint8]
+Read = Callable[[Iterator[Batch]], Iterator[Outputs]]
 
 
-def main() -> None:
-    run, precision = Run.from_argument(sys.argv[1]), Precision(sys.argv[2])
-    target = Path(sys.argv[3])
-    generator = np.random.default_rng(0)
-    document = {
-        "schema": 1,
-        "at": utc_now(),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run")
+    parser.add_argument("precision", type=Precision)
+    parser.add_argument("json", type=Path)
+    parser.add_argument("--contexts", default="1", help="numbers of contexts at once, e.g. 1,2")
+    asked = parser.parse_args(arguments)
+    contexts = [int(word) for word in asked.contexts.split(",")]
+    run, target = Run.from_argument(asked.run), asked.json
+    document: dict[str, Any] = {
+        **result_header("device", DEVICE_SCHEMA),
         "gpu": vars(gpu.describe_gpu()),
         "rows": [],
     }
+    generator = np.random.default_rng(0)
     before = gpu.memory_in_use()
-    with open_runner(run, "trt", precision=precision) as runner:
-        document["runner"] = runner.describe().to_json()
+    with ExitStack() as stack:
+        runners = [
+            stack.enter_context(open_runner(run, "trt", precision=asked.precision))
+            for _ in range(max(contexts))
+        ]
+        first = runners[0]
+        assert isinstance(first, TrtRunner)
+        document["runner"] = first.describe().to_json()
         document["memory_after_open_mib"] = (gpu.memory_in_use() - before) >> 20
         for shape in SHAPES:
+            row: dict[str, Any] = {"batch": shape[0], "size": list(shape[1:])}
             try:
-                row = _measure(runner, shape, generator)
+                for name, measured in _measures(first, runners, contexts, shape, generator):
+                    row[name] = measured
             except FcnDeployError as error:
-                row = {"error": str(error)}
-            row |= {"tier": "device", "batch": shape[0], "size": list(shape[1:]),
-                    "memory_mib": (gpu.memory_in_use() - before) >> 20}  # fmt: skip
+                row["error"] = str(error)
+            row["memory_mib"] = (gpu.memory_in_use() - before) >> 20
             document["rows"].append(row)
             write_json(target, document)
-            print(row)
-        document["leak"] = _leak(runner, generator)
+            print({name: row[name] for name in row if name != "layers"})
+        document["leak"] = _leak(first, generator)
         write_json(target, document)
         print(document["leak"])
 
 
-def _measure(runner, shape, generator):  # type: ignore[no-untyped-def]
-    inputs = [
-        generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
-        for _ in range(NUM_INPUTS if shape[0] < 32 else 2)
-    ]
+def _measures(
+    first: TrtRunner,
+    runners: Sequence[Runner],
+    contexts: Sequence[int],
+    shape: BatchShape,
+    generator: np.random.Generator,
+) -> Iterator[tuple[str, Any]]:
+    """Yield each measurement with its name as soon as it is there."""
+    buffers = [[runner.batch_buffer(shape) for _ in range(BUFFERS)] for runner in runners]
+    for buffer in (buffer for own in buffers for buffer in own):
+        buffer[...] = generator.integers(0, 256, buffer.shape, dtype=np.uint8)
+    device = _device(first, buffers[0])
+    yield "device", device
+    bus = _bus(shape)
+    yield "bus", bus
+    count = max(BUFFERS, round(STREAM_SECONDS * device["images_per_s"] / shape[0]))
+    for number in contexts:
+        reads = [(runner.stream_views, own) for runner, own in zip(runners, buffers, strict=True)]
+        pinned = _streamed(reads[:number], count)
+        pinned["of_floor"] = pinned["images_per_s"] / min(
+            device["images_per_s"], bus["images_per_s"]
+        )
+        yield "pinned" if number == 1 else f"pinned, {number} contexts", pinned
+    pageable = [buffer.copy() for buffer in buffers[0]]
+    yield "host", _streamed([(first.stream, pageable)], count)
+    seconds = first.layer_seconds(buffers[0][0], runs=RUNS)
+    layers = [{"name": name, "ms": 1000 * spent} for name, spent in seconds.items()]
+    yield "layers", sorted(layers, key=lambda layer: -float(str(layer["ms"])))
+
+
+def _device(runner: TrtRunner, batches: Sequence[Batch]) -> dict[str, Any]:
     for index in range(WARM_UP_RUNS):
-        runner.device_seconds(inputs[index % len(inputs)])
+        runner.device_seconds(batches[index % len(batches)])
     repeats = [
         statistics.median(
-            runner.device_seconds(inputs[index % len(inputs)]) * 1000 for index in range(RUNS)
+            runner.device_seconds(batches[index % len(batches)]) for index in range(RUNS)
         )
         for _ in range(REPEATS)
     ]
-    median = statistics.median(repeats)
-    return {"repeats_ms": repeats, "median_ms": median, "images_per_s": shape[0] / median * 1000}
+    return _figures(repeats, len(batches[0]))
 
 
-def _leak(runner, generator):  # type: ignore[no-untyped-def]
+def _bus(shape: BatchShape) -> dict[str, Any]:
+    """Time the copies of a batch and of its masks by events, each way alone."""
+    pixels = int(np.prod(shape))
+    stream, start, end = gpu.Stream(), gpu.Event(), gpu.Event()
+    host, device = gpu.PinnedBuffer(3 * pixels), gpu.DeviceBuffer(3 * pixels)
+
+    def seconds(copy: Callable[[], None]) -> float:
+        copy()
+        start.record(stream)
+        for _ in range(RUNS):
+            copy()
+        end.record(stream)
+        end.synchronize()
+        return end.seconds_since(start) / RUNS
+
+    try:
+        ways = [
+            [
+                seconds(lambda: stream.copy_in(device, host, 3 * pixels)),
+                seconds(lambda: stream.copy_out(host, device, pixels)),
+            ]
+            for _ in range(REPEATS)
+        ]
+    finally:
+        for held in (stream, start, end, host, device):
+            held.close()
+    inwards, outwards = (statistics.median(way) for way in zip(*ways, strict=True))
+    return {
+        "in_gb_per_s": 3 * pixels / inwards / 1e9,
+        "out_gb_per_s": pixels / outwards / 1e9,
+        **_figures([max(way) for way in ways], shape[0]),
+    }
+
+
+def _streamed(reads: Sequence[tuple[Read, Sequence[Batch]]], count: int) -> dict[str, Any]:
+    """Read streams of ``count`` batches each, every one on a thread of its own."""
+
+    def read(stream: Read, batches: Sequence[Batch], number: int) -> None:
+        for _ in stream(batches[index % len(batches)] for index in range(number)):
+            pass
+
+    def turn(number: int) -> float:
+        failed: list[BaseException] = []
+
+        def safely(stream: Read, batches: Sequence[Batch]) -> None:
+            try:
+                read(stream, batches, number)
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=safely, args=pair) for pair in reads]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+        return time.perf_counter() - started
+
+    turn(WARM_UP_RUNS)
+    repeats = [turn(count) / count / len(reads) for _ in range(REPEATS)]
+    return _figures(repeats, len(reads[0][1][0]))
+
+
+def _figures(seconds: Sequence[float], images: int) -> dict[str, Any]:
+    """Return what a batch takes, repeat by repeat, and the rate at the median."""
+    median = statistics.median(seconds)
+    return {
+        "repeats_ms": [1000 * spent for spent in seconds],
+        "median_ms": 1000 * median,
+        "images_per_s": images / median,
+    }
+
+
+def _leak(runner: Runner, generator: np.random.Generator) -> dict[str, Any]:
     runner.run(np.zeros((8, 320, 480, 3), np.uint8))
     shapes = generator.integers((1, 16, 16), (9, 321, 481), size=(LEAK_SHAPES, 3))
     used = {}

@@ -11,7 +11,9 @@ from functools import partial
 
 from fcn_deploy.artifacts import Run
 from fcn_deploy.runners.base import Runner
-from peers import compiled, cuda_graphs, eager, fcn_resnet50, openvino_api
+from fcn_deploy.runners.pytorch import TorchBackend
+from fcn_deploy.spec import Precision
+from peers import eager, fcn_resnet50, openvino_api, torch_options
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,20 @@ class Peer:
     open: Callable[[Run, int], Runner]
 
 
+def _torch(backend: TorchBackend, precision: Precision) -> Peer:
+    return Peer(
+        backend.name,
+        partial(torch_options.unavailable_reason, backend, precision),
+        partial(torch_options.open, backend=backend, precision=precision),
+    )
+
+
 #: Of the same network: their masks are checked against ours before they are measured.
 PEERS = (
     Peer("peer:eager", eager.unavailable_reason, eager.open),
-    Peer("peer:compile", compiled.unavailable_reason, compiled.open),
-    Peer(
-        "peer:compile-fp16",
-        partial(compiled.unavailable_reason, "fp16"),
-        partial(compiled.open, precision="fp16"),
-    ),
-    Peer("peer:cuda-graphs", cuda_graphs.unavailable_reason, cuda_graphs.open),
+    _torch(torch_options.COMPILED, Precision.FP32),
+    _torch(torch_options.COMPILED_FP16, Precision.FP16),
+    _torch(torch_options.GRAPHS, Precision.FP16),
     Peer("peer:openvino", openvino_api.unavailable_reason, openvino_api.open),
     Peer(
         "peer:openvino-bf16",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.checkpoint import load_checkpoint
@@ -95,31 +95,6 @@ class TorchPeer(Runner):
         torch.set_num_threads(self._threads_before)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-class Segmenter(nn.Module):
-    """uint8 pictures → uint8 masks in one module, so that a compiler sees all of it.
-
-    Args:
-        network: float [N, 3, H, W] → logits [N, C, H, W].
-        spec: mean and std.
-    """
-
-    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
-        super().__init__()
-        self.network = network
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", 255 * torch.tensor(spec.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1))
-        self.dtype = next(network.parameters()).dtype
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Segment uint8 [N, H, W, 3] to uint8 [N, H, W]; ties go to the lowest class."""
-        # A view: pictures lie in memory as channels_last wants them.
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32)  # (N, 3, H, W)
-        logits: Tensor = self.network(((pixels - self.mean) / self.std).to(self.dtype))
-        return logits.argmax(dim=1).to(torch.uint8)
 
 
 def load_network(run: Run) -> tuple[nn.Module, ModelSpec, str, str]:

@@ -13,7 +13,7 @@ from fcn_deploy.commands.console import EXIT_FAILED, bar, console
 from fcn_deploy.commands.measuring import ConditionWatch, bench_pictures, cold_starts
 from fcn_deploy.commands.opening import (
     open_backend,
-    open_baseline,
+    open_baselines,
     require_backends,
     result_name,
     run_from_argument,
@@ -163,10 +163,11 @@ def bench(
             )
             for backend in chosen
         ]
-        baseline = open_baseline(source, threads)
-        if baseline is not None:
-            runners.insert(0, stack.enter_context(baseline))
-        files = {runner: Precision.FP32 if runner is baseline else precision for runner in runners}
+        runners = [*open_baselines(source, threads, runners, stack), *runners]
+        files = {
+            runner: Precision.FP32 if runner.describe().is_baseline else precision
+            for runner in runners
+        }
         started = cold_starts(source, files, device, threads, sizes[0]) if cold_start else []
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         inputs = [make_inputs(pictures, size, folder) for size in sizes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from fcn_deploy.commands.console import build_bar, console
 from fcn_deploy.commands.params import Bytes, Profile, precision_options
 from fcn_deploy.errors import InputError
 from fcn_deploy.spec import BatchShape, Precision, Product, ShapeProfile
+
+if TYPE_CHECKING:
+    from fcn_deploy.planner import Choice
 
 
 @click.command()
@@ -125,16 +129,15 @@ def _planned(
     """Show what could be built for the pictures in a folder; return the profiles to build."""
     from rich.table import Table
 
-    from fcn_deploy.graph_cost import peak_bytes
     from fcn_deploy.onnx_file import load_onnx
-    from fcn_deploy.planner import choices, choose, mebibytes, picture_sizes
+    from fcn_deploy.planner import choices, choose, engine_bytes, mebibytes, picture_sizes
 
     sizes = picture_sizes(folder)
     model = load_onnx(onnx_path)
 
     @functools.cache
     def memory_of(shape: BatchShape) -> int:
-        return sum(peak_bytes(model, {"image": (*shape, 3)}))
+        return engine_bytes(model, shape)
 
     found = choices(sizes, memory_of, batch=batch, limit=memory)
     chosen = choose(found)
@@ -147,16 +150,24 @@ def _planned(
     for choice in found:
         table.add_row(
             f"{len(choice.profiles)} {'static' if choice.static else 'dynamic'}",
-            str(choice.batch),
+            _batches(choice),
             f"{choice.at_optimum / choice.pictures:.1%}",
             mebibytes(choice.memory),
             "chosen" if choice is chosen else "",
         )
     console.print(table)
     console.print(
-        "memory: weights and activations by the count of the ONNX graph, not measured; "
+        "memory: weights, activations and three batches in flight by the count of the ONNX graph, "
+        "not measured; "
         "on a GPU `fcn-deploy bench --tier device` measures each size"
     )
     for profile in chosen.profiles:
         console.print(f"--profile {profile}")
     return chosen.profiles
+
+
+def _batches(choice: Choice) -> str:
+    """Return the largest batch of each profile; of several that differ, also what pictures get."""
+    if len(set(choice.batches)) == 1:
+        return str(choice.batches[0])
+    return f"{', '.join(map(str, choice.batches))} (mean {choice.mean_batch:.1f})"

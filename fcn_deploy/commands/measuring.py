@@ -78,6 +78,7 @@ def cold_starts(
         size: (height, width) in pixels of the picture.
     """
     from fcn_deploy.cold_start import measure_cold_start
+    from fcn_deploy.runners.base import TORCH_BACKENDS
 
     found = []
     with counter("cold starts", len(files)) as step:
@@ -88,7 +89,7 @@ def cold_starts(
                 description.backend,
                 precision=precision,
                 threads=threads,
-                device=device if description.backend == "torch" else "auto",
+                device=device if description.backend in TORCH_BACKENDS else "auto",
                 size=size,
                 timeout_s=COLD_START_LIMIT_S,
             )

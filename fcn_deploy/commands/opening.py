@@ -13,6 +13,8 @@ from fcn_deploy.errors import InputError
 from fcn_deploy.spec import Precision
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from fcn_deploy.runners.base import Runner
 
 
@@ -49,10 +51,11 @@ def trained_on(source: Run, repair: str) -> str:
 
 
 def usable_backends(precision: Precision, skipped: Collection[str] = ()) -> tuple[str, ...]:
-    """Return all backends that run files of a precision here; the others are named."""
-    from fcn_deploy.runners.base import BACKENDS, takes, unavailable_reason
+    """Return the backends that run files of a precision here unasked; the others are named."""
+    from fcn_deploy.runners.base import BACKENDS, ON_REQUEST, takes, unavailable_reason
 
-    reasons = {b: unavailable_reason(b) for b in BACKENDS if b not in skipped}
+    considered = [b for b in BACKENDS if b not in skipped and b not in ON_REQUEST]
+    reasons = {backend: unavailable_reason(backend) for backend in considered}
     usable = tuple(b for b, reason in reasons.items() if reason is None and takes(b, precision))
     if not usable:
         raise InputError("no backend runs on this machine", "see `fcn-deploy doctor`")
@@ -80,7 +83,7 @@ def open_backend(
     threads: int | None = None,
 ) -> Runner:
     """Open a runner; for TensorRT, build the engine first if none fits, and say so."""
-    from fcn_deploy.runners.base import open_runner, unavailable_reason
+    from fcn_deploy.runners.base import TORCH_BACKENDS, open_runner, unavailable_reason
 
     if backend == "trt" and unavailable_reason(backend) is None:
         from fcn_deploy.build import ensure_engine
@@ -96,16 +99,32 @@ def open_backend(
         outputs=outputs,
         threads=threads,
         # The others say by their name where they run.
-        device=device if backend == "torch" else "auto",
+        device=device if backend in TORCH_BACKENDS else "auto",
     )
 
 
-def open_baseline(source: Run, threads: int) -> Runner | None:
-    """Open the plain export, made on the spot where PyTorch is there; else say it is left out."""
+def open_baselines(
+    source: Run, threads: int, runners: Sequence[Runner], stack: ExitStack
+) -> list[Runner]:
+    """Open the plain export where the runners are: on the CPU, on the GPU, or on both.
+
+    It is made on the spot where PyTorch is there; where it cannot be had, that is said.
+    """
+    from fcn_deploy.runners.base import CPU_BASELINE, GPU_BASELINE
+
+    on_gpu = {runner.describe().on_gpu for runner in runners}
+    wanted = [
+        name for name, there in ((CPU_BASELINE, False), (GPU_BASELINE, True)) if there in on_gpu
+    ]
+    opened = [_open_baseline(source, name, threads) for name in wanted]
+    return [stack.enter_context(baseline) for baseline in opened if baseline is not None]
+
+
+def _open_baseline(source: Run, backend: str, threads: int) -> Runner | None:
     from fcn_deploy.runners.base import open_runner, unavailable_reason
 
-    if (reason := unavailable_reason("baseline")) is not None:
-        console.print(f"the baseline is left out: {reason}")
+    if (reason := unavailable_reason(backend)) is not None:
+        console.print(f"{backend} is left out: {reason}")
         return None
     if unavailable_reason("torch") is None and source.checkpoint.is_file():
         from fcn_deploy.export import ensure_baseline
@@ -113,8 +132,8 @@ def open_baseline(source: Run, threads: int) -> Runner | None:
         ensure_baseline(source)
     if not source.baseline_onnx.is_file():
         console.print(
-            "the baseline is left out: its plain export is made where PyTorch and the checkpoint "
+            f"{backend} is left out: its plain export is made where PyTorch and the checkpoint "
             f"are; copy {source.baseline_onnx} from there"
         )
         return None
-    return open_runner(source, "baseline", threads=threads)
+    return open_runner(source, backend, threads=threads)

@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 from fcn_deploy.artifacts import Run
 from fcn_deploy.errors import BackendError, FcnDeployError, InputError
 from fcn_deploy.json_fields import Fields
-from fcn_deploy.spec import ModelSpec, Precision, ordered_outputs
+from fcn_deploy.spec import BatchShape, ModelSpec, Precision, ordered_outputs
 
 #: Backend → its module, or a member of it after a colon.  Resolved by name at the last moment, so
 #: that this room (and whoever imports it) loads no backend, and a machine needs only the packages
 #: of the one it uses.
 _MODULES = {
-    "torch": "fcn_deploy.runners.pytorch",
+    "torch": "fcn_deploy.runners.pytorch:eager",
+    "torch-compile": "fcn_deploy.runners.pytorch:compiled",
+    "torch-graphs": "fcn_deploy.runners.pytorch:graphs",
     "ort": "fcn_deploy.runners.ort",
     "ort-cuda": "fcn_deploy.runners.ort:cuda",
     "ort-rtx": "fcn_deploy.runners.ort:rtx",
@@ -37,10 +39,20 @@ _MODULES = {
     "openvino": "fcn_deploy.runners.openvino",
     "openvino-bf16": "fcn_deploy.runners.openvino:bf16",
     "ncnn": "fcn_deploy.runners.ncnn",
-    "baseline": "fcn_deploy.runners.baseline",
+    "baseline": "fcn_deploy.runners.baseline:cpu",
+    "baseline-cuda": "fcn_deploy.runners.baseline:cuda",
 }
-#: The backends a user may ask for; `baseline` is what bench measures them against.
-BACKENDS = ("torch", "ort", "ncnn", "openvino", "openvino-bf16", "ort-cuda", "ort-rtx", "trt")
+#: The backends a user may ask for.
+BACKENDS = (
+    "torch", "torch-compile", "torch-graphs",
+    "ort", "ncnn", "openvino", "openvino-bf16", "ort-cuda", "ort-rtx", "trt",
+)  # fmt: skip
+#: They run where ``device`` says; the others say by their name where they run.
+TORCH_BACKENDS = ("torch", "torch-compile", "torch-graphs")
+#: Never taken unasked: they prepare every batch shape anew, the compiler for minutes.
+ON_REQUEST = ("torch-compile", "torch-graphs")
+#: The plain export, which bench measures the others against: those on the CPU, those on the GPU.
+BASELINES = CPU_BASELINE, GPU_BASELINE = ("baseline", "baseline-cuda")
 #: What a run consists of.  ``copy in`` is all that stands between the decoded pictures and the
 #: network's input (the baseline normalises there), ``copy out`` all behind the network's output.
 STAGES = COPY_IN, COMPUTE, COPY_OUT = ("copy in", "compute", "copy out")
@@ -86,6 +98,16 @@ class RunnerDescription:
     digest: str
     checkpoint_digest: str
     providers: tuple[str, ...] = field(default=())
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the network runs on a GPU."""
+        return self.device.startswith("cuda")
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the plain export."""
+        return self.backend in BASELINES
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""
@@ -208,6 +230,26 @@ class Runner(ABC):
         Whoever knows which shapes will come again asks for this, so that none makes room for
         another; each costs memory.
         """
+
+    def stream_views(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Do as :meth:`stream`, without a copy of the results where they need none.
+
+        A result is valid until the next one is asked for or the runner is closed: its memory may
+        be the next one's.
+        """
+        return self.stream(batches)
+
+    def batch_buffer(self, shape: BatchShape) -> NDArray[np.uint8]:
+        """Return memory for a batch, uint8 [N, H, W, 3], that the runner reads without a copy.
+
+        It is filled by the caller, handed to :meth:`run` or a stream as it is or as its first
+        pictures, and left alone until the result of that batch has come.  Three buffers in turn
+        keep a stream busy.  Getting one takes a while: make a few and use them again.
+
+        Args:
+            shape: N, H, W.
+        """
+        return np.empty((*shape, 3), dtype=np.uint8)
 
     def device_seconds(self, images: NDArray[np.uint8]) -> float | None:
         """Run a batch and return the device's own time for computing it, without the copies.

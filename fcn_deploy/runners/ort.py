@@ -25,9 +25,9 @@ from fcn_deploy.onnx_file import OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
 from fcn_deploy.runners.lanes import LANES, in_lanes
 from fcn_deploy.runners.session import (
-    CUDA_PROVIDER,
     RTX_REPAIR,
     cpu_session,
+    cuda_missing,
     cuda_session,
     require_model,
     rtx_session,
@@ -305,16 +305,6 @@ class OrtGpuBackend:
         return OrtGpuRunner(self, *require_model(run, precision), outputs, threads)
 
 
-def _cuda_missing() -> str | None:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        return f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime-gpu"
-    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        return f"this ONNX Runtime has no {CUDA_PROVIDER}; pip install onnxruntime-gpu"
-    return None
-
-
 def _rtx_missing() -> str | None:
     for name in ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"):
         if importlib.util.find_spec(name) is None:
@@ -327,6 +317,6 @@ def _rtx_missing() -> str | None:
 
 
 #: Backend ``ort-cuda``.
-cuda = OrtGpuBackend("ort-cuda", _cuda_missing, cuda_session)
+cuda = OrtGpuBackend("ort-cuda", cuda_missing, cuda_session)
 #: Backend ``ort-rtx``.
 rtx = OrtGpuBackend("ort-rtx", _rtx_missing, rtx_session)

@@ -1,6 +1,23 @@
-"""PyTorch: the reference that every other backend is compared with."""
+"""PyTorch: eager, the reference that every other backend is compared with, and as fast as it gets.
+
+torch            eager; in float32 plain, in float16 on a GPU channels last
+torch-compile    pictures → masks as one compiled graph, channels last
+torch-graphs     eager, channels last, recorded once for each batch shape as a CUDA graph
+"""
 
 from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +38,15 @@ except ImportError as error:
 else:
     _import_error = None
 
+#: The compiler makes code for every batch shape, and keeps it: so many shapes and no more.
+MAX_COMPILED_SHAPES = 64
+#: So many batch shapes keep a CUDA graph and its memory; the least recently used one makes room.
+MAX_GRAPHS = 8
+#: Before a graph is recorded, as PyTorch advises: libraries choose kernels and take their
+#: workspace then.
+WARM_UP_RUNS = 3
+_COMPILERS = {"darwin": "clang++", "win32": "cl"}
+
 
 def unavailable_reason() -> str | None:
     """Return why PyTorch cannot run here, or None."""
@@ -29,30 +55,104 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def takes(precision: Precision) -> bool:
-    """Say whether PyTorch computes the checkpoint so: integers are the quantised file's."""
-    return precision in (Precision.FP32, Precision.FP16)
+@dataclass(frozen=True)
+class TorchOptions:
+    """How PyTorch runs the network; the runner's description says it.
 
-
-def open(
-    run: Run,
-    *,
-    precision: Precision,
-    outputs: tuple[str, ...],
-    threads: int | None,
-    device: str,
-) -> TorchRunner:
-    """Open a run's checkpoint; see :func:`fcn_deploy.runners.base.open_runner`.
-
-    Raises:
-        BackendError: it does not compute in that precision.
+    Attributes:
+        channels_last: weights lie as pictures do; None: where it is faster and nobody's reference.
+        compiled: by ``torch.compile``, each batch shape for itself.
+        graphs: recorded as CUDA graphs, one for each batch shape.
     """
-    if not takes(precision):
-        raise BackendError(
-            f"backend torch does not compute in {precision.value}",
-            "use --backend ort, openvino or trt, which run the quantised file",
-        )
-    return TorchRunner(run, precision, outputs, threads, device)
+
+    channels_last: bool | None = None
+    compiled: bool = False
+    graphs: bool = False
+
+    def settled(self, precision: Precision, device: torch.device) -> TorchOptions:
+        """Return the options with nothing left open, for a precision on a device."""
+        if self.channels_last is not None:
+            return self
+        faster = precision is Precision.FP16 and device.type == "cuda"  # tensor cores want it
+        return TorchOptions(faster, self.compiled, self.graphs)
+
+    def __str__(self) -> str:
+        words = {
+            "torch.compile": self.compiled,
+            "CUDA graphs": self.graphs,
+            "channels last": self.channels_last,
+        }
+        return ", ".join(word for word, chosen in words.items() if chosen)
+
+
+@dataclass(frozen=True)
+class TorchBackend:
+    """PyTorch with some options, as a backend.
+
+    Attributes:
+        name: of the backend.
+        options: how it runs the network.
+    """
+
+    name: str
+    options: TorchOptions
+
+    def takes(self, precision: Precision) -> bool:
+        """Say whether PyTorch computes the checkpoint so: integers are the quantised file's."""
+        return precision in (Precision.FP32, Precision.FP16)
+
+    def unavailable_reason(self) -> str | None:
+        """Return what is missing and what to install, or None."""
+        if (reason := unavailable_reason()) is not None:
+            return reason
+        return self._missing(choose_device("auto"))
+
+    def _missing(self, device: torch.device) -> str | None:
+        if self.options.graphs and device.type != "cuda":
+            return "PyTorch sees no GPU, and CUDA graphs are the GPU's"
+        return _compiler_missing(device) if self.options.compiled else None
+
+    def open(
+        self,
+        run: Run,
+        *,
+        precision: Precision,
+        outputs: tuple[str, ...],
+        threads: int | None,
+        device: str,
+    ) -> TorchRunner:
+        """Open a run's checkpoint; see :func:`fcn_deploy.runners.base.open_runner`.
+
+        Raises:
+            BackendError: it does not compute in that precision, or not on that device.
+        """
+        if not self.takes(precision):
+            raise BackendError(
+                f"backend {self.name} does not compute in {precision.value}",
+                "use --backend ort, openvino or trt, which run the quantised file",
+            )
+        if self.options.graphs and device == "cpu":
+            raise BackendError(
+                f"backend {self.name} runs on a GPU", "drop --device cpu, or use --backend torch"
+            )
+        there = choose_device(device)
+        if (reason := self._missing(there)) is not None:
+            raise BackendError(f"backend {self.name} does not work on {there.type}: {reason}")
+        return self._kind(self, run, precision, outputs, threads, there)
+
+    @property
+    def _kind(self) -> type[TorchRunner]:
+        if self.options.graphs:
+            return GraphRunner
+        return CompiledRunner if self.options.compiled else TorchRunner
+
+
+#: Backend ``torch``.
+eager = TorchBackend("torch", TorchOptions())
+#: Backend ``torch-compile``.
+compiled = TorchBackend("torch-compile", TorchOptions(channels_last=True, compiled=True))
+#: Backend ``torch-graphs``.
+graphs = TorchBackend("torch-graphs", TorchOptions(channels_last=True, graphs=True))
 
 
 class TorchRunner(Runner):
@@ -60,19 +160,22 @@ class TorchRunner(Runner):
 
     def __init__(
         self,
+        backend: TorchBackend,
         run: Run,
         precision: Precision,
         outputs: tuple[str, ...],
         threads: int | None,
-        device: str,
+        device: torch.device,
     ) -> None:
+        self._backend = backend.name
+        self._options = backend.options.settled(precision, device)
         self._path = run.require_checkpoint()
         checkpoint = load_checkpoint(self._path)
         self._spec = checkpoint.spec
         self._digest = file_digest(self._path)
         self._precision = precision
         self._outputs = outputs
-        self._device = choose_device(device)
+        self._device = device
         self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
@@ -81,9 +184,10 @@ class TorchRunner(Runner):
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         self._threads = torch.get_num_threads()
-        self._model: DeployModel | None = DeployModel(
-            checkpoint.model, checkpoint.spec, outputs, precision
-        ).to(self._device)
+        model = DeployModel(checkpoint.model, checkpoint.spec, outputs, precision).to(device)
+        if self._options.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self._model: DeployModel | None = model
 
     @property
     def spec(self) -> ModelSpec:
@@ -95,11 +199,12 @@ class TorchRunner(Runner):
         name = str(self._device)
         if self._device.type == "cuda":
             name += f" ({torch.cuda.get_device_name(self._device)})"
+        options = str(self._options)
         return RunnerDescription(
-            backend="torch",
+            backend=self._backend,
             device=name,
             precision=self._precision.value,
-            library=f"PyTorch {torch.__version__}",
+            library=f"PyTorch {torch.__version__}" + (f", {options}" if options else ""),
             threads=self._threads,
             file=str(self._path),
             digest=self._digest,
@@ -108,18 +213,24 @@ class TorchRunner(Runner):
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
         if self._model is None:
-            raise BackendError("the torch runner is closed")
+            raise BackendError(f"the {self._backend} runner is closed")
         with torch.inference_mode():
-            # from_numpy refuses arrays that are read-only or run backwards
-            host = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-            images_there = host.to(self._device)
-            self._wait_and_end(COPY_IN)
-            produced = self._model(images_there)
-            self._wait_and_end(COMPUTE)
-        arrays = {
-            name: tensor.cpu().numpy() for name, tensor in zip(self._outputs, produced, strict=True)
-        }
-        return Outputs(**arrays)
+            arrays = self._segment(self._model, images)
+        return Outputs(**dict(zip(self._outputs, arrays, strict=True)))
+
+    def _segment(self, model: DeployModel, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Return the outputs as arrays of their own; called in inference mode."""
+        # from_numpy refuses arrays that are read-only or run backwards
+        host = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+        images_there = host.to(self._device)
+        self._wait_and_end(COPY_IN)
+        produced = self._compute(model, images_there)
+        self._wait_and_end(COMPUTE)
+        return [tensor.cpu().numpy() for tensor in produced]
+
+    def _compute(self, model: DeployModel, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        produced: tuple[torch.Tensor, ...] = model(images)
+        return produced
 
     def _wait_and_end(self, stage: str) -> None:
         if self._watched and self._device.type == "cuda":
@@ -132,6 +243,149 @@ class TorchRunner(Runner):
         torch.set_num_threads(self._threads_before)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+class CompiledRunner(TorchRunner):
+    """Normalisation, network and argmax in one compiled graph; a new batch shape is compiled anew.
+
+    The threads are set before anything is compiled: the kernels for a CPU have their number inside.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        how: dict[str, Any] = (
+            {"mode": "max-autotune"}  # with CUDA graphs
+            if self._device.type == "cuda"
+            # Weights become constants, laid out once as oneDNN wants them.
+            else {"options": {"freezing": True}}
+        )
+        # fullgraph: what cannot be compiled is an error, where it would run eagerly in silence.
+        self._compiled: Any = torch.compile(self._model, dynamic=False, fullgraph=True, **how)
+        self._shapes: set[tuple[int, ...]] = set()
+
+    def _compute(self, model: DeployModel, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self._shapes.add(tuple(images.shape))
+        if len(self._shapes) > MAX_COMPILED_SHAPES:
+            self._shapes.remove(tuple(images.shape))
+            raise BackendError(
+                f"backend {self._backend} compiles every batch shape for itself and has compiled "
+                f"{MAX_COMPILED_SHAPES} of them",
+                "use pictures of fewer sizes, or --backend torch",
+            )
+        with _many_shapes_allowed():
+            # A CUDA graph writes its next result to the same place; `cpu` copies.
+            produced: tuple[torch.Tensor, ...] = self._compiled(images)
+        return produced
+
+    def close(self) -> None:
+        """Free the device; calling it twice is harmless."""
+        self._compiled = None
+        super().close()
+
+
+@contextmanager
+def _many_shapes_allowed() -> Iterator[None]:
+    """Lift the compiler's own limit of eight shapes, which all runners of a process share."""
+    from torch._dynamo import config
+
+    limits = {"recompile_limit": 1 << 20, "accumulated_recompile_limit": 1 << 20}
+    with config.patch(limits):
+        yield
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A graph and the buffers that it always reads and writes.
+
+    Attributes:
+        graph: images → outputs.
+        images: uint8 [N, H, W, 3], on the GPU.
+        outputs: on the GPU, from the graph's own memory.
+        pinned_images: their source, in pinned host memory.
+        pinned_outputs: their destinations.
+    """
+
+    graph: torch.cuda.CUDAGraph
+    images: torch.Tensor
+    outputs: tuple[torch.Tensor, ...]
+    pinned_images: torch.Tensor
+    pinned_outputs: tuple[torch.Tensor, ...]
+
+
+class GraphRunner(TorchRunner):
+    """Static buffers, one CUDA graph for each batch shape, copies from and to pinned memory."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._recorded: OrderedDict[tuple[int, ...], _Recorded] = OrderedDict()
+
+    def _segment(self, model: DeployModel, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        recorded = self._recorded.get(images.shape)
+        if recorded is None:
+            while len(self._recorded) >= MAX_GRAPHS:
+                self._recorded.popitem(last=False)
+            recorded = self._recorded[images.shape] = self._record(model, images.shape)
+        self._recorded.move_to_end(images.shape)
+        # The pinned buffer is free: the last run did not return before its outputs were there.
+        np.copyto(recorded.pinned_images.numpy(), images)
+        recorded.images.copy_(recorded.pinned_images, non_blocking=True)
+        self._wait_and_end(COPY_IN)
+        recorded.graph.replay()
+        self._wait_and_end(COMPUTE)
+        for target, source in zip(recorded.pinned_outputs, recorded.outputs, strict=True):
+            target.copy_(source, non_blocking=True)
+        torch.cuda.current_stream(self._device).synchronize()
+        return [target.numpy().copy() for target in recorded.pinned_outputs]
+
+    def _record(self, model: DeployModel, shape: tuple[int, ...]) -> _Recorded:
+        images = torch.zeros(shape, dtype=torch.uint8, device=self._device)
+        with _fastest_kernels():
+            # On a stream of its own, as PyTorch advises: what the warm-up leaves on the default
+            # stream would else be recorded with it.
+            aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP_RUNS):
+                    model(images)
+            torch.cuda.current_stream(self._device).wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                outputs = model(images)
+        return _Recorded(graph, images, outputs, _pinned(images), tuple(map(_pinned, outputs)))
+
+    def close(self) -> None:
+        """Free the graphs and their memory; calling it twice is harmless."""
+        self._recorded.clear()
+        super().close()
+
+
+def _pinned(like: torch.Tensor) -> torch.Tensor:
+    return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+
+
+@contextmanager
+def _fastest_kernels() -> Iterator[None]:
+    """Let cuDNN try its kernels for a shape that will come again and again."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _compiler_missing(device: torch.device) -> str | None:
+    """Return what ``torch.compile`` lacks for a device, or None."""
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return "torch.compile needs Triton on a GPU; pip install triton"
+        return None
+    compiler = os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")
+    if shutil.which(compiler) is None:
+        return f"torch.compile needs a C++ compiler and finds no {compiler}; install it or set CXX"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "torch.compile needs Python's headers; install them (python3-dev)"
+    return None
 
 
 def choose_device(device: str) -> torch.device:

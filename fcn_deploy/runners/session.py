@@ -71,12 +71,24 @@ RTX_REPAIR = "pip install 'fcn-deploy[rtx]', on a machine with an RTX card"
 _RTX_REGISTRATION = "fcn_deploy_rtx"
 
 
-def cuda_session(model: bytes, threads: int) -> Any:
+def cuda_missing() -> str | None:
+    """Return why ONNX Runtime has no CUDA provider, apart from the GPU, or None if it has."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime-gpu"
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        return f"this ONNX Runtime has no {CUDA_PROVIDER}; pip install onnxruntime-gpu"
+    return None
+
+
+def cuda_session(model: bytes, threads: int, *, alone: bool = True) -> Any:
     """Open a session on the CUDA provider; no node may fall to the CPU.
 
     Args:
         model: the ONNX file's bytes.
         threads: of the intra-op pool.
+        alone: False lets ONNX Runtime keep the arithmetic of shapes on the CPU, as it likes to.
 
     Raises:
         BackendError: the provider, or a library that it needs, cannot be had.
@@ -94,7 +106,7 @@ def cuda_session(model: bytes, threads: int) -> Any:
     }
     return _gpu_session(
         model,
-        _gpu_options(onnxruntime, threads),
+        _gpu_options(onnxruntime, threads, alone=alone),
         CUDA_PROVIDER,
         CUDA_LIBRARIES_REPAIR,
         providers=[(CUDA_PROVIDER, settings)],
@@ -131,12 +143,13 @@ def _rtx_devices(onnxruntime: Any) -> list[Any]:
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == RTX_PROVIDER]
 
 
-def _gpu_options(onnxruntime: Any, threads: int) -> Any:
+def _gpu_options(onnxruntime: Any, threads: int, *, alone: bool = True) -> Any:
     onnxruntime.set_default_logger_severity(4)  # what it would print is in what we raise
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if alone:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 
 

@@ -4,13 +4,16 @@
     pinned in ──copy──▶ in ──▶ engine ──▶ out ──copy──▶ pinned out        one slot
 
 A batch in flight owns a slot.  ``run`` uses one slot on one stream; ``stream`` uses two slots on
-three streams (copy in, compute, copy out), so that copies hide behind computing.  A shape that
-comes back is recorded as a CUDA graph; one that cannot be recorded is enqueued plainly, as is every
-shape of an engine that allows no second context on a profile (see ``trt_api.share_profiles``).
+three streams (copy in, compute, copy out), so that copies hide behind computing.  A batch in a
+``batch_buffer`` skips the first pinned buffer, a result of ``stream_views`` lies in the last one:
+with both, the host copies nothing.  A shape that comes back is recorded as a CUDA graph; one that
+cannot be recorded is enqueued plainly, as is every shape of an engine that allows no second context
+on a profile (see ``trt_api.share_profiles``).
 """
 
 from __future__ import annotations
 
+import statistics
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -53,7 +56,7 @@ from fcn_deploy.runners.base import (
     check_images,
 )
 from fcn_deploy.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
-from fcn_deploy.trt_api import TensorRt
+from fcn_deploy.trt_api import LayerTimes, TensorRt
 
 INPUT_NAME = "image"
 #: How many (slot, shape) pairs keep a CUDA graph, unless more are asked for; the least recently
@@ -238,7 +241,7 @@ class TrtRunner(Runner):
         self._identity = shipped
         self._wanted = outputs
         self._device = f"cuda:0 ({gpu.describe_gpu().name})"
-        self._stream_token: object = None  # of the stream() that owns the two slots
+        self._stream_token: _Reading | None = None  # of the stream() that owns the two slots
         self._engine: _DeviceEngine | None = _DeviceEngine(shipped)
         self._probe: _DeviceEngine | None = None
         try:
@@ -314,11 +317,32 @@ class TrtRunner(Runner):
         Raises:
             InputError: another stream of this runner was begun before this one's end.
         """
+        return self._streamed(batches, _Reading(copies=True))
+
+    def stream_views(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Do as :meth:`stream`, with results in pinned memory that the next but one overwrites.
+
+        Valid until the next one is asked for or the runner is closed.
+        """
+        return self._streamed(batches, _Reading(copies=False))
+
+    def batch_buffer(self, shape: BatchShape) -> NDArray[np.uint8]:
+        """Return pinned memory for a batch: the bus reads it where it lies.
+
+        Its contract is :meth:`fcn_deploy.runners.base.Runner.batch_buffer`'s; it outlives the
+        runner.
+
+        Raises:
+            DeviceMemoryError: no more memory can be locked.
+        """
+        return gpu.pinned_array((*shape, 3))
+
+    def _streamed(self, batches: Iterable[NDArray[np.uint8]], token: _Reading) -> Iterator[Outputs]:
         if self._probe is not None:
             yield from super().stream(batches)
             return
         loaded = self._open_engine()
-        token = self._stream_token = object()
+        self._stream_token = token
         in_flight: deque[_Slot] = deque()
         try:
             for index, images in enumerate(batches):
@@ -336,18 +360,18 @@ class TrtRunner(Runner):
             yield self._collect_streamed(token, loaded, in_flight)
 
     def _collect_streamed(
-        self, token: object, loaded: _DeviceEngine, in_flight: deque[_Slot]
+        self, token: _Reading, loaded: _DeviceEngine, in_flight: deque[_Slot]
     ) -> Outputs:
         # Anything may have happened since the last result: the slots may be another's by now.
         self._require_slots(token)
         slot = in_flight.popleft()
         try:
-            return self._chosen(loaded.collect(slot))
+            return self._chosen(loaded.collect(slot, copies=token.copies))
         except FcnDeployError:
             in_flight.clear()  # a later result would be taken for the one that is missing
             raise
 
-    def _require_slots(self, token: object) -> None:
+    def _require_slots(self, token: _Reading) -> None:
         self._open_engine()
         if token is not self._stream_token:
             raise InputError(
@@ -362,12 +386,41 @@ class TrtRunner(Runner):
         loaded.run(images)
         return loaded.last_compute_seconds()
 
+    def layer_seconds(self, images: NDArray[np.uint8], *, runs: int = 100) -> dict[str, float]:
+        """Return the device's time for each layer by TensorRT's profiler, in the order they run.
+
+        The profiler stands between the layers and there is no graph: the sum is more than
+        :meth:`device_seconds` says.
+
+        Args:
+            images: a batch.
+            runs: how many are timed; each layer's median counts.
+        """
+        check_images(images)
+        times = self._open_engine().layer_times(images, runs)
+        # A name that several layers bear is told several times a run.
+        return {
+            name: statistics.median(found) * len(found) / runs / 1000
+            for name, found in times.items()
+        }
+
     def close(self) -> None:
         """Free the device; calling it twice is harmless."""
         for loaded in (self._engine, self._probe):
             if loaded is not None:
                 loaded.close()
         self._engine = self._probe = self._stream_token = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A stream() that is being read.
+
+    Attributes:
+        copies: whether its results are arrays of their own.
+    """
+
+    copies: bool
 
 
 @dataclass(frozen=True)
@@ -389,6 +442,8 @@ class _Slot:
         self.device: dict[str, DeviceBuffer] = {}
         self.arrived, self.started, self.computed, self.returned = (Event() for _ in range(4))
         self.in_flight = False
+        #: The caller's pinned batch that is being read; held so that its memory stays.
+        self.source: NDArray[np.uint8] | None = None
 
     def fits(self, sizes: dict[str, int]) -> bool:
         """Say whether tensors of these sizes in bytes find room."""
@@ -514,6 +569,22 @@ class _DeviceEngine:
         """Return the device's time for computing the last batch of :meth:`run`."""
         return self._run_slot.computed.seconds_since(self._run_slot.started)
 
+    def layer_times(self, images: NDArray[np.uint8], runs: int) -> LayerTimes:
+        """Run a batch several times under TensorRT's profiler."""
+        slot = self._run_slot
+        self.run(images)  # the batch is on the device, and what a first run settles is settled
+        profile = choose_profile(self._profiles, slot.shape)
+        assert profile is not None  # the run has found one
+        # Not given back: the profiler stays with a context, and the next batch makes another.
+        context = self._plain_contexts.pop(profile, None) or self._new_context(profile)
+        self._bind(context, slot, slot.shape)
+        with self.tensorrt.layers_timed(context) as times:
+            for _ in range(runs):
+                self._execute(context)
+                self._compute.synchronize()
+            del context
+        return times
+
     def submit(self, slot: _Slot, images: NDArray[np.uint8], lanes: _Lanes) -> _Slot:
         """Enqueue a batch; :meth:`collect` waits for it.
 
@@ -530,8 +601,11 @@ class _DeviceEngine:
         self._make_room(slot, shape)
         slot.shape, slot.in_flight = shape, True
         try:
-            np.copyto(slot.host[INPUT_NAME].array(images.shape, images.dtype), images)
-            lanes.copy_in.copy_in(slot.device[INPUT_NAME], slot.host[INPUT_NAME], images.nbytes)
+            slot.source = images if gpu.is_pinned(images) else None
+            if slot.source is None:
+                np.copyto(slot.host[INPUT_NAME].array(images.shape, images.dtype), images)
+            source = slot.host[INPUT_NAME] if slot.source is None else slot.source
+            lanes.copy_in.copy_in(slot.device[INPUT_NAME], source, images.nbytes)
             slot.arrived.record(lanes.copy_in)
             lanes.compute.wait(slot.arrived)
             slot.started.record(lanes.compute)
@@ -549,14 +623,15 @@ class _DeviceEngine:
             raise
         return slot
 
-    def collect(self, slot: _Slot) -> dict[str, NDArray[Any]]:
-        """Wait for a batch and return its outputs, as arrays of their own."""
+    def collect(self, slot: _Slot, *, copies: bool = True) -> dict[str, NDArray[Any]]:
+        """Wait for a batch and return its outputs, as arrays of their own or as the slot's."""
         slot.returned.synchronize()
-        slot.in_flight = False
-        return {
-            name: slot.host[name].array(self._shape(name, slot.shape), _DTYPES[name]).copy()
+        slot.in_flight, slot.source = False, None
+        outputs = {
+            name: slot.host[name].array(self._shape(name, slot.shape), _DTYPES[name])
             for name in self.names
         }
+        return {name: array.copy() for name, array in outputs.items()} if copies else outputs
 
     def _shape(self, name: str, shape: BatchShape) -> tuple[int, ...]:
         images, height, width = shape

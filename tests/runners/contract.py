@@ -96,6 +96,15 @@ class RunnerContract(StreamContract):
         for images, outputs in zip(batches, streamed, strict=True):
             np.testing.assert_array_equal(outputs.mask, runner.run(images).mask)
 
+    def test_a_buffer_of_its_own_and_views_give_the_same(self, runner: Runner) -> None:
+        buffer = runner.batch_buffer((2, 20, 30))
+        assert (buffer.dtype, buffer.shape) == (np.uint8, (2, 20, 30, 3))
+        buffer[...] = pictures(2, 20, 30)
+        expected = runner.run(pictures(2, 20, 30)).mask
+        np.testing.assert_array_equal(runner.run(buffer).mask, expected)
+        for outputs in runner.stream_views([buffer]):
+            np.testing.assert_array_equal(outputs.mask, expected)
+
     def test_read_only_and_reversed_input_is_taken(self, runner: Runner) -> None:
         images = pictures(1, 20, 30)
         mirrored = images[:, :, ::-1]

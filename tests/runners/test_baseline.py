@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fcn_deploy.artifacts import Run
-from fcn_deploy.errors import MissingStageError
+from fcn_deploy.commands.opening import open_baselines
+from fcn_deploy.errors import BackendError, MissingStageError
 from fcn_deploy.export import plain_onnx_from_checkpoint
-from fcn_deploy.runners.base import open_runner
+from fcn_deploy.runners import baseline, session
+from fcn_deploy.runners.base import BACKENDS, Runner, open_runner, unavailable_reason
+from fcn_deploy.spec import Precision
+from tests.fake_cuda import FakeCuda
+from tests.fakes import FakeRunner
 from tests.runners.contract import pictures
+from tests.tensorrt_fixtures import install
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +45,105 @@ def test_the_baseline_gives_the_masks_of_the_deploy_graph(plain_run: Run, tiny_r
 def test_a_missing_plain_export_is_explained(tmp_path: Path) -> None:
     with pytest.raises(MissingStageError, match="fcn-deploy bench"):
         open_runner(Run(tmp_path), "baseline")
+
+
+class SessionSaidToBeOnTheGpu:
+    """A session on the CPU under another provider's name."""
+
+    def __init__(self, model: bytes, threads: int) -> None:
+        self._session = session.cpu_session(model, threads)
+
+    def get_providers(self) -> list[str]:
+        return [session.CUDA_PROVIDER, "CPUExecutionProvider"]
+
+    def run(self, names: list[str], feed: dict[str, Any]) -> Any:
+        return self._session.run(names, feed)
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU whose plain export is computed by the CPU."""
+    install(monkeypatch, "11.4.0", FakeCuda())
+    fake = dataclasses.replace(
+        baseline.cuda, missing=lambda: None, open_session=SessionSaidToBeOnTheGpu
+    )
+    monkeypatch.setattr(baseline, "cuda", fake)
+
+
+@pytest.mark.usefixtures("fake_gpu")
+def test_on_a_gpu_it_is_the_same_export_under_a_name_of_its_own(plain_run: Run) -> None:
+    images = pictures(2, 33, 64)
+    with (
+        open_runner(plain_run, "baseline-cuda", threads=1) as on_gpu,
+        open_runner(plain_run, "baseline", threads=1) as on_cpu,
+    ):
+        np.testing.assert_array_equal(on_gpu.run(images).mask, on_cpu.run(images).mask)
+        there, here = on_gpu.describe(), on_cpu.describe()
+    assert (there.backend, there.device) == ("baseline-cuda", "cuda:0 (Fake GPU)")
+    assert there.providers == (session.CUDA_PROVIDER, "CPUExecutionProvider")
+    assert there.digest == here.digest
+    assert (there.is_baseline, there.on_gpu) == (True, True)
+    assert (here.is_baseline, here.on_gpu) == (True, False)
+    with pytest.raises(BackendError, match="closed"):
+        on_gpu.run(images)
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize(
+    ("devices", "baselines"),
+    [
+        (["cpu"], ["baseline"]),
+        (["cuda:0 (Fake GPU)"], ["baseline-cuda"]),
+        (["cuda:0 (Fake GPU)", "cpu"], ["baseline", "baseline-cuda"]),
+    ],
+)
+def test_each_runner_has_a_baseline_on_its_own_kind_of_device(
+    devices: list[str], baselines: list[str], plain_run: Run
+) -> None:
+    runners: list[Runner] = [FakeRunner(device=device) for device in devices]
+    with ExitStack() as stack:
+        opened = open_baselines(plain_run, 1, runners, stack)
+        assert [runner.describe().backend for runner in opened] == baselines
+
+
+def test_without_a_gpu_the_line_says_so(
+    plain_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, "11.4.0", FakeCuda(devices=0))
+    reason = unavailable_reason("baseline-cuda")
+    assert reason is not None
+    assert "no NVIDIA GPU" in reason
+    with ExitStack() as stack:
+        assert open_baselines(plain_run, 1, [FakeRunner(device="cuda:0 (x)")], stack) == []
+    assert "baseline-cuda is left out" in capsys.readouterr().out
+    assert not {"baseline", "baseline-cuda"} & set(BACKENDS)  # what bench adds, nobody asks for
+
+
+def test_it_computes_where_its_name_says(plain_run: Run) -> None:
+    for backend, device in ((baseline.cpu, "cuda"), (baseline.cuda, "cpu")):
+        with pytest.raises(BackendError, match="is float32 on"):
+            backend.open(
+                plain_run,
+                precision=Precision.FP32,
+                outputs=("mask",),
+                threads=1,
+                device=device,
+            )
+
+
+def test_shapes_may_be_computed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class Session:
+        def __init__(self, model: bytes, options: Any, providers: Any) -> None:
+            with pytest.raises(RuntimeError):  # not set
+                options.get_session_config_entry("session.disable_cpu_ep_fallback")
+            assert [name for name, _ in providers] == [session.CUDA_PROVIDER]
+
+        def get_providers(self) -> list[str]:
+            return [session.CUDA_PROVIDER, "CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: None)
+    assert isinstance(baseline.cuda.open_session(b"", 1), Session)

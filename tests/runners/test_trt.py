@@ -260,8 +260,8 @@ def test_a_failure_while_computing_comes_in_its_place_and_ends_the_stream(
         loaded = runner._open_engine()
         collect = loaded.collect
 
-        def failing(slot: Any) -> dict[str, NDArray[Any]]:
-            arrays = collect(slot)
+        def failing(slot: Any, **how: bool) -> dict[str, NDArray[Any]]:
+            arrays = collect(slot, **how)
             if slot.shape == (1, 8, 7):
                 raise CudaError("an illegal memory access")
             return arrays
@@ -300,6 +300,115 @@ def test_predict_reports_a_picture_that_the_engine_does_not_take_and_goes_on(
             assert prediction.mask is not None
             expected = fake_mask(pictures((1, *sizes[number]), number))[0]
             np.testing.assert_array_equal(read_mask(prediction.mask, palette), expected)
+
+
+def copied_by_the_host(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each batch that is copied into pinned memory from here on."""
+    copied: list[int] = []
+    copyto = np.copyto
+
+    def count(target: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
+        copied.append(source.nbytes)
+        copyto(target, source)
+
+    monkeypatch.setattr("fcn_deploy.runners.trt.np.copyto", count)
+    return copied
+
+
+def test_three_pinned_buffers_in_turn_stream_without_a_copy_of_the_host(
+    machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = copied_by_the_host(monkeypatch)
+    with open_trt(make_run(machine)) as runner:
+        buffers = [runner.batch_buffer((2, 8, 9)) for _ in range(3)]
+        contents = [pictures((2 - index % 2, 8, 9), index) for index in range(11)]
+
+        def batches() -> Iterator[NDArray[np.uint8]]:
+            for index, images in enumerate(contents):
+                buffer = buffers[index % 3][: len(images)]
+                buffer[...] = images  # the batch in this buffer before has come back
+                yield buffer
+
+        places = set()
+        for images, result in zip(contents, runner.stream_views(batches()), strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+            places.add(result.mask.ctypes.data)
+        assert len(places) == 2  # the slots' own memory
+        assert copied == []
+        # A run takes such a buffer too, and its results stay the caller's own.
+        np.copyto(buffers[0], pictures((2, 8, 9), 50))
+        copied.clear()
+        first = runner.run(buffers[0]).mask
+        runner.run(buffers[1])
+        np.testing.assert_array_equal(first, fake_mask(pictures((2, 8, 9), 50)))
+        assert copied == []
+    buffers.clear()
+    assert set(machine.cuda.held().values()) == {0}
+
+
+def test_results_of_a_stream_stay_unless_views_were_asked_for(latest: FakeMachine) -> None:
+    contents = [pictures((1, 8, 8), seed) for seed in range(6)]
+    with open_trt(make_run(latest)) as runner:
+        kept = [result.mask for result in runner.stream(contents)]
+        views = [result.mask for result in runner.stream_views(contents)]
+        for images, mask in zip(contents, kept, strict=True):
+            np.testing.assert_array_equal(mask, fake_mask(images))
+        for view, last in zip(views, 3 * contents[-2:], strict=True):
+            np.testing.assert_array_equal(view, fake_mask(last))  # two slots, used in turn
+
+
+def test_other_arrays_are_copied_as_ever(
+    latest: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = copied_by_the_host(monkeypatch)
+    with open_trt(make_run(latest)) as runner:
+        buffer = runner.batch_buffer((4, 8, 8))
+        buffer[...] = pictures((4, 8, 8))
+        for images in (buffer[1:], buffer[:, ::-1], buffer.copy()):
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert len(copied) == 3
+
+
+def test_a_pinned_buffer_outlives_whoever_drops_it_or_its_runner(latest: FakeMachine) -> None:
+    expected = [fake_mask(pictures((1, 8, 8), seed)) for seed in range(3)]
+
+    def batches(runner: TrtRunner) -> Iterator[NDArray[np.uint8]]:
+        for seed in range(3):
+            buffer = runner.batch_buffer((1, 8, 8))
+            buffer[...] = pictures((1, 8, 8), seed)
+            yield buffer
+            del buffer  # nobody but the runner knows it while the bus reads it
+
+    with open_trt(make_run(latest)) as runner:
+        for result, mask in zip(runner.stream(batches(runner)), expected, strict=True):
+            np.testing.assert_array_equal(result.mask, mask)
+        kept = runner.batch_buffer((1, 8, 8))
+    kept[...] = 7
+    assert int(kept.sum()) == 7 * kept.size
+    assert latest.cuda.in_use("pinned") == kept.nbytes
+    del kept
+    assert set(latest.cuda.held().values()) == {0}
+
+
+def test_layers_are_timed_and_the_engine_runs_on_as_before(machine: FakeMachine) -> None:
+    with open_trt(make_run(machine)) as runner:
+        for _ in range(3):
+            runner.run(pictures((1, 8, 8)))
+        launches = machine.cuda.launches
+        found = runner.layer_seconds(pictures((1, 8, 8), 1), runs=5)
+        assert list(found) == list(fake_tensorrt.LAYER_MS)
+        assert found == {
+            name: pytest.approx(ms / 1000) for name, ms in fake_tensorrt.LAYER_MS.items()
+        }
+        # The graph is as it was, and a new shape finds a context without a profiler.
+        for shape in ((1, 8, 8), (2, 8, 8)):
+            images = pictures(shape, 2)
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert machine.cuda.launches == launches + 2
+        with pytest.raises(EngineError, match="takes no batch"):
+            runner.layer_seconds(pictures((99, 8, 8)))
+        assert all(context.profiler is None for context in list(machine.trt._contexts))
+    assert set(machine.cuda.held().values()) == {0}
 
 
 def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(
