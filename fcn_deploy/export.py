@@ -52,6 +52,8 @@ CHECK_SHAPES = ((1, 64, 96), (1, 97, 131), (2, 33, 160), (1, 1, 1))
 CHECK_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2}
 #: Names of a crop's tensors, within its module.
 _CROP = ("start", "axes", "size", "end")
+_SLICE_INPUTS = ("data", "starts", "ends", "axes", "steps")
+_EXPORTER_REPAIR = "this release of torch.onnx writes another graph: take one of requirements.lock"
 #: (N, H, W) that costs are told for.
 COST_SHAPE = (1, 320, 480)
 #: A layer overflows in half, or loses too many digits there.
@@ -301,7 +303,7 @@ def _crop_at_once(graph: onnx.GraphProto) -> None:
 
     Its size is read off a tensor instead of being computed from the picture's, stage by stage.
     """
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants = _constants(graph)
     readers = Counter(name for node in graph.node for name in node.input)
     slices = {node.output[0]: node for node in graph.node if node.op_type == "Slice"}
     sums = {name: node for node in graph.node if node.op_type == "Add" for name in node.input}
@@ -313,12 +315,17 @@ def _crop_at_once(graph: onnx.GraphProto) -> None:
         if (
             rows is None
             or (measure := _measure_of(node.output[0], scope, sums)) is None
-            or [constants[part.input[3]].tolist() for part in (rows, node)] != [[2], [3]]
+            or [_constant_of(part, "axes", constants) for part in (rows, node)] != [2, 3]
             or readers[rows.output[0]] != 1
         ):
             nodes.append(node)
             continue
-        first = int(constants[node.input[1]].item())
+        first, left = (_constant_of(part, "starts", constants) for part in (rows, node))
+        if first != left:
+            raise ExportError(
+                f"the crop {node.name} begins at row {first} and column {left}, expected the same",
+                _EXPORTER_REPAIR,
+            )
         start, axes, size, end = (f"{scope}.crop.{part}" for part in _CROP)
         if scope not in made:  # all crops of a scope are one
             made.add(scope)
@@ -334,6 +341,31 @@ def _crop_at_once(graph: onnx.GraphProto) -> None:
     _replace_nodes(graph, nodes)
 
 
+def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    """Return what the graph knows beforehand, by the tensor's name."""
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            known[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return known
+
+
+def _constant_of(slicing: onnx.NodeProto, part: str, constants: Mapping[str, NDArray[Any]]) -> int:
+    """Return one of the numbers of a Slice along a single axis.
+
+    Raises:
+        ExportError: it is computed, or there are several.
+    """
+    place = _SLICE_INPUTS.index(part)
+    name = slicing.input[place] if place < len(slicing.input) else ""
+    if name not in constants or constants[name].size != 1:
+        raise ExportError(
+            f"the exporter gives no single constant for the {part} of the crop {slicing.name}",
+            _EXPORTER_REPAIR,
+        )
+    return int(constants[name].item())
+
+
 def _measure_of(
     crop: str, scope: str, sums: Mapping[str, onnx.NodeProto]
 ) -> tuple[str, int] | None:
@@ -342,8 +374,12 @@ def _measure_of(
         return "image", 1
     if scope.startswith("network.skips.") and crop in sums:
         # The scores that it is added to, which were computed before it.
-        (finer,) = (name for name in sums[crop].input if name != crop)
-        return finer, 2
+        finer = [name for name in sums[crop].input if name != crop]
+        if len(finer) != 1:
+            raise ExportError(
+                f"the crop {crop} is added to {len(finer)} tensors, expected one", _EXPORTER_REPAIR
+            )
+        return finer[0], 2
     return None
 
 

@@ -90,14 +90,32 @@ class DeployModel(nn.Module):
 def _outputs_from_logits(logits: Tensor, outputs: tuple[str, ...]) -> tuple[Tensor, ...]:
     """Return the outputs asked for, each made from logits [N, C, H, W]."""
     produced = []
+    index = logits.argmax(dim=1)  # (N, H, W)
     if "mask" in outputs:
-        produced.append(logits.argmax(dim=1).to(torch.uint8))  # (N, H, W)
+        produced.append(index.to(torch.uint8))
     if "logits" in outputs:
         produced.append(logits.to(torch.float32))
     if "margin" in outputs:
-        top_two = logits.to(torch.float32).topk(2, dim=1).values  # (N, 2, H, W)
-        produced.append(top_two[:, 0] - top_two[:, 1])
+        produced.append(_lead(logits, index.to(torch.float32), dim=1))
     return tuple(produced)
+
+
+def _lead(logits: Tensor, index: Tensor, dim: int) -> Tensor:
+    """Return by how much the best class leads the second one, float32.
+
+    Two maxima cost a fraction of a sort (ONNX Runtime's TopK).
+
+    Args:
+        logits: the classes stand along ``dim``.
+        index: of the best class, float32: below 257 it is exact, and TensorRT compares no uint8.
+        dim: of the classes; what is returned has no such axis, like ``index``.
+    """
+    axes = [1] * logits.dim()
+    axes[dim] = logits.shape[dim]
+    classes = torch.arange(logits.shape[dim], dtype=torch.float32, device=logits.device)
+    chosen = index.unsqueeze(dim) == classes.view(axes)
+    second = logits.masked_fill(chosen, -torch.inf).amax(dim=dim)
+    return logits.amax(dim=dim).to(torch.float32) - second.to(torch.float32)
 
 
 class LateArgmax(nn.Module):
@@ -201,12 +219,7 @@ class EarlyArgmax(nn.Module):
         if "logits" in self.outputs:
             produced.append(self._logits(cells, height, width).to(torch.float32))
         if "margin" in self.outputs:
-            # Two maxima cost a fraction of a sort (ONNX Runtime's TopK).
-            best = by_class.amax(dim=3)  # (N, h + 1, w + 1, s²)
-            classes = torch.arange(self.num_classes, dtype=torch.float32, device=index.device)
-            chosen = index.unsqueeze(3) == classes.view(-1, 1)  # (N, h + 1, w + 1, C, s²)
-            second = by_class.masked_fill(chosen, -torch.inf).amax(dim=3)
-            margin = best.to(torch.float32) - second.to(torch.float32)
+            margin = _lead(by_class, index, dim=3)  # (N, h + 1, w + 1, s²)
             produced.append(self._in_place(margin, height, width))
         return tuple(produced)
 

@@ -77,7 +77,7 @@ class Batch:
 
 @contextmanager
 def picture_threads(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Keep threads for decoding and writing.
+    """Keep threads for decoding, or for writing.
 
     At the end of the block, however it comes (an error, Ctrl-C, a generator's ``close``), what
     waits is dropped and the files in hand are finished, so that none is left half-written.

@@ -99,10 +99,11 @@ def predict(
         return answer.place, Prediction(source, target)
 
     ahead = lookahead(batch_size)
-    with picture_threads() as pool:
-        answers = _answers(runner, decoded_ahead(pictures, pool, ahead), batch_size)
+    # Threads of their own for writing: each write waits for the disk, and must hold up no decoding.
+    with picture_threads() as readers, picture_threads() as writers:
+        answers = _answers(runner, decoded_ahead(pictures, readers, ahead), batch_size)
         # What is put in order are predictions, not masks: those are on the disk by then.
-        yield from in_order(written_behind(answers, write, pool, ahead))
+        yield from in_order(written_behind(answers, write, writers, ahead))
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,8 +43,6 @@ from fcn_deploy.spec import Precision
 if TYPE_CHECKING:
     import onnx
 
-#: Pictures to calibrate on, unless told otherwise.
-CALIBRATION_SIZE = 128
 #: Calibration pictures on which the masks are held against the FP32 file's; they stay in memory.
 CHECK_PICTURES = 8
 #: Share of their pixels that must keep its class: a floor against broken files, far below what a

@@ -359,6 +359,24 @@ def test_every_error_of_ours_is_one_line() -> None:
     assert str(error) == "a message of two lines; a repair of two"
 
 
+def test_predict_without_a_backend_names_the_export_where_pytorch_cannot_stand_in(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(tiny_run / "model.safetensors", run)
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    done = fcn_deploy("predict", run, "a.png", "--out", "masks")
+    assert "(torch on " in done.out
+    refused(
+        fcn_deploy("predict", run, "a.png", "--int8"),
+        "model.int8.onnx",
+        f"`fcn-deploy export {run} --int8`",
+    )
+    monkeypatch.setattr("fcn_deploy.runners.pytorch._import_error", ImportError("no torch"))
+    refused(fcn_deploy("predict", run, "a.png"), "model.onnx", f"`fcn-deploy export {run}`")
+
+
 def test_run_argument_takes_files(tiny_run: Path) -> None:
     run = Run.from_argument(tiny_run / "model.onnx")
     assert run.root == tiny_run

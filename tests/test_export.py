@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -108,7 +109,7 @@ class _ChannelsSwapped(DeployGraph):
 class _CropOffByOne(DeployGraph):
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         (mask,) = super().forward(image)
-        return (torch.cat([mask[:, 8:], mask[:, :8]], dim=1),)
+        return (torch.cat([mask[:, 1:], mask[:, :1]], dim=1),)
 
 
 class _Signed(DeployGraph):
@@ -171,3 +172,69 @@ def test_nodes_are_named_after_their_modules(tiny_run: Path, opset: int) -> None
         for found in names.values()
     ]
     assert of_modules[0] == of_modules[1]
+
+
+def graph_with_a_crop(
+    *, starts: tuple[int, int] = (1, 1), axes: str = "initializer"
+) -> onnx.GraphProto:
+    """``seen`` cropped to the picture's size, as the exporter writes it: rows, then columns."""
+    helper, int64 = onnx.helper, onnx.TensorProto.INT64
+    nodes, numbers = [], []
+    source = "seen"
+    for axis, (start, output) in enumerate(zip(starts, ("rows", "cropped"), strict=True), 2):
+        names = [f"{output}.{part}" for part in ("starts", "ends", "axes")]
+        for name, value in zip(names, (start, 10_000, axis), strict=True):
+            tensor = onnx.numpy_helper.from_array(np.array([value]), name)
+            if not name.endswith("axes") or axes == "initializer":
+                numbers.append(tensor)
+            elif axes == "Constant":
+                nodes.append(helper.make_node("Constant", [], [name], value=tensor))
+            else:
+                numbers.append(onnx.numpy_helper.from_array(np.array([value]), f"{name}.made"))
+                nodes.append(helper.make_node("Abs", [f"{name}.made"], [name]))
+        nodes.append(helper.make_node("Slice", [source, *names], [output], name=output))
+        nodes[-1].metadata_props.add(
+            key="pkg.torch.onnx.name_scopes", value="['', 'tail', 'slice']"
+        )
+        source = output
+    value = helper.make_tensor_value_info
+    return helper.make_graph(
+        nodes,
+        "crop",
+        [
+            value("image", onnx.TensorProto.UINT8, ["N", "H", "W", 3]),
+            value("seen", int64, ["N", 1, "h", "w"]),
+        ],
+        [value("cropped", int64, ["N", 1, "H", "W"])],
+        numbers,
+    )
+
+
+@pytest.mark.parametrize("axes", ["initializer", "Constant"])
+def test_a_crop_of_two_slices_becomes_one_wherever_its_numbers_stand(axes: str) -> None:
+    graph = graph_with_a_crop(axes=axes)
+    export_room._tidy(graph)
+    assert [node.op_type for node in graph.node] == ["Shape", "Add", "Slice"]
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=8
+    )
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    seen = np.arange(80).reshape(1, 1, 8, 10)
+    (cropped,) = session.run(None, {"image": np.zeros((1, 5, 7, 3), np.uint8), "seen": seen})
+    np.testing.assert_array_equal(cropped, seen[:, :, 1:6, 1:8])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"starts": (1, 2)}, "begins at row 1 and column 2"),
+        ({"axes": "computed"}, "no single constant for the axes of the crop"),
+    ],
+)
+def test_a_crop_of_another_exporter_is_refused_in_words(
+    changed: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ExportError, match=rf"{words}.*requirements\.lock"):
+        export_room._tidy(graph_with_a_crop(**changed))

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fcn_deploy import pipeline
 from fcn_deploy.errors import (
     ArtifactError,
     BackendError,
@@ -308,6 +309,29 @@ def test_a_failed_write_ends_the_work_and_leaves_nothing_half_written(
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
     for path in out.iterdir():
         read_mask(path, FAKE_SPEC.palette)
+
+
+def test_a_write_that_waits_for_the_disk_holds_up_no_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = pipeline.read_image
+    third_is_decoded = threading.Event()
+
+    def decoded(path: Path) -> NDArray[np.uint8]:
+        if path.stem == "03":
+            third_is_decoded.set()
+        return read(path)
+
+    def slow_disk(path: Path, mask: NDArray[np.uint8], palette: object) -> None:
+        # The first mask is on the disk only after that; where one thread did both, never.
+        assert third_is_decoded.wait(30)
+        write_mask(path, mask, FAKE_SPEC.palette)
+
+    monkeypatch.setattr(pipeline, "usable_cores", lambda: 1)
+    monkeypatch.setattr(pipeline, "read_image", decoded)
+    monkeypatch.setattr("fcn_deploy.predict.write_mask", slow_disk)
+    done = list(predict(FakeRunner(), mixed_pictures(tmp_path), tmp_path / "out"))
+    assert len(done) == len(content(tmp_path / "out")) == len(SIZES)
 
 
 def test_leaving_early_ends_the_threads_and_leaves_whole_masks(tmp_path: Path) -> None:

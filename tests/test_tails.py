@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +38,7 @@ from tests.random_network import random_network
 #: Pictures of 1×1 to 70×70, the sizes that all rewritten tails are tried on.
 LARGEST = 70
 #: Classes and strides; 150 classes at stride 32 would be 400 MB of weights.
-CASES = [(2, 8), (2, 32), (21, 8), (21, 16), (21, 32), (150, 16)]
+CASES = [(2, 8), (2, 32), (21, 8), (21, 16), (21, 32), (150, 8), (150, 16)]
 #: Classes of the network that is exported.
 CLASSES = 21
 #: Rounding, in units of the largest |logit|: sums of 4·C products in float32.
@@ -72,6 +74,20 @@ def weight_of(kind: str, classes: int, stride: int) -> Tensor:
     return bilinear_kernel(classes, classes, 2 * stride) + 0.01 * noise(*shape, seed=1)
 
 
+def exact_weight_of(kind: str, classes: int, stride: int) -> Tensor:
+    """The same in whole numbers: bilinear weights are multiples of 1 / (2s)²."""
+    size = 2 * stride
+    dense = whole_numbers(classes, classes, size, size, seed=1)
+    if kind == "dense":
+        return dense
+    return (bilinear_kernel(classes, classes, size) * size**2).round() + dense
+
+
+@functools.cache
+def exact_upsampling(kind: str, classes: int, stride: int) -> nn.ConvTranspose2d:
+    return upsampling(classes, stride, exact_weight_of(kind, classes, stride))
+
+
 def grids(stride: int) -> Iterator[tuple[int, int]]:
     """The sizes of score grids that pictures of up to 70×70 have."""
     yield from itertools.product(range(1, math.ceil(LARGEST / stride) + 1), repeat=2)
@@ -90,21 +106,22 @@ def both(
 # -- early argmax -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["dense", "trained"])
 @pytest.mark.parametrize(("classes", "stride"), CASES)
-def test_early_argmax_is_exact_where_nothing_is_rounded(classes: int, stride: int) -> None:
-    size = 2 * stride
-    upsample = upsampling(classes, stride, whole_numbers(classes, classes, size, size, seed=1))
-    # With 150 classes the late margin, which sorts, would take the longest.
-    outputs = OUTPUT_NAMES if classes < 100 else ("mask", "logits")
-    late, early = LateArgmax(upsample, 0, outputs), EarlyArgmax(upsample, outputs)
+def test_early_argmax_is_exact_where_nothing_is_rounded(
+    classes: int, stride: int, kind: str
+) -> None:
+    upsample, most = exact_upsampling(kind, classes, stride), math.ceil(LARGEST / stride)
+    late, early = LateArgmax(upsample, 0, OUTPUT_NAMES), EarlyArgmax(upsample, OUTPUT_NAMES)
     early.requires_grad_(False)
     ties = 0
-    for h, w in grids(stride):
+    few = {(1, 1), (1, most), (most, 1), (2, 3), (most, most)} if classes > 100 else None
+    for h, w in few or grids(stride):
         # Pictures of one grid are crops of its largest at the top left.
         scores = whole_numbers(1, classes, h, w, seed=h * 100 + w, largest=3)
         expected = late(scores, h * stride, w * stride)
         given = early(scores, h * stride, w * stride)
-        for name, wanted, got in zip(outputs, expected, given, strict=True):
+        for name, wanted, got in zip(OUTPUT_NAMES, expected, given, strict=True):
             assert wanted.dtype == got.dtype
             assert torch.equal(wanted, got), (name, h, w)
         ties += int((expected[1] == expected[1].amax(dim=1, keepdim=True)).sum())
@@ -137,18 +154,61 @@ def test_every_size_of_picture_is_cropped_right(stride: int) -> None:
     size = 2 * stride
     upsample = upsampling(2, stride, whole_numbers(2, 2, size, size, seed=1))
     late, early = LateArgmax(upsample, 0, ("mask",)), EarlyArgmax(upsample, ("mask",))
-    # Rows and columns are cropped by themselves: every one, with some of the other.
+    # Each row and each column, with some of the other; every pair of them is the next test's.
     every, some = range(1, LARGEST + 1), (1, stride - 1, stride, stride + 1, LARGEST)
     sizes = {*itertools.product(every, some), *itertools.product(some, every)}
     with torch.inference_mode():
         for h, w in grids(stride):
             scores = whole_numbers(1, 2, h, w, seed=h * 100 + w)
             (largest,) = late(scores, h * stride, w * stride)
-            for height, width in sizes:
-                if (math.ceil(height / stride), math.ceil(width / stride)) != (h, w):
-                    continue
+            for height, width in sizes & pairs_of(h, w, stride):
                 (mask,) = early(scores, height, width)
                 assert torch.equal(mask, largest[:, :height, :width]), (height, width)
+
+
+def pairs_of(h: int, w: int, stride: int) -> set[tuple[int, int]]:
+    """The sizes of pictures up to 70×70 that have a grid of h×w scores."""
+    heights, widths = (
+        range((count - 1) * stride + 1, min(count * stride, LARGEST) + 1) for count in (h, w)
+    )
+    return {*itertools.product(heights, widths)}
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_every_pair_of_height_and_width_shows_the_same_pixels(stride: int) -> None:
+    early, seen = EarlyArgmax(upsampling(2, stride), OUTPUT_NAMES), 0
+    for h, w in grids(stride):
+        # Each pixel of the cells is told from all others.
+        count = (h + 1) * (w + 1) * stride**2
+        index = torch.arange(count, dtype=torch.float32).view(1, h + 1, w + 1, stride**2)
+        logits = torch.cat([index, -index], dim=3)  # of two classes
+        largest = early._in_place(index, h * stride, w * stride)
+        assert largest.unique().numel() == largest.numel() == h * w * stride**2
+        for height, width in pairs_of(h, w, stride):
+            shown = largest[:, :height, :width]
+            assert torch.equal(early._in_place(index, height, width), shown)
+            both_classes = torch.stack([shown, -shown], dim=1)
+            assert torch.equal(early._logits(logits, height, width), both_classes)
+            seen += 1
+    assert seen == LARGEST**2
+
+
+@given(
+    height=st.integers(1, LARGEST),
+    width=st.integers(1, LARGEST),
+    case=st.sampled_from([(2, 8), (2, 32), (21, 16), (21, 32), (150, 8)]),
+    kind=st.sampled_from(["dense", "trained"]),
+)
+@settings(max_examples=30)
+def test_early_argmax_of_any_size_class_count_and_weights(
+    height: int, width: int, case: tuple[int, int], kind: str
+) -> None:
+    classes, stride = case
+    grid = math.ceil(height / stride), math.ceil(width / stride)
+    scores = whole_numbers(1, classes, *grid, seed=height * 100 + width, largest=3)
+    upsample = exact_upsampling(kind, classes, stride)
+    for wanted, got in zip(*both(upsample, scores, height, width), strict=True):
+        assert torch.equal(wanted, got)
 
 
 @given(
@@ -528,10 +588,20 @@ def test_the_command_explains(fcn_deploy: FcnDeploy, trained: Path) -> None:
         "standard deviation",
         "nodes of shape arithmetic removed",
         "plain export",
+        "  saved ",
         "MB moved",
         "GFLOP",
     ):
         assert words in finished.out
+    counted = {
+        line.split("  ")[1].strip(): [float(word) for word in re.findall(r"-?[\d.]+", line)]
+        for line in finished.out.splitlines()
+        if "MB moved" in line
+    }
+    assert list(counted) == ["plain export", "this file", "saved"]
+    for plain, written, saved in zip(*counted.values(), strict=True):
+        assert plain - written == pytest.approx(saved, abs=0.11)
+    assert counted["saved"][1] > 0
     refused = fcn_deploy("export", trained.parent, "--tail", "resize", "--out", "r.onnx")
     assert refused.code == 2
     assert "the upsampling is trained" in refused.err

@@ -44,7 +44,7 @@ CALIBRATION_SIZE = 128
     help="With --int8: pictures to measure the scales on; default: the run's training pictures.",
 )  # fmt: skip
 @click.option(
-    "--calibration-size", type=click.IntRange(min=1), default=CALIBRATION_SIZE, show_default=True,
+    "--calibration-size", type=click.IntRange(min=1), show_default=str(CALIBRATION_SIZE),
     help="With --int8: how many of them at most, evenly spaced.",
 )  # fmt: skip
 @click.option(
@@ -61,14 +61,17 @@ def export(
     opset: int,
     tail: str,
     calibration: str | None,
-    calibration_size: int,
+    calibration_size: int | None,
     unchecked: bool,
     out: Path | None,
     explain: bool,
 ) -> None:
     """Write a checkpoint as ONNX: uint8 pictures in, uint8 masks out, any size."""
-    if calibration is not None and precision is not Precision.INT8:
-        raise click.UsageError("--calibration is of use with --int8 only: add it, or drop this.")
+    for option, value in (("", calibration), ("-size", calibration_size)):
+        if value is not None and precision is not Precision.INT8:
+            raise click.UsageError(
+                f"--calibration{option} is of use with --int8 only: add it, or drop this."
+            )
     if explain and precision is Precision.INT8:
         raise click.UsageError("--explain counts what FP32 and FP16 files save: drop it or --int8.")
     from fcn_deploy.runners.pytorch import unavailable_reason
@@ -91,7 +94,9 @@ def export(
     )
     target = out or source.onnx_target(precision)
     if precision is Precision.INT8:
-        count, where, pictures = _calibration_pictures(source, calibration, calibration_size)
+        count, where, pictures = _calibration_pictures(
+            source, calibration, calibration_size or CALIBRATION_SIZE
+        )
         _write_int8(target, write, count, where, pictures, checked=not unchecked)
         return
     written = write(target, precision=precision)
@@ -122,6 +127,11 @@ def _explain(checkpoint: Path, written: Export) -> None:
             f"  {name:<12} {cost.nodes:>4} nodes  {cost.bytes_moved / 1e6:>8.1f} MB moved  "
             f"{cost.flops / 1e9:>7.2f} GFLOP"
         )
+    console.print(
+        f"  {'saved':<12} {saved.plain.nodes - saved.written.nodes:>4} nodes  "
+        f"{(saved.plain.bytes_moved - saved.written.bytes_moved) / 1e6:>8.1f} MB moved  "
+        f"{(saved.plain.flops - saved.written.flops) / 1e9:>7.2f} GFLOP"
+    )
     console.print("the plain export leaves normalisation and argmax to the host: not counted")
 
 

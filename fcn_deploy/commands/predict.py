@@ -53,7 +53,7 @@ def predict(
     source = dataclasses.replace(source, trusted=trust)
     pictures = find_images([Path(word) for word in words])
     if backend is None:
-        backend = "ort" if source.onnx(precision).is_file() else "torch"
+        backend = _default_backend(source, precision)
     folder = out or source.root / "predictions"
     done = 0
     with open_backend(
@@ -72,6 +72,21 @@ def predict(
     console.print(f"wrote {done} of {len(pictures)} masks to {folder} ({backend} on {device})")
     if done < len(pictures):
         sys.exit(EXIT_FAILED if done else EXIT_BAD_INPUT)
+
+
+def _default_backend(source: Run, precision: Precision) -> str:
+    """Return ``ort`` where the run has been exported, else ``torch`` where that can do the work.
+
+    Raises:
+        MissingStageError: naming the export that is missing.
+    """
+    from fcn_deploy.runners.base import takes, unavailable_reason
+
+    if source.onnx(precision).is_file():
+        return "ort"
+    if unavailable_reason("torch") is not None or not takes("torch", precision):
+        source.require_onnx(precision)
+    return "torch"
 
 
 def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:

@@ -36,7 +36,10 @@ def require_model(run: Run, precision: Precision) -> tuple[Path, OnnxMetadata]:
 
 
 def cpu_session(model: bytes, threads: int) -> Any:
-    """Open a session on the CPU provider.
+    """Open a session on the CPU provider, with its own options but for the threads.
+
+    Arena, memory pattern, I/O binding and fixed sizes were measured and gain nothing; see
+    docs/architecture.md.
 
     Args:
         model: the ONNX file's bytes.
