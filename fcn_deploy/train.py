@@ -21,13 +21,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcn_deploy.artifacts import Run
 from fcn_deploy.checkpoint import load_weights, read_spec
-from fcn_deploy.dataset import Dataset, Sample, class_counts, median_frequency, size_range
+from fcn_deploy.dataset import Dataset, class_counts, median_frequency, size_range
 from fcn_deploy.distributed import World, lost_ranks_named, synchronised
 from fcn_deploy.errors import (
     CheckpointError,
@@ -38,17 +37,18 @@ from fcn_deploy.errors import (
 )
 from fcn_deploy.examples import EpochOrder, Examples, batches, seed_of
 from fcn_deploy.learner import Learner, State, Sums, save_state
-from fcn_deploy.masks import prediction_grid, voc_palette
+from fcn_deploy.loss import first_not_finite, segmentation_loss
+from fcn_deploy.masks import voc_palette
 from fcn_deploy.metrics import ConfusionMatrix
-from fcn_deploy.model import DeployModel, Normalise
+from fcn_deploy.model import Normalise
 from fcn_deploy.networks import DEFAULT_ARCHITECTURE, build_model
 from fcn_deploy.recipes import Recipe
 from fcn_deploy.spec import IGNORE_INDEX, ModelSpec
 from fcn_deploy.training_files import Epoch, TrainingFiles, best_of
+from fcn_deploy.validation import draw_preview, evaluate
 
 #: Smaller crops leave the stride-32 body a single pixel, of which batch norm learns nothing.
 SMALLEST_CROP = 64
-PREVIEW_ROWS = 4
 #: Within an epoch the state is saved again after so many seconds.
 SAVE_SECONDS = 300.0
 
@@ -519,45 +519,6 @@ def _require_same(path: Path, given: ModelSpec, wanted: ModelSpec) -> None:
         )
 
 
-def segmentation_loss(
-    logits: Tensor,
-    masks: Tensor,
-    kind: Literal["pixel-mean", "image-sum"],
-    class_weights: Tensor | None = None,
-    world: World = World(),  # noqa: B008  # a frozen value
-) -> Tensor:
-    """Return the cross-entropy loss of a batch; void pixels count for nothing.
-
-    Args:
-        logits: float [N, C, H, W].
-        masks: uint8 [N, H, W].
-        kind: see :class:`~fcn_deploy.recipes.Recipe`.
-        class_weights: float [C], or None for all alike.
-        world: a batch is that of all its processes.
-
-    Returns:
-        A scalar whose mean over the processes is the loss of their batches together; 0 where every
-        pixel is void.
-    """
-    # Pixel by pixel: of the loss over whole pictures CUDA has no deterministic form.
-    per_pixel = F.cross_entropy(
-        logits.permute(0, 2, 3, 1).flatten(0, 2),  # (N·H·W, C)
-        masks.flatten().long(),
-        class_weights,
-        ignore_index=IGNORE_INDEX,
-        reduction="none",
-    ).view(masks.shape)  # (N, H, W), 0 at void
-    if kind == "image-sum":
-        return world.size * per_pixel.mean(dim=(1, 2)).sum()
-    labelled = masks != IGNORE_INDEX
-    if class_weights is None:
-        total = labelled.sum().float()
-    else:
-        total = class_weights[masks[labelled].long()].sum()
-    everywhere = world.sum(total).clamp(min=torch.finfo(torch.float32).tiny)
-    return world.size * per_pixel.sum() / everywhere
-
-
 def _confusion(masks: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
     """Count pixels by true class (row) and predicted class (column): int64 [C, C]."""
     pairs = masks.long() * num_classes + prediction
@@ -574,75 +535,3 @@ def _set_training(network: nn.Module, frozen: bool) -> None:
     body.requires_grad_(not frozen)
     if frozen:
         body.eval()  # or batch norm's running statistics would move all the same
-
-
-def first_not_finite(network: nn.Module, images: Tensor) -> str:
-    """Say where in a network the first NaN or infinity arises.
-
-    Args:
-        network: in any mode.
-        images: float [N, 3, H, W], normalised.
-    """
-    for name, parameter in network.named_parameters():
-        if not parameter.isfinite().all():
-            return f"the weights {name} are no longer finite"
-    found: list[str] = []
-
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not output.isfinite().all():
-                found.append(name)
-
-        return look
-
-    leaves = [(name, m) for name, m in network.named_modules() if not list(m.children())]
-    hooks = [module.register_forward_hook(watch(name)) for name, module in leaves]
-    try:
-        with torch.no_grad():
-            network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if found:
-        return f"{found[0]} is the first layer that gives NaN or infinity"
-    return "every layer is finite in float32"
-
-
-def evaluate(
-    network: nn.Module,
-    spec: ModelSpec,
-    dataset: Dataset,
-    device: torch.device,
-    world: World = World(),  # noqa: B008  # a frozen value
-) -> ConfusionMatrix:
-    """Score the network at full image size, by the deploy graph's own path to a mask."""
-    model = DeployModel(network, spec).to(device)
-    confusion = ConfusionMatrix.empty(spec.num_classes)
-    for index in range(world.rank, len(dataset), world.size):
-        sample = dataset[index]
-        confusion += ConfusionMatrix.of(sample.mask, _mask(model, sample), spec.num_classes)
-    counts = torch.from_numpy(confusion.counts).to(device)
-    return ConfusionMatrix(world.sum(counts).cpu().numpy())
-
-
-def _mask(model: DeployModel, sample: Sample) -> NDArray[np.uint8]:
-    with torch.inference_mode():
-        image = torch.from_numpy(sample.image)[None].to(model.normalise.mean.device)
-        (mask,) = model(image)
-    prediction: NDArray[np.uint8] = mask[0].cpu().numpy()
-    return prediction
-
-
-def draw_preview(
-    network: nn.Module, spec: ModelSpec, dataset: Dataset, device: torch.device
-) -> NDArray[np.uint8]:
-    """Return the grid image | prediction | truth of evenly spread samples, uint8 [H, W, 3]."""
-    model = DeployModel(network, spec).to(device)
-    rows = min(PREVIEW_ROWS, len(dataset))
-    samples = [dataset[i * len(dataset) // rows] for i in range(rows)]
-    return prediction_grid(
-        [sample.image for sample in samples],
-        [_mask(model, sample) for sample in samples],
-        [sample.mask for sample in samples],
-        spec.palette,
-    )

@@ -27,11 +27,12 @@ from fcn_deploy.errors import (
     TrainingStoppedError,
 )
 from fcn_deploy.learner import load_state
+from fcn_deploy.loss import first_not_finite, segmentation_loss
 from fcn_deploy.metrics import ConfusionMatrix
 from fcn_deploy.networks import build_model
 from fcn_deploy.recipes import RECIPES, Recipe
 from fcn_deploy.spec import IGNORE_INDEX
-from fcn_deploy.train import Progress, TrainPlan, first_not_finite, segmentation_loss, train
+from fcn_deploy.train import Progress, TrainPlan, train
 from fcn_deploy.training_files import Epoch, best_of
 from tests.conftest import WriteVocFolder
 
