@@ -5,6 +5,9 @@ network ─▶ DeployModel ─▶ masks of whole pictures ─▶ confusion matri
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,11 +33,24 @@ def evaluate(
     """Score the network at full image size, by the deploy graph's own path to a mask."""
     model = DeployModel(network, spec).to(device)
     confusion = ConfusionMatrix.empty(spec.num_classes)
-    for index in range(world.rank, len(dataset), world.size):
-        sample = dataset[index]
-        confusion += ConfusionMatrix.of(sample.mask, _mask(model, sample), spec.num_classes)
+    with _float32():
+        for index in range(world.rank, len(dataset), world.size):
+            sample = dataset[index]
+            confusion += ConfusionMatrix.of(sample.mask, _mask(model, sample), spec.num_classes)
     counts = torch.from_numpy(confusion.counts).to(device)
     return ConfusionMatrix(world.sum(counts).cpu().numpy())
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Keep a GPU from rounding to TF32's 10 bits, as the torch runner does."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def _mask(model: DeployModel, sample: Sample) -> NDArray[np.uint8]:
