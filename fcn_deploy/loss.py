@@ -55,15 +55,15 @@ def segmentation_loss(
     return world.size * per_pixel.sum() / everywhere
 
 
-def first_not_finite(network: nn.Module, images: Tensor) -> str:
-    """Say where in a network the first NaN or infinity arises.
+def first_not_finite(network: nn.Module, images: Tensor) -> str | None:
+    """Say where in a network the first NaN or infinity arises; None where all is finite.
 
     Args:
         network: in any mode.
         images: float [N, 3, H, W], normalised.
     """
-    for name, parameter in network.named_parameters():
-        if not parameter.isfinite().all():
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if not tensor.isfinite().all():
             return f"the weights {name} are no longer finite"
     found: list[str] = []
 
@@ -84,4 +84,4 @@ def first_not_finite(network: nn.Module, images: Tensor) -> str:
             hook.remove()
     if found:
         return f"{found[0]} is the first layer that gives NaN or infinity"
-    return "every layer is finite in float32"
+    return None
