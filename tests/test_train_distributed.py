@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from fcn_deploy.dataset import VocDataset
 from fcn_deploy.distributed import World, lost_ranks_named
 from fcn_deploy.errors import LostProcessError
+from fcn_deploy.learner import load_state
 from tests.conftest import WriteVocFolder
 
 HERE = Path(__file__).parent
@@ -76,7 +77,7 @@ def test_a_killed_rank_ends_the_run_with_a_word_and_a_checkpoint(
     words = (
         "train", "--data", data, "--out", run, *WORDS, *["--epochs", "2", "--batch-size", "2"]
     )  # fmt: skip
-    done = torchrun(HERE / "lost_rank.py", *words)
+    done = torchrun(HERE / "lost_rank.py", "SIGKILL", *words)
     assert done.returncode != 0
     # Whichever comes first: gloo finds the connection closed, or torchrun ends the others.
     said = [line for line in done.stderr.splitlines() if line.startswith("fcn-deploy: ")]
@@ -90,6 +91,26 @@ def test_a_killed_rank_ends_the_run_with_a_word_and_a_checkpoint(
     assert "resuming" in resumed.stdout
     assert json.loads((run / "metrics.json").read_text())["epochs"][-1]["epoch"] == 2
     assert not (run / "state.pt").exists()
+
+
+def test_a_rank_that_is_told_to_end_ends_all_with_their_state_saved(
+    data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = (*WORDS, "--epochs", "2", "--batch-size", "2")
+    done = torchrun(HERE / "lost_rank.py", "SIGTERM", "train", "--data", data, "--out", run, *words)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("fcn-deploy: ")]
+    assert said == [
+        "fcn-deploy: stopped by a signal in epoch 2, batch 1; "
+        "go on with the same command and --resume"
+    ]
+    state = load_state(run / "state.pt")
+    assert (state.epoch, state.sums.batches, state.sums.examples) == (2, 1, 2)
+    assert int(state.sums.confusion.sum()) > 2 * 64 * 64 * 0.9  # of both ranks' crops
+    fewer = process("-m", "fcn_deploy", "train", "--out", run, "--resume")
+    assert fewer.returncode == 2
+    assert "the run was begun with 2 processes, not 1" in fewer.stderr
 
 
 def test_only_a_lost_process_is_called_one() -> None:
