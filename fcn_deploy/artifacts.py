@@ -343,6 +343,15 @@ class Run:
                 "train into another folder with --out, or replace it with --overwrite",
             )
 
+    def forget_training(self) -> None:
+        """Remove what an earlier training left and a new one would stand beside.
+
+        Its best checkpoint and its figures stay until the new one's first epoch replaces them.
+        """
+        previews = self.preview_of(1).parent.glob("epoch-*.png")
+        for path in (self.last_checkpoint, *previews, *self.events.glob("events.out.tfevents.*")):
+            path.unlink(missing_ok=True)
+
     def prepare(self) -> None:
         """Make the directory and try that it can be written, before hours of work.
 

@@ -2,8 +2,9 @@
 
     lists ─▶ samples ─decode─▶ sizes, classes, digests ─▶ DataReport(splits, counts, faults, notes)
 
-Training stops at the first fault; here each is named with its file and its repair.  Pictures are
-looked at one by one and not kept.
+Training stops at the first fault; here each is named with its file and its repair, once however
+many lists name it.  Pictures are looked at one by one and not kept; two are the same if all their
+pixels are: a copy that was resized or compressed anew is not found.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from fcn_deploy.dataset import (
     iterate,
     list_lines,
     list_path,
+    mask_folder,
     median_frequency,
     read_classes,
 )
-from fcn_deploy.errors import DataError
+from fcn_deploy.errors import DataError, LabelError
 from fcn_deploy.images import read_image
 from fcn_deploy.masks import VOC_CLASS_NAMES, read_mask, voc_palette
 from fcn_deploy.pictures import image_digest
@@ -166,9 +168,16 @@ class _Findings:
     faults: list[Fault] = field(default_factory=list)
     #: Digest of a picture → the lists and names under which it has been seen.
     seen: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    #: Kind and file of what has been said of samples: a sample may be in several lists.
+    said: set[tuple[str, Path]] = field(default_factory=set)
 
     def add(self, kind: str, file: Path, error: DataError) -> None:
         self.faults.append(Fault(kind, str(file), error.message, error.repair or "mend the file"))
+
+    def add_once(self, kind: str, file: Path, error: DataError) -> None:
+        if (kind, file) not in self.said:
+            self.said.add((kind, file))
+            self.add(kind, file, error)
 
 
 def lists_of(folder: Path) -> list[str]:
@@ -258,7 +267,7 @@ def _check_split(
             found.faults.append(Fault("listed twice", str(path), words, "keep one line of each"))
     sizes: Counter[tuple[int, int]] = Counter()
     for name in _told(dict.fromkeys(lines), on_sample):
-        mask = _check_sample(found, split, name, first=name not in counted)
+        mask = _check_sample(found, split, name)
         if mask is not None:
             sizes[mask.shape[0], mask.shape[1]] += 1
             if name not in counted:
@@ -267,41 +276,36 @@ def _check_split(
     return SplitReport(split, len(lines), sizes.total(), sizes)
 
 
-def _check_sample(
-    found: _Findings, split: str, name: str, *, first: bool
-) -> NDArray[np.uint8] | None:
+def _check_sample(found: _Findings, split: str, name: str) -> NDArray[np.uint8] | None:
     """Return the mask of a sample that is as it should be; name what is not, once."""
-    faults = len(found.faults)
     image, mask = _image(found, split, name), _mask(found, split, name)
-    if image is not None and mask is not None and image.shape[:2] != mask.shape:
+    path = _mask_path(found, split, name)
+    differ = image is not None and mask is not None and image.shape[:2] != mask.shape
+    if image is not None and mask is not None and differ:
         height, width = mask.shape
         words = (
             f"{name}: the image is {image.shape[0]}×{image.shape[1]}, its mask {height}×{width} "
             "(height×width)"
         )
         repair = "make the pair the same size or take it off the list"
-        found.faults.append(Fault("different sizes", str(found.root / name), words, repair))
-    if mask is not None and (mask >= len(found.class_names)).all():
+        found.add_once("different sizes", path, DataError(words, repair))
+    void = mask is not None and bool((mask >= len(found.class_names)).all())
+    if void:
         words = f"{name}: every pixel of the mask is void"
-        found.faults.append(
-            Fault("nothing labelled", str(found.root / name), words, "take it off the list")
-        )
-    whole = len(found.faults) == faults
-    if not first:  # named when it was in the list before
-        del found.faults[faults:]
-    return mask if whole else None
+        found.add_once("nothing labelled", path, DataError(words, "take it off the list"))
+    return None if image is None or differ or void else mask
 
 
 def _image(found: _Findings, split: str, name: str) -> NDArray[np.uint8] | None:
     try:
         path = find_image(found.root, name, split)
     except DataError as error:
-        found.add("missing image", found.root / "JPEGImages" / name, error)
+        found.add_once("missing image", found.root / "JPEGImages" / name, error)
         return None
     try:
         image = read_image(path)
     except DataError as error:
-        found.add("unreadable image", path, error)
+        found.add_once("unreadable image", path, error)
         return None
     found.seen.setdefault(image_digest(image), []).append((split, name))
     return image
@@ -311,29 +315,43 @@ def _mask(found: _Findings, split: str, name: str) -> NDArray[np.uint8] | None:
     try:
         path = find_mask(found.root, name, split)
     except DataError as error:
-        found.add("missing mask", found.root / "SegmentationClass" / f"{name}.png", error)
+        found.add_once("missing mask", _mask_path(found, split, name), error)
         return None
     try:
         return read_mask(path, voc_palette(len(found.class_names)))
+    except LabelError as error:
+        found.add_once("mask out of range", path, error)
     except DataError as error:
-        found.add("unreadable mask", path, error)
-        return None
+        found.add_once("unreadable mask", path, error)
+    return None
+
+
+def _mask_path(found: _Findings, split: str, name: str) -> Path:
+    return mask_folder(found.root, split) / f"{name}.png"
 
 
 def _in_both(found: _Findings) -> Iterator[Fault]:
     """Name pictures that are learned from and scored on: by name, and by their pixels."""
+    learned, scored = (
+        [(split, name) for split in kind for name in _names(found.root, split)]
+        for kind in (TRAINING, VALIDATION)
+    )
+    validated = {name for _, name in scored}
+    first_list = {name: split for split, name in reversed(learned)}
+    for name, split in first_list.items():
+        if name in validated:
+            yield _overlap(found, f"{name} is in {split} and in val")
     for places in found.seen.values():
-        learned = [name for split, name in places if split in TRAINING]
-        scored = [name for split, name in places if split in VALIDATION]
-        if learned and scored:
-            one, other = learned[0], scored[0]
-            same = "is in train and in val" if one == other else f"is {other} of val: same pixels"
-            yield Fault(
-                "train and val overlap",
-                str(list_path(found.root, "val")),
-                f"{one} of train {same}" if one != other else f"{one} {same}",
-                "take it off one of the lists",
-            )
+        others = [name for split, name in places if split in VALIDATION]
+        for split, name in places:
+            if split in TRAINING and others and name not in validated:
+                yield _overlap(found, f"{name} of {split} is {others[0]} of val: same pixels")
+                break
+
+
+def _overlap(found: _Findings, words: str) -> Fault:
+    file = str(list_path(found.root, "val"))
+    return Fault("train and val overlap", file, words, "take it off one of the lists")
 
 
 def _notes(found: _Findings, listed: set[str]) -> Iterator[str]:

@@ -68,6 +68,10 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Return a sample's mask alone, uint8 [H, W]."""
+        ...
+
     def sizes(self) -> list[tuple[int, int]]:
         """Return (height, width) of every sample, in order."""
         ...
@@ -131,8 +135,12 @@ class VocDataset:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        mask = read_mask(self.mask_paths[index], voc_palette(len(self.class_names)))
-        return Sample(self.names[index], read_image(self.image_paths[index]), mask)
+        image = read_image(self.image_paths[index])
+        return Sample(self.names[index], image, self.mask(index))
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Decode a sample's mask alone, uint8 [H, W]."""
+        return read_mask(self.mask_paths[index], voc_palette(len(self.class_names)))
 
     def sizes(self) -> list[tuple[int, int]]:
         """Return (height, width) of every sample, in order."""
@@ -189,6 +197,10 @@ class SceneDataset:
             raise IndexError(index)
         image, mask = draw_scene(self.seed, index, self.size)
         return Sample(self._name(index), image, mask)
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Draw a scene for its mask, uint8 [H, W]."""
+        return self[index].mask
 
     def sizes(self) -> list[tuple[int, int]]:
         """Return (height, width) of every scene."""
@@ -364,6 +376,10 @@ class CachedDataset:
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
 
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Return a sample's mask, uint8 [H, W]."""
+        return self.samples[index].mask
+
     def sizes(self) -> list[tuple[int, int]]:
         """Return (height, width) of every sample, in order."""
         return [(sample.mask.shape[0], sample.mask.shape[1]) for sample in self.samples]
@@ -453,11 +469,10 @@ class ClassCounts:
 
 
 def class_counts(dataset: Dataset) -> ClassCounts:
-    """Count the classes of a data set that is not empty, decoding every sample."""
+    """Count the classes of a data set that is not empty; of its files only masks are decoded."""
     num_classes = len(dataset.class_names)
-    return functools.reduce(
-        operator.add, (ClassCounts.of(sample.mask, num_classes) for sample in iterate(dataset))
-    )
+    masks = (dataset.mask(index) for index in range(len(dataset)))
+    return functools.reduce(operator.add, (ClassCounts.of(mask, num_classes) for mask in masks))
 
 
 def median_frequency(counts: ClassCounts) -> NDArray[np.float32]:

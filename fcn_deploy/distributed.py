@@ -9,17 +9,19 @@ Every rank holds the whole network and takes its share of each batch; PyTorch's
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fcn_deploy.errors import InputError, LostProcessError
+from fcn_deploy.errors import FcnDeployError, InputError, LostProcessError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,33 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give all ranks rank 0's buffers: batch norm's statistics may differ from rank to rank."""
+        if self.size > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0)
+
+    def from_leader(self, decide: Callable[[], T]) -> T:
+        """Let rank 0 decide; return its answer, or raise its error, on all ranks.
+
+        Raises:
+            FcnDeployError: rank 0's.
+        """
+        if self.size == 1:
+            return decide()
+        outcome: list[Any] = [None, None]
+        if self.leads:
+            try:
+                outcome[0] = decide()
+            except FcnDeployError as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome)
+        answer, refusal = outcome
+        if refusal is not None:
+            raise refusal
+        decided: T = answer
+        return decided
+
     def parallel(self, network: nn.Module) -> nn.Module:
         """Return the network so that its gradients are averaged over all ranks."""
         if self.size == 1:
@@ -62,7 +91,7 @@ def joined(device: torch.device) -> Iterator[World]:
     """Join the processes that ``torchrun`` started; alone where it did not.
 
     Raises:
-        InputError: the processes did not find each other.
+        InputError: the processes did not find each other, or are more than this machine's GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -70,6 +99,12 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda":
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", size)), torch.cuda.device_count()
+        if here > gpus:
+            raise InputError(
+                f"{here} processes share {gpus} GPUs of this machine",
+                f"use --nproc-per-node {gpus}, or --device cpu",
+            )
         torch.cuda.set_device(local_rank)
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -142,17 +177,19 @@ class _SyncBatchNormOnCpu(nn.BatchNorm2d):
         """Normalise float [N, C, H, W] by the statistics of all ranks' N·H·W values."""
         if not self.training:
             return super().forward(input)
+        # Half floats would lose the digits of such sums.
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))
         count = torch.full((1,), float(input.numel() / input.shape[1]))
-        sums = _sum_over_ranks(torch.cat([input.sum((0, 2, 3)), count]))
+        sums = _sum_over_ranks(torch.cat([wide.sum((0, 2, 3)), count]))
         total = sums[-1]
         mean = sums[:-1] / total  # (C,)
-        centred = input - mean.view(1, -1, 1, 1)
+        centred = wide - mean.view(1, -1, 1, 1)
         # In two passes: the difference of two large sums would lose the variance's digits.
         variance = _sum_over_ranks(centred.square().sum((0, 2, 3))) / total
         self._remember(mean.detach(), variance.detach(), float(total.detach()))
         scaled = centred * (variance + self.eps).rsqrt().view(1, -1, 1, 1)
         weight, bias = self.weight.view(1, -1, 1, 1), self.bias.view(1, -1, 1, 1)
-        return scaled * weight + bias
+        return (scaled * weight + bias).to(input.dtype)
 
     def _remember(self, mean: Tensor, variance: Tensor, count: float) -> None:
         assert self.running_mean is not None

@@ -2,7 +2,8 @@
 
     FcnDeployError             exit code 2, one line on stderr
     ├── DataError              a folder, a list, an image or a mask
-    │   └── ImageError         one file that is no readable picture
+    │   ├── ImageError         one file that is no readable picture
+    │   └── LabelError         a mask with a value that is no class
     ├── ArtifactError          a file of ours: missing, unreadable, unwritable
     │   ├── MissingStageError  an earlier command has to run first
     │   ├── CheckpointError    model.safetensors
@@ -54,6 +55,10 @@ class DataError(FcnDeployError):
 
 class ImageError(DataError):
     """A file is not a picture that can be decoded."""
+
+
+class LabelError(DataError):
+    """A mask holds a value beyond the classes."""
 
 
 class ArtifactError(FcnDeployError):

@@ -8,6 +8,7 @@ same in whichever process it is made, and after a training run was killed and re
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -158,6 +159,12 @@ class RandomScaledCrop(v2.Transform):  # type: ignore[misc]  # torchvision has n
         return v2.functional.resized_crop(inpt, **params, size=list(self.size), antialias=True)
 
 
+def _left_to_the_parent(_worker: int) -> None:
+    """Let a loading process outlive what asks the whole group to end: the state is saved first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def batches(
     examples: Examples, order: EpochOrder, *, workers: int, pinned: bool
 ) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -175,6 +182,7 @@ def batches(
         num_workers=workers,
         pin_memory=pinned,
         persistent_workers=workers > 0,
+        worker_init_fn=_left_to_the_parent,
         # Else every epoch would take a number out of the global generator.
         generator=torch.Generator(),
     )

@@ -22,7 +22,7 @@ from fcn_deploy.artifacts import atomic_path
 from fcn_deploy.errors import ArtifactError, MissingStageError
 from fcn_deploy.recipes import Recipe
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 _POLY_POWER = 0.9
 _REPAIR = "train anew with --overwrite"
 
@@ -71,13 +71,30 @@ class Learner:
         """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def step(self, loss: Tensor) -> None:
-        """Learn from a scalar loss."""
+    def take_gradient(self, loss: Tensor) -> Tensor:
+        """Differentiate a scalar loss; return the gradient's norm, a scalar."""
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)
+
+    @property
+    def skips_overflows(self) -> bool:
+        """Whether a gradient that is not finite is left out, and the loss scaled down."""
+        return bool(self.scaler.is_enabled())
+
+    def first_wild_gradient(self) -> str:
+        """Say whose gradient is the first that is not finite."""
+        for name, parameter in self.network.named_parameters():
+            if parameter.grad is not None and not parameter.grad.isfinite().all():
+                return f"that of {name} is not finite"
+        return "its norm is beyond float32"
+
+    def step(self, norm: Tensor) -> None:
+        """Learn from the gradient that was taken, whose norm is given."""
         if self._clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self._clip_norm)
+            nn.utils.clip_grads_with_norm_(self.network.parameters(), self._clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
@@ -167,6 +184,7 @@ class State:
 
     Attributes:
         arguments: what the run was started with, as JSON values; a resumed run must be the same.
+        setting: where and on what it runs, as JSON values; a resumed run must be the same.
         epoch: the epoch that is being learned, from 1.
         sums: of it so far; ``sums.batches`` are done.
         epochs: figures of the finished ones, as JSON values.
@@ -174,6 +192,7 @@ class State:
     """
 
     arguments: Mapping[str, Any]
+    setting: Mapping[str, Any]
     epoch: int
     sums: Sums
     epochs: list[dict[str, Any]]
@@ -189,6 +208,7 @@ def save_state(path: Path, state: State) -> None:
     content = {
         "schema": STATE_SCHEMA,
         "arguments": dict(state.arguments),
+        "setting": dict(state.setting),
         "epoch": state.epoch,
         "sums": dict(vars(state.sums)),
         "epochs": state.epochs,
@@ -217,6 +237,7 @@ def load_state(path: Path) -> State:
             )
         return State(
             arguments=content["arguments"],
+            setting=content["setting"],
             epoch=int(content["epoch"]),
             sums=Sums(**content["sums"]),
             epochs=list(content["epochs"]),

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fcn_deploy.artifacts import atomic_path
-from fcn_deploy.errors import DataError
+from fcn_deploy.errors import DataError, LabelError
 from fcn_deploy.images import decoded, png_bit_depth
 from fcn_deploy.spec import IGNORE_INDEX
 
@@ -110,16 +110,17 @@ def read_mask(path: Path, palette: Palette) -> NDArray[np.uint8]:
         uint8 [H, W] class indices, 255 = void.
 
     Raises:
-        DataError: unreadable, an unknown colour, or a value beyond the classes.
+        DataError: unreadable, or an unknown colour.
+        LabelError: a value beyond the classes.
     """
     with decoded(path) as image:
         try:
             mask = _indices(image, palette, png_bit_depth(path))
         except DataError as error:
-            raise DataError(f"mask {path}: {error.message}", error.repair) from error
+            raise type(error)(f"mask {path}: {error.message}", error.repair) from error
     labelled = mask[mask != IGNORE_INDEX]
     if labelled.size and int(labelled.max()) >= len(palette):
-        raise DataError(
+        raise LabelError(
             f"mask {path} holds class {int(labelled.max())}, but the data has {len(palette)} "
             f"classes (0 to {len(palette) - 1}, {IGNORE_INDEX} = void)",
             "mend the mask or add the class to classes.txt",
@@ -140,7 +141,7 @@ def _indices(image: Image.Image, palette: Palette, bit_depth: int) -> NDArray[np
         wide = np.asarray(image).astype(np.int64)
         beyond = wide[(wide < 0) | (wide > IGNORE_INDEX)]
         if beyond.size:
-            raise DataError(
+            raise LabelError(
                 f"holds value {int(beyond[0])}, not a class index (0 to {IGNORE_INDEX})",
                 "save masks as 8-bit palette or index PNG",
             )

@@ -1,33 +1,37 @@
 """The training loop: labelled images → checkpoint, figures per epoch, a preview to look at.
 
 for each epoch
-    for each batch ── examples ─▶ network ─▶ loss ─▶ learner.step
+    for each batch ── examples ─▶ network ─▶ loss ─▶ gradient ─finite?─▶ learner.step
     validate at full image size, by the deploy graph's own path to a mask
-    write checkpoint, figures, preview; then the state, from which --resume goes on exactly
+    write the state, from which --resume goes on exactly; then checkpoint, figures, preview
+
+Rank 0 touches the run directory; whatever is decided by a clock or a signal, all ranks agree on.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcn_deploy.artifacts import Run
 from fcn_deploy.checkpoint import load_weights, read_spec
-from fcn_deploy.dataset import Dataset, Sample, class_counts, median_frequency, size_range
+from fcn_deploy.dataset import Dataset, class_counts, median_frequency, size_range
 from fcn_deploy.distributed import World, lost_ranks_named, synchronised
 from fcn_deploy.errors import (
     CheckpointError,
@@ -38,17 +42,18 @@ from fcn_deploy.errors import (
 )
 from fcn_deploy.examples import EpochOrder, Examples, batches, seed_of
 from fcn_deploy.learner import Learner, State, Sums, save_state
-from fcn_deploy.masks import prediction_grid, voc_palette
+from fcn_deploy.loss import first_not_finite, segmentation_loss
+from fcn_deploy.masks import voc_palette
 from fcn_deploy.metrics import ConfusionMatrix
-from fcn_deploy.model import DeployModel, Normalise
+from fcn_deploy.model import Normalise
 from fcn_deploy.networks import DEFAULT_ARCHITECTURE, build_model
 from fcn_deploy.recipes import Recipe
 from fcn_deploy.spec import IGNORE_INDEX, ModelSpec
 from fcn_deploy.training_files import Epoch, TrainingFiles, best_of
+from fcn_deploy.validation import draw_preview, evaluate
 
 #: Smaller crops leave the stride-32 body a single pixel, of which batch norm learns nothing.
 SMALLEST_CROP = 64
-PREVIEW_ROWS = 4
 #: Within an epoch the state is saved again after so many seconds.
 SAVE_SECONDS = 300.0
 
@@ -73,7 +78,7 @@ class TrainPlan:
         compiled: through ``torch.compile``.
         sync_batch_norm: batch statistics over all processes.
         deterministic: refuse operations whose result depends on the order of threads.
-        patience: stop after so many epochs without a better validation mIoU; None: never.
+        patience: stop at a validated epoch when the best one is so many epochs back; None: never.
     """
 
     recipe: Recipe
@@ -115,18 +120,20 @@ class Progress:
         batch: batches done in this epoch.
         batches: in an epoch.
         loss: mean over the epoch so far, per example.
-        pixel_accuracy: on this process's training crops of the epoch so far, 0 to 1.
-        mean_iou: likewise.
         examples_per_s: training examples of all processes per second, this epoch.
+        confusion: int64 [C, C], of this process's training crops of the epoch, on its device.
     """
 
     epoch: int
     batch: int
     batches: int
     loss: float
-    pixel_accuracy: float
-    mean_iou: float
     examples_per_s: float
+    confusion: Tensor
+
+    def scores(self) -> ConfusionMatrix:
+        """Return what has been counted by now; this waits for a GPU."""
+        return ConfusionMatrix(self.confusion.cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -176,8 +183,9 @@ def train(
         ArchitectureError, CheckpointError: the starting weights cannot be used.
         ArtifactError: ``state`` is of another network, or a place cannot be written.
         BackendError: TensorBoard files were asked for and cannot be written.
-        TrainingError: the loss is NaN or infinite, or another process was lost; the last whole
-            checkpoint stays, and the state to resume from.
+        InputError: ``state`` is of other data, another device or another number of processes.
+        TrainingError: loss, gradient or weights are NaN or infinite, or another process was lost;
+            the last whole checkpoint stays, and the state to resume from.
         TrainingStoppedError: a signal asked for an end.
     """
     _check(plan, train_set, val_set, world)
@@ -202,33 +210,47 @@ def train(
         stack.enter_context(_determinism(plan.deterministic))
         stack.enter_context(lost_ranks_named(world))
         stop = stack.enter_context(_stop_requests())
-        course = _Course(plan, spec, train_set, val_set, world)
+        course = _Course(plan, spec, train_set, val_set, world, run, stop)
+        between_epochs = False
         if state is not None:
-            course.resume(state, run)
+            course.resume(state)
+            between_epochs = state.sums.batches == 0 and len(course.epochs) > 0
+        elif world.leads:
+            run.forget_training()
         files = None
         if world.leads:
-            files = TrainingFiles(run, about, tensorboard=tensorboard, done=len(course.epochs))
+            done = len(course.epochs) - between_epochs
+            files = TrainingFiles(run, about, tensorboard=tensorboard, done=done)
             stack.callback(files.close)
 
         def save() -> None:
+            now = course.state(arguments or {})
             if world.leads:
-                save_state(run.state, course.state(arguments or {}))
+                save_state(run.state, now)
+
+        def write(preview: NDArray[np.uint8] | None) -> None:
+            if files is not None:
+                files.write(course.learner.result, spec, course.epochs, preview)
 
         if state is None:
             save()  # so that what is not there is known to be finished, or never begun
+        if between_epochs:
+            write(course.preview())  # it may have been killed after the state was written
         while not course.finished:
-            for progress in _saved_now_and_then(course.learn(), save):
+            for progress in course.learn():
                 on_batch(progress)
-                if stop():
+                if course.stopping or course.save_due:
+                    course.require_finite()
                     save()
+                if course.stopping:
                     raise TrainingStoppedError(
                         f"stopped by a signal in epoch {progress.epoch}, batch {progress.batch}",
                         "go on with the same command and --resume",
                     )
-            epoch, preview = course.validated()
-            if files is not None:
-                files.write(course.learner.result, spec, course.epochs, preview)
+            course.require_finite()
+            epoch = course.validated()
             save()
+            write(course.preview())
             on_epoch(epoch)
         if world.leads:
             run.state.unlink(missing_ok=True)
@@ -260,7 +282,14 @@ def _check(plan: TrainPlan, train_set: Dataset, val_set: Dataset, world: World) 
 
 
 class _Course:
-    """A training run while it goes on: what learns, what from, and how far it is."""
+    """A training run while it goes on: what learns, what from, and how far it is.
+
+    Attributes:
+        learner: what learns.
+        epochs: figures of the finished ones.
+        stopping: whether the system has asked any of the processes to end.
+        save_due: whether the state was last saved long ago.
+    """
 
     def __init__(
         self,
@@ -269,8 +298,11 @@ class _Course:
         train_set: Dataset,
         val_set: Dataset,
         world: World,
+        run: Run,
+        stop: Callable[[], bool],
     ) -> None:
         self._plan, self._spec, self._world = plan, spec, world
+        self._run, self._stop = run, stop
         self._val_set = val_set
         torch.manual_seed(plan.seed)
         # Channels last: a fifth faster on CPUs with oneDNN, and what tensor cores want.
@@ -293,43 +325,59 @@ class _Course:
         self._normalise = Normalise(spec).to(plan.device)
         self._class_weights = _class_weights(plan, train_set)
         self._sums = Sums.empty(spec.num_classes, plan.device)
-        self._started = time.perf_counter()
+        self._setting = {
+            "processes": world.size,
+            "device": plan.device.type,
+            "amp": plan.amp,
+            "data": _names_digest(train_set, val_set),
+            "batches": len(self._order),
+        }
+        self._started = self._saved = time.perf_counter()
         self._forward: nn.Module | None = None
         self._frozen = False
+        self._picture: Tensor | None = None
         self.epochs: list[Epoch] = []
+        self.stopping = self.save_due = False
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or no better one is to be expected."""
         if len(self.epochs) >= self._plan.recipe.epochs:
             return True
-        if self._plan.patience is None or not self.epochs:
+        if self._plan.patience is None or not self.epochs or not self.epochs[-1].validated:
             return False
         return len(self.epochs) - best_of(self.epochs).epoch >= self._plan.patience
 
     def state(self, arguments: Mapping[str, Any]) -> State:
-        """Return where the run stands between two batches."""
+        """Return where the run stands between two batches; all ranks have to ask."""
+        self._saved = time.perf_counter()
+        confusion = self._world.sum(self._sums.confusion.clone())
         return State(
             arguments=arguments,
+            setting=self._setting,
             epoch=len(self.epochs) + 1,
-            sums=self._sums,
+            sums=replace(self._sums, confusion=confusion),
             epochs=[epoch.to_json() for epoch in self.epochs],
             learner=self.learner.state(),
         )
 
-    def resume(self, state: State, run: Run) -> None:
+    def resume(self, state: State) -> None:
         """Go on from there."""
+        _require_same_setting(state.setting, self._setting)
         try:
             self.learner.restore(state.learner)
             self.epochs = [Epoch.from_json(values) for values in state.epochs]
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(
-                f"{run.state} is of another network or recipe", "train anew with --overwrite"
+                f"{self._run.state} is of another network or recipe", "train anew with --overwrite"
             ) from error
-        self._sums = state.sums
-        self._sums.confusion = self._sums.confusion.to(self._plan.device)
-        if not self._world.leads:
-            self._sums.confusion.zero_()  # rank 0 saved what it had seen itself
+        confusion = state.sums.confusion.to(self._plan.device)
+        # It was saved as the sum over all ranks, which it is to be again.
+        self._sums = replace(
+            state.sums, confusion=confusion if self._world.leads else torch.zeros_like(confusion)
+        )
 
     def learn(self) -> Iterator[Progress]:
         """Learn from the rest of the epoch, batch by batch."""
@@ -344,11 +392,11 @@ class _Course:
         asked = time.perf_counter()
         for images, masks in self._loader:
             came = time.perf_counter()
-            self._sums.data_seconds += came - asked
             self._learn_batch(self._forward, images, masks, number)
-            asked = time.perf_counter()
-            self._sums.compute_seconds += asked - came
+            self._sums.data_seconds += came - asked
+            self._sums.compute_seconds += time.perf_counter() - came
             yield self._progress(number)
+            asked = time.perf_counter()
 
     def _wrapped(self) -> nn.Module:
         network = self._world.parallel(self.learner.network)
@@ -366,15 +414,19 @@ class _Course:
             logits = forward(normalised)  # (N, C, h, w)
         logits = logits.float()
         loss = segmentation_loss(logits, masks, plan.recipe.loss, self._class_weights, world)
-        value = world.sum(loss.detach().clone()).item() / world.size  # note: waits for the GPU
+        norm = self.learner.take_gradient(loss)
+        value, size = self._agreed(loss.detach(), norm)
+        place = f"in epoch {number}, batch {sums.batches + 1}"
         if not math.isfinite(value):
             where = first_not_finite(self.learner.network, normalised)
-            raise TrainingError(
-                f"the loss became {value} in epoch {number}, batch {sums.batches + 1}: {where}",
-                "lower --lr, or clip gradients with --clip-norm; the last whole checkpoint stays",
-            )
+            where = where or "every layer is finite in float32"
+            raise TrainingError(f"the loss became {value} {place}: {where}", self._way_out())
+        if not math.isfinite(size) and not self.learner.skips_overflows:
+            where = self.learner.first_wild_gradient()
+            raise TrainingError(f"the gradient became {size} {place}: {where}", self._way_out())
         sums.lr = self.learner.lr
-        self.learner.step(loss)
+        self.learner.step(norm)
+        self._picture = normalised[:1]
         # Logged per example for either kind, so that the tutorial's figures can be put beside it.
         per_example = len(images) * world.size if plan.recipe.loss == "image-sum" else 1
         sums.loss += value / per_example
@@ -382,34 +434,70 @@ class _Course:
         sums.examples += len(images)
         sums.confusion += _confusion(masks, logits.detach().argmax(1), self._spec.num_classes)
 
+    def _agreed(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+        """Return the loss over all ranks and the gradient's norm; hear who wants an end or a save.
+
+        The one place in a step where the processes wait for their GPUs: what is then timed as
+        computing is computed.
+        """
+        due = self._world.leads and time.perf_counter() - self._saved > SAVE_SECONDS
+        wishes = torch.tensor([float(self._stop()), float(due)], device=loss.device)
+        told = self._world.sum(torch.cat([loss.view(1), wishes]))
+        total, stop, save, size = torch.cat([told, norm.view(1)]).tolist()
+        self.stopping, self.save_due = stop > 0, save > 0
+        return total / self._world.size, size
+
+    def require_finite(self) -> None:
+        """Refuse to write weights that the last step has spoiled.
+
+        Raises:
+            TrainingError: on all ranks.
+        """
+        where = None
+        if self._picture is not None:
+            where = first_not_finite(copy.deepcopy(self.learner.result).eval(), self._picture)
+        spoiled = torch.tensor(float(where is not None), device=self._plan.device)
+        if self._world.sum(spoiled).item() > 0:
+            raise TrainingError(
+                f"the weights were spoiled in epoch {len(self.epochs) + 1}, batch "
+                f"{self._sums.batches}: {where or 'see the other ranks'}",
+                self._way_out(),
+            )
+
+    def _way_out(self) -> str:
+        last = self._run.last_checkpoint
+        if not self.epochs:
+            return "train anew with a lower --lr, or with --clip-norm"
+        return (
+            f"{last} holds epoch {len(self.epochs)}: train on with --weights {last} --recipe "
+            f"{self._plan.recipe.name} --out NEW and a lower --lr, or with --clip-norm"
+        )
+
     def _progress(self, number: int) -> Progress:
         sums = self._sums
-        scores = ConfusionMatrix(sums.confusion.cpu().numpy())
         return Progress(
             epoch=number,
             batch=sums.batches,
             batches=len(self._order),
             loss=sums.loss / sums.batches,
-            pixel_accuracy=scores.pixel_accuracy(),
-            mean_iou=scores.mean_iou(),
             examples_per_s=self._examples_per_s(),
+            confusion=sums.confusion,
         )
 
     def _examples_per_s(self) -> float:
         seconds = self._sums.data_seconds + self._sums.compute_seconds
         return self._sums.examples * self._world.size / seconds
 
-    def validated(self) -> tuple[Epoch, NDArray[np.uint8] | None]:
-        """Close the epoch: score it, and draw some of the validation images if it was scored."""
+    def validated(self) -> Epoch:
+        """Close the epoch, and score it if it is its turn."""
         plan, sums = self._plan, self._sums
+        self._world.share_buffers(self.learner.result)  # what is scored is what rank 0 saves
         number = len(self.epochs) + 1
         scored = number % plan.recipe.validate_every == 0 or number == plan.recipe.epochs
-        result, preview = ConfusionMatrix.empty(self._spec.num_classes), None
+        result = ConfusionMatrix.empty(self._spec.num_classes)
         if scored:
             network = self.learner.result
             result = evaluate(network, self._spec, self._val_set, plan.device, self._world)
-            if self._world.leads:
-                preview = draw_preview(network, self._spec, self._val_set, plan.device)
         trained = ConfusionMatrix(self._world.sum(sums.confusion).cpu().numpy())
         epoch = Epoch(
             epoch=number,
@@ -427,19 +515,43 @@ class _Course:
         )
         self.epochs.append(epoch)
         self._sums = Sums.empty(self._spec.num_classes, plan.device)
-        return epoch, preview
+        return epoch
+
+    def preview(self) -> NDArray[np.uint8] | None:
+        """Draw some of the validation images if the last epoch was scored; rank 0 alone does."""
+        if not self._world.leads or not self.epochs[-1].validated:
+            return None
+        return draw_preview(self.learner.result, self._spec, self._val_set, self._plan.device)
 
 
-def _saved_now_and_then(
-    progress: Iterator[Progress], save: Callable[[], None]
-) -> Iterator[Progress]:
-    """Pass on the batches; save after some of them, in an epoch that takes long."""
-    saved = time.perf_counter()
-    for step in progress:
-        if time.perf_counter() - saved > SAVE_SECONDS:
-            save()
-            saved = time.perf_counter()
-        yield step
+def _names_digest(*datasets: Dataset) -> str:
+    names = [[dataset.class_names, dataset.names] for dataset in datasets]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _require_same_setting(begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on where another course would be taken than the one begun.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    repairs = {
+        "processes": "start as many with torchrun",
+        "device": f"add --device {begun['device']}",
+        "amp": f"add --amp {begun['amp']}",
+        "data": "give the lists back the names they had, or train anew with --overwrite",
+        "batches": "give the data back the sizes it had, or train anew with --overwrite",
+    }
+    words = {
+        "processes": f"with {begun['processes']} processes, not {now['processes']}",
+        "device": f"on {begun['device']}, not on {now['device']}",
+        "amp": f"with --amp {begun['amp']}, not {now['amp']}",
+        "data": "with other names in the data's lists",
+        "batches": f"with {begun['batches']} batches in an epoch, not {now['batches']}",
+    }
+    for name, said in words.items():
+        if begun[name] != now[name]:
+            raise InputError(f"the run was begun {said}", repairs[name])
 
 
 @contextmanager
@@ -519,45 +631,6 @@ def _require_same(path: Path, given: ModelSpec, wanted: ModelSpec) -> None:
         )
 
 
-def segmentation_loss(
-    logits: Tensor,
-    masks: Tensor,
-    kind: Literal["pixel-mean", "image-sum"],
-    class_weights: Tensor | None = None,
-    world: World = World(),  # noqa: B008  # a frozen value
-) -> Tensor:
-    """Return the cross-entropy loss of a batch; void pixels count for nothing.
-
-    Args:
-        logits: float [N, C, H, W].
-        masks: uint8 [N, H, W].
-        kind: see :class:`~fcn_deploy.recipes.Recipe`.
-        class_weights: float [C], or None for all alike.
-        world: a batch is that of all its processes.
-
-    Returns:
-        A scalar whose mean over the processes is the loss of their batches together; 0 where every
-        pixel is void.
-    """
-    # Pixel by pixel: of the loss over whole pictures CUDA has no deterministic form.
-    per_pixel = F.cross_entropy(
-        logits.permute(0, 2, 3, 1).flatten(0, 2),  # (N·H·W, C)
-        masks.flatten().long(),
-        class_weights,
-        ignore_index=IGNORE_INDEX,
-        reduction="none",
-    ).view(masks.shape)  # (N, H, W), 0 at void
-    if kind == "image-sum":
-        return world.size * per_pixel.mean(dim=(1, 2)).sum()
-    labelled = masks != IGNORE_INDEX
-    if class_weights is None:
-        total = labelled.sum().float()
-    else:
-        total = class_weights[masks[labelled].long()].sum()
-    everywhere = world.sum(total).clamp(min=torch.finfo(torch.float32).tiny)
-    return world.size * per_pixel.sum() / everywhere
-
-
 def _confusion(masks: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
     """Count pixels by true class (row) and predicted class (column): int64 [C, C]."""
     pairs = masks.long() * num_classes + prediction
@@ -574,75 +647,3 @@ def _set_training(network: nn.Module, frozen: bool) -> None:
     body.requires_grad_(not frozen)
     if frozen:
         body.eval()  # or batch norm's running statistics would move all the same
-
-
-def first_not_finite(network: nn.Module, images: Tensor) -> str:
-    """Say where in a network the first NaN or infinity arises.
-
-    Args:
-        network: in any mode.
-        images: float [N, 3, H, W], normalised.
-    """
-    for name, parameter in network.named_parameters():
-        if not parameter.isfinite().all():
-            return f"the weights {name} are no longer finite"
-    found: list[str] = []
-
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not output.isfinite().all():
-                found.append(name)
-
-        return look
-
-    leaves = [(name, m) for name, m in network.named_modules() if not list(m.children())]
-    hooks = [module.register_forward_hook(watch(name)) for name, module in leaves]
-    try:
-        with torch.no_grad():
-            network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if found:
-        return f"{found[0]} is the first layer that gives NaN or infinity"
-    return "every layer is finite in float32"
-
-
-def evaluate(
-    network: nn.Module,
-    spec: ModelSpec,
-    dataset: Dataset,
-    device: torch.device,
-    world: World = World(),  # noqa: B008  # a frozen value
-) -> ConfusionMatrix:
-    """Score the network at full image size, by the deploy graph's own path to a mask."""
-    model = DeployModel(network, spec).to(device)
-    confusion = ConfusionMatrix.empty(spec.num_classes)
-    for index in range(world.rank, len(dataset), world.size):
-        sample = dataset[index]
-        confusion += ConfusionMatrix.of(sample.mask, _mask(model, sample), spec.num_classes)
-    counts = torch.from_numpy(confusion.counts).to(device)
-    return ConfusionMatrix(world.sum(counts).cpu().numpy())
-
-
-def _mask(model: DeployModel, sample: Sample) -> NDArray[np.uint8]:
-    with torch.inference_mode():
-        image = torch.from_numpy(sample.image)[None].to(model.normalise.mean.device)
-        (mask,) = model(image)
-    prediction: NDArray[np.uint8] = mask[0].cpu().numpy()
-    return prediction
-
-
-def draw_preview(
-    network: nn.Module, spec: ModelSpec, dataset: Dataset, device: torch.device
-) -> NDArray[np.uint8]:
-    """Return the grid image | prediction | truth of evenly spread samples, uint8 [H, W, 3]."""
-    model = DeployModel(network, spec).to(device)
-    rows = min(PREVIEW_ROWS, len(dataset))
-    samples = [dataset[i * len(dataset) // rows] for i in range(rows)]
-    return prediction_grid(
-        [sample.image for sample in samples],
-        [_mask(model, sample) for sample in samples],
-        [sample.mask for sample in samples],
-        spec.palette,
-    )

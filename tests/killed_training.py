@@ -2,8 +2,9 @@
 
     python killed_training.py DATA FOLDER      → "kills 20, runs N" and the runs' folders
 
-The imports cost seconds, so they are done once; every start is a fork of this process, which has
-run nothing yet that starts threads.
+Every second run saves its state after each batch, so that kills fall into that as well.  The
+imports cost seconds, so they are done once; every start is a fork of this process, which has run
+nothing yet that starts threads.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import time
@@ -23,22 +23,27 @@ from PIL import Image
 
 import fcn_deploy.checkpoint
 import fcn_deploy.learner
-import fcn_deploy.train  # noqa: F401  # imported before the forks
+import fcn_deploy.train
 from fcn_deploy.checkpoint import load_weights, read_spec
 from fcn_deploy.cli import main
 from fcn_deploy.networks import build_model
 
-KILLS = 20
+KILLS, KILLS_A_RUN = 20, 5
 
 
-def start(data: Path, run: Path, *more: str) -> int:
+def start(data: Path, run: Path, *more: str, often: bool = False) -> int:
     """Begin or resume a run in a process of its own; return its number."""
     child = os.fork()
     if child:
         return child
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     torch.set_num_threads(1)
-    words = "--recipe tutorial --epochs 5 --batch-size 2 --crop-size 64x64 --deterministic"
+    if often:
+        fcn_deploy.train.SAVE_SECONDS = 0.0
+    words = (
+        "--recipe scratch --epochs 3 --batch-size 2 --crop-size 64x64 --ema 0.9 "
+        "--validate-every 1 --deterministic"
+    )
     try:
         main(["train", "--data", str(data), "--out", str(run), *words.split(), *more])
     except SystemExit as end:
@@ -74,10 +79,10 @@ def killed_runs(data: Path, folder: Path) -> None:
     moments = random.Random(0)
     kills, runs = 0, 0
     while kills < KILLS:
-        run = folder / f"killed{runs}"
         runs += 1
-        while kills < KILLS:
-            child = start(data, run, "--resume")
+        run, often = folder / f"killed{runs}", runs % 2 == 1
+        for _ in range(min(KILLS_A_RUN, KILLS - kills)):
+            child = start(data, run, "--resume", often=often)
             time.sleep(moments.uniform(0, whole / 4))
             os.kill(child, signal.SIGKILL)  # whoever has ended waits as a zombie, and is not hit
             code = wait_for(child)
@@ -88,7 +93,6 @@ def killed_runs(data: Path, folder: Path) -> None:
             if run.exists():
                 require_readable(run)
         assert wait_for(start(data, run, "--resume")) == 0
-        shutil.copy(run / "last.safetensors", folder / f"last{runs}.safetensors")
     print(json.dumps({"kills": kills, "runs": runs}))
 
 

@@ -1,4 +1,7 @@
-"""Run by test_train_distributed.py under torchrun: `train`, but rank 1 is killed in batch 3."""
+"""Run by test_train_distributed.py under torchrun: `train`, but rank 1 is hit in batch 3.
+
+torchrun --nproc-per-node 2 lost_rank.py SIGKILL|SIGTERM train …
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ _loss = train.segmentation_loss
 _calls = itertools.count(1)
 
 
-def killed_in_batch_3(*arguments: Any) -> Any:
+def hit_in_batch_3(*arguments: Any) -> Any:
     if next(_calls) == 3 and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[sys.argv[1]])
     return _loss(*arguments)
 
 
-train.segmentation_loss = killed_in_batch_3
-main(sys.argv[1:])
+train.segmentation_loss = hit_in_batch_3
+main(sys.argv[2:])

@@ -23,6 +23,8 @@ TORCH_ROOMS = {
         "examples",
         "distributed",
         "training_files",
+        "loss",
+        "validation",
     )
 }
 TORCH_FREE_ROOMS = sorted(

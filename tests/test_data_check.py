@@ -52,7 +52,7 @@ def broken_copies(root: Path) -> dict[str, tuple[str, str]]:
     mask = np.array(Image.open(mask_of(root, names[3])))
     mask[0, 0] = 200
     write_mask(mask_of(root, names[3]), mask, voc_palette())
-    expected["unreadable mask"] = ("class 200", "classes.txt")
+    expected["mask out of range"] = ("class 200", "classes.txt")
     write_mask(mask_of(root, names[4]), np.zeros((5, 6), np.uint8), voc_palette())
     expected["different sizes"] = ("its mask 5×6", "same size")
     write_mask(mask_of(root, names[5]), np.full_like(mask, 255), voc_palette())
@@ -140,6 +140,30 @@ def test_faults_of_lists_classes_and_colours(
     (fault,) = check(root).faults
     assert fault.kind == kind
     assert words in fault.words
+
+
+def test_masks_of_the_augmented_list_are_looked_at_too(voc_folder: WriteVocFolder) -> None:
+    root = voc_folder(train=3, val=1)
+    list_of(root, "trainaug").write_text("train_0\ntrain_1\ntrain_2\n")
+    void = np.full((48, 64), 255, np.uint8)
+    write_mask(root / "SegmentationClassAug" / "train_0.png", void, voc_palette())
+    shutil.copy(mask_of(root, "train_1"), root / "SegmentationClassAug")
+    image_of(root, "train_1").unlink()
+    found = {(fault.kind, fault.file) for fault in check(root).faults}
+    assert found == {
+        ("nothing labelled", str(root / "SegmentationClassAug" / "train_0.png")),
+        ("missing mask", str(root / "SegmentationClassAug" / "train_2.png")),
+        ("missing image", str(root / "JPEGImages" / "train_1")),
+    }
+    assert len(check(root).faults) == 3  # the image, too, is missing once
+
+
+def test_a_name_in_both_lists_is_an_overlap_without_its_image(voc_folder: WriteVocFolder) -> None:
+    root = voc_folder(train=2, val=1)
+    list_of(root, "val").write_text("val_0\ntrain_1\n")
+    image_of(root, "train_1").unlink()
+    faults = check(root).faults
+    assert sorted(fault.kind for fault in faults) == ["missing image", "train and val overlap"]
 
 
 def test_what_no_list_names_is_a_note(voc_folder: WriteVocFolder) -> None:

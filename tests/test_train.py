@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,7 +17,14 @@ from torch import Tensor
 
 from fcn_deploy.artifacts import Run
 from fcn_deploy.checkpoint import load_checkpoint, save_checkpoint
-from fcn_deploy.dataset import Dataset, SceneDataset, VocDataset, check_and_cache
+from fcn_deploy.dataset import (
+    Dataset,
+    SceneDataset,
+    VocDataset,
+    check_and_cache,
+    class_counts,
+    median_frequency,
+)
 from fcn_deploy.errors import (
     ArtifactError,
     CheckpointError,
@@ -27,12 +35,13 @@ from fcn_deploy.errors import (
     TrainingStoppedError,
 )
 from fcn_deploy.learner import load_state
+from fcn_deploy.loss import first_not_finite, segmentation_loss
 from fcn_deploy.metrics import ConfusionMatrix
 from fcn_deploy.networks import build_model
 from fcn_deploy.recipes import RECIPES, Recipe
 from fcn_deploy.spec import IGNORE_INDEX
-from fcn_deploy.train import Progress, TrainPlan, first_not_finite, segmentation_loss, train
-from fcn_deploy.training_files import Epoch, best_of
+from fcn_deploy.train import Progress, TrainPlan, train
+from fcn_deploy.training_files import Epoch, TrainingFiles, best_of
 from tests.conftest import WriteVocFolder
 
 CPU = torch.device("cpu")
@@ -154,12 +163,21 @@ def test_it_stops_early_when_nothing_gets_better(
         counts[0, :2] = right, 10 - right
         return ConfusionMatrix(counts)
 
+    for name in ("TrainingFiles", "save_state", "draw_preview"):  # only the course is looked at
+        monkeypatch.setattr(module, name, Mock())
     results = iter([scored(2), scored(5), scored(4), scored(3), scored(9)])
     monkeypatch.setattr(module, "evaluate", lambda *_: next(results))
     recipe = dataclasses.replace(QUICK, epochs=5)
-    epochs = run_training(tmp_path, recipe, patience=2)
+    epochs = run_training(tmp_path / "each", recipe, length=4, patience=2)
     assert len(epochs) == 4
     assert best_of(epochs).epoch == 2
+
+    # Only the second, the fourth, … can be better.
+    results = iter([scored(2), scored(5), scored(4), scored(9)])
+    recipe = dataclasses.replace(QUICK, epochs=8, validate_every=2)
+    epochs = run_training(tmp_path / "second", recipe, length=4, patience=1)
+    assert len(epochs) == 6
+    assert best_of(epochs).epoch == 4
 
 
 # -- the same again -----------------------------------------------------------------------------
@@ -174,21 +192,30 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert not torch.equal(a, c)
 
 
-RESUMED = {
-    "adamw, one-cycle, average": QUICK,
-    "sgd, poly, clipped": dataclasses.replace(
-        QUICK, optimizer="sgd", schedule="poly", ema=None, clip_norm=0.1, lr=1e-2
+RESUMED: dict[str, tuple[Recipe, dict[str, Any]]] = {
+    "adamw, one-cycle, average": (QUICK, {}),
+    "sgd, poly, clipped, thawed": (
+        dataclasses.replace(
+            QUICK, optimizer="sgd", schedule="poly", ema=None, clip_norm=0.1, lr=1e-2
+        ),
+        {"freeze_epochs": 1},
     ),
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "stop"),
-    [("adamw, one-cycle, average", 1), ("adamw, one-cycle, average", 2), ("sgd, poly, clipped", 3)],
+    ("name", "stop", "workers"),
+    [
+        ("adamw, one-cycle, average", 1, 2),
+        ("adamw, one-cycle, average", 2, 0),
+        ("sgd, poly, clipped, thawed", 3, 0),
+    ],
 )
-def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path, name: str, stop: int) -> None:
-    recipe = RESUMED[name]
-    whole = run_training(tmp_path / "whole", recipe)
+def test_a_resumed_run_ends_as_an_undisturbed_one(
+    tmp_path: Path, name: str, stop: int, workers: int
+) -> None:
+    recipe, options = RESUMED[name]
+    whole = run_training(tmp_path / "whole", recipe, **options)
     run = Run(tmp_path / "stopped")
     batches = iter(range(1, 100))
 
@@ -197,10 +224,10 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path, name: str, sto
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(TrainingStoppedError, match="--resume"):
-        run_training(run.root, recipe, on_batch=ask_for_an_end, arguments={"lr": 0.5})
+        run_training(run.root, recipe, on_batch=ask_for_an_end, arguments={"lr": 0.5}, **options)
     state = load_state(run.state)
     assert state.arguments == {"lr": 0.5}
-    resumed = run_training(run.root, recipe, state=state)
+    resumed = run_training(run.root, recipe, state=state, workers=workers, **options)
     assert figures_of(resumed) == figures_of(whole)
     for file in ("last.safetensors", "model.safetensors"):
         assert_equal_weights(run.root / file, tmp_path / "whole" / file)
@@ -228,6 +255,43 @@ def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
     state = load_state(Run(tmp_path).state)
     with pytest.raises(CheckpointError, match="another network or recipe"):
         run_training(tmp_path, architecture="fcn32s-resnet34", state=state)
+    for name, other, words in (
+        ("processes", 2, "with 2 processes, not 1; start as many"),
+        ("device", "cuda", "on cuda, not on cpu; add --device cuda"),
+        ("amp", "bf16", "with --amp bf16, not off; add --amp bf16"),
+        ("data", "…", "with other names in the data's lists"),
+        ("batches", 7, "with 7 batches in an epoch, not 2"),
+    ):
+        begun = dataclasses.replace(state, setting={**state.setting, name: other})
+        with pytest.raises(InputError, match=f"the run was begun {words}"):
+            run_training(tmp_path, state=begun)
+
+
+def test_files_that_a_kill_kept_from_being_written_are_written_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, honest = Run(tmp_path), TrainingFiles.write
+
+    def killed_in_the_second_epoch(
+        files: Any, network: Any, spec: Any, epochs: Any, *_: Any
+    ) -> None:
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        honest(files, network, spec, epochs, *_)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingFiles, "write", killed_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(run.root)
+    state = load_state(run.state)
+    assert len(state.epochs) == 2
+    epochs = run_training(run.root, state=state)
+    assert len(epochs) == 2  # nothing was left to learn
+    assert len(run.epoch_lines.read_text().splitlines()) == 2
+    assert run.preview_of(2).exists()
+    learned = state.learner["average"]["module.score.weight"]
+    assert torch.equal(weights_of(run.last_checkpoint)["score.weight"], learned)
+    assert not run.state.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x80\x04N."])
@@ -243,6 +307,19 @@ def test_nothing_to_resume_is_named(tmp_path: Path) -> None:
         load_state(tmp_path / "state.pt")
 
 
+def test_curves_beyond_the_place_of_a_resumed_run_are_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = pytest.importorskip("tensorboardX")
+    asked: list[int | None] = []
+    monkeypatch.setattr(
+        library, "SummaryWriter", lambda _, *, purge_step: asked.append(purge_step) or Mock()
+    )
+    for done in (0, 3):
+        TrainingFiles(Run(tmp_path), {}, tensorboard=True, done=done).close()
+    assert asked == [None, 4]
+
+
 # -- learning -----------------------------------------------------------------------------------
 
 
@@ -252,7 +329,6 @@ def test_training_learns(tmp_path: Path) -> None:
     assert epochs[-1].train_pixel_accuracy > 0.5
 
 
-@pytest.mark.skipif(not hasattr(torch, "bfloat16"), reason="this PyTorch has no bfloat16")
 def test_training_learns_in_bfloat16(tmp_path: Path) -> None:
     epochs = run_training(tmp_path, dataclasses.replace(QUICK, epochs=4), length=16, amp="bf16")
     assert epochs[-1].loss < 0.9 * epochs[0].loss
@@ -362,14 +438,48 @@ def test_a_loss_beyond_numbers_stops_and_keeps_the_last_whole_epoch(tmp_path: Pa
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+def test_weights_that_the_last_batch_of_an_epoch_spoiled_are_not_written(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    recipe = dataclasses.replace(QUICK, schedule="constant", epochs=1, ema=None)
+    run_training(run.root, recipe, length=4)
+    before = run.checkpoint.read_bytes()
+    wild = dataclasses.replace(recipe, lr=1e30)
+    with pytest.raises(TrainingError, match=r"spoiled in epoch 1, batch 1: .*; train anew with a"):
+        run_training(run.root, wild, length=4)
+    assert run.checkpoint.read_bytes() == before
+    assert not run.last_checkpoint.exists()
+    saved = load_state(run.state).learner["network"]
+    assert all(tensor.abs().max() < 1e3 for tensor in saved.values())
+
+
+def test_a_gradient_beyond_numbers_is_not_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fcn_deploy import train as module
+
+    losses: list[Tensor] = []
+
+    def steep_in_the_second_epoch(logits: Tensor, *arguments: Any) -> Tensor:
+        loss = segmentation_loss(logits, *arguments)
+        losses.append(loss)
+        return loss if len(losses) == 1 else loss + (logits.sum() * 0).sqrt()
+
+    monkeypatch.setattr(module, "segmentation_loss", steep_in_the_second_epoch)
+    words = r"the gradient became nan in epoch 2, batch 1: that of .*\.weight is not finite; "
+    with pytest.raises(TrainingError, match=words + r".*last\.safetensors holds epoch 1: train on"):
+        run_training(tmp_path, length=4)
+    assert weights_of(tmp_path / "last.safetensors")["score.weight"].isfinite().all()
+
+
 def test_where_the_numbers_end_is_named() -> None:
     torch.manual_seed(0)
     network = build_model("fcn32s-resnet18", 3).eval()
     images = torch.randn(1, 3, 64, 64)
-    assert first_not_finite(network, images) == "every layer is finite in float32"
+    assert first_not_finite(network, images) is None
     with torch.no_grad():
         network.get_parameter("body.layer2.0.conv1.weight").fill_(3e38)
-    assert first_not_finite(network, images).startswith("body.layer2.0.conv1 is the first layer")
+    found = first_not_finite(network, images)
+    assert found == "body.layer2.0.conv1 is the first layer that gives NaN or infinity"
     with torch.no_grad():
         network.get_parameter("score.bias").fill_(math.nan)
     assert first_not_finite(network, images) == "the weights score.bias are no longer finite"
@@ -421,7 +531,37 @@ def test_loss_ignores_void_and_matches_its_definitions() -> None:
     torch.testing.assert_close(segmentation_loss(logits, masks % 3, "image-sum"), tutorial)
 
 
-def test_rare_classes_weigh_more(tmp_path: Path) -> None:
+def test_rare_classes_weigh_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fcn_deploy import train as module
+
+    used: list[Tensor] = []
+
+    def seen(logits: Tensor, masks: Tensor, kind: Any, weights: Tensor, world: Any) -> Tensor:
+        used.append(weights)
+        return segmentation_loss(logits, masks, kind, weights, world)
+
+    monkeypatch.setattr(module, "segmentation_loss", seen)
     weighed = dataclasses.replace(QUICK, epochs=1, class_weights="median-frequency")
-    plain = run_training(tmp_path / "plain", dataclasses.replace(QUICK, epochs=1))
-    assert run_training(tmp_path / "weighed", weighed)[0].loss != plain[0].loss
+    run_training(tmp_path, weighed, length=4)
+    assert np.array_equal(used[0], median_frequency(class_counts(scenes(4))))
+    assert used[0].max() > 2 * used[0].min()
+
+
+def test_a_compiled_network_learns_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Traced as ever, but not translated, which takes a compiler and a minute.
+    traced: list[Any] = []
+    compiled = torch.compile
+
+    def by_eager(network: Any) -> Any:
+        traced.append(network)
+        return compiled(network, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", by_eager)
+    run_training(tmp_path / "plain", length=4, freeze_epochs=1)
+    run_training(tmp_path / "compiled", length=4, freeze_epochs=1, compiled=True)
+    assert len(traced) == 2  # anew where the body thaws
+    plain, same = (weights_of(tmp_path / n / "last.safetensors") for n in ("plain", "compiled"))
+    for name, weights in plain.items():
+        torch.testing.assert_close(same[name], weights, msg=name)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,19 @@ from safetensors.torch import load_file
 from tests.conftest import WriteVocFolder
 
 HERE = Path(__file__).parent
+
+
+def figures(run: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Return the best epoch, and what is said of each but how long it took."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    epochs = [
+        {k: v for k, v in epoch.items() if "second" not in k and k != "examples_per_s"}
+        for epoch in metrics["epochs"]
+    ]
+    assert [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] == (
+        metrics["epochs"]
+    )
+    return metrics["best_epoch"], epochs
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -27,9 +41,13 @@ def test_twenty_kills_end_as_an_undisturbed_run(tmp_path: Path, voc_folder: Writ
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["kills"] == 20
-    undisturbed = load_file(tmp_path / "undisturbed" / "last.safetensors")
+    assert said["runs"] >= 4
+    undisturbed = tmp_path / "undisturbed"
     for number in range(1, said["runs"] + 1):
-        killed = load_file(tmp_path / f"last{number}.safetensors")
-        assert killed.keys() == undisturbed.keys()
-        for name, weights in undisturbed.items():
-            assert torch.equal(weights, killed[name]), name
+        killed = tmp_path / f"killed{number}"
+        assert figures(killed) == figures(undisturbed)
+        for file in ("last.safetensors", "model.safetensors"):
+            wanted, found = load_file(undisturbed / file), load_file(killed / file)
+            assert found.keys() == wanted.keys()
+            for name, weights in wanted.items():
+                assert torch.equal(weights, found[name]), (file, name)

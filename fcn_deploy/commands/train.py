@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from fcn_deploy.artifacts import Run
+from fcn_deploy.artifacts import Run, read_json
 from fcn_deploy.commands.console import console, counter
 from fcn_deploy.commands.params import ParamType, Size
-from fcn_deploy.errors import FcnDeployError, InputError, LostProcessError
+from fcn_deploy.errors import (
+    FcnDeployError,
+    InputError,
+    LostProcessError,
+    TrainingStoppedError,
+)
 from fcn_deploy.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -34,6 +40,10 @@ _ARITHMETIC = {
     "bf16": "in bfloat16 by automatic mixed precision (--amp off: float32)",
     "fp16": "in float16 by automatic mixed precision (--amp off: float32)",
 }
+#: A GPU is not kept waiting for its counts more often than the bar is looked at.
+_SECONDS_SHOWN = 0.1
+#: Under this name the state has the words of the command line that began the run.
+_WORDS = "words"
 #: Options that may differ when a run is resumed: they change no figure but the seconds.
 _FREE = {"out", "resume", "overwrite", "download", "workers", "tensorboard"}
 
@@ -156,7 +166,7 @@ class _Options:
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
-    help="Stop after so many epochs without a better validation mIoU.",
+    help="Stop at a validated epoch if the best validation mIoU is so many epochs back, or more.",
 )
 @click.option(
     "--validate-every",
@@ -210,10 +220,13 @@ def _one_voice() -> Iterator[None]:
     console.quiet = True
     try:
         yield
-    except LostProcessError:  # it may be rank 0 that was lost
-        raise
-    except FcnDeployError as error:  # rank 0 says the same
+    except TrainingStoppedError as error:  # agreed on: rank 0 says the same
         sys.exit(error.exit_code)
+    except LostProcessError:  # names its rank itself
+        raise
+    except FcnDeployError as error:  # it may be this machine's alone
+        error.message = f"rank {os.environ['RANK']}: {error.message}"
+        raise
     finally:
         console.quiet = False
 
@@ -226,26 +239,20 @@ def _train(context: click.Context, options: _Options) -> None:
     from fcn_deploy.distributed import joined
     from fcn_deploy.train import train as run_training
 
+    if options.download and options.data != "voc2012":
+        raise InputError("--download fetches VOC 2012 alone", "add --data voc2012, or drop it")
     run = Run(Path(options.out))
-    state, finished = None, False
-    if options.resume:
-        state, finished = _where_it_stands(run)
-        if finished:
-            console.print(f"{run.checkpoint} is finished: nothing to resume")
-            return
-        if state is not None:
-            options = _as_begun(context, options, state.arguments)
-            done = f"epoch {state.epoch}, batch {state.sums.batches + 1}"
-            console.print(f"resuming {run.root} at {done}")
-    else:
-        run.refuse_existing(overwrite=options.overwrite)
     device = choose_device(options.device)
     with joined(device) as world:
-        plan = _plan(options, device)
+        begun = world.from_leader(lambda: _begun(context, options, run, device))
+        if begun is None:
+            console.print(f"{run.checkpoint} is finished: nothing to resume")
+            return
+        options, state, words = begun.options, begun.state, begun.words
+        plan, data = _plan(options, device), options.data or "synthetic"
         console.print(f"training {plan.architecture} on {device}, {_ARITHMETIC[plan.amp]}")
-        data = _data_source(options)
         train_set, val_set, dropped = _open_training_data(data, plan.recipe)
-        run.prepare()
+        world.from_leader(run.prepare)
         with _training_bar(plan.recipe.epochs) as (on_batch, on_epoch):
             epochs = run_training(
                 plan,
@@ -254,10 +261,9 @@ def _train(context: click.Context, options: _Options) -> None:
                 run,
                 world=world,
                 state=state,
-                arguments=options.to_json(),
-                # Resolved, so that later commands find the data from any folder.
-                options=_typed_again(context, options, data),
-                data_argument=data if data == "synthetic" else str(Path(data).resolve()),
+                arguments={**options.to_json(), _WORDS: words},
+                options=words,
+                data_argument=data,
                 dropped=dropped,
                 tensorboard=options.tensorboard,
                 on_batch=on_batch,
@@ -266,16 +272,78 @@ def _train(context: click.Context, options: _Options) -> None:
     _say_end(run, plan, epochs)
 
 
-def _where_it_stands(run: Run) -> tuple[State | None, bool]:
-    """Return the state of an unfinished run, and whether the run is finished."""
+@dataclasses.dataclass(frozen=True)
+class _Begun:
+    """A run to begin or to go on with, as rank 0 found it.
+
+    Attributes:
+        options: with the data's folder, the device and the arithmetic that they led to.
+        state: where an earlier start stands, or None.
+        words: of the command line that began it.
+    """
+
+    options: _Options
+    state: State | None
+    words: list[str]
+
+
+def _begun(
+    context: click.Context, typed: _Options, run: Run, device: torch.device
+) -> _Begun | None:
+    """Look at the run directory and the data; None if the run is finished.
+
+    Raises:
+        FcnDeployError: it holds another run than is asked for, or the data is not there.
+    """
+    state = None
+    if not typed.resume:
+        run.refuse_existing(overwrite=typed.overwrite)
+    else:
+        state = _unfinished(run)
+        if state is None and run.checkpoint.exists():
+            _require_finished(run, typed)
+            return None
+        if state is None:
+            console.print(f"nothing to resume in {run.root}: beginning")
+    asked = state is None or typed.data is not None
+    options = dataclasses.replace(
+        typed,
+        data=_data_source(typed) if asked else None,
+        device=device.type,
+        amp=_amp(typed.amp, device),
+    )
+    if state is None:
+        return _Begun(options, None, _typed_again(context, typed, str(options.data)))
+    begun = _as_begun(context, options, state.arguments)
+    console.print(f"resuming {run.root} at epoch {state.epoch}, batch {state.sums.batches + 1}")
+    return _Begun(begun, state, list(state.arguments[_WORDS]))
+
+
+def _unfinished(run: Run) -> State | None:
     from fcn_deploy.learner import load_state
 
-    if run.state.is_file():
-        return load_state(run.state), False
-    if run.checkpoint.exists():
-        return None, True  # the state is written before the first checkpoint, and deleted last
-    console.print(f"nothing to resume in {run.root}: beginning")
-    return None, False
+    return load_state(run.state) if run.state.is_file() else None
+
+
+def _require_finished(run: Run, typed: _Options) -> None:
+    """Check that a run without a state was finished, by us, as it is asked for.
+
+    The state is written before the first checkpoint, and deleted last.
+
+    Raises:
+        InputError: there is more to do than resuming can.
+    """
+    weights = f"--weights {run.checkpoint} --out NEW"
+    if not run.metrics.is_file():
+        raise InputError(
+            f"{run.checkpoint} was not trained here: nothing to resume", f"start from it: {weights}"
+        )
+    recipe = read_json(run.metrics, "train anew with --overwrite").get("recipe", {})
+    if typed.epochs is not None and typed.epochs != recipe.get("epochs"):
+        raise InputError(
+            f"{run.root} is finished, with {recipe.get('epochs')} epochs, not {typed.epochs}",
+            f"its schedule has ended: start from it with {weights}, or train anew with --overwrite",
+        )
 
 
 def _as_begun(context: click.Context, typed: _Options, saved: Mapping[str, Any]) -> _Options:
@@ -286,24 +354,33 @@ def _as_begun(context: click.Context, typed: _Options, saved: Mapping[str, Any])
     """
     for name, value in typed.to_json().items():
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name in saved and saved[name] != value:
+        # The device is not for the state to choose: all processes had to know it before.
+        if (given or name == "device") and name in saved and saved[name] != value:
             option = next(p.opts[0] for p in context.command.params if p.name == name)
             raise InputError(
                 f"the run was begun with {option} {saved[name]}, not {value}",
-                f"drop {option}: a resumed run goes on as it was begun",
+                f"add {option} {saved[name]}"
+                if name == "device"
+                else f"drop {option}: a resumed run goes on as it was begun; to go on otherwise, "
+                "start from its weights: --weights RUN/last.safetensors --out NEW",
             )
     return typed.taken_from(saved)
 
 
 def _typed_again(context: click.Context, options: _Options, data: str) -> list[str]:
-    """Return the options that differ from their defaults, as words of a command line."""
+    """Return the options that differ from their defaults, as words of a command line.
+
+    The data's folder is resolved, so that later commands find it from anywhere.
+    """
     words: list[str] = []
     for param in context.command.params:
         value = getattr(options, str(param.name), None)
-        if param.name in _FREE or value in (None, False) or value == param.get_default(context):
+        if param.name in _FREE or value is None or value is False:
             continue
-        if param.name == "data" and value != "voc2012":
-            value = data if data == "synthetic" else Path(data).resolve()
+        if value == param.get_default(context):
+            continue
+        if param.name == "data":
+            value = data
         if isinstance(value, tuple):
             value = "x".join(map(str, value))
         words += [param.opts[0]] if value is True else [param.opts[0], str(value)]
@@ -381,14 +458,16 @@ def _starting_weights(word: str) -> Literal["imagenet"] | Path | None:
 
 
 def _data_source(options: _Options) -> str:
-    """Return a folder, or ``synthetic``."""
+    """Return a folder, from the root, or ``synthetic``."""
     if options.data == "voc2012":
         from fcn_deploy.voc2012 import find_voc2012
 
-        return str(find_voc2012(download=options.download))
+        return str(find_voc2012(download=options.download).resolve())
     if options.data is None:
         console.print("no --data given: training on the built-in synthetic scenes")
-    return options.data or "synthetic"
+    if options.data in (None, "synthetic"):
+        return "synthetic"
+    return str(Path(options.data).resolve())
 
 
 def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, int]:
@@ -447,15 +526,22 @@ def _training_bar(
     ) as bar:
         task = bar.add_task("train", total=None, epoch=1, figures="")
 
+        shown = 0.0
+
         def on_batch(progress: Progress) -> None:
+            nonlocal shown
+            if bar.disable or time.perf_counter() - shown < _SECONDS_SHOWN:
+                return
+            shown = time.perf_counter()
+            scores = progress.scores()
             done = (progress.epoch - 1) * progress.batches + progress.batch
             bar.update(
                 task,
                 total=epochs * progress.batches,
                 completed=done,
                 epoch=progress.epoch,
-                figures=f"loss {progress.loss:.3f}  accuracy {progress.pixel_accuracy:.3f}  "
-                f"mIoU {progress.mean_iou:.3f}  {progress.examples_per_s:.1f} examples/s",
+                figures=f"loss {progress.loss:.3f}  accuracy {scores.pixel_accuracy():.3f}  "
+                f"mIoU {scores.mean_iou():.3f}  {progress.examples_per_s:.1f} examples/s",
             )
 
         def on_epoch(epoch: Epoch) -> None:
