@@ -80,7 +80,7 @@ class EpochOrder(Sampler[list[Draw]]):
 
 
 class Examples(TorchDataset[tuple[Tensor, Tensor]]):
-    """Samples as tensors: uint8 [3, h, w] and [h, w], cropped to one size.
+    """Samples as tensors: uint8 [3, h, w] and [h, w], cropped to one size, or to half of it.
 
     Args:
         dataset: the samples.
@@ -91,6 +91,8 @@ class Examples(TorchDataset[tuple[Tensor, Tensor]]):
     def __init__(self, dataset: Dataset, recipe: Recipe, seed: int) -> None:
         self._dataset = dataset
         self._transform = training_transform(recipe)
+        self._half_size_epochs = recipe.half_size_epochs
+        self._half_size_transform = training_transform(recipe.at_half_size())
         self._seed = seed
 
     def __len__(self) -> int:
@@ -100,9 +102,11 @@ class Examples(TorchDataset[tuple[Tensor, Tensor]]):
         sample = self._dataset[draw.index]
         image = tv_tensors.Image(torch.from_numpy(sample.image).permute(2, 0, 1))
         mask = tv_tensors.Mask(torch.from_numpy(sample.mask))
+        half = draw.epoch <= self._half_size_epochs
+        transform = self._half_size_transform if half else self._transform
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.manual_seed(seed_of(self._seed, draw.epoch, draw.index))
-            image, mask = self._transform(image, mask)
+            image, mask = transform(image, mask)
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
 

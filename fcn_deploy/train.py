@@ -47,13 +47,11 @@ from fcn_deploy.masks import voc_palette
 from fcn_deploy.metrics import ConfusionMatrix
 from fcn_deploy.model import Normalise
 from fcn_deploy.networks import DEFAULT_ARCHITECTURE, build_model
-from fcn_deploy.recipes import Recipe
+from fcn_deploy.recipes import SMALLEST_CROP, Recipe
 from fcn_deploy.spec import IGNORE_INDEX, ModelSpec
 from fcn_deploy.training_files import Epoch, TrainingFiles, best_of
 from fcn_deploy.validation import draw_preview, evaluate
 
-#: Smaller crops leave the stride-32 body a single pixel, of which batch norm learns nothing.
-SMALLEST_CROP = 64
 #: Within an epoch the state is saved again after so many seconds.
 SAVE_SECONDS = 300.0
 
@@ -599,6 +597,8 @@ def _class_weights(plan: TrainPlan, train_set: Dataset) -> Tensor | None:
     if plan.recipe.class_weights == "none":
         return None
     weights = median_frequency(class_counts(train_set))
+    if plan.recipe.class_weights == "sqrt-median-frequency":
+        weights = np.sqrt(weights)
     return torch.from_numpy(weights).to(plan.device)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import tv_tensors
 
-from fcn_deploy.dataset import SceneDataset, check_and_cache
+from fcn_deploy.dataset import Sample, SceneDataset, check_and_cache
 from fcn_deploy.examples import (
     Draw,
     EpochOrder,
@@ -70,6 +70,36 @@ def test_seeds_depend_on_every_number_and_its_place() -> None:
     seeds = {seed_of(*numbers) for numbers in ((0, 0), (0, 1), (1, 0), (1, 1), (0, 0, 0), (0,))}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+class Ramp(SceneDataset):
+    """One picture 128×384, whose value is its column, halved."""
+
+    def __getitem__(self, index: int) -> Sample:
+        image = np.broadcast_to(
+            (np.arange(384) // 2).astype(np.uint8)[None, :, None], (128, 384, 3)
+        )
+        return Sample("ramp", image.copy(), np.zeros((128, 384), np.uint8))
+
+
+@pytest.mark.parametrize("scale", [None, (1.0, 1.0)])
+def test_the_first_epochs_show_as_much_at_half_size(scale: tuple[float, float] | None) -> None:
+    recipe = dataclasses.replace(
+        RECIPES["scratch"], crop_size=(128, 192), scale=scale, half_size=0.5, epochs=4,
+        flip=False, colour_jitter=0,
+    )  # fmt: skip
+    examples = Examples(Ramp(0, 1, (128, 384)), recipe, seed=0)
+    for epoch, size in ((1, (64, 96)), (2, (64, 96)), (3, (128, 192)), (4, (128, 192))):
+        image, mask = examples[Draw(epoch, 0)]
+        assert tuple(image.shape[1:]) == tuple(mask.shape) == size
+        # From left to right the crop spans half of the picture's columns, at either size.
+        assert int(image[0, 0, -1]) - int(image[0, 0, 0]) == pytest.approx(96, abs=2)
+
+
+def test_half_a_crop_that_is_too_small_is_left_whole() -> None:
+    recipe = dataclasses.replace(RECIPES["scratch"], half_size=0.5, epochs=4)
+    assert dataclasses.replace(recipe, crop_size=(128, 192)).half_size_epochs == 2
+    assert dataclasses.replace(recipe, crop_size=(126, 192)).half_size_epochs == 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])

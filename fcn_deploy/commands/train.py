@@ -76,6 +76,7 @@ class _Options:
     epochs: int | None
     batch_size: int | None
     crop_size: tuple[int, int] | None
+    half_size: float | None
     lr: float | None
     schedule: str | None
     class_weights: str | None
@@ -139,11 +140,16 @@ class _Options:
 @click.option("--epochs", type=click.IntRange(min=1), help="Overrides the recipe's.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Of each process; overrides.")
 @click.option("--crop-size", type=Size(), help="Training crop; overrides the recipe's.")
+@click.option(
+    "--half-size",
+    type=click.FloatRange(0, 1),
+    help="Share of the epochs, the first ones, learned at half size; overrides the recipe's.",
+)
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Overrides the recipe's.")
 @click.option("--schedule", type=click.Choice(["constant", "one-cycle", "poly"]), help="Overrides.")
 @click.option(
     "--class-weights",
-    type=click.Choice(["none", "median-frequency"]),
+    type=click.Choice(["none", "sqrt-median-frequency", "median-frequency"]),
     help="Weigh rare classes up in the loss; overrides the recipe's.",
 )
 @click.option(
@@ -423,7 +429,8 @@ def _plan(options: _Options, device: torch.device) -> TrainPlan:
 def _recipe(options: _Options, *, pretrained: bool) -> Recipe:
     preset = RECIPES[options.recipe or ("tutorial" if pretrained else "scratch")]
     names = (
-        "epochs", "batch_size", "crop_size", "lr", "schedule", "class_weights", "validate_every",
+        "epochs", "batch_size", "crop_size", "half_size", "lr", "schedule", "class_weights",
+        "validate_every",
     )  # fmt: skip
     typed = {name: getattr(options, name) for name in names}
     changed = {name: value for name, value in typed.items() if value is not None}
