@@ -46,6 +46,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd benchmarks && MYPYPATH=..:. ../$(BIN)/mypy --config-file ../pyproject.toml *.py peers/*.py gpu/*.py
 	$(BIN)/lint-imports
 
 # Exact versions for every supported Python and platform.

@@ -50,7 +50,6 @@ from fcn_deploy.commands.opening import (
 )
 from fcn_deploy.commands.params import Counts, Size, typed_options
 from fcn_deploy.errors import ArtifactError, FcnDeployError, MeasurementError
-from fcn_deploy.findings import BASELINE
 from fcn_deploy.inputs import Inputs, make_inputs
 from fcn_deploy.machine import describe_machine, usable_cores, utc_now
 from fcn_deploy.parity import GATES
@@ -437,7 +436,7 @@ def _question_table(measured: Measured, question: Question) -> Iterator[str]:
 
 def _ties(ranked: Sequence[Row]) -> list[str]:
     """Return the pairs of rows of which neither is faster; the baseline's stand in its column."""
-    others = [row for row in ranked if row.runner.backend != BASELINE]
+    others = [row for row in ranked if not row.runner.is_baseline]
     return [
         f"{_name(row)} and {_name(other)}"
         for place, row in enumerate(others)

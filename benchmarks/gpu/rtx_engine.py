@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from fcn_deploy import gpu, trt_api
 from fcn_deploy.artifacts import write_json
@@ -21,7 +22,7 @@ def main() -> None:
     plan, target = Path(sys.argv[1]), Path(sys.argv[2])
     card = gpu.describe_gpu()
     tensorrt = trt_api.load(Product.RTX)
-    content = {"gpu": vars(card), "library": tensorrt.label, "plan": plan.name}
+    content: dict[str, Any] = {"gpu": vars(card), "library": tensorrt.label, "plan": plan.name}
     try:
         check_belongs(
             plan,
