@@ -102,7 +102,7 @@ def test_doctor_names_every_backend(fcn_deploy: FcnDeploy) -> None:
         (["report"], ["fcn-deploy train"]),
         (["export", "nowhere"], ["no run nowhere", "fcn-deploy train --out nowhere"]),
         (["bench", "--backend", "nonsense"], ["nonsense", "torch"]),
-        (["train", "--data", "nowhere"], ["no data folder nowhere"]),
+        (["train", "--data", "nowhere"], ["no data folder", "nowhere; expected"]),
         (["train", "--arch", "fcn99"], ["fcn99", "fcn32s-resnet18"]),
         (["train", "--weights", "nowhere.pth"], ["nowhere.pth", "none"]),
         (["train", "--crop-size", "big"], ["320x480", "--help"]),

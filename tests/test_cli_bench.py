@@ -44,7 +44,6 @@ def test_every_row_has_loadgen_s_verdict_and_stages_that_add_up(
     words = ("--scenario", "single-stream", "--tier", "end-to-end", "--json", "b.json")
     finished = fcn_deploy("bench", ".", "--backend", "torch", *ORT, *QUICK, *words)
     assert finished.code == 0, finished.err
-    assert finished.out.count("VALID") == 3
     rows = json.loads((exported / "b.json").read_text())["rows"]
     assert [row["runner"]["backend"] for row in rows] == ["baseline", "torch", "ort"]
     for row in rows:

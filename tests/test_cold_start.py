@@ -157,7 +157,7 @@ def test_a_child_that_hangs_is_killed(child: Any, tmp_path: Path) -> None:
 
 
 @posix_only
-def test_ctrl_c_kills_the_child(child: Any, tmp_path: Path) -> None:
+def test_ctrl_c_kills_the_child(child: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     folder = child("trap '' INT; echo $$ >part; mv part id; exec sleep 60")
     main_thread = threading.get_ident()
 
@@ -166,6 +166,9 @@ def test_ctrl_c_kills_the_child(child: Any, tmp_path: Path) -> None:
             time.sleep(0.02)
         signal.pthread_kill(main_thread, signal.SIGINT)
 
+    # A shell's background jobs are started with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         start(Run(tmp_path))
