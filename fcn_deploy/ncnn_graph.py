@@ -134,7 +134,7 @@ def _as_ncnn(
     content = bytearray()
     uses = Counter(name for node in layers for name in node.input if name not in weights)
     uses.update(seam)
-    fused = _fused_relus(layers, uses, seam)
+    fused = _fused_relus(layers, uses)
     copies: dict[str, list[str]] = {}
     blobs: set[str] = set()
 
@@ -169,9 +169,7 @@ def _as_ncnn(
     return head + "\n".join(lines) + "\n", bytes(content)
 
 
-def _fused_relus(
-    layers: Sequence[onnx.NodeProto], uses: Mapping[str, int], seam: Sequence[str]
-) -> dict[str, str]:
+def _fused_relus(layers: Sequence[onnx.NodeProto], uses: Mapping[str, int]) -> dict[str, str]:
     """Return convolution's output → Relu's output, for each Relu that is its only reader."""
     convolved = {node.output[0] for node in layers if node.op_type == "Conv"}
     return {
