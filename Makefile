@@ -35,8 +35,9 @@ bench: install
 	test -f $(RUN)/model.fp16.onnx || $(BIN)/fcn-deploy export $(RUN) --fp16
 	$(BIN)/python benchmarks/table.py $(RUN) $(BENCH_FLAGS)
 
+# A worker that dies ends the run: started anew it would leave its tests undone and never end.
 test: install lint
-	$(BIN)/python -m pytest -n auto --dist loadscope
+	$(BIN)/python -m pytest -n auto --dist loadscope --max-worker-restart 0
 
 # Every network that can be trained, through export, parity and the TensorRT for RTX builder.
 architectures: install

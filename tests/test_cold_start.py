@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -156,24 +156,35 @@ def test_a_child_that_hangs_is_killed(child: Any, tmp_path: Path) -> None:
     assert was_killed(int((folder / "id").read_text()))
 
 
+INTERRUPTED = """
+import os, pathlib, signal, sys
+from fcn_deploy.artifacts import Run
+from fcn_deploy.cold_start import measure_cold_start
+from fcn_deploy.spec import Precision
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started it may have ignored it
+sys.executable = sys.argv[1]
+try:
+    measure_cold_start(
+        Run(pathlib.Path()), "ort", precision=Precision.FP32, threads=1, device="auto",
+        size=(32, 48), timeout_s=300,
+    )
+except KeyboardInterrupt:
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
 @posix_only
-@pytest.mark.skipif(
-    "PYTEST_XDIST_WORKER" in os.environ,
-    reason="a Ctrl-C that comes late ends the worker with all its tests: run it by itself",
-)
 def test_ctrl_c_kills_the_child(child: Any, tmp_path: Path) -> None:
-    folder = child("trap '' INT; echo $$ >part; mv part id; exec sleep 60")
-    main_thread = threading.get_ident()
-
-    def interrupt() -> None:
+    python = sys.executable
+    folder = child("trap '' INT; echo $$ >part; mv part id; exec sleep 300")
+    asked = [python, "-c", INTERRUPTED, str(folder / "child")]
+    # A process of its own: a signal that came late would end this one with all its tests.
+    with subprocess.Popen(asked, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as measuring:
         while not (folder / "id").exists():
+            assert measuring.poll() is None
             time.sleep(0.02)
-        signal.pthread_kill(main_thread, signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        start(Run(tmp_path))
-    assert was_killed(int((folder / "id").read_text()))
+        measuring.send_signal(signal.SIGINT)
+        assert measuring.communicate(timeout=60) == (f"{-signal.SIGKILL}\n", None)
 
 
 @posix_only

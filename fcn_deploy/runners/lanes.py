@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import TypeVar
 
@@ -89,3 +90,30 @@ def in_lanes(
         yield finished(*in_flight.popleft())
     if refusal is not None:
         raise refusal
+
+
+def in_threads(
+    runner: Runner,
+    batches: Iterable[NDArray[np.uint8]],
+    network: Callable[[], Callable[[NDArray[np.uint8]], Outputs]],
+) -> Iterator[Outputs]:
+    """Yield the outputs of each batch, in order, each lane a thread that computes its batch.
+
+    It keeps the promise of :meth:`Runner.stream`.
+
+    Args:
+        runner: whose stream this is.
+        batches: each may lie in the array of the one before.
+        network: returns what computes a batch, and may be called by ``LANES`` threads at once; it
+            is opened when first asked for, and refused once the runner is closed.
+    """
+    with ThreadPoolExecutor(LANES) as pool:
+
+        def begin(images: NDArray[np.uint8]) -> Future[Outputs]:
+            return pool.submit(network(), images.copy())  # its owner may use the array again
+
+        def finish(running: Future[Outputs]) -> Outputs:
+            network()
+            return running.result()
+
+        yield from in_lanes(runner, batches, begin, finish)

@@ -11,7 +11,6 @@ ONNX Runtime: ncnn has no argmax over classes, and the masks are the shipped gra
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from fcn_deploy.metrics import margin_of
 from fcn_deploy.ncnn_graph import SplitGraph, as_batch, split_graph
 from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
-from fcn_deploy.runners.lanes import LANES, in_lanes
+from fcn_deploy.runners.lanes import LANES, in_threads
 from fcn_deploy.runners.session import cpu_session, require_model
 from fcn_deploy.spec import ModelSpec, Precision
 
@@ -150,21 +149,11 @@ class NcnnRunner(Runner):
         return Outputs(**{name: arrays[name] for name in self._wanted})
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        """Yield the outputs of each batch, in order; see :func:`in_lanes`."""
+        """Yield the outputs of each batch, in order; see :func:`in_threads`."""
         if not self._takes_lanes:
             yield from super().stream(batches)
             return
-        with ThreadPoolExecutor(LANES) as pool:
-
-            def begin(images: NDArray[np.uint8]) -> Future[Outputs]:
-                network = self._network_of_lanes()
-                return pool.submit(network.run, images.copy())  # its owner may use the array again
-
-            def finish(running: Future[Outputs]) -> Outputs:
-                self._require_open()
-                return running.result()
-
-            yield from in_lanes(self, batches, begin, finish)
+        yield from in_threads(self, batches, lambda: self._network_of_lanes().run)
 
     def _network_of_lanes(self) -> _Network:
         """Return the network that computes ``LANES`` batches at once, opened when first needed."""

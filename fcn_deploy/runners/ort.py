@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from fcn_deploy.machine import int8_sums_saturate, usable_cores
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.onnx_file import OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
-from fcn_deploy.runners.lanes import LANES, in_lanes
+from fcn_deploy.runners.lanes import LANES, in_threads
 from fcn_deploy.runners.session import (
     RTX_REPAIR,
     cpu_session,
@@ -158,23 +157,16 @@ class OrtRunner(Runner):
         return dict(zip(names, arrays, strict=True))
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        """Yield the outputs of each batch, in order; see :func:`in_lanes`."""
+        """Yield the outputs of each batch, in order; see :func:`in_threads`."""
         if not self._takes_lanes:
             yield from super().stream(batches)
             return
-        with ThreadPoolExecutor(LANES) as pool:
 
-            def begin(images: NDArray[np.uint8]) -> Future[Any]:
-                session = self._session_of_lanes()
-                # Copied: its owner may use the array again.
-                return pool.submit(session.run, ["mask"], {"image": images.copy()})
+        def network() -> Callable[[NDArray[np.uint8]], Outputs]:
+            session = self._session_of_lanes()
+            return lambda images: Outputs(*session.run(["mask"], {"image": images}))
 
-            def finish(running: Future[Any]) -> Outputs:
-                self._open_session()
-                (mask,) = running.result()
-                return Outputs(mask)
-
-            yield from in_lanes(self, batches, begin, finish)
+        yield from in_threads(self, batches, network)
 
     def _session_of_lanes(self) -> Any:
         """Return the session that computes ``LANES`` batches at once, opened when first needed.
