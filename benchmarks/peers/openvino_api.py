@@ -11,6 +11,7 @@ from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, MissingStageError
 from fcn_deploy.onnx_file import read_metadata
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
+from fcn_deploy.runners.openvino import signal_stack_kept
 from fcn_deploy.spec import ModelSpec
 
 #: What it calls them; and what its CPU plugin says that a CPU can do.
@@ -53,6 +54,7 @@ class OpenVinoPeer(Runner):
             take bfloat16 for a float32 file.
     """
 
+    @signal_stack_kept()
     def __init__(self, run: Run, threads: int, precision: str) -> None:
         import openvino
 
@@ -83,6 +85,7 @@ class OpenVinoPeer(Runner):
             checkpoint_digest=self._metadata.checkpoint_digest,
         )
 
+    @signal_stack_kept()
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
         if self._core is None:
             raise BackendError(f"the {self.describe().backend} runner is closed")
@@ -126,6 +129,7 @@ class OpenVinoPeer(Runner):
             raise BackendError(f"OpenVINO was asked for {wanted} and computes in {given}")
         return compiled.create_infer_request()
 
+    @signal_stack_kept()
     def close(self) -> None:
         """Free what was compiled; calling it twice is harmless."""
         self._requests = {}

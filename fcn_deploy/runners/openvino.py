@@ -11,8 +11,11 @@ and it would leave 44 MiB for each shape, without bound.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +41,33 @@ from fcn_deploy.runners.base import (
 from fcn_deploy.runners.lanes import LANES, in_lanes
 from fcn_deploy.runners.session import require_model
 from fcn_deploy.spec import ModelSpec, Precision
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+
+    _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Give the thread back the stack on which it handles signals, whatever is done meanwhile.
+
+    OpenVINO with more than one thread puts in a stack of its own with a model (seen with 2026.4),
+    and puts the one that it found back when the model goes.  Models that do not go in the reverse
+    order of their coming leave a stack that is freed, on which the next signal that Python handles
+    kills the process: a Ctrl-C, or the end of a child while PyTorch loads in processes.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, kept = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(kept))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(kept), None)
+
 
 #: Shapes that stay compiled of one graph, unless more are asked for.  Each holds its weights once
 #: more, laid out for its kernels (65 MiB for a ResNet-18).
@@ -100,6 +130,7 @@ class OpenVinoBackend:
 
         return precision in self.arithmetic and not self._missing(openvino.Core(), precision)
 
+    @signal_stack_kept()
     def open(
         self,
         run: Run,
@@ -254,6 +285,7 @@ class _Requests:
         self._network = network
         self._idle: dict[tuple[int, ...], list[Any]] = {}
 
+    @signal_stack_kept()
     def begin(self, images: NDArray[np.uint8]) -> _Request:
         """Begin a batch; it is copied, so that its owner may use the array again."""
         idle = self._idle.get(images.shape, [])
@@ -265,6 +297,7 @@ class _Requests:
         request.start_async({"image": images})
         return images.shape, request
 
+    @signal_stack_kept()
     def finish(self, begun: _Request) -> NDArray[np.uint8]:
         """Wait for a batch that was begun and return its mask."""
         shape, request = begun
@@ -342,6 +375,7 @@ class OpenVinoRunner(Runner):
             checkpoint_digest=self._metadata.checkpoint_digest,
         )
 
+    @signal_stack_kept()
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
         network = self._require_open()
         there = np.ascontiguousarray(images)
@@ -382,6 +416,7 @@ class OpenVinoRunner(Runner):
             raise BackendError(f"the {self._backend} runner is closed")
         return self._network
 
+    @signal_stack_kept()
     def close(self) -> None:
         """Free what was compiled; calling it twice is harmless."""
         self._network = self._streams = self._probe = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fcn_deploy.metrics import margin_of
 from fcn_deploy.runners import openvino as runner_module
 from fcn_deploy.runners.base import Runner, open_runner, takes, unavailable_reason
 from fcn_deploy.runners.lanes import LANES
-from fcn_deploy.runners.openvino import KEPT_SHAPES, OpenVinoRunner
+from fcn_deploy.runners.openvino import KEPT_SHAPES, OpenVinoRunner, signal_stack_kept
 from fcn_deploy.spec import Precision
 from tests.runners.contract import LanesContract, RunnerContract, pictures
 
@@ -238,7 +239,8 @@ class TestOpenVinoRunnerInLanes(LanesContract):
 def _compile_unchecked(self: Any, shape: tuple[int, ...]) -> Any:
     graph = self._graph.clone()
     graph.reshape(list(shape))
-    return self._core.compile_model(graph, "CPU", dict(self._settings))
+    with signal_stack_kept():
+        return self._core.compile_model(graph, "CPU", dict(self._settings))
 
 
 def test_results_survive_the_next_run(tiny_run: Run) -> None:
@@ -274,9 +276,10 @@ def test_a_tie_goes_to_the_lowest_class(classes: int, kind: str) -> None:
     opset = [onnx.helper.make_opsetid("", 18)]
     model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
     core = openvino.Core()
-    compiled = core.compile_model(
-        core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": kind}
-    )
+    with signal_stack_kept():
+        compiled = core.compile_model(
+            core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": kind}
+        )
     values = np.random.default_rng(0).integers(0, 3, shape, dtype=np.uint8)
     np.testing.assert_array_equal(compiled(values)[0], values.argmax(axis=1))
 
@@ -305,3 +308,35 @@ def test_an_older_file_or_none_is_refused(tmp_path: Path, tiny_run: Run) -> None
 def test_cuda_is_refused(tiny_run: Run) -> None:
     with pytest.raises(BackendError, match="runs on the CPU"):
         open_runner(tiny_run, "openvino", device="cuda")
+
+
+SIGNALS_AFTER_MODELS = """
+import pathlib, signal, sys
+import numpy as np
+from fcn_deploy.artifacts import Run
+from fcn_deploy.runners.base import open_runner
+heard = []
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+picture = np.zeros((1, 8, 8, 3), np.uint8)
+def opened():
+    return open_runner(Run(pathlib.Path(sys.argv[1])), "openvino", threads=2)
+first, second = opened(), opened()
+first.close()
+signal.raise_signal(signal.SIGUSR1)
+third = opened()
+list(third.stream([picture] * 3))
+second.close()
+signal.raise_signal(signal.SIGUSR1)
+third.close()
+signal.raise_signal(signal.SIGUSR1)
+print(len(heard))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="seen on Linux")
+def test_signals_are_heard_in_whatever_order_runners_close(tiny_run: Run) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALS_AFTER_MODELS, tiny_run.root],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
