@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -49,6 +50,11 @@ class _SignalStack(ctypes.Structure):
     _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
 @contextmanager
 def signal_stack_kept() -> Iterator[None]:
     """Give the thread back the stack on which it handles signals, whatever is done meanwhile.
@@ -61,12 +67,12 @@ def signal_stack_kept() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    libc, kept = ctypes.CDLL(None), _SignalStack()
-    libc.sigaltstack(None, ctypes.byref(kept))
+    kept = _SignalStack()
+    _libc().sigaltstack(None, ctypes.byref(kept))
     try:
         yield
     finally:
-        libc.sigaltstack(ctypes.byref(kept), None)
+        _libc().sigaltstack(ctypes.byref(kept), None)
 
 
 #: Shapes that stay compiled of one graph, unless more are asked for.  Each holds its weights once

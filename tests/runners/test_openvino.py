@@ -239,8 +239,7 @@ class TestOpenVinoRunnerInLanes(LanesContract):
 def _compile_unchecked(self: Any, shape: tuple[int, ...]) -> Any:
     graph = self._graph.clone()
     graph.reshape(list(shape))
-    with signal_stack_kept():
-        return self._core.compile_model(graph, "CPU", dict(self._settings))
+    return self._core.compile_model(graph, "CPU", dict(self._settings))
 
 
 def test_results_survive_the_next_run(tiny_run: Run) -> None:
