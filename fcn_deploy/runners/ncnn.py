@@ -1,18 +1,19 @@
 """ncnn on the CPU.  Knows no torch: it goes onto the target device.
 
-    model.onnx ─split─▶ body  ─ncnn─▶ scores ─┐
-                     └▶ rest ─────────────────┴─ONNX Runtime─▶ mask
+    model.onnx ─split─▶ head │ body │ rest
+    image ─ONNX Runtime: head─▶ ncnn: body─▶ ONNX Runtime: rest─▶ mask
 
 ncnn computes 3×3 convolutions of stride 1 by Winograd's minimal filtering, in float32: of a
-ResNet-18's products a third is left.  The other backends multiply them all.  The tail stays in
-ONNX Runtime: ncnn has no argmax over classes, and the masks are the shipped graph's own.
+ResNet-18's products a third is left.  The other backends multiply them all.  What ncnn computes no
+faster stays in ONNX Runtime: the layers before, and the tail, since ncnn has no argmax over classes
+and the masks are the shipped graph's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDes
 from fcn_deploy.runners.lanes import LANES, in_threads
 from fcn_deploy.runners.session import cpu_session, require_model
 from fcn_deploy.spec import ModelSpec, Precision
+
+if TYPE_CHECKING:
+    import onnx
 
 #: float32 means float32: switched off is whatever would store or multiply anything shorter.
 _SWITCHED_OFF = (
@@ -84,7 +88,7 @@ def open(
 
 
 class NcnnRunner(Runner):
-    """An exported file, its body in ncnn, its tail in ONNX Runtime.
+    """An exported file, its body in ncnn, its two ends in ONNX Runtime.
 
     The mask always comes from the file as shipped; for logits that it does not give, the tail is
     opened a second time with its logits made visible.
@@ -109,7 +113,7 @@ class NcnnRunner(Runner):
         self._probe: Any = None
         if hidden and "logits" not in metadata.outputs:
             rest = split_graph(with_logits(load_onnx(path))).rest
-            self._probe = cpu_session(rest.SerializeToString(), self._threads)
+            self._probe = _waiting_session(rest, self._threads)
         # Who wants to see the logits measures no throughput; one thread has nothing to share.
         self._takes_lanes = outputs == ("mask",) and self._threads % LANES == 0
         self._lane_network: _Network | None = None
@@ -128,7 +132,7 @@ class NcnnRunner(Runner):
             backend="ncnn",
             device="cpu",
             precision=self._metadata.precision.value,
-            library=f"ncnn {ncnn.__version__}, tail in ONNX Runtime {onnxruntime.__version__}",
+            library=f"ncnn {ncnn.__version__}, ends in ONNX Runtime {onnxruntime.__version__}",
             threads=self._threads,
             file=str(self._path),
             digest=self._digest,
@@ -137,9 +141,8 @@ class NcnnRunner(Runner):
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
         network = self._require_open()
-        pictures = network.pictures(images)
-        self._ended(COPY_IN)
-        seam = network.seam(pictures)
+        self._ended(COPY_IN)  # nothing to do: the head reads the array where it lies
+        seam = network.seam(images)
         arrays = finished(network.rest, images, seam)
         self._ended(COMPUTE)
         if self._probe is not None:
@@ -180,10 +183,10 @@ class _Network:
     Args:
         graph: of an FP32 file.
         threads: CPU threads of a call into ncnn.
-        session_threads: of the pool of ONNX Runtime.
+        session_threads: of each pool of ONNX Runtime.
 
     Attributes:
-        rest: the session of the second part.
+        rest: the session of the third part.
     """
 
     def __init__(self, graph: SplitGraph, threads: int, session_threads: int) -> None:
@@ -198,48 +201,46 @@ class _Network:
         if self._net.load_param_mem(graph.param) != 0:
             raise OnnxFileError("ncnn refuses the file's layers", FOREIGN_REPAIR)
         self._net.load_model_mem(graph.weights)  # it reads them where they lie, in ``graph``
-        self.rest: Any = cpu_session(graph.rest.SerializeToString(), session_threads)
+        self._head: Any = _waiting_session(graph.head, session_threads)
+        self.rest: Any = _waiting_session(graph.rest, session_threads)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Return the masks of uint8 [N, H, W, 3]."""
-        return Outputs(finished(self.rest, images, self.seam(self.pictures(images)))["mask"])
+        return Outputs(finished(self.rest, images, self.seam(images))["mask"])
 
-    def pictures(self, images: NDArray[np.uint8]) -> list[Any]:
-        """Return uint8 [N, H, W, 3] as what the network reads: planes, the mean taken away."""
-        mats = []
-        for image in images:
-            height, width, _channels = image.shape
-            mat = self._ncnn.Mat.from_pixels(
-                np.ascontiguousarray(image), self._ncnn.Mat.PixelType.PIXEL_RGB, width, height
-            )
-            mat.substract_mean_normalize(list(self._graph.mean), [])  # spelled so in ncnn
-            mats.append(mat)
-        return mats
-
-    def seam(self, pictures: list[Any]) -> dict[str, NDArray[np.float32]]:
-        """Return the seam's blobs of pictures of one size, float32 [N, K, h, w] each.
+    def seam(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Return the seam's tensors for uint8 [N, H, W, 3], float32 [N, K, h, w] each.
 
         Raises:
             BackendError: ncnn gave up, for want of memory for example.
         """
-        blobs: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self._graph.seam}
-        for picture in pictures:
+        (entries,) = self._head.run(None, {"image": images})
+        tensors: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self._graph.seam}
+        for entry in entries:
             extractor = self._net.create_extractor()
-            extractor.input(self._graph.source, picture)
-            for name, found in blobs.items():
+            extractor.input(self._graph.entry, self._ncnn.Mat(entry))
+            for name, found in tensors.items():
                 code, mat = extractor.extract(name)
                 if code != 0:
                     raise BackendError(
                         f"ncnn failed with code {code}", "if memory is short, use smaller pictures"
                     )
                 found.append(np.array(mat))
-        return {name: as_batch(found) for name, found in blobs.items()}
+        return {name: as_batch(found) for name, found in tensors.items()}
+
+
+def _waiting_session(part: onnx.ModelProto, threads: int) -> Any:
+    """Open a part of the graph whose threads wait asleep while ncnn's compute.
+
+    Left to spin, they take the cores from ncnn: a picture then takes 1.7 times as long (measured).
+    """
+    return cpu_session(part.SerializeToString(), threads, spinning=False)
 
 
 def finished(
     session: Any, images: NDArray[np.uint8], seam: dict[str, NDArray[np.float32]]
 ) -> dict[str, NDArray[Any]]:
-    """Return what the second part gives for the first part's results, by name."""
+    """Return what the third part gives for the seam, by name."""
     given = {"image": images, **seam}
     fed = {entry.name: given[entry.name] for entry in session.get_inputs()}
     names = [entry.name for entry in session.get_outputs()]

@@ -35,7 +35,7 @@ def require_model(run: Run, precision: Precision) -> tuple[Path, OnnxMetadata]:
     return path, metadata
 
 
-def cpu_session(model: bytes, threads: int) -> Any:
+def cpu_session(model: bytes, threads: int, *, spinning: bool = True) -> Any:
     """Open a session on the CPU provider, with its own options but for the threads.
 
     Arena, memory pattern, I/O binding and fixed sizes were measured and gain nothing; see
@@ -44,6 +44,8 @@ def cpu_session(model: bytes, threads: int) -> Any:
     Args:
         model: the ONNX file's bytes.
         threads: of the intra-op pool.
+        spinning: its threads look out for the next work, on their cores, for a while; False where
+            another library computes between two runs.
 
     Raises:
         OnnxFileError: ONNX Runtime refuses the file.
@@ -54,6 +56,8 @@ def cpu_session(model: bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; warnings of graph clean-up help nobody here
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

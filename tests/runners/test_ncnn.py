@@ -88,7 +88,7 @@ def test_the_description_says_what_computes(tiny_run: Run) -> None:
     assert (description.backend, description.device) == ("ncnn", "cpu")
     assert (description.precision, description.threads) == ("fp32", 1)
     assert description.library.startswith("ncnn 1.0.20")
-    assert "tail in ONNX Runtime" in description.library
+    assert "ends in ONNX Runtime" in description.library
     assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
 
 
@@ -117,17 +117,28 @@ class TestSplitGraph:
     def model(self, tiny_run: Run) -> onnx.ModelProto:
         return load_onnx(tiny_run.onnx(Precision.FP32))
 
-    def test_ncnn_takes_all_convolutions_but_the_tail(self, model: onnx.ModelProto) -> None:
+    def test_ncnn_takes_all_convolutions_but_those_of_the_ends(
+        self, model: onnx.ModelProto
+    ) -> None:
         graph = split_graph(model)
         kinds = [line.split()[0] for line in graph.param.splitlines()[2:]]
         convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-        left = [node.name for node in graph.rest.graph.node if node.op_type == "Conv"]
-        assert left == ["tail.corners"]
-        assert kinds.count("Convolution") == len(convolutions) - 1
-        assert kinds.count("Pooling") == 1
+        kept = {
+            part.graph.name: [
+                (node.op_type, list(onnx.helper.get_node_attr_value(node, "kernel_shape")))
+                for node in part.graph.node
+                if node.op_type in ("Conv", "MaxPool")
+            ]
+            for part in (graph.head, graph.rest)
+        }
+        assert kept == {
+            "head": [("Conv", [7, 7]), ("MaxPool", [3, 3])],
+            "rest": [("Conv", [2, 2])],
+        }
+        assert kinds.count("Convolution") == len(convolutions) - 2
         assert len(graph.seam) == 1
 
-    def test_the_head_counts_layers_and_blobs(self, model: onnx.ModelProto) -> None:
+    def test_the_text_counts_layers_and_blobs(self, model: onnx.ModelProto) -> None:
         magic, counts, *layers = split_graph(model).param.splitlines()
         assert magic == "7767517"  # of ncnn's text format
         blobs: set[str] = set()
@@ -138,25 +149,46 @@ class TestSplitGraph:
             blobs.update(words[4 + inputs : 4 + inputs + outputs])
         assert counts.split() == [str(len(layers)), str(len(blobs))]
 
-    def test_the_rest_is_a_sound_model(self, model: onnx.ModelProto) -> None:
+    def test_the_ends_are_sound_models(self, model: onnx.ModelProto) -> None:
         before = model.SerializeToString()
         graph = split_graph(model)
         assert model.SerializeToString() == before
-        onnx.checker.check_model(graph.rest, full_check=True)
-        assert [value.name for value in graph.rest.graph.input] == ["image", *graph.seam]
-        assert [value.name for value in graph.rest.graph.output] == ["mask"]
+        for part, reads, gives in (
+            (graph.head, ["image"], [graph.entry]),
+            (graph.rest, ["image", *graph.seam], ["mask"]),
+        ):
+            onnx.checker.check_model(part, full_check=True)
+            assert [value.name for value in part.graph.input] == reads
+            assert [value.name for value in part.graph.output] == gives
 
-    def test_another_beginning_is_refused(self, model: onnx.ModelProto) -> None:
-        (mean,) = (node for node in model.graph.node if node.op_type == "Sub")
-        mean.op_type = "Mul"
-        with pytest.raises(OnnxFileError, match="taking a mean from its picture; export it again"):
+    def test_a_graph_of_two_beginnings_is_split_where_they_meet(
+        self, model: onnx.ModelProto
+    ) -> None:
+        pooled = next(node for node in model.graph.node if node.op_type == "MaxPool")
+        pixels = next(node for node in model.graph.node if node.op_type == "Sub")
+        place = list(model.graph.node).index(pooled)
+        # The picture itself goes past the pooling, into nothing that is asked for.
+        past = onnx.helper.make_node("Relu", pixels.output, ["past"], name="past")
+        model.graph.node.insert(place + 1, past)
+        assert split_graph(model).entry == pooled.output[0]
+        model.graph.node.remove(past)
+        model.graph.node.append(past)  # now it reads the pixels behind every place to split
+        assert split_graph(model).entry == pixels.output[0]
+
+    def test_a_graph_without_one_path_to_such_a_layer_is_refused(
+        self, model: onnx.ModelProto
+    ) -> None:
+        cast = model.graph.node[0]
+        shown = onnx.helper.make_tensor_value_info(cast.output[0], onnx.TensorProto.FLOAT, None)
+        model.graph.output.append(shown)  # read behind every place to split
+        with pytest.raises(OnnxFileError, match="no single path"):
             split_graph(model)
-
-    def test_a_graph_of_other_layers_is_refused(self, model: onnx.ModelProto) -> None:
+        del model.graph.output[-1]
+        split_graph(model)
         for node in model.graph.node:
             if node.op_type == "Conv":
                 node.op_type = "ConvInteger"
-        with pytest.raises(OnnxFileError, match="no layer that ncnn computes"):
+        with pytest.raises(OnnxFileError, match="no single path"):
             split_graph(model)
 
 
