@@ -41,7 +41,12 @@ from fcn_deploy.bench import (
 )
 from fcn_deploy.clock import END_TO_END, HOST
 from fcn_deploy.commands.console import EXIT_FAILED, bar, console, counter
-from fcn_deploy.commands.measuring import ConditionWatch, bench_pictures, cold_starts
+from fcn_deploy.commands.measuring import (
+    ConditionWatch,
+    bench_pictures,
+    cold_starts,
+    too_few_pictures,
+)
 from fcn_deploy.commands.opening import (
     open_backend,
     open_baselines,
@@ -79,6 +84,7 @@ class Measured:
         masks: :func:`label` of a runner → share of pixels that agree with our PyTorch runner.
         left_out: sentences: who is missing, and why.
         heading: machine, date and conditions, in one line.
+        warnings: sentences: why to doubt the figures.
     """
 
     rows: tuple[Row, ...]
@@ -86,6 +92,7 @@ class Measured:
     masks: Mapping[str, float]
     left_out: tuple[str, ...]
     heading: str
+    warnings: tuple[str, ...] = ()
 
 
 @click.command()
@@ -154,7 +161,7 @@ def table(
         inputs = [make_inputs(pictures, size, folder) for size in sizes]
         ours = _open_ours(source, threads, stack)
         peers, left_out = _open_peers(source, threads, stack)
-        started = cold_starts(source, ours, "auto", threads, sizes[0]) if cold_start else []
+        started = cold_starts(source, ours, "auto", threads, batches, sizes) if cold_start else []
         masks, wrong = _check_masks([*ours], peers, inputs, batches)
         for runner, why in wrong.items():
             left_out.append(f"{label(runner.describe())}: {why}")
@@ -162,15 +169,20 @@ def table(
         for sentence in left_out:
             console.print(f"left out: {sentence}")
         dropped: list[str] = []
+        alike = too_few_pictures(inputs)
         with bar("peers") as show:
             rows = measure(
                 runners, inputs, batches, scenario, folder,
                 tiers=(HOST, END_TO_END), repeats=repeats,
                 energy_joules=sensors.energy_joules, on_dropped=dropped.append, on_step=show,
             )  # fmt: skip
-        conditions = watch.ended(rows, dropped)  # before the GPU's clocks fall
+        said = [*dropped, alike] if alike else dropped
+        conditions = watch.ended(rows, said)  # before the GPU's clocks fall
         options = typed_options(but=("out", "replace", "markdown_file", "readme"))
-        document = bench_document(rows, origin, conditions, started, missing, seconds, options)
+        document = bench_document(
+            rows, origin, conditions, started, missing, seconds, options,
+            min(entry.distinct for entry in inputs),
+        )  # fmt: skip
         document["masks"] = masks
         document["references"] = []
         write_json(target, document)  # whatever becomes of the reference
@@ -184,10 +196,13 @@ def table(
     write_json(target, document)
     left_out += dropped
     heading = _heading(document, repeats, settings_words(row.settings for row in rows))
-    text = markdown(Measured(tuple(rows), tuple(references), masks, tuple(left_out), heading))
+    text = markdown(
+        Measured(
+            tuple(rows), tuple(references), masks, tuple(left_out), heading,
+            tuple(warning for warning in conditions.warnings if warning not in dropped),
+        )
+    )  # fmt: skip
     click.echo(text)
-    for warning in conditions.warnings:
-        console.print(f"warning: {warning}")
     write_bytes(markdown_file, text.encode(), flags="--markdown")
     console.print(f"wrote {target} and, for a page, {markdown_file}")
     if readme is not None:
@@ -373,7 +388,9 @@ def machine_slug(machine: Mapping[str, Any], gpu_name: str | None) -> str:
 def _heading(document: Mapping[str, Any], repeats: int, meaning: str) -> str:
     machine, clock = document["machine"], document["clock"]
     cores = machine["cores"]
+    threads = document["conditions"]["threads"]
     place = f"{machine['cpu']}, {cores} core{'' if cores == 1 else 's'}"
+    place += f", {threads} thread{'' if threads == 1 else 's'}"
     if (name := _gpu_name()) is not None:
         place += f", {name}"
     by = f"MLPerf LoadGen {clock['version']}" if clock["name"] == "loadgen" else "a timed loop"
@@ -393,6 +410,7 @@ def markdown(measured: Measured) -> str:
         )
     if measured.left_out:
         parts.append("Left out: " + "; ".join(measured.left_out) + ".")
+    parts += [f"Warning: {warning}." for warning in measured.warnings]
     return "\n\n".join(parts) + "\n"
 
 
@@ -423,7 +441,7 @@ def _question_table(measured: Measured, question: Question) -> Iterator[str]:
             f"`{row.runner.backend}`",
             row.runner.library,
             row.runner.precision,
-            f"{number(row.median_ms)} [{number(fastest)}–{number(slowest)}]",
+            f"{number(row.median_ms)} [{number(fastest)}–{number(slowest)}]{_mark(row)}",
             number(row.images_per_s),
             "not ranked" if row in references else ratio_words(row, measured.rows),
             "another network" if row in references else _agreement_words(row, measured.masks),
@@ -432,6 +450,10 @@ def _question_table(measured: Measured, question: Question) -> Iterator[str]:
     yield "\n".join(lines)
     if ties := _ties(ranked):
         yield f"Too close to call: {'; '.join(ties)}."
+
+
+def _mark(row: Row) -> str:
+    return " INVALID by LoadGen" if row.verdict == "INVALID" else ""
 
 
 def _ties(ranked: Sequence[Row]) -> list[str]:

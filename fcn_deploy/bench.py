@@ -96,6 +96,10 @@ class Scenario(ABC):
         """Ask a warmed-up case for one repeat; ``meter`` reads the GPU's energy counter."""
 
 
+#: Of one repeat of the timed loop: each query's times are kept.
+MOST_QUERIES = 10_000
+
+
 class TimedLoop(Scenario):
     """Single stream by a plain loop, for where LoadGen is not to be had."""
 
@@ -109,7 +113,7 @@ class TimedLoop(Scenario):
         """Time queries one after another; a case gets the same number of them in every turn."""
         if case not in self._counts:
             once = case.query(0).wall
-            self._counts[case] = max(3, min(1000, round(self._seconds / max(once, 1e-6))))
+            self._counts[case] = max(3, min(MOST_QUERIES, round(self._seconds / max(once, 1e-6))))
         before = meter()
         seen = tuple(case.query(number) for number in range(self._counts[case]))
         joules = _difference(before, meter())
@@ -673,6 +677,7 @@ class Conditions:
         load_before: load average of the minute before.
         load_after: and of the last one.
         steal_share: of the CPU's time that the host gave to others, or None.
+        others_share: of the CPU time spent, what other programs took, or None.
         gpu_before: readings of each GPU.
         gpu_after: readings of each GPU.
         warnings: sentences: why to doubt the figures.
@@ -682,6 +687,7 @@ class Conditions:
     load_before: float | None = None
     load_after: float | None = None
     steal_share: float | None = None
+    others_share: float | None = None
     gpu_before: tuple[dict[str, Any], ...] = ()
     gpu_after: tuple[dict[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
@@ -695,6 +701,7 @@ def bench_document(
     loop_reason: str | None = None,
     seconds: float | None = None,
     options: Sequence[str] | None = None,
+    distinct: int = NUM_INPUTS,
 ) -> dict[str, Any]:
     """Return the JSON document of a run of the clock on this machine.
 
@@ -706,12 +713,13 @@ def bench_document(
         loop_reason: why the timed loop ran in LoadGen's stead, if it did.
         seconds: that a row was timed at least, per repeat.
         options: of the command line, as they were typed; None where no command measured.
+        distinct: how many of the pictures differ, the fewest of a size.
     """
     by_loadgen = any(row.verdicts for row in rows)
     return {
         **result_header("bench", BENCH_SCHEMA),
         "options": None if options is None else list(options),
-        "inputs": {"source": inputs_source, "distinct": NUM_INPUTS},
+        "inputs": {"source": inputs_source, "distinct": distinct},
         "clock": {
             "name": LOADGEN if by_loadgen else LOOP,
             "version": loadgen.version() if by_loadgen else None,

@@ -161,8 +161,10 @@ class Case:
     def _stream_from_disk(self, pictures: Sequence[int]) -> Iterator[int]:
         """Decode the next batches while one is being computed, as `predict` does."""
         files = (self.inputs.files[number] for number in pictures)
-        with picture_threads() as pool:
-            decoded = all_readable(decoded_ahead(files, pool, lookahead(self.batch_size)))
+        threads = self.runner.describe().threads  # pinned: those that decode are no more of them
+        with picture_threads(threads) as pool:
+            ahead = lookahead(self.batch_size, threads)
+            decoded = all_readable(decoded_ahead(files, pool, ahead))
             batches = batches_of_one_size(decoded, self.batch_size)
             for outputs in self.runner.stream(batch.images for batch in batches):
                 yield len(outputs.mask)

@@ -28,7 +28,7 @@ from fcn_deploy.errors import FcnDeployError, InputError
 from fcn_deploy.runners.base import open_runner
 from fcn_deploy.spec import Precision
 
-#: Pictures after the first, so that memory reaches what the backend needs when it goes on.
+#: Batches after the first, so that memory reaches what the backend needs when it goes on.
 MORE_RUNS = 3
 #: Of the noise that is segmented.
 SEED = 0
@@ -42,7 +42,7 @@ class ColdStart:
     Attributes:
         cold_start_ms: from just before the process was started to its first mask, in ms.
         open_ms: of that, opening the runner: importing its libraries, reading the file, preparing.
-        first_run_ms: of that, the first picture.
+        first_run_ms: of that, the first batch.
         peak_rss_mib: most host memory that the process ever held, in MiB; None on Windows.
         device_memory_mib: GPU memory that the process holds at the end, its CUDA context included,
             in MiB; None for a runner on the CPU.
@@ -69,6 +69,7 @@ def measure_cold_start(
     threads: int | None,
     device: str,
     size: tuple[int, int],
+    batch_size: int = 1,
     timeout_s: float,
 ) -> ColdStart:
     """Open a runner in a fresh interpreter and measure what passes until its first mask.
@@ -82,7 +83,8 @@ def measure_cold_start(
         precision: of the file to take.
         threads: CPU threads; None leaves the library's own choice.
         device: ``auto``, ``cpu`` or ``cuda``.
-        size: (height, width) in pixels of the picture.
+        size: (height, width) in pixels of the pictures.
+        batch_size: pictures that are segmented together.
         timeout_s: seconds after which the child is killed.
 
     Raises:
@@ -101,6 +103,7 @@ def measure_cold_start(
         "threads": threads,
         "device": device,
         "size": list(size),
+        "batch_size": batch_size,
         # Before the child: there, asking would itself open the GPU and take from `open_ms`.
         "device_memory_before": _device_memory_in_use(),
     }
@@ -174,8 +177,8 @@ def _measure_here(order: Mapping[str, Any]) -> ColdStart:
     run = Run(
         Path(order["root"]), None if named_file is None else Path(named_file), order["trusted"]
     )
-    height, width = order["size"]
-    images = np.random.default_rng(SEED).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    shape = (order["batch_size"], *order["size"], 3)
+    images = np.random.default_rng(SEED).integers(0, 256, shape, dtype=np.uint8)
     opening = _now_ns()
     with open_runner(
         run,

@@ -15,7 +15,7 @@ from fcn_deploy.artifacts import write_error
 from fcn_deploy.errors import InputError
 from fcn_deploy.images import read_image
 
-#: Distinct pictures per size: one alone would measure warm caches.
+#: Pictures per size, all distinct where there are so many: one alone would measure warm caches.
 NUM_INPUTS = 8
 
 
@@ -35,6 +35,11 @@ class Inputs:
     images: NDArray[np.uint8]
     digest: str
     _batches: dict[tuple[int, ...], NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+
+    @property
+    def distinct(self) -> int:
+        """How many of the pictures differ: of a folder with fewer, some come again."""
+        return len({image.tobytes() for image in self.images})
 
     def query(self, number: int, batch_size: int) -> list[int]:
         """Return which pictures a query asks for: queries walk through all of them."""

@@ -2,7 +2,9 @@
 
 A machine that is slower today is slower for the baseline too.  So where both files hold the same
 baseline beside a row, what is compared is the row's speed in units of the baseline's, measured in
-the same minute; else milliseconds.
+the same minute; else milliseconds.  A baseline is the same where its file and its library are.
+
+A row that had a figure, was asked for again and has none now is lost: that fails as slowness does.
 """
 
 from __future__ import annotations
@@ -69,12 +71,14 @@ class Comparison:
 
     Attributes:
         changes: rows that could be compared, in the newer file's order.
-        uncompared: sentences: rows that could not, and why.
-        units: sentences: baselines that have become slower themselves.
+        lost: sentences: rows that were asked for and have no figure any more.
+        uncompared: sentences: rows that could not be compared, and why.
+        units: sentences: baselines that have changed themselves.
         limit: slowdown that is allowed.
     """
 
     changes: tuple[Change, ...]
+    lost: tuple[str, ...]
     uncompared: tuple[str, ...]
     units: tuple[str, ...]
     limit: float
@@ -84,6 +88,11 @@ class Comparison:
         """Rows that have become slower by more than the limit, beyond the spread."""
         return tuple(change for change in self.changes if change.outcome == "slower")
 
+    @property
+    def passed(self) -> bool:
+        """Whether nothing has become slower, or was lost."""
+        return not self.slower and not self.lost
+
     def sentences(self) -> Iterator[str]:
         """Yield what was found, the verdict last."""
         for change in self.changes:
@@ -91,13 +100,46 @@ class Comparison:
                 f"{change.outcome.upper() if change.outcome == 'slower' else change.outcome}: "
                 + (str(change))
             )
+        for sentence in self.lost:
+            yield f"LOST: {sentence}"
         for sentence in self.units:
             yield f"note: {sentence}"
         for sentence in self.uncompared:
             yield f"not compared: {sentence}"
         allowed = f"more than {self.limit:.0%} slower and beyond the spread"
         rows = "1 row is" if len(self.slower) == 1 else f"{len(self.slower) or 'no'} rows are"
-        yield f"{rows} {allowed}, of {len(self.changes)} compared"
+        lost = f"; {len(self.lost)} lost" if self.lost else ""
+        yield f"{rows} {allowed}, of {len(self.changes)} compared{lost}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Cases that a measurement was asked for.
+
+    Attributes:
+        runners: (backend, precision, device) of each.
+        scenario: who asks, and when.
+        tiers: of the clock.
+        batches: pictures per query.
+        sizes: (height, width) in pixels.
+    """
+
+    runners: frozenset[tuple[str, str, str]]
+    scenario: str
+    tiers: frozenset[str]
+    batches: frozenset[int]
+    sizes: frozenset[tuple[int, int]]
+
+    def holds(self, row: BenchRow) -> bool:
+        """Say whether a row's case is among them."""
+        runner = row.runner
+        return (
+            (runner.backend, runner.precision, runner.device) in self.runners
+            and row.scenario == self.scenario
+            and row.tier in self.tiers
+            and row.batch_size in self.batches
+            and row.size in self.sizes
+        )
 
 
 def read_bench(path: Path) -> Bench:
@@ -132,7 +174,7 @@ def require_machine(before: Bench, machine: Mapping[str, str]) -> None:
         )
 
 
-def compare(before: Bench, now: Bench, limit: float) -> Comparison:
+def compare(before: Bench, now: Bench, limit: float, asked: Asked | None = None) -> Comparison:
     """Compare the rows that two bench files share.
 
     Rows are the same where the question is (see ``ranking``), the runner, its threads and its model
@@ -142,51 +184,66 @@ def compare(before: Bench, now: Bench, limit: float) -> Comparison:
         before: the older file.
         now: the newer one, of the same machine.
         limit: slowdown that is allowed, as a share.
+        asked: what the newer one was to measure; None where that is not known: then a row that is
+            missing in it is not taken for lost.
 
     Raises:
         InputError: the machines differ, or the files share no row: that would pass unseen.
     """
     require_machine(before, now.environment.machine)
-    changes, uncompared = [], []
+    changes, lost, uncompared = [], [], []
     for row in now.rows:
         if row.is_baseline:
             continue  # the unit, not ours to judge
         older = _same_case(row, before)
-        invalid = [
-            word for word, one in (("then", older), ("now", row)) if one and not one.is_valid
-        ]
-        if invalid:
-            uncompared.append(f"{_label(row)}: INVALID by LoadGen {' and '.join(invalid)}")
-        elif older is None:
+        if older is None:
             uncompared.append(f"{_label(row)}: {_why_not(row, before)}")
+        elif not older.is_valid:
+            uncompared.append(f"{_label(row)}: INVALID by LoadGen then")
+        elif not row.is_valid:
+            lost.append(f"{_label(row)}: VALID then, INVALID by LoadGen now")
         else:
             changes.append(_change(older, before, row, now, limit))
-    uncompared += [
-        f"{_label(row)}: not measured this time"
-        for row in before.rows
-        if not row.is_baseline and all(_case(row) != _case(other) for other in now.rows)
-    ]
-    if not changes:
+    for row in before.rows:
+        if row.is_baseline or any(_case(row) == _case(other) for other in now.rows):
+            continue
+        was_asked = asked is not None and row.is_valid and asked.holds(row)
+        (lost if was_asked else uncompared).append(f"{_label(row)}: not measured this time")
+    if not changes and not lost:
         raise InputError(
             f"no row could be compared with {before.environment.file}: {'; '.join(uncompared)}",
             "measure the same cases",
         )
-    return Comparison(tuple(changes), tuple(uncompared), tuple(_units(before, now, limit)), limit)
+    units = tuple(_units(before, now, limit))
+    return Comparison(tuple(changes), tuple(lost), tuple(uncompared), units, limit)
 
 
 def _units(before: Bench, now: Bench, limit: float) -> Iterator[str]:
-    """Say where the unit itself has become slower: what rows share with it is not seen in them."""
+    """Say where the unit itself has changed: what rows share with it is not seen in them."""
     for row in now.rows:
         older = _same_case(row, before) if row.is_baseline else None
-        if older is None or tie(older.spread_ms, row.spread_ms):
+        if older is None:
             continue
-        slowdown = row.median_ms / older.median_ms - 1
-        if slowdown > limit:
+        if older.runner.library != row.runner.library:
             yield (
-                f"the baseline itself takes {slowdown:.0%} longer, {row.conditions} "
-                f"({older.median_ms:.4g} → {row.median_ms:.4g} ms): a slower machine, or what all "
-                "rows share with it (decoding, ONNX Runtime)"
+                f"the baseline's library has changed ({older.runner.library} → "
+                f"{row.runner.library}): it is no unit, {row.conditions}"
             )
+        elif not (older.is_valid and row.is_valid):
+            yield f"LoadGen calls the baseline INVALID: it is no unit, {row.conditions}"
+        elif not tie(older.spread_ms, row.spread_ms):
+            slowdown = row.median_ms / older.median_ms - 1
+            figures = f"{row.conditions} ({older.median_ms:.4g} → {row.median_ms:.4g} ms)"
+            if slowdown > limit:
+                yield (
+                    f"the baseline itself takes {slowdown:.0%} longer, {figures}: a slower "
+                    "machine, or what all rows share with it (decoding, ONNX Runtime)"
+                )
+            elif 1 / (1 + slowdown) - 1 > limit:
+                yield (
+                    f"the baseline itself takes {-slowdown:.0%} less time, {figures}: rows that "
+                    "have not become faster with it are called slower"
+                )
 
 
 def _change(
@@ -204,14 +261,14 @@ def _over_same_baseline(
     older: BenchRow, before: Bench, newer: BenchRow, now: Bench
 ) -> tuple[Ratio | None, Ratio | None]:
     units = {
-        (row.runner.backend, row.runner.digest)
+        (row.runner.backend, row.runner.digest, row.runner.library) if row.is_valid else None
         for bench, beside in ((before, older), (now, newer))
         for row in bench.rows
         if row.is_baseline
         and row.question == beside.question
         and row.runner.on_gpu == beside.runner.on_gpu
     }
-    if len(units) != 1:
+    if len(units) != 1 or None in units:
         return None, None
     return older.over_baseline, newer.over_baseline
 

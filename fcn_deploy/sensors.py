@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 #: Above this load per core before the run, other work has likely slowed the figures.
 BUSY_LOAD_PER_CORE = 0.5
+#: Above this share of the CPU time that was spent, other programs' work has shaped the figures.
+MAX_OTHERS_SHARE = 0.05
 #: Above this share of stolen time, the hypervisor has shaped the figures.
 MAX_STEAL_SHARE = 0.02
 #: Above this coefficient of variation of its repeats, a row does not repeat itself.
@@ -58,10 +60,12 @@ class CpuTimes:
     Attributes:
         wanted: the CPUs had work; some of it was stolen.
         stolen: they had work, but the hypervisor ran another machine.
+        own: ticks of this process and of its children that have ended; None where not known.
     """
 
     wanted: int
     stolen: int
+    own: float | None = None
 
     @classmethod
     def from_text(cls, text: str) -> CpuTimes | None:
@@ -78,9 +82,32 @@ class CpuTimes:
 def read_cpu_times() -> CpuTimes | None:
     """Return the CPUs' times until now, or None on systems other than Linux."""
     try:
-        return CpuTimes.from_text(Path("/proc/stat").read_text(encoding="ascii", errors="replace"))
+        text = Path("/proc/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
+    times = CpuTimes.from_text(text)
+    return None if times is None else replace(times, own=_own_ticks())
+
+
+def _own_ticks() -> float:
+    spent = os.times()
+    seconds = spent.user + spent.system + spent.children_user + spent.children_system
+    return seconds * os.sysconf("SC_CLK_TCK")
+
+
+def others_share(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
+    """Return the share, 0 to 1, of the CPU time spent between two readings that was others' work.
+
+    Others are all processes of the machine but this one and its children that have ended.  None
+    where a reading is missing, or less than a second of CPU time lies between them.
+    """
+    if before is None or after is None or before.own is None or after.own is None:
+        return None
+    spent = (after.wanted - after.stolen) - (before.wanted - before.stolen)
+    if spent < _MIN_TICKS:
+        return None
+    # Both counts are rounded to ticks, each in its own way.
+    return max(0.0, 1 - (after.own - before.own) / spent)
 
 
 def steal_share(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
@@ -214,6 +241,7 @@ def _reasons(bits: int) -> tuple[str, ...]:
 def warnings_about(
     *,
     load_before: float | None,
+    others: float | None,
     cores: int,
     steal: float | None,
     gpus_after: Sequence[GpuReading],
@@ -222,14 +250,21 @@ def warnings_about(
     """Return what a reader of the figures must know, as sentences; empty where all was calm.
 
     Args:
-        load_before: load average before the run.
+        load_before: load average before the run; it counts where ``others`` is not known.
+        others: share of others' work during the run, 0 to 1; see :func:`others_share`.
         cores: CPU cores that this process may use.
         steal: share of stolen time during the run, 0 to 1; see :func:`steal_share`.
         gpus_after: read right after the last figure, before the GPU's clocks fall.
         variation: label of a row → coefficient of variation of its repeats.
     """
     warnings = []
-    if load_before is not None and load_before > BUSY_LOAD_PER_CORE * cores:
+    if others is not None:
+        if others > MAX_OTHERS_SHARE:
+            warnings.append(
+                f"other programs took {100 * others:.1f} % of the CPU time that was spent "
+                "meanwhile; stop them, or read the ratios only"
+            )
+    elif load_before is not None and load_before > BUSY_LOAD_PER_CORE * cores:
         plural = "s" if cores > 1 else ""
         warnings.append(
             f"other work ran on this machine in the minute before: load {load_before:.1f} on "

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from fcn_deploy import loadgen
 from fcn_deploy.artifacts import Run
 from fcn_deploy.cold_start import ColdStart
 from fcn_deploy.commands.measuring import cold_starts
 from fcn_deploy.commands.params import typed_options
+from fcn_deploy.errors import BackendError
 from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.baseline import BaselineRunner
 from fcn_deploy.runners.ort import OrtRunner
@@ -93,9 +95,11 @@ def test_a_cold_start_opens_the_file_not_what_is_made_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, Precision]] = []
+    largest: dict[str, Any] = {"batch_size": 4, "size": (64, 48)}
 
-    def measure(run: Run, backend: str, *, precision: Precision, **_: Any) -> ColdStart:
+    def measure(run: Run, backend: str, *, precision: Precision, **how: Any) -> ColdStart:
         asked.append((backend, precision))
+        assert how.items() >= largest.items()
         return ColdStart()
 
     monkeypatch.setattr("fcn_deploy.cold_start.measure_cold_start", measure)
@@ -103,9 +107,10 @@ def test_a_cold_start_opens_the_file_not_what_is_made_of_it(
     rounding = FakeRunner(backend="openvino-bf16", precision=Precision.BF16)
     half = FakeRunner(backend="ort-cuda", precision=Precision.FP16)
     files = {rounding: Precision.FP32, half: Precision.FP16}
-    found = cold_starts(Run(tmp_path), files, "auto", 1, (32, 48))
+    found = cold_starts(Run(tmp_path), files, "auto", 1, (1, 4), ((32, 48), (64, 48)))
     assert asked == [("openvino-bf16", Precision.FP32), ("ort-cuda", Precision.FP16)]
     assert [entry["runner"]["precision"] for entry in found] == ["bf16", "fp16"]
+    assert {(entry["batch_size"], *entry["size"]) for entry in found} == {(4, 64, 48)}
 
 
 @pytest.mark.parametrize(
@@ -156,6 +161,22 @@ def test_the_gate_finds_thirty_percent(
     assert slower.code == 1
     assert "SLOWER: ort fp32" in slower.out
     assert fcn_deploy(*words, "--compare", "old.json", "--max-slowdown", "40%").code == 0
+
+    def out_of_memory(_self: Runner, _images: NDArray[np.uint8]) -> Outputs:
+        raise BackendError("out of memory")
+
+    monkeypatch.setattr(OrtRunner, "_infer", out_of_memory)
+    lost = fcn_deploy(*words, "--compare", "old.json")
+    assert lost.code == 1
+    assert "LOST: ort fp32 host, batch 1" in lost.out
+
+
+def test_one_picture_eight_times_is_said(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    Image.new("RGB", (48, 32), (9, 99, 199)).save(exported / "one.png")
+    done = fcn_deploy("bench", ".", *ORT, *QUICK, "--images", "one.png", "--json", "b.json")
+    assert done.code == 0, done.out
+    assert "warning: all inputs are the same picture" in " ".join(done.out.split())
+    assert json.loads((exported / "b.json").read_text())["inputs"]["distinct"] == 1
 
 
 def test_what_is_compared_with_is_not_replaced(fcn_deploy: FcnDeploy, exported: Path) -> None:

@@ -92,6 +92,14 @@ def test_the_childs_peak_is_not_its_parents(tiny_run: Path) -> None:
     assert 10 < peak < len(held) / 2**20
 
 
+def test_the_child_segments_batches_of_the_size_asked_for(tiny_run: Path) -> None:
+    one, many = (start(Run(tiny_run), batch_size=count, size=(256, 256)) for count in (1, 16))
+    assert one.error is many.error is None
+    assert one.peak_rss_mib is not None
+    assert many.peak_rss_mib is not None
+    assert many.peak_rss_mib > one.peak_rss_mib + 30  # 16 stems of 4 MiB each at least
+
+
 def test_a_named_file_goes_to_the_child(tiny_run: Path, tmp_path: Path) -> None:
     other = shutil.copy(tiny_run / "model.onnx", tmp_path / "ünnamed model.onnx")
     assert start(Run.from_argument(other)).error is None

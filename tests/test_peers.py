@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from fcn_deploy.artifacts import Run, read_json
 from fcn_deploy.bench import Conditions, Row, bench_document
 from fcn_deploy.errors import BackendError, MissingStageError
+from fcn_deploy.loadgen import Verdict
 from fcn_deploy.regression import read_bench
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Runner, RunnerDescription, open_runner
 from fcn_deploy.scenes import draw_scene
@@ -221,6 +223,15 @@ class TestMarkdown:
         host = table.markdown(measured).split("**host**")[1]
         assert host.rstrip().endswith("Too close to call: `ort` fp32 and `near` fp32.")
         assert "Too close" not in self.text()
+
+    def test_what_loadgen_refuses_and_what_to_doubt_is_said(self) -> None:
+        verdict = Verdict(False, ("too short",), 3, None, {"p50": 1}, None)
+        invalid = replace(row("ort", 40, 41, 42), verdicts=(verdict,))
+        measured = table.Measured((invalid,), (), {}, (), "A machine.", ("the load was 9",))
+        text = table.markdown(measured)
+        assert "| 41.0 [40.0–42.0] INVALID by LoadGen |" in text
+        assert text.endswith("Warning: the load was 9.\n")
+        assert "INVALID" not in self.text()
 
     def test_another_network_is_not_ranked(self) -> None:
         assert "| not ranked | another network |" in self.text()

@@ -25,10 +25,12 @@ from fcn_deploy.errors import ArtifactError, InputError
 from fcn_deploy.findings import Bench
 from fcn_deploy.inputs import make_inputs
 from fcn_deploy.loadgen import SERVER, SINGLE_STREAM, Verdict
-from fcn_deploy.regression import Comparison, compare, read_bench
+from fcn_deploy.regression import Asked, Comparison, compare, read_bench
 from tests.fakes import FakeRunner
 
 STEADY = (50.0, 51.0, 52.0)
+VALID = Verdict(True, (), 64, None, {"p50": 1}, None)
+INVALID = Verdict(False, ("too short",), 3, None, {"p50": 1}, None)
 
 
 def row(backend: str, repeats: tuple[float, ...], **changes: Any) -> Row:
@@ -92,6 +94,53 @@ def test_another_baseline_is_no_unit(bench: Callable[..., Bench]) -> None:
     comparison = compare(before, now, 0.1)
     assert found(comparison) == ["same"]
     assert "in milliseconds" in str(comparison.changes[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"library": "ONNX Runtime 9"}, "the baseline's library has changed"),
+        ({"verdicts": (INVALID,)}, "LoadGen calls the baseline INVALID"),
+    ],
+)
+def test_a_baseline_that_is_not_the_same_any_more_is_no_unit(
+    bench: Callable[..., Bench], changes: dict[str, Any], note: str
+) -> None:
+    valid = (VALID,)
+    before = bench(
+        row("baseline", (100, 101, 102), verdicts=valid), row("ort", STEADY, verdicts=valid)
+    )
+    library = changes.pop("library", None)
+    now = row("baseline", (50, 50.5, 51), **{"verdicts": valid} | changes)
+    if library is not None:
+        now = replace(now, runner=replace(now.runner, library=library))
+    comparison = compare(before, bench(now, row("ort", STEADY, verdicts=valid)), 0.1)
+    assert found(comparison) == ["same"]
+    assert "in milliseconds" in str(comparison.changes[0])
+    (unit,) = comparison.units
+    assert unit.startswith(note)
+
+
+def test_a_faster_unit_is_said(bench: Callable[..., Bench]) -> None:
+    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    now = bench(row("baseline", (50, 50.5, 51)), row("ort", STEADY))
+    comparison = compare(before, now, 0.1)
+    assert found(comparison) == ["slower"]
+    (unit,) = comparison.units
+    assert unit.startswith("the baseline itself takes 50% less time")
+
+
+def test_a_row_that_was_asked_for_and_has_no_figure_is_lost(bench: Callable[..., Bench]) -> None:
+    kept = row("torch", STEADY)
+    before = bench(row("ort", STEADY), row("ort", STEADY, batch_size=2), kept)
+    runners = frozenset({("ort", kept.runner.precision, kept.runner.device)})
+    asked = Asked(runners, SINGLE_STREAM, frozenset({HOST}), frozenset({1}), frozenset({(24, 32)}))
+    comparison = compare(before, bench(kept), 0.1, asked)
+    assert not comparison.passed
+    assert comparison.lost == ("ort fp32 host, batch 1, 24×32: not measured this time",)
+    assert comparison.uncompared == ("ort fp32 host, batch 2, 24×32: not measured this time",)
+    assert list(comparison.sentences())[-1].endswith("of 1 compared; 1 lost")
+    assert compare(before, bench(kept), 0.1).passed  # nobody says that it was asked for
 
 
 def test_the_unit_is_the_baseline_of_the_rows_own_device(bench: Callable[..., Bench]) -> None:
@@ -188,14 +237,18 @@ def test_a_slower_unit_is_said(bench: Callable[..., Bench]) -> None:
 
 
 def test_rows_that_loadgen_calls_invalid_are_not_compared(bench: Callable[..., Bench]) -> None:
-    invalid = (Verdict(False, ("too short",), 3, None, {"p50": 1}, None),)
-    before = bench(row("torch", STEADY), row("ort", STEADY))
-    now = bench(row("torch", STEADY), row("ort", STEADY, verdicts=invalid))
-    comparison = compare(before, now, 0.1)
+    def measured(verdict: Verdict) -> Bench:
+        return bench(
+            row("torch", STEADY, verdicts=(VALID,)), row("ort", STEADY, verdicts=(verdict,))
+        )
+
+    comparison = compare(measured(INVALID), measured(VALID), 0.1)
     assert [change.now.runner.backend for change in comparison.changes] == ["torch"]
-    assert any(
-        "ort" in words and "INVALID by LoadGen now" in words for words in comparison.uncompared
-    )
+    assert comparison.uncompared == ("ort fp32 host, batch 1, 24×32: INVALID by LoadGen then",)
+    assert comparison.passed
+    comparison = compare(measured(VALID), measured(INVALID), 0.1)
+    assert comparison.lost == ("ort fp32 host, batch 1, 24×32: VALID then, INVALID by LoadGen now",)
+    assert not comparison.passed
 
 
 def test_a_thirty_percent_sleep_is_found_on_a_clock_that_only_it_moves(

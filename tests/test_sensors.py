@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from fcn_deploy.sensors import (
     CpuTimes,
     GpuReading,
     energy_joules,
+    others_share,
     read_cpu_times,
     read_gpus,
     steal_share,
@@ -266,9 +270,36 @@ def test_steal_is_held_against_the_time_with_work() -> None:
     assert steal_share(None, before) is None
 
 
+def test_what_is_neither_ours_nor_stolen_is_others_work() -> None:
+    before = CpuTimes(wanted=1000, stolen=10, own=100.0)
+    # 1000 ticks more, 50 of them stolen, 850 our own
+    assert others_share(before, CpuTimes(2000, 60, 950.0)) == pytest.approx(100 / 950)
+    assert others_share(before, CpuTimes(2000, 60, 1060.0)) == 0  # rounded otherwise
+    assert others_share(before, CpuTimes(1050, 10, 140.0)) is None  # too short to say
+    assert others_share(before, CpuTimes(2000, 60, None)) is None
+    assert others_share(None, before) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
+def test_the_own_work_of_process_and_children_is_told_from_others() -> None:
+    before = sensors.read_cpu_times()
+    assert before is not None
+    assert before.own is not None
+    spin = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", spin], check=True)
+    started = time.process_time()
+    while time.process_time() - started < 0.3:
+        pass
+    after = sensors.read_cpu_times()
+    assert after is not None
+    assert after.own is not None
+    assert (after.own - before.own) / os.sysconf("SC_CLK_TCK") >= 0.55
+
+
 def quiet(**changes: Any) -> list[str]:
     readings: dict[str, Any] = {
         "load_before": 1.0,
+        "others": 0.05,
         "cores": 2,
         "steal": 0.02,
         "gpus_after": (CALM,),
@@ -279,17 +310,25 @@ def quiet(**changes: Any) -> list[str]:
 
 def test_a_calm_machine_gives_no_warning() -> None:
     assert quiet() == []
-    assert quiet(load_before=None, steal=None, gpus_after=(), variation={}) == []
+    assert quiet(load_before=None, others=None, steal=None, gpus_after=(), variation={}) == []
+    assert quiet(load_before=9.0) == []  # of the command before: nothing ran meanwhile
     assert quiet(gpus_after=(replace(CALM, throttle_reasons=None),)) == []
     assert quiet(variation={"ort, host": float("nan")}) == []
 
 
 def test_other_work_is_warned_of() -> None:
-    assert quiet(load_before=3.2) == [
+    assert quiet(others=0.0712) == [
+        "other programs took 7.1 % of the CPU time that was spent meanwhile; stop them, or read "
+        "the ratios only"
+    ]
+
+
+def test_where_others_cannot_be_told_the_load_before_speaks() -> None:
+    assert quiet(others=None, load_before=3.2) == [
         "other work ran on this machine in the minute before: load 3.2 on 2 cores; stop it, or "
         "read the ratios only"
     ]
-    assert "load 0.6 on 1 core;" in quiet(load_before=0.6, cores=1)[0]
+    assert "load 0.6 on 1 core;" in quiet(others=None, load_before=0.6, cores=1)[0]
 
 
 def test_stolen_time_is_warned_of() -> None:
@@ -322,6 +361,6 @@ def test_unsteady_rows_are_warned_of_worst_first() -> None:
 
 def test_every_warning_at_once() -> None:
     hot = replace(CALM, throttle_reasons=("power cap",))
-    warnings = quiet(load_before=9.0, steal=0.5, gpus_after=(hot,), variation={"a": 1.0})
+    warnings = quiet(others=0.5, steal=0.5, gpus_after=(hot,), variation={"a": 1.0})
     assert len(warnings) == 4
     assert all(len(warning.splitlines()) == 1 for warning in warnings)

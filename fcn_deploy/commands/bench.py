@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fcn_deploy.commands.console import EXIT_FAILED, bar, console
-from fcn_deploy.commands.measuring import ConditionWatch, bench_pictures, cold_starts
+from fcn_deploy.commands.measuring import (
+    ConditionWatch,
+    bench_pictures,
+    cold_starts,
+    too_few_pictures,
+)
 from fcn_deploy.commands.opening import (
     open_backend,
     open_baselines,
@@ -122,7 +127,7 @@ def bench(
     from fcn_deploy.clock import TIERS
     from fcn_deploy.inputs import make_inputs
     from fcn_deploy.machine import describe_machine, usable_cores
-    from fcn_deploy.regression import compare, read_bench, require_machine
+    from fcn_deploy.regression import Asked, compare, read_bench, require_machine
     from fcn_deploy.sensors import energy_joules
 
     source = run_from_argument(run, trust)
@@ -155,7 +160,7 @@ def bench(
     probe(target)
     pictures, origin = bench_pictures(images)
     watch = ConditionWatch(threads)
-    dropped: list[str] = []
+    warnings: list[str] = []
     with ExitStack() as stack:
         runners = [
             stack.enter_context(
@@ -168,9 +173,21 @@ def bench(
             runner: Precision.FP32 if runner.describe().is_baseline else precision
             for runner in runners
         }
-        started = cold_starts(source, files, device, threads, sizes[0]) if cold_start else []
+        started = cold_starts(source, files, device, threads, batches, sizes) if cold_start else []
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         inputs = [make_inputs(pictures, size, folder) for size in sizes]
+        if alike := too_few_pictures(inputs):
+            warnings.append(alike)
+        asked = Asked(
+            frozenset(
+                (d.backend, d.precision, d.device)
+                for d in (runner.describe() for runner in runners)
+            ),
+            scenario_name,
+            frozenset(tiers or TIERS),
+            frozenset(batches),
+            frozenset(sizes),
+        )
         console.print(f"{threads} CPU threads pinned, {repeats} interleaved repeats")
         with bar("bench") as show:
             rows = measure(
@@ -183,14 +200,23 @@ def bench(
                 repeats=repeats,
                 device_seconds=seconds,
                 energy_joules=energy_joules,
-                on_dropped=dropped.append,
+                on_dropped=warnings.append,
                 on_step=show,
             )
-        conditions = watch.ended(rows, dropped)  # before the GPU's clocks fall
+        conditions = watch.ended(rows, warnings)  # before the GPU's clocks fall
     options = typed_options(but=("json_file", "older", "max_slowdown"))
     write_json(
         target,
-        bench_document(rows, origin, conditions, started, loop_reason, seconds, options),
+        bench_document(
+            rows,
+            origin,
+            conditions,
+            started,
+            loop_reason,
+            seconds,
+            options,
+            min(entry.distinct for entry in inputs),
+        ),
     )
     _print_rows(rows, scenario_name)
     _print_stages(rows)
@@ -199,7 +225,7 @@ def bench(
         console.print(f"warning: {warning}")
     console.print(f"wrote {target}")
     if before is not None:
-        _gate(compare(before, read_bench(target), max_slowdown))
+        _gate(compare(before, read_bench(target), max_slowdown, asked))
 
 
 def _scenario(
@@ -320,7 +346,9 @@ def _print_cold_starts(started: Sequence[dict[str, Any]]) -> None:
 
     if not started:
         return
-    table = Table(title="a process of its own for each backend", title_justify="left")
+    height, width = started[0]["size"]
+    shape = f"{started[0]['batch_size']}×{height}×{width}"
+    table = Table(title=f"a process of its own for each backend, {shape}", title_justify="left")
     for column in ("backend", "precision"):
         table.add_column(column)
     names = ("cold_start_ms", "open_ms", "first_run_ms", "peak_rss_mib", "device_memory_mib")
@@ -345,5 +373,5 @@ def _print_cold_starts(started: Sequence[dict[str, Any]]) -> None:
 def _gate(comparison: Comparison) -> None:
     for sentence in comparison.sentences():
         console.print(sentence)
-    if comparison.slower:
+    if not comparison.passed:
         sys.exit(EXIT_FAILED)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from fcn_deploy.artifacts import Run
     from fcn_deploy.bench import Conditions, Row
+    from fcn_deploy.inputs import Inputs
     from fcn_deploy.runners.base import Runner, RunnerDescription
     from fcn_deploy.spec import Precision
 
@@ -39,18 +40,22 @@ class ConditionWatch:
         from fcn_deploy.machine import usable_cores
 
         gpus = sensors.read_gpus()
-        steal = sensors.steal_share(self._cpu, sensors.read_cpu_times())
+        cpu = sensors.read_cpu_times()
+        steal = sensors.steal_share(self._cpu, cpu)
+        others = sensors.others_share(self._cpu, cpu)
         return Conditions(
             threads=self._threads,
             load_before=self._load,
             load_after=sensors.system_load(),
             steal_share=steal,
+            others_share=others,
             gpu_before=tuple(gpu.to_json() for gpu in self._gpus),
             gpu_after=tuple(gpu.to_json() for gpu in gpus),
             warnings=(
                 *dropped,
                 *sensors.warnings_about(
                     load_before=self._load,
+                    others=others,
                     cores=usable_cores(),
                     steal=steal,
                     gpus_after=gpus,
@@ -65,7 +70,8 @@ def cold_starts(
     files: Mapping[Runner, Precision],
     device: str,
     threads: int,
-    size: tuple[int, int],
+    batches: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
 ) -> list[dict[str, Any]]:
     """Start every backend in a process of its own, and say what that takes.
 
@@ -75,11 +81,13 @@ def cold_starts(
             be another one, as ``openvino-bf16`` does.
         device: where PyTorch runs.
         threads: CPU threads.
-        size: (height, width) in pixels of the picture.
+        batches: pictures per query that are measured; the most of them are segmented here,
+        sizes: at the largest (height, width) in pixels: that is what memory must be there for.
     """
     from fcn_deploy.cold_start import measure_cold_start
     from fcn_deploy.runners.base import TORCH_BACKENDS
 
+    batch_size, size = max(batches), max(sizes, key=lambda size: size[0] * size[1])
     found = []
     with counter("cold starts", len(files)) as step:
         for runner, precision in files.items():
@@ -91,11 +99,14 @@ def cold_starts(
                 threads=threads,
                 device=device if description.backend in TORCH_BACKENDS else "auto",
                 size=size,
+                batch_size=batch_size,
                 timeout_s=COLD_START_LIMIT_S,
             )
             found.append(
                 {
                     "runner": description.to_json(),
+                    "batch_size": batch_size,
+                    "size": list(size),
                     **start.to_json(),
                     "build_seconds": _build_seconds(description),
                 }
@@ -114,6 +125,16 @@ def _build_seconds(description: RunnerDescription) -> float | None:
         return read_sidecar(Path(description.file)).build_seconds
     except EngineError:  # a trusted engine has no sidecar
         return None
+
+
+def too_few_pictures(inputs: Sequence[Inputs]) -> str | None:
+    """Return a warning where all pictures of a size are the same one, or None."""
+    if all(entry.distinct > 1 for entry in inputs):
+        return None
+    return (
+        "all inputs are the same picture, which measures warm caches; name a folder of several "
+        "with --images"
+    )
 
 
 def bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:

@@ -82,6 +82,14 @@ def test_a_picture_does_not_depend_on_its_place_in_the_batch(tiny_run: Run) -> N
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
+def test_threads_of_the_two_libraries_do_not_fight(tiny_run: Run) -> None:
+    """A pool that spins after its part takes ncnn's cores, and a picture 1.6 times as long."""
+    with open_runner(tiny_run, "ncnn", threads=2) as runner:
+        assert isinstance(runner, NcnnRunner)
+        options = runner._require_open().rest.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def test_the_description_says_what_computes(tiny_run: Run) -> None:
     with open_runner(tiny_run, "ncnn", threads=1) as runner:
         description = runner.describe()
