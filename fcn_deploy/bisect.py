@@ -235,21 +235,37 @@ def bisect(
     )
 
 
-def document(result: BisectResult) -> dict[str, Any]:
-    """Return the result file's content, with what it was made by and when."""
+def document(
+    result: BisectResult, typed: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """Return the result file's content, with what it was made by and when.
+
+    Args:
+        result: what was found.
+        typed: ``arguments`` and ``options`` of the command line, as they were typed; None where no
+            command bisected.
+    """
     return {
         **result_header("bisect", BISECT_SCHEMA),
+        **({} if typed is None else typed),
         **result.to_json(),
     }
 
 
-def save(result: BisectResult, target: Path) -> None:
+def save(
+    result: BisectResult, target: Path, *, typed: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """Write a bisection made on this machine as JSON.
+
+    Args:
+        result: what was found.
+        target: the file.
+        typed: see :func:`document`.
 
     Raises:
         ArtifactError: the place cannot be written; what was there before stays.
     """
-    write_json(target, document(result))
+    write_json(target, document(result, typed))
 
 
 def layer_table(result: BisectResult) -> list[tuple[str, str, str, str, str, str]]:

@@ -256,6 +256,9 @@ class Comparison:
         by_margin: by the reference's margin, in logits.
         by_distance: by the distance to the next class edge, in px.
         diagnosis: what a failure looks like, as sentences.
+        arguments: of the command line, as they were typed: RUN, or two files of saved outputs;
+            None where the file does not say.
+        options: the same of its options.
     """
 
     environment: Environment
@@ -282,6 +285,13 @@ class Comparison:
     by_distance: tuple[Bucket, ...]
     diagnosis: tuple[str, ...]
     pictures: tuple[WorstPicture, ...]
+    arguments: tuple[str, ...] | None
+    options: tuple[str, ...] | None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether mean IoUs were compared: at least one pixel has a label."""
+        return self.scores is not None and self.scores.reference_miou is not None
 
     @property
     def failed_checks(self) -> tuple[str, ...]:
@@ -477,6 +487,14 @@ class Bench:
     rows: tuple[BenchRow, ...]
     options: tuple[str, ...] | None
 
+    def baseline_of(self, row: BenchRow) -> BenchRow | None:
+        """Return the baseline's row that one of these rows was held against, None without one."""
+        for other in self.rows:
+            same_place = other.runner.on_gpu == row.runner.on_gpu
+            if other.is_baseline and same_place and other.question == row.question:
+                return other
+        return None
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -505,6 +523,8 @@ class Bisection:
     Attributes:
         tolerance: relative RMS error that a layer's output may have.
         layers: in the order of computing.
+        arguments: of the command line, as they were typed; None where the file does not say.
+        options: the same of its options.
     """
 
     environment: Environment
@@ -518,6 +538,8 @@ class Bisection:
     count: int
     tolerance: float
     layers: tuple[Layer, ...]
+    arguments: tuple[str, ...] | None
+    options: tuple[str, ...] | None
 
     @property
     def first(self) -> Layer | None:

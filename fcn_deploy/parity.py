@@ -12,7 +12,7 @@ whose logits are within ε may flip it.  That alone proves little, as a broken c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,17 @@ class ParityResult:
         """Share of all pixels with the reference's class."""
         return 1 - self.tally.flips / self.tally.pixels
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures were compared, not counting those of odd sizes."""
+        return self.tally.pictures - len(ODD_SIZES)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether mean IoUs were compared: at least one pixel has a label."""
+        labels = self.tally.reference_confusion
+        return labels is not None and not math.isnan(labels.mean_iou())
+
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values, without its pictures, which :func:`save` adds."""
         tally = self.tally
@@ -151,7 +162,7 @@ class ParityResult:
             "palette": [list(colour) for colour in self.spec.palette],
             "images": {
                 "source": self.source,
-                "count": tally.pictures - len(ODD_SIZES),
+                "count": self.pictures,
                 "odd_sizes": [list(size) for size in ODD_SIZES],
                 "pixels": tally.pixels,
                 "digest": tally.digest,
@@ -404,6 +415,7 @@ def save(
     target: Path,
     *,
     recordings: tuple[Recording, Recording] | None = None,
+    typed: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write comparisons with their worst pictures as one JSON file, whole or not at all.
 
@@ -412,6 +424,8 @@ def save(
         target: the file.
         recordings: reference and candidate, where they were compared instead of live runners; the
             file then names their machines instead of this one.
+        typed: ``arguments`` and ``options`` of the command line, as they were typed; None where no
+            command compared.
 
     Raises:
         ArtifactError: the place cannot be written; what was there before stays.
@@ -422,6 +436,7 @@ def save(
         {
             **result_header("parity", PARITY_SCHEMA),
             **({} if recordings is None else _provenance(*recordings)),
+            **({} if typed is None else typed),
             "results": [
                 {
                     **result.to_json(),

@@ -189,8 +189,7 @@ class _Found:
             self.trainings.append(_training(fields, environment))
         elif kind == "parity":
             entries = fields.children("results")
-            other = _reference_machine(fields)
-            self.comparisons += [_comparison(entry, environment, other) for entry in entries]
+            self.comparisons += [_comparison(entry, environment, fields) for entry in entries]
         elif kind == "bench":
             self.benches.append(_bench(fields, environment))
         elif kind == "bisect":
@@ -234,6 +233,11 @@ def _environment(fields: Fields, kind: str, name: str) -> Environment:
         machine=fields.as_texts("machine"),
         versions=fields.as_texts("versions"),
     )
+
+
+def _typed(fields: Fields, name: str) -> tuple[str, ...] | None:
+    """Return words of the command line; None where the file does not say, as older ones do not."""
+    return fields.texts_or_none(name) if name in fields.values else None
 
 
 # -- training -----------------------------------------------------------------------------------
@@ -292,9 +296,7 @@ def _epoch(fields: Fields) -> Epoch:
 # -- parity -------------------------------------------------------------------------------------
 
 
-def _comparison(
-    fields: Fields, environment: Environment, reference_machine: str | None
-) -> Comparison:
+def _comparison(fields: Fields, environment: Environment, whole: Fields) -> Comparison:
     images = fields.child("images")
     checks = tuple(
         Check(entry.text("name"), entry.flag("passed"), entry.text("sentence"))
@@ -308,7 +310,7 @@ def _comparison(
         environment=environment,
         reference=RunnerDescription.from_fields(fields.child("reference")),
         candidate=RunnerDescription.from_fields(fields.child("candidate")),
-        reference_machine=reference_machine,
+        reference_machine=_reference_machine(whole),
         class_names=class_names,
         palette=fields.colours("palette", len(class_names)),
         source=images.text("source"),
@@ -335,6 +337,8 @@ def _comparison(
         ),
         diagnosis=fields.texts("diagnosis"),
         pictures=tuple(_worst_picture(entry) for entry in fields.children("pictures")),
+        arguments=_typed(whole, "arguments"),
+        options=_typed(whole, "options"),
     )
 
 
@@ -420,8 +424,7 @@ def _bench(fields: Fields, environment: Environment) -> Bench:
         conditions=_conditions(fields.child("conditions")),
         cold_starts=tuple(_cold_start(entry) for entry in fields.children("runners")),
         rows=tuple(_bench_row(entry) for entry in fields.children("rows")),
-        # Older files do not say.
-        options=fields.texts_or_none("options") if "options" in fields.values else None,
+        options=_typed(fields, "options"),
     )
 
 
@@ -542,6 +545,8 @@ def _bisection(fields: Fields, environment: Environment) -> Bisection:
         count=images.whole("count"),
         tolerance=fields.positive("tolerance"),
         layers=layers,
+        arguments=_typed(fields, "arguments"),
+        options=_typed(fields, "options"),
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from fcn_deploy.artifacts import DEFAULT_RUN
+from fcn_deploy.artifacts import DEFAULT_RUN, MODEL_SUFFIXES
 from fcn_deploy.clock import END_TO_END
 from fcn_deploy.findings import (
     Bench,
@@ -40,6 +40,10 @@ from fcn_deploy.spec import Precision
 REFERENCE = "torch fp32"
 #: How result files call the built-in scenes, and the validation images of a folder.
 SCENES, VALIDATION = "built-in synthetic scenes", " (val)"
+#: What stands for the RUN argument where it is not known: an engine lies among those of other
+#: runs, and does not say which one it stems from.
+_UNKNOWN_RUN = "RUN"
+_ENGINE_SUFFIX = ".plan"
 
 
 # -- figures and names --------------------------------------------------------------------------
@@ -186,7 +190,7 @@ def _summary_line(results: Results, place: _Place, label: str) -> SummaryLine:
         runner = _known_runner(place, label)
         speed = f"; speed not measured: run `{verb_command('bench', results, runner)}`"
     else:
-        speed = f", {_row_words(results, row)}"
+        speed = f", {_row_words(results, place, row)}"
         if state == "failed":
             speed += ", for different masks"
     name = f"{label} on {results.machine_label(place.environment)}"
@@ -216,14 +220,31 @@ def _headline_row(place: _Place, label: str) -> BenchRow | None:
     )
 
 
-def _row_words(results: Results, row: BenchRow) -> str:
+def _row_words(results: Results, place: _Place, row: BenchRow) -> str:
     if row.over_baseline is None:
         words = f"{number(row.median_ms)} ms per query, {row.conditions}, no baseline beside it"
     else:
         words = f"{speed_words(row.over_baseline)}, {row.conditions}"
-    if not row.is_valid:
-        words += ", which MLPerf LoadGen calls INVALID"
+    words += _invalid_words(row, _baseline_of(place, row))
     return f"{words}, measured on an older checkpoint" if results.is_stale(row.runner) else words
+
+
+def _baseline_of(place: _Place, row: BenchRow) -> BenchRow | None:
+    """Return the row that a row's speed is a multiple of, None without one."""
+    if row.over_baseline is None:
+        return None
+    bench = next(b for b in place.benches if any(other is row for other in b.rows))
+    return bench.baseline_of(row)
+
+
+def _invalid_words(row: BenchRow, baseline: BenchRow | None) -> str:
+    """Say which of the two LoadGen does not let count: a ratio needs both."""
+    baseline_is_valid = baseline is None or baseline.is_valid
+    if row.is_valid:
+        held = ", against a plain export that MLPerf LoadGen calls INVALID"
+        return "" if baseline_is_valid else held
+    words = ", which MLPerf LoadGen calls INVALID"
+    return words if baseline_is_valid else f"{words}, and the plain export as well"
 
 
 def _mask_words(
@@ -249,16 +270,33 @@ def _mask_words(
     if failed:
         points_missed = ", ".join(dict.fromkeys(n for c in failed for n in c.failed_checks))
         return "failed", f"MASKS DIFFER, THE GATE FAILED ({points_missed or 'see below'})"
-    worst = min(same_file, key=lambda c: c.agreement)
-    return "passed", gate_words(worst.candidate, worst.agreement)
+    # Of equals the one that shows most: labelled pictures, then many.
+    worst = min(same_file, key=lambda c: (c.agreement, not c.is_labelled, -c.count))
+    labelled = worst.is_labelled
+    return "passed", gate_words(worst.candidate, worst.agreement, worst.count, labelled=labelled)
 
 
-def gate_words(candidate: RunnerDescription, agreement: float) -> str:
-    """Say what a gate that holds has shown: the same masks, or masks within a wider gate."""
+def gate_words(
+    candidate: RunnerDescription, agreement: float, pictures: int, *, labelled: bool
+) -> str:
+    """Say what a gate that holds has shown: the same masks, or masks within a wider gate.
+
+    Args:
+        candidate: whose masks they are.
+        agreement: share of the pixels with the reference's class.
+        pictures: how many were compared.
+        labelled: whether mean IoUs were compared as well.
+    """
+    where = "on 1 picture" if pictures == 1 else f"on {pictures:,} pictures"
+    where += "" if labelled else ", none labelled"
     share = f"{percent(agreement)} of the pixels agree"
+    # Nobody may take it for what a GPU will give.
+    limits = "; computed in float32 here: says nothing of a GPU's rounding"
+    limits = limits if candidate.widens_halves else ""
     if agreement < SAME_MASKS:
-        return f"masks within the {candidate.precision} gate ({share})"
-    return "same masks (gate passed)" if agreement == 1 else f"same masks (gate passed, {share})"
+        return f"masks within the {candidate.precision} gate ({share} {where}{limits})"
+    share = "" if agreement == 1 else f", {share}"
+    return f"same masks (gate passed {where}{share}{limits})"
 
 
 def _known_runner(place: _Place, label: str) -> RunnerDescription:
@@ -295,17 +333,31 @@ def settings_words(all_of_them: Iterable[Settings | None]) -> str:
 
 def verb_command(verb: str, results: Results, runner: RunnerDescription) -> str:
     """Return the shell command that runs ``parity`` or ``bench`` for one runner."""
-    return (
-        f"fcn-deploy {verb}{_run_of(results, runner.file)} --backend {shlex.quote(runner.backend)}"
-        f"{_precision_flag(runner.precision)}"
-    )
+    return f"fcn-deploy {verb}{_run_of(results, runner.file)}{_runner_options(runner)}"
 
 
-def _run_of(results: Results, file: str) -> str:
-    """Return the RUN argument: of a lone result file, the folder of its model as it was there."""
-    folder = PurePath(file).parent
+def _runner_options(runner: RunnerDescription) -> str:
+    return f" --backend {shlex.quote(runner.backend)}{_precision_flag(runner.precision)}"
+
+
+def _shell_words(words: Iterable[str]) -> str:
+    """Return words as they are typed, each led by a space."""
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def _run_of(results: Results, *files: str) -> str:
+    """Return the RUN argument: of a lone result file, the folder of its model as it was there.
+
+    Args:
+        results: where it is asked for.
+        files: model files of the run; the first that is no engine says where it lies.
+    """
     if not results.files:
         return results.run_argument
+    models = [PurePath(file) for file in files if PurePath(file).suffix != _ENGINE_SUFFIX]
+    if not models:
+        return f" {_UNKNOWN_RUN}"
+    folder = models[0].parent
     return "" if folder == DEFAULT_RUN else f" {shlex.quote(str(folder))}"
 
 
@@ -321,7 +373,9 @@ def repeat_commands(results: Results) -> list[str]:
     run = results.run_argument
     out, training = results.out_option, results.training
     commands = [f"fcn-deploy train{out}" if training is None else _train_command(training, out)]
-    precisions = sorted({runner.precision for runner in results.runners} | {"fp32"})
+    seen = {runner.precision for runner in results.runners}
+    seen |= {bisection.candidate_precision for bisection in results.bisections}
+    precisions = sorted(seen | {"fp32"})
     commands += [f"fcn-deploy export{run}{_precision_flag(p)}" for p in reversed(precisions)]
     proofs = _proof_commands(results, results.comparisons, results.benches, results.bisections)
     verbs = {command.split()[1] for command in proofs}
@@ -359,9 +413,8 @@ def _commands_of_files(results: Results) -> list[str]:
 
 
 def _device_command(device: DeviceTier) -> str:
-    # An engine does not say which run it stems from.
-    file = shlex.quote(str(device.environment.file))
-    return f"python benchmarks/gpu/device_tier.py RUN {device.runner.precision} {file}"
+    file, precision = shlex.quote(str(device.environment.file)), device.runner.precision
+    return f"python benchmarks/gpu/device_tier.py {_UNKNOWN_RUN} {precision} {file}"
 
 
 def _out_option(training: Training) -> str:
@@ -379,16 +432,42 @@ def _proof_commands(
     benches: Iterable[Bench],
     bisections: Iterable[Bisection],
 ) -> list[str]:
-    commands = [
-        verb_command("parity", results, c.candidate) + _pictures_option(c.source)
-        for c in comparisons
-    ]
-    commands += [
-        f"fcn-deploy parity{_bisected(results, b)} --bisect{_pictures_option(b.source)}"
-        for b in bisections
-    ]
+    commands = [_typed_parity(results, c) or _guessed_parity(results, c) for c in comparisons]
+    commands += [_typed_parity(results, b) or _guessed_bisect(results, b) for b in bisections]
     commands += [_bench_command(results, bench) for bench in benches]
     return list(dict.fromkeys(commands))
+
+
+def _typed_parity(results: Results, result: Comparison | Bisection) -> str | None:
+    """Return the command that made a result of `parity`, as it was typed; None if not known."""
+    if result.arguments is None or result.options is None:
+        return None
+    arguments = _shell_words(result.arguments)
+    # Saved outputs and a single model file are no run: they stay as they were named.
+    names_run = not any(word.endswith((*MODEL_SUFFIXES, ".json")) for word in result.arguments)
+    if names_run and not results.files:  # it may lie elsewhere by now
+        arguments = results.run_argument
+    return f"fcn-deploy parity{arguments}{_shell_words(result.options)}"
+
+
+def _guessed_parity(results: Results, comparison: Comparison) -> str:
+    """Return the command of a file that does not say it, from what it holds."""
+    candidate, reference = comparison.candidate, comparison.reference
+    # Of outputs that were saved elsewhere the reference says nothing of this run.
+    live = comparison.reference_machine is None
+    run = _run_of(results, candidate.file, *([reference.file] if live else []))
+    pictures = _pictures_option(comparison.source)
+    return f"fcn-deploy parity{run}{_runner_options(candidate)}{pictures}"
+
+
+def _guessed_bisect(results: Results, bisection: Bisection) -> str:
+    """Return the command of a file that does not say it, from what it holds."""
+    flag = _precision_flag(bisection.candidate_precision)
+    flag = "" if bisection.candidate_precision == Precision.FP16 else flag  # it is --bisect's own
+    return (
+        f"fcn-deploy parity{_bisected(results, bisection)}{flag} --bisect"
+        f"{_pictures_option(bisection.source)}"
+    )
 
 
 def _bisected(results: Results, bisection: Bisection) -> str:
@@ -409,20 +488,19 @@ def _pictures_option(source: str) -> str:
 
 
 def _train_command(training: Training, out_option: str) -> str:
-    words = "".join(f" {shlex.quote(word)}" for word in training.options)
-    return f"fcn-deploy train{out_option}{words}"
+    return f"fcn-deploy train{out_option}{_shell_words(training.options)}"
 
 
 def _bench_command(results: Results, bench: Bench) -> str:
-    run = _run_of(results, bench.rows[0].runner.file) if bench.rows else results.run_argument
+    files = [row.runner.file for row in bench.rows]
+    run = _run_of(results, *files) if files else results.run_argument
     if any(row.is_peer for row in bench.rows):
         command = f"make bench RUN={run.strip() or DEFAULT_RUN}"
         # Read by make, where a dollar begins a variable, then by its shell.
         flags = shlex.join(bench.options or ()).replace("$", "$$")
         return f"{command} BENCH_FLAGS={shlex.quote(flags)}" if flags else command
     if bench.options is not None:
-        words = "".join(f" {shlex.quote(word)}" for word in bench.options)
-        return f"fcn-deploy bench{run}{words}"
+        return f"fcn-deploy bench{run}{_shell_words(bench.options)}"
     return f"fcn-deploy bench{run}{_guessed_options(bench)}"
 
 

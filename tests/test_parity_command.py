@@ -16,7 +16,9 @@ from PIL import Image
 from fcn_deploy.commands.parity import parity
 from fcn_deploy.parity import compare
 from fcn_deploy.recordings import record
+from fcn_deploy.results import read_files
 from fcn_deploy.spec import Precision
+from fcn_deploy.words import repeat_commands
 from tests.fakes import FakeRunner
 from tests.test_parity import listed, made_up
 
@@ -78,6 +80,28 @@ def test_saving_outputs_needs_no_torch(tiny_run: Path, pictures: Path, tmp_path:
     assert document(tmp_path / "o.json")["runner"]["backend"] == "ort"
 
 
+def test_a_comparison_holds_what_was_typed(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    target = tmp_path / "live.json"
+    options = ["--backend", "ort", "--backend", "torch", "--fp16", "--images", str(pictures),
+               "--limit", "1", "--device", "cpu", "--threads", "1"]  # fmt: skip
+    run(tiny_run, *options, "--json", target)
+    typed = document(target)
+    assert (typed["arguments"], typed["options"]) == ([str(tiny_run)], options)
+    words = " ".join(map(str, [tiny_run, *options]))
+    assert f"fcn-deploy parity {words}" in repeat_commands(read_files([target]))
+
+
+def test_a_bisection_holds_what_was_typed(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    target = tmp_path / "bisect.json"
+    options = ["--fp16", "--images", str(pictures), "--limit", "1", "--bisect"]
+    finished = run(tiny_run, *options, "--json", target)
+    assert finished.exit_code == 0, finished.output
+    typed = document(target)
+    assert (typed["arguments"], typed["options"]) == ([str(tiny_run)], options)
+    words = " ".join(map(str, [tiny_run, *options]))
+    assert f"fcn-deploy parity {words}" in repeat_commands(read_files([target]))
+
+
 @pytest.fixture
 def recorded(tmp_path: Path) -> tuple[Path, Path]:
     record(FakeRunner(), listed(made_up()), tmp_path / "ref.json")
@@ -91,6 +115,9 @@ def test_a_failing_gate_says_why_and_where(recorded: tuple[Path, Path], tmp_path
     assert finished.exit_code == 1
     content = document(tmp_path / "result.json")["results"][0]
     assert not content["passed"]
+    assert document(tmp_path / "result.json")["arguments"] == [str(path) for path in recorded]
+    again = "fcn-deploy parity " + " ".join(map(str, recorded))
+    assert again in repeat_commands(read_files([tmp_path / "result.json"]))
     told = " ".join(finished.output.split())
     assert "THE GATE FAILS" in told
     (sentence,) = content["diagnosis"]
@@ -108,7 +135,7 @@ def test_equal_outputs_pass_with_no_table_of_flips(tmp_path: Path) -> None:
         record(FakeRunner(), listed(made_up(1)), tmp_path / f"{name}.json")
     finished = run(tmp_path / "a.json", tmp_path / "b.json")
     assert finished.exit_code == 0, finished.output
-    assert "same masks (gate passed" in finished.output
+    assert "same masks (gate passed on 1 picture)" in finished.output
     assert "where the flips are" not in finished.output
     assert (tmp_path / "a-b.parity.json").is_file()
 
@@ -145,6 +172,19 @@ def test_a_result_does_not_replace_the_outputs_it_is_of(recorded: tuple[Path, Pa
     finished = run(*recorded, "--json", recorded[1])
     assert "holds saved outputs" in str(finished.exception)
     assert recorded[1].read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [[], ["--fp16"]])
+def test_what_the_gate_leaves_open_is_said(
+    options: list[str], tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    words = ("--backend", "ort", "--images", pictures, "--json", tmp_path / "out.json")
+    finished = run(tiny_run, *words, *options)
+    assert finished.exit_code == 0, finished.output
+    told = " ".join(finished.output.split())
+    assert "on 2 pictures, none labelled" in told
+    limits = "; computed in float32 here: says nothing of a GPU's rounding)"
+    assert (limits in told) is ("--fp16" in options)
 
 
 def test_every_failure_has_a_reason() -> None:

@@ -48,6 +48,7 @@ from tests.result_files import (
     metrics,
     rich_bench_document,
     row,
+    verdict,
 )
 
 VOID_ELEMENTS = {"meta", "link", "img", "br"}
@@ -300,6 +301,25 @@ def test_no_first_is_named_where_two_tie(run: Run) -> None:
     write_json(run.bench_folder / "a.json", bench_document(BASELINE, LEVEL))
     (group,) = bench_groups(read_results(run).benches[0])
     assert group.in_short.startswith("no clear first")
+
+
+def test_only_rows_that_count_are_called_fastest(run: Run) -> None:
+    def headline(*invalid: str) -> str:
+        rows = [
+            row(r.runner, *r.repeats_ms,
+                verdicts=[verdict("too short") if r.runner.backend in invalid else verdict()])
+            for r in (BASELINE, FAST, row(described("other"), 20.0, 20.5, 20.1))
+        ]  # fmt: skip
+        write_json(run.bench_folder / "a.json", bench_document(*rows))
+        (group,) = bench_groups(read_results(run).benches[0])
+        return group.in_short
+
+    assert headline().startswith("no clear first")
+    assert headline("other") == "fastest: ort fp32, 50.0 images/s"
+    assert headline("ort", "other") == "fastest: plain export, 24.4 images/s"
+    assert headline("ort", "other", "baseline") == (
+        "no row counts: MLPerf LoadGen calls each INVALID"
+    )
 
 
 def test_charts_of_a_group(run: Run) -> None:

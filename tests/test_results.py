@@ -241,6 +241,28 @@ def test_files_that_are_no_json_object(run: Run, content: str) -> None:
     assert str(file) in str(caught.value)
 
 
+def test_what_was_typed_is_read_where_the_file_says_it(run: Run, add_parity: AddParity) -> None:
+    add_parity(run, "ort")
+    compared, bisected = run.parity_folder / "ort.json", run.bisect_folder / "b.json"
+    write_json(bisected, bisect_document())
+    results = read_results(run)
+    for older in (*results.comparisons, *results.bisections):
+        assert older.arguments is None
+        assert older.options is None
+    typed = {"arguments": ["runs/a"], "options": ["--limit", "3"]}
+    write_json(compared, json.loads(compared.read_text()) | typed)
+    write_json(bisected, bisect_document() | typed)
+    results = read_results(run)
+    for found in (*results.comparisons, *results.bisections):
+        assert found.arguments == ("runs/a",)
+        assert found.options == ("--limit", "3")
+    for file in (compared, bisected):
+        write_json(file, json.loads(file.read_text()) | {"options": ["--limit", 3]})
+        with pytest.raises(ArtifactError, match="options is not a list of texts"):
+            read_results(run)
+        write_json(file, json.loads(file.read_text()) | typed)
+
+
 def test_a_file_that_is_being_written_is_left_alone(full_run: Run) -> None:
     (full_run.bench_folder / ".all.12ab.json").write_text("{")
     assert len(read_results(full_run).benches) == 1

@@ -12,7 +12,15 @@ import pytest
 from fcn_deploy import clock, loadgen
 from fcn_deploy.artifacts import Run, write_json
 from fcn_deploy.results import read_files, read_results
-from fcn_deploy.words import number, percent, repeat_commands, summary_lines, verdict_words
+from fcn_deploy.spec import Precision
+from fcn_deploy.words import (
+    gate_words,
+    number,
+    percent,
+    repeat_commands,
+    summary_lines,
+    verdict_words,
+)
 from tests.result_files import (
     BASELINE,
     FAST,
@@ -60,7 +68,7 @@ def test_percentages_never_round_up_to_all(share: float | None, text: str) -> No
 def test_summary_says_masks_and_speed(full_run: Run) -> None:
     lines = lines_of(full_run)
     assert lines["ort fp32"] == (
-        "same masks (gate passed), 2.00× faster than the plain export (2.00–2.10), "
+        "same masks (gate passed on 2 pictures), 2.00× faster than the plain export (2.00–2.10), "
         "end-to-end, batch 1, 320×480"
     )
     assert lines["torch fp32"].startswith("the reference for the masks, 2.00× slower")
@@ -87,15 +95,16 @@ def test_flips_within_the_gate_are_not_called_nothing(run: Run, add_parity: AddP
     document = json.loads(path.read_text())
     document["results"][0] |= {"agreement": 0.9999999, "flips": 1}
     write_json(path, document)
-    assert "(gate passed, 99.99999% of the pixels agree)" in lines_of(run)["ort fp32"]
+    said = "(gate passed on 2 pictures, 99.99999% of the pixels agree)"
+    assert said in lines_of(run)["ort fp32"]
 
 
 @pytest.mark.parametrize(
     ("precision", "agreement", "said"),
     [
-        ("bf16", 0.99765, "masks within the bf16 gate (99.76% of the pixels agree)"),
-        ("fp16", 0.99989, "masks within the fp16 gate (99.989% of the pixels agree)"),
-        ("bf16", 0.9999, "same masks (gate passed, 99.99% of the pixels agree)"),
+        ("bf16", 0.99765, "masks within the bf16 gate (99.76% of the pixels agree on 2 pictures)"),
+        ("int8", 0.99989, "masks within the int8 gate (99.989% of the pixels agree on 2 pictures)"),
+        ("bf16", 0.9999, "same masks (gate passed on 2 pictures, 99.99% of the pixels agree)"),
     ],
 )
 def test_masks_within_a_wide_gate_are_not_called_the_same(
@@ -110,6 +119,48 @@ def test_masks_within_a_wide_gate_are_not_called_the_same(
     (line,) = summary_lines(read_results(run))
     assert line.state == "passed"
     assert line.sentence.startswith(f"{said}; speed not measured")
+
+
+def test_pictures_without_labels_are_named_as_such(run: Run, add_parity: AddParity) -> None:
+    add_parity(run, "ort")
+    path = run.parity_folder / "ort.json"
+    document = json.loads(path.read_text())
+    (result,) = document["results"]
+    labelled = json.dumps(result)
+    result["images"]["count"] = 1
+    result["scores"] = None
+    result["checks"] = [check for check in result["checks"] if check["name"] != "mIoU"]
+    write_json(path, document)
+    said = lines_of(run)["ort fp32"]
+    assert said.startswith("same masks (gate passed on 1 picture, none labelled); speed")
+    # A mask that holds nothing but void is no label.
+    document["results"] = [json.loads(labelled)]
+    document["results"][0]["scores"]["reference_miou"] = None
+    write_json(path, document)
+    assert lines_of(run)["ort fp32"].startswith("same masks (gate passed on 2 pictures, none lab")
+    # Of two that show the same the labelled one is told.
+    document["results"].append(json.loads(labelled))
+    write_json(path, document)
+    assert lines_of(run)["ort fp32"].startswith("same masks (gate passed on 2 pictures); speed")
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "widened"),
+    [("ort", "fp16", True), ("ort", "fp32", False), ("ort-cuda", "fp16", False),
+     ("trt", "fp16", False), ("torch", "fp16", False)],
+)  # fmt: skip
+def test_halves_computed_in_float32_prove_nothing_of_a_gpu(
+    backend: str, precision: str, widened: bool
+) -> None:
+    candidate = described(backend, Precision(precision))
+    limits = "; computed in float32 here: says nothing of a GPU's rounding" if widened else ""
+    assert gate_words(candidate, 1, 101, labelled=True) == (
+        f"same masks (gate passed on 101 pictures{limits})"
+    )
+    assert gate_words(candidate, 0.998, 1, labelled=False) == (
+        f"masks within the {precision} gate "
+        f"(99.8% of the pixels agree on 1 picture, none labelled{limits})"
+    )
 
 
 def test_parity_of_another_checkpoint_or_file_does_not_count(full_run: Run) -> None:
@@ -134,7 +185,7 @@ def test_every_machine_has_a_line_of_its_own(run: Run, add_parity: AddParity) ->
     lines = lines_of(run)
     here, elsewhere = sorted(lines, key=lambda label: "Another CPU" in label)
     assert here.startswith("ort fp32 on ")
-    assert lines[here].startswith("same masks (gate passed), 2.00× faster")
+    assert lines[here].startswith("same masks (gate passed on 2 pictures), 2.00× faster")
     assert elsewhere == "ort fp32 on Another CPU, 64 cores"
     # The masks were compared on the other machine: its instructions are not these.
     assert lines[elsewhere].startswith("MASKS NOT CHECKED ON THIS MACHINE: run `fcn-deploy parity")
@@ -180,6 +231,34 @@ def test_what_loadgen_says(run: Run) -> None:
     (measured,) = read_results(run).benches
     said = [verdict_words(entry) for entry in measured.rows]
     assert said == ["timed loop", "VALID", "INVALID: it was too short"]
+
+
+@pytest.mark.parametrize(
+    ("invalid", "said"),
+    [
+        ((), ""),
+        (("ort",), ", which MLPerf LoadGen calls INVALID"),
+        (("baseline",), ", against a plain export that MLPerf LoadGen calls INVALID"),
+        (("ort", "baseline"), ", which MLPerf LoadGen calls INVALID, and the plain export as well"),
+        (("baseline on another tier", "baseline on a GPU"), ""),
+    ],
+)
+def test_speed_over_an_invalid_baseline_is_named(
+    run: Run, invalid: tuple[str, ...], said: str
+) -> None:
+    cases = {
+        "baseline on another tier": (described("baseline"), clock.HOST),
+        "baseline on a GPU": (described("baseline-cuda", device="cuda:0"), clock.END_TO_END),
+        "baseline": (described("baseline"), clock.END_TO_END),
+        "ort": (described("ort"), clock.END_TO_END),
+    }
+    rows = [
+        row(runner, 20.0, 20.5, 20.0, tier=tier,
+            verdicts=[verdict("it was too short") if name in invalid else verdict()])
+        for name, (runner, tier) in cases.items()
+    ]  # fmt: skip
+    write_json(run.bench_folder / "b.json", bench_document(*rows))
+    assert lines_of(run)["ort fp32"].endswith(f"end-to-end, batch 1, 320×480{said}")
 
 
 def test_without_a_baseline_the_time_is_said(run: Run) -> None:
@@ -243,6 +322,81 @@ def test_a_bench_is_repeated_with_the_options_that_were_typed(tmp_path: Path) ->
     write_json(run.bench_folder / "b.json", document)
     commands = repeat_commands(read_results(run))
     assert any(c.startswith(f"fcn-deploy bench {run.root} --backend ort --scen") for c in commands)
+
+
+def test_a_parity_is_repeated_with_the_words_that_were_typed(
+    tmp_path: Path, add_parity: AddParity
+) -> None:
+    run = Run(tmp_path / "moved run")
+    add_parity(run, "ort16")
+    path = run.parity_folder / "ort16.json"
+    document = json.loads(path.read_text())
+    document["options"] = ["--backend", "ort", "--fp16", "--images", "my pictures", "--limit", "3"]
+    typed = "--backend ort --fp16 --images 'my pictures' --limit 3"
+    for arguments, there, anywhere in (
+        ([], f" '{run.root}'", ""),
+        (["runs/then"], f" '{run.root}'", " runs/then"),
+        (["a run/x.onnx"], " 'a run/x.onnx'", " 'a run/x.onnx'"),
+        (["ref 1.json", "cand.json"], " 'ref 1.json' cand.json", " 'ref 1.json' cand.json"),
+    ):
+        write_json(path, document | {"arguments": arguments})
+        assert f"fcn-deploy parity{there} {typed}" in repeat_commands(read_results(run))
+        assert f"fcn-deploy parity{anywhere} {typed}" in repeat_commands(read_files([path]))
+
+
+def test_a_bisection_is_repeated_with_the_words_that_were_typed(tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    typed = {"arguments": ["runs/a"], "options": ["--int8", "--limit", "4", "--bisect"]}
+    write_json(file, bisect_document() | typed)
+    assert "fcn-deploy parity runs/a --int8 --limit 4 --bisect" in repeat_commands(
+        read_files([file])
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "flag"), [("fp16", ""), ("int8", " --int8"), ("fp32", ""), ("bf16", "")]
+)
+def test_a_bisection_of_an_older_version_names_its_precision(
+    run: Run, precision: str, flag: str
+) -> None:
+    document = bisect_document()
+    document["candidate"] |= {"file": f"model.{precision}.onnx", "precision": precision}
+    write_json(run.bisect_folder / "b.json", document)
+    commands = repeat_commands(read_results(run))
+    assert f"fcn-deploy parity {run.root}{flag} --bisect --images scenes" in commands
+    assert f"fcn-deploy export {run.root}{flag}" in commands
+
+
+def test_an_engine_does_not_say_which_run_it_stems_from(
+    tmp_path: Path, add_parity: AddParity
+) -> None:
+    engine = described("trt", Precision.FP16, "cuda:0 (H200)")
+    engine = replace(engine, file="engines/fcn.fp16.plan", digest="sha256:engine")
+    measured = tmp_path / "bench.json"
+    document = bench_document(row(engine, 2.0, 2.1, 2.0))
+    document["options"] = ["--backend", "trt", "--fp16"]
+    write_json(measured, document)
+    assert "fcn-deploy bench RUN --backend trt --fp16" in repeat_commands(read_files([measured]))
+    (line,) = summary_lines(read_files([measured]))
+    assert "run `fcn-deploy parity RUN --backend trt --fp16`" in line.sentence
+    # Another runner of the same command does say it.
+    other = replace(described("torch"), file="runs/a/model.safetensors")
+    document = bench_document(row(engine, 2.0, 2.1, 2.0), row(other, 20.0, 21.0, 20.0))
+    write_json(measured, document | {"options": ["--fp16"]})
+    assert "fcn-deploy bench runs/a --fp16" in repeat_commands(read_files([measured]))
+
+    run = Run(tmp_path / "run")
+    add_parity(run, "ort16")
+    compared = run.parity_folder / "ort16.json"
+    document = json.loads(compared.read_text())
+    document["results"][0]["candidate"] = engine.to_json()
+    document["results"][0]["reference"]["file"] = "runs/a/model.safetensors"
+    write_json(compared, document)
+    guessed = "--backend trt --fp16 --images 'my <val> images'"
+    assert f"fcn-deploy parity runs/a {guessed}" in repeat_commands(read_files([compared]))
+    # A reference that ran elsewhere is not the candidate's neighbour.
+    write_json(compared, document | {"reference_machine": {"cpu": "Another CPU"}})
+    assert f"fcn-deploy parity RUN {guessed}" in repeat_commands(read_files([compared]))
 
 
 def test_the_peers_are_measured_again_by_make(tmp_path: Path) -> None:

@@ -110,6 +110,25 @@ class Bytes(ParamType):
         return int(number) << power
 
 
+def typed_words(but: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return what was typed of the running command, as a result file holds it.
+
+    Args:
+        but: names of options that are left out.
+
+    Returns:
+        ``arguments``: the words that are no options; ``options``: see :func:`typed_options`.
+    """
+    context = click.get_current_context()
+    arguments: list[str] = []
+    for param in context.command.params:
+        if isinstance(param, click.Argument):
+            value = context.params[param.name or ""]
+            words = value if isinstance(value, tuple) else (value,)
+            arguments += [str(word) for word in words if word is not None]
+    return {"arguments": arguments, "options": typed_options(but)}
+
+
 def typed_options(but: Collection[str] = ()) -> list[str]:
     """Return the options of the running command that were typed, as words of a command line.
 

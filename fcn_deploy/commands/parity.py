@@ -24,6 +24,7 @@ from fcn_deploy.commands.params import (
     precision_options,
     threads_option,
     trust_option,
+    typed_words,
 )
 from fcn_deploy.errors import InputError
 from fcn_deploy.spec import Precision
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _BOTH = ("mask", "logits")
 #: Pictures to bisect on, unless told otherwise: every layer of both networks is computed for each.
 BISECT_PICTURES = 16
+#: Options that change where a result is written, and nothing in it.
+_NOT_REPEATED = ("json_file",)
 _NAME_PICTURES = "name the data with --data DIR, or pictures with --images DIR"
 #: Rows of the printed table of flips by pair of classes.
 _SHOWN_PAIRS = 5
@@ -147,7 +150,8 @@ def _compare_saved(reference_file: Path, candidate_file: Path, json_file: Path |
     reference, candidate = read_recording(reference_file), read_recording(candidate_file)
     probe(target)
     result = compare_recordings(reference, candidate)
-    save([result], target, recordings=(reference, candidate))
+    recordings = reference, candidate
+    save([result], target, recordings=recordings, typed=typed_words(but=_NOT_REPEATED))
     _conclude([result], target)
 
 
@@ -217,7 +221,7 @@ def _compare_live(
                 counter(f"parity {backend}", pictures.count) as step,
             ):
                 results.append(compare(reference, candidate, pictures, on_picture=step))
-    save(results, target)
+    save(results, target, typed=typed_words(but=_NOT_REPEATED))
     _conclude(results, target)
 
 
@@ -254,7 +258,7 @@ def _bisect(
             threads=threads or usable_cores(),
             on_picture=step,
         )
-    save(result, target)
+    save(result, target, typed=typed_words(but=_NOT_REPEATED))
     _print_layers(result)
     console.print(f"wrote {target}")
     if result.first is not None:
@@ -327,7 +331,11 @@ def _print_parity(result: ParityResult) -> None:
     console.print(table, soft_wrap=False)
     if result.tally.flips:
         _print_flips(result)
-    console.print(gate_words(candidate, result.agreement) if result.passed else "THE GATE FAILS")
+    if result.passed:
+        labelled = result.is_labelled
+        console.print(gate_words(candidate, result.agreement, result.pictures, labelled=labelled))
+    else:
+        console.print("THE GATE FAILS")
     for sentence in result.diagnosis:
         console.print(f"  {sentence}")
 

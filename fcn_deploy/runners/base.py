@@ -109,6 +109,14 @@ class RunnerDescription:
         """Whether this is the plain export."""
         return self.backend in BASELINES
 
+    @property
+    def widens_halves(self) -> bool:
+        """Whether a half file is computed in float32, as ONNX Runtime's CPU provider does.
+
+        It does not round between nodes, and what overflows on a GPU does not overflow in it.
+        """
+        return self.backend == "ort" and self.precision == Precision.FP16.value
+
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""
         return asdict(self)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fcn_deploy import gpu
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, OnnxFileError
+from fcn_deploy.half_precision import WIDENED
 from fcn_deploy.int8_graph import SATURATION, for_onnx_runtime_cpu
 from fcn_deploy.machine import int8_sums_saturate, usable_cores
 from fcn_deploy.metrics import margin_of
@@ -88,13 +89,13 @@ class OrtRunner(Runner):
         self._shipped_outputs = tuple(name for name in outputs if name in metadata.outputs)
         self._derive_margin = "margin" in hidden
         self._wanted = outputs
-        integers_on_cpu = metadata.precision is Precision.INT8 and open_session is cpu_session
+        on_cpu = open_session is cpu_session
+        self._widens_halves = metadata.precision is Precision.FP16 and on_cpu
+        integers_on_cpu = metadata.precision is Precision.INT8 and on_cpu
         self._rewrite = for_onnx_runtime_cpu if integers_on_cpu else None
         self._session: Any = open_session(self._graph(path.read_bytes()), self._threads)
         # Who wants to see the logits measures no throughput; one thread has nothing to share.
-        self._takes_lanes = (
-            open_session is cpu_session and outputs == ("mask",) and self._threads >= LANES
-        )
+        self._takes_lanes = on_cpu and outputs == ("mask",) and self._threads >= LANES
         self._lane_session: Any = None
         self._probe: Any = None
         if hidden and "logits" not in metadata.outputs:
@@ -124,6 +125,7 @@ class OrtRunner(Runner):
             device="cpu",
             precision=self._metadata.precision.value,
             library=f"ONNX Runtime {onnxruntime.__version__}"
+            + (WIDENED if self._widens_halves else "")
             + (", activations made unsigned" if self._rewrite is not None else "")
             + (SATURATION if self._rewrite is not None and int8_sums_saturate() else ""),
             providers=tuple(self._open_session().get_providers()),

@@ -128,6 +128,16 @@ def test_the_mask_comes_from_the_file_as_shipped(tiny_run: Run) -> None:
         assert runner.describe().providers == ("CPUExecutionProvider",)
 
 
+def test_a_half_file_says_that_it_is_computed_in_float32(tiny_run: Run) -> None:
+    with open_runner(tiny_run, "ort", precision=Precision.FP16) as runner:
+        description = runner.describe()
+        assert description.widens_halves
+        assert description.library.endswith(", half precision computed in float32")
+    with open_runner(tiny_run, "ort") as runner:
+        assert not runner.describe().widens_halves
+        assert "," not in runner.describe().library
+
+
 def test_without_an_onnx_file_the_export_command_is_named(tmp_path: Path, tiny_run: Run) -> None:
     shutil.copy(tiny_run.checkpoint, tmp_path / "model.safetensors")
     with pytest.raises(MissingStageError, match=f"fcn-deploy export {tmp_path} --fp16"):

@@ -89,6 +89,19 @@ def test_results_pass_through_pinned_memory(
     assert cuda.held()["memory"] == 0
 
 
+def test_a_half_file_is_computed_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    install(monkeypatch, "11.4.0", FakeCuda())
+    run = Run(tmp_path)
+    write_onnx(run.onnx(Precision.FP16), precision=Precision.FP16)
+    backend = ort.OrtGpuBackend("ort-cuda", lambda: None, BoundSession)
+    with backend.open(
+        run, precision=Precision.FP16, outputs=("mask",), threads=1, device="auto"
+    ) as runner:
+        assert not runner.describe().widens_halves
+        assert "float32" not in runner.describe().library
+
+
 def test_pinned_memory_that_cannot_be_had_leaves_the_runner_usable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
