@@ -427,6 +427,7 @@ class Conditions:
         load_before: load average of the minute before.
         load_after: and of the last one.
         steal_share: of the CPU's time that the host gave to others, 0 to 1.
+        others_share: of the CPU time spent, what other programs took, 0 to 1.
         warnings: why to doubt the figures, as sentences.
     """
 
@@ -434,6 +435,7 @@ class Conditions:
     load_before: float | None
     load_after: float | None
     steal_share: float | None
+    others_share: float | None
     gpu_before: tuple[Sensor, ...]
     gpu_after: tuple[Sensor, ...]
     warnings: tuple[str, ...]
@@ -444,9 +446,11 @@ class ColdStart:
     """What a backend costs before its first figure; None where it is not known.
 
     Attributes:
+        batch_size: pictures that were segmented together.
+        size: (height, width) of them in pixels.
         cold_start_ms: from the start of a process to its first mask.
         open_ms: of that, opening the runner.
-        first_run_ms: of that, the first picture.
+        first_run_ms: of that, the first batch.
         peak_rss_mib: most host memory.
         device_memory_mib: GPU memory at the end.
         build_seconds: building the engine, where one is built.
@@ -454,6 +458,8 @@ class ColdStart:
     """
 
     runner: RunnerDescription
+    batch_size: int | None
+    size: tuple[int, int] | None
     cold_start_ms: float | None
     open_ms: float | None
     first_run_ms: float | None

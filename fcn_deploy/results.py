@@ -434,6 +434,7 @@ def _conditions(fields: Fields) -> Conditions:
         load_before=fields.number_or_none("load_before"),
         load_after=fields.number_or_none("load_after"),
         steal_share=fields.number_or_none("steal_share"),
+        others_share=fields.number_or_none("others_share"),
         gpu_before=tuple(_sensor(entry) for entry in fields.children("gpu_before")),
         gpu_after=tuple(_sensor(entry) for entry in fields.children("gpu_after")),
         warnings=fields.texts("warnings"),
@@ -454,6 +455,9 @@ def _sensor(fields: Fields) -> Sensor:
 def _cold_start(fields: Fields) -> ColdStart:
     return ColdStart(
         runner=RunnerDescription.from_fields(fields.child("runner")),
+        # Older files do not say: one picture of the first size.
+        batch_size=fields.whole("batch_size") if "batch_size" in fields.values else None,
+        size=fields.size("size") if "size" in fields.values else None,
         cold_start_ms=fields.number_or_none("cold_start_ms"),
         open_ms=fields.number_or_none("open_ms"),
         first_run_ms=fields.number_or_none("first_run_ms"),

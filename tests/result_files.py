@@ -159,6 +159,8 @@ def cold_start(runner: RunnerDescription, **changes: Any) -> dict[str, Any]:
     """Return what a backend costs before its first figure."""
     return {
         "runner": asdict(runner),
+        "batch_size": 4,
+        "size": [320, 480],
         "cold_start_ms": 812.0,
         "open_ms": 433.0,
         "first_run_ms": 61.0,
@@ -181,6 +183,7 @@ def bench_document(
         load_before=0.1,
         load_after=1.25,
         steal_share=0.0012,
+        others_share=0.0034,
         gpu_before=tuple(gpus),
         gpu_after=tuple(gpus),
         warnings=tuple(warnings),

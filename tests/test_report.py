@@ -119,7 +119,8 @@ def test_the_whole_page(full_run: Run) -> None:
         "2 CPU threads pinned", "fake 1.0", "the baseline", "p90", "too few", "timed loop",
         describe_machine()["cpu"], f"numpy {describe_versions()['numpy']}",
         "sha256:fake-checkpoint", "load 0.10 before the run, 1.25 after",
-        "stolen by the host: 0.120%", "Queries answered in time", "Where the time goes",
+        "stolen by the host: 0.120%", "taken by other programs: 0.340%",
+        "Queries answered in time", "Where the time goes",
         "red → blue", "0.5–1 ε", "17 px and more",
         "Diagnosis: the candidate matches the reference on pictures with red and blue exchanged",
     ):  # fmt: skip
@@ -140,7 +141,7 @@ def test_everything_that_a_bench_file_may_hold_is_shown(run: Run) -> None:
         "Throughput over batch", "Images/s over batch: end-to-end, 320×480",
         "NVIDIA H200", "1,785", "power cap", "3,201", "95.5",
         "other work ran on this machine; read the ratios only",
-        "J/image", "0.800", "Before the first figure", "812", "433", "640", "41.0",
+        "J/image", "0.800", "Before the first figure", "4×320×480 pixels", "812", "433", "640", "41.0",
         "sum − wall", "-0.9%", "decode", "copy in", "compute", "copy out", "write",
     ):  # fmt: skip
         assert part in text, part
