@@ -434,7 +434,10 @@ def _conditions(fields: Fields) -> Conditions:
         load_before=fields.number_or_none("load_before"),
         load_after=fields.number_or_none("load_after"),
         steal_share=fields.number_or_none("steal_share"),
-        others_share=fields.number_or_none("others_share"),
+        # Older files do not say.
+        others_share=(
+            fields.number_or_none("others_share") if "others_share" in fields.values else None
+        ),
         gpu_before=tuple(_sensor(entry) for entry in fields.children("gpu_before")),
         gpu_after=tuple(_sensor(entry) for entry in fields.children("gpu_after")),
         warnings=fields.texts("warnings"),
