@@ -110,7 +110,7 @@ class Measured:
     "--update-readme", "readme", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help=f"File whose text between {BEGIN} and {END} the table replaces.",
 )  # fmt: skip
-@click.option("--repeats", type=click.IntRange(min=3), default=5, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=3), default=3, show_default=True)
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True,
     help="A row is timed at least so long per repeat (and LoadGen asks at least 64 queries).",
