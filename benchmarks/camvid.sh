@@ -1,6 +1,6 @@
 #!/bin/sh
-# The recorded CamVid figures: train from scratch, export, prove, measure.  Half an hour on 2 slow
-# cores.  CAMVID is the data set in VOC layout; the results are copied to benchmarks/results/.
+# The recorded CamVid figures: train from scratch (40 minutes on 2 slow cores), export, prove, measure
+# (half an hour).  CAMVID is the data set in VOC layout; the results are copied to benchmarks/results/.
 #   sh benchmarks/camvid.sh CAMVID RUN [fcn8s-resnet18]
 set -eux
 data=$1

@@ -70,7 +70,7 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 MIN_AGREEMENT = {precision.value: gate.min_agreement for precision, gate in GATES.items()}
 #: Our backends for which half precision is worth measuring: on CPUs it is slower.
 FP16_BACKENDS = ("ort-cuda", "ort-rtx", "trt")
-#: The size reference takes ten times as long as the others: few queries of it, host tier only.
+#: The size reference takes ten times as long as the others: few queries of it, at one tier only.
 REFERENCE_REPEATS, REFERENCE_SECONDS = 3, 1.5
 
 
@@ -115,6 +115,10 @@ class Measured:
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True,
     help="A row is timed at least so long per repeat (and LoadGen asks at least 64 queries).",
 )  # fmt: skip
+@click.option(
+    "--tier", "tiers", type=click.Choice([END_TO_END, HOST]), multiple=True, default=[END_TO_END],
+    show_default=True, help="Repeatable; each takes five minutes on two slow cores.",
+)  # fmt: skip
 @click.option("--batch", "batches", type=Counts(), default="1", show_default=True)
 @click.option(
     "--size", "sizes", type=Size(), multiple=True, default=[(320, 480)],
@@ -134,6 +138,7 @@ def table(
     readme: Path | None,
     repeats: int,
     seconds: float,
+    tiers: tuple[str, ...],
     batches: tuple[int, ...],
     sizes: tuple[tuple[int, int], ...],
     images: Path | None,
@@ -143,6 +148,7 @@ def table(
     """Measure RUN on our backends and on every peer that runs here."""
     # Said twice is meant once.
     batches, sizes = tuple(dict.fromkeys(batches)), tuple(dict.fromkeys(sizes))
+    tiers = tuple(dict.fromkeys(tiers))
     source = run_from_argument(run, trust=False)
     source.require_checkpoint()  # the peers start from it
     threads = threads or usable_cores()
@@ -154,7 +160,7 @@ def table(
         probe(path)
     missing = loadgen.unavailable_reason()
     scenario: Scenario = SingleStream(seconds) if missing is None else TimedLoop(seconds)
-    watch = ConditionWatch(threads)  # now: later its own work would pose as others'
+    watch = ConditionWatch(threads)
     pictures, origin = bench_pictures(images)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -173,7 +179,7 @@ def table(
         with bar("peers") as show:
             rows = measure(
                 runners, inputs, batches, scenario, folder,
-                tiers=(HOST, END_TO_END), repeats=repeats,
+                tiers=tiers, repeats=repeats, threads=threads,
                 energy_joules=sensors.energy_joules, on_dropped=dropped.append, on_step=show,
             )  # fmt: skip
         said = [*dropped, alike] if alike else dropped
@@ -187,7 +193,7 @@ def table(
         document["references"] = []
         write_json(target, document)  # whatever becomes of the reference
         try:
-            references = _measure_reference(source, inputs, batches, threads, folder)
+            references = _measure_reference(source, inputs, batches, tiers[0], threads, folder)
         except FcnDeployError as error:
             references = []
             left_out.append(f"{SIZE_REFERENCE.name}: {error.message}")
@@ -339,7 +345,12 @@ def agreement(masks: Sequence[NDArray[np.uint8]], expected: Sequence[NDArray[np.
 
 
 def _measure_reference(
-    source: Run, inputs: Sequence[Inputs], batches: Sequence[int], threads: int, folder: Path
+    source: Run,
+    inputs: Sequence[Inputs],
+    batches: Sequence[int],
+    tier: str,
+    threads: int,
+    folder: Path,
 ) -> list[Row]:
     opened = _open_peer(SIZE_REFERENCE, source, threads)
     if not isinstance(opened, Runner):
@@ -347,7 +358,7 @@ def _measure_reference(
     with opened:
         return measure(
             [opened], inputs, batches, TimedLoop(REFERENCE_SECONDS), folder,
-            tiers=(HOST,), repeats=REFERENCE_REPEATS,
+            tiers=(tier,), repeats=REFERENCE_REPEATS,
         )  # fmt: skip
 
 

@@ -441,6 +441,7 @@ def measure(
     *,
     tiers: Sequence[str] = TIERS,
     repeats: int = 5,
+    threads: int | None = None,
     device_seconds: float = 0.5,
     energy_joules: Meter = lambda: None,
     on_dropped: Callable[[str], None] = lambda sentence: None,
@@ -456,6 +457,7 @@ def measure(
         folder: for masks that nobody keeps.
         tiers: of ``TIERS``; the device tier is left out where the scenario is not single stream.
         repeats: how often every case takes its turn, at least 3.
+        threads: that the runners were pinned to: no more of them decode ahead.
         device_seconds: about how long the device tier is timed in each turn.
         energy_joules: reads the GPU's energy counter, or gives None.
         on_dropped: told why a case, or one repeat of it, has no figure; the others go on.  A case
@@ -468,7 +470,9 @@ def measure(
     """
     if repeats < MIN_REPEATS:
         raise InputError(f"{repeats} repeats show no spread", f"use at least {MIN_REPEATS}")
-    cases = _measurable(_cases(runners, inputs, batch_sizes, tiers, scenario, folder), on_dropped)
+    cases = _measurable(
+        _cases(runners, inputs, batch_sizes, tiers, scenario, folder, threads), on_dropped
+    )
     if not cases:
         raise InputError(
             f"nothing to measure: no backend has the tier {', '.join(tiers)} in scenario "
@@ -520,9 +524,10 @@ def _cases(
     tiers: Sequence[str],
     scenario: Scenario,
     folder: Path,
+    threads: int | None,
 ) -> list[Case]:
     return [
-        Case(runner, tier, batch_size, pictures, folder)
+        Case(runner, tier, batch_size, pictures, folder, threads)
         for pictures in inputs
         for batch_size in batch_sizes
         for tier in tiers
@@ -677,7 +682,7 @@ class Conditions:
         load_before: load average of the minute before.
         load_after: and of the last one.
         steal_share: of the CPU's time that the host gave to others, or None.
-        others_share: of the CPU time spent, what other programs took, or None.
+        others_share: of the machine's CPU time, what other programs took, or None.
         gpu_before: readings of each GPU.
         gpu_after: readings of each GPU.
         warnings: sentences: why to doubt the figures.

@@ -77,6 +77,7 @@ class Case:
 
     Attributes:
         folder: where the end-to-end tier writes its masks.
+        threads: that decode ahead in a stream; None: as many as there are cores.
     """
 
     runner: Runner
@@ -84,6 +85,7 @@ class Case:
     batch_size: int
     inputs: Inputs
     folder: Path
+    threads: int | None = None
 
     @property
     def name(self) -> str:
@@ -161,9 +163,8 @@ class Case:
     def _stream_from_disk(self, pictures: Sequence[int]) -> Iterator[int]:
         """Decode the next batches while one is being computed, as `predict` does."""
         files = (self.inputs.files[number] for number in pictures)
-        threads = self.runner.describe().threads  # pinned: those that decode are no more of them
-        with picture_threads(threads) as pool:
-            ahead = lookahead(self.batch_size, threads)
+        with picture_threads(self.threads) as pool:
+            ahead = lookahead(self.batch_size, self.threads)
             decoded = all_readable(decoded_ahead(files, pool, ahead))
             batches = batches_of_one_size(decoded, self.batch_size)
             for outputs in self.runner.stream(batch.images for batch in batches):

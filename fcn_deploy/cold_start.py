@@ -42,7 +42,7 @@ class ColdStart:
     Attributes:
         cold_start_ms: from just before the process was started to its first mask, in ms.
         open_ms: of that, opening the runner: importing its libraries, reading the file, preparing.
-        first_run_ms: of that, the first batch.
+        first_run_ms: of that, the first picture.
         peak_rss_mib: most host memory that the process ever held, in MiB; None on Windows.
         device_memory_mib: GPU memory that the process holds at the end, its CUDA context included,
             in MiB; None for a runner on the CPU.
@@ -69,7 +69,7 @@ def measure_cold_start(
     threads: int | None,
     device: str,
     size: tuple[int, int],
-    batch_size: int = 1,
+    largest: tuple[int, int, int] | None = None,
     timeout_s: float,
 ) -> ColdStart:
     """Open a runner in a fresh interpreter and measure what passes until its first mask.
@@ -83,8 +83,9 @@ def measure_cold_start(
         precision: of the file to take.
         threads: CPU threads; None leaves the library's own choice.
         device: ``auto``, ``cpu`` or ``cuda``.
-        size: (height, width) in pixels of the pictures.
-        batch_size: pictures that are segmented together.
+        size: (height, width) in pixels of the first picture.
+        largest: (N, height, width) of the batches after it, which memory must be there for; None:
+            single pictures of ``size``.
         timeout_s: seconds after which the child is killed.
 
     Raises:
@@ -103,7 +104,7 @@ def measure_cold_start(
         "threads": threads,
         "device": device,
         "size": list(size),
-        "batch_size": batch_size,
+        "largest": list(largest or (1, *size)),
         # Before the child: there, asking would itself open the GPU and take from `open_ms`.
         "device_memory_before": _device_memory_in_use(),
     }
@@ -177,8 +178,9 @@ def _measure_here(order: Mapping[str, Any]) -> ColdStart:
     run = Run(
         Path(order["root"]), None if named_file is None else Path(named_file), order["trusted"]
     )
-    shape = (order["batch_size"], *order["size"], 3)
-    images = np.random.default_rng(SEED).integers(0, 256, shape, dtype=np.uint8)
+    noise = np.random.default_rng(SEED)
+    first = noise.integers(0, 256, (1, *order["size"], 3), dtype=np.uint8)
+    batch = noise.integers(0, 256, (*order["largest"], 3), dtype=np.uint8)
     opening = _now_ns()
     with open_runner(
         run,
@@ -188,10 +190,10 @@ def _measure_here(order: Mapping[str, Any]) -> ColdStart:
         device=order["device"],
     ) as runner:
         opened = _now_ns()
-        runner.run(images)
+        runner.run(first)
         segmented = _now_ns()
         for _ in range(MORE_RUNS):
-            runner.run(images)
+            runner.run(batch)
         # Before the GPU is asked, which takes memory of its own.
         peak = _peak_rss_mib()
         on_gpu = runner.describe().on_gpu

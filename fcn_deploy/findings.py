@@ -427,7 +427,7 @@ class Conditions:
         load_before: load average of the minute before.
         load_after: and of the last one.
         steal_share: of the CPU's time that the host gave to others, 0 to 1.
-        others_share: of the CPU time spent, what other programs took, 0 to 1.
+        others_share: of the machine's CPU time, what other programs took, 0 to 1.
         warnings: why to doubt the figures, as sentences.
     """
 
@@ -446,8 +446,8 @@ class ColdStart:
     """What a backend costs before its first figure; None where it is not known.
 
     Attributes:
-        batch_size: pictures that were segmented together.
-        size: (height, width) of them in pixels.
+        size: (height, width) in pixels of the first picture.
+        largest: (N, height, width) of the batches after it, whose memory is told.
         cold_start_ms: from the start of a process to its first mask.
         open_ms: of that, opening the runner.
         first_run_ms: of that, the first batch.
@@ -458,8 +458,8 @@ class ColdStart:
     """
 
     runner: RunnerDescription
-    batch_size: int | None
     size: tuple[int, int] | None
+    largest: tuple[int, int, int] | None
     cold_start_ms: float | None
     open_ms: float | None
     first_run_ms: float | None

@@ -16,8 +16,9 @@ from typing import Literal
 
 from fcn_deploy.errors import InputError
 from fcn_deploy.findings import Bench, BenchRow, Ratio, differing
-from fcn_deploy.ranking import tie
+from fcn_deploy.ranking import Question, tie
 from fcn_deploy.results import read_files
+from fcn_deploy.runners.base import RunnerDescription
 from fcn_deploy.words import runner_name
 
 #: Properties that make a machine; its system and Python may move on.
@@ -114,31 +115,20 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Asked:
-    """Cases that a measurement was asked for.
+    """Cases that a measurement was asked for: each runner, each question.
 
     Attributes:
-        runners: (backend, precision, device) of each.
-        scenario: who asks, and when.
-        tiers: of the clock.
-        batches: pictures per query.
-        sizes: (height, width) in pixels.
+        runners: as they describe themselves.
+        questions: that they were to answer.
     """
 
-    runners: frozenset[tuple[str, str, str]]
-    scenario: str
-    tiers: frozenset[str]
-    batches: frozenset[int]
-    sizes: frozenset[tuple[int, int]]
+    runners: tuple[RunnerDescription, ...]
+    questions: frozenset[Question]
 
     def holds(self, row: BenchRow) -> bool:
-        """Say whether a row's case is among them."""
-        runner = row.runner
-        return (
-            (runner.backend, runner.precision, runner.device) in self.runners
-            and row.scenario == self.scenario
-            and row.tier in self.tiers
-            and row.batch_size in self.batches
-            and row.size in self.sizes
+        """Say whether a row's case is among them, by all that makes rows comparable."""
+        return row.question in self.questions and any(
+            _identity(runner) == _identity(row.runner) for runner in self.runners
         )
 
 
@@ -286,8 +276,15 @@ def _case(row: BenchRow) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+def _identity(runner: RunnerDescription) -> tuple[object, ...]:
+    """Return what makes a runner the same as then, but for its library."""
+    return (
+        runner.backend, runner.precision, runner.device, runner.digest, runner.threads,
+    )  # fmt: skip
+
+
 def _key(row: BenchRow) -> tuple[object, ...]:
-    return (*_case(row), row.question, row.runner.digest, row.runner.threads)
+    return row.question, _identity(row.runner)
 
 
 def _why_not(row: BenchRow, bench: Bench) -> str:

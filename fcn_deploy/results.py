@@ -459,8 +459,8 @@ def _cold_start(fields: Fields) -> ColdStart:
     return ColdStart(
         runner=RunnerDescription.from_fields(fields.child("runner")),
         # Older files do not say: one picture of the first size.
-        batch_size=fields.whole("batch_size") if "batch_size" in fields.values else None,
         size=fields.size("size") if "size" in fields.values else None,
+        largest=_shape(fields, "largest") if "largest" in fields.values else None,
         cold_start_ms=fields.number_or_none("cold_start_ms"),
         open_ms=fields.number_or_none("open_ms"),
         first_run_ms=fields.number_or_none("first_run_ms"),
@@ -469,6 +469,11 @@ def _cold_start(fields: Fields) -> ColdStart:
         build_seconds=fields.number_or_none("build_seconds"),
         error=fields.text_or_none("error"),
     )
+
+
+def _shape(fields: Fields, name: str) -> tuple[int, int, int]:
+    count, height, width = fields.numbers(name, 3)
+    return int(count), int(height), int(width)
 
 
 def _bench_row(fields: Fields) -> BenchRow:

@@ -15,7 +15,7 @@ from typing import Any
 
 #: Above this load per core before the run, other work has likely slowed the figures.
 BUSY_LOAD_PER_CORE = 0.5
-#: Above this share of the CPU time that was spent, other programs' work has shaped the figures.
+#: Above this share of the machine's CPU time, other programs' work has shaped the figures.
 MAX_OTHERS_SHARE = 0.05
 #: Above this share of stolen time, the hypervisor has shaped the figures.
 MAX_STEAL_SHARE = 0.02
@@ -60,12 +60,14 @@ class CpuTimes:
     Attributes:
         wanted: the CPUs had work; some of it was stolen.
         stolen: they had work, but the hypervisor ran another machine.
-        own: ticks of this process and of its children that have ended; None where not known.
+        all: busy or idle.
+        own: ticks of this process and of its children that have ended.
     """
 
     wanted: int
     stolen: int
-    own: float | None = None
+    all: int = 0
+    own: float = 0.0
 
     @classmethod
     def from_text(cls, text: str) -> CpuTimes | None:
@@ -76,7 +78,7 @@ class CpuTimes:
             return None
         ticks = [int(word) for word in words[:8]]
         stolen = ticks[7]
-        return cls(wanted=sum(ticks) - ticks[3] - ticks[4], stolen=stolen)
+        return cls(sum(ticks) - ticks[3] - ticks[4], stolen, sum(ticks))
 
 
 def read_cpu_times() -> CpuTimes | None:
@@ -96,18 +98,18 @@ def _own_ticks() -> float:
 
 
 def others_share(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
-    """Return the share, 0 to 1, of the CPU time spent between two readings that was others' work.
+    """Return the share, 0 to 1, of the machine's CPU time between two readings that others took.
 
-    Others are all processes of the machine but this one and its children that have ended.  None
-    where a reading is missing, or less than a second of CPU time lies between them.
+    Others are all its processes but this one and its children that have ended.  It is held against
+    all CPUs' time, idle or not: on many cores, work on one of them leaves room for ours.
+
+    None where a reading is missing, or less than a second of CPU time lies between them.
     """
-    if before is None or after is None or before.own is None or after.own is None:
+    if before is None or after is None or after.all - before.all < _MIN_TICKS:
         return None
     spent = (after.wanted - after.stolen) - (before.wanted - before.stolen)
-    if spent < _MIN_TICKS:
-        return None
     # Both counts are rounded to ticks, each in its own way.
-    return max(0.0, 1 - (after.own - before.own) / spent)
+    return max(0.0, spent - (after.own - before.own)) / (after.all - before.all)
 
 
 def steal_share(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
@@ -261,8 +263,8 @@ def warnings_about(
     if others is not None:
         if others > MAX_OTHERS_SHARE:
             warnings.append(
-                f"other programs took {100 * others:.1f} % of the CPU time that was spent "
-                "meanwhile; stop them, or read the ratios only"
+                f"other programs took {100 * others:.1f} % of this machine's CPU time meanwhile; "
+                "stop them, or read the ratios only"
             )
     elif load_before is not None and load_before > BUSY_LOAD_PER_CORE * cores:
         plural = "s" if cores > 1 else ""

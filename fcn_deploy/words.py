@@ -284,18 +284,18 @@ def gate_words(
     Args:
         candidate: whose masks they are.
         agreement: share of the pixels with the reference's class.
-        pictures: how many were compared.
+        pictures: how many were compared; copies of some in odd sizes always are as well.
         labelled: whether mean IoUs were compared as well.
     """
     where = "on 1 picture" if pictures == 1 else f"on {pictures:,} pictures"
-    where += "" if labelled else ", none labelled"
-    share = f"{percent(agreement)} of the pixels agree"
+    where += " and odd sizes" if labelled else " and odd sizes, none labelled"
+    agreeing = f"{percent(agreement)} of the pixels agree"
     # Nobody may take it for what a GPU will give.
-    limits = "; computed in float32 here: says nothing of a GPU's rounding"
-    limits = limits if candidate.widens_halves else ""
+    widened = "; computed in float32 here: says nothing of a GPU's rounding"
+    limits = widened if candidate.widens_halves else ""
     if agreement < SAME_MASKS:
-        return f"masks within the {candidate.precision} gate ({share} {where}{limits})"
-    share = "" if agreement == 1 else f", {share}"
+        return f"masks within the {candidate.precision} gate ({agreeing} {where}{limits})"
+    share = "" if agreement == 1 else f", {agreeing}"
     return f"same masks (gate passed {where}{share}{limits})"
 
 

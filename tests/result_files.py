@@ -159,8 +159,8 @@ def cold_start(runner: RunnerDescription, **changes: Any) -> dict[str, Any]:
     """Return what a backend costs before its first figure."""
     return {
         "runner": asdict(runner),
-        "batch_size": 4,
         "size": [320, 480],
+        "largest": [4, 320, 480],
         "cold_start_ms": 812.0,
         "open_ms": 433.0,
         "first_run_ms": 61.0,

@@ -95,11 +95,11 @@ def test_a_cold_start_opens_the_file_not_what_is_made_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, Precision]] = []
-    largest: dict[str, Any] = {"batch_size": 4, "size": (64, 48)}
+    shapes: dict[str, Any] = {"size": (32, 48), "largest": (4, 64, 48)}
 
     def measure(run: Run, backend: str, *, precision: Precision, **how: Any) -> ColdStart:
         asked.append((backend, precision))
-        assert how.items() >= largest.items()
+        assert how.items() >= shapes.items()
         return ColdStart()
 
     monkeypatch.setattr("fcn_deploy.cold_start.measure_cold_start", measure)
@@ -110,7 +110,7 @@ def test_a_cold_start_opens_the_file_not_what_is_made_of_it(
     found = cold_starts(Run(tmp_path), files, "auto", 1, (1, 4), ((32, 48), (64, 48)))
     assert asked == [("openvino-bf16", Precision.FP32), ("ort-cuda", Precision.FP16)]
     assert [entry["runner"]["precision"] for entry in found] == ["bf16", "fp16"]
-    assert {(entry["batch_size"], *entry["size"]) for entry in found} == {(4, 64, 48)}
+    assert {(*entry["size"], *entry["largest"]) for entry in found} == {(32, 48, 4, 64, 48)}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_one_picture_eight_times_is_said(fcn_deploy: FcnDeploy, exported: Path) 
     Image.new("RGB", (48, 32), (9, 99, 199)).save(exported / "one.png")
     done = fcn_deploy("bench", ".", *ORT, *QUICK, "--images", "one.png", "--json", "b.json")
     assert done.code == 0, done.out
-    assert "warning: all inputs are the same picture" in " ".join(done.out.split())
+    assert "warning: all inputs of a size are the same picture" in " ".join(done.out.split())
     assert json.loads((exported / "b.json").read_text())["inputs"]["distinct"] == 1
 
 

@@ -135,7 +135,7 @@ def test_equal_outputs_pass_with_no_table_of_flips(tmp_path: Path) -> None:
         record(FakeRunner(), listed(made_up(1)), tmp_path / f"{name}.json")
     finished = run(tmp_path / "a.json", tmp_path / "b.json")
     assert finished.exit_code == 0, finished.output
-    assert "same masks (gate passed on 1 picture)" in finished.output
+    assert "same masks (gate passed on 1 picture and odd sizes)" in finished.output
     assert "where the flips are" not in finished.output
     assert (tmp_path / "a-b.parity.json").is_file()
 
@@ -182,7 +182,7 @@ def test_what_the_gate_leaves_open_is_said(
     finished = run(tiny_run, *words, *options)
     assert finished.exit_code == 0, finished.output
     told = " ".join(finished.output.split())
-    assert "on 2 pictures, none labelled" in told
+    assert "on 2 pictures and odd sizes, none labelled" in told
     limits = "; computed in float32 here: says nothing of a GPU's rounding)"
     assert (limits in told) is ("--fp16" in options)
 

@@ -300,6 +300,7 @@ class TestCommand:
         monkeypatch.setattr(table, "REFERENCE_SECONDS", 1e-3)
         monkeypatch.setattr(table, "usable_backends", lambda precision: ("torch", "ort"))
         words = f"{run.root} --out {tmp_path}/out.json --size 24x32 --repeats 3 --seconds 0.001"
+        words += " --tier host --tier end-to-end"
         return [*words.split(), "--no-cold-start"]
 
     def test_what_is_written(self, arguments: list[str], tmp_path: Path) -> None:
@@ -319,7 +320,8 @@ class TestCommand:
         assert (reference["tier"], reference["speedup_over_baseline"]) == ("host", None)
         assert len(read_bench(tmp_path / "out.json").rows) == len(document["rows"])
         assert document["options"] == [
-            "--repeats", "3", "--seconds", "0.001", "--size", "24x32", "--no-cold-start",
+            "--repeats", "3", "--seconds", "0.001", "--tier", "host", "--tier", "end-to-end",
+            "--size", "24x32", "--no-cold-start",
         ]  # fmt: skip
         assert "`peer:eager`" in (tmp_path / "out.md").read_text(encoding="utf-8")
         updated = page.read_text(encoding="utf-8")

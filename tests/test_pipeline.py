@@ -401,6 +401,26 @@ def test_offline_decodes_the_next_batch_while_one_is_computed(
     assert list(case.stream(range(8))) == [2, 2, 2, 2]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_offline_decodes_on_as_many_threads_as_are_pinned(
+    tmp_path: Path, read_by: Callable[[Read], None], threads: int
+) -> None:
+    inputs = make_inputs([np.zeros((20, 30, 3), np.uint8)], (24, 32), tmp_path)
+    decoders: set[int] = set()
+    together = threading.Barrier(threads)
+
+    def read(path: Path) -> NDArray[np.uint8]:
+        decoders.add(threading.get_ident())
+        if inputs.files.index(path) < threads:
+            together.wait(PATIENCE)  # none of them may do the work of two
+        return inputs.images[inputs.files.index(path)]
+
+    read_by(read)
+    case = Case(FakeRunner(), END_TO_END, 2, inputs, tmp_path, threads)
+    assert list(case.stream(range(8))) == [2, 2, 2, 2]
+    assert len(decoders) == threads
+
+
 def test_threads_that_decode_leave_the_warnings_filters_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

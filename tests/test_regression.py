@@ -25,6 +25,7 @@ from fcn_deploy.errors import ArtifactError, InputError
 from fcn_deploy.findings import Bench
 from fcn_deploy.inputs import make_inputs
 from fcn_deploy.loadgen import SERVER, SINGLE_STREAM, Verdict
+from fcn_deploy.ranking import LOOP, Question
 from fcn_deploy.regression import Asked, Comparison, compare, read_bench
 from tests.fakes import FakeRunner
 
@@ -133,14 +134,21 @@ def test_a_faster_unit_is_said(bench: Callable[..., Bench]) -> None:
 def test_a_row_that_was_asked_for_and_has_no_figure_is_lost(bench: Callable[..., Bench]) -> None:
     kept = row("torch", STEADY)
     before = bench(row("ort", STEADY), row("ort", STEADY, batch_size=2), kept)
-    runners = frozenset({("ort", kept.runner.precision, kept.runner.device)})
-    asked = Asked(runners, SINGLE_STREAM, frozenset({HOST}), frozenset({1}), frozenset({(24, 32)}))
+    question = Question(SINGLE_STREAM, None, LOOP, HOST, 1, (24, 32), "sha256:in")
+    ort = row("ort", STEADY).runner
+    asked = Asked((ort,), frozenset({question}))
     comparison = compare(before, bench(kept), 0.1, asked)
     assert not comparison.passed
     assert comparison.lost == ("ort fp32 host, batch 1, 24×32: not measured this time",)
     assert comparison.uncompared == ("ort fp32 host, batch 2, 24×32: not measured this time",)
     assert list(comparison.sentences())[-1].endswith("of 1 compared; 1 lost")
     assert compare(before, bench(kept), 0.1).passed  # nobody says that it was asked for
+    for other in (
+        Asked((ort,), frozenset({replace(question, inputs_digest="sha256:other")})),
+        Asked((replace(ort, threads=7),), frozenset({question})),
+        Asked((replace(ort, digest="sha256:other"),), frozenset({question})),
+    ):
+        assert compare(before, bench(kept), 0.1, other).passed
 
 
 def test_the_unit_is_the_baseline_of_the_rows_own_device(bench: Callable[..., Bench]) -> None:

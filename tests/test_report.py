@@ -141,7 +141,8 @@ def test_everything_that_a_bench_file_may_hold_is_shown(run: Run) -> None:
         "Throughput over batch", "Images/s over batch: end-to-end, 320×480",
         "NVIDIA H200", "1,785", "power cap", "3,201", "95.5",
         "other work ran on this machine; read the ratios only",
-        "J/image", "0.800", "Before the first figure", "4×320×480 pixels",
+        "J/image", "0.800", "Before the first figure",
+        "of a picture of 320×480 pixels; memory with batches of 4×320×480",
         "812", "433", "640", "41.0",
         "sum − wall", "-0.9%", "decode", "copy in", "compute", "copy out", "write",
     ):  # fmt: skip

@@ -274,7 +274,7 @@ def test_everything_of_a_bench_file_is_read(run: Run) -> None:
     assert measured.clock == "loadgen"
     assert measured.conditions.gpu_after[1].throttle_reasons == ("power cap",)
     assert measured.conditions.steal_share == pytest.approx(0.0012)
-    assert {(start.batch_size, start.size) for start in measured.cold_starts} == {(4, (320, 480))}
+    assert {start.largest for start in measured.cold_starts} == {(4, 320, 480)}
     assert [start.build_seconds for start in measured.cold_starts] == [None, None, 41.0]
     first = measured.rows[0]
     assert first.cdf_ms is not None

@@ -242,7 +242,7 @@ def test_load_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cpu_times_out_of_proc_stat() -> None:
     text = "cpu  1000 20 300 5000 60 7 8 90 500 4\ncpu0 1 2 3 4 5 6 7 8 9 10\nbtime 1\n"
     # guest time is part of user time; idle and iowait are no work
-    assert CpuTimes.from_text(text) == CpuTimes(wanted=1000 + 20 + 300 + 7 + 8 + 90, stolen=90)
+    assert CpuTimes.from_text(text) == CpuTimes(1000 + 20 + 300 + 7 + 8 + 90, 90, 6485)
 
 
 @pytest.mark.parametrize(
@@ -271,12 +271,12 @@ def test_steal_is_held_against_the_time_with_work() -> None:
 
 
 def test_what_is_neither_ours_nor_stolen_is_others_work() -> None:
-    before = CpuTimes(wanted=1000, stolen=10, own=100.0)
-    # 1000 ticks more, 50 of them stolen, 850 our own
-    assert others_share(before, CpuTimes(2000, 60, 950.0)) == pytest.approx(100 / 950)
-    assert others_share(before, CpuTimes(2000, 60, 1060.0)) == 0  # rounded otherwise
-    assert others_share(before, CpuTimes(1050, 10, 140.0)) is None  # too short to say
-    assert others_share(before, CpuTimes(2000, 60, None)) is None
+    before = CpuTimes(wanted=1000, stolen=10, all=4000, own=100.0)
+    # 1000 busy ticks of 2000 more, 50 of them stolen, 850 our own
+    assert others_share(before, CpuTimes(2000, 60, 6000, 950.0)) == pytest.approx(100 / 2000)
+    assert others_share(before, CpuTimes(2000, 60, 6000, 1060.0)) == 0  # rounded otherwise
+    assert others_share(before, CpuTimes(1020, 10, 4080, 140.0)) is None  # too short to say
+    assert others_share(before, None) is None
     assert others_share(None, before) is None
 
 
@@ -284,7 +284,6 @@ def test_what_is_neither_ours_nor_stolen_is_others_work() -> None:
 def test_the_own_work_of_process_and_children_is_told_from_others() -> None:
     before = sensors.read_cpu_times()
     assert before is not None
-    assert before.own is not None
     spin = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", spin], check=True)
     started = time.process_time()
@@ -292,7 +291,6 @@ def test_the_own_work_of_process_and_children_is_told_from_others() -> None:
         pass
     after = sensors.read_cpu_times()
     assert after is not None
-    assert after.own is not None
     assert (after.own - before.own) / os.sysconf("SC_CLK_TCK") >= 0.55
 
 
@@ -318,8 +316,8 @@ def test_a_calm_machine_gives_no_warning() -> None:
 
 def test_other_work_is_warned_of() -> None:
     assert quiet(others=0.0712) == [
-        "other programs took 7.1 % of the CPU time that was spent meanwhile; stop them, or read "
-        "the ratios only"
+        "other programs took 7.1 % of this machine's CPU time meanwhile; stop them, or read the "
+        "ratios only"
     ]
 
 

@@ -88,7 +88,7 @@ if TYPE_CHECKING:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Result file.")
 @click.option(
     "--compare", "older", type=click.Path(path_type=Path),
-    help="An older result of this machine: exit code 1 where a row has become slower.",
+    help="An older result of this machine: exit code 1 where a row is slower, or lost.",
 )  # fmt: skip
 @click.option(
     "--max-slowdown", type=Percentage(), default="10%", show_default=True,
@@ -127,6 +127,7 @@ def bench(
     from fcn_deploy.clock import TIERS
     from fcn_deploy.inputs import make_inputs
     from fcn_deploy.machine import describe_machine, usable_cores
+    from fcn_deploy.ranking import LOADGEN, LOOP, Question
     from fcn_deploy.regression import Asked, compare, read_bench, require_machine
     from fcn_deploy.sensors import energy_joules
 
@@ -179,15 +180,17 @@ def bench(
         if alike := too_few_pictures(inputs):
             warnings.append(alike)
         asked = Asked(
+            tuple(runner.describe() for runner in runners),
             frozenset(
-                (d.backend, d.precision, d.device)
-                for d in (runner.describe() for runner in runners)
+                Question(
+                    scenario_name, target_p99_ms, LOADGEN if loop_reason is None else LOOP,
+                    tier, batch_size, pictures.size, pictures.digest,
+                )
+                for tier in tiers or TIERS
+                for batch_size in batches
+                for pictures in inputs
             ),
-            scenario_name,
-            frozenset(tiers or TIERS),
-            frozenset(batches),
-            frozenset(sizes),
-        )
+        )  # fmt: skip
         console.print(f"{threads} CPU threads pinned, {repeats} interleaved repeats")
         with bar("bench") as show:
             rows = measure(
@@ -198,6 +201,7 @@ def bench(
                 folder,
                 tiers=tiers or TIERS,
                 repeats=repeats,
+                threads=threads,
                 device_seconds=seconds,
                 energy_joules=energy_joules,
                 on_dropped=warnings.append,
@@ -346,9 +350,9 @@ def _print_cold_starts(started: Sequence[dict[str, Any]]) -> None:
 
     if not started:
         return
-    height, width = started[0]["size"]
-    shape = f"{started[0]['batch_size']}×{height}×{width}"
-    table = Table(title=f"a process of its own for each backend, {shape}", title_justify="left")
+    first, largest = ("×".join(map(str, started[0][name])) for name in ("size", "largest"))
+    title = f"a process of its own for each backend: first mask of {first}, memory of {largest}"
+    table = Table(title=title, title_justify="left")
     for column in ("backend", "precision"):
         table.add_column(column)
     names = ("cold_start_ms", "open_ms", "first_run_ms", "peak_rss_mib", "device_memory_mib")

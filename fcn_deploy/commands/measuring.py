@@ -81,13 +81,13 @@ def cold_starts(
             be another one, as ``openvino-bf16`` does.
         device: where PyTorch runs.
         threads: CPU threads.
-        batches: pictures per query that are measured; the most of them are segmented here,
-        sizes: at the largest (height, width) in pixels: that is what memory must be there for.
+        batches: pictures per query that are measured; memory is that of the most of them,
+        sizes: at the largest (height, width) in pixels; the first mask is of one of the first.
     """
     from fcn_deploy.cold_start import measure_cold_start
     from fcn_deploy.runners.base import TORCH_BACKENDS
 
-    batch_size, size = max(batches), max(sizes, key=lambda size: size[0] * size[1])
+    largest = (max(batches), *max(sizes, key=lambda size: size[0] * size[1]))
     found = []
     with counter("cold starts", len(files)) as step:
         for runner, precision in files.items():
@@ -98,15 +98,15 @@ def cold_starts(
                 precision=precision,
                 threads=threads,
                 device=device if description.backend in TORCH_BACKENDS else "auto",
-                size=size,
-                batch_size=batch_size,
+                size=sizes[0],
+                largest=largest,
                 timeout_s=COLD_START_LIMIT_S,
             )
             found.append(
                 {
                     "runner": description.to_json(),
-                    "batch_size": batch_size,
-                    "size": list(size),
+                    "size": list(sizes[0]),
+                    "largest": list(largest),
                     **start.to_json(),
                     "build_seconds": _build_seconds(description),
                 }
@@ -132,8 +132,8 @@ def too_few_pictures(inputs: Sequence[Inputs]) -> str | None:
     if all(entry.distinct > 1 for entry in inputs):
         return None
     return (
-        "all inputs are the same picture, which measures warm caches; name a folder of several "
-        "with --images"
+        "all inputs of a size are the same picture, which measures warm caches; name a folder of "
+        "several with --images"
     )
 
 

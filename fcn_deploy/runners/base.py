@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run
 from fcn_deploy.errors import BackendError, FcnDeployError, InputError
+from fcn_deploy.half_precision import WIDENED
 from fcn_deploy.json_fields import Fields
 from fcn_deploy.spec import BatchShape, ModelSpec, Precision, ordered_outputs
 
@@ -111,11 +112,11 @@ class RunnerDescription:
 
     @property
     def widens_halves(self) -> bool:
-        """Whether a half file is computed in float32, as ONNX Runtime's CPU provider does.
+        """Whether a half file is computed in float32, as ONNX Runtime's CPU provider does on x86.
 
         It does not round between nodes, and what overflows on a GPU does not overflow in it.
         """
-        return self.backend == "ort" and self.precision == Precision.FP16.value
+        return self.library.endswith(WIDENED)
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""

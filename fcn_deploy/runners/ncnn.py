@@ -232,7 +232,7 @@ class _Network:
 def _waiting_session(part: onnx.ModelProto, threads: int) -> Any:
     """Open a part of the graph whose threads wait asleep while ncnn's compute.
 
-    Left to spin, they take the cores from ncnn: a picture then takes 1.7 times as long (measured).
+    Left to spin, they take the cores from ncnn: a picture then takes 1.6 times as long (measured).
     """
     return cpu_session(part.SerializeToString(), threads, spinning=False)
 

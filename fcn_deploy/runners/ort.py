@@ -6,6 +6,7 @@ The module itself is the backend ``ort``; ``cuda`` and ``rtx`` at its end are th
 from __future__ import annotations
 
 import importlib.util
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +91,9 @@ class OrtRunner(Runner):
         self._derive_margin = "margin" in hidden
         self._wanted = outputs
         on_cpu = open_session is cpu_session
-        self._widens_halves = metadata.precision is Precision.FP16 and on_cpu
+        # On ARM it has kernels for halves of their own.
+        on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+        self._widens_halves = metadata.precision is Precision.FP16 and on_cpu and on_x86
         integers_on_cpu = metadata.precision is Precision.INT8 and on_cpu
         self._rewrite = for_onnx_runtime_cpu if integers_on_cpu else None
         self._session: Any = open_session(self._graph(path.read_bytes()), self._threads)

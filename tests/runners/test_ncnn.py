@@ -86,8 +86,12 @@ def test_threads_of_the_two_libraries_do_not_fight(tiny_run: Run) -> None:
     """A pool that spins after its part takes ncnn's cores, and a picture 1.6 times as long."""
     with open_runner(tiny_run, "ncnn", threads=2) as runner:
         assert isinstance(runner, NcnnRunner)
-        options = runner._require_open().rest.get_session_options()
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+        networks = runner._require_open(), runner._network_of_lanes()
+        sessions = [session for network in networks for session in (network._head, network.rest)]
+        options = [session.get_session_options() for session in sessions]
+    assert [o.get_session_config_entry("session.intra_op.allow_spinning") for o in options] == [
+        "0"
+    ] * 4
 
 
 def test_the_description_says_what_computes(tiny_run: Run) -> None:

@@ -128,11 +128,17 @@ def test_the_mask_comes_from_the_file_as_shipped(tiny_run: Run) -> None:
         assert runner.describe().providers == ("CPUExecutionProvider",)
 
 
-def test_a_half_file_says_that_it_is_computed_in_float32(tiny_run: Run) -> None:
+def test_a_half_file_says_that_it_is_computed_in_float32(
+    tiny_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with open_runner(tiny_run, "ort", precision=Precision.FP16) as runner:
         description = runner.describe()
         assert description.widens_halves
         assert description.library.endswith(", half precision computed in float32")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")  # it has kernels for halves
+    with open_runner(tiny_run, "ort", precision=Precision.FP16) as runner:
+        assert not runner.describe().widens_halves
     with open_runner(tiny_run, "ort") as runner:
         assert not runner.describe().widens_halves
         assert "," not in runner.describe().library
