@@ -311,7 +311,7 @@ def test_cuda_is_refused(tiny_run: Run) -> None:
 
 SIGNALS_AFTER_MODELS = """
 import os, pathlib, signal, sys
-os.sched_setaffinity(0, range(os.cpu_count()))  # OpenVINO may have narrowed its parent's
+os.sched_setaffinity(0, range(os.cpu_count()))  # the suite keeps each worker on one core
 import numpy as np
 from fcn_deploy.artifacts import Run
 from fcn_deploy.runners.base import open_runner
