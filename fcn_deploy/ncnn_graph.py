@@ -66,8 +66,8 @@ def split_graph(model: onnx.ModelProto) -> SplitGraph:
     from onnx import numpy_helper
 
     weights = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
-    start, entry = _entrance(model.graph)
-    layers = _layers(model.graph.node[start:], weights, entry)
+    entry = _entrance(model.graph)
+    layers = _layers(model.graph.node, weights, entry)
     if not layers:
         raise _nothing_to_compute()
     given = {node.output[0] for node in layers}
@@ -83,20 +83,41 @@ def split_graph(model: onnx.ModelProto) -> SplitGraph:
     return SplitGraph(head, entry, param, content, seam, rest)
 
 
-def _entrance(graph: onnx.GraphProto) -> tuple[int, str]:
-    """Return the place of the first node behind the head, and the one tensor that goes there."""
-    nodes = list(graph.node)
-    last = next((place for place, node in enumerate(nodes) if _has_fewer_products(node)), None)
-    if last is None:
+def _entrance(graph: onnx.GraphProto) -> str:
+    """Return the one tensor that leads from the picture to the first such layer, the last of these.
+
+    Who asks a tensor for its size alone does not count: the rest computes that again for itself.
+    """
+    first = next((node for node in graph.node if _has_fewer_products(node)), None)
+    if first is None:
         raise _nothing_to_compute()
+    path = _leading_to(first, graph)
     outputs = {output.name for output in graph.output}
-    for start in range(last, 0, -1):
-        given = {name for node in nodes[:start] for name in node.output}
-        read = {name for node in nodes[start:] for name in node.input}
-        crossing = given & (read | outputs)
+    for end in range(len(path), 0, -1):
+        head = path[:end]
+        given = {name for node in head for name in node.output}
+        inside = {node.name for node in head}
+        read = {
+            name
+            for node in graph.node
+            if node.name not in inside and node.op_type != "Shape"
+            for name in node.input
+        }
+        crossing: set[str] = given & (read | outputs)
         if len(crossing) == 1:
-            return start, crossing.pop()
+            return crossing.pop()
     raise _nothing_to_compute()
+
+
+def _leading_to(last: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes before ``last`` that it depends on, in the graph's order."""
+    wanted = set(last.input)
+    path: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            path.insert(0, node)
+    return path
 
 
 def _nothing_to_compute() -> OnnxFileError:

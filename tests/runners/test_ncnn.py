@@ -173,18 +173,24 @@ class TestSplitGraph:
             assert [value.name for value in part.graph.input] == reads
             assert [value.name for value in part.graph.output] == gives
 
-    def test_a_graph_of_two_beginnings_is_split_where_they_meet(
+    def test_who_asks_for_a_size_or_reads_nothing_of_the_head_does_not_count(
         self, model: onnx.ModelProto
     ) -> None:
         pooled = next(node for node in model.graph.node if node.op_type == "MaxPool")
         pixels = next(node for node in model.graph.node if node.op_type == "Sub")
         place = list(model.graph.node).index(pooled)
-        # The picture itself goes past the pooling, into nothing that is asked for.
-        past = onnx.helper.make_node("Relu", pixels.output, ["past"], name="past")
-        model.graph.node.insert(place + 1, past)
+        for reads in (["image"], list(pixels.output)):  # as torchvision's FCNs do, before the body
+            size = onnx.helper.make_node("Shape", reads, [f"size:{reads[0]}"], name=f"{reads[0]}:s")
+            model.graph.node.insert(place, size)
+            value = onnx.helper.make_tensor_value_info(size.output[0], onnx.TensorProto.INT64, [4])
+            model.graph.output.append(value)
         assert split_graph(model).entry == pooled.output[0]
-        model.graph.node.remove(past)
-        model.graph.node.append(past)  # now it reads the pixels behind every place to split
+
+    def test_a_tensor_that_goes_past_the_head_is_where_it_ends(
+        self, model: onnx.ModelProto
+    ) -> None:
+        pixels = next(node for node in model.graph.node if node.op_type == "Sub")
+        model.graph.node.append(onnx.helper.make_node("Relu", pixels.output, ["past"], name="past"))
         assert split_graph(model).entry == pixels.output[0]
 
     def test_a_graph_without_one_path_to_such_a_layer_is_refused(
