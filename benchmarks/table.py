@@ -34,7 +34,6 @@ from fcn_deploy.bench import (
     Scenario,
     SingleStream,
     TimedLoop,
-    baseline_of,
     bench_document,
     measure,
     speedup,
@@ -45,7 +44,7 @@ from fcn_deploy.commands.measuring import (
     ConditionWatch,
     bench_pictures,
     cold_starts,
-    too_few_pictures,
+    one_picture_warnings,
 )
 from fcn_deploy.commands.opening import (
     open_backend,
@@ -58,7 +57,7 @@ from fcn_deploy.errors import ArtifactError, FcnDeployError, MeasurementError
 from fcn_deploy.inputs import Inputs, make_inputs
 from fcn_deploy.machine import describe_machine, usable_cores, utc_now
 from fcn_deploy.parity import GATES
-from fcn_deploy.ranking import Question, tie
+from fcn_deploy.ranking import Question, baseline_of, tie
 from fcn_deploy.regression import read_bench
 from fcn_deploy.runners.base import Runner, RunnerDescription
 from fcn_deploy.spec import Precision
@@ -175,19 +174,19 @@ def table(
         for sentence in left_out:
             console.print(f"left out: {sentence}")
         dropped: list[str] = []
-        alike = too_few_pictures(inputs)
+        distinct = min(entry.distinct for entry in inputs)
         with bar("peers") as show:
             rows = measure(
                 runners, inputs, batches, scenario, folder,
                 tiers=tiers, repeats=repeats, threads=threads,
                 energy_joules=sensors.energy_joules, on_dropped=dropped.append, on_step=show,
             )  # fmt: skip
-        said = [*dropped, alike] if alike else dropped
+        said = [*dropped, *one_picture_warnings(distinct)]
         conditions = watch.ended(rows, said)  # before the GPU's clocks fall
         options = typed_options(but=("out", "replace", "markdown_file", "readme"))
         document = bench_document(
             rows, origin, conditions, started, missing, seconds, options,
-            min(entry.distinct for entry in inputs),
+            distinct,
         )  # fmt: skip
         document["masks"] = masks
         document["references"] = []

@@ -27,7 +27,7 @@ from fcn_deploy.errors import FcnDeployError, InputError, MeasurementError
 from fcn_deploy.inputs import NUM_INPUTS, Inputs
 from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Settings, Verdict
 from fcn_deploy.machine import result_header
-from fcn_deploy.ranking import LOADGEN, LOOP, Question, tie
+from fcn_deploy.ranking import LOADGEN, LOOP, Question, baseline_of, tie
 from fcn_deploy.runners.base import Runner, RunnerDescription
 
 BENCH_SCHEMA = 2
@@ -656,21 +656,6 @@ def speedup(row: Row, over: Row) -> Ratio:
         max(ratios) * unknown,
         tie(row.spread_ms, over.spread_ms),
     )
-
-
-def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """Return the baseline's row of the same question, or None where it was not measured.
-
-    What runs on a GPU is held against the plain export on a GPU, the rest against that on the CPU.
-    """
-    for other in rows:
-        if (
-            other.runner.is_baseline
-            and other.question == row.question
-            and other.runner.on_gpu == row.runner.on_gpu
-        ):
-            return other
-    return None
 
 
 @dataclass(frozen=True)

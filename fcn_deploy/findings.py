@@ -450,7 +450,7 @@ class ColdStart:
         largest: (N, height, width) of the batches after it, whose memory is told.
         cold_start_ms: from the start of a process to its first mask.
         open_ms: of that, opening the runner.
-        first_run_ms: of that, the first batch.
+        first_run_ms: of that, the first picture.
         peak_rss_mib: most host memory.
         device_memory_mib: GPU memory at the end.
         build_seconds: building the engine, where one is built.
@@ -492,14 +492,6 @@ class Bench:
     cold_starts: tuple[ColdStart, ...]
     rows: tuple[BenchRow, ...]
     options: tuple[str, ...] | None
-
-    def baseline_of(self, row: BenchRow) -> BenchRow | None:
-        """Return the baseline's row that one of these rows was held against, None without one."""
-        for other in self.rows:
-            same_place = other.runner.on_gpu == row.runner.on_gpu
-            if other.is_baseline and same_place and other.question == row.question:
-                return other
-        return None
 
 
 @dataclass(frozen=True)

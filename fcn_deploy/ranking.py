@@ -11,7 +11,9 @@ also agree in these and in the model file: see ``regression``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 #: Who took the times, as result files call it.
 LOADGEN, LOOP = "loadgen", "timed loop"
@@ -51,3 +53,41 @@ def tie(one: tuple[float, float], other: tuple[float, float]) -> bool:
         other: the same of another row.
     """
     return one[0] <= other[1] and other[0] <= one[1]
+
+
+class _Runner(Protocol):
+    @property
+    def is_baseline(self) -> bool: ...
+
+    @property
+    def on_gpu(self) -> bool: ...
+
+
+class _Row(Protocol):
+    @property
+    def runner(self) -> _Runner: ...
+
+    @property
+    def question(self) -> Question: ...
+
+
+_AnyRow = TypeVar("_AnyRow", bound=_Row)
+
+
+def baseline_of(row: _AnyRow, rows: Iterable[_AnyRow]) -> _AnyRow | None:
+    """Return the baseline's row of the same question, or None where it was not measured.
+
+    What runs on a GPU is held against the plain export on a GPU, the rest against that on the CPU.
+
+    Args:
+        row: measured now, or read from a file.
+        rows: of the same run.
+    """
+    for other in rows:
+        if (
+            other.runner.is_baseline
+            and other.question == row.question
+            and other.runner.on_gpu == row.runner.on_gpu
+        ):
+            return other
+    return None

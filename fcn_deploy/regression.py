@@ -16,7 +16,7 @@ from typing import Literal
 
 from fcn_deploy.errors import InputError
 from fcn_deploy.findings import Bench, BenchRow, Ratio, differing
-from fcn_deploy.ranking import Question, tie
+from fcn_deploy.ranking import Question, baseline_of, tie
 from fcn_deploy.results import read_files
 from fcn_deploy.runners.base import RunnerDescription
 from fcn_deploy.words import runner_name
@@ -250,15 +250,11 @@ def _change(
 def _over_same_baseline(
     older: BenchRow, before: Bench, newer: BenchRow, now: Bench
 ) -> tuple[Ratio | None, Ratio | None]:
-    units = {
-        (row.runner.backend, row.runner.digest, row.runner.library) if row.is_valid else None
-        for bench, beside in ((before, older), (now, newer))
-        for row in bench.rows
-        if row.is_baseline
-        and row.question == beside.question
-        and row.runner.on_gpu == beside.runner.on_gpu
-    }
-    if len(units) != 1 or None in units:
+    then, today = baseline_of(older, before.rows), baseline_of(newer, now.rows)
+    if then is None or today is None or not (then.is_valid and today.is_valid):
+        return None, None
+    one, other = then.runner, today.runner
+    if (one.backend, one.digest, one.library) != (other.backend, other.digest, other.library):
         return None, None
     return older.over_baseline, newer.over_baseline
 

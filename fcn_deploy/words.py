@@ -33,6 +33,7 @@ from fcn_deploy.findings import (
 )
 from fcn_deploy.flips import SAME_MASKS
 from fcn_deploy.loadgen import SERVER, SINGLE_STREAM, Settings
+from fcn_deploy.ranking import baseline_of
 from fcn_deploy.runners.base import RunnerDescription
 from fcn_deploy.spec import Precision
 
@@ -234,7 +235,7 @@ def _baseline_of(place: _Place, row: BenchRow) -> BenchRow | None:
     if row.over_baseline is None:
         return None
     bench = next(b for b in place.benches if any(other is row for other in b.rows))
-    return bench.baseline_of(row)
+    return baseline_of(row, bench.rows)
 
 
 def _invalid_words(row: BenchRow, baseline: BenchRow | None) -> str:

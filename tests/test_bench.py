@@ -26,7 +26,6 @@ from fcn_deploy.bench import (
     SingleStream,
     TimedLoop,
     Turn,
-    baseline_of,
     bench_document,
     measure,
     percentiles,
@@ -36,6 +35,7 @@ from fcn_deploy.clock import ALL_STAGES, DEVICE, END_TO_END, HOST, Case
 from fcn_deploy.errors import BackendError, FcnDeployError, InputError, MeasurementError
 from fcn_deploy.inputs import Inputs, make_inputs
 from fcn_deploy.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Settings, Verdict
+from fcn_deploy.ranking import baseline_of
 from fcn_deploy.runners.base import Outputs
 from tests.fakes import FakeRunner
 

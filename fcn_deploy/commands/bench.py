@@ -14,7 +14,7 @@ from fcn_deploy.commands.measuring import (
     ConditionWatch,
     bench_pictures,
     cold_starts,
-    too_few_pictures,
+    one_picture_warnings,
 )
 from fcn_deploy.commands.opening import (
     open_backend,
@@ -161,7 +161,6 @@ def bench(
     probe(target)
     pictures, origin = bench_pictures(images)
     watch = ConditionWatch(threads)
-    warnings: list[str] = []
     with ExitStack() as stack:
         runners = [
             stack.enter_context(
@@ -177,8 +176,8 @@ def bench(
         started = cold_starts(source, files, device, threads, batches, sizes) if cold_start else []
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         inputs = [make_inputs(pictures, size, folder) for size in sizes]
-        if alike := too_few_pictures(inputs):
-            warnings.append(alike)
+        distinct = min(entry.distinct for entry in inputs)
+        warnings = one_picture_warnings(distinct)
         asked = Asked(
             tuple(runner.describe() for runner in runners),
             frozenset(
@@ -219,7 +218,7 @@ def bench(
             loop_reason,
             seconds,
             options,
-            min(entry.distinct for entry in inputs),
+            distinct,
         ),
     )
     _print_rows(rows, scenario_name)
@@ -264,7 +263,8 @@ def _scenario(
 def _print_rows(rows: Sequence[Row], scenario: str) -> None:
     from rich.table import Table
 
-    from fcn_deploy.bench import baseline_of, speedup
+    from fcn_deploy.bench import speedup
+    from fcn_deploy.ranking import baseline_of
     from fcn_deploy.words import settings_words
 
     titles = {

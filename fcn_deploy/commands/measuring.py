@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from fcn_deploy.artifacts import Run
     from fcn_deploy.bench import Conditions, Row
-    from fcn_deploy.inputs import Inputs
     from fcn_deploy.runners.base import Runner, RunnerDescription
     from fcn_deploy.spec import Precision
 
@@ -127,14 +126,18 @@ def _build_seconds(description: RunnerDescription) -> float | None:
         return None
 
 
-def too_few_pictures(inputs: Sequence[Inputs]) -> str | None:
-    """Return a warning where all pictures of a size are the same one, or None."""
-    if all(entry.distinct > 1 for entry in inputs):
-        return None
-    return (
+def one_picture_warnings(distinct: int) -> list[str]:
+    """Return a warning where all pictures of a size are the same one; empty where they differ.
+
+    Args:
+        distinct: how many of the pictures differ, the fewest of a size.
+    """
+    if distinct > 1:
+        return []
+    return [
         "all inputs of a size are the same picture, which measures warm caches; name a folder of "
         "several with --images"
-    )
+    ]
 
 
 def bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
