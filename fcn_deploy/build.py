@@ -200,6 +200,7 @@ def ensure_engine(
     outputs: Iterable[str] = ("mask",),
     product: str = "auto",
     folder: Path = ENGINES_FOLDER,
+    timing_cache: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
     on_progress: OnProgress | None = None,
 ) -> None:
@@ -215,6 +216,7 @@ def ensure_engine(
         outputs: that the runner will be asked for.
         product: ``auto``, ``trt`` or ``trt-rtx``.
         folder: where engines lie.
+        timing_cache: of :class:`BuildOptions`.
         say: takes a line before each build.
         on_progress: as for :func:`engine_from_onnx`.
 
@@ -248,6 +250,7 @@ def ensure_engine(
     ) -> EngineSidecar:
         options = BuildOptions(
             profiles=() if shipped is None else shipped.profiles,
+            timing_cache=timing_cache,
             compute_capabilities=_capabilities_here(chosen, capability),
         )
         say(f"no engine fits ({reason}): building one from {onnx_path}")

@@ -1,6 +1,6 @@
 """Labelled images as training examples: cropped, augmented, batched, in an order that can resume.
 
-    EpochOrder ─Draw(epoch, index)─▶ Examples ─▶ uint8 [3, h, w] and [h, w] ─▶ batches
+    RunOrder ─Draw(epoch, index)─▶ Examples ─▶ uint8 [3, h, w] and [h, w] ─▶ batches
 
 Chance is a function of (seed, epoch, index), not of what happened before: an example comes out the
 same in whichever process it is made, and after a training run was killed and resumed.
@@ -77,6 +77,27 @@ class EpochOrder(Sampler[list[Draw]]):
         for batch in range(self.start, len(self)):
             first = batch * together + self._rank * self._batch_size
             yield [Draw(self.epoch, index) for index in order[first : first + self._batch_size]]
+
+
+class RunOrder(Sampler[list[Draw]]):
+    """Batches of a whole run, epoch after epoch.
+
+    An epoch of a small data set is over before processes that begin with it have made its first
+    batch: so they are not told where one ends, and load ahead while the last is validated.
+
+    Args:
+        order: of an epoch; its ``epoch`` and ``start`` say where the run begins.
+        epochs: the last one.
+    """
+
+    def __init__(self, order: EpochOrder, epochs: int) -> None:
+        self._order, self._epochs = order, epochs
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for epoch in range(self._order.epoch, self._epochs + 1):
+            self._order.epoch = epoch
+            yield from self._order
+            self._order.start = 0
 
 
 class Examples(TorchDataset[tuple[Tensor, Tensor]]):
@@ -170,7 +191,7 @@ def _left_to_the_parent(_worker: int) -> None:
 
 
 def batches(
-    examples: Examples, order: EpochOrder, *, workers: int, pinned: bool
+    examples: Examples, order: Sampler[list[Draw]], *, workers: int, pinned: bool
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Return the loader: uint8 [N, 3, h, w] and [N, h, w] per batch of ``order``.
 
@@ -185,8 +206,7 @@ def batches(
         batch_sampler=order,
         num_workers=workers,
         pin_memory=pinned,
-        persistent_workers=workers > 0,
         worker_init_fn=_left_to_the_parent,
-        # Else every epoch would take a number out of the global generator.
+        # Else it would take a number out of the global generator.
         generator=torch.Generator(),
     )

@@ -50,7 +50,9 @@ def segmentation_loss(
     if class_weights is None:
         total = labelled.sum().float()
     else:
-        total = class_weights[masks[labelled].long()].sum()
+        # Picking out the labelled pixels would make the CPU wait for a GPU.
+        inside = masks.long().clamp(max=len(class_weights) - 1)
+        total = torch.where(labelled, class_weights[inside], 0).sum()
     everywhere = world.sum(total).clamp(min=torch.finfo(torch.float32).tiny)
     return world.size * per_pixel.sum() / everywhere
 

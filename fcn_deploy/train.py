@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -40,7 +41,7 @@ from fcn_deploy.errors import (
     TrainingError,
     TrainingStoppedError,
 )
-from fcn_deploy.examples import EpochOrder, Examples, batches, seed_of
+from fcn_deploy.examples import EpochOrder, Examples, RunOrder, batches, seed_of
 from fcn_deploy.learner import Learner, State, Sums, save_state
 from fcn_deploy.loss import first_not_finite, segmentation_loss
 from fcn_deploy.masks import voc_palette
@@ -313,7 +314,7 @@ class _Course:
         )
         self._loader = batches(
             Examples(train_set, plan.recipe, plan.seed),
-            self._order,
+            RunOrder(self._order, plan.recipe.epochs),
             workers=plan.workers,
             pinned=plan.device.type == "cuda",
         )
@@ -332,6 +333,7 @@ class _Course:
         }
         self._started = self._saved = time.perf_counter()
         self._forward: nn.Module | None = None
+        self._loaded: Iterator[tuple[Tensor, Tensor]] | None = None
         self._frozen = False
         self._picture: Tensor | None = None
         self.epochs: list[Epoch] = []
@@ -386,11 +388,14 @@ class _Course:
         if self._forward is None or frozen != self._frozen:
             # Both keep account of which weights are trained.
             self._forward, self._frozen = self._wrapped(), frozen
-        self._order.epoch, self._order.start = number, self._sums.batches
+        if self._loaded is None:
+            self._order.epoch, self._order.start = number, self._sums.batches
+            self._loaded = iter(self._loader)
         asked = time.perf_counter()
-        for images, masks in self._loader:
+        for images, masks in islice(self._loaded, len(self._order) - self._sums.batches):
             came = time.perf_counter()
-            self._learn_batch(self._forward, images, masks, number)
+            with _kernels_tried(unless=plan.deterministic):
+                self._learn_batch(self._forward, images, masks, number)
             self._sums.data_seconds += came - asked
             self._sums.compute_seconds += time.perf_counter() - came
             yield self._progress(number)
@@ -591,6 +596,17 @@ def _determinism(asked: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def _kernels_tried(*, unless: bool) -> Iterator[None]:
+    """Let cuDNN time its kernels for the one shape of the crops; validation has many shapes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or not unless
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _class_weights(plan: TrainPlan, train_set: Dataset) -> Tensor | None:

@@ -17,6 +17,7 @@ from fcn_deploy.examples import (
     EpochOrder,
     Examples,
     RandomScaledCrop,
+    RunOrder,
     batches,
     seed_of,
     training_transform,
@@ -64,6 +65,22 @@ def test_every_epoch_has_an_order_of_its_own() -> None:
     first = list(order)
     order.epoch = 2
     assert [d.index for b in order for d in b] != [d.index for b in first for d in b]
+
+
+@given(length=st.integers(1, 9), batch=st.integers(1, 4), data=st.data())
+def test_a_run_goes_through_its_epochs_from_wherever_it_begins(
+    length: int, batch: int, data: st.DataObject
+) -> None:
+    epochs = []
+    for number in (1, 2, 3):
+        epochs.append(EpochOrder(length, batch, 7))
+        epochs[-1].epoch = number
+    order = EpochOrder(length, batch, 7)
+    order.epoch = data.draw(st.integers(1, 3))
+    order.start = data.draw(st.integers(0, len(order)))
+    begun, *untouched = epochs[order.epoch - 1 :]
+    expected = list(begun)[order.start :] + [drawn for epoch in untouched for drawn in epoch]
+    assert list(RunOrder(order, epochs=3)) == expected
 
 
 def test_seeds_depend_on_every_number_and_its_place() -> None:

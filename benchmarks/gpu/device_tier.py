@@ -1,8 +1,8 @@
 """What one engine and the bus give, from the device alone to masks in host memory.
 
-    python device_tier.py RUN PRECISION JSON [--contexts 1,2]
+    python device_tier.py RUN PRECISION JSON [--contexts 1,2] [--shape NxHxW …]
 
-For each shape:
+For each shape (those asked for, or all that ``docs/gpu-checks.md`` asks for):
 
     device   computing alone, between two events on the compute stream
     bus      the copies alone, in and out, as if both ways were free at once
@@ -10,10 +10,10 @@ For each shape:
     host     the same from and to memory of the caller's own
     layers   TensorRT's own profile, layer by layer
 
-and at last the memory over 1,000 runs of recurring shapes.  ``of_floor`` is the share that `pinned`
-reaches of what the slower of bus and device would allow.  ``--contexts`` also lets that many
-threads, each with an engine context and streams of its own, share the device.  Written after every
-shape, so that a run that is cut off leaves what it had measured.
+and, where no shape was asked for, the memory over 1,000 runs of recurring shapes.  ``of_floor`` is
+the share that `pinned` reaches of what the slower of bus and device would allow.  ``--contexts``
+also lets that many threads, each with an engine context and streams of its own, share the device.
+Written after every shape, so that a run that is cut off leaves what it had measured.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("precision", type=Precision)
     parser.add_argument("json", type=Path)
     parser.add_argument("--contexts", default="1", help="numbers of contexts at once, e.g. 1,2")
+    parser.add_argument("--shape", dest="shapes", type=_shape, action="append", help="NxHxW")
     asked = parser.parse_args(arguments)
     contexts = [int(word) for word in asked.contexts.split(",")]
     run, target = Run.from_argument(asked.run), asked.json
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         assert isinstance(first, TrtRunner)
         document["runner"] = first.describe().to_json()
         document["memory_after_open_mib"] = (gpu.memory_in_use() - before) >> 20
-        for shape in SHAPES:
+        for shape in asked.shapes or SHAPES:
             row: dict[str, Any] = {"batch": shape[0], "size": list(shape[1:])}
             try:
                 for name, measured in _measures(first, runners, contexts, shape, generator):
@@ -91,9 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             document["rows"].append(row)
             write_json(target, document)
             print({name: row[name] for name in row if name != "layers"})
-        document["leak"] = _leak(first, generator)
-        write_json(target, document)
-        print(document["leak"])
+        if not asked.shapes:
+            document["leak"] = _leak(first, generator)
+            write_json(target, document)
+            print(document["leak"])
+
+
+def _shape(text: str) -> BatchShape:
+    batch, height, width = map(int, text.split("x"))
+    return batch, height, width
 
 
 def _measures(

@@ -198,7 +198,7 @@ class _Options:
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
-    help="Processes that load data; default: none on a CPU, up to 8 beside a GPU.",
+    help="Processes that load data; default: none on a CPU, up to 16 beside a GPU.",
 )
 @click.option("--tensorboard", is_flag=True, help="Write event files to RUN/tensorboard.")
 @click.option(
@@ -409,7 +409,7 @@ def _plan(options: _Options, device: torch.device) -> TrainPlan:
     freeze = options.freeze_backbone
     workers = options.workers
     if workers is None:
-        workers = min(8, (os.cpu_count() or 1) - 1) if device.type == "cuda" else 0
+        workers = min(16, (os.cpu_count() or 1) - 1) if device.type == "cuda" else 0
     return TrainPlan(
         recipe,
         device,

@@ -791,9 +791,11 @@ def built_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("set GPU_RUN to a run directory with model.fp16.onnx")
     folder = tmp_path_factory.mktemp("gpu")
     run = Run(Path(source).resolve())
+    timings = os.environ.get("GPU_TIMINGS")  # of an earlier build
+    cache = None if timings is None else Path(timings).resolve()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        ensure_engine(run, FP16, outputs=("mask", "logits"))
+        ensure_engine(run, FP16, outputs=("mask", "logits"), timing_cache=cache)
     return folder
 
 

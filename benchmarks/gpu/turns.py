@@ -1,0 +1,83 @@
+"""Ratios between two Pythons that took turns on one GPU.
+
+    python turns.py JSON TIER.json BENCH.json [TIER.json BENCH.json …]
+
+TIER.json is what ``device_tier.py`` wrote of an engine, BENCH.json what ``fcn-deploy bench
+--scenario offline`` wrote of the others at once after it.  For every shape that both have, the
+engine's pictures per second, from pinned memory to pinned memory, over those of each row of the
+bench: one ratio a turn, their median and range.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fcn_deploy.artifacts import read_json, write_json
+from fcn_deploy.machine import result_header
+
+TURNS_SCHEMA = 1
+PINNED = "pinned"
+
+
+def turns(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    """Return the document of all turns, each (device tier, bench)."""
+    ratios: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    for tier, bench in pairs:
+        for key, engine, other in _rates(tier, bench):
+            ratios.setdefault(key, []).append((engine, other))
+    return {
+        **result_header("turns", TURNS_SCHEMA),
+        "engine": pairs[0][0]["runner"],
+        "rows": [
+            {
+                "over": name,
+                "precision": precision,
+                "tier": tier,
+                "batch": batch,
+                "size": list(size),
+                "engine_images_per_s": [engine for engine, _ in rates],
+                "other_images_per_s": [other for _, other in rates],
+                "ratios": (by_turn := [engine / other for engine, other in rates]),
+                "median": statistics.median(by_turn),
+                "range": [min(by_turn), max(by_turn)],
+            }
+            for (name, precision, tier, batch, size), rates in ratios.items()
+        ],
+    }
+
+
+def _rates(
+    tier: dict[str, Any], bench: dict[str, Any]
+) -> Iterator[tuple[tuple[Any, ...], float, float]]:
+    engines = {
+        (row["batch"], tuple(row["size"])): row[PINNED]["images_per_s"]
+        for row in tier["rows"]
+        if PINNED in row
+    }
+    for row in bench["rows"]:
+        shape = (row["batch_size"], tuple(row["size"]))
+        if shape in engines:
+            runner = row["runner"]
+            key = (runner["backend"], runner["precision"], row["tier"], *shape)
+            yield key, engines[shape], row["images_per_s"]
+
+
+def main(arguments: Sequence[str]) -> None:
+    target, *files = map(Path, arguments)
+    read = [read_json(file, repair="measure it anew") for file in files]
+    document = turns([*zip(read[::2], read[1::2], strict=True)])
+    write_json(target, document)
+    for row in document["rows"]:
+        low, high = row["range"]
+        print(
+            f"{row['batch']} × {row['size']}: {row['median']:.2f}× ({low:.2f} to {high:.2f}) "
+            f"{row['over']} {row['precision']} {row['tier']}"
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
