@@ -484,6 +484,7 @@ def _converted(graph: onnx.ModelProto) -> onnx.ModelProto:
     converted.ir_version = CONVERTED_IR
     del converted.graph.value_info[:]
     _cast_mask_through_float(converted.graph)
+    _pick_out_of_whole_shapes(converted.graph)
     return converted
 
 
@@ -500,6 +501,26 @@ def _cast_mask_through_float(graph: onnx.GraphProto) -> None:
     )
     last.input[0] = "mask_float"
     graph.node.insert(list(graph.node).index(last), through)
+
+
+def _pick_out_of_whole_shapes(graph: onnx.GraphProto) -> None:
+    # TensorRT 8.6 overlooks `start` and `end`, which Shape has had since opset 15.
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type != "Shape" or not bounds:
+            continue
+        (picked,) = node.output
+        whole, axes = f"{picked}.whole", f"{picked}.axes"
+        del node.attribute[:]
+        node.output[0] = whole
+        values = np.arange(bounds["start"], bounds["end"], dtype=np.int64)
+        graph.initializer.append(numpy_helper.from_array(values, axes))
+        nodes.append(
+            onnx.helper.make_node("Gather", [whole, axes], [picked], name=f"{node.name}.picked")
+        )
+    _replace_nodes(graph, nodes)
 
 
 def _strip_traces(graph: onnx.ModelProto) -> None:

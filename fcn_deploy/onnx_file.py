@@ -93,6 +93,18 @@ def read_metadata(path: Path) -> OnnxMetadata:
         raise OnnxFileError(f"{path}: {error.message}", error.repair or FOREIGN_REPAIR) from error
 
 
+def shape_arithmetic(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the names of the nodes that compute with sizes and constants, not with pixels."""
+    pixels = {value.name for value in model.graph.input}
+    names = set()
+    for node in model.graph.node:  # in the order of computing
+        if node.op_type == "Shape" or not pixels.intersection(node.input):
+            names.add(node.name)
+        else:
+            pixels.update(node.output)
+    return frozenset(names)
+
+
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with what its argmax reads made visible as the output ``logits``.
 

@@ -67,8 +67,8 @@ for size in 32 64; do
     step "train-rate-$size-compiled" "${torch[@]}" train --data "$work/eightfold" --crop-size 320x480 --batch-size $size \
         --epochs 4 --half-size 0 --validate-every 4 --out rate-$size-compiled --overwrite --compile
 done
-step train-fcn8s "${torch[@]}" train --data "$data" --arch fcn8s-resnet18 --crop-size 320x480 --batch-size 16 \
-    --epochs 300 --half-size 0 --validate-every 25 --out fcn8s --overwrite
+step train-fcn8s "${torch[@]}" train --data "$data" --arch fcn8s-resnet18 --output-stride 8 --crop-size 320x480 \
+    --batch-size 16 --epochs 120 --half-size 0 --validate-every 30 --out fcn8s --overwrite
 cp_metrics() { [ -e "$1/metrics.json" ] && cp "$1/metrics.json" "$out/$2.json"; return 0; }
 for made in rate-32 rate-32-compiled rate-64 rate-64-compiled; do cp_metrics $made "train-$made"; done
 cp_metrics fcn8s train-fcn8s
@@ -76,7 +76,9 @@ cp_metrics "$run" train-fcn32s
 
 # Engines and exports go beside the results, so that nothing of the run is overwritten.
 mkdir -p model model-trt
-cp "$run/model.safetensors" model/ && cp "$run/model.safetensors" model-trt/
+for model in model model-trt; do
+    cmp -s "$run/model.safetensors" $model/model.safetensors || cp "$run/model.safetensors" $model/
+done
 for precision in "" --fp16; do
     step "export${precision#-}" "${torch[@]}" export model $precision
     step "export-trt${precision#-}" "${torch[@]}" export model-trt $precision --opset "$opset"

@@ -151,8 +151,8 @@ def _gpu_missing() -> str | None:
 
 
 def _plain_cuda_session(model: bytes, threads: int) -> Any:
-    # Whoever deploys a plain export leaves the arithmetic of its shapes to ONNX Runtime.
-    return cuda_session(model, threads, alone=False)
+    # Whoever deploys a plain export leaves it to ONNX Runtime what runs where.
+    return cuda_session(model, threads, pixels_stay=False)
 
 
 #: Backend ``baseline``.

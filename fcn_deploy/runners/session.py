@@ -7,7 +7,7 @@ from typing import Any
 
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, FcnDeployError, OnnxFileError
-from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, read_metadata
+from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, read_metadata, shape_arithmetic
 from fcn_deploy.spec import Precision
 
 
@@ -89,16 +89,20 @@ def cuda_missing() -> str | None:
     return None
 
 
-def cuda_session(model: bytes, threads: int, *, alone: bool = True) -> Any:
-    """Open a session on the CUDA provider; no node may fall to the CPU.
+def cuda_session(model: bytes, threads: int, *, pixels_stay: bool = True) -> Any:
+    """Open a session on the CUDA provider; no node that computes with pixels may fall to the CPU.
+
+    ONNX Runtime keeps the arithmetic of sizes there, where it is free, and counts that as falling
+    back; so its own refusal of it is of no use here.  Before 1.24 it does not tell which node runs
+    where, and is not asked.
 
     Args:
         model: the ONNX file's bytes.
         threads: of the intra-op pool.
-        alone: False lets ONNX Runtime keep the arithmetic of shapes on the CPU, as it likes to.
+        pixels_stay: False lets any node fall.
 
     Raises:
-        BackendError: the provider, or a library that it needs, cannot be had.
+        BackendError: the provider, or a library that it needs, cannot be had, or a node fell.
     """
     import onnxruntime
 
@@ -111,13 +115,32 @@ def cuda_session(model: bytes, threads: int, *, alone: bool = True) -> Any:
         # On by default: it would round every product to ten bits and call it FP32.
         "use_tf32": "0",
     }
-    return _gpu_session(
-        model,
-        _gpu_options(onnxruntime, threads, alone=alone),
-        CUDA_PROVIDER,
-        CUDA_LIBRARIES_REPAIR,
+    options = _gpu_options(onnxruntime, threads)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = _gpu_session(
+        model, options, CUDA_PROVIDER, CUDA_LIBRARIES_REPAIR,
         providers=[(CUDA_PROVIDER, settings)],
-    )
+    )  # fmt: skip
+    if pixels_stay and hasattr(session, "get_provider_graph_assignment_info"):
+        _require_pixels_on(CUDA_PROVIDER, session, model)
+    return session
+
+
+def _require_pixels_on(provider: str, session: Any, model: bytes) -> None:
+    import onnx
+
+    fallen = [
+        node.name
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+    ]
+    lost = set(fallen) - shape_arithmetic(onnx.load_model_from_string(model))
+    if lost:
+        raise BackendError(
+            f"{provider} leaves {len(lost)} nodes to the CPU ({', '.join(sorted(lost)[:3])})",
+            "export in another opset, or use another version of onnxruntime-gpu",
+        )
 
 
 def rtx_session(model: bytes, threads: int) -> Any:
@@ -130,6 +153,7 @@ def rtx_session(model: bytes, threads: int) -> Any:
     import onnxruntime_ep_nv_tensorrt_rtx as plugin
 
     options = _gpu_options(onnxruntime, threads)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         if not _rtx_devices(onnxruntime):
             onnxruntime.register_execution_provider_library(
@@ -150,13 +174,11 @@ def _rtx_devices(onnxruntime: Any) -> list[Any]:
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == RTX_PROVIDER]
 
 
-def _gpu_options(onnxruntime: Any, threads: int, *, alone: bool = True) -> Any:
+def _gpu_options(onnxruntime: Any, threads: int) -> Any:
     onnxruntime.set_default_logger_severity(4)  # what it would print is in what we raise
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    if alone:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 
 

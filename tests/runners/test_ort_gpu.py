@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,6 @@ def test_a_session_that_lost_its_provider_is_refused(monkeypatch: pytest.MonkeyP
 
     class CpuSession:
         def __init__(self, model: bytes, options: Any, providers: Any) -> None:
-            assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
             ((name, settings),) = providers
             assert name == "CUDAExecutionProvider"
             assert settings["use_tf32"] == "0"
@@ -142,6 +142,54 @@ def test_a_session_that_lost_its_provider_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: None)
     with pytest.raises(BackendError, match=r"asked for CUDAExecutionProvider, got ..CPUExec"):
         session.cuda_session(b"", 1)
+
+
+@pytest.mark.parametrize("fallen", [(), ("size", "end"), ("end", "crop")])
+def test_a_node_that_reads_pixels_may_not_fall_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, fallen: tuple[str, ...]
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnx
+
+    file = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        cropped (float[N, H, W] image, float[N, h, w] other) => (float[N, a, b] mask)
+        <int64[3] one = {1, 1, 1}>
+        {
+            size = Shape(other)
+            end = Add(size, one)
+            mask = Slice(image, one, end)
+        }
+    """)
+    for node, name in zip(file.graph.node, ("size", "end", "crop"), strict=True):
+        node.name = name
+
+    class Session:
+        def __init__(self, model: bytes, options: Any, providers: Any) -> None:
+            key = "session.record_ep_graph_assignment_info"
+            assert options.get_session_config_entry(key) == "1"
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def get_provider_graph_assignment_info(self) -> list[SimpleNamespace]:
+            nodes = [SimpleNamespace(name=name) for name in fallen]
+            return [
+                SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: nodes),
+                SimpleNamespace(
+                    ep_name="CUDAExecutionProvider",
+                    get_nodes=lambda: [SimpleNamespace(name="crop")],
+                ),
+            ]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: None)
+    if "crop" in fallen:
+        with pytest.raises(BackendError, match=r"leaves 1 nodes to the CPU \(crop\)"):
+            session.cuda_session(file.SerializeToString(), 1)
+    else:
+        session.cuda_session(file.SerializeToString(), 1)
 
 
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
