@@ -581,12 +581,21 @@ class _Build:
             runtime = trt.Runtime(self._tensorrt.logger)
             engine = runtime.deserialize_cuda_engine(plan)
             if engine is not None:
-                inspector = engine.create_engine_inspector()
-                information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+                information = self._inspected(engine)
                 return layers_by_precision(layers_of_inspector(information)), "engine inspector"
         # No GPU to load the engine on: the builder listed the same layers as it finished.
         layers = [layer for listing in listings for layer in layers_of_listing(listing)]
         return layers_by_precision(layers), "builder log"
+
+    def _inspected(self, engine: Any) -> str:
+        trt = self._tensorrt.trt
+        inspector = engine.create_engine_inspector()
+        # Before 10 a tensor of dynamic size has no type until a context knows the size.
+        context = self._tensorrt.create_context(engine, 0, 0)
+        typical = self._profiles[0].shapes[1]
+        context.set_input_shape(INPUT_NAME, (*typical, CHANNELS))
+        inspector.execution_context = context
+        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def _check_precision(self, layers: dict[str, int]) -> None:
         precision = self._metadata.precision
@@ -626,7 +635,8 @@ LayerTypes = tuple[list[str], list[str]]
 def layers_of_inspector(information: str) -> list[LayerTypes]:
     """Read the layers' types from the engine inspector's JSON."""
     layers = []
-    for layer in json.loads(information).get("Layers", []):
+    # Not strict: 8.6 leaves the line ends of its layers' comments as they are.
+    for layer in json.loads(information, strict=False).get("Layers", []):
         if isinstance(layer, dict):  # a bare name where the engine was built without detail
             outputs, inputs = (
                 [

@@ -379,7 +379,7 @@ class _ICudaEngine:
 
     def create_engine_inspector(self) -> Any:
         inspector = self._trt.EngineInspector()
-        inspector._plan = self._plan
+        inspector._plan, inspector._trt = self._plan, self._trt
         return inspector
 
     def create_execution_context(self, strategy: Member | None = None) -> Any:
@@ -408,17 +408,21 @@ class _ICudaEngine:
 
 class _EngineInspector:
     _plan: dict[str, Any]
+    _trt: FakeTensorRt
+    execution_context: Any = None
 
     def get_engine_information(self, layer_format: Member) -> str:
         assert layer_format.name == "JSON"
         if not self._plan["detailed"]:
             return json.dumps({"Layers": ["conv"]})
-        kind = "FP16" if self._plan["half"] else "FP32"
-        layer = {
-            "Name": "conv",
-            "Outputs": [{"Format/Datatype": f"Row major linear {kind} format"}],
-        }
-        return json.dumps({"Layers": [layer]})
+        kind = f"Row major linear {'FP16' if self._plan['half'] else 'FP32'} format"
+        # As an H100 with 8.6.0 showed it.
+        old = self._trt.__version__.startswith("8.")
+        if old and (self.execution_context is None or not self.execution_context._shape):
+            kind = "N/A due to dynamic shapes"
+        layer = {"Name": "conv", "Outputs": [{"Format/Datatype": kind}]}
+        information = json.dumps({"Layers": [layer], "Metadata": "one\nother"})
+        return information.replace("\\n", "\n") if old else information
 
 
 class _IExecutionContext:
