@@ -100,7 +100,7 @@ class TrainPlan:
             "weights": None if self.weights is None else str(self.weights),
             "freeze_epochs": self.freeze_epochs,
             "seed": self.seed,
-            "device": str(self.device),
+            "device": _named(self.device),
             "amp": self.amp,
             "compiled": self.compiled,
             "sync_batch_norm": self.sync_batch_norm,
@@ -108,6 +108,12 @@ class TrainPlan:
             "patience": self.patience,
             "recipe": asdict(self.recipe),
         }
+
+
+def _named(device: torch.device) -> str:
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 @dataclass(frozen=True)
