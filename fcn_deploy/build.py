@@ -31,7 +31,14 @@ from fcn_deploy.engine_file import (
     read_sidecar,
     write_engine,
 )
-from fcn_deploy.errors import ArtifactError, BackendError, BuildError, InputError, OnnxFileError
+from fcn_deploy.errors import (
+    ArtifactError,
+    BackendError,
+    BuildError,
+    FcnDeployError,
+    InputError,
+    OnnxFileError,
+)
 from fcn_deploy.machine import utc_now
 from fcn_deploy.onnx_file import OnnxMetadata, load_onnx, read_metadata, with_logits
 from fcn_deploy.spec import Precision, Product, ShapeProfile
@@ -498,9 +505,15 @@ class _Build:
                 f"{trt_api.last_error()}",
                 "try a smaller --profile or a larger --workspace",
             )
-        layers, source = self._count_layers(plan, listings)
-        self._check_precision(layers)
-        timings = b"" if self._options.timing_cache is None else _timings(config)
+        cache = self._options.timing_cache
+        timings = b"" if cache is None else _timings(config)
+        try:
+            layers, source = self._count_layers(plan, listings)
+            self._check_precision(layers)
+        except FcnDeployError:
+            if cache is not None:  # worth minutes, also to the next attempt
+                write_bytes(cache, timings, flags=_CACHE_FLAG)
+            raise
         return _Built(plan, layers, source, _tensors(trt, network), flags, timings)
 
     def _parse(self, builder: Any) -> Any:
@@ -593,7 +606,11 @@ class _Build:
         # Before 10 a tensor of dynamic size has no type until a context knows the size.
         context = self._tensorrt.create_context(engine, 0, 0)
         typical = self._profiles[0].shapes[1]
-        context.set_input_shape(INPUT_NAME, (*typical, CHANNELS))
+        if not context.set_input_shape(INPUT_NAME, (*typical, CHANNELS)):
+            raise BuildError(
+                f"{self._tensorrt.label} refuses {typical} of the engine's own profile: "
+                f"{trt_api.last_error()}"
+            )
         inspector.execution_context = context
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 

@@ -206,6 +206,8 @@ def batches(
         batch_sampler=order,
         num_workers=workers,
         pin_memory=pinned,
+        # PyTorch sees to it then that the processes end with this one, whatever still holds them.
+        persistent_workers=workers > 0,
         worker_init_fn=_left_to_the_parent,
         # Else it would take a number out of the global generator.
         generator=torch.Generator(),

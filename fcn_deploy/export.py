@@ -511,6 +511,8 @@ def _pick_out_of_whole_shapes(graph: onnx.GraphProto) -> None:
         bounds = {attribute.name: attribute.i for attribute in node.attribute}
         if node.op_type != "Shape" or not bounds:
             continue
+        if bounds.keys() != {"start", "end"} or not 0 <= bounds["start"] < bounds["end"]:
+            raise ExportError(f"the exporter gives {node.name} the axes {bounds}", _EXPORTER_REPAIR)
         (picked,) = node.output
         whole, axes = f"{picked}.whole", f"{picked}.axes"
         del node.attribute[:]

@@ -216,6 +216,7 @@ def train(
         stack.enter_context(lost_ranks_named(world))
         stop = stack.enter_context(_stop_requests())
         course = _Course(plan, spec, train_set, val_set, world, run, stop)
+        stack.callback(course.close)
         between_epochs = False
         if state is not None:
             course.resume(state)
@@ -406,6 +407,11 @@ class _Course:
             self._sums.compute_seconds += time.perf_counter() - came
             yield self._progress(number)
             asked = time.perf_counter()
+
+    def close(self) -> None:
+        """End the processes that load data."""
+        self._loaded = None
+        del self._loader
 
     def _wrapped(self) -> nn.Module:
         network = self._world.parallel(self.learner.network)

@@ -46,7 +46,9 @@ def test_the_file_and_what_it_gives(checkpoint: Path, precision: Precision, tmp_
     assert (last.op_type, last.attribute[0].i) == ("Cast", onnx.TensorProto.UINT8)
     assert tensor_types(model)[last.input[0]] == onnx.TensorProto.FLOAT
     # TensorRT 8.6 overlooks these attributes.
-    assert not any(node.attribute for node in model.graph.node if node.op_type == "Shape")
+    shapes = [node for node in model.graph.node if node.op_type == "Shape"]
+    assert shapes
+    assert not any(node.attribute for node in shapes)
     metadata = read_metadata(files[17])
     assert (metadata.precision, metadata.outputs) == (precision, OUTPUT_NAMES)
     dimensions = [

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -224,10 +226,16 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(TrainingStoppedError, match="--resume"):
-        run_training(run.root, recipe, on_batch=ask_for_an_end, arguments={"lr": 0.5}, **options)
+        run_training(
+            run.root, recipe,
+            on_batch=ask_for_an_end, workers=workers, arguments={"lr": 0.5}, **options,
+        )  # fmt: skip
+    gc.collect()
+    assert multiprocessing.active_children() == []  # which load data
     state = load_state(run.state)
     assert state.arguments == {"lr": 0.5}
     resumed = run_training(run.root, recipe, state=state, workers=workers, **options)
+    assert multiprocessing.active_children() == []
     assert figures_of(resumed) == figures_of(whole)
     for file in ("last.safetensors", "model.safetensors"):
         assert_equal_weights(run.root / file, tmp_path / "whole" / file)

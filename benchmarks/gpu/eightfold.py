@@ -14,14 +14,17 @@ import sys
 from pathlib import Path
 
 from fcn_deploy.dataset import VocDataset, list_path, mask_folder
+from fcn_deploy.errors import InputError
 
 TIMES = 8
 
 
 def eightfold(data: Path, folder: Path) -> None:
     """Write the folder; a former one is replaced."""
-    shutil.rmtree(folder, ignore_errors=True)
     train, val = VocDataset.open(data, "train"), VocDataset.open(data, "val")
+    if folder.resolve() in (data.resolve(), *data.resolve().parents):
+        raise InputError(f"{folder} would replace the data that it is made of", "name another one")
+    shutil.rmtree(folder, ignore_errors=True)
     for split, dataset, times in (("train", train, TIMES), ("val", val, 1)):
         names = []
         for copy in range(times):

@@ -1,11 +1,12 @@
 """Parity between two Pythons: each saves what its runner gives, and the two files are compared.
 
-    python parity_apart.py record  RUN DATA FOLDER [--limit N]             # with PyTorch
+    python parity_apart.py record  RUN DATA FOLDER JSON [--limit N]        # with PyTorch
     python parity_apart.py compare RUN BACKEND PRECISION DATA FOLDER JSON  # with TensorRT
 
 `record` saves what the float32 PyTorch network (the runner has TF32 switched off) gives as
-FOLDER/reference.json; `compare` saves what a backend gives for a moment and compares the two.  So
-an engine of TensorRT 8.6 (Python 3.10, without torch) meets the same reference.  By hand:
+FOLDER/reference.json, and compares its float16 with that; `compare` saves what a backend gives for
+a moment and compares the two.  So an engine of TensorRT 8.6 (Python 3.10, without torch) meets the
+same reference.  By hand:
 
     fcn-deploy parity RUN --backend torch --save-outputs REF.json
     fcn-deploy parity RUN --backend trt --fp16 --save-outputs CAND.json
@@ -25,7 +26,7 @@ from fcn_deploy.parity import compare_recordings, save
 from fcn_deploy.pictures import labelled_pictures
 from fcn_deploy.recordings import read_recording, record
 from fcn_deploy.runners.base import open_runner
-from fcn_deploy.spec import Precision
+from fcn_deploy.spec import Precision, Product
 
 REFERENCE = "reference.json"
 BOTH = ("mask", "logits")
@@ -38,8 +39,11 @@ def save_outputs(
 ) -> None:
     if backend == "trt":
         from fcn_deploy.build import ensure_engine
+        from fcn_deploy.trt_api import choose_product
 
-        ensure_engine(run, precision, outputs=BOTH, timing_cache=TIMINGS, say=print)
+        keeps_timings = choose_product("auto") is Product.TRT
+        timings = TIMINGS if keeps_timings else None
+        ensure_engine(run, precision, outputs=BOTH, timing_cache=timings, say=print)
     with open_runner(run, backend, precision=precision, outputs=BOTH) as runner:
         pictures = labelled_pictures(open_dataset(data, "val"), runner.spec, limit)
         print(f"{target}: {record(runner, pictures, target):,.0f} MiB")
@@ -74,14 +78,13 @@ def main() -> None:
             command.add_argument("precision", type=Precision)
         command.add_argument("data")
         command.add_argument("folder", type=Path)
+        command.add_argument("json", type=Path)
         command.add_argument("--limit", type=int)
-    comparer.add_argument("json", type=Path)
     asked = parser.parse_args()
     run, reference = Run.from_argument(asked.run), asked.folder / REFERENCE
     if asked.command == "record":
         save_outputs(run, "torch", Precision.FP32, asked.data, reference, asked.limit)
-        target = asked.folder.parent / "parity-torch-fp16.json"
-        judge(run, "torch", Precision.FP16, asked.data, reference, target, asked.limit)
+        judge(run, "torch", Precision.FP16, asked.data, reference, asked.json, asked.limit)
     elif not judge(
         run, asked.backend, asked.precision, asked.data, reference, asked.json, asked.limit
     ):

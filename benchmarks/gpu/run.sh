@@ -4,10 +4,11 @@
 #   benchmarks/gpu/run.sh OUT [--run RUN] [--data DIR] [--torch-python P] [--trt-python P]
 #                             [--rtx-python P] [--opset 17|20] [--limit N] [--work DIR] [--only REGEX]
 #
-# RUN is a trained run (default runs/fcn; the steps `train-…` make one of DATA), DATA its labelled
-# images (default: the built-in scenes).
+# RUN is a trained run (default: what the step `train-fcn32s` learns), DATA its labelled images (default:
+# the built-in scenes, of which no rates of training are taken).  Neither is written to.
 # The Pythons may be one or three: TensorRT 8.6 lives in a 3.10 without torch (give --opset 17 then).
-# The one of TensorRT needs numpy, pillow, click, rich, onnx, onnxruntime, cuda-bindings, pytest.
+# The one of TensorRT needs numpy, pillow, click, rich, onnx, onnxruntime, cuda-bindings, pytest
+# (onnxruntime-gpu where it can be had, for the baseline).
 # Each step writes OUT/STEP.log and a line of OUT/steps.jsonl as it ends, and its results as JSON
 # into OUT; a step that fails, or takes STEP_SECONDS (600), does not stop the others.  Exit code 1 if
 # any failed.  --only takes the steps whose whole name matches, for a machine that is lent by the
@@ -17,7 +18,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 out=${1:?usage: run.sh OUT [--run RUN] [--data DIR] [--torch-python P] [--trt-python P] …}
 shift
-run=runs/fcn data=synthetic torch_python=${TORCH_PYTHON:-python3} opset=20 limit= work= only='.*'
+run= data=synthetic torch_python=${TORCH_PYTHON:-python3} opset=20 limit= work= only='.*'
 trt_python=${TRT_PYTHON:-} rtx_python=${RTX_PYTHON:-} step_seconds=${STEP_SECONDS:-600}
 while (($#)); do
     case $1 in
@@ -30,7 +31,9 @@ while (($#)); do
 done
 trt_python=${trt_python:-$torch_python} rtx_python=${rtx_python:-$torch_python}
 mkdir -p "$out"; out=$(cd "$out" && pwd)
+kept=$work
 work=${work:-$out/work}; mkdir -p "$work"; work=$(cd "$work" && pwd)
+run=${run:-$work/fcn32s}
 [ "$data" = synthetic ] || data=$(cd "$data" && pwd)
 case $run in /*) ;; *) run=$PWD/$run ;; esac
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
@@ -44,12 +47,22 @@ step() { # step NAME COMMAND…: run it, log it, go on
     [[ $name =~ ^($only)$ ]] || return 0
     started=$(date +%s)
     echo "── $name: $*"
-    timeout "$step_seconds" "$@" > "$out/$name.log" 2>&1
+    timeout -k 30 "$step_seconds" "$@" > "$out/$name.log" 2>&1
     code=$?
     ((code)) && failed=1
     printf '{"step": "%s", "exit_code": %d, "seconds": %d, "log": "%s.log"}\n' \
         "$name" "$code" "$(($(date +%s) - started))" "$name" >> "$out/steps.jsonl"
     echo "   exit code $code, $(($(date +%s) - started)) s"; tail -n 3 "$out/$name.log" | sed 's/^/   /'
+    return 0
+}
+training() { # training NAME FOLDER ARGUMENT…: a step whose metrics.json goes into OUT once it has ended well
+    local name=$1 folder=$2
+    shift 2
+    step "$name" bash -c 'folder=$1 json=$2; shift 2; "$@" && cp "$folder/metrics.json" "$json"' - \
+        "$folder" "$out/$name.json" "${torch[@]}" train "$@" --out "$folder" --overwrite
+}
+anew() { # anew NAME FILE: what a former call left is no result of this one
+    [[ $1 =~ ^($only)$ ]] && rm -f "$2"
     return 0
 }
 torch=("$torch_python" -m fcn_deploy) trt=("$trt_python" -m fcn_deploy)
@@ -58,25 +71,22 @@ step machine bash -c "nvidia-smi -q -x > '$out/nvidia-smi.xml'; nvidia-smi; '$to
 
 # Training.  Of the small data set an epoch is over in a moment, so that its rate says little: the
 # rate is taken where an epoch has eight times the pictures, from the second on.
-step train-fcn32s "${torch[@]}" train --data "$data" --crop-size 320x480 --batch-size 32 --epochs 40 \
-    --half-size 0 --validate-every 10 --out "$run" --overwrite
-step train-eightfold "$torch_python" "$here/eightfold.py" "$data" "$work/eightfold"
-for size in 32 64; do
-    step "train-rate-$size" "${torch[@]}" train --data "$work/eightfold" --crop-size 320x480 --batch-size $size \
-        --epochs 4 --half-size 0 --validate-every 4 --out rate-$size --overwrite
-    step "train-rate-$size-compiled" "${torch[@]}" train --data "$work/eightfold" --crop-size 320x480 --batch-size $size \
-        --epochs 4 --half-size 0 --validate-every 4 --out rate-$size-compiled --overwrite --compile
-done
-step train-fcn8s "${torch[@]}" train --data "$data" --arch fcn8s-resnet18 --output-stride 8 --crop-size 320x480 \
-    --batch-size 16 --epochs 120 --half-size 0 --validate-every 30 --out fcn8s --overwrite
-cp_metrics() { [ -e "$1/metrics.json" ] && cp "$1/metrics.json" "$out/$2.json"; return 0; }
-for made in rate-32 rate-32-compiled rate-64 rate-64-compiled; do cp_metrics $made "train-$made"; done
-cp_metrics fcn8s train-fcn8s
-cp_metrics "$run" train-fcn32s
+training train-fcn32s fcn32s --data "$data" --crop-size 320x480 --batch-size 32 --epochs 40 --half-size 0 --validate-every 10
+if [ "$data" != synthetic ]; then
+    step train-eightfold "$torch_python" "$here/eightfold.py" "$data" eightfold
+    for size in 32 64; do
+        rate=(--data eightfold --crop-size 320x480 --batch-size $size --epochs 4 --half-size 0 --validate-every 4)
+        training "train-rate-$size" "rate-$size" "${rate[@]}"
+        training "train-rate-$size-compiled" "rate-$size-compiled" "${rate[@]}" --compile
+    done
+fi
+training train-fcn8s fcn8s --data "$data" --arch fcn8s-resnet18 --output-stride 8 --crop-size 320x480 --batch-size 16 \
+    --epochs 120 --half-size 0 --validate-every 30
 
 # Engines and exports go beside the results, so that nothing of the run is overwritten.
 mkdir -p model model-trt
 for model in model model-trt; do
+    [ -e "$run/model.safetensors" ] || continue
     cmp -s "$run/model.safetensors" $model/model.safetensors || cp "$run/model.safetensors" $model/
 done
 for precision in "" --fp16; do
@@ -103,7 +113,7 @@ step gpu-tests env GPU_RUN="$work/model-trt" GPU_TIMINGS="$work/timings.cache" \
 step gpu-tests-torch "$torch_python" -m pytest -p no:cacheprovider -m gpu -rs "$root/tests/runners/test_pytorch.py"
 
 reference=$work/reference
-step parity-record "$torch_python" "$here/parity_apart.py" record model "$data" "$reference" "${few[@]}"
+step parity-record "$torch_python" "$here/parity_apart.py" record model "$data" "$reference" "$out/parity-torch-fp16.json" "${few[@]}"
 for precision in fp16 fp32 int8; do
     step "parity-trt-$precision" "$trt_python" "$here/parity_apart.py" compare model-trt trt $precision \
         "$data" "$reference" "$out/parity-trt-$precision.json" "${few[@]}"
@@ -116,6 +126,7 @@ for backend in torch-graphs torch-compile; do
     step "parity-$backend-fp16" "$torch_python" "$here/parity_apart.py" compare model $backend fp16 \
         "$data" "$reference" "$out/parity-$backend-fp16.json" "${few[@]}"
 done
+[ -n "$kept" ] || rm -rf "$reference"  # gigabytes of logits; the results are in OUT
 
 step device-tier-fp16 "$trt_python" "$here/device_tier.py" model-trt fp16 "$out/device-tier-fp16.json" --contexts 1,2
 for precision in int8 fp32; do
@@ -126,10 +137,12 @@ done
 # turns, each three times, and the ratio is that of neighbours.
 turns=()
 for turn in 1 2 3; do
-    step "turn-$turn-trt" "$trt_python" "$here/device_tier.py" model-trt fp16 "turn-$turn-trt.json" --shape 32x320x480
+    engine=$out/turn-$turn-trt.json others=$out/turn-$turn-others.json
+    anew "turn-$turn-trt" "$engine"; anew "turn-$turn-others" "$others"
+    step "turn-$turn-trt" "$trt_python" "$here/device_tier.py" model-trt fp16 "$engine" --shape 32x320x480
     step "turn-$turn-others" "${torch[@]}" bench model --backend torch --backend ort-cuda --fp16 --scenario offline \
-        --tier host --batch 32 --size 320x480 --repeats 3 --no-cold-start --json "turn-$turn-others.json"
-    turns+=("turn-$turn-trt.json" "turn-$turn-others.json")
+        --tier host --batch 32 --size 320x480 --repeats 3 --no-cold-start --json "$others"
+    turns+=("$engine" "$others")
 done
 step turns "$torch_python" "$here/turns.py" "$out/turns.json" "${turns[@]}"
 

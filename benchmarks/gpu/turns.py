@@ -3,9 +3,10 @@
     python turns.py JSON TIER.json BENCH.json [TIER.json BENCH.json …]
 
 TIER.json is what ``device_tier.py`` wrote of an engine, BENCH.json what ``fcn-deploy bench
---scenario offline`` wrote of the others at once after it.  For every shape that both have, the
-engine's pictures per second, from pinned memory to pinned memory, over those of each row of the
-bench: one ratio a turn, their median and range.
+--scenario offline --tier host`` wrote of the others at once after it.  For every shape that both
+have, the engine's pictures per second, from pinned memory to pinned memory and from ordinary memory
+to ordinary memory as the others have it, over those of each valid row of the bench: one ratio a
+turn, their median and range.
 """
 
 from __future__ import annotations
@@ -17,14 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from fcn_deploy.artifacts import read_json, write_json
+from fcn_deploy.errors import InputError
 from fcn_deploy.machine import result_header
 
 TURNS_SCHEMA = 1
-PINNED = "pinned"
+ENGINE_TIERS = ("pinned", "host")
 
 
 def turns(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
-    """Return the document of all turns, each (device tier, bench)."""
+    """Return the document of all turns, each (device tier, bench).
+
+    Raises:
+        InputError: they are not all of one trained network.
+    """
+    networks = {
+        runner["checkpoint_digest"]
+        for tier, bench in pairs
+        for runner in (tier["runner"], *(row["runner"] for row in bench["rows"]))
+    }
+    if len(networks) != 1:
+        raise InputError("the files are not of one trained network", "take the turns anew")
     ratios: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
     for tier, bench in pairs:
         for key, engine, other in _rates(tier, bench):
@@ -34,6 +47,7 @@ def turns(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, A
         "engine": pairs[0][0]["runner"],
         "rows": [
             {
+                "engine_tier": engine_tier,
                 "over": name,
                 "precision": precision,
                 "tier": tier,
@@ -45,7 +59,7 @@ def turns(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, A
                 "median": statistics.median(by_turn),
                 "range": [min(by_turn), max(by_turn)],
             }
-            for (name, precision, tier, batch, size), rates in ratios.items()
+            for (engine_tier, name, precision, tier, batch, size), rates in ratios.items()
         ],
     }
 
@@ -53,17 +67,16 @@ def turns(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, A
 def _rates(
     tier: dict[str, Any], bench: dict[str, Any]
 ) -> Iterator[tuple[tuple[Any, ...], float, float]]:
-    engines = {
-        (row["batch"], tuple(row["size"])): row[PINNED]["images_per_s"]
-        for row in tier["rows"]
-        if PINNED in row
-    }
+    engines = {(row["batch"], tuple(row["size"])): row for row in tier["rows"]}
     for row in bench["rows"]:
         shape = (row["batch_size"], tuple(row["size"]))
-        if shape in engines:
-            runner = row["runner"]
-            key = (runner["backend"], runner["precision"], row["tier"], *shape)
-            yield key, engines[shape], row["images_per_s"]
+        if row["loadgen"] is not None and not row["loadgen"]["valid"]:
+            continue
+        for engine_tier in ENGINE_TIERS:
+            if engine_tier in engines.get(shape, {}):
+                runner = row["runner"]
+                key = (engine_tier, runner["backend"], runner["precision"], row["tier"], *shape)
+                yield key, engines[shape][engine_tier]["images_per_s"], row["images_per_s"]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -74,7 +87,8 @@ def main(arguments: Sequence[str]) -> None:
     for row in document["rows"]:
         low, high = row["range"]
         print(
-            f"{row['batch']} × {row['size']}: {row['median']:.2f}× ({low:.2f} to {high:.2f}) "
+            f"{row['engine_tier']}, {row['batch']} × {row['size']}: {row['median']:.2f}× "
+            f"({low:.2f} to {high:.2f}) "
             f"{row['over']} {row['precision']} {row['tier']}"
         )
 

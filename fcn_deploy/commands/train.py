@@ -394,6 +394,7 @@ def _typed_again(context: click.Context, options: _Options, data: str) -> list[s
 
 
 def _plan(options: _Options, device: torch.device) -> TrainPlan:
+    from fcn_deploy.machine import usable_cores
     from fcn_deploy.networks import build_model, find_architecture, with_output_stride
     from fcn_deploy.train import TrainPlan
 
@@ -409,7 +410,9 @@ def _plan(options: _Options, device: torch.device) -> TrainPlan:
     freeze = options.freeze_backbone
     workers = options.workers
     if workers is None:
-        workers = min(16, (os.cpu_count() or 1) - 1) if device.type == "cuda" else 0
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, on this machine
+        free = usable_cores() // beside - 1
+        workers = max(0, min(16, free)) if device.type == "cuda" else 0
     return TrainPlan(
         recipe,
         device,

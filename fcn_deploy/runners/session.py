@@ -93,8 +93,7 @@ def cuda_session(model: bytes, threads: int, *, pixels_stay: bool = True) -> Any
     """Open a session on the CUDA provider; no node that computes with pixels may fall to the CPU.
 
     ONNX Runtime keeps the arithmetic of sizes there, where it is free, and counts that as falling
-    back; so its own refusal of it is of no use here.  Before 1.24 it does not tell which node runs
-    where, and is not asked.
+    back; so its own refusal of it is of no use here, and it is asked which node runs where.
 
     Args:
         model: the ONNX file's bytes.
@@ -102,7 +101,8 @@ def cuda_session(model: bytes, threads: int, *, pixels_stay: bool = True) -> Any
         pixels_stay: False lets any node fall.
 
     Raises:
-        BackendError: the provider, or a library that it needs, cannot be had, or a node fell.
+        BackendError: the provider, or a library that it needs, cannot be had, or a node fell, or
+            ONNX Runtime is older than 1.24 and does not tell.
     """
     import onnxruntime
 
@@ -121,7 +121,7 @@ def cuda_session(model: bytes, threads: int, *, pixels_stay: bool = True) -> Any
         model, options, CUDA_PROVIDER, CUDA_LIBRARIES_REPAIR,
         providers=[(CUDA_PROVIDER, settings)],
     )  # fmt: skip
-    if pixels_stay and hasattr(session, "get_provider_graph_assignment_info"):
+    if pixels_stay:
         _require_pixels_on(CUDA_PROVIDER, session, model)
     return session
 
@@ -129,6 +129,11 @@ def cuda_session(model: bytes, threads: int, *, pixels_stay: bool = True) -> Any
 def _require_pixels_on(provider: str, session: Any, model: bytes) -> None:
     import onnx
 
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise BackendError(
+            "this ONNX Runtime does not tell whether a node fell to the CPU",
+            "pip install 'onnxruntime-gpu>=1.24'",
+        )
     fallen = [
         node.name
         for part in session.get_provider_graph_assignment_info()

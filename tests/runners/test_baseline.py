@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,17 +132,19 @@ def test_it_computes_where_its_name_says(plain_run: Run) -> None:
             )
 
 
-def test_shapes_may_be_computed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_left_to_onnx_runtime_what_runs_where(monkeypatch: pytest.MonkeyPatch) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
 
     class Session:
         def __init__(self, model: bytes, options: Any, providers: Any) -> None:
-            with pytest.raises(RuntimeError):  # not set
-                options.get_session_config_entry("session.disable_cpu_ep_fallback")
             assert [name for name, _ in providers] == [session.CUDA_PROVIDER]
 
         def get_providers(self) -> list[str]:
             return [session.CUDA_PROVIDER, "CPUExecutionProvider"]
+
+        def get_provider_graph_assignment_info(self) -> list[SimpleNamespace]:
+            fallen = [SimpleNamespace(name="conv1")]
+            return [SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: fallen)]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)

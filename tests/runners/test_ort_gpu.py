@@ -192,6 +192,23 @@ def test_a_node_that_reads_pixels_may_not_fall_to_the_cpu(
         session.cuda_session(file.SerializeToString(), 1)
 
 
+def test_an_onnx_runtime_that_does_not_tell_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class OldSession:
+        def __init__(self, model: bytes, options: Any, providers: Any) -> None:
+            pass
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OldSession)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: None)
+    with pytest.raises(BackendError, match="does not tell whether a node fell"):
+        session.cuda_session(b"", 1)
+
+
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 def test_without_a_gpu_one_line_says_so(
     backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
