@@ -59,7 +59,7 @@ from fcn_deploy.machine import describe_machine, usable_cores, utc_now
 from fcn_deploy.parity import GATES
 from fcn_deploy.ranking import Question, baseline_of, tie
 from fcn_deploy.regression import read_bench
-from fcn_deploy.runners.base import Runner, RunnerDescription
+from fcn_deploy.runners.base import Runner, RunnerDescription, takes
 from fcn_deploy.spec import Precision
 from fcn_deploy.words import number, percent, settings_words
 
@@ -235,17 +235,22 @@ def _open_ours(source: Run, threads: int, stack: ExitStack) -> dict[Runner, Prec
             open_backend(source, backend, precision=precision, threads=threads)
         ): precision
         for backend in backends
-        for precision in (Precision.FP32, Precision.FP16)
-        if precision is Precision.FP32 or _worth_halving(source, backend)
+        for precision in (Precision.FP32, Precision.FP16, Precision.INT8)
+        if _takes_part(source, backend, precision)
     }
     baselines = open_baselines(source, threads, list(runners), stack)
     return {**dict.fromkeys(baselines, Precision.FP32), **runners}
 
 
-def _worth_halving(source: Run, backend: str) -> bool:
+def _takes_part(source: Run, backend: str, precision: Precision) -> bool:
+    """Say whether a backend is measured in a precision: in INT8 wherever there is such a file."""
+    if precision is Precision.FP32:
+        return True
+    if precision is Precision.INT8:
+        return takes(backend, precision) and source.onnx(precision).is_file()
     if backend not in FP16_BACKENDS:
         return False
-    there = source.onnx(Precision.FP16).is_file()
+    there = source.onnx(precision).is_file()
     if not there:
         console.print(
             f"{backend} fp16 is left out: run `fcn-deploy export{source.command_suffix} --fp16`"
