@@ -18,7 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -49,6 +49,7 @@ from fcn_deploy.metrics import ConfusionMatrix
 from fcn_deploy.model import Normalise
 from fcn_deploy.networks import DEFAULT_ARCHITECTURE, build_model
 from fcn_deploy.recipes import SMALLEST_CROP, Recipe
+from fcn_deploy.runners.pytorch import device_name, fastest_kernels
 from fcn_deploy.spec import IGNORE_INDEX, ModelSpec
 from fcn_deploy.training_files import Epoch, TrainingFiles, best_of
 from fcn_deploy.validation import draw_preview, evaluate
@@ -100,7 +101,7 @@ class TrainPlan:
             "weights": None if self.weights is None else str(self.weights),
             "freeze_epochs": self.freeze_epochs,
             "seed": self.seed,
-            "device": _named(self.device),
+            "device": device_name(self.device),
             "amp": self.amp,
             "compiled": self.compiled,
             "sync_batch_norm": self.sync_batch_norm,
@@ -108,12 +109,6 @@ class TrainPlan:
             "patience": self.patience,
             "recipe": asdict(self.recipe),
         }
-
-
-def _named(device: torch.device) -> str:
-    if device.type != "cuda":
-        return str(device)
-    return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 @dataclass(frozen=True)
@@ -401,7 +396,8 @@ class _Course:
         asked = time.perf_counter()
         for images, masks in islice(self._loaded, len(self._order) - self._sums.batches):
             came = time.perf_counter()
-            with _kernels_tried(unless=plan.deterministic):
+            # Of the crops there is one shape; validation has many, and each would be tried anew.
+            with nullcontext() if plan.deterministic else fastest_kernels():
                 self._learn_batch(self._forward, images, masks, number)
             self._sums.data_seconds += came - asked
             self._sums.compute_seconds += time.perf_counter() - came
@@ -608,17 +604,6 @@ def _determinism(asked: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-@contextmanager
-def _kernels_tried(*, unless: bool) -> Iterator[None]:
-    """Let cuDNN time its kernels for the one shape of the crops; validation has many shapes."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or not unless
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def _class_weights(plan: TrainPlan, train_set: Dataset) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -21,19 +20,14 @@ from fcn_deploy.words import repeat_commands
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import LAYER_MS
 from tests.fakes import FakeRunner
+from tests.gpu_scripts import load_script
 from tests.tensorrt_fixtures import install, write_onnx
-
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu" / "device_tier.py"
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, in miniature."""
-    found = importlib.util.spec_from_file_location("device_tier", SCRIPT)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    module = load_script("device_tier")
     for name, value in {
         "SHAPES": ((2, 8, 9), (99, 8, 9)),
         "WARM_UP_RUNS": 2,

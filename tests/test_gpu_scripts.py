@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib.util
 import json
 import os
 import re
 import subprocess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,17 +16,7 @@ import pytest
 from fcn_deploy.artifacts import read_json, write_json
 from fcn_deploy.dataset import SceneDataset, VocDataset, write_voc_layout
 from fcn_deploy.errors import InputError
-
-SCRIPTS = Path(__file__).parents[1] / "benchmarks" / "gpu"
-
-
-def script(name: str) -> ModuleType:
-    found = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+from tests.gpu_scripts import SCRIPTS, load_script
 
 
 def test_every_training_picture_is_there_eight_times(tmp_path: Path) -> None:
@@ -36,7 +24,7 @@ def test_every_training_picture_is_there_eight_times(tmp_path: Path) -> None:
     train, val = SceneDataset(0, 3, (32, 40)), SceneDataset(1, 2, (32, 40))
     write_voc_layout(data, {"train": train, "val": val})
     (folder / "left").mkdir(parents=True)
-    script("eightfold").eightfold(data, folder)
+    load_script("eightfold").eightfold(data, folder)
     assert not (folder / "left").exists()
     written = VocDataset.open(folder, "train")
     assert len(written) == 24
@@ -51,7 +39,7 @@ def test_the_data_is_not_replaced_by_itself(tmp_path: Path) -> None:
     write_voc_layout(tmp_path / "data", {"train": scenes, "val": scenes})
     for folder in (tmp_path / "data", tmp_path):
         with pytest.raises(InputError, match="would replace the data"):
-            script("eightfold").eightfold(tmp_path / "data", folder)
+            load_script("eightfold").eightfold(tmp_path / "data", folder)
     assert len(VocDataset.open(tmp_path / "data", "train")) == 1
 
 
@@ -88,7 +76,7 @@ def test_each_turn_gives_a_ratio_of_its_own(
             files.append(tmp_path / f"{number}-{name}.json")
             write_json(files[-1], document)
     target = tmp_path / "turns.json"
-    script("turns").main([str(target), *map(str, files)])
+    load_script("turns").main([str(target), *map(str, files)])
     # Batch 64 has no engine, and torch no valid figure.
     pinned, host = read_json(target, repair="")["rows"]
     assert pinned["ratios"] == [10, 10, 11]
@@ -101,7 +89,7 @@ def test_each_turn_gives_a_ratio_of_its_own(
 
 def test_turns_of_two_networks_have_no_ratio() -> None:
     with pytest.raises(InputError, match="not of one trained network"):
-        script("turns").turns([(tier(1, "sha256:b"), bench(1))])
+        load_script("turns").turns([(tier(1, "sha256:b"), bench(1))])
 
 
 def run_sh(folder: Path, *options: str) -> dict[str, int]:

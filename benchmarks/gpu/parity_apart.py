@@ -26,7 +26,7 @@ from fcn_deploy.parity import compare_recordings, save
 from fcn_deploy.pictures import labelled_pictures
 from fcn_deploy.recordings import read_recording, record
 from fcn_deploy.runners.base import open_runner
-from fcn_deploy.spec import Precision, Product
+from fcn_deploy.spec import Precision
 
 REFERENCE = "reference.json"
 BOTH = ("mask", "logits")
@@ -39,10 +39,9 @@ def save_outputs(
 ) -> None:
     if backend == "trt":
         from fcn_deploy.build import ensure_engine
-        from fcn_deploy.trt_api import choose_product
+        from fcn_deploy.trt_api import choose_product, load
 
-        keeps_timings = choose_product("auto") is Product.TRT
-        timings = TIMINGS if keeps_timings else None
+        timings = TIMINGS if load(choose_product("auto")).has_timing_cache else None
         ensure_engine(run, precision, outputs=BOTH, timing_cache=timings, say=print)
     with open_runner(run, backend, precision=precision, outputs=BOTH) as runner:
         pictures = labelled_pictures(open_dataset(data, "val"), runner.spec, limit)

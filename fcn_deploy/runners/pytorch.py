@@ -196,13 +196,10 @@ class TorchRunner(Runner):
 
     def describe(self) -> RunnerDescription:
         """Say what this runner is, as built."""
-        name = str(self._device)
-        if self._device.type == "cuda":
-            name += f" ({torch.cuda.get_device_name(self._device)})"
         options = str(self._options)
         return RunnerDescription(
             backend=self._backend,
-            device=name,
+            device=device_name(self._device),
             precision=self._precision.value,
             library=f"PyTorch {torch.__version__}" + (f", {options}" if options else ""),
             threads=self._threads,
@@ -339,7 +336,7 @@ class GraphRunner(TorchRunner):
 
     def _record(self, model: DeployModel, shape: tuple[int, ...]) -> _Recorded:
         images = torch.zeros(shape, dtype=torch.uint8, device=self._device)
-        with _fastest_kernels():
+        with fastest_kernels():
             # On a stream of its own, as PyTorch advises: what the warm-up leaves on the default
             # stream would else be recorded with it.
             aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -363,8 +360,15 @@ def _pinned(like: torch.Tensor) -> torch.Tensor:
     return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
 
+def device_name(device: torch.device) -> str:
+    """Return a device's name for results, with the GPU's own."""
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
 @contextmanager
-def _fastest_kernels() -> Iterator[None]:
+def fastest_kernels() -> Iterator[None]:
     """Let cuDNN try its kernels for a shape that will come again and again."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
