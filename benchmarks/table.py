@@ -30,6 +30,7 @@ from peers import PEERS, SIZE_REFERENCE, Peer
 from fcn_deploy import gpu, loadgen, sensors
 from fcn_deploy.artifacts import Run, file_digest, probe, write_bytes, write_json
 from fcn_deploy.bench import (
+    Offline,
     Row,
     Scenario,
     SingleStream,
@@ -53,8 +54,9 @@ from fcn_deploy.commands.opening import (
     usable_backends,
 )
 from fcn_deploy.commands.params import Counts, Size, typed_options
-from fcn_deploy.errors import ArtifactError, FcnDeployError, MeasurementError
+from fcn_deploy.errors import ArtifactError, BackendError, FcnDeployError, MeasurementError
 from fcn_deploy.inputs import Inputs, make_inputs
+from fcn_deploy.loadgen import OFFLINE, SINGLE_STREAM
 from fcn_deploy.machine import describe_machine, usable_cores, utc_now
 from fcn_deploy.parity import GATES
 from fcn_deploy.ranking import Question, baseline_of, tie
@@ -109,6 +111,11 @@ class Measured:
     "--update-readme", "readme", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help=f"File whose text between {BEGIN} and {END} the table replaces.",
 )  # fmt: skip
+@click.option(
+    "--scenario", "scenario_name", type=click.Choice([SINGLE_STREAM, OFFLINE]),
+    default=SINGLE_STREAM, show_default=True,
+    help="One query after another; or all pictures at once, which needs LoadGen.",
+)  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=3), default=3, show_default=True)
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True,
@@ -135,6 +142,7 @@ def table(
     replace: bool,
     markdown_file: Path | None,
     readme: Path | None,
+    scenario_name: str,
     repeats: int,
     seconds: float,
     tiers: tuple[str, ...],
@@ -158,7 +166,7 @@ def table(
     for path in (target, markdown_file):
         probe(path)
     missing = loadgen.unavailable_reason()
-    scenario: Scenario = SingleStream(seconds) if missing is None else TimedLoop(seconds)
+    scenario = _scenario(scenario_name, seconds, missing)
     watch = ConditionWatch(threads)
     pictures, origin = bench_pictures(images)
     with ExitStack() as stack:
@@ -191,16 +199,18 @@ def table(
         document["masks"] = masks
         document["references"] = []
         write_json(target, document)  # whatever becomes of the reference
+        references: list[Row] = []
         try:
-            references = _measure_reference(source, inputs, batches, tiers[0], threads, folder)
+            if scenario_name == SINGLE_STREAM:
+                references = _measure_reference(source, inputs, batches, tiers[0], threads, folder)
         except FcnDeployError as error:
-            references = []
             left_out.append(f"{SIZE_REFERENCE.name}: {error.message}")
     # Under a key of their own: among the rows they would be ranked.
     document["references"] = bench_document(references, origin, conditions)["rows"]
     write_json(target, document)
     left_out += dropped
-    heading = _heading(document, repeats, settings_words(row.settings for row in rows))
+    meaning = settings_words(row.settings for row in rows)
+    heading = _heading(document, repeats, scenario_name, meaning)
     text = markdown(
         Measured(
             tuple(rows), tuple(references), masks, tuple(left_out), heading,
@@ -218,6 +228,15 @@ def table(
         )
     if wrong:
         sys.exit(EXIT_FAILED)
+
+
+def _scenario(name: str, seconds: float, missing: str | None) -> Scenario:
+    """Return who asks; ``missing`` says why LoadGen cannot."""
+    if name == OFFLINE:
+        if missing is not None:
+            raise BackendError(missing, f"or use --scenario {SINGLE_STREAM}")
+        return Offline(seconds)
+    return SingleStream(seconds) if missing is None else TimedLoop(seconds)
 
 
 # -- who takes part -----------------------------------------------------------------------------
@@ -400,7 +419,7 @@ def machine_slug(machine: Mapping[str, Any], gpu_name: str | None) -> str:
 # -- the table ----------------------------------------------------------------------------------
 
 
-def _heading(document: Mapping[str, Any], repeats: int, meaning: str) -> str:
+def _heading(document: Mapping[str, Any], repeats: int, scenario_name: str, meaning: str) -> str:
     machine, clock = document["machine"], document["clock"]
     cores = machine["cores"]
     threads = document["conditions"]["threads"]
@@ -410,7 +429,12 @@ def _heading(document: Mapping[str, Any], repeats: int, meaning: str) -> str:
         place += f", {name}"
     by = f"MLPerf LoadGen {clock['version']}" if clock["name"] == "loadgen" else "a timed loop"
     by += f" ({meaning})" if meaning else ""
-    return f"{place}; {utc_now()[:10]}; {repeats} interleaved repeats, single stream by {by}."
+    how = {
+        SINGLE_STREAM: "single stream",
+        OFFLINE: "offline (time per query at the throughput of all pictures at once)",
+    }
+    asked = f"{repeats} interleaved repeats, {how[scenario_name]} by {by}"
+    return f"{place}; {utc_now()[:10]}; {asked}."
 
 
 def markdown(measured: Measured) -> str:

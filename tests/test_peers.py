@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from fcn_deploy import loadgen
 from fcn_deploy.artifacts import Run, read_json
 from fcn_deploy.bench import Conditions, Row, bench_document
 from fcn_deploy.errors import BackendError, MissingStageError
@@ -33,6 +34,7 @@ from peers import PEERS, SIZE_REFERENCE, Peer, openvino_api
 #: (N, H, W).  A compiler takes seconds for each, so it is given the first one alone.
 SHAPES = ((3, 97, 131), (1, 97, 131), (1, 33, 64), (2, 1, 1))
 THREADS = 2
+LOADGEN_MISSING = loadgen.unavailable_reason()
 
 
 def pictures(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -328,6 +330,24 @@ class TestCommand:
         assert "`peer:eager`" in updated
         assert updated.startswith("before\n")
         assert updated.endswith("\nafter\n")
+
+    def test_offline_is_asked_by_loadgen_alone(
+        self, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arguments += ["--scenario", "offline"]
+        told = CliRunner().invoke(table.table, arguments)
+        assert isinstance(told.exception, BackendError)
+        assert told.exception.repair == "or use --scenario single-stream"
+        assert not (tmp_path / "out.json").exists()
+        if LOADGEN_MISSING is not None:
+            pytest.skip(LOADGEN_MISSING)
+        monkeypatch.setattr(table.loadgen, "unavailable_reason", lambda: None)
+        told = CliRunner().invoke(table.table, arguments)
+        assert told.exit_code == 0, told.output
+        document = read_json(tmp_path / "out.json", "")
+        assert {row["scenario"] for row in document["rows"]} == {"offline"}
+        assert document["references"] == []  # a latency has no place among throughputs
+        assert "interleaved repeats, offline (time per query" in (tmp_path / "out.md").read_text()
 
     def test_a_peer_with_wrong_masks_is_no_peer(
         self, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

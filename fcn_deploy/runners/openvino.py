@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, file_digest
+from fcn_deploy.bf16_graph import with_whole_mean
 from fcn_deploy.errors import BackendError, OnnxFileError
 from fcn_deploy.int8_graph import SATURATION, quantized_convolutions
 from fcn_deploy.machine import int8_sums_saturate, usable_cores
@@ -42,6 +43,9 @@ from fcn_deploy.runners.base import (
 from fcn_deploy.runners.lanes import LANES, in_lanes
 from fcn_deploy.runners.session import require_model
 from fcn_deploy.spec import ModelSpec, Precision
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class _SignalStack(ctypes.Structure):
@@ -347,12 +351,18 @@ class OpenVinoRunner(Runner):
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1,
         }
-        model = path.read_bytes()
         quantized = None
         if self._precision is Precision.INT8:
             quantized = quantized_convolutions(load_onnx(path))
             self._library += SATURATION if int8_sums_saturate() else ""
-        self._network: _Network | None = _Network(core, model, settings, self._precision, quantized)
+
+        def opened(model: onnx.ModelProto) -> _Network:
+            if self._precision is Precision.BF16:
+                model = with_whole_mean(model)
+            content = model.SerializeToString()
+            return _Network(core, content, settings, self._precision, quantized)
+
+        self._network: _Network | None = opened(load_onnx(path))
         self._streams: _Network | None = None
         # An odd thread would idle, and who wants to see the logits measures no throughput.
         if outputs == ("mask",) and self._threads % LANES == 0:
@@ -360,8 +370,7 @@ class OpenVinoRunner(Runner):
             self._streams = self._network.with_settings(settings_of_streams)
         self._probe: _Network | None = None
         if hidden and "logits" not in metadata.outputs:
-            exposed = with_logits(load_onnx(path)).SerializeToString()
-            self._probe = _Network(core, exposed, settings, self._precision, quantized)
+            self._probe = opened(with_logits(load_onnx(path)))
 
     @property
     def spec(self) -> ModelSpec:

@@ -106,6 +106,26 @@ def test_bf16_refuses_a_half_file(tiny_run: Run) -> None:
         open_runner(tiny_run.onnx(Precision.FP16), "openvino-bf16")
 
 
+def test_bf16_rounds_no_pixel(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bright pixels less the mean would all be rounded the same way, a change of colour."""
+    require("openvino-bf16")
+    bright = pictures(1, 48, 64) // 4 + 192
+
+    def error() -> float:
+        with (
+            open_runner(tiny_run, "openvino", outputs=("logits",), threads=1) as exact,
+            open_runner(tiny_run, "openvino-bf16", outputs=("logits",), threads=1) as rounded,
+        ):
+            given, expected = rounded.run(bright).logits, exact.run(bright).logits
+        assert given is not None
+        assert expected is not None
+        return float(np.sqrt(np.mean((given - expected) ** 2)))
+
+    kept = error()
+    monkeypatch.setattr(runner_module, "with_whole_mean", lambda model: model)
+    assert kept < 0.9 * error()  # what is left is the weights' own
+
+
 @pytest.mark.parametrize("backend", ["openvino", "openvino-bf16"])
 def test_without_the_package_its_installation_is_named(
     monkeypatch: pytest.MonkeyPatch, tiny_run: Run, backend: str
