@@ -7,6 +7,9 @@ The head ends before the first convolution that Winograd's filtering makes cheap
 earlier, the 7×7 convolution of a ResNet, takes ncnn 1.9 times as long as ONNX Runtime (measured).
 
 A network in ncnn is a text with a line for each layer, and the weights in the order of these lines.
+A line may say how large a layer's maps usually are.  By that ncnn chooses among its filterings:
+large tiles for large maps, small ones where reading weights costs more than multiplying.  It binds
+nothing: maps of any size are computed.
 Source: "param and model file structure" and "operation param weight table" in ncnn's documentation.
 """
 
@@ -53,11 +56,14 @@ class SplitGraph:
     rest: onnx.ModelProto
 
 
-def split_graph(model: onnx.ModelProto) -> SplitGraph:
+def split_graph(
+    model: onnx.ModelProto, *, typical_size: tuple[int, int] | None = None
+) -> SplitGraph:
     """Split a deploy graph around the layers that ncnn computes.
 
     Args:
         model: FP32, as `fcn-deploy export` writes it; not changed.
+        typical_size: (height, width) in pixels of the pictures that are to be fastest.
 
     Raises:
         OnnxFileError: one path from the picture to a layer that ncnn computes with fewer products
@@ -76,7 +82,8 @@ def split_graph(model: onnx.ModelProto) -> SplitGraph:
         name for node in model.graph.node if node.name not in inside for name in node.input
     } | {output.name for output in model.graph.output}
     seam = tuple(node.output[0] for node in layers if node.output[0] in read_outside & given)
-    param, content = _as_ncnn(layers, weights, entry, seam)
+    sizes = {} if typical_size is None else _sizes(model, typical_size)
+    param, content = _as_ncnn(layers, weights, entry, seam, sizes)
     head = _part(model, "head", (), [_feature_maps(entry, "C")])
     seams = [_feature_maps(name, f"K{place}") for place, name in enumerate(seam)]
     rest = _part(model, "rest", seams, list(model.graph.output))
@@ -169,8 +176,9 @@ def _as_ncnn(
     weights: Mapping[str, NDArray[Any]],
     entry: str,
     seam: Sequence[str],
+    sizes: Mapping[str, tuple[int, int, int]],
 ) -> tuple[str, bytes]:
-    """Write layers as ncnn's text and weights."""
+    """Write layers as ncnn's text and weights; ``sizes`` as :func:`_sizes` gives them."""
     lines: list[str] = []
     content = bytearray()
     uses = Counter(name for node in layers for name in node.input if name not in weights)
@@ -187,10 +195,11 @@ def _as_ncnn(
         if readers > 1:
             # The seam is asked for by its name, so a split has its copy under another.
             copies[name] = [f"{name}:{number}" for number in range(readers)]
-            lines.append(f"Split {name}:split 1 {readers} {name} {' '.join(copies[name])}")
+            said = _hint([sizes.get(name)] * readers)
+            lines.append(f"Split {name}:split 1 {readers} {name} {' '.join(copies[name])}{said}")
             blobs.update(copies[name])
 
-    lines.append(f"Input {entry}:input 0 1 {entry}")
+    lines.append(f"Input {entry}:input 0 1 {entry}{_hint([sizes.get(entry)])}")
     give(entry)
     for node in layers:
         if node.output[0] in fused.values():
@@ -200,7 +209,8 @@ def _as_ncnn(
         kind, numbers = _layer(node, weights, relu=node.output[0] in fused)
         words = " ".join(f"{place}={value}" for place, value in numbers.items())
         read = f"{len(sources)} 1 {' '.join(sources)}"
-        lines.append(f"{kind} {node.name} {read} {output} {words}".rstrip())
+        said = _hint([sizes.get(output)])
+        lines.append(f"{kind} {node.name} {read} {output} {words}".rstrip() + said)
         if node.op_type == "Conv":
             content += _FLOAT32_TAG + weights[node.input[1]].astype("<f4").tobytes()
             if len(node.input) > 2:
@@ -208,6 +218,39 @@ def _as_ncnn(
         give(output)
     head = f"{_MAGIC}\n{len(lines)} {len(blobs)}\n"
     return head + "\n".join(lines) + "\n", bytes(content)
+
+
+def _hint(sizes: Sequence[tuple[int, int, int] | None]) -> str:
+    """Return how a layer's line says its outputs' sizes, (C, h, w) each, or nothing."""
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return ""
+    # An array, which is what numbers below -23300 announce: dimensions, w, h, C of each output.
+    numbers = [str(number) for maps, h, w in known for number in (3, w, h, maps)]
+    return f" -23330={len(numbers)},{','.join(numbers)}"
+
+
+def _sizes(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+    """Return (C, h, w) of the feature maps that one picture of a size gives, where it is known."""
+    from onnx import ModelProto, shape_inference
+
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    (image,) = fixed.graph.input
+    dimensions = image.type.tensor_type.shape.dim
+    for dimension, length in zip(dimensions, (1, *size, 3), strict=True):
+        dimension.dim_value = length
+    del fixed.graph.value_info[:]  # those of the file hold for any size
+    values = shape_inference.infer_shapes(fixed).graph.value_info
+    shapes = {
+        value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in values
+    }
+    return {
+        name: (shape[1], shape[2], shape[3])
+        for name, shape in shapes.items()
+        if len(shape) == 4 and all(shape)
+    }
 
 
 def _fused_relus(layers: Sequence[onnx.NodeProto], uses: Mapping[str, int]) -> dict[str, str]:

@@ -106,7 +106,8 @@ class NcnnRunner(Runner):
         self._digest = file_digest(path)
         self._threads = threads or usable_cores()
         self._wanted = outputs
-        self._graph = split_graph(load_onnx(path))
+        typical = metadata.spec.image_sizes.typical
+        self._graph = split_graph(load_onnx(path), typical_size=typical)
         self._network: _Network | None = _Network(self._graph, self._threads, self._threads)
         hidden = [name for name in outputs if name not in metadata.outputs]
         self._derive_margin = "margin" in hidden

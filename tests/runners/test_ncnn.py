@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from fcn_deploy.ncnn_graph import split_graph
 from fcn_deploy.onnx_file import load_onnx
 from fcn_deploy.runners.base import Outputs, Runner, open_runner, takes, unavailable_reason
 from fcn_deploy.runners.lanes import LANES
-from fcn_deploy.runners.ncnn import NcnnRunner
+from fcn_deploy.runners.ncnn import NcnnRunner, _Network
 from fcn_deploy.spec import Precision
 from tests.runners.contract import LanesContract, RunnerContract, pictures
 
@@ -160,6 +161,35 @@ class TestSplitGraph:
             assert blobs.issuperset(words[4 : 4 + inputs])  # given before it is read
             blobs.update(words[4 + inputs : 4 + inputs + outputs])
         assert counts.split() == [str(len(layers)), str(len(blobs))]
+
+    def test_the_text_says_how_large_maps_usually_are(self, model: onnx.ModelProto) -> None:
+        said: dict[str, list[int]] = {}
+        for line in split_graph(model, typical_size=(97, 131)).param.splitlines()[2:]:
+            words = line.split()
+            inputs, outputs = int(words[2]), int(words[3])
+            count, *numbers = (int(n) for n in words[-1].removeprefix("-23330=").split(","))
+            assert count == len(numbers) == 4 * outputs
+            for place, blob in enumerate(words[4 + inputs : 4 + inputs + outputs]):
+                dimensions, width, height, channels = numbers[4 * place : 4 * place + 4]
+                assert dimensions == 3
+                said[blob.partition(":")[0]] = [1, channels, height, width]
+        for name in said:
+            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        maps = session.run(list(said), {"image": pictures(1, 97, 131)})
+        assert said == {name: list(array.shape) for name, array in zip(said, maps, strict=True)}
+
+    def test_what_the_text_says_binds_nothing(self, model: onnx.ModelProto) -> None:
+        """The two choose other filterings, whose rounding differs."""
+        networks = [
+            _Network(split_graph(model, typical_size=size), threads=1, session_threads=1)
+            for size in ((64, 64), (1024, 2048))
+        ]
+        for shape in ((1, 97, 131), (2, 1, 1), (1, 320, 480)):
+            (one,), (other,) = (network.seam(pictures(*shape)).values() for network in networks)
+            np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(one).max())
 
     def test_the_ends_are_sound_models(self, model: onnx.ModelProto) -> None:
         before = model.SerializeToString()
