@@ -9,19 +9,23 @@ arch=${3:-fcn32s-resnet18}
 here=$(dirname "$0")
 results=$here/results/camvid-$arch
 pictures=$data/JPEGImages
+float="--backend ort --backend ncnn --backend openvino"
+if grep -q -E 'avx512_bf16|amx_bf16' /proc/cpuinfo; then
+    float="$float --backend openvino-bf16"
+fi
 [ -f "$run/model.safetensors" ] ||
     fcn-deploy train --data "$data" --arch "$arch" --weights none --out "$run" --resume
 fcn-deploy export "$run"
 fcn-deploy export "$run" --fp16
 fcn-deploy export "$run" --int8
-fcn-deploy parity "$run" --backend ort --backend ncnn --backend openvino --data "$data" \
-    --json "$run/parity/fp32.json"
+# shellcheck disable=SC2086 # $float is words
+fcn-deploy parity "$run" $float --data "$data" --json "$run/parity/fp32.json"
 fcn-deploy parity "$run" --backend ort --fp16 --data "$data" --json "$run/parity/fp16.json"
 fcn-deploy parity "$run" --backend ort --backend openvino --int8 --data "$data" \
     --json "$run/parity/int8.json"
 fcn-deploy parity "$run" --bisect --data "$data" --json "$run/bisect/fp16.json"
-fcn-deploy bench "$run" --images "$pictures" --json "$run/bench/cpu.json" \
-    --backend torch --backend ort --backend ncnn --backend openvino
+# shellcheck disable=SC2086
+fcn-deploy bench "$run" --images "$pictures" --json "$run/bench/cpu.json" --backend torch $float
 fcn-deploy bench "$run" --images "$pictures" --json "$run/bench/int8.json" --int8 \
     --backend ort --backend openvino
 python "$here/overlap.py" "$run" "$pictures" --backend ncnn --json "$run/overlap.json"
