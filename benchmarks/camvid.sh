@@ -10,22 +10,29 @@ here=$(dirname "$0")
 results=$here/results/camvid-$arch
 pictures=$data/JPEGImages
 float="--backend ort --backend ncnn --backend openvino"
-if grep -q -E 'avx512_bf16|amx_bf16' /proc/cpuinfo; then
-    float="$float --backend openvino-bf16"
+bf16=
+if python -c "import sys; from fcn_deploy.runners.base import unavailable_reason as why
+sys.exit(why('openvino-bf16') is not None)"; then
+    bf16="--backend openvino-bf16"
 fi
 [ -f "$run/model.safetensors" ] ||
     fcn-deploy train --data "$data" --arch "$arch" --weights none --out "$run" --resume
 fcn-deploy export "$run"
 fcn-deploy export "$run" --fp16
 fcn-deploy export "$run" --int8
-# shellcheck disable=SC2086 # $float is words
+# shellcheck disable=SC2086 # $float and $bf16 are words
 fcn-deploy parity "$run" $float --data "$data" --json "$run/parity/fp32.json"
+# A gate that fails (1) is a result too.
+# shellcheck disable=SC2086
+[ -z "$bf16" ] || fcn-deploy parity "$run" $bf16 --data "$data" --json "$run/parity/bf16.json" ||
+    [ $? = 1 ]
 fcn-deploy parity "$run" --backend ort --fp16 --data "$data" --json "$run/parity/fp16.json"
 fcn-deploy parity "$run" --backend ort --backend openvino --int8 --data "$data" \
     --json "$run/parity/int8.json"
 fcn-deploy parity "$run" --bisect --data "$data" --json "$run/bisect/fp16.json"
 # shellcheck disable=SC2086
-fcn-deploy bench "$run" --images "$pictures" --json "$run/bench/cpu.json" --backend torch $float
+fcn-deploy bench "$run" --images "$pictures" --json "$run/bench/cpu.json" \
+    --backend torch $float $bf16
 fcn-deploy bench "$run" --images "$pictures" --json "$run/bench/int8.json" --int8 \
     --backend ort --backend openvino
 python "$here/overlap.py" "$run" "$pictures" --backend ncnn --json "$run/overlap.json"
@@ -34,7 +41,8 @@ fcn-deploy report "$run"
 mkdir -p "$results"
 cp "$run/metrics.json" "$results/train.json"
 # The data set's pictures are not ours to publish.
-for precision in fp32 fp16 int8; do
+for precision in fp32 bf16 fp16 int8; do
+    [ -f "$run/parity/$precision.json" ] || continue
     python -c "import json, sys; d = json.load(sys.stdin); [r.update(pictures=[]) for r in d['results']]; json.dump(d, sys.stdout, indent=2)" \
         < "$run/parity/$precision.json" > "$results/parity-$precision.json"
 done

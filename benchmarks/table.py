@@ -4,8 +4,12 @@
 
     open ours and every peer ─▶ are the masks the same? ─▶ measure, interleaved ─▶ JSON, Markdown
 
-The result is ``benchmarks/results/<machine>.json``.  Where figures of another network lie there
-already, they stay, unless ``--replace`` is given: the result has the network's digest in its name.
+With ``--scenario offline`` all pictures are there at once: ours compute two batches at a time where
+that is faster, peers one after another, as they were written; decoding goes on meanwhile for all.
+
+The result is ``benchmarks/results/<machine>.json``, offline ``<machine>.offline.json``.  Where
+figures of another network lie there already, they stay, unless ``--replace`` is given: the result
+has the network's digest in its name.
 
 A peer that gives other masks than ours is left out and named, and the exit code is 1: fast and
 wrong is no peer.
@@ -54,7 +58,13 @@ from fcn_deploy.commands.opening import (
     usable_backends,
 )
 from fcn_deploy.commands.params import Counts, Size, typed_options
-from fcn_deploy.errors import ArtifactError, BackendError, FcnDeployError, MeasurementError
+from fcn_deploy.errors import (
+    ArtifactError,
+    BackendError,
+    FcnDeployError,
+    InputError,
+    MeasurementError,
+)
 from fcn_deploy.inputs import Inputs, make_inputs
 from fcn_deploy.loadgen import OFFLINE, SINGLE_STREAM
 from fcn_deploy.machine import describe_machine, usable_cores, utc_now
@@ -159,7 +169,11 @@ def table(
     source = run_from_argument(run, trust=False)
     source.require_checkpoint()  # the peers start from it
     threads = threads or usable_cores()
-    target = out or RESULTS / f"{machine_slug(describe_machine(), _gpu_name())}.json"
+    if readme is not None and scenario_name != SINGLE_STREAM:
+        raise InputError(
+            f"--update-readme is for {SINGLE_STREAM}: a page has one table", "take --markdown FILE"
+        )
+    target = out or RESULTS / result_name(scenario_name)
     if out is None and not replace:
         target = _beside_others(target, file_digest(source.checkpoint))
     markdown_file = markdown_file or target.with_suffix(".md")
@@ -203,6 +217,8 @@ def table(
         try:
             if scenario_name == SINGLE_STREAM:
                 references = _measure_reference(source, inputs, batches, tiers[0], threads, folder)
+            else:
+                left_out.append(f"{SIZE_REFERENCE.name}: it is asked one query after another alone")
         except FcnDeployError as error:
             left_out.append(f"{SIZE_REFERENCE.name}: {error.message}")
     # Under a key of their own: among the rows they would be ranked.
@@ -407,6 +423,12 @@ def _gpu_name() -> str | None:
     return None if gpu.unavailable_reason() is not None else gpu.describe_gpu().name
 
 
+def result_name(scenario_name: str) -> str:
+    """Return this machine's file name for the figures of a scenario."""
+    slug = machine_slug(describe_machine(), _gpu_name())
+    return f"{slug}.json" if scenario_name == SINGLE_STREAM else f"{slug}.{scenario_name}.json"
+
+
 def machine_slug(machine: Mapping[str, Any], gpu_name: str | None) -> str:
     """Return a file name for a machine: its CPU's model, its cores, its GPU if it has one."""
     cores = machine["cores"]
@@ -431,7 +453,7 @@ def _heading(document: Mapping[str, Any], repeats: int, scenario_name: str, mean
     by += f" ({meaning})" if meaning else ""
     how = {
         SINGLE_STREAM: "single stream",
-        OFFLINE: "offline (time per query at the throughput of all pictures at once)",
+        OFFLINE: "offline (time per batch at the throughput of all pictures at once)",
     }
     asked = f"{repeats} interleaved repeats, {how[scenario_name]} by {by}"
     return f"{place}; {utc_now()[:10]}; {asked}."

@@ -8,8 +8,8 @@ earlier, the 7×7 convolution of a ResNet, takes ncnn 1.9 times as long as ONNX 
 
 A network in ncnn is a text with a line for each layer, and the weights in the order of these lines.
 A line may say how large a layer's maps usually are.  By that ncnn chooses among its filterings:
-large tiles for large maps, small ones where reading weights costs more than multiplying.  It binds
-nothing: maps of any size are computed.
+large tiles for large maps, small ones where reading weights costs more than multiplying.  Maps of
+any size are computed, with the tiles chosen for this one.
 Source: "param and model file structure" and "operation param weight table" in ncnn's documentation.
 """
 
@@ -236,8 +236,9 @@ def _sizes(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, tuple[int
 
     fixed = ModelProto()
     fixed.CopyFrom(model)
-    (image,) = fixed.graph.input
-    dimensions = image.type.tensor_type.shape.dim
+    if len(fixed.graph.input) != 1:
+        return {}
+    dimensions = fixed.graph.input[0].type.tensor_type.shape.dim
     for dimension, length in zip(dimensions, (1, *size, 3), strict=True):
         dimension.dim_value = length
     del fixed.graph.value_info[:]  # those of the file hold for any size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,7 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from fcn_deploy.artifacts import Run
 from fcn_deploy.bf16_graph import with_whole_mean
+from fcn_deploy.errors import OnnxFileError
+from fcn_deploy.onnx_file import load_onnx, with_logits
 
 Floats = NDArray[np.float32]
 MEAN = (123.675, 116.28, 103.53)
@@ -21,7 +26,7 @@ PADDING = 2
 def normalising(
     mean: tuple[float, ...], weight: Floats, bias: Floats | None, *, operator: str = "Sub"
 ) -> onnx.ModelProto:
-    """Pixels [1, 3, H, W] → less the mean → 5×5 convolution, both visible."""
+    """Pixels [1, 3, H, W] → less the mean → 5×5 convolution."""
     constants = ["weight"] if bias is None else ["weight", "bias"]
     nodes = [
         helper.make_node(operator, ["image", "mean"], ["centred"]),
@@ -34,18 +39,24 @@ def normalising(
         nodes,
         "normalising",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, "H", "W"])],
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None, "H", "W"])
-            for name in ("out", "centred")
-        ],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, None, "H", "W"])],
         [numpy_helper.from_array(value, name) for name, value in values.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def with_centred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make what the convolution reads an output."""
+    model.graph.output.append(
+        helper.make_tensor_value_info("centred", TensorProto.FLOAT, [1, 3, "H", "W"])
+    )
+    return model
+
+
 def ran(model: onnx.ModelProto, image: Floats) -> tuple[Floats, Floats]:
+    """Return what the convolution gives, and what it reads."""
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
+        with_centred(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     out, centred = session.run(["out", "centred"], {"image": image})
     return out, centred
@@ -79,13 +90,16 @@ def test_no_pixel_is_rounded_whatever_the_mean(mean: tuple[float, float, float])
     np.testing.assert_array_equal(to_bf16(centred), centred)
 
 
-def test_the_mean_as_it_is_moves_all_large_pixels_the_same_way(
+def test_the_mean_as_it_is_moves_pixels_by_the_same_amount(
     weights: tuple[Floats, Floats],
 ) -> None:
-    """What the rewriting is for: this rounding has no zero mean."""
+    """What the rewriting is for: between two powers of two this rounding is no noise."""
     _, centred = ran(normalising(MEAN, *weights), every_pixel())
-    moved = (to_bf16(centred) - centred)[0, 0]
-    assert abs(moved[np.abs(centred[0, 0]) > 64].mean()) > 0.1
+    red = centred[0, 0]
+    moved = to_bf16(centred)[0, 0] - red
+    for least, amount in ((64, 0.175), (128, -0.325)):
+        there = moved[(red > least) & (red < 2 * least)]
+        np.testing.assert_allclose(there, amount, atol=1e-4)
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -95,8 +109,8 @@ def test_the_convolution_gives_the_same_where_it_reads_no_frame(
     weight, bias = weights
     image = np.random.default_rng(1).integers(0, 256, (1, 3, 20, 24)).astype(np.float32)
     plain = normalising(MEAN, weight, bias if with_bias else None)
-    expected, _ = ran(plain, image)
     given, _ = ran(with_whole_mean(plain), image)
+    expected, _ = ran(plain, image)
     inside = (..., slice(PADDING, -PADDING), slice(PADDING, -PADDING))
     np.testing.assert_allclose(given[inside], expected[inside], atol=2e-5)
     # In the frame zeros stand for another colour, half a grey level from the mean at most.
@@ -112,14 +126,66 @@ def test_the_given_graph_is_not_changed(weights: tuple[Floats, Floats]) -> None:
     assert model.SerializeToString() == before
 
 
-def test_a_graph_that_subtracts_no_mean_comes_back_as_it_is(
-    weights: tuple[Floats, Floats],
-) -> None:
-    model = normalising(MEAN, *weights, operator="Add")
-    assert with_whole_mean(model) is model
-
-
-def test_a_mean_that_others_read_too_is_left(weights: tuple[Floats, Floats]) -> None:
+def test_a_constant_that_others_share_is_theirs_still(weights: tuple[Floats, Floats]) -> None:
     model = normalising(MEAN, *weights)
-    model.graph.node.append(helper.make_node("Relu", ["centred"], ["other"]))
-    assert with_whole_mean(model) is model
+    model.graph.node.append(helper.make_node("Conv", ["image", "weight", "bias"], ["other"]))
+    model.graph.node.append(helper.make_node("Sub", ["other", "mean"], ["another"]))
+    whole = with_whole_mean(model)
+    for node in whole.graph.node[-2:]:
+        assert node in list(model.graph.node)
+    values = {entry.name: entry for entry in whole.graph.initializer}
+    for entry in model.graph.initializer:
+        assert values[entry.name] == entry
+
+
+class TestOtherGraphsAreRefused:
+    def refused(self, model: onnx.ModelProto) -> None:
+        with pytest.raises(OnnxFileError, match="has no mean"):
+            with_whole_mean(model)
+
+    def test_no_mean(self, weights: tuple[Floats, Floats]) -> None:
+        self.refused(normalising(MEAN, *weights, operator="Add"))
+
+    def test_somebody_else_reads_the_difference(self, weights: tuple[Floats, Floats]) -> None:
+        model = normalising(MEAN, *weights)
+        model.graph.node.append(helper.make_node("Relu", ["centred"], ["other"]))
+        self.refused(model)
+
+    def test_the_difference_is_an_output(self, weights: tuple[Floats, Floats]) -> None:
+        self.refused(with_centred(normalising(MEAN, *weights)))
+
+    def test_the_pixels_are_scaled_before(self, weights: tuple[Floats, Floats]) -> None:
+        model = normalising(MEAN, *weights)
+        model.graph.node.insert(0, helper.make_node("Mul", ["image", "mean"], ["scaled"]))
+        model.graph.node[1].input[0] = "scaled"
+        self.refused(model)
+
+    def test_the_convolution_is_grouped(self) -> None:
+        weight = np.zeros((3, 1, 5, 5), np.float32)
+        model = normalising(MEAN, weight, None)
+        model.graph.node[1].attribute.append(helper.make_attribute("group", 3))
+        self.refused(model)
+
+    def test_one_mean_for_all_channels(self, weights: tuple[Floats, Floats]) -> None:
+        model = normalising(MEAN, *weights)
+        alone = np.full((1, 1, 1, 1), 120.5, np.float32)
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(alone, "mean"))
+        self.refused(model)
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_our_own_export_is_such_a_graph(tiny_run: Path, tmp_path: Path, opset: int) -> None:
+    from fcn_deploy.export import onnx_from_checkpoint
+
+    path = tmp_path / "model.onnx"
+    onnx_from_checkpoint(Run(tiny_run).checkpoint, path, opset=opset)
+    image = np.random.default_rng(2).integers(0, 256, (1, 97, 131, 3), dtype=np.uint8)
+    logits = []
+    for model in (with_logits(load_onnx(path)), with_whole_mean(with_logits(load_onnx(path)))):
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        logits.append(session.run(["logits"], {"image": image})[0])
+    plain, whole = logits
+    assert not np.array_equal(plain, whole)  # the frame stands for another colour
+    np.testing.assert_allclose(whole, plain, atol=0.01 * np.abs(plain).max())

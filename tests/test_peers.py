@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fcn_deploy import loadgen
 from fcn_deploy.artifacts import Run, read_json
 from fcn_deploy.bench import Conditions, Row, bench_document
-from fcn_deploy.errors import BackendError, MissingStageError
+from fcn_deploy.errors import BackendError, InputError, MissingStageError
 from fcn_deploy.loadgen import Verdict
 from fcn_deploy.regression import read_bench
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Runner, RunnerDescription, open_runner
@@ -184,6 +184,13 @@ def test_machine_slug(cpu: str, cores: int, gpu_name: str | None, slug: str) -> 
     assert table.machine_slug({"cpu": cpu, "cores": cores}, gpu_name) == slug
 
 
+def test_the_scenarios_of_a_machine_have_files_of_their_own() -> None:
+    latencies, throughputs = (
+        table.result_name(name) for name in (loadgen.SINGLE_STREAM, loadgen.OFFLINE)
+    )
+    assert throughputs == latencies.replace(".json", ".offline.json")
+
+
 def row(backend: str, *repeats_ms: float, precision: str = "fp32", tier: str = "host") -> Row:
     runner = RunnerDescription(
         backend, "cpu", precision, "Library 1.0", 2, "model", "sha256:0", "sha256:0"
@@ -347,7 +354,20 @@ class TestCommand:
         document = read_json(tmp_path / "out.json", "")
         assert {row["scenario"] for row in document["rows"]} == {"offline"}
         assert document["references"] == []  # a latency has no place among throughputs
-        assert "interleaved repeats, offline (time per query" in (tmp_path / "out.md").read_text()
+        assert {row.question.scenario for row in read_bench(tmp_path / "out.json").rows} == {
+            "offline"
+        }
+        page = (tmp_path / "out.md").read_text(encoding="utf-8")
+        assert "interleaved repeats, offline (time per batch" in page
+        assert "peer:fcn_resnet50: it is asked one query after another" in page
+
+    def test_a_page_s_table_is_of_latencies(self, arguments: list[str], tmp_path: Path) -> None:
+        page = tmp_path / "page.md"
+        page.write_text("", encoding="utf-8")
+        words = ["--scenario", "offline", "--update-readme", str(page)]
+        told = CliRunner().invoke(table.table, [*arguments, *words])
+        assert isinstance(told.exception, InputError)
+        assert not (tmp_path / "out.json").exists()
 
     def test_a_peer_with_wrong_masks_is_no_peer(
         self, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,9 +4,9 @@
     image ─ONNX Runtime: head─▶ ncnn: body─▶ ONNX Runtime: rest─▶ mask
 
 ncnn computes 3×3 convolutions of stride 1 by Winograd's minimal filtering, in float32: of a
-ResNet-18's products a third is left.  The other backends multiply them all.  What ncnn computes no
-faster stays in ONNX Runtime: the layers before, and the tail, since ncnn has no argmax over classes
-and the masks are the shipped graph's own.
+ResNet-18's products two fifths are left.  The other backends multiply them all.  What ncnn computes
+no faster stays in ONNX Runtime: the layers before, and the tail, since ncnn has no argmax over
+classes and the masks are the shipped graph's own.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class NcnnRunner(Runner):
     """An exported file, its body in ncnn, its two ends in ONNX Runtime.
 
     The mask always comes from the file as shipped; for logits that it does not give, the tail is
-    opened a second time with its logits made visible.
+    opened a second time with its logits made visible.  The filtering is chosen for the typical size
+    of the training pictures: much larger ones take a few per cent longer than they might.
     """
 
     def __init__(

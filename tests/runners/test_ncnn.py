@@ -181,8 +181,7 @@ class TestSplitGraph:
         maps = session.run(list(said), {"image": pictures(1, 97, 131)})
         assert said == {name: list(array.shape) for name, array in zip(said, maps, strict=True)}
 
-    def test_what_the_text_says_binds_nothing(self, model: onnx.ModelProto) -> None:
-        """The two choose other filterings, whose rounding differs."""
+    def test_any_size_is_computed_whatever_the_text_says(self, model: onnx.ModelProto) -> None:
         networks = [
             _Network(split_graph(model, typical_size=size), threads=1, session_threads=1)
             for size in ((64, 64), (1024, 2048))
@@ -190,6 +189,19 @@ class TestSplitGraph:
         for shape in ((1, 97, 131), (2, 1, 1), (1, 320, 480)):
             (one,), (other,) = (network.seam(pictures(*shape)).values() for network in networks)
             np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(one).max())
+        # That ncnn reads it: the two chose other filterings, whose rounding differs.
+        assert not np.array_equal(one, other)
+
+    def test_without_sizes_nothing_is_said(self, model: onnx.ModelProto) -> None:
+        assert "-23330=" not in split_graph(model).param
+
+    def test_the_runner_says_the_typical_size_of_the_training_pictures(
+        self, model: onnx.ModelProto, tiny_run: Run
+    ) -> None:
+        with open_runner(tiny_run, "ncnn") as runner:
+            assert isinstance(runner, NcnnRunner)
+            typical = runner.spec.image_sizes.typical
+            assert runner._graph.param == split_graph(model, typical_size=typical).param
 
     def test_the_ends_are_sound_models(self, model: onnx.ModelProto) -> None:
         before = model.SerializeToString()
