@@ -276,7 +276,8 @@ class _Network:
 
 
 def _ready_for_bf16(model: onnx.ModelProto) -> bytes:
-    return with_whole_mean(model).SerializeToString()
+    content: bytes = with_whole_mean(model).SerializeToString()
+    return content
 
 
 def _word(value: Any) -> str:
