@@ -110,7 +110,7 @@ class Measured:
 @click.argument("run")
 @click.option(
     "--out", type=click.Path(path_type=Path),
-    help="Result file; default: benchmarks/results/<machine>.json.",
+    help="Result file; default: benchmarks/results/<machine>.json, offline <machine>.offline.json.",
 )  # fmt: skip
 @click.option("--replace", is_flag=True, help="Also figures of another network of that name.")
 @click.option(
@@ -218,7 +218,7 @@ def table(
             if scenario_name == SINGLE_STREAM:
                 references = _measure_reference(source, inputs, batches, tiers[0], threads, folder)
             else:
-                left_out.append(f"{SIZE_REFERENCE.name}: it is asked one query after another alone")
+                left_out.append(f"{SIZE_REFERENCE.name}: it is measured one query at a time only")
         except FcnDeployError as error:
             left_out.append(f"{SIZE_REFERENCE.name}: {error.message}")
     # Under a key of their own: among the rows they would be ranked.

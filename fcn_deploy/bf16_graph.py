@@ -13,7 +13,8 @@ level at most from the mean itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ from fcn_deploy.errors import OnnxFileError
 if TYPE_CHECKING:
     import onnx
 
+#: What stands behind the library's name where a file is computed so.
+WHOLE_MEAN = ", mean made whole"
 _REPAIR = "export it again, or use --backend openvino"
 #: Between the picture and the subtraction of the mean: what changes no pixel.
 _KEEPS_PIXELS = ("Cast", "Transpose", "Identity")
@@ -42,39 +45,28 @@ def with_whole_mean(model: onnx.ModelProto) -> onnx.ModelProto:
 
     whole = ModelProto()
     whole.CopyFrom(model)
-    constants = {
-        entry.name: numpy_helper.to_array(entry).astype(np.float64)
-        for entry in whole.graph.initializer
-        if entry.name in _constants_of_small_nodes(whole.graph)
-    }
-    found = _first_convolution(whole.graph, constants)
+    tensors = {entry.name: entry for entry in whole.graph.initializer}
+    found = _first_convolution(whole.graph, tensors)
     if found is None:
         raise OnnxFileError(
-            "the graph has no mean that its first convolution alone reads pixels without",
-            _REPAIR,
+            "the graph does not subtract a mean right before its first convolution", _REPAIR
         )
     subtraction, convolution = found
-    mean, weight = constants[subtraction.input[1]], constants[convolution.input[1]]
+    mean, weight, *bias = (
+        numpy_helper.to_array(tensors[name]).astype(np.float64)
+        for name in (*subtraction.input[1:], *convolution.input[1:])
+    )
     nearest = np.round(mean)
     # conv(x - mean) = conv(x - nearest) + conv(nearest - mean), the last a constant per filter.
-    bias = np.einsum("kcyx,c->k", weight, (nearest - mean).reshape(-1))
-    if len(convolution.input) > 2:
-        bias += constants[convolution.input[2]]
+    moved = np.einsum("kcyx,c->k", weight, (nearest - mean).reshape(-1))
     # Under new names: exporters let nodes share constants that are equal.
     _replace(whole.graph, subtraction, 1, nearest)
-    _replace(whole.graph, convolution, 2, bias)
+    _replace(whole.graph, convolution, 2, sum(bias, start=moved))
     return whole
 
 
-def _constants_of_small_nodes(graph: onnx.GraphProto) -> set[str]:
-    """Return what subtractions and convolutions read: other constants may be of any type."""
-    return {
-        name for node in graph.node if node.op_type in ("Sub", "Conv") for name in node.input[1:]
-    }
-
-
 def _first_convolution(
-    graph: onnx.GraphProto, constants: dict[str, NDArray[np.float64]]
+    graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto]
 ) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
     """Return the subtraction of the mean and the convolution that is its only reader."""
     pixels = {graph.input[0].name}
@@ -84,18 +76,22 @@ def _first_convolution(
             pixels.add(node.output[0])
         if node.op_type != "Sub" or node.input[0] not in pixels or node.output[0] in outputs:
             continue
-        mean = constants.get(node.input[1])
         readers = [reader for reader in graph.node if node.output[0] in reader.input]
-        if mean is None or len(readers) != 1 or readers[0].op_type != "Conv":
+        if len(readers) != 1 or readers[0].op_type != "Conv":
             return None
         (convolution,) = readers
-        known = all(name in constants for name in convolution.input[1:])
-        if known and mean.shape == (1, constants[convolution.input[1]].shape[1], 1, 1):
+        if not all(name in tensors for name in (node.input[1], *convolution.input[1:])):
+            return None
+        channels = tensors[convolution.input[1]].dims[1]
+        # Of a grouped convolution the weights have fewer channels than the mean.
+        if list(tensors[node.input[1]].dims) == [1, channels, 1, 1]:
             return node, convolution
     return None
 
 
-def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, values: Any) -> None:
+def _replace(
+    graph: onnx.GraphProto, node: onnx.NodeProto, place: int, values: NDArray[np.float64]
+) -> None:
     """Let a node read a constant of its own, float32, in an input that it has or gets."""
     from onnx import numpy_helper
 

@@ -359,7 +359,7 @@ class TestCommand:
         }
         page = (tmp_path / "out.md").read_text(encoding="utf-8")
         assert "interleaved repeats, offline (time per batch" in page
-        assert "peer:fcn_resnet50: it is asked one query after another" in page
+        assert "peer:fcn_resnet50: it is measured one query at a time only" in page
 
     def test_a_page_s_table_is_of_latencies(self, arguments: list[str], tmp_path: Path) -> None:
         page = tmp_path / "page.md"

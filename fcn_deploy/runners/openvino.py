@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.bf16_graph import with_whole_mean
+from fcn_deploy.bf16_graph import WHOLE_MEAN, with_whole_mean
 from fcn_deploy.errors import BackendError, OnnxFileError
 from fcn_deploy.int8_graph import SATURATION, quantized_convolutions
 from fcn_deploy.machine import int8_sums_saturate, usable_cores
@@ -367,6 +367,7 @@ class OpenVinoRunner(Runner):
             return _Network(core, content, settings, self._precision, quantized)
 
         rounded = self._precision is Precision.BF16
+        self._library += WHOLE_MEAN if rounded else ""
         shipped = _ready_for_bf16(load_onnx(path)) if rounded else path.read_bytes()
         self._network: _Network | None = opened(shipped)
         self._streams: _Network | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 
 import numpy as np
@@ -186,11 +187,13 @@ class TestSplitGraph:
             _Network(split_graph(model, typical_size=size), threads=1, session_threads=1)
             for size in ((64, 64), (1024, 2048))
         ]
+        rounded_otherwise = []
         for shape in ((1, 97, 131), (2, 1, 1), (1, 320, 480)):
             (one,), (other,) = (network.seam(pictures(*shape)).values() for network in networks)
             np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(one).max())
-        # That ncnn reads it: the two chose other filterings, whose rounding differs.
-        assert not np.array_equal(one, other)
+            rounded_otherwise.append(not np.array_equal(one, other))
+        # That ncnn reads it: the two chose other filterings.  On other CPUs it may choose the same.
+        assert any(rounded_otherwise) or platform.machine() not in ("x86_64", "AMD64")
 
     def test_without_sizes_nothing_is_said(self, model: onnx.ModelProto) -> None:
         assert "-23330=" not in split_graph(model).param

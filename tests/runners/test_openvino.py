@@ -93,6 +93,7 @@ def test_bf16_is_described_as_such_and_names_the_float32_file(tiny_run: Run) -> 
     with open_runner(tiny_run, "openvino-bf16") as runner:
         description = runner.describe()
     assert (description.backend, description.precision) == ("openvino-bf16", "bf16")
+    assert description.library.endswith(", mean made whole")
     assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
 
 
