@@ -61,6 +61,19 @@ class GraphCost:
     flops: int
 
 
+def tensor_shapes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
+    """Return tensor → shape, of everything whose shape is known.
+
+    Args:
+        model: weights inside.
+        inputs: input name → its shape.
+
+    Raises:
+        OnnxFileError: the shapes contradict each other.
+    """
+    return {name: value.shape for name, value in _values(model, inputs).items()}
+
+
 def graph_cost(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> GraphCost:
     """Count a graph's nodes, bytes and operations.
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import OnnxFileError
+from fcn_deploy.graph_cost import Shape, tensor_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -67,7 +68,7 @@ def split_graph(
 
     Raises:
         OnnxFileError: one path from the picture to a layer that ncnn computes with fewer products
-            is not to be found.
+            is not to be found, or the graph's shapes contradict each other.
     """
     from onnx import numpy_helper
 
@@ -82,8 +83,10 @@ def split_graph(
         name for node in model.graph.node if node.name not in inside for name in node.input
     } | {output.name for output in model.graph.output}
     seam = tuple(node.output[0] for node in layers if node.output[0] in read_outside & given)
-    sizes = {} if typical_size is None else _sizes(model, typical_size)
-    param, content = _as_ncnn(layers, weights, entry, seam, sizes)
+    shapes: Mapping[str, Shape] = {}
+    if typical_size is not None:
+        shapes = tensor_shapes(model, {"image": (1, *typical_size, 3)})
+    param, content = _as_ncnn(layers, weights, entry, seam, shapes)
     head = _part(model, "head", (), [_feature_maps(entry, "C")])
     seams = [_feature_maps(name, f"K{place}") for place, name in enumerate(seam)]
     rest = _part(model, "rest", seams, list(model.graph.output))
@@ -176,9 +179,9 @@ def _as_ncnn(
     weights: Mapping[str, NDArray[Any]],
     entry: str,
     seam: Sequence[str],
-    sizes: Mapping[str, tuple[int, int, int]],
+    shapes: Mapping[str, Shape],
 ) -> tuple[str, bytes]:
-    """Write layers as ncnn's text and weights; ``sizes`` as :func:`_sizes` gives them."""
+    """Write layers as ncnn's text and weights; ``shapes`` are usual ones, of what is known."""
     lines: list[str] = []
     content = bytearray()
     uses = Counter(name for node in layers for name in node.input if name not in weights)
@@ -195,11 +198,11 @@ def _as_ncnn(
         if readers > 1:
             # The seam is asked for by its name, so a split has its copy under another.
             copies[name] = [f"{name}:{number}" for number in range(readers)]
-            said = _hint([sizes.get(name)] * readers)
+            said = _hint([shapes.get(name)] * readers)
             lines.append(f"Split {name}:split 1 {readers} {name} {' '.join(copies[name])}{said}")
             blobs.update(copies[name])
 
-    lines.append(f"Input {entry}:input 0 1 {entry}{_hint([sizes.get(entry)])}")
+    lines.append(f"Input {entry}:input 0 1 {entry}{_hint([shapes.get(entry)])}")
     give(entry)
     for node in layers:
         if node.output[0] in fused.values():
@@ -209,7 +212,7 @@ def _as_ncnn(
         kind, numbers = _layer(node, weights, relu=node.output[0] in fused)
         words = " ".join(f"{place}={value}" for place, value in numbers.items())
         read = f"{len(sources)} 1 {' '.join(sources)}"
-        said = _hint([sizes.get(output)])
+        said = _hint([shapes.get(output)])
         lines.append(f"{kind} {node.name} {read} {output} {words}".rstrip() + said)
         if node.op_type == "Conv":
             content += _FLOAT32_TAG + weights[node.input[1]].astype("<f4").tobytes()
@@ -220,38 +223,14 @@ def _as_ncnn(
     return head + "\n".join(lines) + "\n", bytes(content)
 
 
-def _hint(sizes: Sequence[tuple[int, int, int] | None]) -> str:
-    """Return how a layer's line says its outputs' sizes, (C, h, w) each, or nothing."""
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes):
+def _hint(shapes: Sequence[Shape | None]) -> str:
+    """Return how a layer's line says its outputs' shapes, (1, C, h, w) each, or nothing."""
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes):
         return ""
     # An array, which is what numbers below -23300 announce: dimensions, w, h, C of each output.
-    numbers = [str(number) for maps, h, w in known for number in (3, w, h, maps)]
+    numbers = [str(number) for _, maps, h, w in known for number in (3, w, h, maps)]
     return f" -23330={len(numbers)},{','.join(numbers)}"
-
-
-def _sizes(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-    """Return (C, h, w) of the feature maps that one picture of a size gives, where it is known."""
-    from onnx import ModelProto, shape_inference
-
-    fixed = ModelProto()
-    fixed.CopyFrom(model)
-    if len(fixed.graph.input) != 1:
-        return {}
-    dimensions = fixed.graph.input[0].type.tensor_type.shape.dim
-    for dimension, length in zip(dimensions, (1, *size, 3), strict=True):
-        dimension.dim_value = length
-    del fixed.graph.value_info[:]  # those of the file hold for any size
-    values = shape_inference.infer_shapes(fixed).graph.value_info
-    shapes = {
-        value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
-        for value in values
-    }
-    return {
-        name: (shape[1], shape[2], shape[3])
-        for name, shape in shapes.items()
-        if len(shape) == 4 and all(shape)
-    }
 
 
 def _fused_relus(layers: Sequence[onnx.NodeProto], uses: Mapping[str, int]) -> dict[str, str]:
