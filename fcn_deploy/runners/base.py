@@ -39,6 +39,7 @@ _MODULES = {
     "trt": "fcn_deploy.runners.trt",
     "openvino": "fcn_deploy.runners.openvino",
     "openvino-bf16": "fcn_deploy.runners.openvino:bf16",
+    "openvino-bf16x3": "fcn_deploy.runners.openvino:bf16x3",
     "ncnn": "fcn_deploy.runners.ncnn",
     "baseline": "fcn_deploy.runners.baseline:cpu",
     "baseline-cuda": "fcn_deploy.runners.baseline:cuda",
@@ -46,7 +47,7 @@ _MODULES = {
 #: The backends a user may ask for.
 BACKENDS = (
     "torch", "torch-compile", "torch-graphs",
-    "ort", "ncnn", "openvino", "openvino-bf16", "ort-cuda", "ort-rtx", "trt",
+    "ort", "ncnn", "openvino", "openvino-bf16", "openvino-bf16x3", "ort-cuda", "ort-rtx", "trt",
 )  # fmt: skip
 #: They run where ``device`` says; the others say by their name where they run.
 TORCH_BACKENDS = ("torch", "torch-compile", "torch-graphs")
