@@ -4,9 +4,10 @@
     x·w ≈ hₓ·h_w + hₓ·r_w + rₓ·h_w            left out is rₓ·r_w, below 2⁻¹⁶ of x·w
 
 Intel's matrix extension (AMX) multiplies bfloat16 and adds up in float32, many times as fast as a
-CPU multiplies float32: three such products can take less time than one.  What they give lies
-between the two in exactness, a thousand times nearer to float32.  The method is known as
-``float_to_bf16x3`` in oneMKL and as ``BF16_BF16_F32_X3`` in XLA.
+CPU multiplies float32: three such products can take less time than one.  Their error is a
+thousandth of bfloat16's, thirty times float32's own.  Source: Henry, Tang, Heinecke, "Leveraging
+the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations" (2019); XLA calls
+it ``BF16_BF16_F32_X3``, after the products, oneMKL ``float_to_bf16x2``, after the parts.
 
     x ──▶ [h, h, r], thrice the channels ──▶ one convolution with [h_w, r_w, h_w] ──▶ float32
 """
@@ -19,47 +20,89 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy.errors import OnnxFileError
+
 if TYPE_CHECKING:
     import onnx
 
 #: So end the names of the nodes that may be computed in bfloat16.  All others keep float32, or what
 #: they give is no better than bfloat16.
 IN_BF16 = ".bf16"
-#: What stands behind the library's name where a file is computed so.
-THREE_PRODUCTS = ", as three products in bfloat16"
+#: So end the names of the nodes that give the second part of a tensor, as bfloat16, from float32.
+REST = ".rest"
+#: Stands behind the library's name, and a number before it, where a file is computed so.
+THREE_PRODUCTS = "convolutions as three bfloat16 products"
 #: Between the picture and the subtraction of the mean: what changes no pixel.
 _KEEPS_PIXELS = ("Cast", "Transpose", "Identity")
+_REPAIR = "use --backend openvino"
 
 
 def with_three_products(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with its large convolutions as three products each.
 
-    Large is what has a kernel beyond 1×1, where splitting its input costs less than it saves, no
-    groups and no dilation (OpenVINO 2026.4 takes twice as long for a dilated one as in float32).
-    What it gives must go into one Relu, or into one Add as its first term, and nowhere else:
-    runtimes compute that along with the convolution, from sums not yet rounded.
+    Large is a 2-D convolution whose kernel is larger than 1×1 (of a smaller one, splitting its
+    input costs more than it saves), without groups or dilation (OpenVINO 2026.4 takes twice as long
+    for a dilated one as in float32).  What it gives must go into one Relu, or into one Add as its
+    first term, and nowhere else: runtimes compute that along with the convolution, from sums not
+    yet rounded.
+
+    What is done to the bytes of a picture before the mean goes off them may be computed in bfloat16
+    too: it holds whole numbers up to 256.
 
     Args:
-        model: FP32, weights inside.  It is not changed.
+        model: FP32, weights inside, no subgraphs; its pictures uint8.  It is not changed.
+
+    Returns:
+        A graph of the same inputs, outputs and opset; bfloat16 is what :data:`IN_BF16` names.
+
+    Raises:
+        OnnxFileError: it has no such convolution.
     """
-    from onnx import ModelProto, helper
+    from onnx import ModelProto, TensorProto
 
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    outputs = {output.name for output in model.graph.output}
+    large = _large_convolutions(model.graph, weights, outputs)
+    if not large:
+        raise OnnxFileError("the graph has no convolution that three products would speed", _REPAIR)
+    split = ModelProto()
+    split.CopyFrom(model)
+    del split.graph.node[:]
+    parts = _Parts(split.graph, weights)
+    pixels = {
+        value.name
+        for value in model.graph.input
+        if value.type.tensor_type.elem_type == TensorProto.UINT8
+    }
+    for node in model.graph.node:  # in the order of computing
+        if node.output[0] in large:
+            parts.add_convolution(node)
+            continue
+        kept = split.graph.node.add()
+        kept.CopyFrom(node)
+        if node.op_type in _KEEPS_PIXELS and node.input[0] in pixels:
+            pixels.add(node.output[0])
+            kept.name = f"{node.output[0]}{IN_BF16}"
+    needed = {name for node in split.graph.node for name in node.input} | outputs
+    still_read = [tensor for tensor in split.graph.initializer if tensor.name in needed]
+    del split.graph.initializer[:]
+    split.graph.initializer.extend(still_read)
+    return split
+
+
+def products_of(model: onnx.ModelProto) -> int:
+    """Count the convolutions that a graph of :func:`with_three_products` has in bfloat16."""
+    return sum(node.op_type == "Conv" and node.name.endswith(IN_BF16) for node in model.graph.node)
+
+
+def _large_convolutions(
+    graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto], outputs: set[str]
+) -> set[str]:
+    """Return the outputs of the convolutions that become three products."""
     readers = defaultdict(list)
-    for node in model.graph.node:
+    for node in graph.node:
         for name in node.input:
             readers[name].append(node)
-    outputs = {output.name for output in model.graph.output}
-
-    def is_large(node: onnx.NodeProto) -> bool:
-        if node.op_type != "Conv" or any(name not in weights for name in node.input[1:]):
-            return False
-        given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        return (
-            given.get("group", 1) == 1
-            and set(given.get("dilations", [1])) == {1}
-            and any(size > 1 for size in weights[node.input[1]].dims[2:])
-        )
 
     def is_read_along(tensor: str) -> bool:
         if tensor in outputs or len(readers[tensor]) != 1:
@@ -69,30 +112,27 @@ def with_three_products(model: onnx.ModelProto) -> onnx.ModelProto:
             reader.op_type == "Relu" or (reader.op_type == "Add" and reader.input[0] == tensor)
         )
 
-    split = ModelProto()
-    split.CopyFrom(model)
-    del split.graph.node[:]
-    parts = _Parts(split.graph, weights)
-    pixels = {value.name for value in model.graph.input}
-    for node in model.graph.node:  # in the order of computing
-        if is_large(node) and is_read_along(node.output[0]):
-            parts.add_convolution(node)
-            continue
-        kept = split.graph.node.add()
-        kept.CopyFrom(node)
-        if node.op_type in _KEEPS_PIXELS and node.input[0] in pixels:
-            pixels.add(node.output[0])
-            kept.name = f"{node.output[0]}{IN_BF16}"  # which holds whole numbers up to 256
-    read = {name for node in split.graph.node for name in node.input}
-    still_read = [tensor for tensor in split.graph.initializer if tensor.name in read]
-    del split.graph.initializer[:]
-    split.graph.initializer.extend(still_read)
-    return split
+    return {
+        node.output[0]
+        for node in graph.node
+        if _is_large(node, weights) and is_read_along(node.output[0])
+    }
 
 
-def products_of(model: onnx.ModelProto) -> int:
-    """Count the convolutions that a graph of :func:`with_three_products` has in bfloat16."""
-    return sum(node.op_type == "Conv" and node.name.endswith(IN_BF16) for node in model.graph.node)
+def _is_large(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+    from onnx import TensorProto, helper
+
+    if node.op_type != "Conv" or any(name not in weights for name in node.input[1:]):
+        return False
+    given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    weight = weights[node.input[1]]
+    return (
+        given.get("group", 1) == 1
+        and set(given.get("dilations", [1])) == {1}
+        and weight.data_type == TensorProto.FLOAT
+        and len(weight.dims) == 4
+        and any(size > 1 for size in weight.dims[2:])
+    )
 
 
 class _Parts:
@@ -128,38 +168,42 @@ class _Parts:
         from onnx import numpy_helper
 
         values = numpy_helper.to_array(self._weights[bias]).reshape(1, -1, 1, 1)
-        column = f"{given}.bias"  # a bias may be shared, and would be stored twice under one name
+        column = _new(given, "bias")  # of each reader, as a bias may be shared
         self._graph.initializer.append(numpy_helper.from_array(values, column))
         self._add("Add", [tensor, column], given)
 
     def _add_split_picture(self, tensor: str) -> str:
-        """Add [h, h, r] of a tensor."""
+        """Add [h, h, r] of a tensor [N, C, H, W]: [N, 3C, H, W]."""
         from onnx import TensorProto
 
-        high = self._add("Cast", [tensor], f"{tensor}.high", to=TensorProto.BFLOAT16)
-        seen = self._add("Cast", [high], f"{tensor}.seen", to=TensorProto.FLOAT)
-        left = self._add("Sub", [tensor, seen], f"{tensor}.left")
-        rest = self._add("Cast", [left], f"{tensor}.rest", to=TensorProto.BFLOAT16)
-        joined = self._add("Concat", [high, high, rest], f"{tensor}.thrice{IN_BF16}", axis=1)
-        return self._add("Cast", [joined], f"{tensor}.floats{IN_BF16}", to=TensorProto.FLOAT)
+        high = self._add("Cast", [tensor], _new(tensor, "high"), to=TensorProto.BFLOAT16)
+        seen = self._add("Cast", [high], _new(tensor, "seen"), to=TensorProto.FLOAT)
+        left = self._add("Sub", [tensor, seen], _new(tensor, "left"))
+        rest = self._add("Cast", [left], _new(tensor, REST), to=TensorProto.BFLOAT16)
+        joined = self._add("Concat", [high, high, rest], _new(tensor, f"thrice{IN_BF16}"), axis=1)
+        return self._add("Cast", [joined], _new(tensor, f"float{IN_BF16}"), to=TensorProto.FLOAT)
 
     def _add_split_weight(self, tensor: str) -> str:
-        """Add [h, r, h] of a weight, h and r computed here: OpenVINO cuts constants off."""
+        """Add [h, r, h] of a weight [K, C, kh, kw]: [K, 3C, kh, kw].
+
+        Its parts are rounded here, to the nearest: OpenVINO 2026.4 cuts constants off.
+        """
         from onnx import TensorProto, helper, numpy_helper
 
         weight = numpy_helper.to_array(self._weights[tensor])
         high = rounded_to_bf16(weight)
-        names = []
-        for kind, values in (("high", high), ("rest", rounded_to_bf16(weight - high))):
+        floats = []
+        for part, values in (("high", high), ("rest", rounded_to_bf16(weight - high))):
             bits = (values.view(np.uint32) >> 16).astype("<u2")
-            name = f"{tensor}.{kind}"
+            name = _new(tensor, part)
             stored = helper.make_tensor(
                 name, TensorProto.BFLOAT16, weight.shape, bits.tobytes(), raw=True
             )
             self._graph.initializer.append(stored)
-            names.append(self._add("Cast", [name], f"{name}.floats", to=TensorProto.FLOAT))
-        high_name, rest_name = names
-        return self._add("Concat", [high_name, rest_name, high_name], f"{tensor}.thrice", axis=1)
+            floats.append(self._add("Cast", [name], f"{name}.float", to=TensorProto.FLOAT))
+        high_name, rest_name = floats
+        kernels = [high_name, rest_name, high_name]
+        return self._add("Concat", kernels, _new(tensor, "thrice"), axis=1)
 
     def _add(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
         """Add a node that is called like what it gives."""
@@ -170,8 +214,20 @@ class _Parts:
         return name
 
 
+def _new(tensor: str, part: str) -> str:
+    # No exporter names a tensor so.
+    return f"{tensor}.bf16x3.{part.removeprefix('.')}"
+
+
 def rounded_to_bf16(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return finite values rounded to bfloat16's eight significant bits, a tie to the even one."""
+    """Return finite values rounded to bfloat16's eight significant bits, a tie to the even one.
+
+    Args:
+        values: float32, any shape.
+
+    Returns:
+        float32, the same shape.
+    """
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     upwards = ((bits >> 16) & 1) + np.uint32(0x7FFF)
     rounded: NDArray[np.uint32] = (bits + upwards) & np.uint32(0xFFFF0000)

@@ -8,7 +8,7 @@ Asked for bfloat16, OpenVINO takes it for all nodes without that mark.  It has n
 one; the text of a graph (OpenVINO IR) carries it, as what its FP16 compression leaves alone.
 Whether a release heeds it on a CPU, the compiled graph tells: :func:`require_two_precisions`.
 
-And a way around kernels that give wrong numbers: :func:`gone_wrong`.
+And a way around kernels that give wrong numbers: :func:`strided_to_one_column`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,29 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from fcn_deploy.bf16x3_graph import IN_BF16
+from fcn_deploy.bf16x3_graph import IN_BF16, REST
 from fcn_deploy.errors import BackendError
 
 #: The mark, by its name in the text.
 _PRECISE = "precise"
 #: They compute nothing.
 _ENDS = ("Const", "Parameter", "Result")
+#: In a compiled graph: what changes layouts and types between others, as these want it.
+_CONVERTS = ("Reorder", "Const", "Input", "Output")
 
 
 def in_two_precisions(core: Any, graph: Any) -> Any:
-    """Return a graph of `with_three_products` that rounds nothing but what is named so.
+    """Return a graph that, asked for bfloat16, takes it only where names end in ``IN_BF16``.
+
+    It passes through a temporary file as large as its weights.
 
     Args:
         core: OpenVINO's.
-        graph: its model, of such an ONNX file; it is changed.
+        graph: its model, read from what :func:`fcn_deploy.bf16x3_graph.with_three_products` gave.
+            It is changed.
+
+    Raises:
+        BackendError: there is no room for the temporary file.
     """
     import openvino
 
@@ -44,11 +52,17 @@ def in_two_precisions(core: Any, graph: Any) -> Any:
             simpler.set_friendly_name(node.get_friendly_name())
             for reader in node.output(0).get_target_inputs():
                 reader.replace_source_output(simpler.output(0))
-    with TemporaryDirectory() as folder:
-        text, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
-        openvino.serialize(graph, text, weights)
-        tree = ElementTree.parse(text)
-        values = np.fromfile(weights, np.uint8)
+    try:
+        with TemporaryDirectory() as folder:
+            text, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
+            openvino.serialize(graph, text, weights)
+            tree = ElementTree.parse(text)
+            values = np.fromfile(weights, np.uint8)
+    except (OSError, ElementTree.ParseError) as error:
+        raise BackendError(
+            f"OpenVINO could not write the graph into a temporary file ({error})",
+            "set TMPDIR to a folder with room for the weights",
+        ) from error
     for layer in tree.iter("layer"):
         if layer.get("type") not in _ENDS and not layer.get("name", "").endswith(IN_BF16):
             _mark(layer)
@@ -66,6 +80,8 @@ def _simpler(node: Any) -> Any:
             return _pooling(node, given)
     elif kind == "Interpolate" and node.type_info.version_id == "opset11":
         return _interpolation(node, given)
+    elif kind == "Pad" and node.type_info.version_id == "opset12":
+        return _padding(node, given)
     return None
 
 
@@ -89,6 +105,13 @@ def _interpolation(node: Any, given: dict[str, Any]) -> Any:
     return opset10.interpolate(picture, sizes, scales, **given, axes=axes[0] if axes else None)
 
 
+def _padding(node: Any, given: dict[str, Any]) -> Any:
+    from openvino import opset1
+
+    picture, begins, ends, *value = node.input_values()
+    return opset1.pad(picture, begins, ends, given["pad_mode"], *value)
+
+
 def _mark(layer: ElementTree.Element) -> None:
     notes = layer.find("rt_info")
     if notes is None:
@@ -98,25 +121,31 @@ def _mark(layer: ElementTree.Element) -> None:
     ElementTree.SubElement(notes, "attribute", name=_PRECISE, version="0")
 
 
-def require_two_precisions(compiled: Any, products: int | None) -> None:
+def require_two_precisions(compiled: Any, products: int) -> None:
     """Raise unless a compiled graph rounds to bfloat16 what is named so, and nothing else.
 
     Args:
-        compiled: by OpenVINO, of what :func:`in_two_precisions` gave.
+        compiled: by OpenVINO, asked for bfloat16, of what :func:`in_two_precisions` gave.
         products: convolutions that are computed in bfloat16.
 
     Raises:
-        BackendError: another node reads bfloat16, or a convolution rounds what it gives.
+        BackendError: another node reads or gives bfloat16, or a convolution rounds what it gives,
+            or another number of them is computed in bfloat16.
     """
     found = 0
     for node in compiled.get_runtime_model().get_ops():
-        name = node.get_friendly_name()
-        kind = entry(node, "layerType")
-        if kind == "Convolution" and name.endswith(IN_BF16):
-            found += entry(node, "primitiveType").endswith("_bf16")
-            rounds = _is_bf16(node.output(0))
+        name, kind = node.get_friendly_name(), runtime_info(node, "layerType")
+        reads = [_is_bf16(port) for port in node.inputs()]
+        gives = any(map(_is_bf16, node.outputs()))
+        if kind in _CONVERTS:
+            rounds = False  # whoever reads it so is looked at
+        elif kind == "Convolution" and name.endswith(IN_BF16):
+            found += runtime_info(node, "primitiveType").lower().endswith("_bf16")
+            rounds = gives or any(reads[2:])  # behind picture and weight: bias, sum
         else:
-            rounds = IN_BF16 not in name and any(map(_is_bf16, node.inputs()))
+            rounds = not name.endswith(IN_BF16) and (
+                any(reads) or (gives and not name.endswith(REST))
+            )
         if rounds:
             raise BackendError(
                 f"OpenVINO rounds to bfloat16 at {name}, which is to keep float32",
@@ -129,31 +158,42 @@ def require_two_precisions(compiled: Any, products: int | None) -> None:
         )
 
 
-def gone_wrong(graph: Any) -> list[Any]:
-    """Return the convolutions that OpenVINO gets wrong in any precision but float32.
+def strided_to_one_column(graph: Any) -> list[Any]:
+    """Return the convolutions that OpenVINO computes wrongly on a CPU with AMX.
 
-    On a CPU with AMX, those that stride over columns and give a single one, of several rows, come
-    out as any numbers, up to 1e35 (oneDNN as of 3.12, pytorch issue 169688; in OpenVINO 2026.4, in
-    bfloat16 and in INT8).  A picture at most 32 pixels wide, and taller, ends so in a ResNet.
+    Those that stride over columns and give a single one of several rows come out as any numbers, up
+    to 1e35, in bfloat16 and in INT8 (OpenVINO 2026.4.1; pytorch issue 169688 has them in oneDNN).
+    Float32 has other kernels; so have kernels of 1×1.  One row is right, and so are strides of 1:
+    tried with 1 to 40 rows, 1 to 17 columns, strides 1 to 4, kernels 1, 3, 5, 7.
 
     Args:
         graph: its model, all sizes known.
+
+    Returns:
+        Nodes of the graph.
     """
     found = []
     for node in graph.get_ops():
-        if node.get_type_name() == "Convolution" and node.get_attributes()["strides"][-1] > 1:
-            *_, kernel_height, kernel_width = node.input_value(1).get_shape()
-            *_, height, width = node.output(0).get_shape()
-            if width == 1 and height > 1 and (kernel_height, kernel_width) != (1, 1):
-                found.append(node)
+        if node.get_type_name() != "Convolution" or len(node.input_value(1).get_shape()) != 4:
+            continue
+        kernel = node.input_value(1).get_shape()[2:]
+        height, width = node.output(0).get_shape()[2:]
+        strides_columns = node.get_attributes()["strides"][-1] > 1
+        if strides_columns and width == 1 and height > 1 and set(kernel) != {1}:
+            found.append(node)
     return found
 
 
-def widen(convolutions: list[Any]) -> None:
-    """Let convolutions give a column more, of zeros beyond the border, and drop it behind them."""
+def give_spare_column(convolutions: list[Any]) -> None:
+    """Let convolutions give a column more, of zeros beyond the border, and drop it behind them.
+
+    Args:
+        convolutions: nodes of a graph whose sizes are known; it is changed.
+    """
     from openvino import opset8
 
     for node in convolutions:
+        # What auto_pad asked for stands there in numbers, as the sizes are known.
         given = node.get_attributes()
         above, left = given["pads_begin"]
         below, right = given["pads_end"]
@@ -161,8 +201,9 @@ def widen(convolutions: list[Any]) -> None:
             node.input_value(0), node.input_value(1), given["strides"],
             [above, left], [below, right + given["strides"][-1]], given["dilations"],
         )  # fmt: skip
-        narrow = opset8.slice(wide, [0], [1], [1], [3])
         wide.set_friendly_name(node.get_friendly_name())
+        narrow = opset8.slice(wide, [0], [1], [1], [3])
+        narrow.output(0).set_names(node.output(0).get_names())
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(narrow.output(0))
 
@@ -173,7 +214,7 @@ def _is_bf16(port: Any) -> bool:
     return bool(port.get_element_type() == openvino.Type.bf16)
 
 
-def entry(node: Any, key: str) -> str:
-    """Return what a node of a compiled graph says of itself."""
+def runtime_info(node: Any, key: str) -> str:
+    """Return what a node of a compiled graph says of itself, e.g. its ``layerType``."""
     value = node.get_rt_info()[key]
     return value if isinstance(value, str) else str(value.astype(str))

@@ -20,8 +20,8 @@ from fcn_deploy.errors import DataError
 from fcn_deploy.images import find_images, read_image
 from fcn_deploy.spec import ModelSpec
 
-#: Sizes (height, width) that every comparison includes: below, beside and beyond the stride, and one
-#: of which all but the first layers see a single column, which some kernels get wrong.
+#: Sizes (height, width) that every comparison includes: below, beside and beyond the stride, and so
+#: narrow that the last layers see a single column, which some kernels get wrong.
 ODD_SIZES = ((1, 1), (97, 131), (561, 728), (97, 7))
 #: Which of three pictures stands at each place of the batch: none at its own.
 _BATCH_ORDER = (2, 0, 1)

@@ -29,7 +29,7 @@ from fcn_deploy.pictures import ODD_SIZES, Extras, Picture, Pictures, image_dige
 from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
 from fcn_deploy.spec import ModelSpec, Precision
 
-OUTPUTS_SCHEMA = 1
+OUTPUTS_SCHEMA = 2
 _FLAG = "--save-outputs"
 _REPAIR = f"record it again with `fcn-deploy parity … {_FLAG}`, and copy its folder along"
 #: What a picture is recorded for: given by the user, made at an odd size, made for the batch.
@@ -369,10 +369,11 @@ def require_comparable(reference: Recording, candidate: Recording) -> None:
         InputError: the reference is not float32, or they are of different checkpoints or pictures;
             the first picture that differs is named.
     """
-    if reference.description.precision != Precision.FP32.value:
+    if not reference.description.is_float32:
+        held = reference.description
         raise InputError(
-            f"{reference.path} holds {reference.description.precision} outputs, but the reference "
-            "must be float32",
+            f"{reference.path} holds {held.precision} outputs of {held.backend}, but the reference "
+            "must be float32 all through",
             "name the reference first, the candidate second",
         )
     if reference.description.checkpoint_digest != candidate.description.checkpoint_digest:

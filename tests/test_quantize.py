@@ -355,15 +355,15 @@ def test_openvino_computes_it_in_integers_and_gives_its_masks(
             assert decided.any()
             np.testing.assert_array_equal(given.mask[decided], mask[decided])
     # A file of which the CPU computes but a few convolutions in integers is no INT8.
-    entry = runner_module.entry
+    info = runner_module.runtime_info
     seen = Counter[str]()
 
     def mostly_float(operator: Any, key: str) -> str:
-        value = entry(operator, key)
+        value = info(operator, key)
         seen[key] += key == "primitiveType"
         return "brgconv_avx2_f32" if seen[key] > 4 else value
 
-    monkeypatch.setattr(runner_module, "entry", mostly_float)
+    monkeypatch.setattr(runner_module, "runtime_info", mostly_float)
     with (
         open_runner(int8.path, "openvino", threads=1) as runner,
         pytest.raises(BackendError, match=r"asked for 19 int8 convolutions and computes .* in f32"),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fcn_deploy.bf16x3_graph import THREE_PRODUCTS
 from fcn_deploy.errors import ArtifactError, InputError
 from fcn_deploy.parity import compare, compare_recordings, save
 from fcn_deploy.pictures import ODD_SIZES, Picture, Pictures
@@ -69,7 +70,7 @@ def test_recordings_compare_like_live_runners(name: str, labelled: bool, tmp_pat
 
 def test_what_a_recording_says(pair: tuple[Path, Path]) -> None:
     document = json.loads(pair[1].read_text())
-    assert (document["schema"], document["kind"]) == (1, "outputs")
+    assert (document["schema"], document["kind"]) == (2, "outputs")
     assert document["runner"]["precision"] == "fp16"
     uses = [entry["use"] for entry in document["pictures"]]
     assert uses == ["picture"] * 3 + ["odd size"] * len(ODD_SIZES) + ["batch"] * 3
@@ -130,7 +131,10 @@ def other_pictures() -> Pictures:
 
 
 def test_other_pictures_checkpoints_and_references_are_refused(
-    pair: tuple[Path, Path], tmp_path: Path, one_line: OneLine
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    one_line: OneLine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reference, candidate = map(read_recording, pair)
 
@@ -139,11 +143,16 @@ def test_other_pictures_checkpoints_and_references_are_refused(
             compare_recordings(one, other)
         return one_line(caught.value)
 
-    assert "fp16 outputs, but the reference must be float32" in said(candidate, reference)
+    assert "fp16 outputs of fake, but the reference must be float32" in said(candidate, reference)
     record(FakeRunner(), other_pictures(), tmp_path / "other.json")
     assert "picture p1 of " in said(reference, read_recording(tmp_path / "other.json"))
     record(FakeRunner(), listed(made_up(2)), tmp_path / "fewer.json")
     assert "picture p2 of " in said(reference, read_recording(tmp_path / "fewer.json"))
+    split = FakeRunner()
+    named = replace(split.describe(), library=f"OpenVINO 2026.4.1, 17 {THREE_PRODUCTS}")
+    monkeypatch.setattr(split, "describe", lambda: named)
+    record(split, listed(made_up()), tmp_path / "split.json")
+    assert "fp32 outputs of fake, but" in said(read_recording(tmp_path / "split.json"), candidate)
     record(FakeRunner(checkpoint_digest="sha256:x"), listed(made_up()), tmp_path / "later.json")
     assert "another checkpoint" in said(reference, read_recording(tmp_path / "later.json"))
 
@@ -156,7 +165,7 @@ def _escape(file: str) -> Callable[[dict[str, Any]], object]:
     ("edit", "said"),
     [
         (lambda d: d.update(kind="parity"), "holds no saved outputs"),
-        (lambda d: d.update(schema=2), "has schema 2, this version reads 1"),
+        (lambda d: d.update(schema=1), "has schema 1, this version reads 2"),
         (lambda d: d.pop("spec"), "is damaged"),
         (lambda d: d.update(spec=7), "is damaged"),
         (lambda d: d.update(spec="{}"), "spec is unreadable"),

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run
+from fcn_deploy.bf16x3_graph import THREE_PRODUCTS
 from fcn_deploy.errors import BackendError, FcnDeployError, InputError
 from fcn_deploy.half_precision import WIDENED
 from fcn_deploy.json_fields import Fields
@@ -110,6 +111,11 @@ class RunnerDescription:
     def is_baseline(self) -> bool:
         """Whether this is the plain export."""
         return self.backend in BASELINES
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether it computes in float32 all through, not in products of fewer bits."""
+        return self.precision == Precision.FP32.value and THREE_PRODUCTS not in self.library
 
     @property
     def widens_halves(self) -> bool:

@@ -5,8 +5,10 @@
 The module itself is the backend ``openvino``: a file is computed in the precision that it has.
 At its end stand two more for float32 files, of which the graph is changed before it is compiled:
 ``bf16``, the backend ``openvino-bf16``, computes them in bfloat16, with the mean's fraction moved
-into a bias so that no pixel is rounded; ``bf16x3``, the backend ``openvino-bf16x3``, in float32 as
-three products in bfloat16.
+into a bias so that no pixel is rounded; ``bf16x3``, the backend ``openvino-bf16x3``, in float32,
+large convolutions as three products in bfloat16.  A picture so narrow that OpenVINO's bfloat16
+kernels would fail (:func:`fcn_deploy.openvino_graph.strided_to_one_column`) has these products
+computed in float32.
 
 Nothing is cached on disk: of 0.17 s for a ResNet-18 at 320×480 OpenVINO's CACHE_DIR saves 0.04 s,
 and it would leave 44 MiB for each shape, without bound.
@@ -34,15 +36,15 @@ from fcn_deploy.bf16_graph import WHOLE_MEAN, with_whole_mean
 from fcn_deploy.bf16x3_graph import THREE_PRODUCTS, products_of, with_three_products
 from fcn_deploy.errors import BackendError, OnnxFileError
 from fcn_deploy.int8_graph import SATURATION, quantized_convolutions
-from fcn_deploy.machine import int8_sums_saturate, usable_cores
+from fcn_deploy.machine import cpu_flags, int8_sums_saturate, usable_cores
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.openvino_graph import (
-    entry,
-    gone_wrong,
+    give_spare_column,
     in_two_precisions,
     require_two_precisions,
-    widen,
+    runtime_info,
+    strided_to_one_column,
 )
 from fcn_deploy.runners.base import (
     COMPUTE,
@@ -91,7 +93,7 @@ def signal_stack_kept() -> Iterator[None]:
 
 
 #: Shapes that stay compiled of one graph, unless more are asked for.  Each holds its weights once
-#: more, laid out for its kernels (65 MiB for a ResNet-18).
+#: more, laid out for its kernels (65 MiB for a ResNet-18; in three products half as much again).
 KEPT_SHAPES = 8
 #: Since then its ArgMax gives the lowest class of a tie (openvino pull request 32217).
 OLDEST_RELEASE = (2025, 4)
@@ -147,11 +149,13 @@ class OpenVinoBackend:
         name: of the backend.
         arithmetic: precision of the file → how it is computed.
         oldest: release of OpenVINO that does so.
+        needs: the CPU's flag without which it would take longer than float32, or None.
     """
 
     name: str
     arithmetic: Mapping[Precision, Arithmetic]
     oldest: tuple[int, int] = OLDEST_RELEASE
+    needs: str | None = None
 
     def unavailable_reason(self) -> str | None:
         """Return why OpenVINO cannot run in this precision here, or None."""
@@ -161,7 +165,10 @@ class OpenVinoBackend:
             release = tuple(int(part) for part in openvino.__version__.split(".")[:2])
             if release < self.oldest:
                 oldest = ".".join(map(str, self.oldest))
-                return f"OpenVINO {openvino.__version__} is older than {oldest}; {_INSTALL}"
+                newer = f"pip install -U 'openvino>={oldest}'"
+                return f"OpenVINO {openvino.__version__} is older than {oldest}; {newer}"
+            if self.needs is not None and self.needs not in cpu_flags():
+                return f"this CPU has no {self.needs}, or does not say so"
             return self._missing(openvino.Core(), Precision.FP32)
         except ImportError as error:
             return f"OpenVINO cannot be imported ({error}); {_INSTALL}"
@@ -229,7 +236,8 @@ class _Network:
         graph: read once, so that all shapes are of the same file.
         settings: OpenVINO's properties, by name; the compiled graph must have taken them all.
         arithmetic: in which it is to be computed.
-        concerned: convolutions that are; None: as many as there are.
+        products: convolutions that are to be computed in bfloat16 beside float32.
+        quantized: convolutions that an INT8 file quantises; None of other files.
     """
 
     def __init__(
@@ -238,13 +246,15 @@ class _Network:
         graph: Any,
         settings: Mapping[str, Any],
         arithmetic: Arithmetic,
-        concerned: int | None,
+        products: int,
+        quantized: int | None,
     ) -> None:
         self._core = core
         self._graph = graph
         self._settings = settings
         self._arithmetic = arithmetic
-        self._concerned = concerned
+        self.products = products
+        self._quantized = quantized
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self.kept_shapes = KEPT_SHAPES
 
@@ -279,12 +289,14 @@ class _Network:
         graph = self._graph.clone()
         graph.reshape(list(shape))
         settings = dict(self._settings)
-        wrong = gone_wrong(graph)
-        in_two = self._arithmetic.two_precisions and not wrong
-        if self._arithmetic.precision is not Precision.FP32:
-            widen(wrong)
-        elif wrong:  # the same products, slower
+        wrong = strided_to_one_column(graph)
+        in_two = self._arithmetic.two_precisions
+        if wrong and in_two:
+            # A column to spare would be dropped by a node without a mark.
             settings["INFERENCE_PRECISION_HINT"] = openvino.Type.f32
+            in_two = False
+        elif self._arithmetic.precision is not Precision.FP32:
+            give_spare_column(wrong)
         compiled = self._core.compile_model(graph, "CPU", settings)
         for name, wanted in settings.items():
             given = compiled.get_property(name)
@@ -294,9 +306,9 @@ class _Network:
                     f"OpenVINO was asked for {name} {_word(wanted)} and took {_word(given)}", repair
                 )
         if in_two:
-            require_two_precisions(compiled, self._concerned)
+            require_two_precisions(compiled, self.products)
         else:
-            _require_convolutions(compiled, self._arithmetic.precision, self._concerned)
+            _require_convolutions(compiled, self._arithmetic.precision, self._quantized)
         return compiled
 
 
@@ -311,36 +323,38 @@ def _opened(
     changed = model if arithmetic.change is None else arithmetic.change(model)
     try:
         graph = core.read_model(changed.SerializeToString())
+        if arithmetic.two_precisions:
+            graph = in_two_precisions(core, graph)
+    except BackendError:
+        raise
     except Exception as error:  # its exceptions share no base but Exception
         raise OnnxFileError(f"OpenVINO refuses the file: {error}", FOREIGN_REPAIR) from error
-    concerned = None
-    if arithmetic.two_precisions:
-        graph, concerned = in_two_precisions(core, graph), products_of(changed)
-    elif arithmetic.precision is Precision.INT8:
-        concerned = quantized_convolutions(model)
-    return _Network(core, graph, settings, arithmetic, concerned)
+    int8 = arithmetic.precision is Precision.INT8
+    quantized = quantized_convolutions(model) if int8 else None
+    return _Network(core, graph, settings, arithmetic, products_of(changed), quantized)
 
 
-def _require_convolutions(compiled: Any, precision: Precision, concerned: int | None) -> None:
+def _require_convolutions(compiled: Any, precision: Precision, quantized: int | None) -> None:
     """Raise unless the convolutions of a compiled graph are computed in what was asked for.
 
     Args:
         compiled: by OpenVINO.
         precision: that the convolutions must have.
-        concerned: how many of them must; None: as many as there are.
+        quantized: how many of them an INT8 file quantises; None of other files.
     """
     # By the kernel: a node may call itself i8 and be computed by a float32 kernel.
     kernels = Counter(
-        entry(node, "primitiveType").rpartition("_")[2].lower()
+        runtime_info(node, "primitiveType").rpartition("_")[2].lower()
         for node in compiled.get_runtime_model().get_ops()
-        if entry(node, "layerType") == "Convolution"
+        if runtime_info(node, "layerType") == "Convolution"
     )
-    expected = sum(kernels.values()) if concerned is None else concerned
+    concerned = sum(kernels.values()) if quantized is None else quantized
     kept = kernels[_KERNEL_TYPES[precision]]
-    if kept < _LEAST_SHARE[precision] * expected:
+    if kept < _LEAST_SHARE[precision] * concerned:
         found = ", ".join(f"{count} in {kind}" for kind, count in sorted(kernels.items()))
         raise BackendError(
-            f"OpenVINO was asked for {expected} {precision.value} convolutions and computes {found}"
+            f"OpenVINO was asked for {concerned} {precision.value} convolutions and "
+            f"computes {found}"
         )
 
 
@@ -385,7 +399,7 @@ class _Requests:
 class OpenVinoRunner(Runner):
     """An exported file in OpenVINO.
 
-    The mask always comes from the file as shipped (in bfloat16: but for the mean's fraction); for
+    The mask always comes from the file as shipped, changed as :class:`Arithmetic` says; for
     logits that it does not give, the same graph is compiled a second time with its logits made
     visible.
     """
@@ -422,6 +436,8 @@ class OpenVinoRunner(Runner):
         }
         model = load_onnx(path)
         self._network: _Network | None = _opened(core, model, settings, arithmetic)
+        if arithmetic.two_precisions:
+            self._library += f", {self._network.products} {THREE_PRODUCTS}"
         self._streams: _Network | None = None
         # An odd thread would idle, and who wants to see the logits measures no throughput.
         if outputs == ("mask",) and self._threads % LANES == 0:
@@ -522,9 +538,10 @@ bf16x3 = OpenVinoBackend(
     MappingProxyType(
         {
             Precision.FP32: Arithmetic(
-                "bf16", Precision.FP32, with_three_products, THREE_PRODUCTS, two_precisions=True
+                "bf16", Precision.FP32, with_three_products, two_precisions=True
             )
         }
     ),
     OLDEST_IN_TWO_PRECISIONS,
+    needs="amx_bf16",
 )

@@ -16,7 +16,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fcn_deploy import openvino_graph
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.errors import BackendError, MissingStageError, OnnxFileError
 from fcn_deploy.machine import usable_cores
@@ -25,19 +24,20 @@ from fcn_deploy.runners import openvino as runner_module
 from fcn_deploy.runners.base import Runner, open_runner, takes, unavailable_reason
 from fcn_deploy.runners.lanes import LANES
 from fcn_deploy.runners.openvino import KEPT_SHAPES, OpenVinoRunner, signal_stack_kept
-from fcn_deploy.spec import Precision
+from fcn_deploy.spec import OUTPUT_NAMES, Precision, Tail
 from tests.runners.contract import LanesContract, RunnerContract, pictures
 
 openvino = pytest.importorskip("openvino")
 
 
 def require(backend: str, precision: Precision = Precision.FP32) -> None:
-    """Skip where this CPU lacks the arithmetic."""
-    names = {
-        "openvino-bf16": "BF16",
-        "openvino-bf16x3": "BF16",
-        "openvino": "FP16" if precision is Precision.FP16 else "FP32",
-    }
+    """Skip where this CPU or OpenVINO lacks the arithmetic."""
+    if backend == "openvino-bf16x3":
+        reason = unavailable_reason(backend)
+        if reason is not None:
+            pytest.skip(reason)
+        return
+    names = {"openvino-bf16": "BF16", "openvino": "FP16" if precision is Precision.FP16 else "FP32"}
     if names[backend] not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip(f"this CPU has no {names[backend]}")
 
@@ -118,7 +118,8 @@ def test_three_products_are_described_as_float32_and_said(tiny_run: Run) -> None
     with open_runner(tiny_run, "openvino-bf16x3") as runner:
         description = runner.describe()
     assert (description.backend, description.precision) == ("openvino-bf16x3", "fp32")
-    assert description.library.endswith(", as three products in bfloat16")
+    assert description.library.endswith(", 17 convolutions as three bfloat16 products")
+    assert not description.is_float32
     assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
 
 
@@ -141,7 +142,7 @@ def test_every_size_is_near_float32(tiny_run: Run, backend: str, tolerance: floa
         @example(100, 32)
         @settings(max_examples=15, deadline=None)
         def is_near(height: int, width: int) -> None:
-            images = pictures(1, height, width)
+            images = pictures(2, height, width)
             expected, found = reference.run(images).logits, candidate.run(images).logits
             assert expected is not None
             assert found is not None
@@ -155,7 +156,7 @@ def test_a_node_that_rounds_beside_the_products_is_no_silent_loss(
 ) -> None:
     require("openvino-bf16x3")
     # As a release that does not heed the marks.
-    monkeypatch.setattr(openvino_graph, "_mark", lambda layer: None)
+    monkeypatch.setattr("fcn_deploy.openvino_graph._mark", lambda layer: None)
     with (
         open_runner(tiny_run, "openvino-bf16x3", threads=1) as runner,
         pytest.raises(BackendError, match=r"rounds to bfloat16 at .* keep float32; pip install -U"),
@@ -179,8 +180,67 @@ def test_products_that_are_none_are_refused(tiny_run: Run, monkeypatch: pytest.M
 
 def test_a_release_that_heeds_not_all_marks_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "__version__", "2026.3.0-22451")
-    assert "older than 2026.4" in str(unavailable_reason("openvino-bf16x3"))
+    reason = str(unavailable_reason("openvino-bf16x3"))
+    assert "is older than 2026.4; pip install -U 'openvino>=2026.4'" in reason
     assert "older than" not in str(unavailable_reason("openvino"))
+
+
+def test_without_the_matrix_unit_three_products_are_not_offered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another CPU with bfloat16 would compute them more slowly than float32."""
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx2 avx512f avx512_bf16\n")
+    monkeypatch.setattr("fcn_deploy.machine._CPU_INFO", tmp_path / "cpuinfo")
+    assert "no amx_bf16" in str(unavailable_reason("openvino-bf16x3"))
+    assert unavailable_reason("openvino") is None
+
+
+def test_a_narrow_picture_has_its_products_in_float32(tiny_run: Run) -> None:
+    require("openvino-bf16x3")
+    with open_runner(tiny_run, "openvino-bf16x3", threads=1) as runner:
+        assert isinstance(runner, OpenVinoRunner)
+        assert runner._network is not None
+        hints = [
+            runner._network.compiled((1, *size, 3)).get_property("INFERENCE_PRECISION_HINT")
+            for size in ((97, 131), (97, 7))
+        ]
+    assert hints == [openvino.Type.bf16, openvino.Type.f32]
+
+
+@pytest.mark.parametrize(
+    ("tail", "opset"), [(Tail.DECONV, 17), (Tail.DECONV, 20), (Tail.RESIZE, 20)]
+)
+def test_three_products_with_every_tail_and_all_outputs(
+    tiny_run: Run, tmp_path: Path, tail: Tail, opset: int
+) -> None:
+    require("openvino-bf16x3")
+    from fcn_deploy.export import onnx_from_checkpoint
+
+    path = tmp_path / "model.onnx"
+    onnx_from_checkpoint(tiny_run.checkpoint, path, tail=tail, opset=opset, outputs=OUTPUT_NAMES)
+    images = pictures(2, 97, 131)
+    with (
+        open_runner(path, "ort", outputs=OUTPUT_NAMES) as reference,
+        open_runner(path, "openvino-bf16x3", outputs=OUTPUT_NAMES) as candidate,
+    ):
+        expected, found = reference.run(images), candidate.run(images)
+    assert expected.logits is not None
+    assert found.logits is not None
+    tolerance = 1e-4 * np.abs(expected.logits).max()
+    np.testing.assert_allclose(found.logits, expected.logits, atol=tolerance)
+    np.testing.assert_allclose(found.margin, expected.margin, atol=2 * tolerance)
+    assert (expected.margin[found.mask != expected.mask] <= 2 * tolerance).all()
+
+
+def test_three_products_in_lanes_give_the_same(tiny_run: Run) -> None:
+    require("openvino-bf16x3")
+    if usable_cores() < LANES:
+        pytest.skip("OpenVINO takes no more threads than there are cores")
+    batches = [pictures(1, 48, 64, seed) for seed in range(4)]
+    with open_runner(tiny_run, "openvino-bf16x3", threads=LANES) as runner:
+        alone = [runner.run(images).mask for images in batches]
+        for given_back, mask in zip(runner.stream(iter(batches)), alone, strict=True):
+            np.testing.assert_array_equal(given_back.mask, mask)
 
 
 def test_bf16_refuses_a_half_file(tiny_run: Run) -> None:
@@ -247,7 +307,6 @@ def test_a_cpu_without_the_arithmetic_is_refused(
     monkeypatch.setattr(openvino, "Core", FloatCpu)
     assert unavailable_reason("openvino") is None
     assert "this CPU has no bf16" in str(unavailable_reason("openvino-bf16"))
-    assert "this CPU has no bf16" in str(unavailable_reason("openvino-bf16x3"))
     assert takes("openvino", Precision.INT8)
     assert not takes("openvino", Precision.FP16)
     with pytest.raises(BackendError, match=r"this CPU has no fp16 arithmetic; drop --fp16"):
