@@ -194,13 +194,13 @@ BUGS = {
     ),
     "NaN": Bug(
         {"bug": first_pixel(np.nan)},
-        "the candidate's logits are NaN or infinite in 6 of 6 pictures: "
+        "the candidate's logits are NaN or infinite in 7 of 7 pictures: "
         "run `fcn-deploy parity --bisect` to find the layer",
         "finite logits",
     ),
     "infinity": Bug(
         {"bug": first_pixel(np.inf)},
-        "the candidate's logits are NaN or infinite in 6 of 6 pictures: "
+        "the candidate's logits are NaN or infinite in 7 of 7 pictures: "
         "run `fcn-deploy parity --bisect` to find the layer",
         "finite logits",
     ),
