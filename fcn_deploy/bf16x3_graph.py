@@ -4,10 +4,10 @@
     x·w ≈ hₓ·h_w + hₓ·r_w + rₓ·h_w            left out is rₓ·r_w, below 2⁻¹⁶ of x·w
 
 Intel's matrix extension (AMX) multiplies bfloat16 and adds up in float32, many times as fast as a
-CPU multiplies float32: three such products can take less time than one.  Their error is a
-thousandth of bfloat16's, thirty times float32's own.  Source: Henry, Tang, Heinecke, "Leveraging
-the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations" (2019); XLA calls
-it ``BF16_BF16_F32_X3``, after the products, oneMKL ``float_to_bf16x2``, after the parts.
+CPU multiplies float32: three such products can take less time than one.  Their error is about a
+thousandth of bfloat16's (measured: docs/architecture.md).  Source: Henry, Tang, Heinecke,
+"Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations" (2019);
+XLA calls it ``BF16_BF16_F32_X3``, after the products, oneMKL ``float_to_bf16x2``, after the parts.
 
     x ──▶ [h, h, r], thrice the channels ──▶ one convolution with [h_w, r_w, h_w] ──▶ float32
 """
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 IN_BF16 = ".bf16"
 #: So end the names of the nodes that give the second part of a tensor, as bfloat16, from float32.
 REST = ".rest"
-#: Stands behind the library's name, and a number before it, where a file is computed so.
-THREE_PRODUCTS = "convolutions as three bfloat16 products"
+#: Stands behind the library's name, and a number before it, where a file is computed so.  Narrow is
+#: what :func:`fcn_deploy.openvino_graph.strided_to_one_column` finds.
+THREE_PRODUCTS = "convolutions as three bfloat16 products (of narrow pictures, in float32)"
 #: Between the picture and the subtraction of the mean: what changes no pixel.
 _KEEPS_PIXELS = ("Cast", "Transpose", "Identity")
 _REPAIR = "use --backend openvino"

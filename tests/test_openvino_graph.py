@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,10 +167,106 @@ def test_a_graph_computed_in_float32_has_no_product() -> None:
         require_two_precisions(compiled, 1)
 
 
-def test_a_full_disk_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+class CompiledNode:
+    """What a node of a compiled graph says of itself.
+
+    Args:
+        name: of the node.
+        kind: of layer.
+        reads: types of its inputs.
+        gives: type of its output.
+    """
+
+    def __init__(self, name: str, kind: str, reads: str, gives: str) -> None:
+        self.name, self.kind = name, kind
+        self.reads, self.gives = reads.split(), gives
+
+    def get_friendly_name(self) -> str:
+        return self.name
+
+    def get_rt_info(self) -> dict[str, str]:
+        kernel = "brgconv_avx512_amx_bf16" if self.reads[:1] == ["bf16"] else "jit_f32"
+        return {"layerType": self.kind, "primitiveType": kernel}
+
+    def inputs(self) -> list[Any]:
+        return [CompiledPort(kind) for kind in self.reads]
+
+    def outputs(self) -> list[Any]:
+        return [CompiledPort(self.gives)]
+
+
+class CompiledPort:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def get_element_type(self) -> Any:
+        return getattr(openvino.Type, self.kind)
+
+
+class CompiledGraph:
+    def __init__(self, *nodes: CompiledNode) -> None:
+        self.nodes = nodes
+
+    def get_runtime_model(self) -> Any:
+        return self
+
+    def get_ops(self) -> tuple[CompiledNode, ...]:
+        return self.nodes
+
+
+PRODUCT = CompiledNode("conv.bf16", "Convolution", "bf16 f32 f32 f32", "f32")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        CompiledNode("sub.bf16x3.rest", "Subgraph", "u8 f32", "bf16"),
+        CompiledNode("sub.bf16x3.thrice.bf16", "Concatenation", "bf16 bf16 bf16", "bf16"),
+        CompiledNode("anything_f32_bf16_conv", "Reorder", "f32", "bf16"),
+        CompiledNode("score", "Convolution", "f32 f32 f32", "f32"),
+    ],
+    ids=lambda node: node.name,
+)
+def test_what_a_compiled_graph_may_hold(beside: CompiledNode) -> None:
+    require_two_precisions(CompiledGraph(beside, PRODUCT), 1)
+
+
+@pytest.mark.parametrize(
+    "rounding",
+    [
+        CompiledNode("conv.bf16", "Convolution", "bf16 f32 f32", "bf16"),  # its sums
+        CompiledNode("conv.bf16", "Convolution", "bf16 f32 f32 bf16", "f32"),  # what it adds
+        CompiledNode("score", "Convolution", "bf16 f32 f32", "f32"),
+        CompiledNode("relu", "Subgraph", "bf16", "f32"),
+        CompiledNode("resize", "Interpolate", "f32", "bf16"),
+        CompiledNode("relu.bf16x3.rest", "Subgraph", "bf16", "bf16"),  # of what is rounded already
+    ],
+    ids=lambda node: f"{node.name} {node.kind}",
+)
+def test_what_a_compiled_graph_may_not_round(rounding: CompiledNode) -> None:
+    with pytest.raises(BackendError, match=f"rounds to bfloat16 at {rounding.name}, which is to"):
+        require_two_precisions(CompiledGraph(PRODUCT, rounding), 1)
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+def test_a_file_that_cannot_be_written_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     def full(*_: Any) -> None:
-        raise OSError("No space left on device")
+        raise error("No space left on device")
 
     monkeypatch.setattr(openvino, "serialize", full)
     with pytest.raises(BackendError, match=r"temporary file \(No space.*set TMPDIR"):
+        two_precisions()
+
+
+def test_weights_cut_off_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    serialize = openvino.serialize
+
+    def cut(graph: Any, text: Path, weights: Path) -> None:
+        serialize(graph, text, weights)
+        weights.write_bytes(weights.read_bytes()[:100])
+
+    monkeypatch.setattr(openvino, "serialize", cut)
+    with pytest.raises(BackendError, match=r"100 of \d+ bytes of weights.*set TMPDIR"):
         two_precisions()

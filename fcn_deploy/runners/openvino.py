@@ -149,7 +149,7 @@ class OpenVinoBackend:
         name: of the backend.
         arithmetic: precision of the file → how it is computed.
         oldest: release of OpenVINO that does so.
-        needs: the CPU's flag without which it would take longer than float32, or None.
+        needs: the CPU's flag without which it is expected to take longer than float32, or None.
     """
 
     name: str
@@ -168,7 +168,7 @@ class OpenVinoBackend:
                 newer = f"pip install -U 'openvino>={oldest}'"
                 return f"OpenVINO {openvino.__version__} is older than {oldest}; {newer}"
             if self.needs is not None and self.needs not in cpu_flags():
-                return f"this CPU has no {self.needs}, or does not say so"
+                return f"this CPU has no {self.needs}, or does not say so; use --backend openvino"
             return self._missing(openvino.Core(), Precision.FP32)
         except ImportError as error:
             return f"OpenVINO cannot be imported ({error}); {_INSTALL}"
