@@ -313,25 +313,39 @@ class _Network:
 
 
 def _opened(
-    core: Any, model: onnx.ModelProto, settings: Mapping[str, Any], arithmetic: Arithmetic
+    core: Any,
+    path: Path,
+    settings: Mapping[str, Any],
+    arithmetic: Arithmetic,
+    *,
+    visible_logits: bool = False,
 ) -> _Network:
-    """Read a graph, changed as its arithmetic demands.
+    """Read a file's graph, changed as its arithmetic demands.
 
     Raises:
         OnnxFileError: it is none that can be changed so, or OpenVINO refuses it.
     """
-    changed = model if arithmetic.change is None else arithmetic.change(model)
+    int8 = arithmetic.precision is Precision.INT8
+    quantized = quantized_convolutions(load_onnx(path)) if int8 else None
+    if arithmetic.change is None and not visible_logits:
+        # Not parsed here, which takes longer than reading.
+        content, products = path.read_bytes(), 0
+    else:
+        model = load_onnx(path)
+        if visible_logits:
+            model = with_logits(model)
+        if arithmetic.change is not None:
+            model = arithmetic.change(model)
+        content, products = model.SerializeToString(), products_of(model)
     try:
-        graph = core.read_model(changed.SerializeToString())
+        graph = core.read_model(content)
         if arithmetic.two_precisions:
             graph = in_two_precisions(core, graph)
     except BackendError:
         raise
     except Exception as error:  # its exceptions share no base but Exception
         raise OnnxFileError(f"OpenVINO refuses the file: {error}", FOREIGN_REPAIR) from error
-    int8 = arithmetic.precision is Precision.INT8
-    quantized = quantized_convolutions(model) if int8 else None
-    return _Network(core, graph, settings, arithmetic, products_of(changed), quantized)
+    return _Network(core, graph, settings, arithmetic, products, quantized)
 
 
 def _require_convolutions(compiled: Any, precision: Precision, quantized: int | None) -> None:
@@ -434,8 +448,7 @@ class OpenVinoRunner(Runner):
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1,
         }
-        model = load_onnx(path)
-        self._network: _Network | None = _opened(core, model, settings, arithmetic)
+        self._network: _Network | None = _opened(core, path, settings, arithmetic)
         if arithmetic.two_precisions:
             self._library += f", {self._network.products} {THREE_PRODUCTS}"
         self._streams: _Network | None = None
@@ -445,7 +458,7 @@ class OpenVinoRunner(Runner):
             self._streams = self._network.with_settings(settings_of_streams)
         self._probe: _Network | None = None
         if hidden and "logits" not in metadata.outputs:
-            self._probe = _opened(core, with_logits(model), settings, arithmetic)
+            self._probe = _opened(core, path, settings, arithmetic, visible_logits=True)
 
     @property
     def spec(self) -> ModelSpec:
