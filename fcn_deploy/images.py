@@ -61,7 +61,7 @@ def decoded(path: Path) -> Iterator[Image.Image]:
         with _quiet, Image.open(path) as image:
             _refuse_bomb(path, image.size)
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError as error:
         raise ImageError(f"no such picture: {path}", "check the path") from error
     except IsADirectoryError as error:
@@ -75,7 +75,7 @@ def decoded(path: Path) -> Iterator[Image.Image]:
         raise ImageError(
             f"{path} cannot be decoded ({reason})", "remove or replace the file"
         ) from error
-    yield upright
+    yield image
 
 
 def _refuse_bomb(path: Path, size: tuple[int, int]) -> None:
@@ -112,7 +112,8 @@ def _as_rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB would warn
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    # Converting what is RGB already would copy it.
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
 
 
 def image_size(path: Path) -> tuple[int, int]:

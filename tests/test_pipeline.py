@@ -429,10 +429,9 @@ def test_threads_that_decode_leave_the_warnings_filters_as_they_were(
     for path in files:
         Image.new("RGB", (3, 2)).save(path)
 
-    def upright(image: Image.Image) -> Image.Image:
+    def upright(image: Image.Image, *, in_place: bool) -> None:
         both_inside.wait(PATIENCE)
         assert "first" in str(image.filename) or first_has_left.wait(PATIENCE)  # type: ignore[attr-defined]
-        return image
 
     monkeypatch.setattr(images.ImageOps, "exif_transpose", upright)
     with warnings.catch_warnings():
