@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import OnnxFileError
+from fcn_deploy.onnx_graph import constants_of, readers_of, unchanged_pixels
 
 if TYPE_CHECKING:
     import onnx
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 #: What stands behind the library's name where a file is computed so.
 WHOLE_MEAN = ", mean made whole"
 _REPAIR = "export it again, or use --backend openvino"
-#: Between the picture and the subtraction of the mean: what changes no pixel.
-_KEEPS_PIXELS = ("Cast", "Transpose", "Identity")
 
 
 def with_whole_mean(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -45,7 +44,7 @@ def with_whole_mean(model: onnx.ModelProto) -> onnx.ModelProto:
 
     whole = ModelProto()
     whole.CopyFrom(model)
-    tensors = {entry.name: entry for entry in whole.graph.initializer}
+    tensors = constants_of(whole.graph)
     found = _first_convolution(whole.graph, tensors)
     if found is None:
         raise OnnxFileError(
@@ -69,14 +68,12 @@ def _first_convolution(
     graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto]
 ) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
     """Return the subtraction of the mean and the convolution that is its only reader."""
-    pixels = {graph.input[0].name}
+    pixels, reading = unchanged_pixels(graph), readers_of(graph)
     outputs = {output.name for output in graph.output}
-    for node in graph.node:  # in the order of computing
-        if node.op_type in _KEEPS_PIXELS and node.input[0] in pixels:
-            pixels.add(node.output[0])
+    for node in graph.node:
         if node.op_type != "Sub" or node.input[0] not in pixels or node.output[0] in outputs:
             continue
-        readers = [reader for reader in graph.node if node.output[0] in reader.input]
+        readers = reading[node.output[0]]
         if len(readers) != 1 or readers[0].op_type != "Conv":
             return None
         (convolution,) = readers

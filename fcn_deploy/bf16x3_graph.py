@@ -14,13 +14,18 @@ XLA calls it ``BF16_BF16_F32_X3``, after the products, oneMKL ``float_to_bf16x2`
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import OnnxFileError
+from fcn_deploy.onnx_graph import (
+    constants_of,
+    drop_dead,
+    readers_of,
+    unchanged_pixels,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -33,8 +38,6 @@ REST = ".rest"
 #: Stands behind the library's name, and a number before it, where a file is computed so.  Narrow is
 #: what :func:`fcn_deploy.openvino_graph.strided_to_one_column` finds.
 THREE_PRODUCTS = "convolutions as three bfloat16 products (of narrow pictures, in float32)"
-#: Between the picture and the subtraction of the mean: what changes no pixel.
-_KEEPS_PIXELS = ("Cast", "Transpose", "Identity")
 _REPAIR = "use --backend openvino"
 
 
@@ -59,35 +62,26 @@ def with_three_products(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         OnnxFileError: it has no such convolution.
     """
-    from onnx import ModelProto, TensorProto
+    from onnx import ModelProto
 
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    outputs = {output.name for output in model.graph.output}
-    large = _large_convolutions(model.graph, weights, outputs)
+    weights = constants_of(model.graph)
+    large = _large_convolutions(model.graph, weights)
     if not large:
         raise OnnxFileError("the graph has no convolution that three products would speed", _REPAIR)
     split = ModelProto()
     split.CopyFrom(model)
     del split.graph.node[:]
     parts = _Parts(split.graph, weights)
-    pixels = {
-        value.name
-        for value in model.graph.input
-        if value.type.tensor_type.elem_type == TensorProto.UINT8
-    }
+    pixels = unchanged_pixels(model.graph)
     for node in model.graph.node:  # in the order of computing
         if node.output[0] in large:
             parts.add_convolution(node)
             continue
         kept = split.graph.node.add()
         kept.CopyFrom(node)
-        if node.op_type in _KEEPS_PIXELS and node.input[0] in pixels:
-            pixels.add(node.output[0])
+        if node.output[0] in pixels:
             kept.name = f"{node.output[0]}{IN_BF16}"
-    needed = {name for node in split.graph.node for name in node.input} | outputs
-    still_read = [tensor for tensor in split.graph.initializer if tensor.name in needed]
-    del split.graph.initializer[:]
-    split.graph.initializer.extend(still_read)
+    drop_dead(split.graph)
     return split
 
 
@@ -96,14 +90,10 @@ def products_of(model: onnx.ModelProto) -> int:
     return sum(node.op_type == "Conv" and node.name.endswith(IN_BF16) for node in model.graph.node)
 
 
-def _large_convolutions(
-    graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto], outputs: set[str]
-) -> set[str]:
+def _large_convolutions(graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto]) -> set[str]:
     """Return the outputs of the convolutions that become three products."""
-    readers = defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
+    readers = readers_of(graph)
+    outputs = {output.name for output in graph.output}
 
     def is_read_along(tensor: str) -> bool:
         if tensor in outputs or len(readers[tensor]) != 1:

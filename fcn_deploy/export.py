@@ -35,6 +35,7 @@ from fcn_deploy.onnx_file import (
     load_onnx,
     read_metadata,
 )
+from fcn_deploy.onnx_graph import drop_dead, replace_nodes
 from fcn_deploy.runners.session import cpu_session
 from fcn_deploy.spec import BatchShape, ModelSpec, Precision, Tail, ordered_outputs
 
@@ -295,7 +296,7 @@ def _tidy(graph: onnx.GraphProto) -> None:
     """Take out shape arithmetic that the exporter left; needs its scopes and symbolic shapes."""
     _crop_at_once(graph)
     _reshape_by_position(graph)
-    _remove_dead(graph)
+    drop_dead(graph)
 
 
 def _crop_at_once(graph: onnx.GraphProto) -> None:
@@ -338,7 +339,7 @@ def _crop_at_once(graph: onnx.GraphProto) -> None:
                 nodes.append(_node_like(node, "Add", [size, start], end))
         nodes.remove(rows)
         nodes.append(_node_like(node, "Slice", [rows.input[0], start, end, axes], node.output[0]))
-    _replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
@@ -414,26 +415,6 @@ def _reshape_by_position(graph: onnx.GraphProto) -> None:
             graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), name))
             node.input[1] = name
             del node.attribute[:]  # allowzero: 0 shall copy
-
-
-def _remove_dead(graph: onnx.GraphProto) -> None:
-    """Drop nodes and initializers that no output needs."""
-    needed = {output.name for output in graph.output}
-    nodes: list[onnx.NodeProto] = []
-    for node in reversed(graph.node):  # ONNX graphs are sorted
-        if not needed.isdisjoint(node.output):
-            needed.update(node.input)
-            nodes.insert(0, node)
-    _replace_nodes(graph, nodes)
-    kept = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
 
 
 def _name_nodes(graph: onnx.GraphProto, model: nn.Module) -> None:
@@ -522,7 +503,7 @@ def _pick_out_of_whole_shapes(graph: onnx.GraphProto) -> None:
         nodes.append(
             onnx.helper.make_node("Gather", [whole, axes], [picked], name=f"{node.name}.picked")
         )
-    _replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
 
 
 def _strip_traces(graph: onnx.ModelProto) -> None:

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fcn_deploy.onnx_graph import drop_dead, makers_of, readers_of, replace_nodes
+
 if TYPE_CHECKING:
     import onnx
 
@@ -36,9 +38,14 @@ _KEEPS_SIGN = ("MaxPool",)
 
 def quantized_convolutions(model: onnx.ModelProto) -> int:
     """Count the convolutions whose pictures and weights are read from Q/DQ pairs."""
-    maker = {output: node.op_type for node in model.graph.node for output in node.output}
+    dequantized = {
+        output
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        for output in node.output
+    }
     return sum(
-        [maker.get(name) for name in node.input[:2]] == ["DequantizeLinear"] * 2
+        dequantized.issuperset(node.input[:2])
         for node in model.graph.node
         if node.op_type == "Conv"
     )
@@ -57,11 +64,7 @@ def for_onnx_runtime_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
     rewritten = ModelProto()
     rewritten.CopyFrom(model)
     graph = rewritten.graph
-    maker = {output: node for node in graph.node for output in node.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    maker, readers = makers_of(graph), readers_of(graph)
 
     def is_positive(tensor: str) -> bool:
         node = maker.get(tensor)
@@ -105,11 +108,6 @@ def for_onnx_runtime_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
                 for place, name in enumerate(reader.input):
                     if name == tensor:
                         reader.input[place] = seen
-    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-    read = {name for node in kept for name in node.input}
-    weights = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]  # of the signed zero points
-    graph.initializer.extend(weights)
+    replace_nodes(graph, nodes)
+    drop_dead(graph)  # the signed zero points
     return rewritten

@@ -37,6 +37,7 @@ from fcn_deploy.onnx_file import (
     load_onnx,
     read_metadata,
 )
+from fcn_deploy.onnx_graph import constants_of, drop_dead, makers_of
 from fcn_deploy.runners.session import cpu_session
 from fcn_deploy.spec import Precision
 
@@ -121,7 +122,7 @@ def quantized_onnx(
     reader = _Reader(pictures)
     quantized = _with_scales(model, chosen, reader)
     scales = _unquantize_sums(quantized)
-    _drop_dead(quantized)
+    drop_dead(quantized.graph)
     _write_metadata(quantized, model, scales)
     agreement = _check(source, model, quantized, chosen, reader.first, threads) if checked else None
     if agreement is not None and agreement < min_agreement:
@@ -265,8 +266,7 @@ def _unquantize_sums(model: onnx.ModelProto) -> dict[str, float]:
     """
     from onnx import numpy_helper
 
-    values = {tensor.name: tensor for tensor in model.graph.initializer}
-    maker = {output: node for node in model.graph.node for output in node.output}
+    values, maker = constants_of(model.graph), makers_of(model.graph)
     scales: dict[str, float] = {}
     for node in model.graph.node:
         if node.op_type != "Add":
@@ -282,22 +282,6 @@ def _unquantize_sums(model: onnx.ModelProto) -> dict[str, float]:
                 scales[exact] = float(numpy_helper.to_array(values[quantize.input[1]]))
                 break
     return scales
-
-
-def _drop_dead(model: onnx.ModelProto) -> None:
-    """Remove nodes and initializers that nothing reads."""
-    graph = model.graph
-    wanted = {output.name for output in graph.output}
-    alive = []
-    for node in reversed(graph.node):
-        if any(name in wanted for name in node.output):
-            wanted.update(node.input)
-            alive.append(node)
-    alive.reverse()
-    weights = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(alive)
-    graph.initializer.extend(weights)
 
 
 def _write_metadata(
@@ -362,8 +346,7 @@ def _check(
 def _check_rules(model: onnx.ModelProto, chosen: Sequence[str]) -> None:
     from onnx import TensorProto, numpy_helper
 
-    values = {tensor.name: tensor for tensor in model.graph.initializer}
-    maker = {output: node for node in model.graph.node for output in node.output}
+    values, maker = constants_of(model.graph), makers_of(model.graph)
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             scale = numpy_helper.to_array(values[node.input[1]])

@@ -26,10 +26,11 @@ PADDING = 2
 def normalising(
     mean: tuple[float, ...], weight: Floats, bias: Floats | None, *, operator: str = "Sub"
 ) -> onnx.ModelProto:
-    """Pixels [1, 3, H, W] → less the mean → 5×5 convolution."""
+    """Bytes [1, 3, H, W] → less the mean → 5×5 convolution."""
     constants = ["weight"] if bias is None else ["weight", "bias"]
     nodes = [
-        helper.make_node(operator, ["image", "mean"], ["centred"]),
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node(operator, ["pixels", "mean"], ["centred"]),
         helper.make_node("Conv", ["centred", *constants], ["out"], pads=[PADDING] * 4),
     ]
     values = {"mean": np.array(mean, np.float32).reshape(1, 3, 1, 1), "weight": weight}
@@ -38,7 +39,7 @@ def normalising(
     graph = helper.make_graph(
         nodes,
         "normalising",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, "H", "W"])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 3, "H", "W"])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, None, "H", "W"])],
         [numpy_helper.from_array(value, name) for name, value in values.items()],
     )
@@ -58,7 +59,7 @@ def ran(model: onnx.ModelProto, image: Floats) -> tuple[Floats, Floats]:
     session = onnxruntime.InferenceSession(
         with_centred(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    out, centred = session.run(["out", "centred"], {"image": image})
+    out, centred = session.run(["out", "centred"], {"image": image.astype(np.uint8)})
     return out, centred
 
 

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from fcn_deploy.onnx_graph import (
+    constants_of,
+    drop_dead,
+    makers_of,
+    readers_of,
+    replace_nodes,
+    unchanged_pixels,
+)
+
+
+def graph_of(*nodes: NodeProto, kind: int = TensorProto.UINT8) -> ModelProto:
+    """Return a model of these nodes that reads ``image`` and gives ``mask``."""
+    image = helper.make_tensor_value_info("image", kind, ["N", "H", "W", 3])
+    mask = helper.make_tensor_value_info("mask", TensorProto.FLOAT, None)
+    weights = [
+        numpy_helper.from_array(np.ones(3, np.float32), name) for name in ("mean", "forgotten")
+    ]
+    return helper.make_model(helper.make_graph(list(nodes), "g", [image], [mask], weights))
+
+
+def node(operator: str, inputs: str, output: str) -> NodeProto:
+    return helper.make_node(operator, inputs.split(), [output])
+
+
+def subtracting() -> ModelProto:
+    return graph_of(
+        node("Cast", "image", "float"),
+        node("Transpose", "float", "planes"),
+        node("Sub", "planes mean", "less"),
+        node("Identity", "less", "unread"),
+        node("Mul", "less less", "mask"),
+    )
+
+
+def test_makers_and_readers() -> None:
+    graph = subtracting().graph
+    assert {name: maker.op_type for name, maker in makers_of(graph).items()} == {
+        "float": "Cast", "planes": "Transpose", "less": "Sub", "unread": "Identity", "mask": "Mul",
+    }  # fmt: skip
+    readers = readers_of(graph)
+    assert [reader.op_type for reader in readers["less"]] == ["Identity", "Mul", "Mul"]
+    assert list(readers["mask"]) == []
+    assert set(constants_of(graph)) == {"mean", "forgotten"}
+
+
+def test_pixels_are_unchanged_until_something_is_computed_of_them() -> None:
+    assert unchanged_pixels(subtracting().graph) == {"image", "float", "planes"}
+    floats = graph_of(node("Identity", "image", "mask"), kind=TensorProto.FLOAT)
+    assert unchanged_pixels(floats.graph) == set()
+
+
+def test_what_no_output_needs_goes() -> None:
+    graph = subtracting().graph
+    drop_dead(graph)
+    assert [kept.op_type for kept in graph.node] == ["Cast", "Transpose", "Sub", "Mul"]
+    assert set(constants_of(graph)) == {"mean"}
+
+
+def test_a_constant_that_is_given_stays() -> None:
+    graph = graph_of(node("Cast", "image", "mask")).graph
+    graph.output.append(helper.make_tensor_value_info("forgotten", TensorProto.FLOAT, [3]))
+    drop_dead(graph)
+    assert set(constants_of(graph)) == {"forgotten"}
+
+
+def test_a_graph_s_own_nodes_can_be_put_in_another_order() -> None:
+    graph = subtracting().graph
+    replace_nodes(graph, list(graph.node)[::-1])
+    assert [kept.op_type for kept in graph.node] == ["Mul", "Identity", "Sub", "Transpose", "Cast"]
