@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import OnnxFileError
-from fcn_deploy.onnx_graph import constants_of, readers_of, unchanged_pixels
+from fcn_deploy.onnx_graph import consumers_of, initializers_of, unchanged_pixels
 
 if TYPE_CHECKING:
     import onnx
@@ -34,8 +34,9 @@ def with_whole_mean(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph that subtracts a mean of whole grey levels, the rest of it in a bias.
 
     Args:
-        model: FP32, as `fcn-deploy export` writes it: the picture less a mean [1, C, 1, 1] in grey
-            levels is read by one convolution alone, weights [K, C, kh, kw].  It is not changed.
+        model: FP32, as `fcn-deploy export` writes it: a picture of bytes, less a mean [1, C, 1, 1]
+            in grey levels, is read by one convolution alone, weights [K, C, kh, kw].  It is not
+            changed.
 
     Raises:
         OnnxFileError: it is another graph.
@@ -44,11 +45,12 @@ def with_whole_mean(model: onnx.ModelProto) -> onnx.ModelProto:
 
     whole = ModelProto()
     whole.CopyFrom(model)
-    tensors = constants_of(whole.graph)
+    tensors = initializers_of(whole.graph)
     found = _first_convolution(whole.graph, tensors)
     if found is None:
         raise OnnxFileError(
-            "the graph does not subtract a mean right before its first convolution", _REPAIR
+            "the graph does not subtract a mean from bytes right before its first convolution",
+            _REPAIR,
         )
     subtraction, convolution = found
     mean, weight, *bias = (
@@ -68,7 +70,7 @@ def _first_convolution(
     graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto]
 ) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
     """Return the subtraction of the mean and the convolution that is its only reader."""
-    pixels, reading = unchanged_pixels(graph), readers_of(graph)
+    pixels, reading = unchanged_pixels(graph), consumers_of(graph)
     outputs = {output.name for output in graph.output}
     for node in graph.node:
         if node.op_type != "Sub" or node.input[0] not in pixels or node.output[0] in outputs:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from fcn_deploy.errors import OnnxFileError
 from fcn_deploy.onnx_graph import (
-    constants_of,
-    drop_dead,
-    readers_of,
+    consumers_of,
+    initializers_of,
+    remove_dead_nodes,
     unchanged_pixels,
 )
 
@@ -64,7 +64,7 @@ def with_three_products(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     from onnx import ModelProto
 
-    weights = constants_of(model.graph)
+    weights = initializers_of(model.graph)
     large = _large_convolutions(model.graph, weights)
     if not large:
         raise OnnxFileError("the graph has no convolution that three products would speed", _REPAIR)
@@ -81,7 +81,7 @@ def with_three_products(model: onnx.ModelProto) -> onnx.ModelProto:
         kept.CopyFrom(node)
         if node.output[0] in pixels:
             kept.name = f"{node.output[0]}{IN_BF16}"
-    drop_dead(split.graph)
+    remove_dead_nodes(split.graph)
     return split
 
 
@@ -92,7 +92,7 @@ def products_of(model: onnx.ModelProto) -> int:
 
 def _large_convolutions(graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto]) -> set[str]:
     """Return the outputs of the convolutions that become three products."""
-    readers = readers_of(graph)
+    readers = consumers_of(graph)
     outputs = {output.name for output in graph.output}
 
     def is_read_along(tensor: str) -> bool:

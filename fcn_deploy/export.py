@@ -35,7 +35,7 @@ from fcn_deploy.onnx_file import (
     load_onnx,
     read_metadata,
 )
-from fcn_deploy.onnx_graph import drop_dead, replace_nodes
+from fcn_deploy.onnx_graph import remove_dead_nodes, replace_nodes
 from fcn_deploy.runners.session import cpu_session
 from fcn_deploy.spec import BatchShape, ModelSpec, Precision, Tail, ordered_outputs
 
@@ -296,7 +296,7 @@ def _tidy(graph: onnx.GraphProto) -> None:
     """Take out shape arithmetic that the exporter left; needs its scopes and symbolic shapes."""
     _crop_at_once(graph)
     _reshape_by_position(graph)
-    drop_dead(graph)
+    remove_dead_nodes(graph)
 
 
 def _crop_at_once(graph: onnx.GraphProto) -> None:

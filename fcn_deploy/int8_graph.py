@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcn_deploy.onnx_graph import drop_dead, makers_of, readers_of, replace_nodes
+from fcn_deploy.onnx_graph import consumers_of, producers_of, remove_dead_nodes, replace_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -64,7 +64,7 @@ def for_onnx_runtime_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
     rewritten = ModelProto()
     rewritten.CopyFrom(model)
     graph = rewritten.graph
-    maker, readers = makers_of(graph), readers_of(graph)
+    maker, readers = producers_of(graph), consumers_of(graph)
 
     def is_positive(tensor: str) -> bool:
         node = maker.get(tensor)
@@ -109,5 +109,5 @@ def for_onnx_runtime_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
                     if name == tensor:
                         reader.input[place] = seen
     replace_nodes(graph, nodes)
-    drop_dead(graph)  # the signed zero points
+    remove_dead_nodes(graph)  # the signed zero points
     return rewritten

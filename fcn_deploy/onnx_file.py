@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcn_deploy.errors import ArtifactError, BackendError, OnnxFileError
-from fcn_deploy.onnx_graph import makers_of
+from fcn_deploy.onnx_graph import producers_of
 from fcn_deploy.spec import ModelSpec, Precision
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _steps_to_mask(graph: onnx.GraphProto, argmax: onnx.NodeProto) -> list[onnx.
     Raises:
         OnnxFileError: one of them is none that an export has there.
     """
-    maker = makers_of(graph)
+    maker = producers_of(graph)
     steps: list[onnx.NodeProto] = []
     node = maker.get("mask", argmax)
     while node != argmax:

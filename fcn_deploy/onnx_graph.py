@@ -1,63 +1,73 @@
-"""Who makes and who reads what in an ONNX graph.  Knows no torch.
+"""Look into an ONNX graph, and tidy it: producers, consumers, pixels, dead nodes.  Knows no torch.
 
-Computed once from a graph as it stands: whoever changes it afterwards asks again.
+What is returned is of the graph as it stands: whoever changes it afterwards asks again.  Graphs
+have no subgraphs (If, Loop): ours never do.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx
 
-#: They change no pixel, only its type or its place in memory.
-_KEEPS_PIXELS = ("Cast", "Transpose", "Identity")
 
-
-def makers_of(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+def producers_of(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     """Return tensor → the node that gives it."""
-    return {output: node for node in graph.node for output in node.output}
+    return {output: node for node in graph.node for output in node.output if output}
 
 
-def readers_of(graph: onnx.GraphProto) -> Mapping[str, Sequence[onnx.NodeProto]]:
-    """Return tensor → the nodes that read it, one that reads it twice standing there twice.
-
-    Of a tensor that no node reads: an empty list.
-    """
-    readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
+def consumers_of(graph: onnx.GraphProto) -> Mapping[str, Sequence[onnx.NodeProto]]:
+    """Return each tensor of a graph → the nodes that read it; one that reads it twice, twice."""
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for tensor in (*graph.input, *graph.initializer):
+        consumers[tensor.name] = []
     for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    return readers
+        for name in filter(None, (*node.input, *node.output)):  # without a name: left out
+            consumers.setdefault(name, [])
+        for name in filter(None, node.input):
+            consumers[name].append(node)
+    return consumers
 
 
-def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Return name → constant that the graph holds."""
+def initializers_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Return name → initializer; constants that a Constant node gives are none."""
     return {tensor.name: tensor for tensor in graph.initializer}
 
 
 def unchanged_pixels(graph: onnx.GraphProto) -> set[str]:
     """Return the tensors that hold a picture's bytes: uint8 inputs, and what keeps their values."""
-    from onnx import TensorProto
+    from onnx import TensorProto, helper
+
+    holds_bytes = {
+        TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16,
+        TensorProto.UINT8, TensorProto.UINT16, TensorProto.INT16, TensorProto.INT32,
+        TensorProto.INT64,
+    }  # fmt: skip
+
+    def keeps_values(node: onnx.NodeProto) -> bool:
+        if node.op_type == "Cast":
+            (kind,) = (entry for entry in node.attribute if entry.name == "to")
+            return helper.get_attribute_value(kind) in holds_bytes
+        return node.op_type in ("Transpose", "Identity")
 
     pixels = {
         value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8
     }
     for node in graph.node:  # in the order of computing
-        if node.op_type in _KEEPS_PIXELS and node.input[0] in pixels:
+        if node.input and node.input[0] in pixels and keeps_values(node):
             pixels.add(node.output[0])
     return pixels
 
 
-def drop_dead(graph: onnx.GraphProto) -> None:
-    """Take out nodes and constants that no output needs, of a graph without subgraphs."""
+def remove_dead_nodes(graph: onnx.GraphProto) -> None:
+    """Take out nodes and initializers that no output needs."""
     needed = {output.name for output in graph.output}
     alive: list[onnx.NodeProto] = []
     for node in reversed(graph.node):  # ONNX graphs are sorted
         if not needed.isdisjoint(node.output):
-            needed.update(node.input)
+            needed.update(filter(None, node.input))
             alive.append(node)
     replace_nodes(graph, alive[::-1])
     kept = [tensor for tensor in graph.initializer if tensor.name in needed]

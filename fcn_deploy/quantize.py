@@ -37,7 +37,7 @@ from fcn_deploy.onnx_file import (
     load_onnx,
     read_metadata,
 )
-from fcn_deploy.onnx_graph import constants_of, drop_dead, makers_of
+from fcn_deploy.onnx_graph import initializers_of, producers_of, remove_dead_nodes
 from fcn_deploy.runners.session import cpu_session
 from fcn_deploy.spec import Precision
 
@@ -122,7 +122,7 @@ def quantized_onnx(
     reader = _Reader(pictures)
     quantized = _with_scales(model, chosen, reader)
     scales = _unquantize_sums(quantized)
-    drop_dead(quantized.graph)
+    remove_dead_nodes(quantized.graph)
     _write_metadata(quantized, model, scales)
     agreement = _check(source, model, quantized, chosen, reader.first, threads) if checked else None
     if agreement is not None and agreement < min_agreement:
@@ -266,7 +266,7 @@ def _unquantize_sums(model: onnx.ModelProto) -> dict[str, float]:
     """
     from onnx import numpy_helper
 
-    values, maker = constants_of(model.graph), makers_of(model.graph)
+    values, maker = initializers_of(model.graph), producers_of(model.graph)
     scales: dict[str, float] = {}
     for node in model.graph.node:
         if node.op_type != "Add":
@@ -346,7 +346,7 @@ def _check(
 def _check_rules(model: onnx.ModelProto, chosen: Sequence[str]) -> None:
     from onnx import TensorProto, numpy_helper
 
-    values, maker = constants_of(model.graph), makers_of(model.graph)
+    values, maker = initializers_of(model.graph), producers_of(model.graph)
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             scale = numpy_helper.to_array(values[node.input[1]])

@@ -141,7 +141,7 @@ def test_a_constant_that_others_share_is_theirs_still(weights: tuple[Floats, Flo
 
 class TestOtherGraphsAreRefused:
     def refused(self, model: onnx.ModelProto) -> None:
-        with pytest.raises(OnnxFileError, match="does not subtract a mean"):
+        with pytest.raises(OnnxFileError, match="does not subtract a mean from bytes"):
             with_whole_mean(model)
 
     def test_no_mean(self, weights: tuple[Floats, Floats]) -> None:
@@ -164,7 +164,13 @@ class TestOtherGraphsAreRefused:
     def test_the_convolution_is_grouped(self) -> None:
         weight = np.zeros((3, 1, 5, 5), np.float32)
         model = normalising(MEAN, weight, None)
-        model.graph.node[1].attribute.append(helper.make_attribute("group", 3))
+        (convolution,) = (node for node in model.graph.node if node.op_type == "Conv")
+        convolution.attribute.append(helper.make_attribute("group", 3))
+        self.refused(model)
+
+    def test_the_picture_is_not_of_bytes(self, weights: tuple[Floats, Floats]) -> None:
+        model = normalising(MEAN, *weights)
+        model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
         self.refused(model)
 
     def test_one_mean_for_all_channels(self, weights: tuple[Floats, Floats]) -> None:

@@ -21,7 +21,9 @@ from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import LAYER_MS
 from tests.fakes import FakeRunner
 from tests.gpu_scripts import load_script
-from tests.tensorrt_fixtures import install, write_onnx
+from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
+
+RUN = Run(Path("runs/city"))
 
 
 @pytest.fixture
@@ -41,22 +43,25 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_every_tier_and_the_layers_are_written(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
+    """Stand in a folder with a run that has an engine."""
     monkeypatch.chdir(tmp_path)
     machine = install(monkeypatch, "11.4.0", FakeCuda())
-    run = Run(Path("runs/city"))
-    write_onnx(run.onnx(Precision.FP16), Precision.FP16)
+    write_onnx(RUN.onnx(Precision.FP16), Precision.FP16)
     engine_from_onnx(
-        run.onnx(Precision.FP16),
-        name=run.name,
+        RUN.onnx(Precision.FP16),
+        name=RUN.name,
         product=machine.product,
         options=BuildOptions(),
         command="fcn-deploy build runs/city --fp16",
     )
+    return machine
+
+
+def test_every_tier_and_the_layers_are_written(script: ModuleType, machine: FakeMachine) -> None:
     # Two threads at once would be two hands on the fake's clockwork.
-    script.main([str(run.root), "fp16", "device.json", "--contexts", "1"])
+    script.main([str(RUN.root), "fp16", "device.json", "--contexts", "1"])
     document = read_json(Path("device.json"), "measure it")
     row, refused = document["rows"]
     assert row["batch"] == 2
@@ -82,6 +87,17 @@ def test_every_tier_and_the_layers_are_written(
     assert "66.7 %" in page
     commands = repeat_commands(read_files([Path("device.json")]))
     assert "python benchmarks/gpu/device_tier.py RUN fp16 device.json" in commands
+
+
+def test_shapes_that_are_asked_for_are_measured_alone(
+    script: ModuleType, machine: FakeMachine
+) -> None:
+    asked = ["--contexts", "1", "--shape", "1x8x9", "--shape", "3x4x5"]
+    script.main([str(RUN.root), "fp16", "device.json", *asked])
+    document = read_json(Path("device.json"), "measure it")
+    assert [(row["batch"], row["size"]) for row in document["rows"]] == [(1, [8, 9]), (3, [4, 5])]
+    assert all("pinned" in row for row in document["rows"])
+    assert "leak" not in document  # minutes, for whoever has minutes
 
 
 def test_many_layers_are_summed_up() -> None:

@@ -4,10 +4,10 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from fcn_deploy.onnx_graph import (
-    constants_of,
-    drop_dead,
-    makers_of,
-    readers_of,
+    consumers_of,
+    initializers_of,
+    producers_of,
+    remove_dead_nodes,
     replace_nodes,
     unchanged_pixels,
 )
@@ -29,7 +29,7 @@ def node(operator: str, inputs: str, output: str) -> NodeProto:
 
 def subtracting() -> ModelProto:
     return graph_of(
-        node("Cast", "image", "float"),
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         node("Transpose", "float", "planes"),
         node("Sub", "planes mean", "less"),
         node("Identity", "less", "unread"),
@@ -37,35 +37,49 @@ def subtracting() -> ModelProto:
     )
 
 
-def test_makers_and_readers() -> None:
+def test_producers_and_consumers() -> None:
     graph = subtracting().graph
-    assert {name: maker.op_type for name, maker in makers_of(graph).items()} == {
+    assert {name: producer.op_type for name, producer in producers_of(graph).items()} == {
         "float": "Cast", "planes": "Transpose", "less": "Sub", "unread": "Identity", "mask": "Mul",
     }  # fmt: skip
-    readers = readers_of(graph)
-    assert [reader.op_type for reader in readers["less"]] == ["Identity", "Mul", "Mul"]
-    assert list(readers["mask"]) == []
-    assert set(constants_of(graph)) == {"mean", "forgotten"}
+    consumers = consumers_of(graph)
+    assert [consumer.op_type for consumer in consumers["less"]] == ["Identity", "Mul", "Mul"]
+    assert list(consumers["mask"]) == list(consumers["forgotten"]) == []
+    assert set(initializers_of(graph)) == {"mean", "forgotten"}
 
 
 def test_pixels_are_unchanged_until_something_is_computed_of_them() -> None:
     assert unchanged_pixels(subtracting().graph) == {"image", "float", "planes"}
+    for kind, kept in ((TensorProto.BFLOAT16, True), (TensorProto.INT8, False)):
+        cast = helper.make_node("Cast", ["image"], ["cast"], to=kind)
+        assert ("cast" in unchanged_pixels(graph_of(cast).graph)) == kept
     floats = graph_of(node("Identity", "image", "mask"), kind=TensorProto.FLOAT)
     assert unchanged_pixels(floats.graph) == set()
 
 
 def test_what_no_output_needs_goes() -> None:
     graph = subtracting().graph
-    drop_dead(graph)
+    remove_dead_nodes(graph)
     assert [kept.op_type for kept in graph.node] == ["Cast", "Transpose", "Sub", "Mul"]
-    assert set(constants_of(graph)) == {"mean"}
+    assert set(initializers_of(graph)) == {"mean"}
+
+
+def test_what_is_left_out_needs_nothing() -> None:
+    """Inputs and outputs without a name are those that a node does without."""
+    clip = helper.make_node("Clip", ["image", "", "mean"], ["mask"])
+    pool = helper.make_node("MaxPool", ["image"], ["unread", ""], kernel_shape=[1, 1])
+    graph = graph_of(pool, clip).graph
+    assert "" not in consumers_of(graph)
+    assert "" not in producers_of(graph)
+    remove_dead_nodes(graph)
+    assert [kept.op_type for kept in graph.node] == ["Clip"]
 
 
 def test_a_constant_that_is_given_stays() -> None:
-    graph = graph_of(node("Cast", "image", "mask")).graph
+    graph = graph_of(node("Identity", "image", "mask")).graph
     graph.output.append(helper.make_tensor_value_info("forgotten", TensorProto.FLOAT, [3]))
-    drop_dead(graph)
-    assert set(constants_of(graph)) == {"forgotten"}
+    remove_dead_nodes(graph)
+    assert set(initializers_of(graph)) == {"forgotten"}
 
 
 def test_a_graph_s_own_nodes_can_be_put_in_another_order() -> None:

@@ -213,7 +213,7 @@ class TakesTwoAtATime(FakeRunner):
 
 
 class InLanes(FakeRunner):
-    """Computes a batch only when its result is asked for, with the next one begun already."""
+    """Computes a batch only when its result is asked for, with others begun already."""
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         return in_lanes(self, batches, np.copy, self.run)

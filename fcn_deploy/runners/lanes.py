@@ -28,10 +28,11 @@ _Begun = TypeVar("_Begun")
 #: take 0.83 to 0.91 of the time of one after the other on two threads in OpenVINO, 0.8 in ONNX
 #: Runtime.  More of them are not measured, and each one needs the memory of a whole network.
 LANES = 2
-#: Batches begun at the same time: those that are computed, and one for the lane that is done first.
-#: Without it cores idled for 2.0 % (ONNX Runtime) and 1.7 % (ncnn) of a stream, with it for 0.6 and
-#: 1.1 %, of `predict` for 3.0 and 2.3 %, with it for 0.8 and 1.5 % (medians of six, two cores).
-BEGUN = LANES + 1
+#: Batches begun and not answered: those that are computed, one for the lane that is done first.
+#: Without it cores idled for 1.9, 1.1 and 3.3 % of a stream (ONNX Runtime, ncnn, OpenVINO) and for
+#: 3.3, 2.4 and 3.9 % of `predict`; with it for 0.7, 1.2 and 0.6 %, and for 0.9, 1.2 and 1.3 %
+#: (CPU time against two cores' time; medians of four; read off).
+IN_FLIGHT = LANES + 1
 
 
 def in_lanes(
@@ -40,7 +41,7 @@ def in_lanes(
     begin: Callable[[NDArray[np.uint8]], _Begun],
     finish: Callable[[_Begun], Outputs],
 ) -> Iterator[Outputs]:
-    """Yield the outputs of each batch, in order, with ``BEGUN`` of them begun.
+    """Yield the outputs of each batch, in order, with ``IN_FLIGHT`` of them begun.
 
     It keeps the promise of :meth:`Runner.stream`.  A single batch is computed by ``runner.run``,
     on all threads.
@@ -75,6 +76,8 @@ def in_lanes(
     source = chain([first, second], source)
     refusal: FcnDeployError | None = None
     while True:
+        if len(in_flight) == IN_FLIGHT:
+            yield finished(*in_flight.popleft())  # before the source is asked for more than those
         try:
             images = next(source, None)
         except FcnDeployError as error:
@@ -82,8 +85,6 @@ def in_lanes(
             break
         if images is None:
             break
-        if len(in_flight) == BEGUN:
-            yield finished(*in_flight.popleft())
         try:
             check_images(images)
             with runner.failures_explained(images.shape):

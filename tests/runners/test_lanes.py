@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.runners.base import Outputs
-from fcn_deploy.runners.lanes import BEGUN, LANES, in_threads
+from fcn_deploy.runners.lanes import IN_FLIGHT, LANES, in_threads
 from tests.fakes import FakeRunner
 
 SECONDS = 20
@@ -51,6 +51,5 @@ def test_no_more_is_taken_and_computed_than_was_promised() -> None:
     both_inside = threading.Barrier(LANES)
     taken: list[int] = []
     for done, _ in enumerate(in_threads(FakeRunner(), numbered(8, taken), lambda: compute)):
-        # The source gave what is begun, and the one that is begun when the next result is out.
-        assert len(taken) <= done + BEGUN + 1
+        assert len(taken) == min(8, done + IN_FLIGHT)
     assert most == LANES
