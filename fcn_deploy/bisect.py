@@ -32,6 +32,7 @@ from fcn_deploy.errors import InputError, OnnxFileError
 from fcn_deploy.half_precision import tensor_types, with_explicit_rounding
 from fcn_deploy.machine import result_header
 from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, read_metadata
+from fcn_deploy.onnx_graph import initializers_of
 from fcn_deploy.spec import Precision
 
 if TYPE_CHECKING:
@@ -416,7 +417,7 @@ class _Probe:
         self._chunks = chunks
         (image,) = (value.name for value in model.graph.input)
         self._image = image
-        weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        weights = initializers_of(model.graph)
         types = tensor_types(model)
         segments = _segments(model, chunks)
         reads = [_inputs(segment) - weights.keys() for segment in segments]

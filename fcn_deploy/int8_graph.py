@@ -38,12 +38,7 @@ _KEEPS_SIGN = ("MaxPool",)
 
 def quantized_convolutions(model: onnx.ModelProto) -> int:
     """Count the convolutions whose pictures and weights are read from Q/DQ pairs."""
-    dequantized = {
-        output
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear"
-        for output in node.output
-    }
+    dequantized = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     return sum(
         dequantized.issuperset(node.input[:2])
         for node in model.graph.node

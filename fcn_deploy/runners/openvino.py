@@ -326,12 +326,12 @@ def _opened(
         OnnxFileError: it is none that can be changed so, or OpenVINO refuses it.
     """
     int8 = arithmetic.precision is Precision.INT8
-    quantized = quantized_convolutions(load_onnx(path)) if int8 else None
-    if arithmetic.change is None and not visible_logits:
+    if arithmetic.change is None and not visible_logits and not int8:
         # Not parsed here, which takes longer than reading.
-        content, products = path.read_bytes(), 0
+        content, products, quantized = path.read_bytes(), 0, None
     else:
         model = load_onnx(path)
+        quantized = quantized_convolutions(model) if int8 else None
         if visible_logits:
             model = with_logits(model)
         if arithmetic.change is not None:
