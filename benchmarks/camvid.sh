@@ -14,7 +14,7 @@ if_it_runs() {
     python -c "import sys; from fcn_deploy.runners.base import unavailable_reason as why
 print('' if why(sys.argv[1]) else '--backend ' + sys.argv[1])" "$1"
 }
-float="--backend ort --backend ncnn --backend openvino $(if_it_runs openvino-bf16x3)"
+float="--backend ort --backend ncnn --backend openvino $(if_it_runs openvino-int8x3)"
 bf16=$(if_it_runs openvino-bf16)
 [ -f "$run/model.safetensors" ] ||
     fcn-deploy train --data "$data" --arch "$arch" --weights none --out "$run" --resume

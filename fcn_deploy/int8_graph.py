@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcn_deploy.onnx_graph import consumers_of, producers_of, remove_dead_nodes, replace_nodes
+from fcn_deploy.onnx_graph import (
+    consumers_of,
+    is_never_negative,
+    producers_of,
+    remove_dead_nodes,
+    replace_nodes,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -32,8 +38,6 @@ if TYPE_CHECKING:
 SUM_SCALES_KEY = "fcn_deploy.int8_sum_scales"
 #: What stands behind the library's name where the CPU adds products of 8 bits in 16.
 SATURATION = ", int8 sums may saturate: the CPU has no VNNI"
-#: Operators that give no negative value where they read none.
-_KEEPS_SIGN = ("MaxPool",)
 
 
 def quantized_convolutions(model: onnx.ModelProto) -> int:
@@ -61,12 +65,6 @@ def for_onnx_runtime_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = rewritten.graph
     maker, readers = producers_of(graph), consumers_of(graph)
 
-    def is_positive(tensor: str) -> bool:
-        node = maker.get(tensor)
-        while node is not None and node.op_type in _KEEPS_SIGN:
-            node = maker.get(node.input[0])
-        return node is not None and node.op_type == "Relu"
-
     zeros = {0: "uint8_zero", 128: "uint8_middle"}
     for number, name in zeros.items():
         graph.initializer.append(numpy_helper.from_array(np.asarray(number, np.uint8), name))
@@ -75,7 +73,7 @@ def for_onnx_runtime_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type != "QuantizeLinear":
             continue
         exact = node.input[0]
-        zero = zeros[0 if is_positive(exact) else 128]
+        zero = zeros[0 if is_never_negative(exact, maker) else 128]
         node.input[2] = zero
         for reader in readers[node.output[0]]:
             reader.input[2] = zero

@@ -36,6 +36,14 @@ def initializers_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return {tensor.name: tensor for tensor in graph.initializer}
 
 
+def is_never_negative(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Say whether a tensor is what a Relu gave, or the largest of that."""
+    node = producers.get(tensor)
+    while node is not None and node.op_type == "MaxPool":
+        node = producers.get(node.input[0])
+    return node is not None and node.op_type == "Relu"
+
+
 def unchanged_pixels(graph: onnx.GraphProto) -> set[str]:
     """Return the tensors that hold a picture's bytes: uint8 inputs, and what keeps their values."""
     from onnx import TensorProto, helper

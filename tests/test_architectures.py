@@ -58,8 +58,8 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
         pictures = Pictures("scenes", 1, [Picture("scene", scene)].__getitem__, small_extras)
         result = compare(reference, candidate, pictures)
         assert result.passed, [check.sentence for check in result.checks if not check.passed]
-        if unavailable_reason("openvino-bf16x3") is None:
-            with open_runner(run, "openvino-bf16x3", outputs=("mask", "logits")) as split:
+        if unavailable_reason("openvino-int8x3") is None:
+            with open_runner(run, "openvino-int8x3", outputs=("mask", "logits")) as split:
                 result = compare(reference, split, pictures)
             assert result.passed, [check.sentence for check in result.checks if not check.passed]
 

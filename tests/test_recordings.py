@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fcn_deploy.bf16x3_graph import THREE_PRODUCTS
 from fcn_deploy.errors import ArtifactError, InputError
+from fcn_deploy.int8x3_graph import THREE_PRODUCTS
 from fcn_deploy.parity import compare, compare_recordings, save
 from fcn_deploy.pictures import ODD_SIZES, Picture, Pictures
 from fcn_deploy.recordings import read_recording, record

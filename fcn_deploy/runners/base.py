@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run
-from fcn_deploy.bf16x3_graph import THREE_PRODUCTS
 from fcn_deploy.errors import BackendError, FcnDeployError, InputError
 from fcn_deploy.half_precision import WIDENED
+from fcn_deploy.int8x3_graph import THREE_PRODUCTS
 from fcn_deploy.json_fields import Fields
 from fcn_deploy.spec import BatchShape, ModelSpec, Precision, ordered_outputs
 
@@ -40,7 +40,7 @@ _MODULES = {
     "trt": "fcn_deploy.runners.trt",
     "openvino": "fcn_deploy.runners.openvino",
     "openvino-bf16": "fcn_deploy.runners.openvino:bf16",
-    "openvino-bf16x3": "fcn_deploy.runners.openvino:bf16x3",
+    "openvino-int8x3": "fcn_deploy.runners.openvino:int8x3",
     "ncnn": "fcn_deploy.runners.ncnn",
     "baseline": "fcn_deploy.runners.baseline:cpu",
     "baseline-cuda": "fcn_deploy.runners.baseline:cuda",
@@ -48,7 +48,7 @@ _MODULES = {
 #: The backends a user may ask for.
 BACKENDS = (
     "torch", "torch-compile", "torch-graphs",
-    "ort", "ncnn", "openvino", "openvino-bf16", "openvino-bf16x3", "ort-cuda", "ort-rtx", "trt",
+    "ort", "ncnn", "openvino", "openvino-bf16", "openvino-int8x3", "ort-cuda", "ort-rtx", "trt",
 )  # fmt: skip
 #: They run where ``device`` says; the others say by their name where they run.
 TORCH_BACKENDS = ("torch", "torch-compile", "torch-graphs")

@@ -5,10 +5,8 @@
 The module itself is the backend ``openvino``: a file is computed in the precision that it has.
 At its end stand two more for float32 files, of which the graph is changed before it is compiled:
 ``bf16``, the backend ``openvino-bf16``, computes them in bfloat16, with the mean's fraction moved
-into a bias so that no pixel is rounded; ``bf16x3``, the backend ``openvino-bf16x3``, in float32,
-large convolutions as three products in bfloat16.  A picture so narrow that OpenVINO's bfloat16
-kernels would fail (:func:`fcn_deploy.openvino_graph.strided_to_one_column`) has these products
-computed in float32.
+into a bias so that no pixel is rounded; ``int8x3``, the backend ``openvino-int8x3``, in float32,
+large convolutions as three products of 8-bit integers.
 
 Nothing is cached on disk: of 0.17 s for a ResNet-18 at 320×480 OpenVINO's CACHE_DIR saves 0.04 s,
 and it would leave 44 MiB for each shape, without bound.
@@ -33,19 +31,13 @@ from numpy.typing import NDArray
 
 from fcn_deploy.artifacts import Run, file_digest
 from fcn_deploy.bf16_graph import WHOLE_MEAN, with_whole_mean
-from fcn_deploy.bf16x3_graph import THREE_PRODUCTS, products_of, with_three_products
 from fcn_deploy.errors import BackendError, OnnxFileError
 from fcn_deploy.int8_graph import SATURATION, quantized_convolutions
+from fcn_deploy.int8x3_graph import PRODUCTS_EACH, THREE_PRODUCTS, with_three_products
 from fcn_deploy.machine import cpu_flags, int8_sums_saturate, usable_cores
 from fcn_deploy.metrics import margin_of
 from fcn_deploy.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, with_logits
-from fcn_deploy.openvino_graph import (
-    give_spare_column,
-    in_two_precisions,
-    require_two_precisions,
-    runtime_info,
-    strided_to_one_column,
-)
+from fcn_deploy.openvino_graph import give_spare_column, runtime_info, strided_to_one_column
 from fcn_deploy.runners.base import (
     COMPUTE,
     COPY_IN,
@@ -93,12 +85,10 @@ def signal_stack_kept() -> Iterator[None]:
 
 
 #: Shapes that stay compiled of one graph, unless more are asked for.  Each holds its weights once
-#: more, laid out for its kernels (65 MiB for a ResNet-18; in three products half as much again).
+#: more, laid out for its kernels (65 MiB for a ResNet-18).
 KEPT_SHAPES = 8
 #: Since then its ArgMax gives the lowest class of a tie (openvino pull request 32217).
 OLDEST_RELEASE = (2025, 4)
-#: Since then what it computes as one node keeps float32 where it is told to.
-OLDEST_IN_TWO_PRECISIONS = (2026, 4)
 _INSTALL = "pip install 'fcn-deploy[openvino]'"
 #: What its CPU plugin calls the types that a CPU computes in by instructions of its own.
 _CAPABILITIES = {"bf16": "BF16", "f16": "FP16"}
@@ -128,15 +118,12 @@ class Arithmetic:
         precision: that the file is computed in.
         change: what is made of an ONNX graph before OpenVINO reads it; None: nothing.
         note: stands behind the library's name and tells so.
-        two_precisions: only what the changed graph names is computed in ``kind``, all else in
-            float32.
     """
 
     kind: str
     precision: Precision
     change: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None
     note: str = ""
-    two_precisions: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,13 +135,11 @@ class OpenVinoBackend:
     Attributes:
         name: of the backend.
         arithmetic: precision of the file → how it is computed.
-        oldest: release of OpenVINO that does so.
         needs: the CPU's flag without which it is expected to take longer than float32, or None.
     """
 
     name: str
     arithmetic: Mapping[Precision, Arithmetic]
-    oldest: tuple[int, int] = OLDEST_RELEASE
     needs: str | None = None
 
     def unavailable_reason(self) -> str | None:
@@ -163,8 +148,8 @@ class OpenVinoBackend:
             import openvino
 
             release = tuple(int(part) for part in openvino.__version__.split(".")[:2])
-            if release < self.oldest:
-                oldest = ".".join(map(str, self.oldest))
+            if release < OLDEST_RELEASE:
+                oldest = ".".join(map(str, OLDEST_RELEASE))
                 newer = f"pip install -U 'openvino>={oldest}'"
                 return f"OpenVINO {openvino.__version__} is older than {oldest}; {newer}"
             if self.needs is not None and self.needs not in cpu_flags():
@@ -236,8 +221,7 @@ class _Network:
         graph: read once, so that all shapes are of the same file.
         settings: OpenVINO's properties, by name; the compiled graph must have taken them all.
         arithmetic: in which it is to be computed.
-        products: convolutions that are to be computed in bfloat16 beside float32.
-        quantized: convolutions that an INT8 file quantises; None of other files.
+        quantized: convolutions that the graph wants computed in integers of 8 bits.
     """
 
     def __init__(
@@ -246,15 +230,13 @@ class _Network:
         graph: Any,
         settings: Mapping[str, Any],
         arithmetic: Arithmetic,
-        products: int,
-        quantized: int | None,
+        quantized: int,
     ) -> None:
         self._core = core
         self._graph = graph
         self._settings = settings
         self._arithmetic = arithmetic
-        self.products = products
-        self._quantized = quantized
+        self.quantized = quantized
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self.kept_shapes = KEPT_SHAPES
 
@@ -284,31 +266,20 @@ class _Network:
         return self._compiled[shape]
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
-        import openvino
 
         graph = self._graph.clone()
         graph.reshape(list(shape))
-        settings = dict(self._settings)
-        wrong = strided_to_one_column(graph)
-        in_two = self._arithmetic.two_precisions
-        if wrong and in_two:
-            # A column to spare would be dropped by a node without a mark.
-            settings["INFERENCE_PRECISION_HINT"] = openvino.Type.f32
-            in_two = False
-        elif self._arithmetic.precision is not Precision.FP32:
-            give_spare_column(wrong)
-        compiled = self._core.compile_model(graph, "CPU", settings)
-        for name, wanted in settings.items():
+        if self._arithmetic.precision is not Precision.FP32 or self.quantized:
+            give_spare_column(strided_to_one_column(graph))
+        compiled = self._core.compile_model(graph, "CPU", self._settings)
+        for name, wanted in self._settings.items():
             given = compiled.get_property(name)
             if given != wanted:
                 repair = f"use --threads {given}" if name == "INFERENCE_NUM_THREADS" else None
                 raise BackendError(
                     f"OpenVINO was asked for {name} {_word(wanted)} and took {_word(given)}", repair
                 )
-        if in_two:
-            require_two_precisions(compiled, self.products)
-        else:
-            _require_convolutions(compiled, self._arithmetic.precision, self._quantized)
+        _require_convolutions(compiled, self._arithmetic.precision, self.quantized)
         return compiled
 
 
@@ -325,36 +296,31 @@ def _opened(
     Raises:
         OnnxFileError: it is none that can be changed so, or OpenVINO refuses it.
     """
-    int8 = arithmetic.precision is Precision.INT8
-    if arithmetic.change is None and not visible_logits and not int8:
-        # Not parsed here, which takes longer than reading.
-        content, products, quantized = path.read_bytes(), 0, None
+    quantized = 0
+    if arithmetic.change is None and not visible_logits and arithmetic.precision != Precision.INT8:
+        content = path.read_bytes()  # not parsed here, which takes longer than reading
     else:
         model = load_onnx(path)
-        quantized = quantized_convolutions(model) if int8 else None
         if visible_logits:
             model = with_logits(model)
         if arithmetic.change is not None:
             model = arithmetic.change(model)
-        content, products = model.SerializeToString(), products_of(model)
+        content, quantized = model.SerializeToString(), quantized_convolutions(model)
     try:
         graph = core.read_model(content)
-        if arithmetic.two_precisions:
-            graph = in_two_precisions(core, graph)
-    except BackendError:
-        raise
     except Exception as error:  # its exceptions share no base but Exception
         raise OnnxFileError(f"OpenVINO refuses the file: {error}", FOREIGN_REPAIR) from error
-    return _Network(core, graph, settings, arithmetic, products, quantized)
+    return _Network(core, graph, settings, arithmetic, quantized)
 
 
-def _require_convolutions(compiled: Any, precision: Precision, quantized: int | None) -> None:
+def _require_convolutions(compiled: Any, precision: Precision, quantized: int) -> None:
     """Raise unless the convolutions of a compiled graph are computed in what was asked for.
 
     Args:
         compiled: by OpenVINO.
-        precision: that the convolutions must have.
-        quantized: how many of them an INT8 file quantises; None of other files.
+        precision: that the file is computed in.
+        quantized: how many of them are to be computed in integers of 8 bits.  What an INT8 file
+            does not quantise has no precision of its own.
     """
     # By the kernel: a node may call itself i8 and be computed by a float32 kernel.
     kernels = Counter(
@@ -362,14 +328,15 @@ def _require_convolutions(compiled: Any, precision: Precision, quantized: int | 
         for node in compiled.get_runtime_model().get_ops()
         if runtime_info(node, "layerType") == "Convolution"
     )
-    concerned = sum(kernels.values()) if quantized is None else quantized
-    kept = kernels[_KERNEL_TYPES[precision]]
-    if kept < _LEAST_SHARE[precision] * concerned:
-        found = ", ".join(f"{count} in {kind}" for kind, count in sorted(kernels.items()))
-        raise BackendError(
-            f"OpenVINO was asked for {concerned} {precision.value} convolutions and "
-            f"computes {found}"
-        )
+    wanted = {Precision.INT8: quantized}
+    if precision is not Precision.INT8:
+        wanted[precision] = sum(kernels.values()) - quantized
+    for kind, count in wanted.items():
+        if kernels[_KERNEL_TYPES[kind]] < _LEAST_SHARE[precision] * count:
+            found = ", ".join(f"{n} in {kernel}" for kernel, n in sorted(kernels.items()))
+            raise BackendError(
+                f"OpenVINO was asked for {count} {kind.value} convolutions and computes {found}"
+            )
 
 
 def _word(value: Any) -> str:
@@ -449,8 +416,8 @@ class OpenVinoRunner(Runner):
             "NUM_STREAMS": 1,
         }
         self._network: _Network | None = _opened(core, path, settings, arithmetic)
-        if arithmetic.two_precisions:
-            self._library += f", {self._network.products} {THREE_PRODUCTS}"
+        if arithmetic.change is with_three_products:
+            self._library += f", {self._network.quantized // PRODUCTS_EACH} {THREE_PRODUCTS}"
         self._streams: _Network | None = None
         # An odd thread would idle, and who wants to see the logits measures no throughput.
         if outputs == ("mask",) and self._threads % LANES == 0:
@@ -545,16 +512,11 @@ bf16 = OpenVinoBackend(
         {Precision.FP32: Arithmetic("bf16", Precision.BF16, with_whole_mean, WHOLE_MEAN)}
     ),
 )
-#: Backend ``openvino-bf16x3``.
-bf16x3 = OpenVinoBackend(
-    "openvino-bf16x3",
+#: Backend ``openvino-int8x3``.
+int8x3 = OpenVinoBackend(
+    "openvino-int8x3",
     MappingProxyType(
-        {
-            Precision.FP32: Arithmetic(
-                "bf16", Precision.FP32, with_three_products, two_precisions=True
-            )
-        }
+        {Precision.FP32: Arithmetic("f32", Precision.FP32, with_three_products)},
     ),
-    OLDEST_IN_TWO_PRECISIONS,
-    needs="amx_bf16",
+    needs="amx_int8",
 )

@@ -32,7 +32,7 @@ openvino = pytest.importorskip("openvino")
 
 def require(backend: str, precision: Precision = Precision.FP32) -> None:
     """Skip where this CPU or OpenVINO lacks the arithmetic."""
-    if backend == "openvino-bf16x3":
+    if backend == "openvino-int8x3":
         reason = unavailable_reason(backend)
         if reason is not None:
             pytest.skip(reason)
@@ -57,10 +57,10 @@ class TestOpenVinoRunnerBf16(TestOpenVinoRunner):
         return open_runner(self.run_directory, "openvino-bf16", outputs=outputs, threads=1)
 
 
-class TestOpenVinoRunnerBf16x3(TestOpenVinoRunner):
+class TestOpenVinoRunnerInt8x3(TestOpenVinoRunner):
     def open(self, outputs: tuple[str, ...]) -> Runner:
-        require("openvino-bf16x3")
-        return open_runner(self.run_directory, "openvino-bf16x3", outputs=outputs, threads=1)
+        require("openvino-int8x3")
+        return open_runner(self.run_directory, "openvino-int8x3", outputs=outputs, threads=1)
 
 
 class TestOpenVinoRunnerFp16(TestOpenVinoRunner):
@@ -71,7 +71,7 @@ class TestOpenVinoRunnerFp16(TestOpenVinoRunner):
         )
 
 
-@pytest.mark.parametrize("backend", ["openvino", "openvino-bf16x3", "openvino-bf16"])
+@pytest.mark.parametrize("backend", ["openvino", "openvino-int8x3", "openvino-bf16"])
 def test_masks_equal_those_of_ort_where_they_are_decided(tiny_run: Run, backend: str) -> None:
     require(backend)
     images = pictures(2, 97, 131)
@@ -86,8 +86,8 @@ def test_masks_equal_those_of_ort_where_they_are_decided(tiny_run: Run, backend:
     scale = np.abs(expected.logits).max()
     if backend == "openvino":
         assert epsilon < 1e-5 * scale
-    elif backend == "openvino-bf16x3":
-        assert epsilon < 1e-4 * scale
+    elif backend == "openvino-int8x3":
+        assert epsilon < 3e-4 * scale
     else:  # if it were as exact, it would not be bfloat16
         assert 1e-4 * scale < epsilon < 0.1 * scale
     decided = margin_of(expected.logits) > 2 * epsilon
@@ -114,18 +114,17 @@ def test_bf16_is_described_as_such_and_names_the_float32_file(tiny_run: Run) -> 
 
 
 def test_three_products_are_described_as_float32_and_said(tiny_run: Run) -> None:
-    require("openvino-bf16x3")
-    with open_runner(tiny_run, "openvino-bf16x3") as runner:
+    require("openvino-int8x3")
+    with open_runner(tiny_run, "openvino-int8x3") as runner:
         description = runner.describe()
-    assert (description.backend, description.precision) == ("openvino-bf16x3", "fp32")
-    assert ", 17 convolutions as three bfloat16 products" in description.library
-    assert "narrow pictures, in float32" in description.library
+    assert (description.backend, description.precision) == ("openvino-int8x3", "fp32")
+    assert description.library.endswith(", 16 convolutions as three int8 products")
     assert not description.is_float32
     assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
 
 
 @pytest.mark.parametrize(
-    ("backend", "tolerance"), [("openvino-bf16", 0.1), ("openvino-bf16x3", 1e-4)]
+    ("backend", "tolerance"), [("openvino-bf16", 0.1), ("openvino-int8x3", 3e-4)]
 )
 def test_every_size_is_near_float32(tiny_run: Run, backend: str, tolerance: float) -> None:
     """Compiling puts other nodes where an axis has one pixel; kernels fail at a single column."""
@@ -152,63 +151,29 @@ def test_every_size_is_near_float32(tiny_run: Run, backend: str, tolerance: floa
         is_near()
 
 
-def test_a_node_that_rounds_beside_the_products_is_no_silent_loss(
-    tiny_run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    require("openvino-bf16x3")
-    # As a release that does not heed the marks.
-    monkeypatch.setattr("fcn_deploy.openvino_graph._mark", lambda layer: None)
-    with (
-        open_runner(tiny_run, "openvino-bf16x3", threads=1) as runner,
-        pytest.raises(BackendError, match=r"rounds to bfloat16 at .* keep float32; pip install -U"),
-    ):
-        runner.run(pictures(1, 48, 64))
-
-
 def test_products_that_are_none_are_refused(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    require("openvino-bf16x3")
-    # As on a CPU that says it had bfloat16 and computes in float32 nevertheless.
-    backend = runner_module.bf16x3
-    arithmetic = replace(backend.arithmetic[Precision.FP32], kind="f32")
-    float32 = replace(backend, arithmetic={Precision.FP32: arithmetic})
-    monkeypatch.setattr(runner_module, "bf16x3", float32)
+    require("openvino-int8x3")
+    # As where OpenVINO computes them in float32, which would be slow and would pass every gate.
+    monkeypatch.setitem(runner_module._KERNEL_TYPES, Precision.INT8, "none")
     with (
-        open_runner(tiny_run, "openvino-bf16x3", threads=1) as runner,
-        pytest.raises(BackendError, match=r"asked for 17 convolutions in bfloat16 and computes 0"),
+        open_runner(tiny_run, "openvino-int8x3", threads=1) as runner,
+        pytest.raises(
+            BackendError, match=r"asked for 48 int8 convolutions and computes .* 48 in i8"
+        ),
     ):
         runner.run(pictures(1, 48, 64))
-
-
-def test_a_release_that_heeds_not_all_marks_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "__version__", "2026.3.0-22451")
-    reason = str(unavailable_reason("openvino-bf16x3"))
-    assert "is older than 2026.4; pip install -U 'openvino>=2026.4'" in reason
-    assert "older than" not in str(unavailable_reason("openvino"))
 
 
 def test_without_the_matrix_unit_three_products_are_not_offered(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Another CPU with bfloat16 is expected to compute them more slowly than float32."""
-    monkeypatch.setattr(openvino, "__version__", "2026.4.1-22982")
-    (tmp_path / "cpuinfo").write_text("flags : fpu avx2 avx512f avx512_bf16\n")
+    """With fewer products at a time they are expected to take longer than float32."""
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx2 avx512f avx512_vnni\n")
     monkeypatch.setattr("fcn_deploy.machine._CPU_INFO", tmp_path / "cpuinfo")
-    reason = str(unavailable_reason("openvino-bf16x3"))
-    assert "no amx_bf16" in reason
+    reason = str(unavailable_reason("openvino-int8x3"))
+    assert "no amx_int8" in reason
     assert "use --backend openvino" in reason
     assert unavailable_reason("openvino") is None
-
-
-def test_a_narrow_picture_has_its_products_in_float32(tiny_run: Run) -> None:
-    require("openvino-bf16x3")
-    with open_runner(tiny_run, "openvino-bf16x3", threads=1) as runner:
-        assert isinstance(runner, OpenVinoRunner)
-        assert runner._network is not None
-        hints = [
-            runner._network.compiled((1, *size, 3)).get_property("INFERENCE_PRECISION_HINT")
-            for size in ((97, 131), (97, 7))
-        ]
-    assert hints == [openvino.Type.bf16, openvino.Type.f32]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +182,7 @@ def test_a_narrow_picture_has_its_products_in_float32(tiny_run: Run) -> None:
 def test_three_products_with_every_tail_and_all_outputs(
     tiny_run: Run, tmp_path: Path, tail: Tail, opset: int
 ) -> None:
-    require("openvino-bf16x3")
+    require("openvino-int8x3")
     from fcn_deploy.export import onnx_from_checkpoint
 
     path = tmp_path / "model.onnx"
@@ -225,23 +190,23 @@ def test_three_products_with_every_tail_and_all_outputs(
     images = pictures(2, 97, 131)
     with (
         open_runner(path, "ort", outputs=OUTPUT_NAMES) as reference,
-        open_runner(path, "openvino-bf16x3", outputs=OUTPUT_NAMES) as candidate,
+        open_runner(path, "openvino-int8x3", outputs=OUTPUT_NAMES) as candidate,
     ):
         expected, found = reference.run(images), candidate.run(images)
     assert expected.logits is not None
     assert found.logits is not None
-    tolerance = 1e-4 * np.abs(expected.logits).max()
+    tolerance = 3e-4 * np.abs(expected.logits).max()
     np.testing.assert_allclose(found.logits, expected.logits, atol=tolerance)
     np.testing.assert_allclose(found.margin, expected.margin, atol=2 * tolerance)
     assert (expected.margin[found.mask != expected.mask] <= 2 * tolerance).all()
 
 
 def test_three_products_in_lanes_give_the_same(tiny_run: Run) -> None:
-    require("openvino-bf16x3")
+    require("openvino-int8x3")
     if usable_cores() < LANES:
         pytest.skip("OpenVINO takes no more threads than there are cores")
     batches = [pictures(1, 48, 64, seed) for seed in range(4)]
-    with open_runner(tiny_run, "openvino-bf16x3", threads=LANES) as runner:
+    with open_runner(tiny_run, "openvino-int8x3", threads=LANES) as runner:
         alone = [runner.run(images).mask for images in batches]
         for given_back, mask in zip(runner.stream(iter(batches)), alone, strict=True):
             np.testing.assert_array_equal(given_back.mask, mask)
@@ -280,7 +245,7 @@ def test_bf16_rounds_no_pixel(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert kept < 0.9 * error()  # what is left is the weights' own
 
 
-@pytest.mark.parametrize("backend", ["openvino", "openvino-bf16", "openvino-bf16x3"])
+@pytest.mark.parametrize("backend", ["openvino", "openvino-bf16", "openvino-int8x3"])
 def test_without_the_package_its_installation_is_named(
     monkeypatch: pytest.MonkeyPatch, tiny_run: Run, backend: str
 ) -> None:

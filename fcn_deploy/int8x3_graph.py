@@ -1,0 +1,274 @@
+"""Convolutions in float32 as three products of 8-bit integers.  Knows no torch.
+
+    x ≈ s·(256·h + l)     0 ≤ h ≤ 255, -128 ≤ l ≤ 127: 16 bits of a picture's largest value
+    w ≈ t·(256·H + L)     both -128 … 127: 16 bits, with the sign, of a filter's largest weight
+    x·w ≈ s·t·(65536·hH + 256·hL + 256·lH)    left out is lL, below 2⁻¹⁶ of the largest x·w
+
+A CPU's matrix unit (Intel's AMX) multiplies integers of 8 bits and adds up in 32 many times as fast
+as the CPU multiplies float32: three such products take less time than one.  Integers add up without
+rounding, and s is taken anew from every picture, so that no value is ever cut off.  How exact and
+how fast that is was measured: docs/architecture.md.  Source: Ootomo, Ozaki, Yokota, "DGEMM on
+Integer Matrix Multiplication Unit" (2024), where rows and columns of matrices have the scales that
+pictures and filters have here.
+
+    x ─▶ s, h, l ─▶ Conv(h, H), Conv(h, L), Conv(l, H) ─▶ sum ─▶ ·s, + bias ─▶ float32
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.errors import OnnxFileError
+from fcn_deploy.onnx_graph import (
+    initializers_of,
+    is_never_negative,
+    producers_of,
+    remove_dead_nodes,
+    replace_nodes,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+#: So many convolutions one becomes.
+PRODUCTS_EACH = 3
+#: Stands behind the library's name, and a number before it, where a file is computed so.
+THREE_PRODUCTS = "convolutions as three int8 products"
+#: What the largest value of a picture becomes: 255·256 + 127.
+LARGEST_PIXEL = 65407
+#: What the largest weight of a filter becomes: 127·256 + 127.
+LARGEST_WEIGHT = 32639
+#: Of fewer channels, in or out, splitting takes what the products save (measured:
+#: docs/architecture.md).
+LEAST_CHANNELS = 64
+#: Largest number of products of 255 and 128 whose sum 32 bits hold.
+MOST_TERMS = (2**31 - 1) // (255 * 128)
+#: Stands for less where there is nothing to divide by: a picture of zeros, a filter of zeros.
+_NOTHING = 1e-20
+_REPAIR = "use --backend openvino"
+
+
+def with_three_products(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with its large convolutions as three products each.
+
+    Large is a 2-D convolution without groups whose kernel is larger than 1×1, of at least
+    :data:`LEAST_CHANNELS`; of a smaller one, splitting its input costs more than it saves.  That
+    input must be what a Relu gave, of which h needs no sign.
+
+    Args:
+        model: FP32, weights inside, no subgraphs.  It is not changed.
+
+    Returns:
+        A graph of the same inputs, outputs and opset; the products are convolutions that read Q/DQ
+        pairs, :data:`PRODUCTS_EACH` for each.
+
+    Raises:
+        OnnxFileError: it has no such convolution.
+    """
+    from onnx import ModelProto
+
+    weights, makers = initializers_of(model.graph), producers_of(model.graph)
+    large = {
+        node.output[0]
+        for node in model.graph.node
+        if _is_large(node, weights) and is_never_negative(node.input[0], makers)
+    }
+    if not large:
+        raise OnnxFileError("the graph has no convolution that three products would speed", _REPAIR)
+    split = ModelProto()
+    split.CopyFrom(model)
+    products = _Products(split, weights)
+    for node in model.graph.node:  # in the order of computing
+        if node.output[0] in large:
+            products.add_convolution(node)
+        else:
+            products.nodes.append(node)
+    replace_nodes(split.graph, products.nodes)
+    remove_dead_nodes(split.graph)
+    return split
+
+
+def _is_large(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+    from onnx import TensorProto, helper
+
+    if node.op_type != "Conv" or any(name not in weights for name in node.input[1:]):
+        return False
+    weight = weights[node.input[1]]
+    if weight.data_type != TensorProto.FLOAT or len(weight.dims) != 4:
+        return False
+    filters, channels, *kernel = weight.dims
+    groups = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "group"), 1)
+    return bool(
+        groups == 1
+        and max(kernel) > 1
+        and min(filters, channels) >= LEAST_CHANNELS
+        and channels * kernel[0] * kernel[1] <= MOST_TERMS
+    )
+
+
+@dataclass(frozen=True)
+class _Filters:
+    """Tensors of a weight: H for products with h, H for those with l, L for those with h."""
+
+    high_of_high: str
+    high: str
+    low: str
+
+
+class _Products:
+    """Convolutions of three products, added to a graph.
+
+    Args:
+        model: whose initializers are added to.
+        weights: name → tensor, float32.
+
+    Attributes:
+        nodes: that the graph is to consist of.
+    """
+
+    def __init__(self, model: onnx.ModelProto, weights: dict[str, onnx.TensorProto]) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self._graph = model.graph
+        self._opset = next(entry.version for entry in model.opset_import if not entry.domain)
+        self._weights = weights
+        self._pictures: dict[str, tuple[str, str, str]] = {}  # tensor → its largest value, h, l
+        self._filters: dict[str, _Filters] = {}
+        self._constants = {
+            word: self._constant(f"int8x3.{word}", value)
+            for word, value in (
+                ("one", np.float32(1)),
+                ("unsigned", np.uint8(0)),
+                ("signed", np.int8(0)),
+                ("base", np.float32(256)),
+                ("digit", np.float32(1 / 256)),
+                ("largest", np.float32(LARGEST_PIXEL)),
+                ("nothing", np.float32(_NOTHING)),
+                ("axes", np.array([1, 2, 3], np.int64)),
+            )
+        }
+
+    def add_convolution(self, node: onnx.NodeProto) -> None:
+        """Add what gives the same tensor as a Conv."""
+        from onnx import helper, numpy_helper
+
+        picture, weight, *bias = node.input
+        given = node.output[0]
+        if picture not in self._pictures:
+            self._pictures[picture] = self._add_split_picture(picture)
+        if weight not in self._filters:
+            self._filters[weight] = self._add_split_filters(weight)
+        top, high, low = self._pictures[picture]
+        filters = self._filters[weight]
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+        def product(part: str, pixels: str, weights: str) -> str:
+            return self._add("Conv", [pixels, weights], _new(given, part), **attributes)
+
+        small = [
+            product("high_low", high, filters.low),
+            product("low_high", low, filters.high),
+        ]
+        large = product("high_high", high, filters.high_of_high)
+        sums = self._add(
+            "Add", [self._add("Add", small, _new(given, "small")), large], _new(given, "sums")
+        )
+        if not bias:
+            self._add("Mul", [sums, top], given)
+            return
+        values = numpy_helper.to_array(self._weights[bias[0]]).reshape(1, -1, 1, 1)
+        scaled = self._add("Mul", [sums, top], _new(given, "scaled"))
+        self._add("Add", [scaled, self._constant(_new(given, "bias"), values)], given)
+
+    def _add_split_picture(self, tensor: str) -> tuple[str, str, str]:
+        """Add the largest value of each picture [N, 1, 1, 1], and h and l of a tensor [N, C, H, W].
+
+        The largest of each picture, not of all: a mask does not depend on what else is in a batch.
+        """
+        known = self._constants
+        if self._opset < 18:
+            top = self._add("ReduceMax", [tensor], _new(tensor, "max"), axes=[1, 2, 3])
+        else:
+            top = self._add("ReduceMax", [tensor, known["axes"]], _new(tensor, "max"))
+        top = self._add("Max", [top, known["nothing"]], _new(tensor, "top"))
+        scale = self._add("Div", [known["largest"], top], _new(tensor, "scale"))
+        steps = self._add("Mul", [tensor, scale], _new(tensor, "steps"))
+        digits = self._add("Mul", [steps, known["digit"]], _new(tensor, "digits"))
+        high = self._add_rounded(digits, "unsigned", _new(tensor, "high"))
+        whole = self._add("Mul", [high, known["base"]], _new(tensor, "whole"))
+        rest = self._add("Sub", [steps, whole], _new(tensor, "rest"))
+        return top, high, self._add_rounded(rest, "signed", _new(tensor, "low"))
+
+    def _add_rounded(self, tensor: str, zero: str, name: str) -> str:
+        """Add a tensor's values as integers of 8 bits."""
+        known = self._constants
+        scale_and_zero = [known["one"], known[zero]]
+        integers = self._add("QuantizeLinear", [tensor, *scale_and_zero], f"{name}.integers")
+        return self._add("DequantizeLinear", [integers, *scale_and_zero], name)
+
+    def _add_split_filters(self, tensor: str) -> _Filters:
+        """Add H and L of a weight [K, C, kh, kw], times what their product with h or l stands for.
+
+        Of s there is 1 / LARGEST_PIXEL in it; the picture's largest value comes later.
+        """
+        from onnx import numpy_helper
+
+        step, high, low = split_weight(numpy_helper.to_array(self._weights[tensor]))
+        zeros = self._constant(_new(tensor, "zeros"), np.zeros(len(step), np.int8))
+        integers = {
+            "high": self._constant(_new(tensor, "high.integers"), high),
+            "low": self._constant(_new(tensor, "low.integers"), low),
+        }
+
+        def filters(part: str, worth: int, name: str) -> str:
+            scales = (step * worth / LARGEST_PIXEL).astype(np.float32)
+            scale = self._constant(_new(tensor, f"{name}.scales"), scales)
+            inputs = [integers[part], scale, zeros]
+            return self._add("DequantizeLinear", inputs, _new(tensor, name), axis=0)
+
+        return _Filters(
+            high_of_high=filters("high", 65536, "high_of_high"),
+            high=filters("high", 256, "high"),
+            low=filters("low", 256, "low"),
+        )
+
+    def _constant(self, name: str, values: Any) -> str:
+        from onnx import numpy_helper
+
+        self._graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def _add(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        """Add a node that is called like what it gives."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        return name
+
+
+def _new(tensor: str, part: str) -> str:
+    # No exporter names a tensor so.
+    return f"{tensor}.int8x3.{part}"
+
+
+def split_weight(
+    weight: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.int8]]:
+    """Return t, H and L of filters: weight ≈ t·(256·H + L), to half a t.
+
+    Args:
+        weight: float32 [K, C, kh, kw].
+
+    Returns:
+        t float64 [K], never 0; H and L int8 [K, C, kh, kw].
+    """
+    largest = np.abs(weight.astype(np.float64)).max(axis=(1, 2, 3))
+    step = np.maximum(largest, _NOTHING) / LARGEST_WEIGHT
+    steps = np.round(weight / step[:, None, None, None])
+    high = np.round(steps / 256)
+    # A tie between two H goes to the even one: L may be 128 then.
+    high += steps - 256 * high > 127
+    return step, high.astype(np.int8), (steps - 256 * high).astype(np.int8)
