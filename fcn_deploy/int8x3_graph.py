@@ -1,13 +1,14 @@
 """Convolutions in float32 as three products of 8-bit integers.  Knows no torch.
 
     x ≈ s·(256·h + l)     0 ≤ h ≤ 255, -128 ≤ l ≤ 127: 16 bits of a picture's largest value
-    w ≈ t·(256·H + L)     both -128 … 127: 16 bits, with the sign, of a filter's largest weight
-    x·w ≈ s·t·(65536·hH + 256·hL + 256·lH)    left out is lL, below 2⁻¹⁶ of the largest x·w
+    w ≈ t·(256·H + L)     -127 ≤ H ≤ 127, L like l: 16 bits of a filter's largest weight
+    x·w ≈ s·t·(65536·hH + 256·hL + 256·lH)    left out is lL; with what was rounded before, the
+                                              error is below 2⁻¹⁴ of the largest x·w
 
 A CPU's matrix unit (Intel's AMX) multiplies integers of 8 bits and adds up in 32 many times as fast
 as the CPU multiplies float32: three such products take less time than one.  Integers add up without
-rounding, and s is taken anew from every picture, so that no value is ever cut off.  How exact and
-how fast that is was measured: docs/architecture.md.  Source: Ootomo, Ozaki, Yokota, "DGEMM on
+rounding, and s is taken anew from every picture, so that no value is too large for it.  How exact
+and how fast that is was measured: docs/architecture.md.  Source: Ootomo, Ozaki, Yokota, "DGEMM on
 Integer Matrix Multiplication Unit" (2024), where rows and columns of matrices have the scales that
 pictures and filters have here.
 
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
 
 #: So many convolutions one becomes.
 PRODUCTS_EACH = 3
+#: Stands in a library's description where float32 is computed in parts: saved outputs of a former
+#: release, which took bfloat16 for it, have it too.
+SPLIT = "as three "
 #: Stands behind the library's name, and a number before it, where a file is computed so.
-THREE_PRODUCTS = "convolutions as three int8 products"
+THREE_PRODUCTS = f"convolutions {SPLIT}int8 products"
 #: What the largest value of a picture becomes: 255·256 + 127.
 LARGEST_PIXEL = 65407
 #: What the largest weight of a filter becomes: 127·256 + 127.
@@ -56,11 +60,12 @@ def with_three_products(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with its large convolutions as three products each.
 
     Large is a 2-D convolution without groups whose kernel is larger than 1×1, of at least
-    :data:`LEAST_CHANNELS`; of a smaller one, splitting its input costs more than it saves.  That
-    input must be what a Relu gave, of which h needs no sign.
+    :data:`LEAST_CHANNELS` and no more products to a sum than :data:`MOST_TERMS`; of a smaller one,
+    splitting its input costs more than it saves.  Weights and bias are initializers, float32.  The
+    input must be what a Relu gave, or a MaxPool of that, of which h needs no sign.
 
     Args:
-        model: FP32, weights inside, no subgraphs.  It is not changed.
+        model: FP32, weights inside and finite, no subgraphs.  It is not changed.
 
     Returns:
         A graph of the same inputs, outputs and opset; the products are convolutions that read Q/DQ
@@ -124,17 +129,17 @@ class _Products:
 
     Args:
         model: whose initializers are added to.
-        weights: name → tensor, float32.
+        initializers: of the model, by name.
 
     Attributes:
         nodes: that the graph is to consist of.
     """
 
-    def __init__(self, model: onnx.ModelProto, weights: dict[str, onnx.TensorProto]) -> None:
+    def __init__(self, model: onnx.ModelProto, initializers: dict[str, onnx.TensorProto]) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self._graph = model.graph
         self._opset = next(entry.version for entry in model.opset_import if not entry.domain)
-        self._weights = weights
+        self._initializers = initializers
         self._pictures: dict[str, tuple[str, str, str]] = {}  # tensor → its largest value, h, l
         self._filters: dict[str, _Filters] = {}
         self._constants = {
@@ -168,18 +173,17 @@ class _Products:
         def product(part: str, pixels: str, weights: str) -> str:
             return self._add("Conv", [pixels, weights], _new(given, part), **attributes)
 
-        small = [
+        minor = [
             product("high_low", high, filters.low),
             product("low_high", low, filters.high),
         ]
-        large = product("high_high", high, filters.high_of_high)
-        sums = self._add(
-            "Add", [self._add("Add", small, _new(given, "small")), large], _new(given, "sums")
-        )
+        leading = product("high_high", high, filters.high_of_high)
+        sums = self._add("Add", minor, _new(given, "minor"))
+        sums = self._add("Add", [sums, leading], _new(given, "sums"))
         if not bias:
             self._add("Mul", [sums, top], given)
             return
-        values = numpy_helper.to_array(self._weights[bias[0]]).reshape(1, -1, 1, 1)
+        values = numpy_helper.to_array(self._initializers[bias[0]]).reshape(1, -1, 1, 1)
         scaled = self._add("Mul", [sums, top], _new(given, "scaled"))
         self._add("Add", [scaled, self._constant(_new(given, "bias"), values)], given)
 
@@ -187,6 +191,7 @@ class _Products:
         """Add the largest value of each picture [N, 1, 1, 1], and h and l of a tensor [N, C, H, W].
 
         The largest of each picture, not of all: a mask does not depend on what else is in a batch.
+        Where l would be 128, of one value in 512, it is 127: a step off instead of half a step.
         """
         known = self._constants
         if self._opset < 18:
@@ -204,8 +209,7 @@ class _Products:
 
     def _add_rounded(self, tensor: str, zero: str, name: str) -> str:
         """Add a tensor's values as integers of 8 bits."""
-        known = self._constants
-        scale_and_zero = [known["one"], known[zero]]
+        scale_and_zero = [self._constants["one"], self._constants[zero]]
         integers = self._add("QuantizeLinear", [tensor, *scale_and_zero], f"{name}.integers")
         return self._add("DequantizeLinear", [integers, *scale_and_zero], name)
 
@@ -216,7 +220,7 @@ class _Products:
         """
         from onnx import numpy_helper
 
-        step, high, low = split_weight(numpy_helper.to_array(self._weights[tensor]))
+        step, high, low = split_weight(numpy_helper.to_array(self._initializers[tensor]))
         zeros = self._constant(_new(tensor, "zeros"), np.zeros(len(step), np.int8))
         integers = {
             "high": self._constant(_new(tensor, "high.integers"), high),

@@ -19,6 +19,7 @@ from fcn_deploy.artifacts import Run
 from fcn_deploy.errors import OnnxFileError
 from fcn_deploy.int8_graph import quantized_convolutions
 from fcn_deploy.int8x3_graph import (
+    LARGEST_PIXEL,
     LARGEST_WEIGHT,
     LEAST_CHANNELS,
     PRODUCTS_EACH,
@@ -120,6 +121,7 @@ def test_every_number_of_steps_has_its_digits() -> None:
         (3, {"pads": [1] * 4}),
         (3, {"pads": [1] * 4, "strides": [2, 2]}),
         (3, {"pads": [2] * 4, "dilations": [2, 2]}),
+        (3, {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
         (7, {"pads": [3] * 4}),
     ],
 )
@@ -135,8 +137,8 @@ def test_three_products_are_nearly_float32(
     # Of one product alone: of the same graph, whose second digits are nought.
     alone = with_three_products(plain)
     for node in alone.graph.node:
-        if node.op_type == "Add" and node.output[0].endswith(".small"):
-            node.input[:] = [f"{node.output[0].removesuffix('.small')}.nought"] * 2
+        if node.op_type == "Add" and node.output[0].endswith(".minor"):
+            node.input[:] = [f"{node.output[0].removesuffix('.minor')}.nought"] * 2
     nought = numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32), "out.int8x3.nought")
     alone.graph.initializer.append(nought)
     rounded = np.abs(ran(alone, image) - expected).max()
@@ -155,7 +157,7 @@ def test_no_value_is_cut_off(scale: float, outlier: float) -> None:
     image = normal(1, 64, 5, 6, seed=2)
     image[0, 3, 2, 2] = np.abs(image).max() * outlier
     image *= np.float32(scale)
-    # What is left out of a product lies below 2⁻¹⁵ of the largest one; signs are random.
+    # The error of a product lies below 2⁻¹⁴ of the largest one, mostly far below; signs are random.
     largest = float(image.max()) * np.abs(normal(64, 64, 3, 3)).max()
     np.testing.assert_allclose(
         ran(with_three_products(plain), image),
@@ -184,9 +186,27 @@ def test_filters_of_nothing_give_nothing() -> None:
     weight[0], weight[1] = 0, 1e-40
     plain.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "weight"))
     image = normal(1, 64, 5, 6, seed=2)
-    expected = ran(plain, image)
-    atol = 2**-13 * np.abs(expected).max()
-    np.testing.assert_allclose(ran(with_three_products(plain), image), expected, atol=atol)
+    expected, found = ran(plain, image), ran(with_three_products(plain), image)
+    np.testing.assert_allclose(found[:, :2], expected[:, :2], rtol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=2**-13 * np.abs(expected).max())
+
+
+def test_every_number_of_steps_is_a_pixel() -> None:
+    """A filter that reads one pixel, by a weight without a low digit: what is left is rounding."""
+    plain = convolution(pads=[1] * 4)
+    weight = np.zeros((64, 64, 3, 3), np.float32)
+    weight[0, 0, 1, 1] = 256 * 127
+    weight[0, 1, 1, 1] = LARGEST_WEIGHT  # of a channel of zeros: so a step of the filter is 1
+    for tensor, values in zip(
+        plain.graph.initializer, (weight, np.zeros(64, np.float32)), strict=True
+    ):
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    pixels = np.zeros((1, 64, 256, 512), np.float32)
+    pixels[0, 0].flat = np.arange(LARGEST_PIXEL * 2 + 1) / 2  # halves of a step too
+    found = ran(with_three_products(plain), pixels)[0, 0] / weight[0, 0, 1, 1]
+    error = np.abs(found - pixels[0, 0])
+    assert error.max() < 1.01  # sums are float32
+    assert np.mean(error > 0.51) < 1 / 256  # where l would be 128
 
 
 @pytest.mark.parametrize(
@@ -233,6 +253,32 @@ def test_a_tensor_read_twice_is_split_once() -> None:
     expected = ran(plain, image)
     atol = 2**-13 * np.abs(expected).max()
     np.testing.assert_allclose(ran(split, image), expected, atol=atol)
+
+
+def test_a_weight_that_another_node_reads_stays_for_it() -> None:
+    nodes = [
+        helper.make_node("Conv", ["image", "weight"], ["of_either_sign"], pads=[1] * 4),
+        helper.make_node("Relu", ["of_either_sign"], ["positive"]),
+        helper.make_node("Conv", ["positive", "weight"], ["out"], pads=[1] * 4),
+    ]
+    plain = graph_of(nodes, {"weight": normal(64, 64, 3, 3)})
+    split = with_three_products(plain)
+    assert quantized_convolutions(split) == PRODUCTS_EACH
+    image = normal(1, 64, 9, 8, seed=2)
+    expected = ran(plain, image)
+    np.testing.assert_allclose(ran(split, image), expected, atol=2**-13 * np.abs(expected).max())
+
+
+def test_names_that_exporters_give_are_left_to_them() -> None:
+    model = convolution()
+    for tensor, name in zip(model.graph.initializer, ("out.weight", "out.bias"), strict=True):
+        tensor.name = name
+    model.graph.node[1].input[1:] = ["out.weight", "out.bias"]
+    image = normal(1, 64, 9, 8, seed=2)
+    expected = ran(model, image)
+    np.testing.assert_allclose(
+        ran(with_three_products(model), image), expected, atol=2**-13 * np.abs(expected).max()
+    )
 
 
 def test_the_given_graph_is_not_changed() -> None:

@@ -6,6 +6,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from fcn_deploy.onnx_graph import (
     consumers_of,
     initializers_of,
+    is_never_negative,
     producers_of,
     remove_dead_nodes,
     replace_nodes,
@@ -55,6 +56,20 @@ def test_pixels_are_unchanged_until_something_is_computed_of_them() -> None:
         assert ("cast" in unchanged_pixels(graph_of(cast).graph)) == kept
     floats = graph_of(node("Identity", "image", "mask"), kind=TensorProto.FLOAT)
     assert unchanged_pixels(floats.graph) == set()
+
+
+def test_what_a_relu_gave_is_never_negative() -> None:
+    graph = graph_of(
+        node("Relu", "image", "positive"),
+        node("MaxPool", "positive", "pooled"),
+        node("AveragePool", "positive", "averaged"),  # not looked through
+        node("MaxPool", "image", "of_either_sign"),
+        node("Neg", "positive", "mask"),
+    ).graph
+    makers = producers_of(graph)
+    assert {name for name in ("image", "mean", *makers) if is_never_negative(name, makers)} == {
+        "positive", "pooled",
+    }  # fmt: skip
 
 
 def test_what_no_output_needs_goes() -> None:

@@ -148,11 +148,13 @@ def test_other_pictures_checkpoints_and_references_are_refused(
     assert "picture p1 of " in said(reference, read_recording(tmp_path / "other.json"))
     record(FakeRunner(), listed(made_up(2)), tmp_path / "fewer.json")
     assert "picture p2 of " in said(reference, read_recording(tmp_path / "fewer.json"))
-    split = FakeRunner()
-    named = replace(split.describe(), library=f"OpenVINO 2026.4.1, 17 {THREE_PRODUCTS}")
-    monkeypatch.setattr(split, "describe", lambda: named)
-    record(split, listed(made_up()), tmp_path / "split.json")
-    assert "fp32 outputs of fake, but" in said(read_recording(tmp_path / "split.json"), candidate)
+    for parts in (THREE_PRODUCTS, "convolutions as three bfloat16 products", "as three products"):
+        split = FakeRunner()
+        named = replace(split.describe(), library=f"OpenVINO 2026.4.1, 17 {parts}")
+        monkeypatch.setattr(split, "describe", lambda named=named: named)
+        record(split, listed(made_up()), tmp_path / "split.json")
+        reading = read_recording(tmp_path / "split.json")
+        assert "fp32 outputs of fake, but" in said(reading, candidate)
     record(FakeRunner(checkpoint_digest="sha256:x"), listed(made_up()), tmp_path / "later.json")
     assert "another checkpoint" in said(reference, read_recording(tmp_path / "later.json"))
 

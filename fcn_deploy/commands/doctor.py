@@ -22,5 +22,6 @@ def doctor() -> None:
         console.print(f"  {name:<18}{version}")
     console.print(f"devices\n  {found.devices}")
     console.print("backends")
+    width = max(map(len, found.backends)) + 2
     for backend, reason in found.backends.items():
-        console.print(f"  {backend:<15}{'works' if reason is None else f'no: {reason}'}")
+        console.print(f"  {backend:<{width}}{'works' if reason is None else f'no: {reason}'}")

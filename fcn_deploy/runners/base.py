@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fcn_deploy.artifacts import Run
 from fcn_deploy.errors import BackendError, FcnDeployError, InputError
 from fcn_deploy.half_precision import WIDENED
-from fcn_deploy.int8x3_graph import THREE_PRODUCTS
+from fcn_deploy.int8x3_graph import SPLIT
 from fcn_deploy.json_fields import Fields
 from fcn_deploy.spec import BatchShape, ModelSpec, Precision, ordered_outputs
 
@@ -115,7 +115,7 @@ class RunnerDescription:
     @property
     def is_float32(self) -> bool:
         """Whether it computes in float32 all through, not in products of fewer bits."""
-        return self.precision == Precision.FP32.value and THREE_PRODUCTS not in self.library
+        return self.precision == Precision.FP32.value and SPLIT not in self.library
 
     @property
     def widens_halves(self) -> bool:

@@ -8,8 +8,8 @@ At its end stand two more for float32 files, of which the graph is changed befor
 into a bias so that no pixel is rounded; ``int8x3``, the backend ``openvino-int8x3``, in float32,
 large convolutions as three products of 8-bit integers.
 
-Nothing is cached on disk: of 0.17 s for a ResNet-18 at 320×480 OpenVINO's CACHE_DIR saves 0.04 s,
-and it would leave 44 MiB for each shape, without bound.
+Nothing is cached on disk: of the 0.17 s in which ``openvino`` compiles a ResNet-18 for 320×480,
+OpenVINO's CACHE_DIR saves 0.04 s, and it would leave 44 MiB for each shape, without bound.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ class OpenVinoBackend:
                 newer = f"pip install -U 'openvino>={oldest}'"
                 return f"OpenVINO {openvino.__version__} is older than {oldest}; {newer}"
             if self.needs is not None and self.needs not in cpu_flags():
-                return f"this CPU has no {self.needs}, or does not say so; use --backend openvino"
+                missing = f"this CPU has no Intel AMX ({self.needs}), or does not say so"
+                return f"{missing}; use --backend openvino"
             return self._missing(openvino.Core(), Precision.FP32)
         except ImportError as error:
             return f"OpenVINO cannot be imported ({error}); {_INSTALL}"
@@ -193,8 +194,9 @@ class OpenVinoBackend:
             BackendError: it would be computed in another type than this backend stands for.
         """
         if precision not in self.arithmetic:
+            taken = " and ".join(kind.value for kind in self.arithmetic)
             raise BackendError(
-                f"backend {self.name} does not take {precision.value} files",
+                f"backend {self.name} takes {taken} files, not {precision.value} ones",
                 f"drop{precision.flag}, or use --backend openvino",
             )
         reason = self._missing(core, precision)
@@ -297,7 +299,11 @@ def _opened(
         OnnxFileError: it is none that can be changed so, or OpenVINO refuses it.
     """
     quantized = 0
-    if arithmetic.change is None and not visible_logits and arithmetic.precision != Precision.INT8:
+    if (
+        arithmetic.change is None
+        and not visible_logits
+        and arithmetic.precision is not Precision.INT8
+    ):
         content = path.read_bytes()  # not parsed here, which takes longer than reading
     else:
         model = load_onnx(path)
@@ -331,8 +337,9 @@ def _require_convolutions(compiled: Any, precision: Precision, quantized: int) -
     wanted = {Precision.INT8: quantized}
     if precision is not Precision.INT8:
         wanted[precision] = sum(kernels.values()) - quantized
+    share = _LEAST_SHARE[precision]  # of a float32 file all, in integers or not
     for kind, count in wanted.items():
-        if kernels[_KERNEL_TYPES[kind]] < _LEAST_SHARE[precision] * count:
+        if kernels[_KERNEL_TYPES[kind]] < share * count:
             found = ", ".join(f"{n} in {kernel}" for kernel, n in sorted(kernels.items()))
             raise BackendError(
                 f"OpenVINO was asked for {count} {kind.value} convolutions and computes {found}"
@@ -416,7 +423,7 @@ class OpenVinoRunner(Runner):
             "NUM_STREAMS": 1,
         }
         self._network: _Network | None = _opened(core, path, settings, arithmetic)
-        if arithmetic.change is with_three_products:
+        if self._precision is Precision.FP32 and self._network.quantized:
             self._library += f", {self._network.quantized // PRODUCTS_EACH} {THREE_PRODUCTS}"
         self._streams: _Network | None = None
         # An odd thread would idle, and who wants to see the logits measures no throughput.
