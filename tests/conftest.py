@@ -144,6 +144,26 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> 
     return run.root
 
 
+@pytest.fixture(scope="session")
+def tiny_opsets(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The mask of ``tiny_run`` in float32, as a file of each opset: 17 and 20."""
+    from fcn_deploy.export import onnx_from_checkpoint
+
+    older = tmp_path_factory.mktemp("opset17") / "model.onnx"
+    onnx_from_checkpoint(Run(tiny_run).checkpoint, older, opset=17)
+    return {17: older, 20: Run(tiny_run).onnx(Precision.FP32)}
+
+
+@pytest.fixture(scope="session")
+def tiny_baseline(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plain export of ``tiny_run``, ``baseline.onnx``."""
+    from fcn_deploy.export import plain_onnx_from_checkpoint
+
+    run = Run(tmp_path_factory.mktemp("tiny_baseline"))
+    plain_onnx_from_checkpoint(Run(tiny_run).checkpoint, run.baseline_onnx)
+    return run.baseline_onnx
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run directory that is not there yet."""

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fcn_deploy.artifacts import Run
 from fcn_deploy.bf16_graph import with_whole_mean
 from fcn_deploy.errors import OnnxFileError
 from fcn_deploy.onnx_file import load_onnx, with_logits
@@ -181,11 +180,8 @@ class TestOtherGraphsAreRefused:
 
 
 @pytest.mark.parametrize("opset", [17, 20])
-def test_our_own_export_is_such_a_graph(tiny_run: Path, tmp_path: Path, opset: int) -> None:
-    from fcn_deploy.export import onnx_from_checkpoint
-
-    path = tmp_path / "model.onnx"
-    onnx_from_checkpoint(Run(tiny_run).checkpoint, path, opset=opset)
+def test_our_own_export_is_such_a_graph(tiny_opsets: dict[int, Path], opset: int) -> None:
+    path = tiny_opsets[opset]
     image = np.random.default_rng(2).integers(0, 256, (1, 97, 131, 3), dtype=np.uint8)
     logits = []
     for model in (with_logits(load_onnx(path)), with_whole_mean(with_logits(load_onnx(path)))):

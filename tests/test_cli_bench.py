@@ -33,9 +33,10 @@ needs_loadgen = pytest.mark.skipif(
 
 
 @pytest.fixture
-def exported(tiny_run: Path, tmp_path: Path) -> Path:
-    for name in ("model.safetensors", "model.onnx"):
-        shutil.copy(tiny_run / name, tmp_path)
+def exported(tiny_run: Path, tiny_baseline: Path, tmp_path: Path) -> Path:
+    """A run with its plain export, which `bench` would make on the spot."""
+    for file in (tiny_run / "model.safetensors", tiny_run / "model.onnx", tiny_baseline):
+        shutil.copy(file, tmp_path)
     return tmp_path
 
 

@@ -15,7 +15,6 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fcn_deploy.artifacts import Run
 from fcn_deploy.errors import OnnxFileError
 from fcn_deploy.int8_graph import quantized_convolutions
 from fcn_deploy.int8x3_graph import (
@@ -300,11 +299,8 @@ def test_weights_take_half_the_bytes() -> None:
 
 
 @pytest.mark.parametrize("opset", [17, 20])
-def test_our_own_export(tiny_run: Path, tmp_path: Path, opset: int) -> None:
-    from fcn_deploy.export import onnx_from_checkpoint
-
-    path = tmp_path / "model.onnx"
-    onnx_from_checkpoint(Run(tiny_run).checkpoint, path, opset=opset)
+def test_our_own_export(tiny_opsets: dict[int, Path], opset: int) -> None:
+    path = tiny_opsets[opset]
     plain, split = load_onnx(path), with_three_products(load_onnx(path))
     assert quantized_convolutions(split) == PRODUCTS_EACH * LARGE_OF_RESNET18
     assert [value.name for value in split.graph.output] == ["mask"]
