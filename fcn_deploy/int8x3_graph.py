@@ -1,16 +1,16 @@
 """Convolutions in float32 as three products of 8-bit integers.  Knows no torch.
 
-    x ≈ s·(256·h + l)     0 ≤ h ≤ 255, -128 ≤ l ≤ 127: 16 bits of a picture's largest value
+    x ≈ s·(256·h + l)     0 ≤ h ≤ 255, -128 ≤ l ≤ 127: 16 bits of an image's largest activation
     w ≈ t·(256·H + L)     -127 ≤ H ≤ 127, L like l: 16 bits of a filter's largest weight
     x·w ≈ s·t·(65536·hH + 256·hL + 256·lH)    left out is lL; with what was rounded before, the
                                               error is below 2⁻¹⁴ of the largest x·w
 
 A CPU's matrix unit (Intel's AMX) multiplies integers of 8 bits and adds up in 32 many times as fast
 as the CPU multiplies float32: three such products take less time than one.  Integers add up without
-rounding, and s is taken anew from every picture, so that no value is too large for it.  How exact
-and how fast that is was measured: docs/architecture.md.  Source: Ootomo, Ozaki, Yokota, "DGEMM on
-Integer Matrix Multiplication Unit" (2024), where rows and columns of matrices have the scales that
-pictures and filters have here.
+rounding, and s is taken anew from every image, so that no activation is too large for it.  How
+exact and how fast that is was measured: docs/architecture.md.  Source: Ootomo, Ozaki, Yokota,
+"DGEMM on Integer Matrix Multiplication Unit" (2024), where rows and columns of matrices have the
+scales that images and filters have here.
 
     x ─▶ s, h, l ─▶ Conv(h, H), Conv(h, L), Conv(l, H) ─▶ sum ─▶ ·s, + bias ─▶ float32
 """
@@ -42,8 +42,8 @@ PRODUCTS_EACH = 3
 SPLIT = "as three "
 #: Stands behind the library's name, and a number before it, where a file is computed so.
 THREE_PRODUCTS = f"convolutions {SPLIT}int8 products"
-#: What the largest value of a picture becomes: 255·256 + 127.
-LARGEST_PIXEL = 65407
+#: What the largest activation of an image becomes: 255·256 + 127.
+LARGEST_ACTIVATION = 65407
 #: What the largest weight of a filter becomes: 127·256 + 127.
 LARGEST_WEIGHT = 32639
 #: Of fewer channels, in or out, splitting takes what the products save (measured:
@@ -51,7 +51,7 @@ LARGEST_WEIGHT = 32639
 LEAST_CHANNELS = 64
 #: Largest number of products of 255 and 128 whose sum 32 bits hold.
 MOST_TERMS = (2**31 - 1) // (255 * 128)
-#: Stands for less where there is nothing to divide by: a picture of zeros, a filter of zeros.
+#: Stands for less where there is nothing to divide by: activations or weights of zero.
 _NOTHING = 1e-20
 _REPAIR = "use --backend openvino"
 
@@ -140,7 +140,7 @@ class _Products:
         self._graph = model.graph
         self._opset = next(entry.version for entry in model.opset_import if not entry.domain)
         self._initializers = initializers
-        self._pictures: dict[str, tuple[str, str, str]] = {}  # tensor → its largest value, h, l
+        self._activations: dict[str, tuple[str, str, str]] = {}  # tensor → its largest, h, l
         self._filters: dict[str, _Filters] = {}
         self._constants = {
             word: self._constant(f"int8x3.{word}", value)
@@ -150,7 +150,7 @@ class _Products:
                 ("signed", np.int8(0)),
                 ("base", np.float32(256)),
                 ("digit", np.float32(1 / 256)),
-                ("largest", np.float32(LARGEST_PIXEL)),
+                ("largest", np.float32(LARGEST_ACTIVATION)),
                 ("nothing", np.float32(_NOTHING)),
                 ("axes", np.array([1, 2, 3], np.int64)),
             )
@@ -160,18 +160,18 @@ class _Products:
         """Add what gives the same tensor as a Conv."""
         from onnx import helper, numpy_helper
 
-        picture, weight, *bias = node.input
+        activations, weight, *bias = node.input
         given = node.output[0]
-        if picture not in self._pictures:
-            self._pictures[picture] = self._add_split_picture(picture)
+        if activations not in self._activations:
+            self._activations[activations] = self._add_split_activations(activations)
         if weight not in self._filters:
             self._filters[weight] = self._add_split_filters(weight)
-        top, high, low = self._pictures[picture]
+        top, high, low = self._activations[activations]
         filters = self._filters[weight]
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
-        def product(part: str, pixels: str, weights: str) -> str:
-            return self._add("Conv", [pixels, weights], _new(given, part), **attributes)
+        def product(part: str, digits: str, weights: str) -> str:
+            return self._add("Conv", [digits, weights], _new(given, part), **attributes)
 
         minor = [
             product("high_low", high, filters.low),
@@ -187,10 +187,10 @@ class _Products:
         scaled = self._add("Mul", [sums, top], _new(given, "scaled"))
         self._add("Add", [scaled, self._constant(_new(given, "bias"), values)], given)
 
-    def _add_split_picture(self, tensor: str) -> tuple[str, str, str]:
-        """Add the largest value of each picture [N, 1, 1, 1], and h and l of a tensor [N, C, H, W].
+    def _add_split_activations(self, tensor: str) -> tuple[str, str, str]:
+        """Add the largest value of each image [N, 1, 1, 1], and h and l of a tensor [N, C, H, W].
 
-        The largest of each picture, not of all: a mask does not depend on what else is in a batch.
+        The largest of each image, not of all: a mask does not depend on what else is in a batch.
         Where l would be 128, of one value in 512, it is 127: a step off instead of half a step.
         """
         known = self._constants
@@ -216,7 +216,7 @@ class _Products:
     def _add_split_filters(self, tensor: str) -> _Filters:
         """Add H and L of a weight [K, C, kh, kw], times what their product with h or l stands for.
 
-        Of s there is 1 / LARGEST_PIXEL in it; the picture's largest value comes later.
+        Of s there is 1 / LARGEST_ACTIVATION in it; the image's largest activation comes later.
         """
         from onnx import numpy_helper
 
@@ -228,7 +228,7 @@ class _Products:
         }
 
         def filters(part: str, worth: int, name: str) -> str:
-            scales = (step * worth / LARGEST_PIXEL).astype(np.float32)
+            scales = (step * worth / LARGEST_ACTIVATION).astype(np.float32)
             scale = self._constant(_new(tensor, f"{name}.scales"), scales)
             inputs = [integers[part], scale, zeros]
             return self._add("DequantizeLinear", inputs, _new(tensor, name), axis=0)

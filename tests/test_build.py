@@ -728,7 +728,10 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 
 @pytest.fixture(scope="module")
 def traced_once() -> Iterator[None]:
-    """Trace a network once for both opsets: the older is made of the newer."""
+    """Trace a network once for both opsets: the older is made of the newer.
+
+    Opsets come last among the variants, and of each architecture there is one checkpoint.
+    """
     pytest.importorskip("torch", reason="export needs PyTorch")
     from fcn_deploy import export
 
@@ -738,6 +741,7 @@ def traced_once() -> Iterator[None]:
     def traced(model: DeployGraph, *args: Any) -> onnx.ModelProto:
         form = str(model), model.outputs, model.dtype, model.tail_form, args[1:]
         if repr(form) not in made:
+            made.clear()
             made[repr(form)] = trace(model, *args).SerializeToString()
         return onnx.ModelProto.FromString(made[repr(form)])
 

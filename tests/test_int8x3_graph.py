@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fcn_deploy.errors import OnnxFileError
 from fcn_deploy.int8_graph import quantized_convolutions
 from fcn_deploy.int8x3_graph import (
-    LARGEST_PIXEL,
+    LARGEST_ACTIVATION,
     LARGEST_WEIGHT,
     LEAST_CHANNELS,
     PRODUCTS_EACH,
@@ -165,17 +165,17 @@ def test_no_value_is_cut_off(scale: float, outlier: float) -> None:
     )
 
 
-def test_pictures_of_a_batch_have_scales_of_their_own() -> None:
+def test_images_of_a_batch_have_scales_of_their_own() -> None:
     split = with_three_products(convolution())
     dim, bright = normal(1, 64, 5, 6, seed=2), 1e6 * normal(1, 64, 5, 6, seed=3)
     together = ran(split, np.concatenate([dim, bright]))
     np.testing.assert_array_equal(together[:1], ran(split, dim))
 
 
-@pytest.mark.parametrize("pixel", [0.0, -1.0, 1e-38])
-def test_a_picture_of_nothing_gives_the_bias(pixel: float) -> None:
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-38])
+def test_an_image_of_nothing_gives_the_bias(value: float) -> None:
     plain = convolution()
-    image = np.full((1, 64, 5, 6), pixel, np.float32)
+    image = np.full((1, 64, 5, 6), value, np.float32)
     np.testing.assert_allclose(ran(with_three_products(plain), image), ran(plain, image))
 
 
@@ -190,8 +190,8 @@ def test_filters_of_nothing_give_nothing() -> None:
     np.testing.assert_allclose(found, expected, atol=2**-13 * np.abs(expected).max())
 
 
-def test_every_number_of_steps_is_a_pixel() -> None:
-    """A filter that reads one pixel, by a weight without a low digit: what is left is rounding."""
+def test_every_number_of_steps_is_an_activation() -> None:
+    """A filter that reads one value, by a weight without a low digit: what is left is rounding."""
     plain = convolution(pads=[1] * 4)
     weight = np.zeros((64, 64, 3, 3), np.float32)
     weight[0, 0, 1, 1] = 256 * 127
@@ -200,10 +200,10 @@ def test_every_number_of_steps_is_a_pixel() -> None:
         plain.graph.initializer, (weight, np.zeros(64, np.float32)), strict=True
     ):
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    pixels = np.zeros((1, 64, 256, 512), np.float32)
-    pixels[0, 0].flat = np.arange(LARGEST_PIXEL * 2 + 1) / 2  # halves of a step too
-    found = ran(with_three_products(plain), pixels)[0, 0] / weight[0, 0, 1, 1]
-    error = np.abs(found - pixels[0, 0])
+    image = np.zeros((1, 64, 256, 512), np.float32)
+    image[0, 0].flat = np.arange(LARGEST_ACTIVATION * 2 + 1) / 2  # halves of a step too
+    found = ran(with_three_products(plain), image)[0, 0] / weight[0, 0, 1, 1]
+    error = np.abs(found - image[0, 0])
     assert error.max() < 1.01  # sums are float32
     assert np.mean(error > 0.51) < 1 / 256  # where l would be 128
 
@@ -247,7 +247,7 @@ def test_a_tensor_read_twice_is_split_once() -> None:
     operators = [node.op_type for node in split.graph.node]
     assert operators.count("ReduceMax") == 1
     assert operators.count("QuantizeLinear") == 2
-    assert operators.count("DequantizeLinear") == 2 + 3  # pictures, weights
+    assert operators.count("DequantizeLinear") == 2 + 3  # activations, weights
     image = normal(1, 64, 9, 8, seed=2)
     expected = ran(plain, image)
     atol = 2**-13 * np.abs(expected).max()

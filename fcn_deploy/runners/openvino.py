@@ -342,7 +342,8 @@ def _require_convolutions(compiled: Any, precision: Precision, quantized: int) -
         if kernels[_KERNEL_TYPES[kind]] < share * count:
             found = ", ".join(f"{n} in {kernel}" for kernel, n in sorted(kernels.items()))
             raise BackendError(
-                f"OpenVINO was asked for {count} {kind.value} convolutions and computes {found}"
+                f"OpenVINO was asked for {count} {kind.value} convolutions and computes {found}",
+                "pip install -U openvino, or use --backend ort",
             )
 
 
