@@ -27,6 +27,7 @@ from fcn_deploy.errors import OnnxFileError
 from fcn_deploy.onnx_graph import (
     initializers_of,
     is_never_negative,
+    opset_of,
     producers_of,
     remove_dead_nodes,
     replace_nodes,
@@ -138,7 +139,7 @@ class _Products:
     def __init__(self, model: onnx.ModelProto, initializers: dict[str, onnx.TensorProto]) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self._graph = model.graph
-        self._opset = next(entry.version for entry in model.opset_import if not entry.domain)
+        self._opset = opset_of(model)
         self._initializers = initializers
         self._activations: dict[str, tuple[str, str, str]] = {}  # tensor → its largest, h, l
         self._filters: dict[str, _Filters] = {}

@@ -36,6 +36,11 @@ def initializers_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return {tensor.name: tensor for tensor in graph.initializer}
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that a model is written in."""
+    return max(int(entry.version) for entry in model.opset_import if entry.domain == "")
+
+
 def is_never_negative(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
     """Say whether a tensor is what a Relu gave, or the largest of that."""
     node = producers.get(tensor)

@@ -37,7 +37,7 @@ from fcn_deploy.onnx_file import (
     load_onnx,
     read_metadata,
 )
-from fcn_deploy.onnx_graph import initializers_of, producers_of, remove_dead_nodes
+from fcn_deploy.onnx_graph import initializers_of, opset_of, producers_of, remove_dead_nodes
 from fcn_deploy.runners.session import cpu_session
 from fcn_deploy.spec import Precision
 
@@ -136,7 +136,7 @@ def quantized_onnx(
         path=target,
         digest=file_digest(target),
         outputs=metadata.outputs,
-        opset=_opset(quantized),
+        opset=opset_of(quantized),
         num_nodes=len(quantized.graph.node),
         pictures=reader.count,
         quantized=chosen,
@@ -299,10 +299,6 @@ def _write_metadata(
     del quantized.graph.value_info[:]  # inferred by whoever reads the file, as in our others
     for holder in (quantized.graph, *quantized.graph.node):
         holder.doc_string = ""
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return max(int(entry.version) for entry in model.opset_import if entry.domain == "")
 
 
 def _check(

@@ -89,6 +89,12 @@ def ran(model: onnx.ModelProto, image: NDArray[Any], name: str = "out") -> Float
     return np.asarray(given_back, np.float32)
 
 
+def assert_near(split: onnx.ModelProto, plain: onnx.ModelProto, image: Floats) -> None:
+    """The same but for 2⁻¹³ of the largest value."""
+    expected = ran(plain, image)
+    np.testing.assert_allclose(ran(split, image), expected, atol=2**-13 * np.abs(expected).max())
+
+
 @given(
     arrays(
         np.float32,
@@ -248,10 +254,7 @@ def test_a_tensor_read_twice_is_split_once() -> None:
     assert operators.count("ReduceMax") == 1
     assert operators.count("QuantizeLinear") == 2
     assert operators.count("DequantizeLinear") == 2 + 3  # activations, weights
-    image = normal(1, 64, 9, 8, seed=2)
-    expected = ran(plain, image)
-    atol = 2**-13 * np.abs(expected).max()
-    np.testing.assert_allclose(ran(split, image), expected, atol=atol)
+    assert_near(split, plain, normal(1, 64, 9, 8, seed=2))
 
 
 def test_a_weight_that_another_node_reads_stays_for_it() -> None:
@@ -263,9 +266,7 @@ def test_a_weight_that_another_node_reads_stays_for_it() -> None:
     plain = graph_of(nodes, {"weight": normal(64, 64, 3, 3)})
     split = with_three_products(plain)
     assert quantized_convolutions(split) == PRODUCTS_EACH
-    image = normal(1, 64, 9, 8, seed=2)
-    expected = ran(plain, image)
-    np.testing.assert_allclose(ran(split, image), expected, atol=2**-13 * np.abs(expected).max())
+    assert_near(split, plain, normal(1, 64, 9, 8, seed=2))
 
 
 def test_names_that_exporters_give_are_left_to_them() -> None:
@@ -273,11 +274,7 @@ def test_names_that_exporters_give_are_left_to_them() -> None:
     for tensor, name in zip(model.graph.initializer, ("out.weight", "out.bias"), strict=True):
         tensor.name = name
     model.graph.node[1].input[1:] = ["out.weight", "out.bias"]
-    image = normal(1, 64, 9, 8, seed=2)
-    expected = ran(model, image)
-    np.testing.assert_allclose(
-        ran(with_three_products(model), image), expected, atol=2**-13 * np.abs(expected).max()
-    )
+    assert_near(with_three_products(model), model, normal(1, 64, 9, 8, seed=2))
 
 
 def test_the_given_graph_is_not_changed() -> None:

@@ -135,7 +135,8 @@ class OpenVinoBackend:
     Attributes:
         name: of the backend.
         arithmetic: precision of the file → how it is computed.
-        needs: the CPU's flag without which it is expected to take longer than float32, or None.
+        needs: the flag of Intel's AMX without which it is expected to take longer than float32, or
+            None.
     """
 
     name: str
@@ -268,7 +269,6 @@ class _Network:
         return self._compiled[shape]
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
-
         graph = self._graph.clone()
         graph.reshape(list(shape))
         if self._arithmetic.precision is not Precision.FP32 or self.quantized:
