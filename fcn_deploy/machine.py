@@ -11,8 +11,9 @@ from typing import Any
 
 #: Distributions whose versions decide masks and speed.
 DISTRIBUTIONS = (
-    "fcn-deploy", "numpy", "pillow", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime",
-    "onnxruntime-gpu", "tensorrt", "openvino", "ncnn", "mlcommons-loadgen", "nvidia-ml-py",
+    "fcn-deploy", "numpy", "pillow", "simplejpeg", "isal", "torch", "torchvision", "onnx",
+    "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "openvino", "ncnn",
+    "mlcommons-loadgen", "nvidia-ml-py",
 )  # fmt: skip
 #: Instructions that decide how fast a network computes, as Linux names them: x86, then ARM.
 SPEED_FLAGS = (

@@ -5,7 +5,7 @@
       … ──▶ answers ──written_behind──▶ done ──in_order──▶ as the files stand
                         on threads
 
-Threads, because Pillow's decoding and zlib's packing let go of the interpreter's lock, and because
+Threads, because decoding pictures and packing masks let go of the interpreter's lock, and because
 arrays need not be copied between processes.  The network is asked from the caller's thread alone:
 a runner is never called from several threads at once.  Everything is pulled from the right, so
 that whoever stops pulling stops the work, and what lies in memory is bounded at each arrow.

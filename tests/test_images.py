@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
+from fcn_deploy import images
 from fcn_deploy.errors import FcnDeployError, ImageError
 from fcn_deploy.images import IMAGE_SUFFIXES, MAX_PIXELS, find_images, image_size, read_image
 from fcn_deploy.scenes import draw_scene
@@ -177,6 +178,121 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
 def test_a_single_pixel(tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
     np.testing.assert_array_equal(read_image(tmp_path / "dot.png"), [[[1, 2, 3]]])
+
+
+# -- JPEGs that Pillow need not decode ----------------------------------------------------------
+
+
+def as_pillow_reads(content: bytes) -> NDArray[np.uint8]:
+    with Image.open(BytesIO(content)) as image:
+        return np.array(image.convert("RGB"))
+
+
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    quality=st.integers(1, 100),
+    subsampling=st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]),
+    progressive=st.booleans(),
+    restart=st.integers(0, 5),
+    seed=st.integers(0, 2**16),
+)
+def test_every_jpeg_gives_the_pixels_that_pillow_gives(
+    tmp_path_factory: pytest.TempPathFactory,
+    height: int,
+    width: int,
+    quality: int,
+    subsampling: str,
+    progressive: bool,
+    restart: int,
+    seed: int,
+) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    stream = BytesIO()
+    Image.fromarray(noise).save(
+        stream, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive,
+        restart_marker_blocks=restart,
+    )  # fmt: skip
+    path = tmp_path_factory.getbasetemp() / "any.jpg"
+    path.write_bytes(stream.getvalue())
+    image = read_image(path)
+    assert image.flags.writeable
+    np.testing.assert_array_equal(image, as_pillow_reads(stream.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("L", {}), ("CMYK", {}), ("RGB", {"keep_rgb": True})],
+    ids=["grey", "print", "RGB unconverted"],
+)
+def test_jpegs_of_other_colours(tmp_path: Path, mode: str, options: dict[str, bool]) -> None:
+    path = tmp_path / "other.jpg"
+    Image.fromarray(picture()).convert(mode).save(path, **options)
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
+
+
+def test_a_common_jpeg_is_not_decoded_by_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "common.jpg"
+    Image.fromarray(picture()).save(path)
+    expected = as_pillow_reads(path.read_bytes())
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded by Pillow"))
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_a_target_without_simplejpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "common.jpg"
+    Image.fromarray(picture()).save(path)
+    quickly = read_image(path)
+    monkeypatch.setattr(images, "simplejpeg", None)
+    np.testing.assert_array_equal(read_image(path), quickly)
+
+
+def test_only_a_size_that_was_checked_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that says one size to Pillow and another to simplejpeg could be a bomb."""
+    path = tmp_path / "two-sizes.jpg"
+    Image.fromarray(picture()).save(path)
+
+    class Larger:
+        @staticmethod
+        def decode_jpeg_header(_: bytes) -> tuple[int, int, str, str]:
+            return 60_000, 60_000, "YCbCr", "420"
+
+        @staticmethod
+        def decode_jpeg(*_: object, **__: object) -> None:
+            pytest.fail("unfolded")
+
+    monkeypatch.setattr(images, "simplejpeg", Larger)
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
+
+
+@given(
+    damage=st.lists(st.tuples(st.integers(2, 5000), st.integers(0, 255)), max_size=4),
+    kept=st.integers(0, 2000),
+)
+@settings(max_examples=150)
+def test_a_damaged_jpeg_is_what_pillow_says_of_it(
+    tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]], kept: int
+) -> None:
+    content = bytearray(WHOLE["JPEG"])
+    for place, value in damage:
+        content[place % len(content)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged.jpg"
+    path.write_bytes(content[:kept] if kept < len(content) else content)
+
+    def answer() -> list[object]:
+        try:
+            return read_image(path).tolist()
+        except ImageError as error:
+            return [str(error)]
+
+    quickly = answer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "simplejpeg", None)
+        assert answer() == quickly
 
 
 # -- files that are refused ---------------------------------------------------------------------
