@@ -6,10 +6,12 @@
     compute alone   the runner's stream over pictures that are decoded already
     predict         from files to masks on the disk, everything at once
     share           predict, over the slower of the two stages of the same repeat
+    CPU time        of all threads, for a picture: computing alone, and in predict
 
 The three take turns in every repeat, in rotating order, so that a slow minute of the machine hits
 all of them.  On a CPU decoding and writing take cores from the network: there the share says what
-they cost, too.
+they cost, too, and CPU time says it with less noise: cores that never idle can give no larger
+share than that of computing in predict's CPU time.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,25 +72,32 @@ def predict_all(runner: Runner, files: Sequence[Path], batch_size: int, scratch:
     shutil.rmtree(out)
 
 
-def pictures_per_s(stage: Callable[[], None], pictures: int) -> float:
-    started = time.perf_counter()
-    stage()
-    return pictures / (time.perf_counter() - started)
+@dataclass(frozen=True)
+class Pace:
+    """What each stage took, repeat by repeat.
+
+    Attributes:
+        pictures_per_s: by the clock.
+        cpu_ms: CPU time of all threads of this process for one picture.
+    """
+
+    pictures_per_s: dict[str, list[float]]
+    cpu_ms: dict[str, list[float]]
 
 
-def interleaved(
-    stages: dict[str, Callable[[], None]], pictures: int, repeats: int
-) -> dict[str, list[float]]:
-    """Return each stage's pictures per second, repeat by repeat."""
-    rates: dict[str, list[float]] = {name: [] for name in stages}
+def interleaved(stages: dict[str, Callable[[], None]], pictures: int, repeats: int) -> Pace:
+    pace = Pace({name: [] for name in stages}, {name: [] for name in stages})
     names = list(stages)
     with bar("overlap") as show:
         for repeat in range(repeats):
             for step in range(len(names)):
                 name = names[(step + repeat) % len(names)]
-                rates[name].append(pictures_per_s(stages[name], pictures))
+                cpu, started = time.process_time(), time.perf_counter()
+                stages[name]()
+                pace.pictures_per_s[name].append(pictures / (time.perf_counter() - started))
+                pace.cpu_ms[name].append((time.process_time() - cpu) / pictures * 1e3)
                 show(repeat * len(names) + step + 1, repeats * len(names))
-    return rates
+    return pace
 
 
 def shares(rates: dict[str, list[float]]) -> list[float]:
@@ -101,9 +111,7 @@ def spread(values: Sequence[float], form: str) -> str:
     return f"{format(statistics.median(values), form)} ({low} to {high})"
 
 
-def measured(
-    runner: Runner, files: Sequence[Path], batch_size: int, repeats: int
-) -> dict[str, list[float]]:
+def measured(runner: Runner, files: Sequence[Path], batch_size: int, repeats: int) -> Pace:
     with picture_threads() as pool:
         decoded = all_readable(decoded_ahead(files, pool, lookahead(batch_size)))
         batches = list(batches_of_one_size(decoded, batch_size))
@@ -122,18 +130,19 @@ def document(
     runner: Runner,
     files: Sequence[Path],
     batch_size: int,
-    rates: dict[str, list[float]],
+    pace: Pace,
     load_before: float | None,
 ) -> dict[str, Any]:
     return {
-        **result_header("overlap", 1),
+        **result_header("overlap", 2),
         "conditions": {"load_before": load_before, "load_after": system_load()},
         "runner": runner.describe().to_json(),
         "pictures": len(files),
         "batch": batch_size,
         "picture_threads": usable_cores(),
-        "pictures_per_s": rates,
-        "share_of_the_slower_stage": shares(rates),
+        "pictures_per_s": pace.pictures_per_s,
+        "cpu_ms_per_picture": pace.cpu_ms,
+        "share_of_the_slower_stage": shares(pace.pictures_per_s),
     }
 
 
@@ -168,11 +177,15 @@ def overlap(
     source = run_from_argument(run, trust=False)
     with open_backend(source, backend, precision=Precision(precision), threads=threads) as runner:
         load_before = system_load()
-        rates = measured(runner, files, batch_size, repeats)
-        found = document(runner, files, batch_size, rates, load_before)
-    for name, values in rates.items():
+        pace = measured(runner, files, batch_size, repeats)
+        found = document(runner, files, batch_size, pace, load_before)
+    for name, values in pace.pictures_per_s.items():
         console.print(f"{name:14} {spread(values, '.2f')} pictures/s")
-    console.print(f"{'share':14} {spread(shares(rates), '.1%')} of the slower stage")
+    console.print(f"{'share':14} {spread(shares(pace.pictures_per_s), '.1%')} of the slower stage")
+    console.print(
+        f"{'CPU time':14} computing {spread(pace.cpu_ms[COMPUTE], '.1f')} ms a picture, "
+        f"predict {spread(pace.cpu_ms[PREDICT], '.1f')}"
+    )
     if json_file is not None:
         write_json(json_file, found)
 

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fcn_deploy.errors import ImageError
 
 try:
     import simplejpeg
-except ImportError:  # a target that does without the package: Pillow gives the same pixels
+except ImportError:  # a target may do without the package: Pillow gives the same pixels
     simplejpeg = None
 
 #: Refused beyond this: a small file may unfold to gigabytes (a decompression bomb).
 MAX_PIXELS = 100_000_000
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+#: Files beyond this are read piece by piece: anything may lie behind a JPEG's end.
+_MOST_BYTES = 64 << 20
 #: EXIF's tag, and its values for pictures that are not stored upright, or stored on their side.
 _ORIENTATION = 0x0112
 _TURNED = (2, 3, 4, 5, 6, 7, 8)
@@ -72,7 +74,7 @@ def decoded(path: Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open a picture whose pixels are still to be decoded; what fails inside is explained."""
     try:
         with _quiet, Image.open(path) as image:
@@ -120,39 +122,51 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         ImageError: see :func:`decoded`; also 32-bit float pictures, whose range is unknown.
     """
     with _opened(path) as image:
-        pixels = _pixels_of_common_jpeg(path, image)
+        pixels = _pixels_of_common_jpeg(image)
         if pixels is not None:
             return pixels
         _load_upright(image)
     return _as_rgb(path, image)
 
 
-def _pixels_of_common_jpeg(path: Path, header: Image.Image) -> NDArray[np.uint8] | None:
-    """Decode an upright JPEG in colour in 0.6 of the time that Pillow takes.
+def _pixels_of_common_jpeg(header: ImageFile.ImageFile) -> NDArray[np.uint8] | None:
+    """Decode an upright JPEG in colour in less time than Pillow takes.
 
-    Pillow unpacks its pixels to four bytes each, and back for NumPy; simplejpeg decodes into the
-    array.  Both ask libjpeg-turbo for the same arithmetic.
+    Why not by Pillow: docs/architecture.md, "Reading and writing pictures".
 
     Returns:
-        uint8 [H, W, 3], RGB, the same to the bit; None for all that is better left to Pillow:
-        other formats and colours, pictures to be turned, files with a fault.
+        uint8 [H, W, 3], RGB, the same as Pillow's; None for all that is left to Pillow: other
+        formats and modes, pictures to be turned, files with a fault (those are decoded twice).
     """
     if simplejpeg is None or header.format != "JPEG" or header.mode != "RGB":
         return None
     if header.getexif().get(_ORIENTATION, 1) in _TURNED:
         return None
-    content = path.read_bytes()
+    content = _content(header)
+    if content is None:
+        return None
     try:
-        # What Pillow's header said was checked: were it another size here, it would not have been.
-        *size, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if (tuple(size), colours) != ((header.height, header.width), "YCbCr"):
-            return None
+        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        if (height, width) != (header.height, header.width):
+            return None  # a size that nobody has checked
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             content, "RGB", fastdct=False, fastupsample=False
         )
-    except ValueError:  # whether it can be repaired, and what is wrong, is for Pillow to say
+    # KeyError: a subsampling that simplejpeg has no name for; RuntimeError: no memory.  What is
+    # wrong with the file, and whether it can be repaired, is for Pillow to say.
+    except (ValueError, KeyError, RuntimeError):
         return None
     return pixels
+
+
+def _content(opened: ImageFile.ImageFile) -> bytes | None:
+    """Read the whole file of a picture just opened; None if it is too large for that."""
+    stream = opened.fp
+    if stream is None:
+        return None
+    stream.seek(0)
+    content = stream.read(_MOST_BYTES + 1)
+    return content if len(content) <= _MOST_BYTES else None
 
 
 def _as_rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
@@ -174,30 +188,12 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: the header cannot be read.
     """
-    try:
-        with _quiet, Image.open(path) as image:
-            _refuse_bomb(path, image.size)
-            if image.format == "TIFF":
-                image.load()  # turns it upright; before that, Pillow's versions disagree
-            width, height = image.size
-            sideways = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError(f"no such picture: {path}", "check the path") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} unfolds to too many pixels ({error})", "shrink it") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path} is not a picture", "remove or replace it") from error
+    with _opened(path) as image:
+        if image.format == "TIFF":
+            image.load()  # turns it upright; before that, Pillow's versions disagree
+        width, height = image.size
+        sideways = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
     return (width, height) if sideways else (height, width)
-
-
-def png_bit_depth(path: Path) -> int:
-    """Return the bits per sample that a PNG's header names; 8 for any other file."""
-    with path.open("rb") as stream:
-        header = stream.read(26)
-    # Signature (8), chunk length and name (8), width and height (8), then the depth.
-    return header[24] if header.startswith(b"\x89PNG\r\n\x1a\n") and len(header) == 26 else 8
 
 
 def find_images(sources: list[Path]) -> list[Path]:

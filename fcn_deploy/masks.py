@@ -14,15 +14,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from fcn_deploy.artifacts import atomic_path
 from fcn_deploy.errors import DataError, LabelError
-from fcn_deploy.images import decoded, png_bit_depth
-from fcn_deploy.png import indexed_png
+from fcn_deploy.images import decoded
+from fcn_deploy.png import indexed_png, png_bit_depth
 from fcn_deploy.spec import IGNORE_INDEX
 
 Palette = Sequence[tuple[int, int, int]]
 _SOFTWARE = "fcn-deploy"
-#: Packing by runs alone: in an overlay's filtered rows there is little else to find.  Beside
-#: Pillow's defaults (level 6, any repetition), measured on CamVid at 360×480: overlays in a
-#: quarter of the time at 1.02 of the size.
+#: Of overlays, by runs alone: in their filtered rows there is little else to find.  Beside Pillow's
+#: defaults (level 6, any repetition), measured on CamVid at 360×480: a quarter of the time at 1.02
+#: of the size.
 _PACKING = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
 #: The 21 classes of PASCAL VOC, in the order of their indices.
@@ -162,7 +162,17 @@ def mask_to_image(mask: NDArray[np.uint8], palette: Palette) -> Image.Image:
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], palette: Palette) -> None:
-    """Write a mask, uint8 [H, W], as palette PNG, whole or not at all."""
+    """Write a mask as palette PNG, whole or not at all.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        mask: uint8 [H, W] class indices, 255 = void.
+        palette: RGB per class.
+
+    Raises:
+        InputError: another dtype or rank, or no pixels.
+        ArtifactError: the file cannot be written.
+    """
     png = indexed_png(mask, colour_table(palette), software=_SOFTWARE)
     with atomic_path(path) as temporary:
         temporary.write_bytes(png)

@@ -188,6 +188,14 @@ def as_pillow_reads(content: bytes) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
 
 
+def encoded_jpeg(subsampling: str, height: int = 32, width: int = 32, quality: int = 85) -> bytes:
+    """A JPEG of noise, in subsamplings that Pillow cannot write as well."""
+    simplejpeg = pytest.importorskip("simplejpeg")
+    noise = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    content: bytes = simplejpeg.encode_jpeg(noise, quality, colorsubsampling=subsampling)
+    return content
+
+
 @given(
     height=st.integers(1, 70),
     width=st.integers(1, 70),
@@ -220,6 +228,27 @@ def test_every_jpeg_gives_the_pixels_that_pillow_gives(
     np.testing.assert_array_equal(image, as_pillow_reads(stream.getvalue()))
 
 
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 64)])
+def test_a_common_jpeg_is_not_decoded_by_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subsampling: str, size: tuple[int, int]
+) -> None:
+    path = tmp_path / "common.jpg"
+    path.write_bytes(encoded_jpeg(subsampling, *size))
+    expected = as_pillow_reads(path.read_bytes())
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded by Pillow"))
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_a_subsampling_without_a_name(tmp_path: Path) -> None:
+    """4:1:1 turned on its side, by the components' sampling factors in its header."""
+    path = tmp_path / "4:4:1.jpg"
+    content = encoded_jpeg("411")
+    assert b"\x03\x01\x41" in content
+    path.write_bytes(content.replace(b"\x03\x01\x41", b"\x03\x01\x14"))
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
+
+
 @pytest.mark.parametrize(
     ("mode", "options"),
     [("L", {}), ("CMYK", {}), ("RGB", {"keep_rgb": True})],
@@ -231,14 +260,30 @@ def test_jpegs_of_other_colours(tmp_path: Path, mode: str, options: dict[str, bo
     np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
 
 
-def test_a_common_jpeg_is_not_decoded_by_pillow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "common.jpg"
-    Image.fromarray(picture()).save(path)
-    expected = as_pillow_reads(path.read_bytes())
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded by Pillow"))
-    np.testing.assert_array_equal(read_image(path), expected)
+def test_an_orientation_that_stands_in_xmp(tmp_path: Path) -> None:
+    path = tmp_path / "edited.jpg"
+    Image.fromarray(picture()).save(path, xmp=b'<x tiff:Orientation="6"/>')
+    np.testing.assert_array_equal(
+        read_image(path), np.rot90(as_pillow_reads(path.read_bytes()), -1)
+    )
+    assert image_size(path) == (42, 30)
+
+
+def test_the_first_picture_of_several_counts(tmp_path: Path) -> None:
+    path = tmp_path / "stereo.jpg"
+    first, second = Image.fromarray(picture()), Image.new("RGB", (42, 30))
+    first.save(path, format="MPO", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
+    assert read_image(path).any()
+
+
+def test_what_lies_behind_a_jpegs_end_is_not_read_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "long.jpg"
+    content = WHOLE["JPEG"]
+    path.write_bytes(content)
+    with path.open("r+b") as stream:
+        stream.truncate(1 << 36)  # sparse: takes no room on the disk, but 64 GiB in memory
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(content))
 
 
 def test_a_target_without_simplejpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,6 +311,22 @@ def test_only_a_size_that_was_checked_is_decoded(
             pytest.fail("unfolded")
 
     monkeypatch.setattr(images, "simplejpeg", Larger)
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError])
+def test_what_simplejpeg_refuses_is_left_to_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    path = tmp_path / "common.jpg"
+    path.write_bytes(WHOLE["JPEG"])
+
+    class Refusing:
+        @staticmethod
+        def decode_jpeg_header(_: bytes) -> None:
+            raise error("no")
+
+    monkeypatch.setattr(images, "simplejpeg", Refusing)
     np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +39,28 @@ def test_the_share_is_predict_over_the_slower_stage_of_the_same_repeat() -> None
 def test_the_stages_take_turns_in_rotating_order() -> None:
     seen: list[str] = []
     stages = {name: lambda name=name: seen.append(name) for name in "abc"}
-    rates = overlap.interleaved(stages, 7, 3)  # type: ignore[arg-type]
+    pace = overlap.interleaved(stages, 7, 3)  # type: ignore[arg-type]
     assert "".join(seen) == "abcbcacab"
-    assert {name: len(values) for name, values in rates.items()} == {"a": 3, "b": 3, "c": 3}
-    assert all(rate > 0 for values in rates.values() for rate in values)
+    for figures in (pace.pictures_per_s, pace.cpu_ms):
+        assert {name: len(values) for name, values in figures.items()} == {"a": 3, "b": 3, "c": 3}
+    assert all(rate > 0 for values in pace.pictures_per_s.values() for rate in values)
+
+
+def test_cpu_time_is_that_of_all_threads_for_one_picture() -> None:
+    def work() -> None:
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+
+    def busy() -> None:
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    pace = overlap.interleaved({"busy": busy}, 4, 1)
+    assert pace.cpu_ms["busy"][0] >= 2 * 50 / 4
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -56,7 +76,8 @@ def test_every_stage_has_all_pictures_in_every_repeat(
     assert done.exit_code == 0, done.output
     written = json.loads(file.read_text())
     assert (written["kind"], written["pictures"], written["batch"]) == ("overlap", 5, batch)
-    assert {len(rates) for rates in written["pictures_per_s"].values()} == {3}
+    for figures in (written["pictures_per_s"], written["cpu_ms_per_picture"]):
+        assert {len(values) for values in figures.values()} == {3}
     assert written["share_of_the_slower_stage"] == overlap.shares(written["pictures_per_s"])
     # Computing and predicting, once to warm up and three times for the figures.
     assert sum(shape[0] for shape in runner.shapes) == 2 * 4 * 5

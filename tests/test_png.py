@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fcn_deploy import png
+from fcn_deploy.errors import InputError
 from fcn_deploy.png import indexed_png
 
+OneLine = Callable[[Exception], str]
+
 COLOURS = np.arange(256 * 3, dtype=np.int64).astype(np.uint8).reshape(256, 3)
-PACKERS = ["isal", "zlib"]
+PACKERS = ["zlib"] if png.isal_zlib is None else ["isal", "zlib"]
 
 
 def written(indices: NDArray[np.uint8], packer: str) -> bytes:
@@ -58,3 +62,20 @@ def test_a_mask_that_is_a_view_of_another_array(packer: str) -> None:
     turned = np.arange(12, dtype=np.uint8).reshape(3, 4).T[::-1]
     with Image.open(BytesIO(written(turned, packer))) as image:
         np.testing.assert_array_equal(np.array(image), turned)
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        np.zeros((3, 4), np.int64),
+        np.zeros((3, 4), bool),
+        np.zeros((3, 4, 1), np.uint8),
+        np.zeros((0, 4), np.uint8),
+    ],
+    ids=["int64", "bool", "rank 3", "empty"],
+)
+def test_what_is_no_mask_is_refused(indices: NDArray[np.uint8], one_line: OneLine) -> None:
+    with pytest.raises(InputError, match=r"uint8 \[H, W\]") as caught:
+        indexed_png(indices, COLOURS, software="a test")
+    assert str(indices.dtype) in one_line(caught.value)
+    assert caught.value.repair
