@@ -10,8 +10,8 @@
 
 The three take turns in every repeat, in rotating order, so that a slow minute of the machine hits
 all of them.  On a CPU decoding and writing take cores from the network: there the share says what
-they cost, too, and CPU time says it with less noise: cores that never idle can give no larger
-share than that of computing in predict's CPU time.
+they cost, too, and CPU time says it with less noise.  Where computing alone keeps all cores busy
+and is the slower stage, the share can be no larger than its CPU time over that of predict.
 """
 
 from __future__ import annotations

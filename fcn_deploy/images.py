@@ -83,7 +83,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except FileNotFoundError as error:
         raise ImageError(f"no such picture: {path}", "check the path") from error
     except IsADirectoryError as error:
-        raise ImageError(f"{path} is a folder, not a picture") from error
+        raise ImageError(f"{path} is a folder, not a picture", "name the pictures in it") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} unfolds to too many pixels ({error})", "shrink it") from error
     except UnidentifiedImageError as error:
@@ -136,7 +136,8 @@ def _pixels_of_common_jpeg(header: ImageFile.ImageFile) -> NDArray[np.uint8] | N
 
     Returns:
         uint8 [H, W, 3], RGB, the same as Pillow's; None for all that is left to Pillow: other
-        formats and modes, pictures to be turned, files with a fault (those are decoded twice).
+        formats and modes, pictures to be turned, subsamplings without a name, very long files,
+        and files with a fault (those are decoded twice).
     """
     if simplejpeg is None or header.format != "JPEG" or header.mode != "RGB":
         return None
@@ -186,7 +187,8 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) in pixels after EXIF rotation, reading the header alone.
 
     Raises:
-        ImageError: the header cannot be read.
+        ImageError: the header cannot be read, or names more than ``MAX_PIXELS``; of a TIFF, see
+            :func:`decoded`.
     """
     with _opened(path) as image:
         if image.format == "TIFF":

@@ -77,6 +77,7 @@ def test_a_short_palette_is_filled_up_with_vocs_colours() -> None:
     assert table.dtype == np.uint8
     assert table[:3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 128, 0]]
     assert table[255].tolist() == [224, 224, 192]
+    assert colour_table([]).tolist() == [list(colour) for colour in voc_palette()]
 
 
 # -- colours ------------------------------------------------------------------------------------
