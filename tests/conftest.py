@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +21,7 @@ from tests.command_line import FcnDeploy, Finished
 
 if TYPE_CHECKING:
     from tests.result_files import AddParity
+    from tests.traces import Trace
 
 # A shared machine has slow moments, and a failure has to come back when it is looked at.
 settings.register_profile("repository", derandomize=True, deadline=None)
@@ -121,7 +122,37 @@ def tiny_spec() -> ModelSpec:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> Path:
+def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trace]:
+    """Trace each network once in a session; gives the exporter's own tracing.
+
+    All that we do with a trace is done in every export, and so is the older opset made.
+    """
+    pytest.importorskip("torch", reason="export needs PyTorch")
+    from fcn_deploy import export
+    from tests.traces import kept
+
+    own = tmp_path_factory.getbasetemp()
+    workers_share = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = workers_share / "traces"
+    folder.mkdir(exist_ok=True)
+    trace = export._traced
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_traced", kept(trace, folder))
+        yield trace
+
+
+@pytest.fixture
+def traced_anew(traced_once: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace every network of this test."""
+    from fcn_deploy import export
+
+    monkeypatch.setattr(export, "_traced", traced_once)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec, traced_once: Trace
+) -> Path:
     """A run directory: random weights of ``tiny_spec``, exported in both precisions.
 
     Holds ``model.safetensors``, ``model.onnx`` and ``model.fp16.onnx``.  Shared by the whole

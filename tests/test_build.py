@@ -7,10 +7,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 import onnx
 import pytest
@@ -33,9 +33,6 @@ from fcn_deploy.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile, Tail
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import RELEASES, version_of
 from tests.tensorrt_fixtures import SPEC, FakeMachine, install, write_onnx
-
-if TYPE_CHECKING:
-    from fcn_deploy.model import DeployGraph
 
 FP16 = Precision.FP16
 
@@ -724,30 +721,6 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         return made[architecture]
 
     return checkpoint
-
-
-@pytest.fixture(scope="module")
-def traced_once() -> Iterator[None]:
-    """Trace a network once for both opsets: the older is made of the newer.
-
-    Opsets come last among the variants, and of each architecture there is one checkpoint.
-    """
-    pytest.importorskip("torch", reason="export needs PyTorch")
-    from fcn_deploy import export
-
-    made: dict[str, bytes] = {}
-    trace = export._traced
-
-    def traced(model: DeployGraph, *args: Any) -> onnx.ModelProto:
-        form = str(model), model.outputs, model.dtype, model.tail_form, args[1:]
-        if repr(form) not in made:
-            made.clear()
-            made[repr(form)] = trace(model, *args).SerializeToString()
-        return onnx.ModelProto.FromString(made[repr(form)])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_traced", traced)
-        yield
 
 
 @rtx

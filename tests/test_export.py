@@ -142,6 +142,7 @@ def test_the_check_sees_nan(tiny_run: Path) -> None:
         check_graph(graph, checkpoint, ("mask", "logits"), Precision.FP32)
 
 
+@pytest.mark.usefixtures("traced_anew")
 def test_the_same_weights_give_the_same_bytes(tiny_run: Path) -> None:
     checkpoint = load_checkpoint(tiny_run / "model.safetensors")
     model = DeployGraph(checkpoint.model, checkpoint.spec, ("mask",))

@@ -43,7 +43,7 @@ def pictures(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec, traced_once: object) -> Run:
     """A network whose classes are told apart by the picture, with its plain export."""
     import torch
 

@@ -35,6 +35,8 @@ from fcn_deploy.spec import OUTPUT_NAMES, ModelSpec, Precision, Product, Tail
 from tests.command_line import FcnDeploy
 from tests.random_network import random_network
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 #: Pictures of 1×1 to 70×70, the sizes that all rewritten tails are tried on.
 LARGEST = 70
 #: Classes and strides; 150 classes at stride 32 would be 400 MB of weights.

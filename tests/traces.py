@@ -1,0 +1,54 @@
+"""What ``torch.onnx`` gave for a network, kept for the next test that exports the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Trace = Callable[..., onnx.ModelProto]
+
+
+def kept(trace: Trace, folder: Path) -> Trace:
+    """Return ``trace`` with a memory: tracing takes five seconds, most of an export.
+
+    Two networks are the same if their classes, modules, plain attributes and weights are.
+
+    Args:
+        trace: ``fcn_deploy.export._traced``.
+        folder: may be shared by the workers of a session.
+    """
+
+    def traced(model: nn.Module, *how: Any) -> onnx.ModelProto:
+        file = folder / f"{_digest(model, how)}.onnx"
+        if not file.exists():
+            temporary = file.with_suffix(f".{secrets.token_hex(4)}")
+            temporary.write_bytes(trace(model, *how).SerializeToString())
+            os.replace(temporary, file)
+        return onnx.ModelProto.FromString(file.read_bytes())
+
+    return traced
+
+
+def _digest(model: nn.Module, how: tuple[Any, ...]) -> str:
+    import torch
+
+    example, *rest = how
+    attributes = sorted(
+        (name, repr(value)) for name, value in vars(model).items() if not name.startswith("_")
+    )
+    classes = [type(module).__qualname__ for module in model.modules()]
+    form = (classes, str(model), attributes, example.shape, example.dtype, rest)
+    digest = hashlib.sha256(repr(form).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
