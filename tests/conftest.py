@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -28,16 +29,32 @@ settings.register_profile("repository", derandomize=True, deadline=None)
 settings.load_profile("repository")
 
 
+#: The folder of traces, for pytest-xdist's workers; see ``traced_once``.
+TRACES = "FCN_DEPLOY_TEST_TRACES"
+
+
 def pytest_configure() -> None:
-    """Give each of pytest-xdist's workers a core of its own.
+    """Give each of pytest-xdist's workers a core of its own, and all of them one folder.
 
     ONNX Runtime and PyTorch take all cores they see, and two pools on the same cores slow each
     other down manifold.
     """
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
+    worker = _worker()
+    if not worker:
+        os.environ[TRACES] = tempfile.mkdtemp(prefix="fcn-deploy-traces-")
+    elif worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker[2:]) % len(cores)]})
+
+
+def pytest_unconfigure() -> None:
+    """Delete the traces, also after a failure: they are a gigabyte."""
+    if not _worker() and TRACES in os.environ:
+        shutil.rmtree(os.environ.pop(TRACES), ignore_errors=True)
+
+
+def _worker() -> str:
+    return os.environ.get("PYTEST_XDIST_WORKER", "")
 
 
 TINY_CLASS_NAMES = ("background", "disc", "ring", "box", "star")
@@ -122,22 +139,19 @@ def tiny_spec() -> ModelSpec:
 
 
 @pytest.fixture(scope="session")
-def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trace]:
-    """Trace each network once in a session; gives the exporter's own tracing.
+def traced_once() -> Iterator[Trace]:
+    """Trace no network twice, from the first use on in all tests of the worker.
 
-    All that we do with a trace is done in every export, and so is the older opset made.
+    All that we do with a trace is done in every export, and so is the older opset made.  Gives
+    the exporter's own tracing.
     """
     pytest.importorskip("torch", reason="export needs PyTorch")
     from fcn_deploy import export
     from tests.traces import kept
 
-    own = tmp_path_factory.getbasetemp()
-    workers_share = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    folder = workers_share / "traces"
-    folder.mkdir(exist_ok=True)
     trace = export._traced
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_traced", kept(trace, folder))
+        patch.setattr(export, "_traced", kept(trace, Path(os.environ[TRACES])))
         yield trace
 
 

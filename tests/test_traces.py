@@ -15,27 +15,20 @@ from tests.traces import kept
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
 
-class Named(nn.Conv2d):
-    """Prints as what it is derived from."""
-
-    def _get_name(self) -> str:
-        return "Conv2d"
+class Other(nn.Conv2d):
+    """Differs in nothing but its class."""
 
 
-def network(bias: float = 0.0, **attributes: Any) -> nn.Module:
-    convolution = nn.Conv2d(3, 2, 1)
+def network(
+    weight: float = 0.0, convolution: type[nn.Conv2d] = nn.Conv2d, **attributes: Any
+) -> nn.Module:
+    made = convolution(3, 2, 1)
     with torch.no_grad():
-        for parameter in convolution.parameters():
-            parameter.fill_(bias)
+        for parameter in made.parameters():
+            parameter.fill_(weight)
     for name, value in attributes.items():
-        setattr(convolution, name, value)
-    return convolution
-
-
-def renamed() -> nn.Module:
-    made = Named(3, 2, 1)
-    made.load_state_dict(network().state_dict())
-    return made
+        setattr(made, name, value)
+    return nn.Sequential(made)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +36,9 @@ def renamed() -> nn.Module:
     [
         (network(), (EXAMPLE, "image", 20), 1),
         (network(1.0), (EXAMPLE, "image", 20), 2),
-        (network(outputs=("mask",)), (EXAMPLE, "image", 20), 2),
+        (network(start=8), (EXAMPLE, "image", 20), 2),
         (network().half(), (EXAMPLE, "image", 20), 2),
-        (renamed(), (EXAMPLE, "image", 20), 2),
+        (network(convolution=Other), (EXAMPLE, "image", 20), 2),
         (network(), (EXAMPLE, "image", 18), 2),
         (network(), (EXAMPLE[:, :, :4], "image", 20), 2),
     ],

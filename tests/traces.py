@@ -20,7 +20,8 @@ Trace = Callable[..., onnx.ModelProto]
 def kept(trace: Trace, folder: Path) -> Trace:
     """Return ``trace`` with a memory: tracing takes five seconds, most of an export.
 
-    Two networks are the same if their classes, modules, plain attributes and weights are.
+    Two networks are the same if the classes, plain attributes and weights of all their modules
+    are; hooks and patched methods are not seen.
 
     Args:
         trace: ``fcn_deploy.export._traced``.
@@ -42,11 +43,15 @@ def _digest(model: nn.Module, how: tuple[Any, ...]) -> str:
     import torch
 
     example, *rest = how
-    attributes = sorted(
-        (name, repr(value)) for name, value in vars(model).items() if not name.startswith("_")
-    )
-    classes = [type(module).__qualname__ for module in model.modules()]
-    form = (classes, str(model), attributes, example.shape, example.dtype, rest)
+    modules = [
+        (
+            name,
+            f"{type(module).__module__}.{type(module).__qualname__}",
+            sorted((k, repr(v)) for k, v in vars(module).items() if not k.startswith("_")),
+        )
+        for name, module in model.named_modules()
+    ]
+    form = (modules, example.shape, example.dtype, rest)
     digest = hashlib.sha256(repr(form).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
