@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from fcn_deploy.artifacts import Run, atomic_path, file_digest
+from fcn_deploy.artifacts import Run, file_digest, write_bytes
 from fcn_deploy.checkpoint import Checkpoint, load_checkpoint
 from fcn_deploy.errors import ExportError, InputError, OnnxFileError
 from fcn_deploy.graph_cost import GraphCost, graph_cost
@@ -138,8 +138,7 @@ def onnx_from_checkpoint(
     )
     if checked:
         check_graph(graph, checkpoint, names, precision)
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(graph.SerializeToString())
+    write_bytes(target, graph.SerializeToString())
     return Export(
         path=target,
         digest=file_digest(target),
@@ -252,8 +251,7 @@ def plain_onnx_from_checkpoint(checkpoint_path: Path, target: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_path)
     graph = _plain_graph(checkpoint)
     write_metadata(graph, checkpoint.spec, Precision.FP32, file_digest(checkpoint_path))
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(graph.SerializeToString())
+    write_bytes(target, graph.SerializeToString())
 
 
 def _plain_graph(checkpoint: Checkpoint) -> onnx.ModelProto:

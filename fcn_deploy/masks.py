@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fcn_deploy.artifacts import atomic_path
+from fcn_deploy.artifacts import atomic_path, write_bytes
 from fcn_deploy.errors import DataError, LabelError
 from fcn_deploy.images import decoded
 from fcn_deploy.png import indexed_png, png_bit_depth
@@ -173,9 +173,7 @@ def write_mask(path: Path, mask: NDArray[np.uint8], palette: Palette) -> None:
         InputError: another dtype or rank, or no pixels.
         ArtifactError: the file cannot be written.
     """
-    png = indexed_png(mask, colour_table(palette), software=_SOFTWARE)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(png)
+    write_bytes(path, indexed_png(mask, colour_table(palette), software=_SOFTWARE))
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:

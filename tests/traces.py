@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+
+from fcn_deploy.artifacts import write_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,9 +31,7 @@ def kept(trace: Trace, folder: Path) -> Trace:
     def traced(model: nn.Module, *how: Any) -> onnx.ModelProto:
         file = folder / f"{_digest(model, how)}.onnx"
         if not file.exists():
-            temporary = file.with_suffix(f".{secrets.token_hex(4)}")
-            temporary.write_bytes(trace(model, *how).SerializeToString())
-            os.replace(temporary, file)
+            write_bytes(file, trace(model, *how).SerializeToString())
         return onnx.ModelProto.FromString(file.read_bytes())
 
     return traced
