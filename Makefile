@@ -41,7 +41,7 @@ test: install lint
 
 # Every network that can be trained, through export, parity and the TensorRT for RTX builder.
 architectures: install
-	FCN_DEPLOY_ALL_ARCHITECTURES=1 $(BIN)/python -m pytest -n auto tests/test_architectures.py
+	FCN_DEPLOY_ALL_ARCHITECTURES=1 $(BIN)/python -m pytest -n auto tests/networks/test_architectures.py
 
 lint: install
 	$(BIN)/ruff check .

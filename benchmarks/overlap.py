@@ -29,14 +29,14 @@ from typing import Any
 
 import click
 
-from fcn_deploy.artifacts import write_json
-from fcn_deploy.commands.console import bar, console
-from fcn_deploy.commands.opening import open_backend, run_from_argument
-from fcn_deploy.commands.params import threads_option
-from fcn_deploy.errors import FcnDeployError, InputError
-from fcn_deploy.images import find_images
-from fcn_deploy.machine import result_header, usable_cores
-from fcn_deploy.pipeline import (
+from fcn_deploy.commands.shared.backends import open_backend, run_from_argument
+from fcn_deploy.commands.shared.console import bar, console
+from fcn_deploy.commands.shared.options import threads_option
+from fcn_deploy.core.errors import FcnDeployError, InputError
+from fcn_deploy.core.files import write_json
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.images import find_images
+from fcn_deploy.data.pipeline import (
     Batch,
     all_readable,
     batches_of_one_size,
@@ -44,10 +44,10 @@ from fcn_deploy.pipeline import (
     lookahead,
     picture_threads,
 )
-from fcn_deploy.predict import predict
+from fcn_deploy.machine.description import result_header, usable_cores
+from fcn_deploy.machine.sensors import system_load
+from fcn_deploy.predict.folder import predict
 from fcn_deploy.runners.base import Runner
-from fcn_deploy.sensors import system_load
-from fcn_deploy.spec import Precision
 
 MIN_REPEATS = 3
 DECODE, COMPUTE, PREDICT = "decode alone", "compute alone", "predict"

@@ -31,9 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 from peers import PEERS, SIZE_REFERENCE, Peer
 
-from fcn_deploy import gpu, loadgen, sensors
-from fcn_deploy.artifacts import Run, file_digest, probe, write_bytes, write_json
-from fcn_deploy.bench import (
+from fcn_deploy.bench import loadgen
+from fcn_deploy.bench.case import END_TO_END, HOST
+from fcn_deploy.bench.inputs import Inputs, make_inputs
+from fcn_deploy.bench.loadgen import OFFLINE, SINGLE_STREAM
+from fcn_deploy.bench.measure import (
     Offline,
     Row,
     Scenario,
@@ -43,37 +45,36 @@ from fcn_deploy.bench import (
     measure,
     speedup,
 )
-from fcn_deploy.clock import END_TO_END, HOST
-from fcn_deploy.commands.console import EXIT_FAILED, bar, console, counter
-from fcn_deploy.commands.measuring import (
-    ConditionWatch,
-    bench_pictures,
-    cold_starts,
-    one_picture_warnings,
-)
-from fcn_deploy.commands.opening import (
+from fcn_deploy.bench.regression import read_bench
+from fcn_deploy.commands.shared.backends import (
     open_backend,
     open_baselines,
     run_from_argument,
     usable_backends,
 )
-from fcn_deploy.commands.params import Counts, Size, typed_options
-from fcn_deploy.errors import (
+from fcn_deploy.commands.shared.cold_starts import (
+    ConditionWatch,
+    bench_pictures,
+    cold_starts,
+    one_picture_warnings,
+)
+from fcn_deploy.commands.shared.console import EXIT_FAILED, bar, console, counter
+from fcn_deploy.commands.shared.options import Counts, Size, typed_options
+from fcn_deploy.core.errors import (
     ArtifactError,
     BackendError,
     FcnDeployError,
     InputError,
     MeasurementError,
 )
-from fcn_deploy.inputs import Inputs, make_inputs
-from fcn_deploy.loadgen import OFFLINE, SINGLE_STREAM
-from fcn_deploy.machine import describe_machine, usable_cores, utc_now
-from fcn_deploy.parity import GATES
-from fcn_deploy.ranking import Question, baseline_of, tie
-from fcn_deploy.regression import read_bench
+from fcn_deploy.core.files import Run, file_digest, probe, write_bytes, write_json
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.machine import cuda, sensors
+from fcn_deploy.machine.description import describe_machine, usable_cores, utc_now
+from fcn_deploy.parity.compare import GATES
+from fcn_deploy.report.repeat_commands import number, percent, settings_words
+from fcn_deploy.results.workload import Question, baseline_of, tie
 from fcn_deploy.runners.base import Runner, RunnerDescription, takes
-from fcn_deploy.spec import Precision
-from fcn_deploy.words import number, percent, settings_words
 
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -420,7 +421,7 @@ def _beside_others(target: Path, checkpoint_digest: str) -> Path:
 
 
 def _gpu_name() -> str | None:
-    return None if gpu.unavailable_reason() is not None else gpu.describe_gpu().name
+    return None if cuda.unavailable_reason() is not None else cuda.describe_gpu().name
 
 
 def result_name(scenario_name: str) -> str:

@@ -12,17 +12,17 @@ import click
 from fcn_deploy import __version__
 from fcn_deploy.commands.bench import bench
 from fcn_deploy.commands.build import build
-from fcn_deploy.commands.console import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from fcn_deploy.commands.data import data
 from fcn_deploy.commands.doctor import doctor
 from fcn_deploy.commands.export import export
-from fcn_deploy.commands.imports import import_network
+from fcn_deploy.commands.import_network import import_network
 from fcn_deploy.commands.parity import parity
 from fcn_deploy.commands.predict import predict
 from fcn_deploy.commands.report import report
 from fcn_deploy.commands.scenes import scenes
+from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from fcn_deploy.commands.train import train
-from fcn_deploy.errors import FcnDeployError
+from fcn_deploy.core.errors import FcnDeployError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from fcn_deploy.artifacts import Run, write_json
 from fcn_deploy.cli import main
-from fcn_deploy.masks import voc_palette, write_mask
-from fcn_deploy.scenes import SCENE_CLASS_NAMES, draw_scene
-from fcn_deploy.spec import ModelSpec, Precision, SizeRange
+from fcn_deploy.core.files import Run, write_json
+from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange
+from fcn_deploy.data.masks import voc_palette, write_mask
+from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
 from tests.command_line import FcnDeploy, Finished
 
 if TYPE_CHECKING:
@@ -146,21 +146,21 @@ def traced_once() -> Iterator[Trace]:
     the exporter's own tracing.
     """
     pytest.importorskip("torch", reason="export needs PyTorch")
-    from fcn_deploy import export
+    from fcn_deploy.export import exporter
     from tests.traces import kept
 
-    trace = export._traced
+    trace = exporter._traced
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_traced", kept(trace, Path(os.environ[TRACES])))
+        patch.setattr(exporter, "_traced", kept(trace, Path(os.environ[TRACES])))
         yield trace
 
 
 @pytest.fixture
 def traced_anew(traced_once: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace every network of this test."""
-    from fcn_deploy import export
+    from fcn_deploy.export import exporter
 
-    monkeypatch.setattr(export, "_traced", traced_once)
+    monkeypatch.setattr(exporter, "_traced", traced_once)
 
 
 @pytest.fixture(scope="session")
@@ -174,10 +174,10 @@ def tiny_run(
     """
     import torch
 
-    from fcn_deploy.artifacts import Run
-    from fcn_deploy.checkpoint import save_checkpoint
-    from fcn_deploy.export import onnx_from_checkpoint
-    from fcn_deploy.networks import build_model
+    from fcn_deploy.core.files import Run
+    from fcn_deploy.export.exporter import onnx_from_checkpoint
+    from fcn_deploy.networks.checkpoint import save_checkpoint
+    from fcn_deploy.networks.fcn import build_model
 
     run = Run(tmp_path_factory.mktemp("tiny_run"))
     with torch.random.fork_rng(devices=[]):
@@ -192,7 +192,7 @@ def tiny_run(
 @pytest.fixture(scope="session")
 def tiny_opsets(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """The mask of ``tiny_run`` in float32, as a file of each opset: 17 and 20."""
-    from fcn_deploy.export import onnx_from_checkpoint
+    from fcn_deploy.export.exporter import onnx_from_checkpoint
 
     older = tmp_path_factory.mktemp("opset17") / "model.onnx"
     onnx_from_checkpoint(Run(tiny_run).checkpoint, older, opset=17)
@@ -202,7 +202,7 @@ def tiny_opsets(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 @pytest.fixture(scope="session")
 def tiny_baseline(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plain export of ``tiny_run``, ``baseline.onnx``."""
-    from fcn_deploy.export import plain_onnx_from_checkpoint
+    from fcn_deploy.export.exporter import plain_onnx_from_checkpoint
 
     run = Run(tmp_path_factory.mktemp("tiny_baseline"))
     plain_onnx_from_checkpoint(Run(tiny_run).checkpoint, run.baseline_onnx)
@@ -269,7 +269,7 @@ def overflowing(tiny_run: Path, tiny_spec: ModelSpec, tmp_path: Path) -> Path:
     import torch
     from torch import nn
 
-    from fcn_deploy.checkpoint import load_checkpoint, save_checkpoint
+    from fcn_deploy.networks.checkpoint import load_checkpoint, save_checkpoint
 
     model = load_checkpoint(tiny_run / "model.safetensors").model
     block = model.get_submodule("body").get_submodule("layer2.0")

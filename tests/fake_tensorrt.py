@@ -1,6 +1,6 @@
 """A TensorRT that offers exactly the names of one release, and a network simple enough to check.
 
-The names come from ``tests/data/trt-api/*.json``: a name that a release lacks raises
+The names come from ``tests/fixtures/trt-api/*.json``: a name that a release lacks raises
 ``AttributeError``, when it is read and when it is set.  Its "engine" gives each pixel the class
 ``(R + G + B) mod C``.
 """
@@ -21,7 +21,7 @@ import onnx
 
 from tests.fake_cuda import FakeCuda
 
-API_FOLDER = Path(__file__).parent / "data" / "trt-api"
+API_FOLDER = Path(__file__).parent / "fixtures" / "trt-api"
 RELEASES = ("8.6.0", "10.16.1", "11.4.0", "rtx-1.7.1")
 NUM_CLASSES = 5
 SCRATCH_BYTES = 4096

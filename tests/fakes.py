@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.errors import BackendError
-from fcn_deploy.masks import voc_palette
-from fcn_deploy.metrics import margin_of
+from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange, ordered_outputs
+from fcn_deploy.data.masks import voc_palette
+from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
-from fcn_deploy.spec import ModelSpec, Precision, SizeRange, ordered_outputs
 
 FAKE_SPEC = ModelSpec(
     architecture="fcn32s-resnet18",

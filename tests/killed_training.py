@@ -21,12 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-import fcn_deploy.checkpoint
-import fcn_deploy.learner
-import fcn_deploy.train
-from fcn_deploy.checkpoint import load_weights, read_spec
 from fcn_deploy.cli import main
-from fcn_deploy.networks import build_model
+from fcn_deploy.networks.checkpoint import load_weights, read_spec
+from fcn_deploy.networks.fcn import build_model
+from fcn_deploy.training import loop
 
 KILLS, KILLS_A_RUN = 20, 5
 
@@ -39,7 +37,7 @@ def start(data: Path, run: Path, *more: str, often: bool = False) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     torch.set_num_threads(1)
     if often:
-        fcn_deploy.train.SAVE_SECONDS = 0.0
+        loop.SAVE_SECONDS = 0.0
     words = (
         "--recipe scratch --epochs 3 --batch-size 2 --crop-size 64x64 --ema 0.9 "
         "--validate-every 1 --deterministic"

@@ -11,10 +11,10 @@ import signal
 import sys
 from typing import Any
 
-from fcn_deploy import train
 from fcn_deploy.cli import main
+from fcn_deploy.training import loop
 
-_loss = train.segmentation_loss
+_loss = loop.segmentation_loss
 _calls = itertools.count(1)
 
 
@@ -24,5 +24,5 @@ def hit_in_batch_3(*arguments: Any) -> Any:
     return _loss(*arguments)
 
 
-train.segmentation_loss = hit_in_batch_3
+loop.segmentation_loss = hit_in_batch_3
 main(sys.argv[2:])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fcn_deploy.masks import voc_palette
-from fcn_deploy.networks import SegmentationNetwork, build_model
-from fcn_deploy.spec import ModelSpec, SizeRange
+from fcn_deploy.core.spec import ModelSpec, SizeRange
+from fcn_deploy.data.masks import voc_palette
+from fcn_deploy.networks.fcn import SegmentationNetwork, build_model
 
 CLASS_NAMES = ("sky", "road", "car", "tree")
 

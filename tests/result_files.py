@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from fcn_deploy import bench, bisect, clock, loadgen, parity, sensors
-from fcn_deploy.artifacts import Run
-from fcn_deploy.dataset import SceneDataset
-from fcn_deploy.loadgen import Verdict
-from fcn_deploy.machine import describe_machine, describe_versions, utc_now
-from fcn_deploy.masks import mask_to_colour
-from fcn_deploy.pictures import Picture, Pictures
+from fcn_deploy.bench import case, loadgen
+from fcn_deploy.bench import measure as bench
+from fcn_deploy.bench.loadgen import Verdict
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.dataset import SceneDataset
+from fcn_deploy.data.masks import mask_to_colour
+from fcn_deploy.machine import sensors
+from fcn_deploy.machine.description import describe_machine, describe_versions, utc_now
+from fcn_deploy.parity import bisect, compare
+from fcn_deploy.parity.inputs import Picture, Pictures
 from fcn_deploy.runners.base import RunnerDescription
-from fcn_deploy.spec import Precision
 from tests.fakes import FAKE_SPEC, FakeRunner
 
 #: How files name the pictures that nobody has to bring along.
@@ -98,14 +101,14 @@ def write_parity_results(folder: Path) -> None:
     """Compare every candidate with the reference, each into a file of its own with pictures."""
     for name, candidate in CANDIDATES.items():
         reference = FakeRunner(backend="torch")
-        result = parity.compare(reference, candidate, pictures())
-        parity.save([result], folder / f"{name}.json")
+        result = compare.compare(reference, candidate, pictures())
+        compare.save([result], folder / f"{name}.json")
 
 
 def row(
     runner: RunnerDescription,
     *repeats: float,
-    tier: str = clock.END_TO_END,
+    tier: str = case.END_TO_END,
     queries: int = 30,
     batch_size: int = 1,
     scenario: str = loadgen.SINGLE_STREAM,
@@ -116,8 +119,8 @@ def row(
     """Return a row whose latencies spread around the first repeat."""
     spread = np.linspace(0.9, 1.2, 101) ** 2
     latencies = [float(repeats[0] * factor) for factor in np.repeat(spread, 7)[:queries]]
-    staged = tier == clock.END_TO_END and scenario == loadgen.SINGLE_STREAM
-    shares = dict(zip(clock.ALL_STAGES, (0.2, 0.05, 0.6, 0.1, 0.15), strict=True))
+    staged = tier == case.END_TO_END and scenario == loadgen.SINGLE_STREAM
+    shares = dict(zip(case.ALL_STAGES, (0.2, 0.05, 0.6, 0.1, 0.15), strict=True))
     return bench.Row(
         runner,
         scenario,
@@ -210,18 +213,18 @@ def rich_bench_document() -> dict[str, Any]:
             tier=tier, batch_size=size, queries=700, verdicts=[verdict()] * 3,
             energy=0.8 if runner.backend == "trt" else None,
         )
-        for tier in (clock.END_TO_END, clock.HOST)
+        for tier in (case.END_TO_END, case.HOST)
         for size in (1, 4, 16)
         for runner, ms in seconds.items()
     ]  # fmt: skip
     rows += [
-        row(runner, ms, ms * 1.1, ms, tier=clock.HOST, scenario=loadgen.OFFLINE, queries=700)
+        row(runner, ms, ms * 1.1, ms, tier=case.HOST, scenario=loadgen.OFFLINE, queries=700)
         for runner, ms in seconds.items()
     ]
     too_few = verdict("it had too few queries")
     rows += [
         row(
-            runner, ms, ms * 1.1, ms, tier=clock.HOST, scenario=loadgen.SERVER, queries=700,
+            runner, ms, ms * 1.1, ms, tier=case.HOST, scenario=loadgen.SERVER, queries=700,
             verdicts=[too_few if runner.backend == "baseline" else verdict()], target_p99_ms=100.0,
         )
         for runner, ms in seconds.items()

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fcn_deploy.masks import voc_palette
-from fcn_deploy.networks import bilinear_kernel
-from fcn_deploy.pictures import Picture, Pictures
+from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange
+from fcn_deploy.data.masks import voc_palette
+from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
+from fcn_deploy.networks.fcn import bilinear_kernel
+from fcn_deploy.parity.inputs import Picture, Pictures
 from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
-from fcn_deploy.scenes import SCENE_CLASS_NAMES, draw_scene
-from fcn_deploy.spec import ModelSpec, Precision, SizeRange
 
 SMALL_SPEC = ModelSpec(
     architecture="small",

@@ -15,9 +15,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fcn_deploy import trt_api
-from fcn_deploy.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, SPEC_KEY
-from fcn_deploy.spec import ModelSpec, Precision, Product, SizeRange
+from fcn_deploy.core.spec import ModelSpec, Precision, Product, SizeRange
+from fcn_deploy.graph.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, SPEC_KEY
+from fcn_deploy.tensorrt import api
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import NUM_CLASSES, FakeTensorRt
 
@@ -50,10 +50,10 @@ def install(monkeypatch: pytest.MonkeyPatch, release: str, cuda: FakeCuda) -> Fa
     for name in ("tensorrt", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, trt.__name__, trt)
-    monkeypatch.setattr(trt_api, "_loaded", {})
-    monkeypatch.setattr(trt_api, "_load_rtx_libraries", lambda: None)
-    monkeypatch.setattr(trt_api, "is_installed", lambda asked: asked is product)
-    monkeypatch.setattr(trt_api, "_DISTRIBUTIONS", dict.fromkeys(Product, "no-such-package"))
+    monkeypatch.setattr(api, "_loaded", {})
+    monkeypatch.setattr(api, "_load_rtx_libraries", lambda: None)
+    monkeypatch.setattr(api, "is_installed", lambda asked: asked is product)
+    monkeypatch.setattr(api, "_DISTRIBUTIONS", dict.fromkeys(Product, "no-such-package"))
     return FakeMachine(cuda, trt, product, release)
 
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from fcn_deploy import cli
-from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.errors import FcnDeployError
+from fcn_deploy.core.errors import FcnDeployError
+from fcn_deploy.core.files import Run, file_digest
 from fcn_deploy.runners.base import BACKENDS
 from tests.command_line import FcnDeploy, refused
 from tests.conftest import WriteVocFolder
@@ -26,7 +26,7 @@ QUICK = ["--epochs", "1", "--batch-size", "4", "--crop-size", "64x96"]
 
 @pytest.fixture
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fcn_deploy import dataset
+    from fcn_deploy.data import dataset
 
     monkeypatch.setattr(dataset, "SCENE_COUNTS", {"train": 4, "val": 2})
     monkeypatch.setattr(dataset, "SCENE_SIZE", (96, 128))
@@ -295,11 +295,11 @@ def test_odd_pictures_are_handled(fcn_deploy: FcnDeploy, tiny_run: Path, tmp_pat
 def test_a_failing_gate_is_exit_code_1(
     fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fcn_deploy import parity
-    from fcn_deploy.spec import Precision
+    from fcn_deploy.core.spec import Precision
+    from fcn_deploy.parity import compare
 
-    impossible = parity.Gate(min_agreement=1.1, max_relative_epsilon=1.0)
-    monkeypatch.setitem(parity.GATES, Precision.FP32, impossible)
+    impossible = compare.Gate(min_agreement=1.1, max_relative_epsilon=1.0)
+    monkeypatch.setitem(compare.GATES, Precision.FP32, impossible)
     Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "a.png")
     finished = fcn_deploy(
         "parity", tiny_run, "--backend", "ort", "--images", "a.png", "--json", "p.json"
@@ -312,10 +312,10 @@ def test_a_failing_gate_is_exit_code_1(
 def test_ctrl_c_keeps_the_last_whole_checkpoint(
     fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch, few_scenes: None, tmp_path: Path
 ) -> None:
-    from fcn_deploy import train
-    from fcn_deploy.checkpoint import load_checkpoint
+    from fcn_deploy.networks.checkpoint import load_checkpoint
+    from fcn_deploy.training import loop
 
-    honest = train.segmentation_loss
+    honest = loop.segmentation_loss
     losses: list[object] = []
 
     def interrupted_in_the_second_epoch(*arguments: object) -> object:
@@ -324,7 +324,7 @@ def test_ctrl_c_keeps_the_last_whole_checkpoint(
             raise KeyboardInterrupt
         return honest(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train, "segmentation_loss", interrupted_in_the_second_epoch)
+    monkeypatch.setattr(loop, "segmentation_loss", interrupted_in_the_second_epoch)
     words = ["3" if word == "1" else word for word in QUICK]
     finished = fcn_deploy("train", *words)
     assert finished.code == 130
@@ -449,7 +449,7 @@ def test_brackets_are_printed_as_they_are(
     fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "fcn_deploy.doctor.unavailable_reason", lambda _: "pip install 'fcn-deploy[trt]'"
+        "fcn_deploy.runners.base.unavailable_reason", lambda _: "pip install 'fcn-deploy[trt]'"
     )
     assert "fcn-deploy[trt]" in fcn_deploy("doctor").out
 
@@ -469,7 +469,7 @@ def test_a_bug_of_ours_is_one_line_too(
     def broken() -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("fcn_deploy.doctor.diagnose", broken)
+    monkeypatch.setattr("fcn_deploy.commands.doctor.diagnose", broken)
     finished = fcn_deploy("doctor")
     assert finished.code == 1
     assert len(finished.err.strip().splitlines()) == 1

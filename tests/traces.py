@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from fcn_deploy.artifacts import write_bytes
+from fcn_deploy.core.files import write_bytes
 
 if TYPE_CHECKING:
     from torch import nn

@@ -21,17 +21,17 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from fcn_deploy import train
-from fcn_deploy.artifacts import Run
-from fcn_deploy.dataset import VocDataset
-from fcn_deploy.distributed import World, joined
-from fcn_deploy.examples import Draw, EpochOrder
-from fcn_deploy.recipes import RECIPES
+from fcn_deploy.core.files import Run
+from fcn_deploy.data.dataset import VocDataset
+from fcn_deploy.training import loop
+from fcn_deploy.training.distributed import World, joined
+from fcn_deploy.training.loader import Draw, EpochOrder
+from fcn_deploy.training.recipes import RECIPES
 
 RECIPE = dataclasses.replace(
     RECIPES["tutorial"], epochs=1, batch_size=2, crop_size=(64, 64), lr=0.003
 )
-_starting_network = train.starting_network
+_starting_network = loop.starting_network
 Weights = dict[str, Tensor]
 
 
@@ -80,16 +80,16 @@ def trained(
         kept.extend([copy.deepcopy(network), network])
         return network
 
-    plan = train.TrainPlan(
+    plan = loop.TrainPlan(
         dataclasses.replace(RECIPE, batch_size=batch_size), sync_batch_norm=synchronised
     )
     train_set, val_set = (VocDataset.open(data, split) for split in ("train", "val"))
     with (
-        patch.object(train, "starting_network", kept_in_float64),
-        patch.object(train, "TrainingFiles"),
-        patch.object(train, "save_state"),
+        patch.object(loop, "starting_network", kept_in_float64),
+        patch.object(loop, "TrainingFiles"),
+        patch.object(loop, "save_state"),
     ):
-        train.train(plan, train_set, val_set, Run(data), world=world)
+        loop.train(plan, train_set, val_set, Run(data), world=world)
     before, after = (network.state_dict() for network in kept)
     return before, after
 
@@ -113,7 +113,7 @@ def main(data: Path) -> None:
             ("both ranks see the same half", SameHalf, world, True),
             ("the epoch is cut in chunks", InChunks, world, True),
         ):
-            with patch.object(train, "EpochOrder", order):
+            with patch.object(loop, "EpochOrder", order):
                 _, found[name] = trained(data, together, 2, synchronised)
         if world.leads:
             begun, wanted = trained(data, World(), 4, False)

@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy import gpu
-from fcn_deploy.artifacts import Run, write_json
-from fcn_deploy.errors import FcnDeployError
-from fcn_deploy.machine import result_header
+from fcn_deploy.core.errors import FcnDeployError
+from fcn_deploy.core.files import Run, write_json
+from fcn_deploy.core.spec import BatchShape, Precision
+from fcn_deploy.machine import cuda
+from fcn_deploy.machine.description import result_header
 from fcn_deploy.runners.base import Outputs, Runner, open_runner
 from fcn_deploy.runners.trt import TrtRunner
-from fcn_deploy.spec import BatchShape, Precision
 
 SHAPES: tuple[BatchShape, ...] = (
     (1, 320, 480), (8, 320, 480), (32, 320, 480), (64, 320, 480), (1, 1024, 2048),
@@ -67,11 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run, target = Run.from_argument(asked.run), asked.json
     document: dict[str, Any] = {
         **result_header("device", DEVICE_SCHEMA),
-        "gpu": vars(gpu.describe_gpu()),
+        "gpu": vars(cuda.describe_gpu()),
         "rows": [],
     }
     generator = np.random.default_rng(0)
-    before = gpu.memory_in_use()
+    before = cuda.memory_in_use()
     with ExitStack() as stack:
         runners = [
             stack.enter_context(open_runner(run, "trt", precision=asked.precision))
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         first = runners[0]
         assert isinstance(first, TrtRunner)
         document["runner"] = first.describe().to_json()
-        document["memory_after_open_mib"] = (gpu.memory_in_use() - before) >> 20
+        document["memory_after_open_mib"] = (cuda.memory_in_use() - before) >> 20
         for shape in asked.shapes or SHAPES:
             row: dict[str, Any] = {"batch": shape[0], "size": list(shape[1:])}
             try:
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     row[name] = measured
             except FcnDeployError as error:
                 row["error"] = str(error)
-            row["memory_mib"] = (gpu.memory_in_use() - before) >> 20
+            row["memory_mib"] = (cuda.memory_in_use() - before) >> 20
             document["rows"].append(row)
             write_json(target, document)
             print({name: row[name] for name in row if name != "layers"})
@@ -148,8 +148,8 @@ def _device(runner: TrtRunner, batches: Sequence[Batch]) -> dict[str, Any]:
 def _bus(shape: BatchShape) -> dict[str, Any]:
     """Time the copies of a batch and of its masks by events, each way alone."""
     pixels = int(np.prod(shape))
-    stream, start, end = gpu.Stream(), gpu.Event(), gpu.Event()
-    host, device = gpu.PinnedBuffer(3 * pixels), gpu.DeviceBuffer(3 * pixels)
+    stream, start, end = cuda.Stream(), cuda.Event(), cuda.Event()
+    host, device = cuda.PinnedBuffer(3 * pixels), cuda.DeviceBuffer(3 * pixels)
 
     def seconds(copy: Callable[[], None]) -> float:
         copy()
@@ -229,7 +229,7 @@ def _leak(runner: Runner, generator: np.random.Generator) -> dict[str, Any]:
             images = np.zeros((*generator.choice(shapes), 3), np.uint8)
         runner.run(images)
         if index + 1 in LEAK_MARKS:
-            used[str(index + 1)] = gpu.memory_in_use() >> 20
+            used[str(index + 1)] = cuda.memory_in_use() >> 20
     return {
         "runs": LEAK_RUNS,
         "shapes": LEAK_SHAPES,

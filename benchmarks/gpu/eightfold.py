@@ -13,8 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from fcn_deploy.dataset import VocDataset, list_path, mask_folder
-from fcn_deploy.errors import InputError
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.data.dataset import VocDataset, list_path, mask_folder
 
 TIMES = 8
 

@@ -20,13 +20,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fcn_deploy.artifacts import Run
-from fcn_deploy.dataset import open_dataset
-from fcn_deploy.parity import compare_recordings, save
-from fcn_deploy.pictures import labelled_pictures
-from fcn_deploy.recordings import read_recording, record
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.dataset import open_dataset
+from fcn_deploy.parity.compare import compare_recordings, save
+from fcn_deploy.parity.inputs import labelled_pictures
+from fcn_deploy.parity.saved_outputs import read_recording, record
 from fcn_deploy.runners.base import open_runner
-from fcn_deploy.spec import Precision
 
 REFERENCE = "reference.json"
 BOTH = ("mask", "logits")
@@ -38,8 +38,8 @@ def save_outputs(
     run: Run, backend: str, precision: Precision, data: str, target: Path, limit: int | None
 ) -> None:
     if backend == "trt":
-        from fcn_deploy.build import ensure_engine
-        from fcn_deploy.trt_api import choose_product, load
+        from fcn_deploy.tensorrt.api import choose_product, load
+        from fcn_deploy.tensorrt.build import ensure_engine
 
         timings = TIMINGS if load(choose_product("auto")).has_timing_cache else None
         ensure_engine(run, precision, outputs=BOTH, timing_cache=timings, say=print)

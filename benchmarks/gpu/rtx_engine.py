@@ -11,17 +11,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy import gpu, trt_api
-from fcn_deploy.artifacts import write_json
-from fcn_deploy.engine_file import check_belongs, read_engine
-from fcn_deploy.errors import FcnDeployError
-from fcn_deploy.spec import Product
+from fcn_deploy.core.errors import FcnDeployError
+from fcn_deploy.core.files import write_json
+from fcn_deploy.core.spec import Product
+from fcn_deploy.machine import cuda
+from fcn_deploy.tensorrt import api
+from fcn_deploy.tensorrt.engine_file import check_belongs, read_engine
 
 
 def main() -> None:
     plan, target = Path(sys.argv[1]), Path(sys.argv[2])
-    card = gpu.describe_gpu()
-    tensorrt = trt_api.load(Product.RTX)
+    card = cuda.describe_gpu()
+    tensorrt = api.load(Product.RTX)
     content: dict[str, Any] = {"gpu": vars(card), "library": tensorrt.label, "plan": plan.name}
     try:
         check_belongs(
@@ -41,7 +42,7 @@ def main() -> None:
         ]
     engine = runtime.deserialize_cuda_engine(plan.read_bytes())
     content["deserialised"] = engine is not None
-    content["last_error"] = trt_api.last_error()
+    content["last_error"] = api.last_error()
     write_json(target, content)
     print(content)
 

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy.artifacts import read_json, write_json
-from fcn_deploy.errors import InputError
-from fcn_deploy.machine import result_header
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.files import read_json, write_json
+from fcn_deploy.machine.description import result_header
 
 TURNS_SCHEMA = 1
 ENGINE_TIERS = ("pinned", "host")

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from fcn_deploy.artifacts import Run
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import Precision
 from fcn_deploy.runners.base import Runner
 from fcn_deploy.runners.pytorch import TorchBackend
-from fcn_deploy.spec import Precision
 from peers import eager, fcn_resnet50, openvino_api, torch_options
 
 

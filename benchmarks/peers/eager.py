@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fcn_deploy.artifacts import Run
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.runners.base import COMPUTE, COPY_IN
-from fcn_deploy.spec import ModelSpec
 from peers.torch_peer import TorchPeer, load_network
 
 

@@ -9,9 +9,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from fcn_deploy.artifacts import Run
-from fcn_deploy.masks import voc_palette
-from fcn_deploy.spec import ModelSpec, SizeRange
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import ModelSpec, SizeRange
+from fcn_deploy.data.masks import voc_palette
 from peers.eager import EagerPeer
 
 #: The VOC classes, which torchvision's own weights are for.

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.errors import BackendError, MissingStageError
-from fcn_deploy.onnx_file import read_metadata
+from fcn_deploy.core.errors import BackendError, MissingStageError
+from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.spec import ModelSpec
+from fcn_deploy.graph.onnx_file import read_metadata
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
-from fcn_deploy.runners.openvino import signal_stack_kept
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.runners.openvino.runner import signal_stack_kept
 
 #: What it calls them; and what its CPU plugin says that a CPU can do.
 _TYPE_NAMES = {"fp32": "f32", "bf16": "bf16"}

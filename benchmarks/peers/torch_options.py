@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from fcn_deploy.artifacts import Run
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import Precision
 from fcn_deploy.runners.base import Runner
 from fcn_deploy.runners.pytorch import TorchBackend, compiled, graphs
-from fcn_deploy.spec import Precision
 
 COMPILED = replace(compiled, name="peer:compile")
 COMPILED_FP16 = replace(compiled, name="peer:compile-fp16")

@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.checkpoint import load_checkpoint
-from fcn_deploy.errors import BackendError
+from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.spec import ModelSpec
+from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
 from fcn_deploy.runners.pytorch import choose_device
-from fcn_deploy.spec import ModelSpec
 
 
 class TorchPeer(Runner):

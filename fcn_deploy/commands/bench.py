@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.commands.console import EXIT_FAILED, bar, console
-from fcn_deploy.commands.measuring import (
-    ConditionWatch,
-    bench_pictures,
-    cold_starts,
-    one_picture_warnings,
-)
-from fcn_deploy.commands.opening import (
+from fcn_deploy.bench.loadgen import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM
+from fcn_deploy.commands.shared.backends import (
     open_backend,
     open_baselines,
     require_backends,
@@ -24,7 +18,14 @@ from fcn_deploy.commands.opening import (
     run_from_argument,
     usable_backends,
 )
-from fcn_deploy.commands.params import (
+from fcn_deploy.commands.shared.cold_starts import (
+    ConditionWatch,
+    bench_pictures,
+    cold_starts,
+    one_picture_warnings,
+)
+from fcn_deploy.commands.shared.console import EXIT_FAILED, bar, console
+from fcn_deploy.commands.shared.options import (
     Counts,
     Percentage,
     Size,
@@ -35,13 +36,12 @@ from fcn_deploy.commands.params import (
     trust_option,
     typed_options,
 )
-from fcn_deploy.errors import BackendError, InputError
-from fcn_deploy.loadgen import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM
-from fcn_deploy.spec import Precision
+from fcn_deploy.core.errors import BackendError, InputError
+from fcn_deploy.core.spec import Precision
 
 if TYPE_CHECKING:
-    from fcn_deploy.bench import Row, Scenario
-    from fcn_deploy.regression import Comparison
+    from fcn_deploy.bench.measure import Row, Scenario
+    from fcn_deploy.bench.regression import Comparison
 
 
 @click.command()
@@ -122,14 +122,14 @@ def bench(
     import tempfile
     from contextlib import ExitStack
 
-    from fcn_deploy.artifacts import probe, write_json
-    from fcn_deploy.bench import bench_document, measure
-    from fcn_deploy.clock import TIERS
-    from fcn_deploy.inputs import make_inputs
-    from fcn_deploy.machine import describe_machine, usable_cores
-    from fcn_deploy.ranking import LOADGEN, LOOP, Question
-    from fcn_deploy.regression import Asked, compare, read_bench, require_machine
-    from fcn_deploy.sensors import energy_joules
+    from fcn_deploy.bench.case import TIERS
+    from fcn_deploy.bench.inputs import make_inputs
+    from fcn_deploy.bench.measure import bench_document, measure
+    from fcn_deploy.bench.regression import Asked, compare, read_bench, require_machine
+    from fcn_deploy.core.files import probe, write_json
+    from fcn_deploy.machine.description import describe_machine, usable_cores
+    from fcn_deploy.machine.sensors import energy_joules
+    from fcn_deploy.results.workload import LOADGEN, LOOP, Question
 
     source = run_from_argument(run, trust)
     pinned, threads = threads, threads or usable_cores()
@@ -235,8 +235,8 @@ def _scenario(
     name: str, clock: str, seconds: float, target_p99_ms: float | None
 ) -> tuple[Scenario, str | None]:
     """Return who asks, and why it is not LoadGen where it is not."""
-    from fcn_deploy import loadgen
-    from fcn_deploy.bench import Offline, Server, SingleStream, TimedLoop
+    from fcn_deploy.bench import loadgen
+    from fcn_deploy.bench.measure import Offline, Server, SingleStream, TimedLoop
 
     if (target_p99_ms is None) == (name == SERVER):
         raise InputError(
@@ -263,9 +263,9 @@ def _scenario(
 def _print_rows(rows: Sequence[Row], scenario: str) -> None:
     from rich.table import Table
 
-    from fcn_deploy.bench import speedup
-    from fcn_deploy.ranking import baseline_of
-    from fcn_deploy.words import settings_words
+    from fcn_deploy.bench.measure import speedup
+    from fcn_deploy.report.repeat_commands import settings_words
+    from fcn_deploy.results.workload import baseline_of
 
     titles = {
         SINGLE_STREAM: "latency of one query at a time",

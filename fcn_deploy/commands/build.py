@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fcn_deploy.artifacts import Run
-from fcn_deploy.commands.console import build_bar, console
-from fcn_deploy.commands.params import Bytes, Profile, precision_options
-from fcn_deploy.errors import InputError
-from fcn_deploy.spec import BatchShape, Precision, Product, ShapeProfile
+from fcn_deploy.commands.shared.console import build_bar, console
+from fcn_deploy.commands.shared.options import Bytes, Profile, precision_options
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
 
 if TYPE_CHECKING:
-    from fcn_deploy.planner import Choice
+    from fcn_deploy.tensorrt.profiles import Choice
 
 
 @click.command()
@@ -72,7 +72,8 @@ def build(
         raise click.UsageError("--memory, --batch and --dry-run belong to --plan-from DIR: add it.")
     if plan_from is not None and profiles:
         raise click.UsageError("--plan-from chooses the profiles itself: drop --profile, or it.")
-    from fcn_deploy.build import (
+    from fcn_deploy.tensorrt.api import choose_product
+    from fcn_deploy.tensorrt.build import (
         BuildOptions,
         build_command,
         census,
@@ -80,7 +81,6 @@ def build(
         export_command,
         parse_capabilities,
     )
-    from fcn_deploy.trt_api import choose_product
 
     source = Run.from_argument(run)
     if source.named_engine is not None:
@@ -129,8 +129,8 @@ def _planned(
     """Show what could be built for the pictures in a folder; return the profiles to build."""
     from rich.table import Table
 
-    from fcn_deploy.onnx_file import load_onnx
-    from fcn_deploy.planner import choices, choose, engine_bytes, mebibytes, picture_sizes
+    from fcn_deploy.graph.onnx_file import load_onnx
+    from fcn_deploy.tensorrt.profiles import choices, choose, engine_bytes, mebibytes, picture_sizes
 
     sizes = picture_sizes(folder)
     model = load_onnx(onnx_path)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fcn_deploy.artifacts import write_json
-from fcn_deploy.commands.console import EXIT_FAILED, console, counter
-from fcn_deploy.machine import result_header
+from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter
+from fcn_deploy.core.files import write_json
+from fcn_deploy.machine.description import result_header
 
 if TYPE_CHECKING:
-    from fcn_deploy.data_check import DataReport, SplitReport
+    from fcn_deploy.data.check import DataReport, SplitReport
 
 SCHEMA = 1
 _BAR = 24
@@ -34,8 +34,8 @@ def check(folder: str, json_file: Path | None) -> None:
 
     Exit code 1 if there are any.
     """
-    from fcn_deploy import data_check
-    from fcn_deploy.dataset import SCENE_COUNTS
+    from fcn_deploy.data import check as data_check
+    from fcn_deploy.data.dataset import SCENE_COUNTS
 
     if folder == "synthetic":
         with counter("drawing", sum(SCENE_COUNTS.values())) as step:
@@ -84,7 +84,7 @@ def _sizes(split: SplitReport) -> tuple[str, str, str]:
 def _print_classes(report: DataReport) -> None:
     from rich.table import Table
 
-    from fcn_deploy.dataset import median_frequency
+    from fcn_deploy.data.dataset import median_frequency
 
     counts = report.counts
     labelled = int(counts.pixels.sum())

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fcn_deploy.artifacts import Run
-from fcn_deploy.commands.console import console, counter
-from fcn_deploy.commands.opening import trained_on
-from fcn_deploy.commands.params import Names, precision_options, run_argument
-from fcn_deploy.errors import FcnDeployError, InputError
-from fcn_deploy.spec import OUTPUT_NAMES, Precision, Tail
+from fcn_deploy.commands.shared.backends import trained_on
+from fcn_deploy.commands.shared.console import console, counter
+from fcn_deploy.commands.shared.options import Names, precision_options, run_argument
+from fcn_deploy.core.errors import FcnDeployError, InputError
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Tail
 
 if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
-    from fcn_deploy.export import Export
+    from fcn_deploy.export.exporter import Export
 
 #: Pictures to calibrate on: 32 and 128 of CamVid's give the same mean IoU within 0.02 point.
 CALIBRATION_SIZE = 128
@@ -80,7 +80,7 @@ def export(
     checkpoint = source.require_checkpoint()
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"export needs PyTorch: {reason}")
-    from fcn_deploy.export import onnx_from_checkpoint
+    from fcn_deploy.export.exporter import onnx_from_checkpoint
 
     if out is not None and out.suffix != ".onnx":
         raise InputError(f"{out} is no name for an ONNX file", "let --out end in .onnx")
@@ -112,7 +112,7 @@ def export(
 
 def _explain(checkpoint: Path, written: Export) -> None:
     """Say what was rewritten on the way from the checkpoint, and what it saves by the count."""
-    from fcn_deploy.export import savings
+    from fcn_deploy.export.exporter import savings
 
     saved = savings(checkpoint, written.path)
     console.print(
@@ -144,8 +144,8 @@ def _write_int8(
     *,
     checked: bool,
 ) -> None:
-    from fcn_deploy.artifacts import probe
-    from fcn_deploy.quantize import quantized_onnx
+    from fcn_deploy.core.files import probe
+    from fcn_deploy.graph.quantize import quantized_onnx
 
     probe(target)
     # Not the run's own FP32 file: that may be older, of another opset, or give other outputs.
@@ -169,8 +169,8 @@ def _calibration_pictures(
     source: Run, calibration: str | None, size: int
 ) -> tuple[int, str, Iterator[NDArray[uint8]]]:
     """Return how many pictures, of where, and the pictures, decoded as they are asked for."""
-    from fcn_deploy.dataset import open_dataset
-    from fcn_deploy.images import find_images, read_image
+    from fcn_deploy.data.dataset import open_dataset
+    from fcn_deploy.data.images import find_images, read_image
 
     calibration = calibration or trained_on(source, "name pictures with --calibration DIR")
     folder = Path(calibration)

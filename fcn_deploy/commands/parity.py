@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fcn_deploy.artifacts import Run
-from fcn_deploy.commands.console import EXIT_FAILED, console, counter
-from fcn_deploy.commands.opening import (
+from fcn_deploy.commands.shared.backends import (
     open_backend,
     require_backends,
     result_name,
@@ -19,20 +17,22 @@ from fcn_deploy.commands.opening import (
     trained_on,
     usable_backends,
 )
-from fcn_deploy.commands.params import (
+from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter
+from fcn_deploy.commands.shared.options import (
     device_option,
     precision_options,
     threads_option,
     trust_option,
     typed_words,
 )
-from fcn_deploy.errors import InputError
-from fcn_deploy.spec import Precision
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import Precision
 
 if TYPE_CHECKING:
-    from fcn_deploy.bisect import BisectResult
-    from fcn_deploy.parity import ParityResult, Pictures
-    from fcn_deploy.spec import ModelSpec
+    from fcn_deploy.core.spec import ModelSpec
+    from fcn_deploy.parity.bisect import BisectResult
+    from fcn_deploy.parity.compare import ParityResult, Pictures
 
 _BOTH = ("mask", "logits")
 #: Pictures to bisect on, unless told otherwise: every layer of both networks is computed for each.
@@ -139,9 +139,9 @@ def _refuse_mixed(context: click.Context, arguments: Sequence[str], saved: Seque
 
 
 def _compare_saved(reference_file: Path, candidate_file: Path, json_file: Path | None) -> None:
-    from fcn_deploy.artifacts import probe
-    from fcn_deploy.parity import compare_recordings, save
-    from fcn_deploy.recordings import read_recording
+    from fcn_deploy.core.files import probe
+    from fcn_deploy.parity.compare import compare_recordings, save
+    from fcn_deploy.parity.saved_outputs import read_recording
 
     name = result_name(f"{reference_file.stem}-{candidate_file.stem}", "parity")
     target = json_file or candidate_file.parent / name
@@ -166,8 +166,8 @@ def _save_outputs(
     device: str,
     threads: int | None,
 ) -> None:
-    from fcn_deploy.artifacts import probe
-    from fcn_deploy.recordings import record
+    from fcn_deploy.core.files import probe
+    from fcn_deploy.parity.saved_outputs import record
 
     require_backends([backend])
     probe(target, flags="--save-outputs")
@@ -191,8 +191,8 @@ def _compare_live(
     device: str,
     threads: int | None,
 ) -> None:
-    from fcn_deploy.artifacts import probe
-    from fcn_deploy.parity import compare, save
+    from fcn_deploy.core.files import probe
+    from fcn_deploy.parity.compare import compare, save
 
     # The float32 reference compared with itself proves nothing.
     skipped = {"torch"} if precision is Precision.FP32 else set()
@@ -234,10 +234,10 @@ def _bisect(
     limit: int | None,
     threads: int | None,
 ) -> None:
-    from fcn_deploy.artifacts import probe
-    from fcn_deploy.bisect import bisect, save
-    from fcn_deploy.machine import usable_cores
-    from fcn_deploy.onnx_file import read_metadata
+    from fcn_deploy.core.files import probe
+    from fcn_deploy.graph.onnx_file import read_metadata
+    from fcn_deploy.machine.description import usable_cores
+    from fcn_deploy.parity.bisect import bisect, save
 
     reference = Run(source.root).require_onnx(Precision.FP32)
     # The reference is FP32; what is suspected, unless told otherwise, is the half file.
@@ -268,7 +268,7 @@ def _bisect(
 def _print_layers(result: BisectResult) -> None:
     from rich.table import Table
 
-    from fcn_deploy.bisect import layer_table
+    from fcn_deploy.parity.bisect import layer_table
 
     table = Table(
         title=f"{result.candidate.file} against {result.reference.file}, {result.pictures} "
@@ -294,8 +294,8 @@ def _print_layers(result: BisectResult) -> None:
 def _pictures(
     source: Run, spec: ModelSpec, data: str | None, images: Path | None, limit: int | None
 ) -> Pictures:
-    from fcn_deploy.dataset import open_dataset
-    from fcn_deploy.pictures import labelled_pictures, unlabelled_pictures
+    from fcn_deploy.data.dataset import open_dataset
+    from fcn_deploy.parity.inputs import labelled_pictures, unlabelled_pictures
 
     if images is not None:
         return unlabelled_pictures(images, limit)
@@ -315,7 +315,7 @@ def _print_parity(result: ParityResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from fcn_deploy.words import gate_words
+    from fcn_deploy.report.repeat_commands import gate_words
 
     candidate = result.candidate
     table = Table(

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import click
 
-from fcn_deploy.artifacts import MODEL_SUFFIXES, Run
-from fcn_deploy.commands.console import EXIT_BAD_INPUT, EXIT_FAILED, console, counter
-from fcn_deploy.commands.opening import open_backend
-from fcn_deploy.commands.params import (
+from fcn_deploy.commands.shared.backends import open_backend
+from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console, counter
+from fcn_deploy.commands.shared.options import (
     device_option,
     precision_options,
     threads_option,
     trust_option,
 )
-from fcn_deploy.errors import InputError
-from fcn_deploy.spec import Precision
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.files import MODEL_SUFFIXES, Run
+from fcn_deploy.core.spec import Precision
 
 
 @click.command()
@@ -46,8 +46,8 @@ def predict(
     trust: bool,
 ) -> None:
     """Segment pictures (files or folders) and write palette PNG masks of the same size."""
-    from fcn_deploy.images import find_images
-    from fcn_deploy.predict import predict as predict_pictures
+    from fcn_deploy.data.images import find_images
+    from fcn_deploy.predict.folder import predict as predict_pictures
 
     source, words = _split_run(arguments)
     source = dataclasses.replace(source, trusted=trust)

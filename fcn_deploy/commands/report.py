@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from fcn_deploy.artifacts import Run
-from fcn_deploy.commands.console import console
-from fcn_deploy.errors import InputError
+from fcn_deploy.commands.shared.console import console
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.files import Run
 
 
 @click.command()
@@ -24,7 +24,7 @@ def report(sources: tuple[str, ...], out: Path | None) -> None:
     All results of a RUN, or the FILEs named, which may come from several machines: their rows
     stand in one page, but are ranked only within a file.
     """
-    from fcn_deploy.report import write_merged_report, write_report
+    from fcn_deploy.report.page import write_merged_report, write_report
 
     files = [Path(source) for source in sources if _is_result_file(source)]
     if len(files) < len(sources) and len(sources) > 1:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from fcn_deploy.commands.console import console
-from fcn_deploy.commands.params import Size
+from fcn_deploy.commands.shared.console import console
+from fcn_deploy.commands.shared.options import Size
 
 
 @click.command()
@@ -20,7 +20,7 @@ def scenes(
     folder: Path, train_count: int, val_count: int, size: tuple[int, int], seed: int
 ) -> None:
     """Write built-in scenes as a folder in VOC layout: the shape your own data should have."""
-    from fcn_deploy.dataset import SceneDataset, write_voc_layout
+    from fcn_deploy.data.dataset import SceneDataset, write_voc_layout
 
     splits = {
         "train": SceneDataset(2 * seed, train_count, size),

@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from fcn_deploy.artifacts import Run, read_json
-from fcn_deploy.commands.console import console, counter
-from fcn_deploy.commands.params import ParamType, Size
-from fcn_deploy.errors import (
+from fcn_deploy.commands.shared.console import console, counter
+from fcn_deploy.commands.shared.options import ParamType, Size
+from fcn_deploy.core.errors import (
     FcnDeployError,
     InputError,
     LostProcessError,
     TrainingStoppedError,
 )
-from fcn_deploy.recipes import RECIPES
+from fcn_deploy.core.files import Run, read_json
+from fcn_deploy.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     import torch
 
-    from fcn_deploy.dataset import Dataset
-    from fcn_deploy.learner import State
-    from fcn_deploy.recipes import Recipe
-    from fcn_deploy.train import Amp, Progress, TrainPlan
-    from fcn_deploy.training_files import Epoch
+    from fcn_deploy.data.dataset import Dataset
+    from fcn_deploy.training.loop import Amp, Progress, TrainPlan
+    from fcn_deploy.training.recipes import Recipe
+    from fcn_deploy.training.run_files import Epoch
+    from fcn_deploy.training.train_state import State
 
 _ARITHMETIC = {
     "off": "in float32",
@@ -242,8 +242,8 @@ def _train(context: click.Context, options: _Options) -> None:
 
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"training needs PyTorch: {reason}")
-    from fcn_deploy.distributed import joined
-    from fcn_deploy.train import train as run_training
+    from fcn_deploy.training.distributed import joined
+    from fcn_deploy.training.loop import train as run_training
 
     if options.download and options.data != "voc2012":
         raise InputError("--download fetches VOC 2012 alone", "add --data voc2012, or drop it")
@@ -326,7 +326,7 @@ def _begun(
 
 
 def _unfinished(run: Run) -> State | None:
-    from fcn_deploy.learner import load_state
+    from fcn_deploy.training.train_state import load_state
 
     return load_state(run.state) if run.state.is_file() else None
 
@@ -394,9 +394,9 @@ def _typed_again(context: click.Context, options: _Options, data: str) -> list[s
 
 
 def _plan(options: _Options, device: torch.device) -> TrainPlan:
-    from fcn_deploy.machine import usable_cores
-    from fcn_deploy.networks import build_model, find_architecture, with_output_stride
-    from fcn_deploy.train import TrainPlan
+    from fcn_deploy.machine.description import usable_cores
+    from fcn_deploy.networks.fcn import build_model, find_architecture, with_output_stride
+    from fcn_deploy.training.loop import TrainPlan
 
     architecture = options.arch
     if options.output_stride is not None:
@@ -470,7 +470,7 @@ def _starting_weights(word: str) -> Literal["imagenet"] | Path | None:
 def _data_source(options: _Options) -> str:
     """Return a folder, from the root, or ``synthetic``."""
     if options.data == "voc2012":
-        from fcn_deploy.voc2012 import find_voc2012
+        from fcn_deploy.data.voc2012 import find_voc2012
 
         return str(find_voc2012(download=options.download).resolve())
     if options.data is None:
@@ -481,7 +481,7 @@ def _data_source(options: _Options) -> str:
 
 
 def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, int]:
-    from fcn_deploy.dataset import open_dataset, require_disjoint, training_split
+    from fcn_deploy.data.dataset import open_dataset, require_disjoint, training_split
 
     read = open_dataset(data, training_split(data))
     val_set = open_dataset(data, "val")
@@ -498,14 +498,14 @@ def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, in
 
 
 def _checked(dataset: Dataset, title: str) -> Dataset:
-    from fcn_deploy.dataset import check_and_cache
+    from fcn_deploy.data.dataset import check_and_cache
 
     with counter(title, len(dataset)) as step:
         return check_and_cache(dataset, step)
 
 
 def _say_end(run: Run, plan: TrainPlan, epochs: list[Epoch]) -> None:
-    from fcn_deploy.training_files import best_of
+    from fcn_deploy.training.run_files import best_of
 
     best = best_of(epochs)
     if len(epochs) < plan.recipe.epochs:

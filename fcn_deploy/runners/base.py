@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.artifacts import Run
-from fcn_deploy.errors import BackendError, FcnDeployError, InputError
-from fcn_deploy.half_precision import WIDENED
-from fcn_deploy.int8x3_graph import SPLIT
-from fcn_deploy.json_fields import Fields
-from fcn_deploy.spec import BatchShape, ModelSpec, Precision, ordered_outputs
+from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, ordered_outputs
+from fcn_deploy.graph.fp16_rounding import WIDENED
+from fcn_deploy.results.fields import Fields
+from fcn_deploy.runners.openvino.int8x3 import SPLIT
 
 #: Backend → its module, or a member of it after a colon.  Resolved by name at the last moment, so
 #: that this room (and whoever imports it) loads no backend, and a machine needs only the packages
@@ -34,14 +34,14 @@ _MODULES = {
     "torch": "fcn_deploy.runners.pytorch:eager",
     "torch-compile": "fcn_deploy.runners.pytorch:compiled",
     "torch-graphs": "fcn_deploy.runners.pytorch:graphs",
-    "ort": "fcn_deploy.runners.ort",
-    "ort-cuda": "fcn_deploy.runners.ort:cuda",
-    "ort-rtx": "fcn_deploy.runners.ort:rtx",
+    "ort": "fcn_deploy.runners.ort.runner",
+    "ort-cuda": "fcn_deploy.runners.ort.runner:cuda",
+    "ort-rtx": "fcn_deploy.runners.ort.runner:rtx",
     "trt": "fcn_deploy.runners.trt",
-    "openvino": "fcn_deploy.runners.openvino",
-    "openvino-bf16": "fcn_deploy.runners.openvino:bf16",
-    "openvino-int8x3": "fcn_deploy.runners.openvino:int8x3",
-    "ncnn": "fcn_deploy.runners.ncnn",
+    "openvino": "fcn_deploy.runners.openvino.runner",
+    "openvino-bf16": "fcn_deploy.runners.openvino.runner:bf16",
+    "openvino-int8x3": "fcn_deploy.runners.openvino.runner:int8x3",
+    "ncnn": "fcn_deploy.runners.ncnn.runner",
     "baseline": "fcn_deploy.runners.baseline:cpu",
     "baseline-cuda": "fcn_deploy.runners.baseline:cuda",
 }

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy import gpu
-from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.errors import BackendError, MissingStageError
-from fcn_deploy.machine import usable_cores
-from fcn_deploy.onnx_file import read_metadata
+from fcn_deploy.core.errors import BackendError, MissingStageError
+from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.spec import ModelSpec, Precision
+from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.machine import cuda as gpu
+from fcn_deploy.machine.description import usable_cores
 from fcn_deploy.runners.base import (
     COMPUTE,
     COPY_IN,
@@ -28,8 +29,7 @@ from fcn_deploy.runners.base import (
     Runner,
     RunnerDescription,
 )
-from fcn_deploy.runners.session import cpu_session, cuda_missing, cuda_session
-from fcn_deploy.spec import ModelSpec, Precision
+from fcn_deploy.runners.ort.sessions import cpu_session, cuda_missing, cuda_session
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.errors import BackendError
+from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
-from fcn_deploy.spec import ModelSpec, Precision
 
 try:
     import torch
 
-    from fcn_deploy.checkpoint import load_checkpoint
-    from fcn_deploy.model import DeployModel
+    from fcn_deploy.networks.checkpoint import load_checkpoint
+    from fcn_deploy.networks.deploy_graph import DeployModel
 except ImportError as error:
     # On a target device torch is absent by design; say so when the backend is asked for.
     _import_error: ImportError | None = error

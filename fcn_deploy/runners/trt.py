@@ -23,9 +23,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy import gpu, trt_api
-from fcn_deploy.artifacts import Run, file_digest
-from fcn_deploy.engine_file import (
+from fcn_deploy.core.errors import (
+    BackendError,
+    DeviceMemoryError,
+    EngineError,
+    FcnDeployError,
+    InputError,
+    MissingStageError,
+)
+from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
+from fcn_deploy.data.metrics import margin_of
+from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.machine import cuda
+from fcn_deploy.machine.cuda import DeviceBuffer, Event, Graph, PinnedBuffer, Stream
+from fcn_deploy.runners.base import (
+    COMPUTE,
+    COPY_IN,
+    Outputs,
+    Runner,
+    RunnerDescription,
+    check_images,
+)
+from fcn_deploy.tensorrt import api
+from fcn_deploy.tensorrt.api import LayerTimes, TensorRt
+from fcn_deploy.tensorrt.engine_file import (
     ENGINES_FOLDER,
     check_belongs,
     check_release,
@@ -36,27 +58,6 @@ from fcn_deploy.engine_file import (
     shape_error,
     sidecar_path,
 )
-from fcn_deploy.errors import (
-    BackendError,
-    DeviceMemoryError,
-    EngineError,
-    FcnDeployError,
-    InputError,
-    MissingStageError,
-)
-from fcn_deploy.gpu import DeviceBuffer, Event, Graph, PinnedBuffer, Stream
-from fcn_deploy.metrics import margin_of
-from fcn_deploy.onnx_file import read_metadata
-from fcn_deploy.runners.base import (
-    COMPUTE,
-    COPY_IN,
-    Outputs,
-    Runner,
-    RunnerDescription,
-    check_images,
-)
-from fcn_deploy.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
-from fcn_deploy.trt_api import LayerTimes, TensorRt
 
 INPUT_NAME = "image"
 #: How many (slot, shape) pairs keep a CUDA graph, unless more are asked for; the least recently
@@ -77,15 +78,15 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 def unavailable_reason() -> str | None:
     """Return which of TensorRT and the GPU is missing and what to install, or None."""
-    reasons = [gpu.unavailable_reason()]
+    reasons = [cuda.unavailable_reason()]
     if not _installed_products():
-        reasons.append(trt_api.unavailable_reason(Product.TRT))
+        reasons.append(api.unavailable_reason(Product.TRT))
     return "; ".join(reason for reason in reasons if reason) or None
 
 
 def _installed_products() -> list[Product]:
     # Asked without loading TensorRT: an engine that is refused is refused before that.
-    return [product for product in Product if trt_api.is_installed(product)]
+    return [product for product in Product if api.is_installed(product)]
 
 
 def open(
@@ -105,7 +106,7 @@ def open(
     """
     if device == "cpu":
         raise BackendError("backend trt runs on a GPU", "drop --device cpu")
-    capability = gpu.describe_gpu().compute_capability
+    capability = cuda.describe_gpu().compute_capability
     if run.named_engine is not None:
         return TrtRunner(_identify(run.named_engine, run, precision, capability), None, outputs)
     shipped = _find_engine(run, precision, ("mask",), capability)
@@ -136,7 +137,7 @@ def _find_engine(run: Run, precision: Precision, outputs: tuple[str, ...], capab
         found, reason = newest_engine(
             ENGINES_FOLDER,
             product=product,
-            version=trt_api.installed_version(product),
+            version=api.installed_version(product),
             compute_capability=capability,
             precision=precision,
             outputs=outputs,
@@ -191,7 +192,7 @@ def _identify(plan: Path, run: Run, precision: Precision, capability: str) -> _E
     """Check an engine in the order digest → product and version → compute capability."""
     if run.trusted and plan.is_file() and not sidecar_path(plan).is_file():
         header = read_plan_header(plan)
-        check_release(plan, header, header.product, trt_api.installed_version(header.product))
+        check_release(plan, header, header.product, api.installed_version(header.product))
         metadata = read_metadata(run.require_onnx(precision))
         return _EngineIdentity(
             path=plan,
@@ -209,7 +210,7 @@ def _identify(plan: Path, run: Run, precision: Precision, capability: str) -> _E
         plan,
         sidecar,
         product=sidecar.product,
-        version=trt_api.installed_version(sidecar.product),
+        version=api.installed_version(sidecar.product),
         compute_capability=capability,
     )
     return _EngineIdentity(
@@ -240,7 +241,7 @@ class TrtRunner(Runner):
     ) -> None:
         self._identity = shipped
         self._wanted = outputs
-        self._device = f"cuda:0 ({gpu.describe_gpu().name})"
+        self._device = f"cuda:0 ({cuda.describe_gpu().name})"
         self._stream_token: _Reading | None = None  # of the stream() that owns the two slots
         self._engine: _DeviceEngine | None = _DeviceEngine(shipped)
         self._probe: _DeviceEngine | None = None
@@ -335,7 +336,7 @@ class TrtRunner(Runner):
         Raises:
             DeviceMemoryError: no more memory can be locked.
         """
-        return gpu.pinned_array((*shape, 3))
+        return cuda.pinned_array((*shape, 3))
 
     def _streamed(self, batches: Iterable[NDArray[np.uint8]], token: _Reading) -> Iterator[Outputs]:
         if self._probe is not None:
@@ -495,14 +496,14 @@ class _DeviceEngine:
 
     def __init__(self, identity: _EngineIdentity) -> None:
         self._identity = identity
-        self.tensorrt: TensorRt = trt_api.load(identity.product)
+        self.tensorrt: TensorRt = api.load(identity.product)
         trt = self.tensorrt.trt
-        trt_api.clear_errors()
+        api.clear_errors()
         runtime = trt.Runtime(self.tensorrt.logger)
         engine = runtime.deserialize_cuda_engine(identity.path.read_bytes())
         if engine is None:
             raise EngineError(
-                f"{self.tensorrt.label} cannot load {identity.path}: {trt_api.last_error()}",
+                f"{self.tensorrt.label} cannot load {identity.path}: {api.last_error()}",
                 f"run `{identity.command}` here",
             )
         self._runtime, self._engine = runtime, engine
@@ -601,7 +602,7 @@ class _DeviceEngine:
         self._make_room(slot, shape)
         slot.shape, slot.in_flight = shape, True
         try:
-            slot.source = images if gpu.is_pinned(images) else None
+            slot.source = images if cuda.is_pinned(images) else None
             if slot.source is None:
                 np.copyto(slot.host[INPUT_NAME].array(images.shape, images.dtype), images)
             source = slot.host[INPUT_NAME] if slot.source is None else slot.source
@@ -702,7 +703,7 @@ class _DeviceEngine:
                 raise
             graph = self._compute.end_capture()
         except FcnDeployError as error:
-            trt_api.LOGGER.info("no CUDA graph, enqueuing plainly instead: %s", error)
+            api.LOGGER.info("no CUDA graph, enqueuing plainly instead: %s", error)
             return False
         self._graphs[key] = (graph, context)
         while len(self._graphs) > self._max_graphs:
@@ -735,11 +736,11 @@ class _DeviceEngine:
             return self._new_context(profile)
         except FcnDeployError as error:
             self._shares_profiles = False  # a property of the engine: asked once
-            trt_api.LOGGER.info("no CUDA graphs, enqueuing plainly instead: %s", error)
+            api.LOGGER.info("no CUDA graphs, enqueuing plainly instead: %s", error)
             return None
 
     def _new_context(self, profile: int) -> Any:
-        trt_api.clear_errors()
+        api.clear_errors()
         scratch = self._scratch
         context = self.tensorrt.create_context(
             self._engine,
@@ -748,14 +749,12 @@ class _DeviceEngine:
         )
         # Profile 0 too: a context starts with it only where no other context has taken it.
         if not context.set_optimization_profile_async(profile, int(self._compute.handle)):
-            raise BackendError(
-                f"TensorRT cannot switch to profile {profile}: {trt_api.last_error()}"
-            )
+            raise BackendError(f"TensorRT cannot switch to profile {profile}: {api.last_error()}")
         return context
 
     def _bind(self, context: Any, slot: _Slot, shape: BatchShape) -> None:
         """Tell a context the batch's shape and where its tensors lie; all by name."""
-        trt_api.clear_errors()
+        api.clear_errors()
         if not context.set_input_shape(INPUT_NAME, (*shape, 3)):
             raise shape_error(self._profiles, self._identity.command, shape)
         missing = context.infer_shapes()
@@ -770,12 +769,12 @@ class _DeviceEngine:
                         f"run `{self._identity.command}` again",
                     )
             if not context.set_tensor_address(name, buffer.pointer):
-                raise BackendError(f"TensorRT takes no address for {name}: {trt_api.last_error()}")
+                raise BackendError(f"TensorRT takes no address for {name}: {api.last_error()}")
 
     def _execute(self, context: Any) -> None:
-        trt_api.clear_errors()
+        api.clear_errors()
         if not context.execute_async_v3(int(self._compute.handle)):
-            message = trt_api.last_error()
+            message = api.last_error()
             if "memory" in message.lower():
                 raise DeviceMemoryError(
                     f"TensorRT ran out of memory ({message}), {_free_memory()}",
@@ -806,5 +805,5 @@ def _mib(nbytes: int) -> int:
 
 
 def _free_memory() -> str:
-    free, total = gpu.cuda("cudaMemGetInfo")
+    free, total = cuda.cuda("cudaMemGetInfo")
     return f"{_mib(free)} of {_mib(total)} MiB are free"

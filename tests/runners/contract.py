@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fcn_deploy.errors import BackendError, ImageError, InputError
-from fcn_deploy.metrics import margin_of
+from fcn_deploy.core.errors import BackendError, ImageError, InputError
+from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner
-from fcn_deploy.runners.lanes import IN_FLIGHT
+from fcn_deploy.runners.cpu_streams import IN_FLIGHT
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

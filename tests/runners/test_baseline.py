@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fcn_deploy.artifacts import Run
-from fcn_deploy.commands.opening import open_baselines
-from fcn_deploy.errors import BackendError, MissingStageError
-from fcn_deploy.export import plain_onnx_from_checkpoint
-from fcn_deploy.runners import baseline, session
+from fcn_deploy.commands.shared.backends import open_baselines
+from fcn_deploy.core.errors import BackendError, MissingStageError
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.export.exporter import plain_onnx_from_checkpoint
+from fcn_deploy.runners import baseline
 from fcn_deploy.runners.base import BACKENDS, Runner, open_runner, unavailable_reason
-from fcn_deploy.spec import Precision
+from fcn_deploy.runners.ort import sessions
 from tests.fake_cuda import FakeCuda
 from tests.fakes import FakeRunner
 from tests.runners.contract import pictures
@@ -52,10 +53,10 @@ class SessionSaidToBeOnTheGpu:
     """A session on the CPU under another provider's name."""
 
     def __init__(self, model: bytes, threads: int) -> None:
-        self._session = session.cpu_session(model, threads)
+        self._session = sessions.cpu_session(model, threads)
 
     def get_providers(self) -> list[str]:
-        return [session.CUDA_PROVIDER, "CPUExecutionProvider"]
+        return [sessions.CUDA_PROVIDER, "CPUExecutionProvider"]
 
     def run(self, names: list[str], feed: dict[str, Any]) -> Any:
         return self._session.run(names, feed)
@@ -81,7 +82,7 @@ def test_on_a_gpu_it_is_the_same_export_under_a_name_of_its_own(plain_run: Run) 
         np.testing.assert_array_equal(on_gpu.run(images).mask, on_cpu.run(images).mask)
         there, here = on_gpu.describe(), on_cpu.describe()
     assert (there.backend, there.device) == ("baseline-cuda", "cuda:0 (Fake GPU)")
-    assert there.providers == (session.CUDA_PROVIDER, "CPUExecutionProvider")
+    assert there.providers == (sessions.CUDA_PROVIDER, "CPUExecutionProvider")
     assert there.digest == here.digest
     assert (there.is_baseline, there.on_gpu) == (True, True)
     assert (here.is_baseline, here.on_gpu) == (True, False)
@@ -137,10 +138,10 @@ def test_it_is_left_to_onnx_runtime_what_runs_where(monkeypatch: pytest.MonkeyPa
 
     class Session:
         def __init__(self, model: bytes, options: Any, providers: Any) -> None:
-            assert [name for name, _ in providers] == [session.CUDA_PROVIDER]
+            assert [name for name, _ in providers] == [sessions.CUDA_PROVIDER]
 
         def get_providers(self) -> list[str]:
-            return [session.CUDA_PROVIDER, "CPUExecutionProvider"]
+            return [sessions.CUDA_PROVIDER, "CPUExecutionProvider"]
 
         def get_provider_graph_assignment_info(self) -> list[SimpleNamespace]:
             fallen = [SimpleNamespace(name="conv1")]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fcn_deploy.artifacts import Run
-from fcn_deploy.errors import BackendError, MissingStageError
-from fcn_deploy.model import DeployModel
+from fcn_deploy.core.errors import BackendError, MissingStageError
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.networks.deploy_graph import DeployModel
 from fcn_deploy.runners import pytorch
 from fcn_deploy.runners.base import (
     BACKENDS,
@@ -23,7 +24,6 @@ from fcn_deploy.runners.base import (
     unavailable_reason,
 )
 from fcn_deploy.runners.pytorch import CompiledRunner
-from fcn_deploy.spec import Precision
 from tests.runners.contract import RunnerContract, pictures
 from tests.small_network import SMALL_SPEC, SmallNetwork
 
@@ -181,7 +181,7 @@ def test_eager_torch_is_channels_last_only_where_it_is_nobodys_reference(
 
 
 def test_what_takes_long_to_prepare_is_taken_on_request_only() -> None:
-    from fcn_deploy.commands.opening import usable_backends
+    from fcn_deploy.commands.shared.backends import usable_backends
 
     assert set(ON_REQUEST) < set(BACKENDS)
     assert not set(ON_REQUEST) & set(usable_backends(Precision.FP32))

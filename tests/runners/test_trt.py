@@ -13,11 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcn_deploy import gpu, trt_api
-from fcn_deploy.artifacts import Run
-from fcn_deploy.build import BuildOptions, engine_from_onnx, ensure_engine
-from fcn_deploy.engine_file import sidecar_path
-from fcn_deploy.errors import (
+from fcn_deploy.core.errors import (
     BackendError,
     BatchShapeError,
     CudaError,
@@ -26,11 +22,16 @@ from fcn_deploy.errors import (
     InputError,
     MissingStageError,
 )
-from fcn_deploy.masks import read_mask
-from fcn_deploy.predict import predict
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
+from fcn_deploy.data.masks import read_mask
+from fcn_deploy.machine import cuda
+from fcn_deploy.predict.folder import predict
 from fcn_deploy.runners.base import open_runner, unavailable_reason
 from fcn_deploy.runners.trt import MAX_GRAPHS, TrtRunner
-from fcn_deploy.spec import BatchShape, Precision, Product, ShapeProfile
+from fcn_deploy.tensorrt import api
+from fcn_deploy.tensorrt.build import BuildOptions, engine_from_onnx, ensure_engine
+from fcn_deploy.tensorrt.engine_file import sidecar_path
 from tests import fake_tensorrt
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import RELEASES, SCRATCH_BYTES, fake_logits, fake_mask
@@ -483,7 +484,7 @@ def test_8_6_makes_graphs_where_the_engine_shares_its_profiles(
     monkeypatch.chdir(tmp_path)
     old = install(monkeypatch, "8.6.0", FakeCuda())
     if not shared:
-        monkeypatch.setattr(trt_api, "share_profiles", lambda trt, config: None)
+        monkeypatch.setattr(api, "share_profiles", lambda trt, config: None)
     small = ShapeProfile((1, 8, 8), (1, 8, 8), (2, 16, 16))
     large = ShapeProfile((1, 64, 64), (1, 64, 64), (4, 128, 128))
     run = make_run(old, small, large)
@@ -573,7 +574,7 @@ def test_what_is_remembered_of_refused_captures_is_bounded(latest: FakeMachine) 
 def test_an_older_error_of_tensorrt_is_not_quoted(
     call: str, message: str, latest: FakeMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logger = trt_api.load(latest.product).logger
+    logger = api.load(latest.product).logger
 
     def complain() -> None:
         logger.log(latest.trt.ILogger.ERROR, "out of memory, a while ago")
@@ -601,7 +602,7 @@ def test_an_older_error_does_not_explain_a_plan_that_cannot_be_loaded(
     latest: FakeMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(latest)
-    trt_api.load(latest.product).logger.log(latest.trt.ILogger.ERROR, "out of memory")
+    api.load(latest.product).logger.log(latest.trt.ILogger.ERROR, "out of memory")
     monkeypatch.setattr(fake_tensorrt._Runtime, "deserialize_cuda_engine", lambda self, plan: None)
     with pytest.raises(EngineError, match=r"cannot load .*: no message"):
         open_trt(run)
@@ -704,8 +705,8 @@ def test_a_named_engine_is_checked_before_tensorrt_is_loaded(
     def must_not_load(product: Product) -> None:
         raise AssertionError("TensorRT was loaded")
 
-    monkeypatch.setattr(trt_api, "installed_version", lambda product: latest.trt.__version__)
-    monkeypatch.setattr(trt_api, "load", must_not_load)
+    monkeypatch.setattr(api, "installed_version", lambda product: latest.trt.__version__)
+    monkeypatch.setattr(api, "load", must_not_load)
     latest.cuda.minor = 0
     with pytest.raises(EngineError, match="expected compute capability sm80, found sm89"):
         open_trt(named)
@@ -767,7 +768,7 @@ def test_which_of_the_two_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason is not None
     assert reason.startswith("no NVIDIA GPU")
     install(monkeypatch, "10.16.1", FakeCuda())
-    monkeypatch.setattr(trt_api, "is_installed", lambda product: False)
+    monkeypatch.setattr(api, "is_installed", lambda product: False)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     reason = unavailable_reason("trt")
     assert reason is not None
@@ -842,20 +843,20 @@ def test_device_memory_is_flat_over_1000_runs(
     real_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launches = 0
-    launch = gpu.Graph.launch
+    launch = cuda.Graph.launch
 
-    def count(graph: gpu.Graph, stream: gpu.Stream) -> None:
+    def count(graph: cuda.Graph, stream: cuda.Stream) -> None:
         nonlocal launches
         launches += 1
         launch(graph, stream)
 
-    monkeypatch.setattr(gpu.Graph, "launch", count)
+    monkeypatch.setattr(cuda.Graph, "launch", count)
     with open_trt(real_run) as runner:
         runner.run(pictures((8, 64, 64)))
         used = []
         for index, shape in enumerate(recurring_shapes(1000)):
             runner.run(pictures(shape))
             if index + 1 in (100, 1000):  # by then there are as many graphs as there may be
-                used.append(gpu.memory_in_use())
+                used.append(cuda.memory_in_use())
     assert launches > 100
     assert used[1] - used[0] < 64 << 20  # graphs and TensorRT's own pools come and go

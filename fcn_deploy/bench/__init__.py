@@ -1,0 +1,1 @@
+"""How fast, under which conditions. No torch."""

@@ -1,0 +1,187 @@
+"""The only clock in the project: what one query takes, tier by tier and stage by stage.
+
+    device       compute alone, by the device's own events, for runners that have them
+    host         uint8 pictures in host memory → masks in host memory
+    end-to-end   encoded pictures on disk → masks in host memory
+
+          decode → copy in → compute → copy out → │ → write
+          └──────────── latency ─────────────────┘     └─ masks as PNG files: timed, not counted
+
+Tiers are never mixed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.bench.inputs import Inputs
+from fcn_deploy.data.images import read_image
+from fcn_deploy.data.masks import write_mask
+from fcn_deploy.data.pipeline import (
+    all_readable,
+    batches_of_one_size,
+    decoded_ahead,
+    lookahead,
+    picture_threads,
+)
+from fcn_deploy.runners.base import COMPUTE, COPY_OUT, STAGES, Runner
+
+DEVICE, HOST, END_TO_END = "device", "host", "end-to-end"
+TIERS = (DEVICE, HOST, END_TO_END)
+DECODE, WRITE = "decode", "write"
+ALL_STAGES = (DECODE, *STAGES, WRITE)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What one query took, in seconds.
+
+    Attributes:
+        latency: from its start to the masks in memory.
+        stages: end to end, each of ``ALL_STAGES``; None at the other tiers.
+        wall: from its start until its masks were written, by a watch of its own.
+    """
+
+    latency: float
+    stages: dict[str, float] | None
+    wall: float
+
+
+class _Watch:
+    """Laps: the time since the last one belongs to the stage that ends."""
+
+    def __init__(self) -> None:
+        self.stages = dict.fromkeys(ALL_STAGES, 0.0)
+        self._last = time.perf_counter()
+
+    def goes_on(self) -> None:
+        """Leave out the time since the last lap."""
+        self._last = time.perf_counter()
+
+    def ended(self, stage: str) -> None:
+        """Give the time since the last lap to a stage."""
+        now = time.perf_counter()
+        self.stages[stage] += now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One thing to measure: a runner at a tier, batch size and picture size.
+
+    Attributes:
+        folder: where the end-to-end tier writes its masks.
+        threads: that decode ahead in a stream; None: as many as there are cores.
+    """
+
+    runner: Runner
+    tier: str
+    batch_size: int
+    inputs: Inputs
+    folder: Path
+    threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Runner and conditions, for messages."""
+        runner = self.runner.describe()
+        height, width = self.inputs.size
+        return f"{runner.backend} {runner.precision} {self.tier} {self.batch_size}×{height}×{width}"
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the runner has this tier: not every device has a clock."""
+        return self.tier != DEVICE or self._device_seconds(0) is not None
+
+    def query(self, number: int, result_is_there: Callable[[], None] = lambda: None) -> Query:
+        """Run one query.
+
+        Args:
+            number: which; queries walk through the inputs.
+            result_is_there: called when the masks are in memory.
+        """
+        if self.tier == DEVICE:
+            spent = self._device_seconds(number)
+            assert spent is not None  # `measurable` has asked
+            return Query(spent, None, spent)
+        if self.tier == HOST:
+            return self._host_query(number, result_is_there)
+        return self._end_to_end_query(number, result_is_there)
+
+    def _device_seconds(self, number: int) -> float | None:
+        return self.runner.device_seconds(self.inputs.batch(self._picked(number)))
+
+    def _host_query(self, number: int, result_is_there: Callable[[], None]) -> Query:
+        images = self.inputs.batch(self._picked(number))
+        started = time.perf_counter()
+        self.runner.run(images)
+        latency = time.perf_counter() - started
+        result_is_there()
+        return Query(latency, None, latency)
+
+    def _end_to_end_query(self, number: int, result_is_there: Callable[[], None]) -> Query:
+        picked = self._picked(number)
+        started = time.perf_counter()
+        watch = _Watch()
+        images = self._decoded(picked)
+        watch.ended(DECODE)
+        outputs = self.runner.run(images, on_stage=watch.ended)
+        # A runner that cannot tell its stages apart has named none: then all of it is computing.
+        watch.ended(COPY_OUT if watch.stages[COMPUTE] else COMPUTE)
+        in_memory = time.perf_counter()
+        result_is_there()
+        resumed = time.perf_counter()  # what the listener did is nobody's stage
+        watch.goes_on()
+        self._write(outputs.mask)
+        watch.ended(WRITE)
+        wall = (in_memory - started) + (time.perf_counter() - resumed)
+        return Query(in_memory - started, watch.stages, wall)
+
+    def stream(self, pictures: Sequence[int]) -> Iterator[int]:
+        """Run pictures in batches, copies beside the computing where the runner can.
+
+        Args:
+            pictures: numbers of the inputs; at the end-to-end tier they are decoded ahead.
+
+        Yields:
+            How many more results are there.
+        """
+        if self.tier == END_TO_END:
+            yield from self._stream_from_disk(pictures)
+            return
+        starts = range(0, len(pictures), self.batch_size)
+        batches = (pictures[start : start + self.batch_size] for start in starts)
+        for outputs in self.runner.stream(self.inputs.batch(batch) for batch in batches):
+            yield len(outputs.mask)
+
+    def _stream_from_disk(self, pictures: Sequence[int]) -> Iterator[int]:
+        """Decode the next batches while one is being computed, as `predict` does."""
+        files = (self.inputs.files[number] for number in pictures)
+        with picture_threads(self.threads) as pool:
+            ahead = lookahead(self.batch_size, self.threads)
+            decoded = all_readable(decoded_ahead(files, pool, ahead))
+            batches = batches_of_one_size(decoded, self.batch_size)
+            for outputs in self.runner.stream(batch.images for batch in batches):
+                yield len(outputs.mask)
+
+    def answer(self, pictures: Sequence[int]) -> None:
+        """Run some pictures as one batch, decoded first: nothing is there to overlap with."""
+        load = self._decoded if self.tier == END_TO_END else self.inputs.batch
+        for _ in self.runner.stream([load(pictures)]):
+            pass
+
+    def _picked(self, number: int) -> list[int]:
+        return self.inputs.query(number, self.batch_size)
+
+    def _decoded(self, picked: Iterable[int]) -> NDArray[np.uint8]:
+        return np.stack([read_image(self.inputs.files[index]) for index in picked])
+
+    def _write(self, masks: NDArray[np.uint8]) -> None:
+        for place, mask in enumerate(masks):
+            write_mask(self.folder / f"{place}.png", mask, self.runner.spec.palette)

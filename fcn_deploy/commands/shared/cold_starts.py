@@ -1,0 +1,153 @@
+"""What a measurement needs around it: pictures, cold starts, what the machine was doing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcn_deploy.commands.shared.console import counter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fcn_deploy.bench.measure import Conditions, Row
+    from fcn_deploy.core.files import Run
+    from fcn_deploy.core.spec import Precision
+    from fcn_deploy.runners.base import Runner, RunnerDescription
+
+#: Seconds that a backend may take to its first mask, in a process of its own.
+COLD_START_LIMIT_S = 300
+
+
+class ConditionWatch:
+    """What the machine was doing from here to :meth:`ended`."""
+
+    def __init__(self, threads: int) -> None:
+        from fcn_deploy.machine import sensors
+
+        self._threads = threads
+        self._load = sensors.system_load()
+        self._gpus = sensors.read_gpus()
+        self._cpu = sensors.read_cpu_times()
+
+    def ended(self, rows: Sequence[Row], dropped: Sequence[str] = ()) -> Conditions:
+        """Return it; call this right after the last figure, before a GPU's clocks fall."""
+        from fcn_deploy.bench.measure import Conditions
+        from fcn_deploy.machine import sensors
+        from fcn_deploy.machine.description import usable_cores
+
+        gpus = sensors.read_gpus()
+        cpu = sensors.read_cpu_times()
+        steal = sensors.steal_share(self._cpu, cpu)
+        others = sensors.others_share(self._cpu, cpu)
+        return Conditions(
+            threads=self._threads,
+            load_before=self._load,
+            load_after=sensors.system_load(),
+            steal_share=steal,
+            others_share=others,
+            gpu_before=tuple(gpu.to_json() for gpu in self._gpus),
+            gpu_after=tuple(gpu.to_json() for gpu in gpus),
+            warnings=(
+                *dropped,
+                *sensors.warnings_about(
+                    load_before=self._load,
+                    others=others,
+                    cores=usable_cores(),
+                    steal=steal,
+                    gpus_after=gpus,
+                    variation={row.label: row.variation for row in rows},
+                ),
+            ),
+        )
+
+
+def cold_starts(
+    source: Run,
+    files: Mapping[Runner, Precision],
+    device: str,
+    threads: int,
+    batches: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
+) -> list[dict[str, Any]]:
+    """Start every backend in a process of its own, and say what that takes.
+
+    Args:
+        source: the run.
+        files: open runner → precision of the file that it was opened on; what it computes in may
+            be another one, as ``openvino-bf16`` does.
+        device: where PyTorch runs.
+        threads: CPU threads.
+        batches: pictures per query that are measured; memory is that of the most of them,
+        sizes: at the largest (height, width) in pixels; the first mask is of one of the first.
+    """
+    from fcn_deploy.bench.cold_start import measure_cold_start
+    from fcn_deploy.runners.base import TORCH_BACKENDS
+
+    largest = (max(batches), *max(sizes, key=lambda size: size[0] * size[1]))
+    found = []
+    with counter("cold starts", len(files)) as step:
+        for runner, precision in files.items():
+            description = runner.describe()
+            start = measure_cold_start(
+                source,
+                description.backend,
+                precision=precision,
+                threads=threads,
+                device=device if description.backend in TORCH_BACKENDS else "auto",
+                size=sizes[0],
+                largest=largest,
+                timeout_s=COLD_START_LIMIT_S,
+            )
+            found.append(
+                {
+                    "runner": description.to_json(),
+                    "size": list(sizes[0]),
+                    "largest": list(largest),
+                    **start.to_json(),
+                    "build_seconds": _build_seconds(description),
+                }
+            )
+            step()
+    return found
+
+
+def _build_seconds(description: RunnerDescription) -> float | None:
+    from fcn_deploy.core.errors import EngineError
+    from fcn_deploy.tensorrt.engine_file import read_sidecar
+
+    if description.backend != "trt":
+        return None
+    try:
+        return read_sidecar(Path(description.file)).build_seconds
+    except EngineError:  # a trusted engine has no sidecar
+        return None
+
+
+def one_picture_warnings(distinct: int) -> list[str]:
+    """Return a warning where all pictures of a size are the same one; empty where they differ.
+
+    Args:
+        distinct: how many of the pictures differ, the fewest of a size.
+    """
+    if distinct > 1:
+        return []
+    return [
+        "all inputs of a size are the same picture, which measures warm caches; name a folder of "
+        "several with --images"
+    ]
+
+
+def bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
+    """Return pictures to measure with, uint8 [H, W, 3], and where they come from."""
+    from fcn_deploy.bench.inputs import NUM_INPUTS
+    from fcn_deploy.data.dataset import SceneDataset
+    from fcn_deploy.data.images import find_images, read_image
+
+    if images is not None:
+        files = find_images([images])[:NUM_INPUTS]
+        return [read_image(path) for path in files], str(images)
+    scenes = SceneDataset.open("val")
+    return [scenes[index].image for index in range(NUM_INPUTS)], scenes.source

@@ -1,0 +1,193 @@
+"""What the words of a command line may be: parameter types and the options that are shared."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+from click.core import ParameterSource
+
+from fcn_deploy.core.spec import Precision, ShapeProfile
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:  # not every click 8 can be subscripted
+    ParamType = click.ParamType
+
+
+class Size(ParamType):
+    """HEIGHTxWIDTH in pixels."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return (height, width)."""
+        if isinstance(value, tuple):
+            return value
+        height, _, width = str(value).lower().replace("×", "x").partition("x")
+        if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+            self.fail(f"{value!r} is no size; write HEIGHTxWIDTH, e.g. 320x480", param, ctx)
+        return int(height), int(width)
+
+
+class Names(ParamType):
+    """A comma-separated list of known names."""
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = tuple(known)
+        self.name = ",".join(known)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the names as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(",") if name.strip())
+        for name in names:
+            if name not in self.known:
+                self.fail(f"unknown {name!r}; choose of {', '.join(self.known)}", param, ctx)
+        return names
+
+
+class Profile(ParamType):
+    """MIN:OPT:MAX, each NxHxW: the batch shapes that an engine takes."""
+
+    name = "MIN:OPT:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the profile."""
+        return value if isinstance(value, ShapeProfile) else ShapeProfile.from_text(str(value))
+
+
+class Counts(ParamType):
+    """A comma-separated list of whole numbers from 1."""
+
+    name = "N,N…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the numbers as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        if not all(word.isdecimal() and int(word) for word in words):
+            self.fail(f"{value!r} is no list of whole numbers from 1, e.g. 1,8", param, ctx)
+        return tuple(int(word) for word in words)
+
+
+class Percentage(ParamType):
+    """A percentage, 10% or 10, as a share."""
+
+    name = "N%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the share, 0.1 for 10%."""
+        if isinstance(value, float):
+            return value
+        try:
+            share = float(str(value).strip().removesuffix("%")) / 100
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < float("inf"):
+            self.fail(f"{value!r} is no percentage; write e.g. 10%", param, ctx)
+        return share
+
+
+class Bytes(ParamType):
+    """A size of memory, such as ``512MiB`` or ``4GiB``."""
+
+    name = "SIZE"
+    _UNITS: ClassVar = {"kib": 10, "mib": 20, "gib": 30}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        word = str(value).strip().lower()
+        number, power = word[:-3].strip(), self._UNITS.get(word[-3:])
+        if power is None or not number.isdecimal() or not int(number):
+            self.fail(f"{value!r} is no size of memory; write e.g. 512MiB", param, ctx)
+        return int(number) << power
+
+
+def typed_words(but: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return what was typed of the running command, as a result file holds it.
+
+    Args:
+        but: names of options that are left out.
+
+    Returns:
+        ``arguments``: the words that are no options; ``options``: see :func:`typed_options`.
+    """
+    context = click.get_current_context()
+    arguments: list[str] = []
+    for param in context.command.params:
+        if isinstance(param, click.Argument):
+            value = context.params[param.name or ""]
+            words = value if isinstance(value, tuple) else (value,)
+            arguments += [str(word) for word in words if word is not None]
+    return {"arguments": arguments, "options": typed_options(but)}
+
+
+def typed_options(but: Collection[str] = ()) -> list[str]:
+    """Return the options of the running command that were typed, as words of a command line.
+
+    Args:
+        but: names of parameters that are left out.
+    """
+    context = click.get_current_context()
+    words: list[str] = []
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if (
+            not isinstance(param, click.Option)
+            or param.name in but
+            or source is not ParameterSource.COMMANDLINE
+        ):
+            continue
+        value = context.params[param.name]
+        for one in value if param.multiple else [value]:
+            words += _option_words(param, one)
+    return words
+
+
+def _option_words(option: click.Option, value: Any) -> list[str]:
+    if option.is_flag:
+        if isinstance(option.flag_value, str):  # of several flags for one value, this one's
+            return [option.opts[0]] if value == option.flag_value else []
+        return [(option.opts if value else option.secondary_opts)[0]]
+    if isinstance(option.type, Size):
+        height, width = value
+        return [option.opts[0], f"{height}x{width}"]
+    if isinstance(option.type, Counts):
+        return [option.opts[0], ",".join(map(str, value))]
+    return [option.opts[0], str(value)]
+
+
+run_argument = click.argument("run", required=False, metavar="[RUN]")
+
+
+def precision_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--fp16`` and ``--int8``; the command is given a ``precision``."""
+
+    @functools.wraps(command)
+    def with_precision(*arguments: Any, precision: str | None, **options: Any) -> None:
+        command(*arguments, precision=Precision(precision or "fp32"), **options)
+
+    for name, words in (("int8", "Use 8-bit integers"), ("fp16", "Use half precision")):
+        with_precision = click.option(
+            f"--{name}", "precision", flag_value=name, help=f"{words} (model.{name}.onnx)."
+        )(with_precision)
+    return with_precision
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads; default: all usable cores."
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
+    help="Where PyTorch runs; default: the GPU if there is one.",
+)  # fmt: skip
+trust_option = click.option(
+    "--trust", is_flag=True, help="Load a TensorRT engine that has no sidecar; engines are code."
+)

@@ -1,0 +1,1 @@
+"""Pictures and masks: read, write, check, count. No torch."""

@@ -1,0 +1,129 @@
+"""Scores of a segmentation: count once, then every score is a pure function of the counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.core.spec import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """Pixel counts by true class (row) and predicted class (column).
+
+    Attributes:
+        counts: int64 [C, C].
+    """
+
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, num_classes: int) -> ConfusionMatrix:
+        """Return a matrix with no pixel counted."""
+        return cls(np.zeros((num_classes, num_classes), dtype=np.int64))
+
+    @classmethod
+    def of(
+        cls, truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
+    ) -> ConfusionMatrix:
+        """Count one pair of masks.
+
+        Args:
+            truth: uint8, any shape; ``IGNORE_INDEX`` pixels are left out.
+            prediction: uint8, same shape, class indices below ``num_classes``.
+            num_classes: C.
+
+        Raises:
+            ValueError: the shapes differ, or a counted value is not below C.
+        """
+        if truth.shape != prediction.shape:
+            raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ")
+        counted = truth != IGNORE_INDEX
+        true, predicted = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+        if true.size and max(int(true.max()), int(predicted.max())) >= num_classes:
+            raise ValueError(f"a mask value is not below {num_classes}")
+        cells = np.bincount(true * num_classes + predicted, minlength=num_classes**2)
+        return cls(cells.reshape(num_classes, num_classes))
+
+    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        return ConfusionMatrix(self.counts + other.counts)
+
+    def iou(self) -> NDArray[np.float64]:
+        """Return intersection over union per class, float64 [C]; NaN where the union is empty."""
+        intersection = np.diag(self.counts).astype(np.float64)
+        union = self.counts.sum(axis=0) + self.counts.sum(axis=1) - np.diag(self.counts)
+        iou = np.full(len(intersection), np.nan)
+        np.divide(intersection, union, out=iou, where=union > 0)
+        return iou
+
+    def mean_iou(self) -> float:
+        """Return the mean IoU over the classes that occur; NaN where nothing was counted."""
+        iou = self.iou()
+        present = ~np.isnan(iou)
+        return float(iou[present].mean()) if present.any() else float("nan")
+
+    def pixel_accuracy(self) -> float:
+        """Return the share of counted pixels with the true class; NaN where none was counted."""
+        total = int(self.counts.sum())
+        return float(np.trace(self.counts) / total) if total else float("nan")
+
+
+def edge_bands(mask: NDArray[np.uint8], distances: Sequence[int]) -> list[NDArray[np.bool_]]:
+    """Mark, for each distance, the pixels at most so far from a class edge.
+
+    The distance is Chebyshev's, to the next pixel of another class.
+
+    Args:
+        mask: uint8 [H, W], class indices.
+        distances: in pixels, from 1, ascending.
+
+    Returns:
+        bool [H, W] each; every one contains those before it.
+    """
+    near = _beside_another_class(mask)
+    bands, reached = [], 1
+    for distance in distances:
+        near = _dilated(near, distance - reached)
+        bands.append(near)
+        reached = distance
+    return bands
+
+
+def _beside_another_class(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    near = np.zeros(mask.shape, dtype=np.bool_)
+    for here, there in (
+        ((slice(1, None), slice(None)), (slice(None, -1), slice(None))),
+        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
+        ((slice(1, None), slice(1, None)), (slice(None, -1), slice(None, -1))),
+        ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))),
+    ):
+        differ = mask[here] != mask[there]
+        near[here] |= differ
+        near[there] |= differ
+    return near
+
+
+def _dilated(marked: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
+    """Mark all pixels at most ``distance`` (Chebyshev) from a marked one."""
+    for axis in (0, 1):  # a square's dilation is separable
+        reached = 0
+        while reached < distance:
+            # Lines of 2r + 1 px, one moved each way by as much as that, still leave no gap.
+            step = min(2 * reached + 1, distance - reached)
+            lines, grown = marked.swapaxes(0, axis), marked.copy()
+            target = grown.swapaxes(0, axis)
+            target[step:] |= lines[:-step]
+            target[:-step] |= lines[step:]
+            marked, reached = grown, reached + step
+    return marked
+
+
+def margin_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return top-1 minus top-2 logit: float32 [N, C, H, W] → float32 [N, H, W]."""
+    second, first = np.partition(logits, -2, axis=1)[:, -2:].transpose(1, 0, 2, 3)
+    margin: NDArray[np.float32] = first - second
+    return margin

@@ -1,0 +1,1 @@
+"""The drawn pictures that need no download."""

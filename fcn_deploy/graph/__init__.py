@@ -1,0 +1,1 @@
+"""ONNX files, seen and rewritten. No torch."""

@@ -1,0 +1,1 @@
+"""Are the masks the same, where not, and why not. No torch."""

@@ -1,0 +1,163 @@
+"""What a comparison is made on: pictures, their odd sizes, and a batch of them.
+
+Every runner that is compared is asked about the same things: each picture by itself, the first
+ones at sizes that no training crop has, and three of one size together in a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fcn_deploy.core.errors import DataError
+from fcn_deploy.core.spec import ModelSpec
+from fcn_deploy.data.dataset import Dataset
+from fcn_deploy.data.images import find_images, read_image
+
+#: Sizes (height, width) that every comparison includes: below, beside and beyond the stride, and so
+#: narrow that the last layers see a single column, which some kernels get wrong.
+ODD_SIZES = ((1, 1), (97, 131), (561, 728), (97, 7))
+#: Which of three pictures stands at each place of the batch: none at its own.
+_BATCH_ORDER = (2, 0, 1)
+#: Steps through rows and columns where a picture stands in the batch once, again, and a third time.
+_MIRRORED = ((1, 1), (1, -1), (-1, 1))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One input of the comparison.
+
+    Attributes:
+        name: for people.
+        image: uint8 [H, W, 3].
+        truth: uint8 [H, W] with 255 = void, or None where the picture is not labelled.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is asked beyond the pictures themselves.
+
+    Attributes:
+        odd_sizes: the first pictures at each of ``ODD_SIZES``.
+        batch: pictures of one size, no two alike, in the order in which they stand in the batch.
+    """
+
+    odd_sizes: tuple[Picture, ...]
+    batch: tuple[Picture, ...]
+
+
+def made_extras(first: Sequence[Picture]) -> Extras:
+    """Make the extras from the first pictures, of which there is at least one."""
+    height, width = first[0].image.shape[:2]
+    together = _distinct(first, len(_BATCH_ORDER))
+    same_size = [resized(picture, (height, width)) for picture in together]
+    return Extras(
+        odd_sizes=tuple(
+            resized(picture, size)
+            for size, picture in zip(ODD_SIZES, _cycled(first, len(ODD_SIZES)), strict=True)
+        ),
+        batch=tuple(same_size[index] for index in _BATCH_ORDER),
+    )
+
+
+def _distinct(pictures: Sequence[Picture], count: int) -> list[Picture]:
+    """Return so many pictures; one that comes again is mirrored, as its copies show no mix-up."""
+    cycled = _cycled(pictures, count)
+    steps = [_MIRRORED[index // len(pictures)] for index in range(count)]
+    return [
+        replace(picture, image=picture.image[::down, ::right])
+        for picture, (down, right) in zip(cycled, steps, strict=True)
+    ]
+
+
+def _cycled(pictures: Sequence[Picture], count: int) -> list[Picture]:
+    return [pictures[i % len(pictures)] for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures to compare on, decoded one at a time as they are asked for.
+
+    Attributes:
+        source: where they come from, for the record.
+        count: how many.
+        picture: index → picture.
+        extras: the first ``len(ODD_SIZES)`` pictures → what is asked beyond them.
+    """
+
+    source: str
+    count: int
+    picture: Callable[[int], Picture]
+    extras: Callable[[Sequence[Picture]], Extras] = made_extras
+
+    def __iter__(self) -> Iterator[Picture]:
+        return (self.picture(index) for index in range(self.count))
+
+
+def labelled_pictures(dataset: Dataset, spec: ModelSpec, limit: int | None = None) -> Pictures:
+    """Return a data set's samples as pictures.
+
+    Args:
+        dataset: of the classes that the model knows.
+        spec: of the model.
+        limit: take so many samples only.
+
+    Raises:
+        DataError: the data set has other classes than the model.
+    """
+    if dataset.class_names != spec.class_names:
+        raise DataError(
+            f"{dataset.source} has {_named(dataset.class_names)}, "
+            f"the model {_named(spec.class_names)}",
+            "compare on the model's own data with --data, or on unlabelled pictures with --images",
+        )
+
+    def picture(index: int) -> Picture:
+        sample = dataset[index]
+        return Picture(sample.name, sample.image, sample.mask)
+
+    return Pictures(dataset.source, min(len(dataset), limit or len(dataset)), picture)
+
+
+def unlabelled_pictures(folder: Path, limit: int | None = None) -> Pictures:
+    """Return the pictures in a folder, or one file.
+
+    Raises:
+        ImageError: there are none.
+    """
+    files = find_images([folder])[:limit]
+    return Pictures(
+        str(folder), len(files), lambda index: Picture(files[index].name, read_image(files[index]))
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:3])}, …)"
+
+
+def resized(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Return the picture at another size (height, width), without its labels."""
+    height, width = size
+    image = Image.fromarray(picture.image).resize((width, height), Image.Resampling.BILINEAR)
+    return Picture(f"{picture.name} at {height}×{width}", np.asarray(image, dtype=np.uint8))
+
+
+def image_content(image: NDArray[np.uint8]) -> bytes:
+    """Return an image, uint8 [H, W, 3], as bytes that tell sizes apart, to be digested."""
+    return repr(image.shape).encode() + image.tobytes()
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """Return ``sha256:…`` of a decoded image, uint8 [H, W, 3]."""
+    return f"sha256:{hashlib.sha256(image_content(image)).hexdigest()}"

@@ -1,0 +1,409 @@
+"""Where candidate and reference differ: errors, flips, and what kind of pixels flip.
+
+A flip is a pixel to which the candidate gives another class.  Pictures pass by one at a time;
+what stays is counts, the flips with the widest margins, and the pictures with the most flips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.core.errors import BackendError
+from fcn_deploy.data.metrics import ConfusionMatrix, edge_bands, margin_of
+from fcn_deploy.parity.inputs import Picture, image_content
+
+#: Masks are called the same where this share of all pixels agrees, which is what FP32 must keep.
+SAME_MASKS = 0.9999
+#: Flips written out one by one, those with the widest margins first.
+MAX_LISTED_FLIPS = 1000
+#: Pictures that are kept to be drawn.
+MAX_DRAWN = 4
+#: Pixels at most this far from a class edge are boundary pixels.
+EDGE_DISTANCE = 3
+#: Greatest Chebyshev distance to a class edge of each band, in pixels; the last band is beyond.
+DISTANCES = (1, 2, 3, 8, 16)
+#: Ends of the margin's buckets, in units of ε; the last bucket is beyond.
+MARGIN_STEPS = (0.5, 1.0, 2.0)
+#: Shortest side of pictures in which a shift can be told, in pixels.
+SMALLEST_TELLING = 16
+#: Pixels below which there is nothing to see.
+_SMALLEST_DRAWN = 64 * 64
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A pixel to which the candidate gives another class.
+
+    Attributes:
+        picture: name of the picture.
+        row: from the top, in pixels.
+        column: from the left, in pixels.
+        reference_class: index.
+        candidate_class: index.
+        margin: top-1 minus top-2 logit of the reference.
+        boundary: whether it lies within ``EDGE_DISTANCE`` of a class edge.
+    """
+
+    picture: str
+    row: int
+    column: int
+    reference_class: int
+    candidate_class: int
+    margin: float
+    boundary: bool
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture that is kept for the report: the ones with the most flips.
+
+    Attributes:
+        name: of the picture.
+        flips: pixels to which the candidate gives another class.
+        pixels: in all.
+        image: uint8 [H, W, 3].
+        reference: its mask, uint8 [H, W].
+        candidate: its mask, uint8 [H, W].
+        margin: of the reference, float32 [H, W].
+    """
+
+    name: str
+    flips: int
+    pixels: int
+    image: NDArray[np.uint8]
+    reference: NDArray[np.uint8]
+    candidate: NDArray[np.uint8]
+    margin: NDArray[np.float32]
+
+
+class MarginHistogram:
+    """Counts margins in sixteenths of an octave, so that no margin has to be kept.
+
+    A float32 above 0 grows with its bits.  Those of the exponent and the first four of the
+    fraction are the bin: bins are at most 1/16 wide, relative to where they begin.
+    """
+
+    _SHIFT = 19
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(1 << (31 - self._SHIFT), dtype=np.int64)
+
+    def add(self, margins: NDArray[np.float32]) -> None:
+        """Count finite margins ≥ 0, of any shape."""
+        bits = np.ascontiguousarray(margins, dtype=np.float32).ravel().view(np.uint32)
+        self._counts += np.bincount(bits >> self._SHIFT, minlength=len(self._counts))
+
+    def at_least(self, threshold: float) -> int:
+        """Return how many are surely ≥ ``threshold``: a lower bound, short by part of one bin."""
+        if threshold <= 0:
+            return int(self._counts.sum())
+        if threshold > float(np.finfo(np.float32).max):
+            return 0
+        # The next float32 at or above it: rounding down would count too many.
+        bound = np.float32(threshold)
+        if float(bound) < threshold:
+            bound = np.nextafter(bound, np.float32(np.inf))
+        bits = int(np.array(bound, dtype=np.float32).view(np.uint32))
+        first = -(-bits >> self._SHIFT)  # the first bin that begins there or above
+        return int(self._counts[first:].sum())
+
+
+@dataclass
+class Tally:
+    """What is counted while the pictures pass by.
+
+    Attributes:
+        num_classes: C.
+        pictures: how many, odd sizes included.
+        pixels: of them all.
+        flips: pixels to which the candidate gives another class.
+        epsilon: largest |Δlogit|; infinity once a logit is not finite.
+        logit_scale: largest |logit| of the reference.
+        candidate_broken: pictures in which a logit of the candidate's is NaN or infinite.
+        reference_broken: the same of the reference.
+        classes: pixels by the reference's class (row) and the candidate's (column).
+        edge_pixels: pixels by band of ``DISTANCES``, the last beyond.
+        edge_flips: flips by the same bands.
+        margins: of all pixels.
+        flip_margins: the reference's margins at the flips, float32 [flips], one per picture.
+        most_flipped: the picture with the largest share of flips, if any is large enough to show
+            how they lie.
+        least_alike: the same for the largest |Δlogit|.
+    """
+
+    num_classes: int
+    pictures: int = 0
+    pixels: int = 0
+    flips: int = 0
+    epsilon: float = 0.0
+    logit_scale: float = 0.0
+    candidate_broken: int = 0
+    reference_broken: int = 0
+    classes: NDArray[np.int64] = field(init=False)
+    edge_pixels: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(len(DISTANCES) + 1, np.int64)
+    )
+    edge_flips: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(len(DISTANCES) + 1, np.int64)
+    )
+    margins: MarginHistogram = field(default_factory=MarginHistogram)
+    flip_margins: list[NDArray[np.float32]] = field(default_factory=list)
+    most_flipped: Picture | None = None
+    least_alike: Picture | None = None
+    reference_confusion: ConfusionMatrix | None = None
+    candidate_confusion: ConfusionMatrix | None = None
+    _digest: Any = field(default_factory=hashlib.sha256)
+    _order: Iterator[int] = field(default_factory=itertools.count)
+    _widest_flips: list[tuple[float, int, Flip]] = field(default_factory=list)
+    _drawings: list[tuple[float, int, Drawing]] = field(default_factory=list)
+    _largest_share: float = 0.0
+    _largest_error: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.classes = np.zeros((self.num_classes, self.num_classes), dtype=np.int64)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every logit so far is a number."""
+        return not (self.candidate_broken or self.reference_broken)
+
+    @property
+    def digest(self) -> str:
+        """``sha256:…`` of all images, in order."""
+        return f"sha256:{self._digest.hexdigest()}"
+
+    @property
+    def boundary_pixels(self) -> int:
+        """Pixels within ``EDGE_DISTANCE`` of a class edge."""
+        return int(self.edge_pixels[: DISTANCES.index(EDGE_DISTANCE) + 1].sum())
+
+    @property
+    def boundary_flips(self) -> int:
+        """Flips within ``EDGE_DISTANCE`` of a class edge."""
+        return int(self.edge_flips[: DISTANCES.index(EDGE_DISTANCE) + 1].sum())
+
+    def add(
+        self,
+        picture: Picture,
+        mask: NDArray[np.uint8],
+        logits: NDArray[np.float32],
+        candidate_mask: NDArray[np.uint8],
+        candidate_logits: NDArray[np.float32],
+    ) -> None:
+        """Count one picture: masks uint8 [H, W], logits float32 [C, H, W]."""
+        self.pictures += 1
+        self.pixels += mask.size
+        self._digest.update(image_content(picture.image))
+        error = self._count_errors(logits, candidate_logits)
+
+        # A NaN in the reference fails the first check; here it must only stay writable as JSON.
+        margin = np.nan_to_num(margin_of(logits[None])[0], posinf=0, neginf=0)
+        flipped = mask != candidate_mask
+        flips = int(np.count_nonzero(flipped))
+        self.margins.add(margin)
+        self.flips += flips
+        self.flip_margins.append(margin[flipped])
+        self._count_classes(mask, candidate_mask, flipped)
+        bands = edge_bands(mask, DISTANCES)
+        self._count_bands(bands, flipped)
+        if flips:
+            boundary = bands[DISTANCES.index(EDGE_DISTANCE)]
+            self._keep_widest(picture.name, mask, candidate_mask, margin, boundary, flipped)
+        self._keep_worst(picture, flips, error)
+        if mask.size >= _SMALLEST_DRAWN:
+            drawing = Drawing(
+                picture.name, flips, mask.size, picture.image, mask, candidate_mask, margin
+            )
+            _push(self._drawings, (flips / mask.size, -self.pictures, drawing), MAX_DRAWN)
+        if picture.truth is not None:
+            self._score(picture.truth, mask, candidate_mask)
+
+    def _count_errors(self, logits: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
+        """Count a picture's errors and return its largest |Δlogit|."""
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            difference = candidate - logits
+        np.abs(difference, out=difference)
+        error = float(difference.max())
+        # NaN and infinity outlive the subtraction, so that most pictures need no further look.
+        if not math.isfinite(error):
+            self.reference_broken += not np.isfinite(logits).all()
+            self.candidate_broken += not np.isfinite(candidate).all()
+            error = math.inf
+        self.epsilon = max(self.epsilon, error)
+        if math.isfinite(error):
+            scale = max(float(logits.max()), -float(logits.min()))
+            self.logit_scale = max(self.logit_scale, scale)
+        return error
+
+    def _count_classes(
+        self,
+        mask: NDArray[np.uint8],
+        candidate: NDArray[np.uint8],
+        flipped: NDArray[np.bool_],
+    ) -> None:
+        count = self.num_classes
+        before = mask[flipped].astype(np.int64)
+        after = candidate[flipped].astype(np.int64)
+        beyond = max(int(before.max(initial=0)), int(after.max(initial=0)))
+        if beyond >= count:
+            raise BackendError(f"a mask holds class {beyond}, the network has {count} classes")
+        cells = np.bincount(before * count + after, minlength=count * count)
+        cells = cells.reshape(count, count)
+        stayed = np.bincount(mask.ravel(), minlength=count) - cells.sum(axis=1)
+        self.classes += cells
+        self.classes[np.diag_indices(count)] += stayed
+
+    def _count_bands(self, bands: list[NDArray[np.bool_]], flipped: NDArray[np.bool_]) -> None:
+        # Each band contains those before it, and everything lies within the last.
+        pixels = [int(np.count_nonzero(band)) for band in bands]
+        flips = [int(np.count_nonzero(band & flipped)) for band in bands]
+        self.edge_pixels += np.diff([0, *pixels, flipped.size])
+        self.edge_flips += np.diff([0, *flips, int(np.count_nonzero(flipped))])
+
+    def _keep_widest(
+        self,
+        name: str,
+        mask: NDArray[np.uint8],
+        candidate: NDArray[np.uint8],
+        margin: NDArray[np.float32],
+        edge: NDArray[np.bool_],
+        flipped: NDArray[np.bool_],
+    ) -> None:
+        positions = np.argwhere(flipped)
+        widest_first = np.argsort(-margin[flipped], kind="stable")[:MAX_LISTED_FLIPS]
+        for row, column in positions[widest_first].tolist():
+            flip = Flip(
+                name,
+                row,
+                column,
+                int(mask[row, column]),
+                int(candidate[row, column]),
+                float(margin[row, column]),
+                bool(edge[row, column]),
+            )
+            # The running number keeps the heap from comparing flips, and earlier ones first.
+            _push(self._widest_flips, (flip.margin, -next(self._order), flip), MAX_LISTED_FLIPS)
+
+    def _keep_worst(self, picture: Picture, flips: int, error: float) -> None:
+        height, width = picture.image.shape[:2]
+        if min(height, width) < SMALLEST_TELLING:
+            return
+        share = flips / (height * width)
+        if share > self._largest_share:
+            self.most_flipped, self._largest_share = picture, share
+        if error > self._largest_error:
+            self.least_alike, self._largest_error = picture, error
+
+    def _score(
+        self,
+        truth: NDArray[np.uint8],
+        mask: NDArray[np.uint8],
+        candidate: NDArray[np.uint8],
+    ) -> None:
+        empty = ConfusionMatrix.empty(self.num_classes)
+        self.reference_confusion = (self.reference_confusion or empty) + ConfusionMatrix.of(
+            truth, mask, self.num_classes
+        )
+        self.candidate_confusion = (self.candidate_confusion or empty) + ConfusionMatrix.of(
+            truth, candidate, self.num_classes
+        )
+
+    def decided_flips(self) -> int:
+        """Return how many flips have a reference margin beyond 2ε."""
+        return sum(int((margins > 2 * self.epsilon).sum()) for margins in self.flip_margins)
+
+    def widest_flip_margin(self) -> float:
+        """Return the widest reference margin among the flips, 0 where there is none."""
+        return max((float(m.max()) for m in self.flip_margins if m.size), default=0.0)
+
+    def widest_flips(self) -> list[Flip]:
+        """Return the flips with the widest margins, at most ``MAX_LISTED_FLIPS``."""
+        return [flip for _, _, flip in sorted(self._widest_flips, reverse=True)]
+
+    def drawings(self) -> list[Drawing]:
+        """Return the pictures with the largest share of flips, worst first."""
+        return [drawing for _, _, drawing in sorted(self._drawings, reverse=True)]
+
+    def flips_by_class(self) -> list[dict[str, int]]:
+        """Return ``{reference, candidate, flips}`` of each pair that occurs, most flips first."""
+        flips = self.classes.copy()
+        np.fill_diagonal(flips, 0)
+        return [
+            {"reference": int(row), "candidate": int(column), "flips": int(flips[row, column])}
+            for row, column in sorted(np.argwhere(flips).tolist(), key=lambda at: -flips[tuple(at)])
+        ]
+
+    def flips_by_margin(self) -> list[dict[str, float | int | None]]:
+        """Return ``{from, to, pixels, flips}`` by the reference's margin, in steps of ε.
+
+        Flips are exact.  Pixels come from the histogram: each bound is rounded up to its next
+        bin, by at most 1/16.  Where ε is 0 or no number, there is a single bucket.
+        """
+        usable = math.isfinite(self.epsilon) and self.epsilon > 0
+        bounds = [0.0, *(step * self.epsilon for step in MARGIN_STEPS)] if usable else [0.0]
+        pixels = [*map(self.margins.at_least, bounds), 0]
+        flips = [
+            *(sum(int((m >= bound).sum()) for m in self.flip_margins) for bound in bounds),
+            0,
+        ]
+        return [
+            {
+                "from": start,
+                "to": end,
+                "pixels": pixels[index] - pixels[index + 1],
+                "flips": flips[index] - flips[index + 1],
+            }
+            for index, (start, end) in enumerate(zip(bounds, [*bounds[1:], None], strict=True))
+        ]
+
+    def flips_by_distance(self) -> list[dict[str, int | None]]:
+        """Return ``{from_px, to_px, pixels, flips}`` by the distance to the next class edge."""
+        starts = [1, *(distance + 1 for distance in DISTANCES)]
+        return [
+            {"from_px": start, "to_px": end, "pixels": int(pixels), "flips": int(flips)}
+            for start, end, pixels, flips in zip(
+                starts, [*DISTANCES, None], self.edge_pixels, self.edge_flips, strict=True
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class BatchCheck:
+    """Whether masks depend on a picture's place in the batch.
+
+    Attributes:
+        pictures: in the batch.
+        flips: pixels whose class differs between alone and in the batch.
+        widest_margin: of the reference, among those flips.
+        sources: of each place, the place whose picture alone has the mask that was given there;
+            None where no picture's is.
+    """
+
+    pictures: int
+    flips: int
+    widest_margin: float
+    sources: tuple[int | None, ...]
+
+    def to_json(self) -> dict[str, float | int]:
+        """Return the figures as JSON values."""
+        return {
+            "pictures": self.pictures,
+            "flips": self.flips,
+            "widest_margin": self.widest_margin,
+        }
+
+
+def _push(heap: list[tuple[float, int, Any]], entry: tuple[float, int, Any], limit: int) -> None:
+    if len(heap) < limit:
+        heapq.heappush(heap, entry)
+    else:
+        heapq.heappushpop(heap, entry)

@@ -1,0 +1,531 @@
+"""Results → figures and sentences as a person reads them, the same in every room that tells them.
+
+    figures      number, percent, score, points       2.35   99.961%   63.2%   -0.004
+    names        runner_name, speed_words             ort fp16 on cuda:0   a tie with …
+    sentences    summary_lines                        one for each backend: masks first, then speed
+    commands     verb_command, repeat_commands        what to type to make or repeat a result
+
+A figure is never said better than it is: what is not all of it never reads ``100%``, a tie is
+called a tie, and speed without proven masks is named as such.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+from fcn_deploy.bench.case import END_TO_END
+from fcn_deploy.bench.loadgen import SERVER, SINGLE_STREAM, Settings
+from fcn_deploy.core.files import DEFAULT_RUN, MODEL_SUFFIXES
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.parity.tally import SAME_MASKS
+from fcn_deploy.results.results import (
+    Bench,
+    BenchRow,
+    Bisection,
+    Comparison,
+    DeviceTier,
+    Environment,
+    Ratio,
+    Results,
+    Training,
+)
+from fcn_deploy.results.workload import baseline_of
+from fcn_deploy.runners.base import RunnerDescription
+
+#: Backend and precision that `parity` compares the others with.
+REFERENCE = "torch fp32"
+#: How result files call the built-in scenes, and the validation images of a folder.
+SCENES, VALIDATION = "built-in synthetic scenes", " (val)"
+#: What stands for the RUN argument where it is not known: an engine lies among those of other
+#: runs, and does not say which one it stems from.
+_UNKNOWN_RUN = "RUN"
+_ENGINE_SUFFIX = ".plan"
+
+
+# -- figures and names --------------------------------------------------------------------------
+
+
+def number(value: float | None) -> str:
+    """Return a figure with 3 significant digits; ``n/a`` for None."""
+    if value is None:
+        return "n/a"
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.2e}"
+    magnitude = math.floor(math.log10(abs(value)))
+    rounded = round(value, 2 - magnitude)
+    magnitude = math.floor(math.log10(abs(rounded)))  # 9.996 has become 10.0
+    return f"{rounded:,.{max(0, 2 - magnitude)}f}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share as a percentage; what is not all of it never reads ``100%``."""
+    if share is None:
+        return "n/a"
+    if share in (0, 1):
+        return f"{share:.0%}"
+    if 0 < 100 * share < 1e-4:
+        return "<0.0001%"
+    if not 0.99 < share < 1:
+        return f"{number(100 * share)}%"
+    decimals = max(1, 1 - math.floor(math.log10(100 * (1 - share))))
+    scale = 10.0**decimals
+    # Rounded down: a thousandth of the last digit forgives what floats cannot say.
+    shown = f"{math.floor(100 * share * scale + 1e-3) / scale:.{decimals}f}"
+    return f"{shown.rstrip('0')}%"
+
+
+def score(share: float | None, decimals: int = 1) -> str:
+    """Return an IoU or accuracy as a percentage; no validation set resolves more digits."""
+    return "n/a" if share is None else f"{100 * share:.{decimals}f}%"
+
+
+def points(change: float | None) -> str:
+    """Return a change in points (hundredths) with its sign."""
+    return "n/a" if change is None else f"{change:+.3f}"
+
+
+def runner_name(runner: RunnerDescription) -> str:
+    """Return backend, precision and, beyond the CPU, device: ``ort fp32``."""
+    place = "" if runner.device == "cpu" else f" on {runner.device}"
+    if runner.is_baseline:
+        return f"plain export{place}"
+    return f"{runner.backend} {runner.precision}{place}"
+
+
+def speed_words(ratio: Ratio) -> str:
+    """Say how a row compares with the baseline; a tie is called a tie."""
+    low, high = number(ratio.low), number(ratio.high)
+    if ratio.tie:
+        return f"a tie with the plain export ({low}–{high}× its speed)"
+    if ratio.median >= 1:
+        return f"{number(ratio.median)}× faster than the plain export ({low}–{high})"
+    slow, slower = number(1 / ratio.high), number(1 / ratio.low)
+    return f"{number(1 / ratio.median)}× slower than the plain export ({slow}–{slower})"
+
+
+# -- one sentence for each backend --------------------------------------------------------------
+
+
+State = Literal["failed", "unchecked", "passed", "reference"]
+_LOUDEST_FIRST: tuple[State, ...] = ("failed", "unchecked", "passed", "reference")
+
+
+@dataclass(frozen=True)
+class SummaryLine:
+    """One backend in one sentence.
+
+    Attributes:
+        label: which backend.
+        state: of its masks.
+        sentence: masks first, then speed; commands stand between backticks.
+    """
+
+    label: str
+    state: State
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.label}: {self.sentence}"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What is known of one machine."""
+
+    environment: Environment
+    comparisons: tuple[Comparison, ...]
+    benches: tuple[Bench, ...]
+
+
+def _places(results: Results) -> list[_Place]:
+    places = {results.machine_of(entry): entry for entry in results.proving_environments}
+    return [
+        _Place(
+            environment,
+            tuple(c for c in results.comparisons if results.machine_of(c.environment) == number),
+            tuple(b for b in results.benches if results.machine_of(b.environment) == number),
+        )
+        for number, environment in places.items()
+    ]
+
+
+def summary_lines(results: Results) -> list[SummaryLine]:
+    """Say of each backend whether its masks are the same and how fast it is.
+
+    A backend is a backend at a precision on a device, and on a machine: masks that are the same
+    on one say nothing of another, whose libraries compute with other instructions.  Parity counts
+    only where it was run on the very file that was measured, from the checkpoint that lies in the
+    run.  The speed is that of the newest bench file, end to end where measured so, one query after
+    another, at the smallest batch.
+    """
+    lines = [
+        _summary_line(results, place, label)
+        for place in _places(results)
+        for label in _labels(place)
+    ]
+    return sorted(lines, key=lambda line: _LOUDEST_FIRST.index(line.state))
+
+
+def _labels(place: _Place) -> list[str]:
+    compared = [comparison.candidate for comparison in place.comparisons]
+    measured = [
+        row.runner
+        for bench in place.benches
+        for row in bench.rows
+        if not row.is_baseline and not row.is_peer
+    ]
+    return list(dict.fromkeys(map(runner_name, compared + measured)))
+
+
+def _summary_line(results: Results, place: _Place, label: str) -> SummaryLine:
+    row = _headline_row(place, label)
+    state, masks = _mask_words(results, place, label, row)
+    if row is None:
+        runner = _known_runner(place, label)
+        speed = f"; speed not measured: run `{verb_command('bench', results, runner)}`"
+    else:
+        speed = f", {_row_words(results, place, row)}"
+        if state == "failed":
+            speed += ", for different masks"
+    name = f"{label} on {results.machine_label(place.environment)}"
+    return SummaryLine(name if results.several_machines else label, state, masks + speed)
+
+
+def _headline_row(place: _Place, label: str) -> BenchRow | None:
+    """Return the row to name first: of the model file measured last, end to end, single stream."""
+    newest_first = [
+        row
+        for bench in reversed(place.benches)
+        for row in bench.rows
+        if runner_name(row.runner) == label
+    ]
+    if not newest_first:
+        return None
+    current = newest_first[0].runner.digest
+    return min(  # the first of equals, so the newest
+        newest_first,
+        key=lambda row: (
+            row.runner.digest != current,
+            not row.is_valid,
+            row.tier != END_TO_END,
+            row.scenario != SINGLE_STREAM,
+            row.batch_size,
+        ),
+    )
+
+
+def _row_words(results: Results, place: _Place, row: BenchRow) -> str:
+    if row.over_baseline is None:
+        words = f"{number(row.median_ms)} ms per query, {row.conditions}, no baseline beside it"
+    else:
+        words = f"{speed_words(row.over_baseline)}, {row.conditions}"
+    words += _invalid_words(row, _baseline_of(place, row))
+    return f"{words}, measured on an older checkpoint" if results.is_stale(row.runner) else words
+
+
+def _baseline_of(place: _Place, row: BenchRow) -> BenchRow | None:
+    """Return the row that a row's speed is a multiple of, None without one."""
+    if row.over_baseline is None:
+        return None
+    bench = next(b for b in place.benches if any(other is row for other in b.rows))
+    return baseline_of(row, bench.rows)
+
+
+def _invalid_words(row: BenchRow, baseline: BenchRow | None) -> str:
+    """Say which of the two LoadGen does not let count: a ratio needs both."""
+    baseline_is_valid = baseline is None or baseline.is_valid
+    if row.is_valid:
+        held = ", against a plain export that MLPerf LoadGen calls INVALID"
+        return "" if baseline_is_valid else held
+    words = ", which MLPerf LoadGen calls INVALID"
+    return words if baseline_is_valid else f"{words}, and the plain export as well"
+
+
+def _mask_words(
+    results: Results, place: _Place, label: str, row: BenchRow | None
+) -> tuple[State, str]:
+    ours = [c for c in place.comparisons if runner_name(c.candidate) == label]
+    command = f"run `{verb_command('parity', results, _known_runner(place, label))}`"
+    if not ours:
+        if any(runner_name(c.reference) == label for c in place.comparisons):
+            return "reference", "the reference for the masks"
+        if label.startswith(REFERENCE):
+            return "reference", "the reference for the masks (nothing was compared with it yet)"
+        here = " ON THIS MACHINE" if results.several_machines else ""
+        return "unchecked", f"MASKS NOT CHECKED{here}: {command}"
+    fresh = [c for c in ours if not results.is_stale(c.candidate)]
+    if not fresh:
+        return "unchecked", f"MASKS CHECKED ON AN OLDER CHECKPOINT ONLY: {command}"
+    measured = None if row is None or results.is_stale(row.runner) else row.runner.digest
+    same_file = [c for c in fresh if measured in (None, c.candidate.digest)]
+    if not same_file:
+        return "unchecked", f"MASKS CHECKED ON ANOTHER FILE THAN THE ONE MEASURED: {command}"
+    failed = [c for c in same_file if not c.passed]
+    if failed:
+        points_missed = ", ".join(dict.fromkeys(n for c in failed for n in c.failed_checks))
+        return "failed", f"MASKS DIFFER, THE GATE FAILED ({points_missed or 'see below'})"
+    # Of equals the one that shows most: labelled pictures, then many.
+    worst = min(same_file, key=lambda c: (c.agreement, not c.is_labelled, -c.count))
+    labelled = worst.is_labelled
+    return "passed", gate_words(worst.candidate, worst.agreement, worst.count, labelled=labelled)
+
+
+def gate_words(
+    candidate: RunnerDescription, agreement: float, pictures: int, *, labelled: bool
+) -> str:
+    """Say what a gate that holds has shown: the same masks, or masks within a wider gate.
+
+    Args:
+        candidate: whose masks they are.
+        agreement: share of the pixels with the reference's class.
+        pictures: how many were compared; copies of some in odd sizes always are as well.
+        labelled: whether mean IoUs were compared as well.
+    """
+    where = "on 1 picture" if pictures == 1 else f"on {pictures:,} pictures"
+    where += " and odd sizes" if labelled else " and odd sizes, none labelled"
+    agreeing = f"{percent(agreement)} of the pixels agree"
+    # Nobody may take it for what a GPU will give.
+    widened = "; computed in float32 here: says nothing of a GPU's rounding"
+    limits = widened if candidate.widens_halves else ""
+    if agreement < SAME_MASKS:
+        return f"masks within the {candidate.precision} gate ({agreeing} {where}{limits})"
+    share = "" if agreement == 1 else f", {agreeing}"
+    return f"same masks (gate passed {where}{share}{limits})"
+
+
+def _known_runner(place: _Place, label: str) -> RunnerDescription:
+    runners = [comparison.candidate for comparison in place.comparisons]
+    runners += [row.runner for bench in place.benches for row in bench.rows]
+    return next(runner for runner in runners if runner_name(runner) == label)
+
+
+def verdict_words(row: BenchRow) -> str:
+    """Say what LoadGen thinks of a row: ``VALID`` with its p90, ``INVALID: why``, or a loop's."""
+    if row.loadgen is None:
+        return "timed loop"
+    if row.loadgen.valid:
+        early = row.loadgen.early_stopping_ms
+        return "VALID" if early is None else f"VALID, p90 ≤ {number(early)}"
+    return f"INVALID: {'; '.join(row.loadgen.problems) or 'LoadGen does not say why'}"
+
+
+def settings_words(all_of_them: Iterable[Settings | None]) -> str:
+    """Say what LoadGen was asked for, the least of some rows; empty where nothing is known."""
+    known = [settings for settings in all_of_them if settings is not None]
+    if not known:
+        return ""
+    seconds = min(settings.min_seconds for settings in known)
+    queries = min(settings.min_queries for settings in known)
+    return (
+        f"VALID means at least {seconds:g} s and {queries} queries a repeat, and no submission to "
+        "MLPerf"
+    )
+
+
+# -- commands -----------------------------------------------------------------------------------
+
+
+def verb_command(verb: str, results: Results, runner: RunnerDescription) -> str:
+    """Return the shell command that runs ``parity`` or ``bench`` for one runner."""
+    return f"fcn-deploy {verb}{_run_of(results, runner.file)}{_runner_options(runner)}"
+
+
+def _runner_options(runner: RunnerDescription) -> str:
+    return f" --backend {shlex.quote(runner.backend)}{_precision_flag(runner.precision)}"
+
+
+def _shell_words(words: Iterable[str]) -> str:
+    """Return words as they are typed, each led by a space."""
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def _run_of(results: Results, *files: str) -> str:
+    """Return the RUN argument: of a lone result file, the folder of its model as it was there.
+
+    Args:
+        results: where it is asked for.
+        files: model files of the run; the first that is no engine says where it lies.
+    """
+    if not results.files:
+        return results.run_argument
+    models = [PurePath(file) for file in files if PurePath(file).suffix != _ENGINE_SUFFIX]
+    if not models:
+        return f" {_UNKNOWN_RUN}"
+    folder = models[0].parent
+    return "" if folder == DEFAULT_RUN else f" {shlex.quote(str(folder))}"
+
+
+def _precision_flag(precision: str) -> str:
+    known = {known.value: known.flag for known in Precision}
+    return known.get(precision, f" --{precision}")
+
+
+def repeat_commands(results: Results) -> list[str]:
+    """Return the shell commands that make all of this again, in order; notes begin with ``#``."""
+    if results.files:
+        return _commands_of_files(results)
+    run = results.run_argument
+    out, training = results.out_option, results.training
+    commands = [f"fcn-deploy train{out}" if training is None else _train_command(training, out)]
+    seen = {runner.precision for runner in results.runners}
+    seen |= {bisection.candidate_precision for bisection in results.bisections}
+    precisions = sorted(seen | {"fp32"})
+    commands += [f"fcn-deploy export{run}{_precision_flag(p)}" for p in reversed(precisions)]
+    proofs = _proof_commands(results, results.comparisons, results.benches, results.bisections)
+    verbs = {command.split()[1] for command in proofs}
+    if "parity" not in verbs:
+        commands.append(f"fcn-deploy parity{run}")
+    commands += proofs
+    if "bench" not in verbs:
+        commands.append(f"fcn-deploy bench{run}")
+    return [*dict.fromkeys(commands), f"fcn-deploy report{run}"]
+
+
+def _commands_of_files(results: Results) -> list[str]:
+    commands: list[str] = []
+    machines = {results.machine_of(entry): entry for entry in reversed(results.environments)}
+    for number, environment in reversed(machines.items()):
+
+        def here(
+            result: Training | Comparison | Bench | Bisection | DeviceTier, number: int = number
+        ) -> bool:
+            return results.machine_of(result.environment) == number
+
+        commands += [
+            f"# on {_one_line(results.machine_label(environment))}",
+            *(_train_command(t, _out_option(t)) for t in results.trainings if here(t)),
+            *_proof_commands(
+                results,
+                [c for c in results.comparisons if here(c)],
+                [b for b in results.benches if here(b)],
+                [b for b in results.bisections if here(b)],
+            ),
+            *(_device_command(d) for d in results.devices if here(d)),
+        ]
+    files = "".join(f" {shlex.quote(file)}" for file in results.files)
+    return [*commands, "# wherever these files are", f"fcn-deploy report{files}"]
+
+
+def _device_command(device: DeviceTier) -> str:
+    file, precision = shlex.quote(str(device.environment.file)), device.runner.precision
+    return f"python benchmarks/gpu/device_tier.py {_UNKNOWN_RUN} {precision} {file}"
+
+
+def _out_option(training: Training) -> str:
+    return f" --out {shlex.quote(str(PurePath(training.environment.file).parent))}"
+
+
+def _one_line(text: str) -> str:
+    # A note in a shell ends with its line: what follows would be run.
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _proof_commands(
+    results: Results,
+    comparisons: Iterable[Comparison],
+    benches: Iterable[Bench],
+    bisections: Iterable[Bisection],
+) -> list[str]:
+    commands = [_typed_parity(results, c) or _guessed_parity(results, c) for c in comparisons]
+    commands += [_typed_parity(results, b) or _guessed_bisect(results, b) for b in bisections]
+    commands += [_bench_command(results, bench) for bench in benches]
+    return list(dict.fromkeys(commands))
+
+
+def _typed_parity(results: Results, result: Comparison | Bisection) -> str | None:
+    """Return the command that made a result of `parity`, as it was typed; None if not known."""
+    if result.arguments is None or result.options is None:
+        return None
+    arguments = _shell_words(result.arguments)
+    # Saved outputs and a single model file are no run: they stay as they were named.
+    names_run = not any(word.endswith((*MODEL_SUFFIXES, ".json")) for word in result.arguments)
+    if names_run and not results.files:  # it may lie elsewhere by now
+        arguments = results.run_argument
+    return f"fcn-deploy parity{arguments}{_shell_words(result.options)}"
+
+
+def _guessed_parity(results: Results, comparison: Comparison) -> str:
+    """Return the command of a file that does not say it, from what it holds."""
+    candidate, reference = comparison.candidate, comparison.reference
+    # Of outputs that were saved elsewhere the reference says nothing of this run.
+    live = comparison.reference_machine is None
+    run = _run_of(results, candidate.file, *([reference.file] if live else []))
+    pictures = _pictures_option(comparison.source)
+    return f"fcn-deploy parity{run}{_runner_options(candidate)}{pictures}"
+
+
+def _guessed_bisect(results: Results, bisection: Bisection) -> str:
+    """Return the command of a file that does not say it, from what it holds."""
+    flag = _precision_flag(bisection.candidate_precision)
+    flag = "" if bisection.candidate_precision == Precision.FP16 else flag  # it is --bisect's own
+    return (
+        f"fcn-deploy parity{_bisected(results, bisection)}{flag} --bisect"
+        f"{_pictures_option(bisection.source)}"
+    )
+
+
+def _bisected(results: Results, bisection: Bisection) -> str:
+    """Return the argument that names a bisection's candidate: the run's own file, or another."""
+    file = PurePath(bisection.candidate_file)
+    if file.name == f"model.{bisection.candidate_precision}.onnx":
+        return _run_of(results, bisection.candidate_file)
+    return f" {shlex.quote(str(file))}"
+
+
+def _pictures_option(source: str) -> str:
+    """Return the option that names pictures, from how a result file calls them."""
+    if source.startswith(SCENES):
+        return " --data synthetic"
+    if source.endswith(VALIDATION):
+        return f" --data {shlex.quote(source.removesuffix(VALIDATION))}"
+    return f" --images {shlex.quote(source)}"
+
+
+def _train_command(training: Training, out_option: str) -> str:
+    return f"fcn-deploy train{out_option}{_shell_words(training.options)}"
+
+
+def _bench_command(results: Results, bench: Bench) -> str:
+    files = [row.runner.file for row in bench.rows]
+    run = _run_of(results, *files) if files else results.run_argument
+    if any(row.is_peer for row in bench.rows):
+        command = f"make bench RUN={run.strip() or DEFAULT_RUN}"
+        # Read by make, where a dollar begins a variable, then by its shell.
+        flags = shlex.join(bench.options or ()).replace("$", "$$")
+        return f"{command} BENCH_FLAGS={shlex.quote(flags)}" if flags else command
+    if bench.options is not None:
+        return f"fcn-deploy bench{run}{_shell_words(bench.options)}"
+    return f"fcn-deploy bench{run}{_guessed_options(bench)}"
+
+
+def _guessed_options(bench: Bench) -> str:
+    """Return the options of a file that does not say them, from what it holds."""
+    rows = [row for row in bench.rows if not row.is_baseline] or list(bench.rows)
+    backends = dict.fromkeys(row.runner.backend for row in rows if not row.is_baseline)
+    options = [("--backend", shlex.quote(backend)) for backend in backends]
+    options += [
+        ("--scenario", shlex.quote(name)) for name in dict.fromkeys(r.scenario for r in rows)
+    ]
+    bounds = {r.loadgen.target_p99_ms for r in rows if r.loadgen and r.scenario == SERVER}
+    options += [("--target-p99-ms", f"{bound:g}") for bound in bounds if bound is not None]
+    options += [("--clock", "loadgen" if bench.clock == "loadgen" else "loop")]
+    options += [("--tier", shlex.quote(tier)) for tier in dict.fromkeys(row.tier for row in rows)]
+    batches = sorted({row.batch_size for row in rows})
+    options += [("--batch", ",".join(map(str, batches)))] if batches else []
+    options += [
+        ("--size", f"{height}x{width}") for height, width in dict.fromkeys(row.size for row in rows)
+    ]
+    if not bench.source.startswith(SCENES):
+        options += [("--images", shlex.quote(bench.source))]
+    options += [("--threads", str(bench.conditions.threads))]
+    options += [("--repeats", str(max(len(row.repeats_ms) for row in rows)))] if rows else []
+    options += [("--seconds", f"{bench.seconds:g}")] if bench.seconds is not None else []
+    precisions = "".join(dict.fromkeys(_precision_flag(row.runner.precision) for row in rows))
+    return precisions + "".join(f" {name} {value}" for name, value in options)

@@ -1,0 +1,102 @@
+"""A float32 graph made ready for arithmetic in bfloat16.  Knows no torch.
+
+bfloat16 keeps eight significant bits.  A pixel is a whole number and the mean is not: all
+differences of a channel have the same fraction, so rounding moves all that lie between two powers
+of two by the same amount, up to a quarter of a grey level from 64 on, half a level from 128 on.
+That is no noise but another picture, slightly other in colour and contrast.  Less a whole mean,
+pixels are whole numbers of no more than eight bits, and none is rounded; what the mean lacks goes
+into the first convolution's bias.
+
+Around the picture that convolution reads zeros, which then stand for the whole mean, half a grey
+level at most from the mean itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.core.errors import OnnxFileError
+from fcn_deploy.graph.nodes import consumers_of, initializers_of, unchanged_pixels
+
+if TYPE_CHECKING:
+    import onnx
+
+#: What stands behind the library's name where a file is computed so.
+WHOLE_MEAN = ", mean made whole"
+_REPAIR = "export it again, or use --backend openvino"
+
+
+def with_whole_mean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph that subtracts a mean of whole grey levels, the rest of it in a bias.
+
+    Args:
+        model: FP32, as `fcn-deploy export` writes it: a picture of bytes, less a mean [1, C, 1, 1]
+            in grey levels, is read by one convolution alone, weights [K, C, kh, kw].  It is not
+            changed.
+
+    Raises:
+        OnnxFileError: it is another graph.
+    """
+    from onnx import ModelProto, numpy_helper
+
+    whole = ModelProto()
+    whole.CopyFrom(model)
+    tensors = initializers_of(whole.graph)
+    found = _first_convolution(whole.graph, tensors)
+    if found is None:
+        raise OnnxFileError(
+            "the graph does not subtract a mean from bytes right before its first convolution",
+            _REPAIR,
+        )
+    subtraction, convolution = found
+    mean, weight, *bias = (
+        numpy_helper.to_array(tensors[name]).astype(np.float64)
+        for name in (*subtraction.input[1:], *convolution.input[1:])
+    )
+    nearest = np.round(mean)
+    # conv(x - mean) = conv(x - nearest) + conv(nearest - mean), the last a constant per filter.
+    moved = np.einsum("kcyx,c->k", weight, (nearest - mean).reshape(-1))
+    # Under new names: exporters let nodes share constants that are equal.
+    _replace(whole.graph, subtraction, 1, nearest)
+    _replace(whole.graph, convolution, 2, sum(bias, start=moved))
+    return whole
+
+
+def _first_convolution(
+    graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto]
+) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    """Return the subtraction of the mean and the convolution that is its only reader."""
+    pixels, reading = unchanged_pixels(graph), consumers_of(graph)
+    outputs = {output.name for output in graph.output}
+    for node in graph.node:
+        if node.op_type != "Sub" or node.input[0] not in pixels or node.output[0] in outputs:
+            continue
+        readers = reading[node.output[0]]
+        if len(readers) != 1 or readers[0].op_type != "Conv":
+            return None
+        (convolution,) = readers
+        if not all(name in tensors for name in (node.input[1], *convolution.input[1:])):
+            return None
+        channels = tensors[convolution.input[1]].dims[1]
+        # Of a grouped convolution the weights have fewer channels than the mean.
+        if list(tensors[node.input[1]].dims) == [1, channels, 1, 1]:
+            return node, convolution
+    return None
+
+
+def _replace(
+    graph: onnx.GraphProto, node: onnx.NodeProto, place: int, values: NDArray[np.float64]
+) -> None:
+    """Let a node read a constant of its own, float32, in an input that it has or gets."""
+    from onnx import numpy_helper
+
+    name = f"{node.output[0]}.whole_mean.{place}"
+    graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    if place == len(node.input):
+        node.input.append(name)
+    else:
+        node.input[place] = name

@@ -1,0 +1,1 @@
+"""Engines: planned, built, stored, matched, executed. No torch."""

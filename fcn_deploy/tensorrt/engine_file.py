@@ -1,0 +1,460 @@
+"""TensorRT engines as files: the clean plan, its sidecar, and who is refused.
+
+    fcn.fp16.trt-10.16.1.11.sm89.plan        what TensorRT wrote, byte for byte
+    fcn.fp16.trt-10.16.1.11.sm89.plan.json   the sidecar: what it is and where it belongs
+
+An engine is code that the GPU runs, bound to one release and one kind of GPU.  It is checked in
+this order, cheapest first: digest → product and version → compute capability → profile.  The digest
+needs no TensorRT; the next two need to know its release, for which it is loaded only where its
+package does not tell (a Jetson's does not); all three are decided before it sees the plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fcn_deploy.core.errors import (
+    ArtifactError,
+    BatchShapeError,
+    EngineError,
+    InputError,
+    MissingStageError,
+)
+from fcn_deploy.core.files import atomic_pair, file_digest, json_bytes, read_json
+from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
+
+SIDECAR_SCHEMA = 1
+ENGINES_FOLDER = Path("engines")
+#: First bytes of a plan, by product.
+_PLAN_TAGS = {b"ftrt": Product.TRT, b"vtrt": Product.RTX}
+#: Both products write the release (major, minor, patch, build) into these bytes of the header;
+#: read off plans of TensorRT for RTX 1.7.1 and off trtexec's ``--getPlanVersionOnly``.
+_PLAN_HEADER_BYTES, _PLAN_VERSION_OFFSET = 28, 24
+_REPAIR = "run `fcn-deploy build` again"
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """One input or output of an engine.
+
+    Attributes:
+        name: e.g. ``image``.
+        mode: ``input`` or ``output``.
+        dtype: as numpy names it.
+        shape: -1 where it is dynamic.
+    """
+
+    name: str
+    mode: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EngineSidecar:
+    """What lies beside a plan.
+
+    Attributes:
+        product: which TensorRT wrote the plan.
+        version: its full release.
+        plan_digest: of the plan.
+        plan_bytes: its size.
+        onnx_digest: of the ONNX file it was built from.
+        checkpoint_digest: of the checkpoint that the ONNX file stems from.
+        precision: of the network's arithmetic.
+        layers: number of compiled layers by the precision that they work in.
+        layers_from: who counted: the engine's inspector, or the builder's own log.
+        compute_capabilities: GPUs that it runs on, e.g. ``("sm89",)``.
+        gpu_name: of the GPU that it was built on; None where it was built without one.
+        driver: CUDA version of that GPU's driver; None likewise.
+        system: operating system and architecture that it runs on.
+        profiles: batch shapes that it takes.
+        tensors: inputs and outputs.
+        flags: builder settings that shape the engine, by name.
+        spec: classes, colours, normalisation.
+        command: what rebuilds it.
+        built_at: ISO 8601, UTC.
+        build_seconds: time that the builder took.
+    """
+
+    product: Product
+    version: str
+    plan_digest: str
+    plan_bytes: int
+    onnx_digest: str
+    checkpoint_digest: str
+    precision: Precision
+    layers: dict[str, int]
+    layers_from: str
+    compute_capabilities: tuple[str, ...]
+    gpu_name: str | None
+    driver: str | None
+    system: str
+    profiles: tuple[ShapeProfile, ...]
+    tensors: tuple[EngineTensor, ...]
+    flags: dict[str, Any]
+    spec: ModelSpec
+    command: str
+    built_at: str
+    build_seconds: float
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the engine gives."""
+        return tuple(tensor.name for tensor in self.tensors if tensor.mode == "output")
+
+    @property
+    def release(self) -> str:
+        """Product and version, e.g. ``trt-10.16.1.11``."""
+        return f"{self.product.value}-{self.version}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the sidecar as JSON values, sealed with a digest of themselves."""
+        content = {
+            "schema": SIDECAR_SCHEMA,
+            **asdict(self),
+            "product": self.product.value,
+            "precision": self.precision.value,
+            "profiles": [profile.to_json() for profile in self.profiles],
+            "spec": json.loads(self.spec.to_json()),
+        }
+        content = json.loads(json.dumps(content))
+        return {**content, "sidecar_digest": _seal(content)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> EngineSidecar:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            EngineError: of another schema, changed since it was written, or unreadable.
+        """
+        fields = dict(content)
+        if fields.get("schema") != SIDECAR_SCHEMA:
+            raise EngineError(
+                f"has schema {fields.get('schema')}, this version reads {SIDECAR_SCHEMA}", _REPAIR
+            )
+        expected, found = fields.pop("sidecar_digest", "none"), _seal(fields)
+        if found != expected:
+            raise EngineError(
+                f"was changed after the build: expected {expected}, found {found}", _REPAIR
+            )
+        del fields["schema"]
+        try:
+            return cls(
+                **{
+                    **fields,
+                    "product": Product(fields["product"]),
+                    "precision": Precision(fields["precision"]),
+                    "compute_capabilities": tuple(fields["compute_capabilities"]),
+                    "profiles": tuple(
+                        ShapeProfile.from_json(entry) for entry in fields["profiles"]
+                    ),
+                    "tensors": tuple(
+                        EngineTensor(**{**entry, "shape": tuple(entry["shape"])})
+                        for entry in fields["tensors"]
+                    ),
+                    "spec": ModelSpec.from_json(json.dumps(fields["spec"])),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(f"is unreadable ({error!r})", _REPAIR) from error
+
+
+def _seal(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def engine_path(
+    folder: Path,
+    name: str,
+    precision: Precision,
+    product: Product,
+    version: str,
+    compute_capabilities: Iterable[str],
+) -> Path:
+    """Return where an engine lies: ``NAME.PRECISION.PRODUCT-VERSION.smXX.plan``."""
+    target = "-".join(compute_capabilities)
+    return folder / f"{name}.{precision.value}.{product.value}-{version}.{target}.plan"
+
+
+def sidecar_path(plan: Path) -> Path:
+    """Return where a plan's sidecar lies."""
+    return plan.with_name(f"{plan.name}.json")
+
+
+def write_engine(path: Path, plan: memoryview, sidecar: EngineSidecar) -> EngineSidecar:
+    """Write a plan with its sidecar; until both are whole, an older engine stays as it was.
+
+    Args:
+        path: of the plan.
+        plan: what TensorRT wrote.
+        sidecar: all that is to be said of it but its digest and size.
+
+    Returns:
+        The sidecar with the plan's digest and size.
+
+    Raises:
+        ArtifactError: the folder cannot be written, or the disk is full.
+    """
+    with atomic_pair(path, sidecar_path(path), flags="--out") as (plan_file, sidecar_file):
+        plan_file.write_bytes(plan)
+        size = plan_file.stat().st_size
+        sidecar = replace(sidecar, plan_digest=file_digest(plan_file), plan_bytes=size)
+        sidecar_file.write_bytes(json_bytes(sidecar.to_json()))
+    return sidecar
+
+
+def read_sidecar(plan: Path) -> EngineSidecar:
+    """Read a plan's sidecar.
+
+    Raises:
+        MissingStageError: there is none.
+        EngineError: it was changed, or is unreadable.
+    """
+    path = sidecar_path(plan)
+    if not path.is_file():
+        raise MissingStageError(
+            f"{plan} has no sidecar: expected {path.name} beside it, found none, so nobody knows "
+            "what it is or where it belongs",
+            f"{_REPAIR}, or load it with --trust if you built it yourself (engines are code)",
+        )
+    try:
+        return EngineSidecar.from_json(read_json(path, _REPAIR))
+    except EngineError as error:
+        raise EngineError(f"the sidecar {path} {error.message}", error.repair) from error
+    except ArtifactError as error:
+        raise EngineError(error.message, _REPAIR) from error
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """What a plan's first bytes tell without TensorRT.
+
+    Attributes:
+        product: which TensorRT wrote it.
+        version: major, minor, patch and build of the release.
+    """
+
+    product: Product
+    version: tuple[int, int, int, int]
+
+
+def read_plan_header(plan: Path) -> PlanHeader:
+    """Read which product and release wrote a plan.
+
+    Raises:
+        MissingStageError: there is no such file.
+        EngineError: it is no plan, or ends within its header.
+    """
+    try:
+        with plan.open("rb") as stream:
+            start = stream.read(_PLAN_HEADER_BYTES)
+    except FileNotFoundError as error:
+        raise MissingStageError(f"no engine {plan}", _REPAIR) from error
+    except OSError as error:
+        raise EngineError(f"cannot read {plan}: {error.strerror}", _REPAIR) from error
+    if len(start) < _PLAN_HEADER_BYTES:
+        raise EngineError(
+            f"{plan} is truncated: expected a header of {_PLAN_HEADER_BYTES} bytes, found "
+            f"{len(start)}",
+            _REPAIR,
+        )
+    if start[:4] not in _PLAN_TAGS:
+        raise EngineError(
+            f"{plan} is no TensorRT plan: expected it to start with "
+            f"{' or '.join(repr(tag) for tag in _PLAN_TAGS)}, found {start[:4]!r}",
+            _REPAIR,
+        )
+    version = struct.unpack_from("4B", start, _PLAN_VERSION_OFFSET)
+    return PlanHeader(_PLAN_TAGS[start[:4]], version)
+
+
+def read_engine(plan: Path) -> EngineSidecar:
+    """Check that a plan is the one that its sidecar describes; TensorRT is not needed.
+
+    Raises:
+        MissingStageError: the plan or its sidecar is missing.
+        EngineError: the sidecar was changed; the plan is truncated, changed, or no plan.
+    """
+    if not plan.is_file():
+        raise MissingStageError(f"no engine {plan}", _REPAIR)
+    sidecar = read_sidecar(plan)
+    repair = f"run `{sidecar.command}` again"
+    size = plan.stat().st_size
+    if size < sidecar.plan_bytes:
+        raise EngineError(
+            f"{plan} is truncated: expected {sidecar.plan_bytes} bytes, found {size}", repair
+        )
+    digest = file_digest(plan)
+    if digest != sidecar.plan_digest:
+        raise EngineError(
+            f"{plan} is not the plan that was built: expected {sidecar.plan_digest}, found "
+            f"{digest}",
+            repair,
+        )
+    header = read_plan_header(plan)
+    if header.product is not sidecar.product or not _same_release(header, sidecar.version):
+        raise EngineError(
+            f"{plan} does not fit its sidecar: expected a plan of {sidecar.release}, found one of "
+            f"{header.product.value}-{'.'.join(map(str, header.version))}",
+            repair,
+        )
+    return sidecar
+
+
+def _same_release(header: PlanHeader, version: str) -> bool:
+    # TensorRT's module may say 8.6.0 where the plan says 8.6.0.12: compare what both tell.
+    numbers = [int(word) for word in version.split(".")[:4] if word.isdigit()]
+    return list(header.version[: len(numbers)]) == numbers
+
+
+def check_release(plan: Path, header: PlanHeader, product: Product, version: str) -> None:
+    """Refuse a plan without a sidecar that another product or release wrote.
+
+    Raises:
+        EngineError: naming both releases.
+    """
+    if header.product is not product or not _same_release(header, version):
+        found = f"{header.product.value}-{'.'.join(map(str, header.version))}"
+        raise _release_error(plan, found, f"{product.value}-{version}", _REPAIR)
+
+
+def check_belongs(
+    plan: Path,
+    sidecar: EngineSidecar,
+    *,
+    product: Product,
+    version: str,
+    compute_capability: str,
+) -> None:
+    """Refuse an engine of another release or for another GPU.
+
+    Args:
+        plan: the engine, for the message.
+        sidecar: of the engine.
+        product: the one that is to run it.
+        version: the release installed here.
+        compute_capability: of this machine's GPU, e.g. ``sm89``.
+
+    Raises:
+        EngineError: saying what was expected, what was found, and what rebuilds it.
+    """
+    command = sidecar.command
+    if sidecar.product is Product.RTX and compute_capability not in sidecar.compute_capabilities:
+        # Run as it stands it would build for the same GPUs again.
+        command = re.sub(r" --compute-capability \S+", "", command)
+        command += f" --compute-capability {compute_capability}"
+    repair = f"run `{command}` here"
+    if (sidecar.product, sidecar.version) != (product, version):
+        raise _release_error(plan, sidecar.release, f"{product.value}-{version}", repair)
+    if compute_capability not in sidecar.compute_capabilities:
+        built_on = "" if sidecar.gpu_name is None else f" (built on {sidecar.gpu_name})"
+        raise EngineError(
+            f"{plan} is for another GPU: expected compute capability {compute_capability}, found "
+            f"{', '.join(sidecar.compute_capabilities)}{built_on}",
+            repair,
+        )
+
+
+def _release_error(plan: Path, found: str, expected: str, repair: str) -> EngineError:
+    return EngineError(
+        f"{plan} is of another TensorRT: expected {expected}, which is installed here, found "
+        f"{found}",
+        repair,
+    )
+
+
+def choose_profile(profiles: tuple[ShapeProfile, ...], shape: BatchShape) -> int | None:
+    """Return the index of the profile tuned nearest to ``shape``, or None if none takes it."""
+    fitting = [index for index, profile in enumerate(profiles) if profile.contains(shape)]
+
+    def tuned_for(index: int) -> int:
+        typical = profiles[index].typical
+        return sum(abs(a - b) for a, b in zip(typical, shape, strict=True))
+
+    return min(fitting, key=tuned_for) if fitting else None
+
+
+def shape_error(
+    profiles: tuple[ShapeProfile, ...], command: str, shape: BatchShape
+) -> BatchShapeError:
+    """Return the refusal of a shape outside all profiles, naming the nearest and the rebuild."""
+    nearest = min(profiles, key=lambda profile: profile.distance(shape))
+    try:
+        repair = f"run `{command} --profile {nearest.reaching(shape)}`"
+    except InputError:
+        repair = "no engine takes so many pixels at a time: give smaller batches or pictures"
+    return BatchShapeError(
+        f"the engine takes no batch of {'x'.join(map(str, shape))} (N×H×W): the nearest profile is "
+        f"{nearest}",
+        repair,
+    )
+
+
+def newest_engine(
+    folder: Path,
+    *,
+    product: Product,
+    version: str,
+    compute_capability: str,
+    precision: Precision,
+    outputs: Iterable[str],
+    onnx_digest: str | None = None,
+    checkpoint_digest: str | None = None,
+    name: str | None = None,
+) -> tuple[Path | None, str]:
+    """Look for an engine that belongs here and to the model.
+
+    Args:
+        folder: where engines lie.
+        product: the one that is to run it.
+        version: the release installed here.
+        compute_capability: of this machine's GPU.
+        precision: asked for.
+        outputs: that it must give; one that gives nothing else is preferred.
+        onnx_digest: of the file it must have been built from, or None.
+        checkpoint_digest: of the checkpoint it must stem from, or None.
+        name: what it must be named after, or None; for a machine that holds engines alone.
+
+    Returns:
+        The newest that fits, or None; and why the newest of the others does not fit.
+    """
+    wanted = set(outputs)
+    fitting: list[tuple[int, str, Path]] = []
+    refused: list[tuple[str, str]] = []
+    for path in sorted(folder.glob("*.plan")):
+        if name is not None and not path.name.startswith(f"{name}."):
+            continue
+        try:
+            sidecar = read_sidecar(path)
+            check_belongs(
+                path,
+                sidecar,
+                product=product,
+                version=version,
+                compute_capability=compute_capability,
+            )
+        except ArtifactError as error:
+            refused.append(("", error.message))
+            continue
+        foreign = (onnx_digest is not None and sidecar.onnx_digest != onnx_digest) or (
+            checkpoint_digest is not None and sidecar.checkpoint_digest != checkpoint_digest
+        )
+        if foreign:
+            refused.append((sidecar.built_at, f"{path} was built from another file"))
+        elif sidecar.precision is not precision:
+            refused.append((sidecar.built_at, f"{path} is {sidecar.precision.value}"))
+        elif not wanted <= set(sidecar.outputs):
+            refused.append((sidecar.built_at, f"{path} gives {', '.join(sidecar.outputs)} alone"))
+        else:
+            fitting.append((-len(sidecar.outputs), sidecar.built_at, path))
+    reason = max(refused)[1] if refused else f"there is none in {folder}/"
+    return (max(fitting)[2] if fitting else None), reason

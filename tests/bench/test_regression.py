@@ -1,0 +1,320 @@
+"""Has it become slower?  Bench files with made-up figures, so that every answer is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from fcn_deploy.bench.case import END_TO_END, HOST
+from fcn_deploy.bench.inputs import make_inputs
+from fcn_deploy.bench.loadgen import SERVER, SINGLE_STREAM, Verdict
+from fcn_deploy.bench.measure import Conditions, Row, TimedLoop, bench_document, measure
+from fcn_deploy.bench.regression import Asked, Comparison, compare, read_bench
+from fcn_deploy.core.errors import ArtifactError, InputError
+from fcn_deploy.results.results import Bench
+from fcn_deploy.results.workload import LOOP, Question
+from tests.fakes import FakeRunner
+
+STEADY = (50.0, 51.0, 52.0)
+VALID = Verdict(True, (), 64, None, {"p50": 1}, None)
+INVALID = Verdict(False, ("too short",), 3, None, {"p50": 1}, None)
+
+
+def row(backend: str, repeats: tuple[float, ...], **changes: Any) -> Row:
+    description = FakeRunner(backend=backend).describe()
+    made = Row(description, SINGLE_STREAM, HOST, 1, (24, 32), "sha256:in", repeats, 30, {})
+    return replace(made, **changes)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., Bench]:
+    count = iter(range(100))
+
+    def write(*rows: Row, machine: dict[str, Any] | None = None) -> Bench:
+        document = bench_document(rows, "made up", Conditions(threads=1))
+        document["machine"] |= machine or {}
+        path = tmp_path / f"{next(count)}.json"
+        path.write_text(json.dumps(document), encoding="utf-8")
+        return read_bench(path)
+
+    return write
+
+
+def found(comparison: Comparison) -> list[str]:
+    return [change.outcome for change in comparison.changes]
+
+
+@pytest.mark.parametrize(
+    ("now", "outcome"),
+    [
+        (STEADY, "same"),
+        ((65.0, 66.0, 67.0), "slower"),
+        ((54.0, 54.5, 55.0), "same"),  # beyond the spread, but below 10 %
+        ((51.5, 66.0, 67.0), "same"),  # 29 % slower, but the spreads overlap
+        ((30.0, 31.0, 32.0), "faster"),
+    ],
+)
+def test_slower_is_beyond_the_limit_and_the_spread(
+    bench: Callable[..., Bench], now: tuple[float, ...], outcome: str
+) -> None:
+    comparison = compare(bench(row("ort", STEADY)), bench(row("ort", now)), 0.1)
+    assert found(comparison) == [outcome]
+    assert bool(comparison.slower) == (outcome == "slower")
+    assert "1 compared" in list(comparison.sentences())[-1]
+
+
+def test_a_slow_day_of_the_machine_is_no_regression(bench: Callable[..., Bench]) -> None:
+    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    slow_day = bench(row("baseline", (150, 151, 152)), row("ort", (75, 76, 77)))
+    assert found(compare(before, slow_day, 0.1)) == ["same"]
+    # Nor does a fast day hide one.
+    fast_day = bench(row("baseline", (70, 71, 72)), row("ort", STEADY))
+    comparison = compare(before, fast_day, 0.1)
+    assert found(comparison) == ["slower"]
+    assert "against the baseline of its minute" in str(comparison.slower[0])
+
+
+def test_another_baseline_is_no_unit(bench: Callable[..., Bench]) -> None:
+    other = FakeRunner(backend="baseline", digest="sha256:other").describe()
+    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    now = bench(row("baseline", (10, 11, 12), runner=other), row("ort", STEADY))
+    comparison = compare(before, now, 0.1)
+    assert found(comparison) == ["same"]
+    assert "in milliseconds" in str(comparison.changes[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"library": "ONNX Runtime 9"}, "the baseline's library has changed"),
+        ({"verdicts": (INVALID,)}, "LoadGen calls the baseline INVALID"),
+    ],
+)
+def test_a_baseline_that_is_not_the_same_any_more_is_no_unit(
+    bench: Callable[..., Bench], changes: dict[str, Any], note: str
+) -> None:
+    valid = (VALID,)
+    before = bench(
+        row("baseline", (100, 101, 102), verdicts=valid), row("ort", STEADY, verdicts=valid)
+    )
+    library = changes.pop("library", None)
+    now = row("baseline", (50, 50.5, 51), **{"verdicts": valid} | changes)
+    if library is not None:
+        now = replace(now, runner=replace(now.runner, library=library))
+    comparison = compare(before, bench(now, row("ort", STEADY, verdicts=valid)), 0.1)
+    assert found(comparison) == ["same"]
+    assert "in milliseconds" in str(comparison.changes[0])
+    (unit,) = comparison.units
+    assert unit.startswith(note)
+
+
+def test_a_faster_unit_is_said(bench: Callable[..., Bench]) -> None:
+    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    now = bench(row("baseline", (50, 50.5, 51)), row("ort", STEADY))
+    comparison = compare(before, now, 0.1)
+    assert found(comparison) == ["slower"]
+    (unit,) = comparison.units
+    assert unit.startswith("the baseline itself takes 50% less time")
+
+
+def test_a_row_that_was_asked_for_and_has_no_figure_is_lost(bench: Callable[..., Bench]) -> None:
+    kept = row("torch", STEADY)
+    before = bench(row("ort", STEADY), row("ort", STEADY, batch_size=2), kept)
+    question = Question(SINGLE_STREAM, None, LOOP, HOST, 1, (24, 32), "sha256:in")
+    ort = row("ort", STEADY).runner
+    asked = Asked((ort,), frozenset({question}))
+    comparison = compare(before, bench(kept), 0.1, asked)
+    assert not comparison.passed
+    assert comparison.lost == ("ort fp32 host, batch 1, 24×32: not measured this time",)
+    assert comparison.uncompared == ("ort fp32 host, batch 2, 24×32: not measured this time",)
+    assert list(comparison.sentences())[-1].endswith("of 1 compared; 1 lost")
+    assert compare(before, bench(kept), 0.1).passed  # nobody says that it was asked for
+    for other in (
+        Asked((ort,), frozenset({replace(question, inputs_digest="sha256:other")})),
+        Asked((replace(ort, threads=7),), frozenset({question})),
+        Asked((replace(ort, digest="sha256:other"),), frozenset({question})),
+    ):
+        assert compare(before, bench(kept), 0.1, other).passed
+
+
+def test_the_unit_is_the_baseline_of_the_rows_own_device(bench: Callable[..., Bench]) -> None:
+    def on_gpu(backend: str, repeats: tuple[float, ...]) -> Row:
+        runner = FakeRunner(backend=backend, device="cuda:0 (Fake GPU)").describe()
+        return row(backend, repeats, runner=runner)
+
+    before = bench(
+        row("baseline", (100, 101, 102)), on_gpu("baseline-cuda", (10, 10.1, 10.2)),
+        on_gpu("trt", (1, 1.01, 1.02)), row("ort", STEADY),
+    )  # fmt: skip
+    slow_gpu = bench(
+        row("baseline", (100, 101, 102)), on_gpu("baseline-cuda", (20, 20.2, 20.4)),
+        on_gpu("trt", (2, 2.02, 2.04)), row("ort", STEADY),
+    )  # fmt: skip
+    comparison = compare(before, slow_gpu, 0.1)
+    assert found(comparison) == ["same", "same"]
+    assert all(change.by_baseline for change in comparison.changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"runner": FakeRunner(backend="ort", digest="sha256:b").describe()}, "another model file"),
+        ({"inputs_digest": "sha256:other"}, "other pictures"),
+        ({"runner": FakeRunner(backend="ort", threads=7).describe()}, "other threads"),
+        ({"batch_size": 8}, "not in "),
+        ({"size": (48, 64)}, "not in "),
+        ({"scenario": "offline"}, "not in "),
+        ({"tier": "end-to-end"}, "not in "),
+    ],
+)
+def test_unlike_rows_are_named_not_compared(
+    bench: Callable[..., Bench], changes: dict[str, Any], why: str
+) -> None:
+    before = bench(row("torch", STEADY), row("ort", STEADY))
+    now = bench(row("torch", STEADY), row("ort", (500, 501, 502), **changes))
+    comparison = compare(before, now, 0.1)
+    assert found(comparison) == ["same"]
+    assert not comparison.slower
+    (first, *rest) = comparison.uncompared
+    assert first.startswith("ort fp32")
+    assert why in first
+    # A case that is gone is named too.
+    assert len(rest) == (1 if why == "not in " else 0)
+    with pytest.raises(InputError, match="no row could be compared"):
+        compare(bench(row("ort", STEADY)), bench(row("ort", STEADY, **changes)), 0.1)
+
+
+def test_another_bound_or_clock_is_another_question(bench: Callable[..., Bench]) -> None:
+    valid = (Verdict(True, (), 662, 20.0, {"p99": 9.0}, None),)
+
+    def served(bound: float) -> Row:
+        return row("ort", STEADY, scenario=SERVER, verdicts=valid, target_p99_ms=bound)
+
+    before = bench(row("torch", STEADY), served(100.0))
+    (why,) = compare(before, bench(row("torch", STEADY), served(10.0)), 0.1).uncompared
+    assert "p99 bound 100 ms then, 10 ms now" in why
+    assert found(compare(before, bench(served(100.0)), 0.1)) == ["same"]
+
+    looped = bench(row("torch", STEADY), row("ort", STEADY))
+    (why,) = compare(
+        looped, bench(row("torch", STEADY), row("ort", STEADY, verdicts=valid)), 0.1
+    ).uncompared
+    assert "clock timed loop then, loadgen now" in why
+
+
+def test_another_machine_is_refused(bench: Callable[..., Bench]) -> None:
+    before = bench(row("ort", STEADY), machine={"cpu": "Zilog Z80"})
+    with pytest.raises(InputError, match="Zilog Z80 → "):
+        compare(before, bench(row("ort", STEADY)), 0.1)
+    # The system and the Python may move on: they are what one wants to compare.
+    moved = bench(row("ort", STEADY), machine={"python": "3.99", "system": "Linux 99"})
+    assert found(compare(moved, bench(row("ort", STEADY)), 0.1)) == ["same"]
+
+
+def test_a_kernel_that_keeps_more_memory_makes_no_other_machine(
+    bench: Callable[..., Bench],
+) -> None:
+    before = bench(row("ort", STEADY), machine={"memory_gib": 23.5})
+    assert found(compare(before, bench(row("ort", STEADY), machine={"memory_gib": 23.1}), 0.1))
+    with pytest.raises(InputError, match=r"memory_gib 23\.5 → 47\.0"):
+        compare(before, bench(row("ort", STEADY), machine={"memory_gib": 47.0}), 0.1)
+
+
+def test_a_slower_unit_is_said(bench: Callable[..., Bench]) -> None:
+    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    now = bench(row("baseline", (200, 202, 204)), row("ort", (100, 102, 104)))
+    comparison = compare(before, now, 0.1)
+    assert found(comparison) == ["same"]
+    (unit,) = comparison.units
+    assert unit.startswith("the baseline itself takes 100% longer")
+    assert f"note: {unit}" in list(comparison.sentences())
+
+
+def test_rows_that_loadgen_calls_invalid_are_not_compared(bench: Callable[..., Bench]) -> None:
+    def measured(verdict: Verdict) -> Bench:
+        return bench(
+            row("torch", STEADY, verdicts=(VALID,)), row("ort", STEADY, verdicts=(verdict,))
+        )
+
+    comparison = compare(measured(INVALID), measured(VALID), 0.1)
+    assert [change.now.runner.backend for change in comparison.changes] == ["torch"]
+    assert comparison.uncompared == ("ort fp32 host, batch 1, 24×32: INVALID by LoadGen then",)
+    assert comparison.passed
+    comparison = compare(measured(VALID), measured(INVALID), 0.1)
+    assert comparison.lost == ("ort fp32 host, batch 1, 24×32: VALID then, INVALID by LoadGen now",)
+    assert not comparison.passed
+
+
+def test_a_thirty_percent_sleep_is_found_on_a_clock_that_only_it_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("fcn_deploy.bench.case.time.perf_counter", lambda: now[0])
+
+    def runner(backend: str, seconds: float) -> FakeRunner:
+        def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            now[0] += seconds
+            return images
+
+        return FakeRunner(backend=backend, see=see)
+
+    pictures = [np.zeros((8, 8, 3), np.uint8)]
+    inputs = make_inputs(pictures, (24, 32), tmp_path)
+
+    def measured(name: str, ours: float) -> Bench:
+        rows = measure(
+            [runner("baseline", 0.05), runner("ort", ours)],
+            [inputs],
+            [1],
+            TimedLoop(0.5),
+            tmp_path,
+            tiers=[HOST, END_TO_END],
+            repeats=3,
+        )
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(bench_document(rows, "made up", Conditions(threads=1))))
+        return read_bench(path)
+
+    old = measured("old", 0.04)
+    assert found(compare(old, measured("again", 0.04), 0.1)) == ["same", "same"]
+    assert found(compare(old, measured("slower", 0.04 * 1.3), 0.1)) == ["slower", "slower"]
+
+
+def _recorded() -> list[Path]:
+    files = sorted((Path(__file__).parents[2] / "benchmarks" / "results").rglob("*.json"))
+    return [f for f in files if json.loads(f.read_text(encoding="utf-8"))["kind"] == "bench"]
+
+
+@pytest.mark.parametrize("path", _recorded(), ids=lambda path: path.name)
+def test_recorded_results_of_older_versions_are_compared(path: Path) -> None:
+    recorded = read_bench(path)
+    comparison = compare(recorded, recorded, 0.1)
+    assert set(found(comparison)) == {"same"}
+    assert not comparison.uncompared
+    assert all(row.loadgen is None or row.loadgen.valid for row in recorded.rows)
+
+
+def test_only_results_of_bench_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    with pytest.raises(ArtifactError, match=r"old\.json"):
+        read_bench(path)
+    path.write_text('{"kind": "bench", "schema": 1}', encoding="utf-8")
+    with pytest.raises(ArtifactError, match="schema 1"):
+        read_bench(path)
+
+
+@pytest.mark.parametrize("word", ["x%", "-1", "nan", "inf"])
+def test_a_limit_is_a_percentage(word: str) -> None:
+    from fcn_deploy.commands.bench import bench
+
+    result = CliRunner().invoke(bench, ["--max-slowdown", word])
+    assert result.exit_code == 2
+    assert "write e.g. 10%" in result.output

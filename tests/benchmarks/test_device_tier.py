@@ -1,0 +1,120 @@
+"""The script that measures an engine on a GPU, on fakes: what it writes, not how fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.files import Run, read_json
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.report.page import write_merged_report
+from fcn_deploy.report.repeat_commands import repeat_commands
+from fcn_deploy.report.tables import SLOWEST_LAYERS, slowest_layers
+from fcn_deploy.results.read import read_files
+from fcn_deploy.results.results import DeviceRow
+from fcn_deploy.tensorrt.build import BuildOptions, engine_from_onnx
+from tests.benchmarks.gpu_scripts import load_script
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import LAYER_MS
+from tests.fakes import FakeRunner
+from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
+
+RUN = Run(Path("runs/city"))
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, in miniature."""
+    module = load_script("device_tier")
+    for name, value in {
+        "SHAPES": ((2, 8, 9), (99, 8, 9)),
+        "WARM_UP_RUNS": 2,
+        "RUNS": 3,
+        "REPEATS": 3,
+        "STREAM_SECONDS": 1e-3,
+        "LEAK_RUNS": 10,
+        "LEAK_MARKS": (5, 10),
+    }.items():
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
+    """Stand in a folder with a run that has an engine."""
+    monkeypatch.chdir(tmp_path)
+    machine = install(monkeypatch, "11.4.0", FakeCuda())
+    write_onnx(RUN.onnx(Precision.FP16), Precision.FP16)
+    engine_from_onnx(
+        RUN.onnx(Precision.FP16),
+        name=RUN.name,
+        product=machine.product,
+        options=BuildOptions(),
+        command="fcn-deploy build runs/city --fp16",
+    )
+    return machine
+
+
+def test_every_tier_and_the_layers_are_written(script: ModuleType, machine: FakeMachine) -> None:
+    # Two threads at once would be two hands on the fake's clockwork.
+    script.main([str(RUN.root), "fp16", "device.json", "--contexts", "1"])
+    document = read_json(Path("device.json"), "measure it")
+    row, refused = document["rows"]
+    assert row["batch"] == 2
+    assert row["size"] == [8, 9]
+    for tier in ("device", "bus", "pinned", "host"):
+        assert len(row[tier]["repeats_ms"]) == 3
+        assert row[tier]["images_per_s"] == pytest.approx(2000 / row[tier]["median_ms"])
+    floor = min(row["device"]["images_per_s"], row["bus"]["images_per_s"])
+    assert row["pinned"]["of_floor"] == pytest.approx(row["pinned"]["images_per_s"] / floor)
+    assert {layer["name"]: layer["ms"] for layer in row["layers"]} == pytest.approx(LAYER_MS)
+    assert row["layers"][0]["name"] == "conv"  # the slowest
+    assert "takes no batch of 99x8x9" in refused["error"]
+    assert list(document["leak"]["memory_in_use_mib_after"]) == ["5", "10"]
+    assert document["runner"]["precision"] == "fp16"
+    assert set(machine.cuda.held().values()) == {0}
+    # The report reads it: the shape that was measured, and the engine's layers.
+    (device,) = read_files([Path("device.json")]).devices
+    (shape,) = device.rows
+    assert shape.layers == (("conv", pytest.approx(0.25)), ("argmax", pytest.approx(0.125)))
+    page = write_merged_report([Path("device.json")]).read_text(encoding="utf-8")
+    assert "The slowest layers at 2×8×9" in page
+    assert "<td>conv</td>" in page
+    assert "66.7 %" in page
+    commands = repeat_commands(read_files([Path("device.json")]))
+    assert "python benchmarks/gpu/device_tier.py RUN fp16 device.json" in commands
+
+
+def test_shapes_that_are_asked_for_are_measured_alone(
+    script: ModuleType, machine: FakeMachine
+) -> None:
+    asked = ["--contexts", "1", "--shape", "1x8x9", "--shape", "3x4x5"]
+    script.main([str(RUN.root), "fp16", "device.json", *asked])
+    document = read_json(Path("device.json"), "measure it")
+    assert [(row["batch"], row["size"]) for row in document["rows"]] == [(1, [8, 9]), (3, [4, 5])]
+    assert all("pinned" in row for row in document["rows"])
+    assert "leak" not in document  # minutes, for whoever has minutes
+
+
+def test_many_layers_are_summed_up() -> None:
+    layers = tuple((f"layer {number}", 20.0 - number) for number in range(20))
+    row = DeviceRow(1, (320, 480), 1.0, 1.1, 0.7, layers)
+    found = slowest_layers(row)
+    assert len(found) == SLOWEST_LAYERS + 1
+    assert found[-1][0] == "8 others"
+    assert sum(ms for _name, ms in found) == row.layers_ms
+
+
+def test_contexts_share_the_device_and_a_failure_is_told(script: ModuleType) -> None:
+    runners = [FakeRunner(), FakeRunner()]
+    batches = [np.zeros((2, 4, 4, 3), np.uint8)] * 3
+    figures = script._streamed([(runner.stream_views, batches) for runner in runners], 5)
+    assert figures["images_per_s"] > 0
+    assert [len(runner.shapes) for runner in runners] == [2 + 3 * 5] * 2
+    broken = [np.zeros((2, 4, 4), np.uint8)]
+    with pytest.raises(InputError, match="rank 3"):
+        script._streamed([(runners[0].stream_views, broken)], 1)

@@ -1,0 +1,231 @@
+"""``bench`` as typed: scenarios, stages, the regression gate, and each bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from fcn_deploy.bench import loadgen
+from fcn_deploy.bench.cold_start import ColdStart
+from fcn_deploy.commands.shared.cold_starts import cold_starts
+from fcn_deploy.commands.shared.options import typed_options
+from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.runners.base import Outputs, Runner
+from fcn_deploy.runners.baseline import BaselineRunner
+from fcn_deploy.runners.ort.runner import OrtRunner
+from tests.command_line import FcnDeploy, refused
+from tests.fakes import FakeRunner
+
+QUICK = ("--size", "64x96", "--repeats", "3", "--seconds", "0.05", "--threads", "1")
+ORT = ("--backend", "ort", "--no-cold-start")
+needs_loadgen = pytest.mark.skipif(
+    loadgen.unavailable_reason() is not None, reason="LoadGen has no wheel for this Python"
+)
+
+
+@pytest.fixture
+def exported(tiny_run: Path, tiny_baseline: Path, tmp_path: Path) -> Path:
+    """A run with its plain export, which `bench` would make on the spot."""
+    for file in (tiny_run / "model.safetensors", tiny_run / "model.onnx", tiny_baseline):
+        shutil.copy(file, tmp_path)
+    return tmp_path
+
+
+@needs_loadgen
+def test_every_row_has_loadgen_s_verdict_and_stages_that_add_up(
+    fcn_deploy: FcnDeploy, exported: Path
+) -> None:
+    words = ("--scenario", "single-stream", "--tier", "end-to-end", "--json", "b.json")
+    finished = fcn_deploy("bench", ".", "--backend", "torch", *ORT, *QUICK, *words)
+    assert finished.code == 0, finished.err
+    rows = json.loads((exported / "b.json").read_text())["rows"]
+    assert [row["runner"]["backend"] for row in rows] == ["baseline", "torch", "ort"]
+    for row in rows:
+        assert row["loadgen"]["verdict"] == "VALID"
+        assert sum(row["stages_ms"].values()) == pytest.approx(row["wall_ms"], rel=0.05)
+
+
+def test_the_plain_loop_is_marked_as_such(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    finished = fcn_deploy("bench", ".", *ORT, *QUICK, "--clock", "loop", "--json", "b.json")
+    assert finished.code == 0, finished.err
+    assert "timed by a plain loop, not by MLPerf LoadGen: asked for" in finished.out
+    document = json.loads((exported / "b.json").read_text())
+    clock = document["clock"]
+    assert (clock["name"], clock["reason"], clock["seconds"]) == ("timed loop", "asked for", 0.05)
+    assert sorted(document["options"]) == sorted([*ORT, *QUICK, "--clock", "loop"])
+    assert all(row["loadgen"] is None for row in document["rows"])
+
+
+def test_without_loadgen_the_loop_runs_and_says_why(
+    fcn_deploy: FcnDeploy, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loadgen, "unavailable_reason", lambda: "no wheel here")
+    finished = fcn_deploy("bench", ".", *ORT, *QUICK, "--json", "b.json")
+    assert finished.code == 0, finished.err
+    assert "not by MLPerf LoadGen: no wheel here" in finished.out
+    refused(fcn_deploy("bench", ".", *ORT, "--clock", "loadgen"), "no wheel", "--clock loop")
+    refused(fcn_deploy("bench", ".", *ORT, "--scenario", "offline"), "no wheel", "single-stream")
+
+
+def test_a_cold_start_of_every_backend(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    words = ("--clock", "loop", "--tier", "host", "--json", "b.json")
+    finished = fcn_deploy("bench", ".", *QUICK, *words)
+    assert finished.code == 0, finished.err
+    assert "cold start ms" in finished.out
+    document = json.loads((exported / "b.json").read_text())
+    started = document["runners"]
+    backends = [entry["runner"]["backend"] for entry in started]
+    assert {"baseline", "torch", "ort"} <= set(backends)
+    assert backends == [row["runner"]["backend"] for row in document["rows"]]
+    for entry in started:
+        assert entry["error"] is None
+        assert entry["cold_start_ms"] >= entry["first_run_ms"] > 0
+        assert entry["peak_rss_mib"] > 0
+
+
+def test_a_cold_start_opens_the_file_not_what_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Precision]] = []
+    shapes: dict[str, Any] = {"size": (32, 48), "largest": (4, 64, 48)}
+
+    def measure(run: Run, backend: str, *, precision: Precision, **how: Any) -> ColdStart:
+        asked.append((backend, precision))
+        assert how.items() >= shapes.items()
+        return ColdStart()
+
+    monkeypatch.setattr("fcn_deploy.bench.cold_start.measure_cold_start", measure)
+    # On every CPU: a backend that computes a float32 file in bfloat16.
+    rounding = FakeRunner(backend="openvino-bf16", precision=Precision.BF16)
+    half = FakeRunner(backend="ort-cuda", precision=Precision.FP16)
+    files = {rounding: Precision.FP32, half: Precision.FP16}
+    found = cold_starts(Run(tmp_path), files, "auto", 1, (1, 4), ((32, 48), (64, 48)))
+    assert asked == [("openvino-bf16", Precision.FP32), ("ort-cuda", Precision.FP16)]
+    assert [entry["runner"]["precision"] for entry in found] == ["bf16", "fp16"]
+    assert {(*entry["size"], *entry["largest"]) for entry in found} == {(32, 48, 4, 64, 48)}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        [],
+        ["--fp16", "--backend", "ort", "--backend", "torch", "--batch", "1,8", "--trust"],
+        ["--int8", "--size", "320x480", "--size", "64x96", "--no-cold-start", "--seconds", "0.125"],
+        ["--scenario", "server", "--target-p99-ms", "12.5", "--device", "cpu", "--images", "a b"],
+    ],
+)
+def test_options_are_kept_as_they_were_typed(typed: list[str]) -> None:
+    from fcn_deploy.commands.bench import bench
+
+    def parsed(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+        with bench.make_context("bench", ["my run", *words]) as context:
+            again = typed_options(but=("json_file",))
+            return again, {name: context.params[name] for name in context.params}
+
+    words, meant = parsed([*typed, "--json", "b.json"])
+    assert sorted(words) == sorted(typed)
+    assert parsed([*words, "--json", "b.json"]) == (words, meant)
+
+
+def test_the_gate_finds_thirty_percent(
+    fcn_deploy: FcnDeploy, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a clock that the runners alone move: how fast this machine is decides nothing.
+    now, takes = [0.0], {BaselineRunner: 0.005, OrtRunner: 0.004}
+    monkeypatch.setattr("fcn_deploy.bench.case.time.perf_counter", lambda: now[0])
+    for kind in takes:
+
+        def infer(
+            self: Runner, images: NDArray[np.uint8], kind: Any = kind, real: Any = kind._infer
+        ) -> Outputs:
+            now[0] += takes[kind]
+            outputs: Outputs = real(self, images)
+            return outputs
+
+        monkeypatch.setattr(kind, "_infer", infer)
+    words = ("bench", ".", *ORT, *QUICK, "--clock", "loop", "--tier", "host")
+    assert fcn_deploy(*words, "--json", "old.json").code == 0
+    again = fcn_deploy(*words, "--compare", "old.json")
+    assert again.code == 0, again.out
+    assert "no rows are more than 10% slower" in again.out
+    takes[OrtRunner] *= 1.3
+    slower = fcn_deploy(*words, "--compare", "old.json")
+    assert slower.code == 1
+    assert "SLOWER: ort fp32" in slower.out
+    assert fcn_deploy(*words, "--compare", "old.json", "--max-slowdown", "40%").code == 0
+
+    def out_of_memory(_self: Runner, _images: NDArray[np.uint8]) -> Outputs:
+        raise BackendError("out of memory")
+
+    monkeypatch.setattr(OrtRunner, "_infer", out_of_memory)
+    lost = fcn_deploy(*words, "--compare", "old.json")
+    assert lost.code == 1
+    assert "LOST: ort fp32 host, batch 1" in lost.out
+
+
+def test_one_picture_eight_times_is_said(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    Image.new("RGB", (48, 32), (9, 99, 199)).save(exported / "one.png")
+    done = fcn_deploy("bench", ".", *ORT, *QUICK, "--images", "one.png", "--json", "b.json")
+    assert done.code == 0, done.out
+    assert "warning: all inputs of a size are the same picture" in " ".join(done.out.split())
+    assert json.loads((exported / "b.json").read_text())["inputs"]["distinct"] == 1
+
+
+def test_what_is_compared_with_is_not_replaced(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    words = ("bench", ".", *ORT, *QUICK, "--clock", "loop", "--tier", "host", "--json", "old.json")
+    assert fcn_deploy(*words).code == 0
+    before = (exported / "old.json").read_bytes()
+    refused(fcn_deploy(*words, "--compare", "old.json"), "--json")
+    assert (exported / "old.json").read_bytes() == before
+
+
+def test_what_is_said_twice_is_measured_once(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    words = ("--backend", "ort", "--batch", "1,1", "--tier", "host", "--clock", "loop")
+    finished = fcn_deploy("bench", ".", *ORT, *QUICK, *words, "--json", "b.json")
+    assert finished.code == 0, finished.err
+    rows = json.loads((exported / "b.json").read_text())["rows"]
+    assert [row["runner"]["backend"] for row in rows] == ["baseline", "ort"]
+
+
+def _edited(path: Path, **machine: Any) -> None:
+    document = json.loads(path.read_text())
+    document["machine"] |= machine
+    path.write_text(json.dumps(document))
+
+
+def test_a_result_of_another_machine_is_refused(fcn_deploy: FcnDeploy, exported: Path) -> None:
+    words = ("bench", ".", *ORT, *QUICK, "--clock", "loop", "--tier", "host")
+    assert fcn_deploy(*words, "--json", "old.json").code == 0
+    _edited(exported / "old.json", cpu="Zilog Z80")
+    words = (*words, "--compare", "old.json", "--json", "new.json")
+    refused(fcn_deploy(*words), "another machine", "Zilog Z80")
+    assert not (exported / "new.json").exists()  # before the minutes are spent
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--scenario", "server"], ["--target-p99-ms 100"]),
+        (["--target-p99-ms", "100"], ["--scenario server"]),
+        (["--scenario", "offline", "--clock", "loop"], ["drop --clock loop"]),
+        (["--tier", "device", "--clock", "loop"], ["no backend has the tier device"]),
+        (["--tier", "guest"], ["device", "end-to-end"]),
+        (["--scenario", "multi-stream"], ["single-stream"]),
+        (["--compare", "nowhere.json"], ["nowhere.json"]),
+        (["--max-slowdown", "much"], ["10%"]),
+    ],
+)
+def test_bad_input(
+    fcn_deploy: FcnDeploy, exported: Path, words: list[str], expected: list[str]
+) -> None:
+    refused(fcn_deploy("bench", ".", *ORT, *QUICK, *words), *expected)
+    assert not (exported / "bench").exists() or not list((exported / "bench").iterdir())

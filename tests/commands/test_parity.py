@@ -1,0 +1,195 @@
+"""``fcn-deploy parity``: saved outputs, words that do not go together, what is printed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from fcn_deploy.commands.parity import parity
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.parity.compare import compare
+from fcn_deploy.parity.saved_outputs import record
+from fcn_deploy.report.repeat_commands import repeat_commands
+from fcn_deploy.results.read import read_files
+from tests.fakes import FakeRunner
+from tests.parity.test_compare import listed, made_up
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    generator = np.random.default_rng(3)
+    for name in ("a", "b"):
+        Image.fromarray(generator.integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(
+            folder / f"{name}.png"
+        )
+    return folder
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(parity, [str(word) for word in words])
+
+
+def document(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def test_outputs_saved_apart_give_the_result_of_a_live_comparison(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    reference, candidate = tmp_path / "here.json", tmp_path / "there" / "cand.json"
+    saved = run(tiny_run, "--backend", "torch", "--images", pictures, "--save-outputs", reference)
+    assert saved.exit_code == 0, saved.output
+    assert "here.json and its folder, " in saved.output
+    assert "MiB" in saved.output
+    other = ("--backend", "ort", "--images", pictures)
+    assert run(tiny_run, *other, "--save-outputs", candidate).exit_code == 0
+    apart = run(reference, candidate)
+    live = run(tiny_run, *other, "--json", tmp_path / "live.json")
+    assert apart.exit_code == live.exit_code, (apart.output, live.output)
+    together = document(tmp_path / "live.json")
+    separately = document(tmp_path / "there" / "here-cand.parity.json")
+    assert separately["reference_machine"] == separately["machine"] == together["machine"]
+    (one,), (two,) = together["results"], separately["results"]
+    assert one["images"] == two["images"]
+    assert one["candidate"] == two["candidate"]
+    assert {**one, "diagnosis": None} == {**two, "diagnosis": None}
+
+
+def test_saving_outputs_needs_no_torch(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    words = [str(tiny_run), "--backend", "ort", "--images", str(pictures), "--save-outputs",
+             str(tmp_path / "o.json")]  # fmt: skip
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'safetensors'): sys.modules[name] = None\n"
+        "from fcn_deploy.cli import main\n"
+        f"main({['parity', *words]!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert document(tmp_path / "o.json")["runner"]["backend"] == "ort"
+
+
+def test_a_comparison_holds_what_was_typed(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    target = tmp_path / "live.json"
+    options = ["--backend", "ort", "--backend", "torch", "--fp16", "--images", str(pictures),
+               "--limit", "1", "--device", "cpu", "--threads", "1"]  # fmt: skip
+    run(tiny_run, *options, "--json", target)
+    typed = document(target)
+    assert (typed["arguments"], typed["options"]) == ([str(tiny_run)], options)
+    words = " ".join(map(str, [tiny_run, *options]))
+    assert f"fcn-deploy parity {words}" in repeat_commands(read_files([target]))
+
+
+def test_a_bisection_holds_what_was_typed(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    target = tmp_path / "bisect.json"
+    options = ["--fp16", "--images", str(pictures), "--limit", "1", "--bisect"]
+    finished = run(tiny_run, *options, "--json", target)
+    assert finished.exit_code == 0, finished.output
+    typed = document(target)
+    assert (typed["arguments"], typed["options"]) == ([str(tiny_run)], options)
+    words = " ".join(map(str, [tiny_run, *options]))
+    assert f"fcn-deploy parity {words}" in repeat_commands(read_files([target]))
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> tuple[Path, Path]:
+    record(FakeRunner(), listed(made_up()), tmp_path / "ref.json")
+    swapped = FakeRunner(see=lambda images: images[..., ::-1])
+    record(swapped, listed(made_up()), tmp_path / "swapped.json")
+    return tmp_path / "ref.json", tmp_path / "swapped.json"
+
+
+def test_a_failing_gate_says_why_and_where(recorded: tuple[Path, Path], tmp_path: Path) -> None:
+    finished = run(*recorded, "--json", tmp_path / "result.json")
+    assert finished.exit_code == 1
+    content = document(tmp_path / "result.json")["results"][0]
+    assert not content["passed"]
+    assert document(tmp_path / "result.json")["arguments"] == [str(path) for path in recorded]
+    again = "fcn-deploy parity " + " ".join(map(str, recorded))
+    assert again in repeat_commands(read_files([tmp_path / "result.json"]))
+    told = " ".join(finished.output.split())
+    assert "THE GATE FAILS" in told
+    (sentence,) = content["diagnosis"]
+    assert sentence in told
+    assert "where the flips are" in told
+    names = content["class_names"]
+    for pair in content["flips_by_class"][:5]:
+        assert f"{names[pair['reference']]} → {names[pair['candidate']]}" in told
+    assert "1 px from a class edge" in told
+    assert "margin 0 to " in told
+
+
+def test_equal_outputs_pass_with_no_table_of_flips(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        record(FakeRunner(), listed(made_up(1)), tmp_path / f"{name}.json")
+    finished = run(tmp_path / "a.json", tmp_path / "b.json")
+    assert finished.exit_code == 0, finished.output
+    assert "same masks (gate passed on 1 picture and odd sizes)" in finished.output
+    assert "where the flips are" not in finished.output
+    assert (tmp_path / "a-b.parity.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["runs/fcn", "c.json"], "give two such files"),
+        (["r.json"], "give two such files"),
+        (["r.json", "c.json", "d.json"], "give two such files"),
+        (["runs/fcn", "runs/other"], "give one RUN"),
+        (["r.json", "c.json", "--backend", "ort"], "--backend is of no use"),
+        (["r.json", "c.json", "--fp16"], "--fp16 is of no use"),
+        (["r.json", "c.json", "--limit", "3"], "--limit is of no use"),
+        (["r.json", "c.json", "--save-outputs", "x.json"], "--save-outputs is of no use"),
+        (["--save-outputs", "x.json"], "one --backend"),
+        (["--save-outputs", "x.json", "--backend", "ort", "--backend", "torch"], "one --backend"),
+        (["--save-outputs", "x.npz", "--backend", "ort"], "ending in .json"),
+        (["--save-outputs", "x.json", "--backend", "ort", "--json", "y.json"], "drop --json"),
+    ],
+)
+def test_words_that_do_not_go_together(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished = run(*words)
+    assert finished.exit_code == 2
+    assert said in " ".join(finished.output.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_does_not_replace_the_outputs_it_is_of(recorded: tuple[Path, Path]) -> None:
+    before = recorded[1].read_bytes()
+    finished = run(*recorded, "--json", recorded[1])
+    assert "holds saved outputs" in str(finished.exception)
+    assert recorded[1].read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [[], ["--fp16"]])
+def test_what_the_gate_leaves_open_is_said(
+    options: list[str], tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    words = ("--backend", "ort", "--images", pictures, "--json", tmp_path / "out.json")
+    finished = run(tiny_run, *words, *options)
+    assert finished.exit_code == 0, finished.output
+    told = " ".join(finished.output.split())
+    assert "on 2 pictures and odd sizes, none labelled" in told
+    limits = "; computed in float32 here: says nothing of a GPU's rounding)"
+    assert (limits in told) is ("--fp16" in options)
+
+
+def test_every_failure_has_a_reason() -> None:
+    result = compare(
+        FakeRunner(), FakeRunner(noise=1.0, precision=Precision.FP16), listed(made_up())
+    )
+    assert not result.passed
+    assert result.diagnosis

@@ -1,0 +1,67 @@
+"""Every error is one line with an exit code, whatever a library put into its message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcn_deploy.core import errors
+from fcn_deploy.core.errors import (
+    ArtifactError,
+    BuildError,
+    DataError,
+    ExportError,
+    FcnDeployError,
+    ImageError,
+    InputError,
+    MissingStageError,
+    TrainingStoppedError,
+)
+
+
+def whole_tree(root: type[FcnDeployError] = FcnDeployError) -> Iterator[type[FcnDeployError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from whole_tree(child)
+
+
+TREE = list(whole_tree())
+
+
+@given(
+    kind=st.sampled_from(TREE), message=st.text(min_size=1), repair=st.none() | st.text(min_size=1)
+)
+def test_an_error_reads_as_one_line(
+    kind: type[FcnDeployError], message: str, repair: str | None
+) -> None:
+    error = kind(message, repair)
+    text = str(error)
+    assert len(text.splitlines()) <= 1
+    assert text == text.strip()
+    # No word is lost.
+    assert text.split() == (message if repair is None else f"{message}; {repair}").split()
+    assert error.message == message
+    assert error.repair == repair
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_exit_codes(kind: type[FcnDeployError]) -> None:
+    # 2: what the user gave cannot be used.  1: the work was done and its own check failed.
+    # 130: a signal asked for an end, as shells have it.
+    expected = {ExportError: 1, BuildError: 1, TrainingStoppedError: 130}
+    assert kind("wrong").exit_code == expected.get(kind, 2)
+
+
+def test_the_tree_is_the_one_that_the_module_draws() -> None:
+    assert errors.__doc__ is not None
+    drawn = {word for word in errors.__doc__.split() if word.endswith("Error")}
+    assert drawn == {kind.__name__ for kind in TREE}
+
+
+def test_a_broken_picture_is_bad_data_and_a_missing_stage_a_bad_artifact() -> None:
+    assert issubclass(ImageError, DataError)
+    assert issubclass(MissingStageError, ArtifactError)
+    assert issubclass(InputError, ValueError)  # for those who call the Python API

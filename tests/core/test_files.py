@@ -1,0 +1,375 @@
+"""Files of a run: whole or not at all, and a missing stage names its command."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from fcn_deploy.core import files
+from fcn_deploy.core.errors import ArtifactError, MissingStageError
+from fcn_deploy.core.files import (
+    DEFAULT_RUN,
+    Run,
+    atomic_pair,
+    atomic_path,
+    file_digest,
+    probe,
+    read_json,
+    write_bytes,
+    write_json,
+)
+from fcn_deploy.core.spec import Precision
+
+OneLine = Callable[[Exception], str]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def disk_full(*_: object, **__: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# -- atomic_path --------------------------------------------------------------------------------
+
+
+def test_a_file_appears_only_when_its_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "model.png"
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"new")
+        assert not target.exists()
+        assert temporary.suffix == ".png"  # libraries choose the format by it
+    assert target.read_bytes() == b"new"
+    assert files_in(target.parent) == ["model.png"]
+
+
+def test_an_older_file_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_bytes(b"old and longer")
+    write_bytes(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert files_in(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), ArtifactError("no")])
+def test_on_failure_the_old_file_stays_and_nothing_else(
+    tmp_path: Path, error: BaseException
+) -> None:
+    target = tmp_path / "a.txt"
+    target.write_bytes(b"old")
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"half of the n")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        write_half()
+    assert caught.value is error
+    assert target.read_bytes() == b"old"
+    assert files_in(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, one_line: OneLine
+) -> None:
+    target = tmp_path / "a.txt"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(files.os, step, disk_full)
+    with pytest.raises(ArtifactError) as caught:
+        write_bytes(target, b"new")
+    text = one_line(caught.value)
+    assert str(target) in text
+    assert "disk is full" in text
+    assert target.read_bytes() == b"old"
+    assert files_in(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_a_disk_that_fills_up_while_writing(tmp_path: Path, one_line: OneLine) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+
+    def fill_the_disk() -> None:
+        with atomic_path(target) as temporary:
+            temporary.symlink_to("/dev/full")
+            temporary.write_bytes(bytes(100_000))
+
+    with pytest.raises(ArtifactError, match="disk is full") as caught:
+        fill_the_disk()
+    assert str(target) in one_line(caught.value)
+    assert target.read_bytes() == b"old"
+    assert files_in(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("below", ["out/a.txt", "out/deeper/a.txt"])
+def test_a_file_where_a_folder_should_be(tmp_path: Path, below: str, one_line: OneLine) -> None:
+    (tmp_path / "out").write_bytes(b"in the way")
+    with pytest.raises(ArtifactError) as caught:
+        write_bytes(tmp_path / below, b"new")
+    assert str(tmp_path / below) in one_line(caught.value)
+    assert "--out" in one_line(caught.value)
+    assert (tmp_path / "out").read_bytes() == b"in the way"
+
+
+def test_a_folder_where_the_file_should_be(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(ArtifactError) as caught:
+        write_bytes(tmp_path / "a.txt", b"new")
+    assert str(tmp_path / "a.txt") in one_line(caught.value)
+    assert files_in(tmp_path) == ["a.txt"]
+
+
+def test_probing_refuses_what_writing_would(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "a.txt").mkdir()
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "a.txt", tmp_path / "file" / "b.txt"):
+        with pytest.raises(ArtifactError, match="choose another place with --here") as caught:
+            probe(target, flags="--here")
+        assert str(target) in one_line(caught.value)
+    probe(tmp_path / "new" / "b.txt")
+    assert files_in(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("failing", ["content", "voucher"])
+def test_a_pair_is_replaced_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    content, voucher = tmp_path / "plan", tmp_path / "plan.json"
+    real, seen = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        seen.append(descriptor)
+        if len(seen) == (1 if failing == "content" else 2):
+            disk_full()
+        real(descriptor)
+
+    def write(text: str) -> None:
+        with atomic_pair(content, voucher) as temporaries:
+            for temporary in temporaries:
+                temporary.write_text(text)
+
+    write("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", fsync)
+        with pytest.raises(ArtifactError, match="disk is full"):
+            write("new")
+    assert (content.read_text(), voucher.read_text()) == ("old", "old")
+    write("new")
+    assert (content.read_text(), voucher.read_text()) == ("new", "new")
+    assert files_in(tmp_path) == ["plan", "plan.json"]
+
+
+def test_commands_quote_what_a_shell_would_split(tmp_path: Path, one_line: OneLine) -> None:
+    run = Run(tmp_path / "my run")
+    assert run.command_suffix == f" '{run.root}'"
+    with pytest.raises(MissingStageError, match="--out '") as caught:
+        run.require_checkpoint()
+    assert f"`fcn-deploy train --out '{run.root}'`" in one_line(caught.value)
+    with pytest.raises(MissingStageError, match="--out '"):
+        Run.from_argument(run.root)
+
+
+def test_a_name_too_long_for_the_disk(tmp_path: Path, one_line: OneLine) -> None:
+    with pytest.raises(ArtifactError, match="cannot write") as caught:
+        write_bytes(tmp_path / ("x" * 300), b"new")
+    one_line(caught.value)
+
+
+def test_a_folder_without_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_line: OneLine
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write everywhere
+    with pytest.raises(ArtifactError, match="Permission denied") as caught:
+        write_bytes(tmp_path / "out" / "a.txt", b"new")
+    assert "--out" in one_line(caught.value)
+
+
+# -- digests and JSON ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1])
+def test_the_digest_is_sha256_of_the_bytes(tmp_path: Path, size: int) -> None:
+    content = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "a.bin").write_bytes(content[:size])
+    expected = "sha256:" + hashlib.sha256(content[:size]).hexdigest()
+    assert file_digest(tmp_path / "a.bin") == expected
+
+
+@pytest.mark.parametrize("name", ["gone.bin", "."])
+def test_the_digest_of_what_cannot_be_read(tmp_path: Path, name: str, one_line: OneLine) -> None:
+    with pytest.raises(ArtifactError, match="cannot read") as caught:
+        file_digest(tmp_path / name)
+    assert str(tmp_path) in one_line(caught.value)
+
+
+def test_json_goes_there_and_back(tmp_path: Path) -> None:
+    content = {"name": "Straße", "values": [1, 2.5, None, True], "deep": {"er": {}}}
+    write_json(tmp_path / "a" / "b.json", content)
+    assert read_json(tmp_path / "a" / "b.json", "-") == content
+    assert (tmp_path / "a" / "b.json").read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize("content", [{"x": float("nan")}, {"x": float("inf")}, {"x": object()}])
+def test_what_json_cannot_say_is_refused_and_the_old_file_stays(
+    tmp_path: Path, content: Any
+) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "a.json", content)
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+    assert files_in(tmp_path) == ["a.json"]
+
+
+def test_a_missing_json_names_the_stage(tmp_path: Path, one_line: OneLine) -> None:
+    with pytest.raises(MissingStageError) as caught:
+        read_json(tmp_path / "a.json", "run `fcn-deploy bench` first")
+    text = one_line(caught.value)
+    assert str(tmp_path / "a.json") in text
+    assert "fcn-deploy bench" in text
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b'{"x": 1} {', b"3"]
+)
+def test_a_broken_json_is_an_error_with_the_repair(
+    tmp_path: Path, content: bytes, one_line: OneLine
+) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ArtifactError) as caught:
+        read_json(tmp_path / "a.json", "run it again")
+    assert not isinstance(caught.value, MissingStageError)
+    text = one_line(caught.value)
+    assert str(tmp_path / "a.json") in text
+    assert text.endswith("run it again")
+
+
+@pytest.mark.parametrize("path", ["folder", "file/a.json"])
+def test_a_json_that_cannot_be_read(tmp_path: Path, path: str, one_line: OneLine) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError) as caught:
+        read_json(tmp_path / path, "run it again")
+    assert str(tmp_path / path) in one_line(caught.value)
+
+
+# -- runs ---------------------------------------------------------------------------------------
+
+
+def test_no_argument_is_the_default_run() -> None:
+    run = Run.from_argument(None)
+    assert run == Run(Path("runs/fcn"))
+    assert run.root == DEFAULT_RUN
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_directory_is_a_run(tmp_path: Path, kind: type) -> None:
+    run = Run.from_argument(kind(tmp_path))
+    assert run == Run(tmp_path)
+    assert run.checkpoint == tmp_path / "model.safetensors"
+    assert run.onnx(Precision.FP32) == tmp_path / "model.onnx"
+    assert run.onnx(Precision.FP16) == tmp_path / "model.fp16.onnx"
+
+
+def test_a_named_file_stands_for_the_runs_own(tmp_path: Path) -> None:
+    for name in ("best.safetensors", "small.onnx"):
+        (tmp_path / name).touch()
+    named_checkpoint = Run.from_argument(tmp_path / "best.safetensors")
+    assert named_checkpoint.root == tmp_path
+    assert named_checkpoint.require_checkpoint() == tmp_path / "best.safetensors"
+    assert named_checkpoint.onnx(Precision.FP32) == tmp_path / "model.onnx"
+    named_onnx = Run.from_argument(str(tmp_path / "small.onnx"))
+    assert named_onnx.require_onnx(Precision.FP32) == tmp_path / "small.onnx"
+    assert named_onnx.checkpoint == tmp_path / "model.safetensors"
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pt", "cat.jpg", "notes"])
+def test_a_file_that_is_no_model_is_not_passed_over(
+    tmp_path: Path, name: str, one_line: OneLine
+) -> None:
+    # Its neighbours must not be taken in its place.
+    for neighbour in ("model.safetensors", "model.onnx", name):
+        (tmp_path / neighbour).touch()
+    with pytest.raises(ArtifactError) as caught:
+        Run.from_argument(tmp_path / name)
+    text = one_line(caught.value)
+    assert str(tmp_path / name) in text
+    assert ".safetensors" in text
+
+
+def test_no_such_run_names_the_training_command(tmp_path: Path, one_line: OneLine) -> None:
+    with pytest.raises(MissingStageError) as caught:
+        Run.from_argument(tmp_path / "nowhere")
+    assert f"`fcn-deploy train --out {tmp_path / 'nowhere'}`" in one_line(caught.value)
+
+
+def test_no_checkpoint_names_the_training_command(tmp_path: Path, one_line: OneLine) -> None:
+    with pytest.raises(MissingStageError) as caught:
+        Run(tmp_path).require_checkpoint()
+    assert str(tmp_path / "model.safetensors") in one_line(caught.value)
+    assert f"`fcn-deploy train --out {tmp_path}`" in one_line(caught.value)
+
+
+@pytest.mark.parametrize(("precision", "flag"), [(Precision.FP32, ""), (Precision.FP16, " --fp16")])
+def test_no_onnx_file_names_the_export_command(
+    tmp_path: Path, precision: Precision, flag: str, one_line: OneLine
+) -> None:
+    with pytest.raises(MissingStageError) as caught:
+        Run(tmp_path).require_onnx(precision)
+    assert f"`fcn-deploy export {tmp_path}{flag}`" in one_line(caught.value)
+
+
+def test_in_the_default_run_the_commands_are_bare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingStageError, match="`fcn-deploy train` first"):
+        Run.from_argument(None).require_checkpoint()
+    with pytest.raises(MissingStageError, match="`fcn-deploy export` first"):
+        Run.from_argument(None).require_onnx(Precision.FP32)
+    with pytest.raises(MissingStageError, match="`fcn-deploy export --fp16` first"):
+        Run.from_argument(None).require_onnx(Precision.FP16)
+
+
+def test_prepare_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "new")
+    run.prepare()
+    assert files_in(run.root) == []
+
+
+def test_prepare_keeps_what_is_in_the_folder(tmp_path: Path) -> None:
+    names = ["notes.txt", "test.txt", "writable.txt"]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    Run(tmp_path).prepare()
+    assert files_in(tmp_path) == names
+    assert {(tmp_path / name).read_text() for name in names} == {"mine"}
+
+
+def test_an_older_checkpoint_is_not_replaced_unasked(tmp_path: Path, one_line: OneLine) -> None:
+    run = Run(tmp_path)
+    run.checkpoint.write_bytes(b"weeks of training")
+    with pytest.raises(ArtifactError, match="exists already") as caught:
+        run.refuse_existing(overwrite=False)
+    assert "--overwrite" in one_line(caught.value)
+    run.refuse_existing(overwrite=True)
+    assert run.checkpoint.read_bytes() == b"weeks of training"
+
+
+def test_prepare_finds_a_folder_that_cannot_be_written(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "runs").write_bytes(b"a file")
+    with pytest.raises(ArtifactError, match="cannot write") as caught:
+        Run(tmp_path / "runs" / "fcn").prepare()
+    assert "--out" in one_line(caught.value)

@@ -1,0 +1,550 @@
+"""Any picture a user may have comes in upright as RGB, or as one error that names it."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from fcn_deploy.core.errors import FcnDeployError, ImageError
+from fcn_deploy.data import images
+from fcn_deploy.data.images import IMAGE_SUFFIXES, MAX_PIXELS, find_images, image_size, read_image
+from fcn_deploy.data.scenes.render import draw_scene
+
+OneLine = Callable[[Exception], str]
+
+ORIENTATION_TAG = 0x0112
+#: EXIF orientation → what a camera stored, given the upright picture.
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+def picture(height: int = 30, width: int = 42) -> NDArray[np.uint8]:
+    return draw_scene(3, 1, (height, width))[0]
+
+
+def encoded(format: str, image: Image.Image | None = None) -> bytes:
+    stream = BytesIO()
+    (image or Image.fromarray(picture())).save(stream, format=format)
+    return stream.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A well-formed PNG that declares a size and holds next to nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(64)))
+        + chunk(b"IEND", b"")
+    )
+
+
+# -- pictures that are read ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_suffix_we_look_for_can_be_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"picture{suffix}"
+    Image.fromarray(picture()).save(path)
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    assert image.shape == (30, 42, 3)
+    assert image_size(path) == (30, 42)
+    assert np.abs(image.astype(int) - picture()).mean() < 12  # some formats lose a little
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_picture_upright(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    upright = picture()
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    path = tmp_path / f"turned{suffix}"
+    stored.save(path, exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
+    np.testing.assert_array_equal(read_image(path), upright)
+    assert image_size(path) == (30, 42)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_a_jpeg(tmp_path: Path, orientation: int) -> None:
+    corner_is_red = np.zeros((32, 48, 3), np.uint8)
+    corner_is_red[:16, :16] = (255, 0, 0)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](corner_is_red)))
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    path = tmp_path / "camera.jpg"
+    stored.save(path, exif=exif, quality=95)
+    image = read_image(path)
+    assert image.shape == corner_is_red.shape
+    assert image_size(path) == (32, 48)
+    assert np.abs(image.astype(int) - corner_is_red).mean() < 5
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path: Path, suffix: str) -> None:
+    grey = np.array([[0, 128, 129, 257], [32768, 65535, 65407, 65406]], np.uint16)
+    path = tmp_path / f"grey{suffix}"
+    Image.fromarray(grey).save(path)
+    expected = np.rint(grey / 257).astype(np.uint8)
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, np.repeat(expected[:, :, None], 3, axis=2))
+    assert image_size(path) == (2, 4)
+
+
+def test_big_endian_sixteen_bit_grey(tmp_path: Path) -> None:
+    grey = np.array([[0, 257 * 7], [257 * 200, 65535]], np.uint16)
+    path = tmp_path / "grey.tif"
+    Image.frombytes("I;16B", (2, 2), grey.astype(">u2").tobytes()).save(path)
+    np.testing.assert_array_equal(read_image(path)[:, :, 1], [[0, 7], [200, 255]])
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "grey.png"), np.repeat(grey[:, :, None], 3, axis=2)
+    )
+
+
+def test_black_and_white_becomes_0_and_255(tmp_path: Path) -> None:
+    bits = np.array([[True, False], [False, True]])
+    Image.fromarray(bits).save(tmp_path / "fax.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "fax.png")[:, :, 2], [[255, 0], [0, 255]])
+
+
+def test_alpha_is_dropped(tmp_path: Path) -> None:
+    alpha = np.full((30, 42, 1), 77, np.uint8)
+    Image.fromarray(np.concatenate([picture(), alpha], axis=2)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture())
+
+
+def test_grey_with_alpha(tmp_path: Path) -> None:
+    Image.merge("LA", [Image.new("L", (4, 3), 90), Image.new("L", (4, 3), 10)]).save(
+        tmp_path / "la.png"
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "la.png"), np.full((3, 4, 3), 90))
+
+
+@pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128, 255])])
+def test_palette_pictures_give_their_colours_without_a_warning(
+    tmp_path: Path, transparency: int | bytes | None
+) -> None:
+    indices = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
+    colours = np.array([(10, 20, 30), (200, 0, 90), (0, 255, 7)], np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(colours.tobytes())
+    extra = {} if transparency is None else {"transparency": transparency}
+    image.save(tmp_path / "palette.png", **extra)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), colours[indices])
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=100)
+    red, green, blue = (int(value) for value in read_image(tmp_path / "print.jpg")[8, 8])
+    assert red > 245
+    assert max(green, blue) < 10
+
+
+def test_a_single_pixel(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "dot.png"), [[[1, 2, 3]]])
+
+
+# -- JPEGs that Pillow need not decode ----------------------------------------------------------
+
+
+def as_pillow_reads(content: bytes) -> NDArray[np.uint8]:
+    with Image.open(BytesIO(content)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def encoded_jpeg(subsampling: str, height: int = 32, width: int = 32) -> bytes:
+    """A JPEG of noise, also in subsamplings that Pillow cannot write."""
+    simplejpeg = pytest.importorskip("simplejpeg")
+    noise = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    content: bytes = simplejpeg.encode_jpeg(noise, colorsubsampling=subsampling)
+    return content
+
+
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    quality=st.integers(1, 100),
+    subsampling=st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]),
+    progressive=st.booleans(),
+    restart=st.integers(0, 5),
+    seed=st.integers(0, 2**16),
+)
+def test_every_jpeg_gives_the_pixels_that_pillow_gives(
+    tmp_path_factory: pytest.TempPathFactory,
+    height: int,
+    width: int,
+    quality: int,
+    subsampling: str,
+    progressive: bool,
+    restart: int,
+    seed: int,
+) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    stream = BytesIO()
+    Image.fromarray(noise).save(
+        stream, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive,
+        restart_marker_blocks=restart,
+    )  # fmt: skip
+    path = tmp_path_factory.getbasetemp() / "any.jpg"
+    path.write_bytes(stream.getvalue())
+    image = read_image(path)
+    assert image.flags.writeable
+    np.testing.assert_array_equal(image, as_pillow_reads(stream.getvalue()))
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 64)])
+def test_a_common_jpeg_is_not_decoded_by_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subsampling: str, size: tuple[int, int]
+) -> None:
+    path = tmp_path / "common.jpg"
+    path.write_bytes(encoded_jpeg(subsampling, *size))
+    expected = as_pillow_reads(path.read_bytes())
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded by Pillow"))
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_a_subsampling_without_a_name(tmp_path: Path) -> None:
+    """4:1:1 turned on its side, by the components' sampling factors in its header."""
+    path = tmp_path / "4:4:1.jpg"
+    content = encoded_jpeg("411")
+    assert b"\x03\x01\x41" in content
+    path.write_bytes(content.replace(b"\x03\x01\x41", b"\x03\x01\x14"))
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("L", {}), ("CMYK", {}), ("RGB", {"keep_rgb": True})],
+    ids=["grey", "print", "RGB unconverted"],
+)
+def test_jpegs_of_other_colours(tmp_path: Path, mode: str, options: dict[str, bool]) -> None:
+    path = tmp_path / "other.jpg"
+    Image.fromarray(picture()).convert(mode).save(path, **options)
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
+
+
+def test_an_orientation_that_stands_in_xmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's releases differ in whether they heed it; we follow the one that is installed."""
+    path = tmp_path / "edited.jpg"
+    xmp = b'http://ns.adobe.com/xap/1.0/\x00<x tiff:Orientation="6"/>'
+    segment = b"\xff\xe1" + struct.pack(">H", len(xmp) + 2) + xmp
+    path.write_bytes(WHOLE["JPEG"][:2] + segment + WHOLE["JPEG"][2:])
+    image = read_image(path)
+    assert image_size(path) == image.shape[:2]
+    monkeypatch.setattr(images, "simplejpeg", None)
+    np.testing.assert_array_equal(image, read_image(path))
+
+
+def test_the_first_picture_of_several_counts(tmp_path: Path) -> None:
+    path = tmp_path / "stereo.jpg"
+    first, second = Image.fromarray(picture()), Image.new("RGB", (42, 30))
+    first.save(path, format="MPO", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
+    assert read_image(path).any()
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_file_is_read_as_a_whole_up_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beyond: int
+) -> None:
+    """Anything may lie behind a JPEG's end, gigabytes as well."""
+    path = tmp_path / "long.jpg"
+    content = WHOLE["JPEG"]
+    path.write_bytes(content + bytes(beyond))
+    asked: list[bytes] = []
+
+    class Asked:
+        @staticmethod
+        def decode_jpeg_header(content: bytes) -> None:
+            asked.append(content)
+            raise ValueError
+
+    monkeypatch.setattr(images, "simplejpeg", Asked)
+    monkeypatch.setattr(images, "_MOST_BYTES", len(content))
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(content))
+    assert asked == ([] if beyond else [content])
+
+
+def test_a_target_without_simplejpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "common.jpg"
+    Image.fromarray(picture()).save(path)
+    quickly = read_image(path)
+    monkeypatch.setattr(images, "simplejpeg", None)
+    np.testing.assert_array_equal(read_image(path), quickly)
+
+
+def test_only_a_size_that_was_checked_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that says one size to Pillow and another to simplejpeg could be a bomb."""
+    path = tmp_path / "two-sizes.jpg"
+    Image.fromarray(picture()).save(path)
+
+    class Larger:
+        @staticmethod
+        def decode_jpeg_header(_: bytes) -> tuple[int, int, str, str]:
+            return 60_000, 60_000, "YCbCr", "420"
+
+        @staticmethod
+        def decode_jpeg(*_: object, **__: object) -> None:
+            pytest.fail("unfolded")
+
+    monkeypatch.setattr(images, "simplejpeg", Larger)
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError])
+def test_what_simplejpeg_refuses_is_left_to_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    path = tmp_path / "common.jpg"
+    path.write_bytes(WHOLE["JPEG"])
+
+    class Refusing:
+        @staticmethod
+        def decode_jpeg_header(_: bytes) -> None:
+            raise error("no")
+
+    monkeypatch.setattr(images, "simplejpeg", Refusing)
+    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
+
+
+@given(
+    damage=st.lists(st.tuples(st.integers(2, 5000), st.integers(0, 255)), max_size=4),
+    kept=st.integers(0, 2000),
+)
+@settings(max_examples=150)
+def test_a_damaged_jpeg_is_what_pillow_says_of_it(
+    tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]], kept: int
+) -> None:
+    content = bytearray(WHOLE["JPEG"])
+    for place, value in damage:
+        content[place % len(content)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged.jpg"
+    path.write_bytes(content[:kept] if kept < len(content) else content)
+
+    def answer() -> list[object]:
+        try:
+            return read_image(path).tolist()
+        except ImageError as error:
+            return [str(error)]
+
+    quickly = answer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "simplejpeg", None)
+        assert answer() == quickly
+
+
+# -- files that are refused ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp", ".ppm"])
+def test_a_truncated_picture_is_an_error(
+    tmp_path: Path, suffix: str, kept: float, one_line: OneLine
+) -> None:
+    path = tmp_path / f"half{suffix}"
+    Image.fromarray(picture(120, 160)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    assert str(path) in one_line(caught.value)
+    assert caught.value.repair
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello, I am a text file\n", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"<html></html>"],
+    ids=["empty", "text", "jpeg-start", "png-start", "html"],
+)
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_file_that_is_no_picture(
+    tmp_path: Path, read: Callable[[Path], object], content: bytes, one_line: OneLine
+) -> None:
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        read(path)
+    assert str(path) in one_line(caught.value)
+    assert "not a picture" in one_line(caught.value)
+    assert caught.value.repair
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_missing_file(tmp_path: Path, read: Callable[[Path], object], one_line: OneLine) -> None:
+    path = tmp_path / "gone.jpg"
+    with pytest.raises(ImageError, match="no such picture") as caught:
+        read(path)
+    assert str(path) in one_line(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_folder_is_no_picture(
+    tmp_path: Path, read: Callable[[Path], object], one_line: OneLine
+) -> None:
+    with pytest.raises(ImageError, match="not a picture") as caught:
+        read(tmp_path)
+    assert str(tmp_path) in one_line(caught.value)
+    assert caught.value.repair
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+@pytest.mark.parametrize(
+    "size", [(12_000, 12_000), (60_000, 60_000), (2**31 - 1, 1)], ids=["ours", "Pillow's", "line"]
+)
+def test_a_decompression_bomb_is_refused_by_its_header(
+    tmp_path: Path, size: tuple[int, int], read: Callable[[Path], object], one_line: OneLine
+) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_header(*size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match="pixels") as caught:
+            read(path)
+    assert str(path) in one_line(caught.value)
+    assert "shrink" in one_line(caught.value)
+
+
+def test_the_largest_picture_allowed_is_not_called_a_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (MAX_PIXELS // 10_000, 10_000)).save(path, compress_level=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_size(path) == (10_000, MAX_PIXELS // 10_000)
+
+
+def test_floats_of_unknown_range_are_refused(tmp_path: Path, one_line: OneLine) -> None:
+    path = tmp_path / "depth.tif"
+    Image.fromarray(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)).save(path)
+    with pytest.raises(ImageError, match="float") as caught:
+        read_image(path)
+    assert str(path) in one_line(caught.value)
+    assert caught.value.repair
+
+
+def test_a_file_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_line: OneLine
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)  # root may read everything
+    with pytest.raises(ImageError, match="Permission denied") as caught:
+        read_image(tmp_path / "private.jpg")
+    assert "private.jpg" in one_line(caught.value)
+
+
+WHOLE = {
+    name: encoded(name, image)
+    for name, image in {
+        "PNG": Image.fromarray(picture()),
+        "JPEG": Image.fromarray(picture()),
+        "BMP": Image.fromarray(picture()),
+        "TIFF": Image.fromarray(picture()),
+        "WEBP": Image.fromarray(picture()),
+        "PPM": Image.fromarray(picture()),
+        "GIF": Image.fromarray(picture()).quantize(),
+    }.items()
+}
+
+
+@given(
+    format=st.sampled_from(sorted(WHOLE)),
+    damage=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=6),
+    kept=st.integers(0, 6000),
+)
+@settings(max_examples=250)
+def test_damaged_files_give_a_picture_or_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory,
+    format: str,
+    damage: list[tuple[int, int]],
+    kept: int,
+) -> None:
+    content = bytearray(WHOLE[format])
+    for place, value in damage:
+        content[place % min(len(content), 200)] = value  # the headers, where parsers stumble
+    path = tmp_path_factory.getbasetemp() / "damaged.bin"
+    path.write_bytes(content[:kept])
+    refusals = []
+    for read in (read_image, image_size):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow's would be a second line on stderr
+            try:
+                read(path)
+            except FcnDeployError as error:
+                refusals.append(str(error))
+    assert all(str(path) in refusal for refusal in refusals)
+
+
+# -- find_images --------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_its_pictures_sorted_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "c.tiff", "notes.txt", "README", "d.jpg.bak"):
+        (tmp_path / name).touch()
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "e.png").touch()
+    assert find_images([tmp_path]) == [tmp_path / name for name in ("a.png", "b.JPG", "c.tiff")]
+
+
+def test_named_files_are_taken_in_order_whatever_their_suffix(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.png").touch()
+    for name in ("z.dat", "y.jpg"):
+        (tmp_path / name).touch()
+    sources = [tmp_path / "z.dat", tmp_path / "folder", tmp_path / "y.jpg"]
+    assert find_images(sources) == [sources[0], tmp_path / "folder" / "x.png", sources[2]]
+
+
+def test_a_source_that_does_not_exist(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(ImageError, match="no such file or folder") as caught:
+        find_images([tmp_path / "a.png", tmp_path / "gone"])
+    assert str(tmp_path / "gone") in one_line(caught.value)
+    assert caught.value.repair
+
+
+def test_a_folder_without_pictures(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ImageError, match="no pictures in") as caught:
+        find_images([tmp_path])
+    assert str(tmp_path) in one_line(caught.value)
+    assert ".jpg" in one_line(caught.value)

@@ -1,0 +1,332 @@
+"""Class indices and colours: VOC's palette, every form a mask may be stored in, the pictures."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+from PIL import Image
+
+from fcn_deploy.core.errors import ArtifactError, DataError
+from fcn_deploy.data.masks import (
+    VOC_CLASS_NAMES,
+    colour_table,
+    colour_to_mask,
+    grid,
+    mask_to_colour,
+    overlay,
+    prediction_grid,
+    read_mask,
+    voc_palette,
+    write_mask,
+    write_picture,
+)
+
+OneLine = Callable[[Exception], str]
+
+VOC = voc_palette(21)
+MASK = np.array([[0, 1, 15, 255], [20, 2, 0, 255]], np.uint8)
+VOC_COLOURS = {
+    0: (0, 0, 0),
+    1: (128, 0, 0),
+    2: (0, 128, 0),
+    3: (128, 128, 0),
+    4: (0, 0, 128),
+    7: (128, 128, 128),
+    8: (64, 0, 0),
+    15: (192, 128, 128),
+    16: (0, 64, 0),
+    20: (0, 64, 128),
+    64: (32, 0, 0),
+    255: (224, 224, 192),
+}
+
+
+def voc_indices(highest: int = 20) -> st.SearchStrategy[NDArray[np.uint8]]:
+    """Masks of VOC classes and void."""
+    values = st.one_of(st.integers(0, highest), st.just(255))
+    sides = npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)
+    return npst.arrays(np.uint8, sides, elements=values)
+
+
+# -- palette ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("index", "colour"), VOC_COLOURS.items())
+def test_the_palette_is_the_development_kits(index: int, colour: tuple[int, int, int]) -> None:
+    assert voc_palette()[index] == colour
+
+
+def test_the_palette_has_256_different_colours_and_can_be_cut_short() -> None:
+    assert len(set(voc_palette())) == 256
+    assert voc_palette(21) == voc_palette()[:21]
+    assert len(VOC_CLASS_NAMES) == 21
+
+
+def test_a_short_palette_is_filled_up_with_vocs_colours() -> None:
+    table = colour_table([(1, 2, 3), (4, 5, 6)])
+    assert table.shape == (256, 3)
+    assert table.dtype == np.uint8
+    assert table[:3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 128, 0]]
+    assert table[255].tolist() == [224, 224, 192]
+    assert colour_table([]).tolist() == [list(colour) for colour in voc_palette()]
+
+
+# -- colours ------------------------------------------------------------------------------------
+
+
+@given(mask=voc_indices())
+def test_colours_and_back(mask: NDArray[np.uint8]) -> None:
+    colours = mask_to_colour(mask, VOC)
+    assert colours.dtype == np.uint8
+    assert colours.shape == (*mask.shape, 3)
+    np.testing.assert_array_equal(colour_to_mask(colours, VOC), mask)
+
+
+@given(
+    palette=st.lists(
+        st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255)).filter(
+            lambda colour: colour != (224, 224, 192)
+        ),
+        min_size=2,
+        max_size=255,
+        unique=True,
+    ),
+    seed=st.integers(0, 2**16),
+)
+def test_any_palette_of_different_colours_goes_there_and_back(
+    palette: list[tuple[int, int, int]], seed: int
+) -> None:
+    mask = np.random.default_rng(seed).integers(0, len(palette), (9, 11)).astype(np.uint8)
+    mask[0, 0] = 255
+    np.testing.assert_array_equal(colour_to_mask(mask_to_colour(mask, palette), palette), mask)
+
+
+def test_an_unknown_colour_is_named_with_its_place(one_line: OneLine) -> None:
+    colours = mask_to_colour(MASK, VOC)
+    colours[1, 2] = (1, 2, 3)
+    with pytest.raises(DataError) as caught:
+        colour_to_mask(colours, VOC)
+    assert "(1, 2, 3) at row 1, column 2" in one_line(caught.value)
+    assert caught.value.repair
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def as_palette_png(mask: NDArray[np.uint8]) -> Image.Image:
+    image = Image.fromarray(mask)
+    image.putpalette(colour_table(VOC).tobytes())
+    return image
+
+
+STORED = {
+    "palette": as_palette_png,
+    "index": Image.fromarray,
+    "RGB": lambda mask: Image.fromarray(mask_to_colour(mask, VOC)),
+    "RGBA": lambda mask: Image.fromarray(mask_to_colour(mask, VOC)).convert("RGBA"),
+    "16-bit": lambda mask: Image.fromarray(mask.astype(np.uint16)),
+    "grey with alpha": lambda mask: Image.fromarray(mask).convert("LA"),
+}
+
+
+@pytest.mark.parametrize("form", STORED)
+def test_every_form_of_a_mask_gives_its_indices(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "mask.png"
+    STORED[form](MASK).save(path)
+    mask = read_mask(path, VOC)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, MASK)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_grey_pngs_of_fewer_bits_keep_their_indices(tmp_path: Path, bits: int) -> None:
+    # Pillow cannot write these, annotation tools do: a hand-made PNG of 1×(8/bits) pixels.
+    values = list(range(8 // bits))
+    packed = sum(value << (8 - bits * (i + 1)) for i, value in enumerate(values))
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes([0, packed]))
+    (tmp_path / "mask.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+    assert read_mask(tmp_path / "mask.png", VOC).tolist() == [values]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_palette_pngs_of_fewer_bits(tmp_path: Path, bits: int) -> None:
+    indices = (np.arange(12, dtype=np.uint8).reshape(3, 4) % 2**bits).astype(np.uint8)
+    as_palette_png(indices).save(tmp_path / "mask.png", bits=bits)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC), indices)
+
+
+def test_a_black_and_white_mask_is_classes_0_and_1(tmp_path: Path) -> None:
+    bits = np.array([[True, False], [False, False]])
+    Image.fromarray(bits).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC[:2]), bits.astype(np.uint8))
+
+
+def test_the_indices_count_not_the_colours_of_a_palette_png(tmp_path: Path) -> None:
+    image = Image.fromarray(MASK)
+    image.putpalette(np.random.default_rng(0).bytes(768))
+    image.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC), MASK)
+
+
+def test_a_mask_of_void_alone_is_read(tmp_path: Path) -> None:
+    void = np.full((3, 3), 255, np.uint8)
+    Image.fromarray(void).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC), void)
+
+
+@pytest.mark.parametrize("form", ["palette", "index", "16-bit"])
+def test_a_value_beyond_the_classes(tmp_path: Path, form: str, one_line: OneLine) -> None:
+    path = tmp_path / "mask.png"
+    STORED[form](np.array([[0, 21], [255, 3]], np.uint8)).save(path)
+    with pytest.raises(DataError) as caught:
+        read_mask(path, VOC)
+    text = one_line(caught.value)
+    assert str(path) in text
+    assert "class 21" in text
+    assert "21 classes" in text
+    assert "classes.txt" in text
+
+
+def test_a_sixteen_bit_value_that_is_no_index(tmp_path: Path, one_line: OneLine) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.array([[0, 1000]], np.uint16)).save(path)
+    with pytest.raises(DataError, match="1000") as caught:
+        read_mask(path, VOC)
+    assert str(path) in one_line(caught.value)
+    assert caught.value.repair
+
+
+def test_a_negative_value_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mask.tif"
+    Image.fromarray(np.array([[0, -7, 3]], np.int32)).save(path)
+    with pytest.raises(DataError, match="value -7"):
+        read_mask(path, VOC)
+
+
+def test_an_unknown_colour_in_a_file(tmp_path: Path, one_line: OneLine) -> None:
+    path = tmp_path / "mask.jpg"
+    Image.fromarray(mask_to_colour(MASK, VOC).repeat(8, 0).repeat(8, 1)).save(path, quality=60)
+    with pytest.raises(DataError, match="is no class") as caught:
+        read_mask(path, VOC)
+    assert str(path) in one_line(caught.value)
+    assert "PNG" in one_line(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture"])
+def test_a_mask_that_is_no_picture(tmp_path: Path, content: bytes, one_line: OneLine) -> None:
+    path = tmp_path / "mask.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_mask(path, VOC)
+    assert str(path) in one_line(caught.value)
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+
+@given(mask=voc_indices(highest=255))
+def test_a_written_mask_reads_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, mask: NDArray[np.uint8]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round-trip.png"
+    write_mask(path, mask, VOC)
+    np.testing.assert_array_equal(read_mask(path, voc_palette()), mask)
+
+
+def test_a_written_mask_shows_its_colours_in_any_viewer(tmp_path: Path) -> None:
+    write_mask(tmp_path / "mask.png", MASK, VOC)
+    with Image.open(tmp_path / "mask.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.array(image.convert("RGB")), mask_to_colour(MASK, VOC))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda target: write_mask(target, MASK, VOC),
+        lambda target: write_picture(target, mask_to_colour(MASK, VOC)),
+    ],
+    ids=["mask", "picture"],
+)
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, write: Callable[[Path], None], one_line: OneLine
+) -> None:
+    (tmp_path / "out").write_text("a file where a folder should be")
+    target = tmp_path / "out" / "mask.png"
+    with pytest.raises(ArtifactError) as caught:
+        write(target)
+    assert str(target) in one_line(caught.value)
+    assert "--out" in one_line(caught.value)
+
+
+# -- pictures to look at ------------------------------------------------------------------------
+
+
+def test_overlay_blends_by_opacity() -> None:
+    image = np.full((1, 2, 3), 100, np.uint8)
+    mask = np.array([[0, 1]], np.uint8)
+    palette = [(0, 0, 0), (255, 50, 0)]
+    np.testing.assert_array_equal(overlay(image, mask, palette, 0.0), image)
+    np.testing.assert_array_equal(overlay(image, mask, palette, 1.0), mask_to_colour(mask, palette))
+    np.testing.assert_array_equal(
+        overlay(image, mask, palette, 0.25), [[[75, 75, 75], [139, 88, 75]]]
+    )
+
+
+def test_grid_lays_cells_out_on_white() -> None:
+    small = np.full((2, 3, 3), 10, np.uint8)
+    large = np.full((4, 5, 3), 20, np.uint8)
+    picture = grid([[small, large], [large]], gap=1)
+    assert picture.shape == (4 + 1 + 4, 5 + 1 + 5, 3)
+    expected = np.full((9, 11), 255)
+    expected[:2, :3] = 10
+    expected[:4, 6:] = 20
+    expected[5:, :5] = 20
+    np.testing.assert_array_equal(picture[:, :, 0], expected)
+
+
+@pytest.mark.parametrize("rows", [[], [[]]])
+def test_a_grid_of_nothing_is_an_error(rows: list[list[NDArray[np.uint8]]]) -> None:
+    with pytest.raises(ValueError, match="at least one picture"):
+        grid(rows)
+
+
+def test_prediction_grid_is_image_prediction_truth() -> None:
+    image = np.full((2, 2, 3), 9, np.uint8)
+    prediction, truth = np.full((2, 2), 1, np.uint8), np.full((2, 2), 15, np.uint8)
+    picture = prediction_grid([image], [prediction], [truth], VOC)
+    assert picture[0, 0].tolist() == [9, 9, 9]
+    middle = picture[0, picture.shape[1] // 2]
+    assert middle.tolist() == [128, 0, 0]
+    assert picture[0, -1].tolist() == [192, 128, 128]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_a_full_disk_keeps_the_old_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_line: OneLine
+) -> None:
+    write_mask(tmp_path / "mask.png", MASK, VOC)
+    monkeypatch.setattr("secrets.token_hex", lambda _: "here")
+    (tmp_path / ".mask.here.png").symlink_to("/dev/full")
+    with pytest.raises(ArtifactError, match="disk is full") as caught:
+        write_mask(tmp_path / "mask.png", np.zeros((900, 900), np.uint8), VOC)
+    assert str(tmp_path / "mask.png") in one_line(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC), MASK)

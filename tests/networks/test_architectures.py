@@ -1,0 +1,108 @@
+"""Every architecture, all the way: export, masks at odd sizes, parity, the real TensorRT builder.
+
+Tracing a network takes 5 to 15 seconds, so three that hold every part go all the way in `make
+test`: each family, each kind of block, each output stride, a skip with a 2× upsampling and one
+without, each kind of last step.  The other 35 go through their shapes there, and all the way with
+`make architectures`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fcn_deploy.core.files import Run
+from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile, Tail
+from fcn_deploy.data.scenes.render import draw_scene
+from fcn_deploy.export.exporter import onnx_from_checkpoint
+from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.networks.checkpoint import save_checkpoint
+from fcn_deploy.networks.fcn import architecture_names, build_model
+from fcn_deploy.parity.compare import Picture, Pictures, compare
+from fcn_deploy.parity.inputs import Extras, made_extras
+from fcn_deploy.runners.base import Runner, open_runner, unavailable_reason
+from fcn_deploy.tensorrt import api
+from fcn_deploy.tensorrt.build import BuildOptions, engine_from_onnx
+from fcn_deploy.tensorrt.engine_file import read_engine
+from tests.random_network import random_network
+
+#: fcn32s of output stride 32 goes all the way in every other test of the package.
+ALWAYS = ["fcn16s-resnet18", "fcn8s-resnet34-os16", "tv-fcn-resnet50"]
+EVERYTHING = os.environ.get("FCN_DEPLOY_ALL_ARCHITECTURES") == "1"
+
+
+@pytest.mark.parametrize("architecture", architecture_names() if EVERYTHING else ALWAYS)
+def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    network, spec = random_network(architecture)
+    save_checkpoint(run.checkpoint, network, spec)
+    onnx_from_checkpoint(run.checkpoint, run.onnx(Precision.FP32))
+    tail = Tail.RESIZE if architecture.startswith("tv-") else Tail.EARLY_ARGMAX
+    assert read_metadata(run.onnx(Precision.FP32)).tail == tail.value
+
+    with (
+        open_runner(run, "torch", outputs=OUTPUT_NAMES) as reference,
+        open_runner(run, "ort", outputs=("mask", "logits")) as candidate,
+        open_runner(run, "ncnn", outputs=("mask", "logits")) as other,
+    ):
+        for shape in ((1, 1, 1), (1, 97, 131), (2, 33, 70)):
+            assert_masks_are_the_same(reference, candidate, shape)
+            assert_masks_are_the_same(reference, other, shape)
+        scene, _ = draw_scene(0, 0, (80, 112))
+        pictures = Pictures("scenes", 1, [Picture("scene", scene)].__getitem__, small_extras)
+        result = compare(reference, candidate, pictures)
+        assert result.passed, [check.sentence for check in result.checks if not check.passed]
+        if unavailable_reason("openvino-int8x3") is None:
+            with open_runner(run, "openvino-int8x3", outputs=("mask", "logits")) as split:
+                result = compare(reference, split, pictures)
+            assert result.passed, [check.sentence for check in result.checks if not check.passed]
+
+    if api.unavailable_reason(Product.RTX) is None:
+        engine = engine_from_onnx(
+            run.onnx(Precision.FP32),
+            name="fcn",
+            product=Product.RTX,
+            folder=tmp_path / "engines",
+            options=BuildOptions((ShapeProfile((1, 1, 1), (1, 48, 64), (2, 97, 131)),)),
+        )
+        assert read_engine(engine.path).outputs == ("mask",)
+
+
+def assert_masks_are_the_same(
+    reference: Runner, candidate: Runner, shape: tuple[int, int, int]
+) -> None:
+    """The same class at every pixel, but for ties within the rounding of float32."""
+    images = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected, given = reference.run(images), candidate.run(images)
+    assert expected.logits is not None
+    assert expected.margin is not None
+    flipped = given.mask != expected.mask
+    assert (expected.margin[flipped] <= 1e-5 * np.abs(expected.logits).max()).all()
+    assert flipped.mean() < 0.01
+
+
+def small_extras(first: Sequence[Picture]) -> Extras:
+    """All extras but the odd size that is a large one: a ResNet-101 would take half a minute."""
+    made = made_extras(first)
+    small = [picture for picture in made.odd_sizes if picture.image.size < 100_000]
+    return replace(made, odd_sizes=tuple(small))
+
+
+@pytest.mark.parametrize("architecture", architecture_names())
+def test_any_size_goes_in_and_comes_out(architecture: str) -> None:
+    # On the meta device shapes are computed and pixels are not: all of them take seconds.
+    with torch.device("meta"):
+        network = build_model(architecture, 5)
+        assert network.training
+        network.eval()
+        for height, width in [(1, 1), (31, 33), (97, 131), (320, 480)]:
+            logits = network(torch.empty(2, 3, height, width))
+            assert tuple(logits.shape) == (2, 5, height, width)
+    names = [name for name, _ in network.named_modules()]
+    assert not any("avgpool" in name or name.endswith("fc") for name in names)

@@ -1,0 +1,375 @@
+"""Bisecting: planted overflows and losses of precision are found in the layer they were put in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from fcn_deploy.core.errors import InputError, OnnxFileError
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.spec import ModelSpec, Precision
+from fcn_deploy.export.exporter import onnx_from_checkpoint, write_metadata
+from fcn_deploy.graph.onnx_file import load_onnx
+from fcn_deploy.parity.bisect import (
+    TOLERANCES,
+    BisectResult,
+    LayerPair,
+    bisect,
+    layer_table,
+    paired_layers,
+    save,
+)
+from tests.runners.contract import pictures
+
+Steps = list[tuple[str, str, float]]
+
+HARMLESS: Steps = [("scale", "Mul", 0.3), ("shift", "Add", -2.0), ("act", "Relu", 0)]
+#: 255 · 4096 is beyond the largest half, 65504.
+OVERFLOW: Steps = [("grow", "Mul", 4096), ("shrink", "Mul", 1 / 4096), ("act", "Relu", 0)]
+#: Halves near 20000 are 16 apart.
+CANCELLATION: Steps = [("raise", "Add", 20000), ("lower", "Sub", 20000), ("act", "Relu", 0)]
+
+
+def graph_of(steps: Steps, precision: Precision, *, optimised: bool = False) -> onnx.ModelProto:
+    """A network of scalar operations; tensors are called as their nodes, the way export does."""
+    half = precision is Precision.FP16
+    element = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Shape", ["image"], ["sizes"], "sizes", end=1),
+        helper.make_node("Cast", ["sizes"], ["sizes_float"], "sizes_float", to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["image"], ["pixels"], "pixels", to=TensorProto.FLOAT),
+    ]
+    last = "pixels"
+    if half:
+        nodes.append(helper.make_node("Cast", [last], ["halves"], "halves", to=element))
+        last = "halves"
+    weights = []
+    for name, operator, value in steps:
+        tensor = f"fused_{name}" if optimised else name
+        operands = [last]
+        if operator != "Relu":
+            operands.append(f"{name}.value")
+            weights.append(helper.make_tensor(f"{name}.value", element, [1], [value]))
+        nodes.append(helper.make_node(operator, operands, [tensor], f"network.{name}"))
+        last = tensor
+    nodes.append(helper.make_node("ArgMax", [last], ["mask"], "argmax", axis=3, keepdims=0))
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "planted",
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])],
+            [helper.make_tensor_value_info("mask", TensorProto.INT64, ["N", "H", "W"])],
+            weights,
+        ),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+
+
+@pytest.fixture
+def write(tmp_path: Path, tiny_spec: ModelSpec) -> Callable[..., Path]:
+    """Factory of files: a graph with the metadata of an export."""
+
+    def written(
+        graph: onnx.ModelProto,
+        precision: Precision,
+        *,
+        name: str = "",
+        checkpoint: str = "sha256:1",
+    ) -> Path:
+        write_metadata(graph, tiny_spec, precision, checkpoint)
+        path = tmp_path / f"{name or precision.value}.onnx"
+        path.write_bytes(graph.SerializeToString())
+        return path
+
+    return written
+
+
+@pytest.fixture
+def both(write: Callable[..., Path]) -> Callable[[Steps], tuple[Path, Path]]:
+    """Factory of an FP32 and an FP16 file of the same steps."""
+
+    def written(steps: Steps) -> tuple[Path, Path]:
+        fp32, fp16 = (write(graph_of(steps, p), p) for p in (Precision.FP32, Precision.FP16))
+        return fp32, fp16
+
+    return written
+
+
+def seen(count: int = 2) -> list[NDArray[np.uint8]]:
+    return [pictures(1, 17 + i, 23)[0] for i in range(count)]
+
+
+def run_bisect(
+    paths: tuple[Path, Path], *, tolerance: float | None = None, layers_at_once: int = 8
+) -> BisectResult:
+    return bisect(
+        *paths,
+        seen(),
+        source="test",
+        threads=1,
+        tolerance=tolerance,
+        layers_at_once=layers_at_once,
+    )
+
+
+def test_a_good_fp16_graph_keeps_its_tolerance(both: Callable[[Steps], tuple[Path, Path]]) -> None:
+    result = run_bisect(both(HARMLESS))
+    assert result.first is None
+    assert [(layer.name, layer.operator) for layer in result.layers] == [
+        ("pixels", "Cast"),
+        ("network.scale", "Mul"),
+        ("network.shift", "Add"),
+        ("network.act", "Relu"),
+    ]
+    pixels, scale = result.layers[:2]
+    assert pixels.max_error == 0
+    assert pixels.shape == (1, 17, 23, 3)
+    assert 0 < scale.relative_error < 2.0**-11
+    assert not scale.beyond
+
+
+def test_an_overflow_is_found_in_its_layer(both: Callable[[Steps], tuple[Path, Path]]) -> None:
+    # ONNX Runtime alone gives the right output here: it never rounds `grow` to half.
+    paths = both(OVERFLOW)
+    result = run_bisect(paths)
+    assert result.first is not None
+    assert result.first.name == "network.grow"
+    assert not result.first.finite
+    assert [layer.beyond for layer in result.layers] == [False, True, True, True]
+    entry = result.to_json()["layers"][1]
+    assert (entry["finite"], entry["max_error"], entry["relative_error"]) == (False, None, None)
+    assert layer_table(result)[1][-1] == "NaN or infinite"
+    # Whatever the tolerance: what is not finite is beyond.
+    assert run_bisect(paths, tolerance=1e9).first == result.first
+
+
+def test_a_cancellation_is_found_in_its_layer(both: Callable[[Steps], tuple[Path, Path]]) -> None:
+    # The large sum itself is as exact as half can be; what is left of it is not.
+    result = run_bisect(both(CANCELLATION))
+    assert result.first is not None
+    assert result.first.name == "network.lower"
+    assert result.first.finite
+    assert 0.01 < result.first.relative_error < 0.1
+
+
+@pytest.mark.parametrize("steps", [HARMLESS, OVERFLOW, CANCELLATION])
+def test_figures_are_numpys(steps: Steps, both: Callable[[Steps], tuple[Path, Path]]) -> None:
+    operations = {"Mul": np.multiply, "Add": np.add, "Sub": np.subtract, "Relu": np.maximum}
+    measured = {layer.name: layer for layer in run_bisect(both(steps)).layers}
+    exact, halves = ([picture.astype(t) for picture in seen()] for t in (np.float32, np.float16))
+    for name, operator, value in steps:
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact = [operations[operator](x, np.float32(value)) for x in exact]
+            wide = [operations[operator](x, np.float32(np.float16(value))) for x in halves]
+            halves = [x.astype(np.float16) for x in wide]
+        wanted = np.concatenate([x.ravel() for x in exact]).astype(np.float64)
+        error = np.concatenate([x.ravel() for x in halves]) - wanted
+        layer = measured[f"network.{name}"]
+        assert layer.scale == pytest.approx(np.sqrt(np.mean(wanted**2)))
+        assert layer.finite == bool(np.isfinite(error).all())
+        if layer.finite:
+            assert layer.max_error == pytest.approx(np.abs(error).max())
+            assert layer.rms_error == pytest.approx(np.sqrt(np.mean(error**2)))
+
+
+@pytest.mark.parametrize("steps", [HARMLESS, OVERFLOW, CANCELLATION])
+def test_figures_do_not_depend_on_chunks(
+    steps: Steps, both: Callable[[Steps], tuple[Path, Path]]
+) -> None:
+    paths = both(steps)
+    results = [run_bisect(paths, layers_at_once=n).layers for n in (1, 2, 3, 100)]
+    assert all(layers == results[0] for layers in results)
+
+
+def test_figures_of_an_export_do_not_depend_on_chunks(tiny_run: Path) -> None:
+    # Skip connections cross the segments' borders.
+    paths = tiny_run / "model.onnx", tiny_run / "model.fp16.onnx"
+    results = [run_bisect(paths, layers_at_once=n).layers for n in (1, 7, 100)]
+    assert all(layers == results[0] for layers in results)
+
+
+def test_a_good_export_passes_and_names_its_modules(tiny_run: Path) -> None:
+    paths = tiny_run / "model.onnx", tiny_run / "model.fp16.onnx"
+    result = run_bisect(paths)
+    assert result.first is None
+    names = [layer.name for layer in result.layers]
+    assert len(set(names)) == len(names)
+    expected = [
+        "subtract_mean",
+        "network.body.conv1",
+        "network.body.layer2.0.relu.Relu_2",
+        "network.body.layer2.1.conv1",
+        "network.score",
+        "tail.MatMul",
+    ]
+    assert [name for name in names if name in expected] == expected
+    worst = max(layer.relative_error for layer in result.layers)
+    assert 2.0**-13 < worst < TOLERANCES[Precision.FP16] / 3
+
+
+def test_the_reference_is_what_the_whole_graph_gives(tiny_run: Path) -> None:
+    # Segment by segment or as one graph, with fusions or without: the same network.
+    graph = load_onnx(tiny_run / "model.onnx")
+    result = run_bisect((tiny_run / "model.onnx", tiny_run / "model.onnx"))
+    assert {layer.max_error for layer in result.layers} == {0.0}
+    last = result.layers[-1]
+    graph.graph.output.add(name=last.tensor).type.tensor_type.elem_type = TensorProto.FLOAT
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    values = [session.run([last.tensor], {"image": p[None]})[0].ravel() for p in seen()]
+    rms = np.sqrt(np.mean(np.concatenate(values).astype(np.float64) ** 2))
+    assert last.scale == pytest.approx(rms, rel=1e-5)
+
+
+def test_an_overflow_planted_in_a_checkpoint(overflowing: Path, tmp_path: Path) -> None:
+    paths = tmp_path / "model.onnx", tmp_path / "model.fp16.onnx"
+    for path, precision in zip(paths, (Precision.FP32, Precision.FP16), strict=True):
+        onnx_from_checkpoint(overflowing, path, precision=precision, checked=False)
+    result = run_bisect(paths)
+    assert result.first is not None
+    assert result.first.name == "network.body.layer2.0.conv1"
+    assert not result.first.finite
+
+
+def quantised(graph: onnx.ModelProto, tensor: str, scale: float) -> onnx.ModelProto:
+    """Put a Q/DQ pair behind a tensor, named as ONNX Runtime's quantizer does."""
+    nodes = list(graph.graph.node)
+    place = next(i for i, node in enumerate(nodes) if tensor in node.output)
+    q, dq = f"{tensor}_QuantizeLinear_Output", f"{tensor}_DequantizeLinear_Output"
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            if name == tensor:
+                node.input[i] = dq
+    graph.graph.initializer.append(helper.make_tensor("q.scale", TensorProto.FLOAT, [], [scale]))
+    graph.graph.initializer.append(helper.make_tensor("q.zero", TensorProto.UINT8, [], [0]))
+    pair = [
+        helper.make_node("QuantizeLinear", [tensor, "q.scale", "q.zero"], [q], "q"),
+        helper.make_node("DequantizeLinear", [q, "q.scale", "q.zero"], [dq], "dq"),
+    ]
+    nodes[place + 1 : place + 1] = pair
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    return graph
+
+
+def test_a_quantised_layer_is_seen_dequantised(write: Callable[..., Path]) -> None:
+    fp32 = write(graph_of(HARMLESS, Precision.FP32), Precision.FP32)
+    # Steps of 8 over values up to 76.5: an error of 8 / √12 RMS.
+    coarse = quantised(graph_of(HARMLESS, Precision.FP32), "scale", 8.0)
+    pairs = {pair.tensor: pair for pair in paired_layers(load_onnx(fp32), coarse)}
+    assert pairs["scale"] == LayerPair(
+        "network.scale", "Mul", "scale", "scale_DequantizeLinear_Output"
+    )
+    assert pairs["shift"].candidate_tensor == "shift"
+    result = run_bisect((fp32, write(coarse, Precision.FP32, name="int8")), tolerance=0.02)
+    assert result.first is not None
+    assert result.first.name == "network.scale"
+    assert result.first.max_error <= 4.001
+    assert result.first.rms_error == pytest.approx(8 / np.sqrt(12), rel=0.1)
+
+
+def test_a_layer_renamed_by_the_quantizer_is_paired(write: Callable[..., Path]) -> None:
+    renamed = quantised(graph_of(HARMLESS, Precision.FP32), "scale", 8.0)
+    for node in renamed.graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name == "scale":
+                    names[i] = "scale_QuantizeLinear_Input"
+    pairs = paired_layers(graph_of(HARMLESS, Precision.FP32), renamed)
+    assert "scale_DequantizeLinear_Output" in {pair.candidate_tensor for pair in pairs}
+
+
+def test_shape_arithmetic_and_integers_are_no_layers() -> None:
+    graph = graph_of(HARMLESS, Precision.FP32)
+    tensors = [pair.tensor for pair in paired_layers(graph, graph)]
+    assert tensors == ["pixels", "scale", "shift", "act"]
+
+
+def test_files_of_different_checkpoints_are_refused(
+    write: Callable[..., Path], one_line: Callable[[Exception], str]
+) -> None:
+    fp32 = write(graph_of(HARMLESS, Precision.FP32), Precision.FP32, checkpoint="sha256:aaaa")
+    fp16 = write(graph_of(HARMLESS, Precision.FP16), Precision.FP16, checkpoint="sha256:bbbb")
+    with pytest.raises(InputError, match="different checkpoints") as caught:
+        run_bisect((fp32, fp16))
+    text = one_line(caught.value)
+    for word in ("aaaa", "bbbb", str(fp32), str(fp16), "`fcn-deploy export --fp16`"):
+        assert word in text
+
+
+def test_a_half_reference_is_refused(both: Callable[[Steps], tuple[Path, Path]]) -> None:
+    with pytest.raises(InputError, match="the reference must be fp32"):
+        run_bisect(both(HARMLESS)[::-1])
+
+
+def test_an_optimised_file_is_refused(write: Callable[..., Path]) -> None:
+    fp32 = write(graph_of(HARMLESS, Precision.FP32), Precision.FP32)
+    other = write(graph_of(HARMLESS, Precision.FP16, optimised=True), Precision.FP16)
+    with pytest.raises(InputError, match="1 layers in common: one is foreign, or was optimised"):
+        run_bisect((fp32, other))
+
+
+def test_a_broken_reference_is_not_the_candidates_fault(
+    both: Callable[[Steps], tuple[Path, Path]],
+) -> None:
+    paths = both([("scale", "Mul", float("nan")), ("act", "Relu", 0)])
+    with pytest.raises(InputError, match=r"reference itself .* at network\.scale"):
+        run_bisect(paths)
+
+
+def test_foreign_files_and_no_pictures_are_refused(
+    both: Callable[[Steps], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    paths = both(HARMLESS)
+    foreign = tmp_path / "foreign.onnx"
+    foreign.write_bytes(graph_of(HARMLESS, Precision.FP32).SerializeToString())
+    with pytest.raises(OnnxFileError, match="carries no fcn-deploy spec"):
+        run_bisect((paths[0], foreign))
+    with pytest.raises(InputError, match="no pictures"):
+        bisect(*paths, [], source="test", threads=1)
+
+
+def test_the_result_file(both: Callable[[Steps], tuple[Path, Path]], tmp_path: Path) -> None:
+    paths = both(OVERFLOW)
+    calls: list[None] = []
+    result = bisect(
+        *paths, seen(3), source="three", threads=1, on_picture=lambda: calls.append(None)
+    )
+    assert len(calls) == 3
+    target = tmp_path / "bisect" / "fp16.json"
+    save(result, target)
+    content = json.loads(target.read_text(encoding="utf-8"))
+    assert {"machine", "versions", "created"} <= content.keys()
+    assert (content["schema"], content["kind"]) == (1, "bisect")
+    assert content["reference"] == {
+        "file": str(paths[0]),
+        "digest": file_digest(paths[0]),
+        "precision": "fp32",
+    }
+    assert content["candidate"]["precision"] == "fp16"
+    assert content["images"] == {"source": "three", "count": 3}
+    assert content["tolerance"] == TOLERANCES[Precision.FP16]
+    assert content["first"] == "network.grow"
+    assert content["layers"][0] == {
+        "name": "pixels",
+        "operator": "Cast",
+        "tensor": "pixels",
+        "shape": [1, 17, 23, 3],
+        "scale": result.layers[0].scale,
+        "max_error": 0.0,
+        "rms_error": 0.0,
+        "relative_error": 0.0,
+        "finite": True,
+        "beyond": False,
+    }
+    assert [len(row) for row in layer_table(result)] == [6] * 4

@@ -1,0 +1,194 @@
+"""A graph made ready for bfloat16: pixels that are not rounded, and the same function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from fcn_deploy.core.errors import OnnxFileError
+from fcn_deploy.graph.onnx_file import load_onnx, with_logits
+from fcn_deploy.runners.openvino.bf16 import with_whole_mean
+
+Floats = NDArray[np.float32]
+MEAN = (123.675, 116.28, 103.53)
+PADDING = 2
+
+
+def normalising(
+    mean: tuple[float, ...], weight: Floats, bias: Floats | None, *, operator: str = "Sub"
+) -> onnx.ModelProto:
+    """Bytes [1, 3, H, W] → less the mean → 5×5 convolution."""
+    constants = ["weight"] if bias is None else ["weight", "bias"]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node(operator, ["pixels", "mean"], ["centred"]),
+        helper.make_node("Conv", ["centred", *constants], ["out"], pads=[PADDING] * 4),
+    ]
+    values = {"mean": np.array(mean, np.float32).reshape(1, 3, 1, 1), "weight": weight}
+    if bias is not None:
+        values["bias"] = bias
+    graph = helper.make_graph(
+        nodes,
+        "normalising",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 3, "H", "W"])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, None, "H", "W"])],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def with_centred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make what the convolution reads an output."""
+    model.graph.output.append(
+        helper.make_tensor_value_info("centred", TensorProto.FLOAT, [1, 3, "H", "W"])
+    )
+    return model
+
+
+def ran(model: onnx.ModelProto, image: Floats) -> tuple[Floats, Floats]:
+    """Return what the convolution gives, and what it reads."""
+    session = onnxruntime.InferenceSession(
+        with_centred(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    out, centred = session.run(["out", "centred"], {"image": image.astype(np.uint8)})
+    return out, centred
+
+
+def to_bf16(values: Floats) -> Floats:
+    """Round to bfloat16, ties to even, by its definition."""
+    bits = values.view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32)
+
+
+@pytest.fixture
+def weights() -> tuple[Floats, Floats]:
+    generator = np.random.default_rng(0)
+    weight = generator.standard_normal((4, 3, 5, 5)).astype(np.float32) / 58
+    return weight, generator.standard_normal(4).astype(np.float32)
+
+
+def every_pixel() -> Floats:
+    """All values that a pixel has, in all channels: [1, 3, 16, 16]."""
+    return np.broadcast_to(np.arange(256, dtype=np.float32).reshape(1, 1, 16, 16), (1, 3, 16, 16))
+
+
+@given(mean=st.tuples(*[st.floats(0, 255, width=32)] * 3))
+def test_no_pixel_is_rounded_whatever_the_mean(mean: tuple[float, float, float]) -> None:
+    weight = np.zeros((1, 3, 5, 5), np.float32)
+    _, centred = ran(
+        with_whole_mean(normalising(mean, weight, np.zeros(1, np.float32))), every_pixel()
+    )
+    np.testing.assert_array_equal(to_bf16(centred), centred)
+
+
+def test_the_mean_as_it_is_moves_pixels_by_the_same_amount(
+    weights: tuple[Floats, Floats],
+) -> None:
+    """What the rewriting is for: between two powers of two this rounding is no noise."""
+    _, centred = ran(normalising(MEAN, *weights), every_pixel())
+    red = centred[0, 0]
+    moved = to_bf16(centred)[0, 0] - red
+    for least, amount in ((64, 0.175), (128, -0.325)):
+        there = moved[(red > least) & (red < 2 * least)]
+        np.testing.assert_allclose(there, amount, atol=1e-4)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_convolution_gives_the_same_where_it_reads_no_frame(
+    weights: tuple[Floats, Floats], with_bias: bool
+) -> None:
+    weight, bias = weights
+    image = np.random.default_rng(1).integers(0, 256, (1, 3, 20, 24)).astype(np.float32)
+    plain = normalising(MEAN, weight, bias if with_bias else None)
+    given, _ = ran(with_whole_mean(plain), image)
+    expected, _ = ran(plain, image)
+    inside = (..., slice(PADDING, -PADDING), slice(PADDING, -PADDING))
+    np.testing.assert_allclose(given[inside], expected[inside], atol=2e-5)
+    # In the frame zeros stand for another colour, half a grey level from the mean at most.
+    most = 0.5 * np.abs(weight).sum(axis=(1, 2, 3)).reshape(1, -1, 1, 1)
+    assert (np.abs(given - expected) <= most).all()
+    assert np.abs(given - expected).max() > 1e-4
+
+
+def test_the_given_graph_is_not_changed(weights: tuple[Floats, Floats]) -> None:
+    model = normalising(MEAN, *weights)
+    before = model.SerializeToString()
+    assert with_whole_mean(model).SerializeToString() != before
+    assert model.SerializeToString() == before
+
+
+def test_a_constant_that_others_share_is_theirs_still(weights: tuple[Floats, Floats]) -> None:
+    model = normalising(MEAN, *weights)
+    model.graph.node.append(helper.make_node("Conv", ["image", "weight", "bias"], ["other"]))
+    model.graph.node.append(helper.make_node("Sub", ["other", "mean"], ["another"]))
+    whole = with_whole_mean(model)
+    for node in whole.graph.node[-2:]:
+        assert node in list(model.graph.node)
+    values = {entry.name: entry for entry in whole.graph.initializer}
+    for entry in model.graph.initializer:
+        assert values[entry.name] == entry
+
+
+class TestOtherGraphsAreRefused:
+    def refused(self, model: onnx.ModelProto) -> None:
+        with pytest.raises(OnnxFileError, match="does not subtract a mean from bytes"):
+            with_whole_mean(model)
+
+    def test_no_mean(self, weights: tuple[Floats, Floats]) -> None:
+        self.refused(normalising(MEAN, *weights, operator="Add"))
+
+    def test_somebody_else_reads_the_difference(self, weights: tuple[Floats, Floats]) -> None:
+        model = normalising(MEAN, *weights)
+        model.graph.node.append(helper.make_node("Relu", ["centred"], ["other"]))
+        self.refused(model)
+
+    def test_the_difference_is_an_output(self, weights: tuple[Floats, Floats]) -> None:
+        self.refused(with_centred(normalising(MEAN, *weights)))
+
+    def test_the_pixels_are_scaled_before(self, weights: tuple[Floats, Floats]) -> None:
+        model = normalising(MEAN, *weights)
+        model.graph.node.insert(0, helper.make_node("Mul", ["image", "mean"], ["scaled"]))
+        model.graph.node[1].input[0] = "scaled"
+        self.refused(model)
+
+    def test_the_convolution_is_grouped(self) -> None:
+        weight = np.zeros((3, 1, 5, 5), np.float32)
+        model = normalising(MEAN, weight, None)
+        (convolution,) = (node for node in model.graph.node if node.op_type == "Conv")
+        convolution.attribute.append(helper.make_attribute("group", 3))
+        self.refused(model)
+
+    def test_the_picture_is_not_of_bytes(self, weights: tuple[Floats, Floats]) -> None:
+        model = normalising(MEAN, *weights)
+        model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+        self.refused(model)
+
+    def test_one_mean_for_all_channels(self, weights: tuple[Floats, Floats]) -> None:
+        model = normalising(MEAN, *weights)
+        alone = np.full((1, 1, 1, 1), 120.5, np.float32)
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(alone, "mean"))
+        self.refused(model)
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_our_own_export_is_such_a_graph(tiny_opsets: dict[int, Path], opset: int) -> None:
+    path = tiny_opsets[opset]
+    image = np.random.default_rng(2).integers(0, 256, (1, 97, 131, 3), dtype=np.uint8)
+    logits = []
+    for model in (with_logits(load_onnx(path)), with_whole_mean(with_logits(load_onnx(path)))):
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        logits.append(session.run(["logits"], {"image": image})[0])
+    plain, whole = logits
+    assert not np.array_equal(plain, whole)  # the frame stands for another colour
+    np.testing.assert_allclose(whole, plain, atol=0.01 * np.abs(plain).max())
