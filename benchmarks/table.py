@@ -67,7 +67,8 @@ from fcn_deploy.core.errors import (
     InputError,
     MeasurementError,
 )
-from fcn_deploy.core.files import Run, file_digest, probe, write_bytes, write_json
+from fcn_deploy.core.files import file_digest, probe, write_bytes, write_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.machine import cuda, sensors
 from fcn_deploy.machine.description import describe_machine, usable_cores, utc_now

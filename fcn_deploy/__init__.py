@@ -10,10 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fcn_deploy.core.files import Run as Run
+    from fcn_deploy.core.run import Run as Run
     from fcn_deploy.core.spec import ModelSpec as ModelSpec
     from fcn_deploy.core.spec import Precision as Precision
-    from fcn_deploy.data.dataset import open_dataset as open_dataset
     from fcn_deploy.data.images import read_image as read_image
     from fcn_deploy.data.masks import colour_to_mask as colour_to_mask
     from fcn_deploy.data.masks import grid as grid
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from fcn_deploy.data.masks import write_mask as write_mask
     from fcn_deploy.data.masks import write_picture as write_picture
     from fcn_deploy.data.scenes.render import draw_scene as draw_scene
+    from fcn_deploy.data.sources import open_dataset as open_dataset
     from fcn_deploy.export.exporter import onnx_from_checkpoint as onnx_from_checkpoint
     from fcn_deploy.networks.checkpoint import load_checkpoint as load_checkpoint
     from fcn_deploy.networks.checkpoint import save_checkpoint as save_checkpoint
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Run": "core.files",
+    "Run": "core.run",
     "load_checkpoint": "networks.checkpoint",
     "save_checkpoint": "networks.checkpoint",
-    "open_dataset": "data.dataset",
+    "open_dataset": "data.sources",
     "onnx_from_checkpoint": "export.exporter",
     "read_image": "data.images",
     "colour_to_mask": "data.masks",

@@ -14,7 +14,8 @@ from hypothesis import settings
 from PIL import Image
 
 from fcn_deploy.cli import main
-from fcn_deploy.core.files import Run, write_json
+from fcn_deploy.core.files import write_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange
 from fcn_deploy.data.masks import voc_palette, write_mask
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
@@ -174,7 +175,7 @@ def tiny_run(
     """
     import torch
 
-    from fcn_deploy.core.files import Run
+    from fcn_deploy.core.run import Run
     from fcn_deploy.export.exporter import onnx_from_checkpoint
     from fcn_deploy.networks.checkpoint import save_checkpoint
     from fcn_deploy.networks.fcn import build_model

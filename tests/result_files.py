@@ -13,10 +13,10 @@ import numpy as np
 from fcn_deploy.bench import case, loadgen
 from fcn_deploy.bench import measure as bench
 from fcn_deploy.bench.loadgen import Verdict
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.data.dataset import SceneDataset
 from fcn_deploy.data.masks import mask_to_colour
+from fcn_deploy.data.scenes.dataset import SceneDataset
 from fcn_deploy.machine import sensors
 from fcn_deploy.machine.description import describe_machine, describe_versions, utc_now
 from fcn_deploy.parity import bisect, compare

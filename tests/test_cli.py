@@ -16,7 +16,8 @@ from PIL import Image
 
 from fcn_deploy import cli
 from fcn_deploy.core.errors import FcnDeployError
-from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
 from fcn_deploy.runners.base import BACKENDS
 from tests.command_line import FcnDeploy, refused
 from tests.conftest import WriteVocFolder

@@ -21,8 +21,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from fcn_deploy.core.files import Run
-from fcn_deploy.data.dataset import VocDataset
+from fcn_deploy.core.run import Run
+from fcn_deploy.data.voc import VocDataset
 from fcn_deploy.training import loop
 from fcn_deploy.training.distributed import World, joined
 from fcn_deploy.training.loader import Draw, EpochOrder

@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import FcnDeployError
-from fcn_deploy.core.files import Run, write_json
+from fcn_deploy.core.files import write_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision
 from fcn_deploy.machine import cuda
 from fcn_deploy.machine.description import result_header

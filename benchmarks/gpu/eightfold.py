@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.data.dataset import VocDataset, list_path, mask_folder
+from fcn_deploy.data.voc import VocDataset, list_path, mask_folder
 
 TIMES = 8
 

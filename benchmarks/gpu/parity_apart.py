@@ -20,9 +20,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.data.dataset import open_dataset
+from fcn_deploy.data.sources import open_dataset
 from fcn_deploy.parity.compare import compare_recordings, save
 from fcn_deploy.parity.inputs import labelled_pictures
 from fcn_deploy.parity.saved_outputs import read_recording, record

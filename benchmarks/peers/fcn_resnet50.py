@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, SizeRange
 from fcn_deploy.data.masks import voc_palette
 from peers.eager import EagerPeer

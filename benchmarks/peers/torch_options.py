@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.runners.base import Runner
 from fcn_deploy.runners.pytorch import TorchBackend, compiled, graphs

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fcn_deploy.core.errors import BackendError
-from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription

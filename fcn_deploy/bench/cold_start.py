@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from fcn_deploy.core.errors import FcnDeployError, InputError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.machine import cuda
 from fcn_deploy.runners.base import open_runner

@@ -11,7 +11,7 @@ import click
 from fcn_deploy.commands.shared.console import build_bar, console
 from fcn_deploy.commands.shared.options import Bytes, Profile, precision_options
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def check(folder: str, json_file: Path | None) -> None:
     Exit code 1 if there are any.
     """
     from fcn_deploy.data import check as data_check
-    from fcn_deploy.data.dataset import SCENE_COUNTS
+    from fcn_deploy.data.scenes.dataset import SCENE_COUNTS
 
     if folder == "synthetic":
         with counter("drawing", sum(SCENE_COUNTS.values())) as step:
@@ -84,7 +84,7 @@ def _sizes(split: SplitReport) -> tuple[str, str, str]:
 def _print_classes(report: DataReport) -> None:
     from rich.table import Table
 
-    from fcn_deploy.data.dataset import median_frequency
+    from fcn_deploy.data.class_counts import median_frequency
 
     counts = report.counts
     labelled = int(counts.pixels.sum())

@@ -14,7 +14,7 @@ from fcn_deploy.commands.shared.backends import trained_on
 from fcn_deploy.commands.shared.console import console, counter
 from fcn_deploy.commands.shared.options import Names, precision_options, run_argument
 from fcn_deploy.core.errors import FcnDeployError, InputError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Tail
 
 if TYPE_CHECKING:
@@ -169,8 +169,8 @@ def _calibration_pictures(
     source: Run, calibration: str | None, size: int
 ) -> tuple[int, str, Iterator[NDArray[uint8]]]:
     """Return how many pictures, of where, and the pictures, decoded as they are asked for."""
-    from fcn_deploy.data.dataset import open_dataset
     from fcn_deploy.data.images import find_images, read_image
+    from fcn_deploy.data.sources import open_dataset
 
     calibration = calibration or trained_on(source, "name pictures with --calibration DIR")
     folder = Path(calibration)

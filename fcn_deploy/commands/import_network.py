@@ -8,7 +8,7 @@ import click
 
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.core.errors import FcnDeployError, InputError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 
 
 @click.command("import")

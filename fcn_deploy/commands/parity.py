@@ -26,7 +26,7 @@ from fcn_deploy.commands.shared.options import (
     typed_words,
 )
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ def _print_layers(result: BisectResult) -> None:
 def _pictures(
     source: Run, spec: ModelSpec, data: str | None, images: Path | None, limit: int | None
 ) -> Pictures:
-    from fcn_deploy.data.dataset import open_dataset
+    from fcn_deploy.data.sources import open_dataset
     from fcn_deploy.parity.inputs import labelled_pictures, unlabelled_pictures
 
     if images is not None:

@@ -17,7 +17,7 @@ from fcn_deploy.commands.shared.options import (
     trust_option,
 )
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.files import MODEL_SUFFIXES, Run
+from fcn_deploy.core.run import MODEL_SUFFIXES, Run
 from fcn_deploy.core.spec import Precision
 
 

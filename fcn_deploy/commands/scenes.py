@@ -20,7 +20,8 @@ def scenes(
     folder: Path, train_count: int, val_count: int, size: tuple[int, int], seed: int
 ) -> None:
     """Write built-in scenes as a folder in VOC layout: the shape your own data should have."""
-    from fcn_deploy.data.dataset import SceneDataset, write_voc_layout
+    from fcn_deploy.data.scenes.dataset import SceneDataset
+    from fcn_deploy.data.voc import write_voc_layout
 
     splits = {
         "train": SceneDataset(2 * seed, train_count, size),

@@ -23,7 +23,8 @@ from fcn_deploy.core.errors import (
     LostProcessError,
     TrainingStoppedError,
 )
-from fcn_deploy.core.files import Run, read_json
+from fcn_deploy.core.files import read_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.training.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -481,7 +482,8 @@ def _data_source(options: _Options) -> str:
 
 
 def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, int]:
-    from fcn_deploy.data.dataset import open_dataset, require_disjoint, training_split
+    from fcn_deploy.data.dataset import require_disjoint
+    from fcn_deploy.data.sources import open_dataset, training_split
 
     read = open_dataset(data, training_split(data))
     val_set = open_dataset(data, "val")

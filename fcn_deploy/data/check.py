@@ -19,24 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import DataError, LabelError
-from fcn_deploy.data.dataset import (
+from fcn_deploy.data.class_counts import ClassCounts, median_frequency
+from fcn_deploy.data.dataset import Dataset, iterate
+from fcn_deploy.data.images import image_digest, read_image
+from fcn_deploy.data.masks import VOC_CLASS_NAMES, read_mask, voc_palette
+from fcn_deploy.data.scenes.dataset import SceneDataset
+from fcn_deploy.data.voc import (
     AUGMENTED,
-    ClassCounts,
-    Dataset,
-    SceneDataset,
     find_image,
     find_mask,
     find_voc_root,
-    iterate,
     list_lines,
     list_path,
     mask_folder,
-    median_frequency,
     read_classes,
 )
-from fcn_deploy.data.images import read_image
-from fcn_deploy.data.masks import VOC_CLASS_NAMES, read_mask, voc_palette
-from fcn_deploy.parity.inputs import image_digest
 
 #: Lists to learn from, and to score on: no sample may be in both kinds.
 TRAINING, VALIDATION = ("train", AUGMENTED), ("val",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ try:
     import simplejpeg
 except ImportError:  # a target may do without the package: Pillow gives the same pixels
     simplejpeg = None
-
 #: Refused beyond this: a small file may unfold to gigabytes (a decompression bomb).
 MAX_PIXELS = 100_000_000
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
@@ -220,3 +220,13 @@ def find_images(sources: list[Path]) -> list[Path]:
         else:
             raise ImageError(f"no such file or folder: {source}", "check the path")
     return found
+
+
+def image_content(image: NDArray[np.uint8]) -> bytes:
+    """Return an image, uint8 [H, W, 3], as bytes that tell sizes apart, to be digested."""
+    return repr(image.shape).encode() + image.tobytes()
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """Return ``sha256:…`` of a decoded image, uint8 [H, W, 3]."""
+    return f"sha256:{hashlib.sha256(image_content(image)).hexdigest()}"

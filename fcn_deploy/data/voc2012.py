@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from fcn_deploy.core.errors import DataError
-from fcn_deploy.data.dataset import find_image, find_mask, list_lines
+from fcn_deploy.data.voc import find_image, find_mask, list_lines
 
 #: Where VOC 2012 is looked for, and fetched to.
 DATA_FOLDER = Path("data")

@@ -21,7 +21,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from fcn_deploy.core.errors import ExportError, InputError, OnnxFileError
-from fcn_deploy.core.files import Run, file_digest, write_bytes
+from fcn_deploy.core.files import file_digest, write_bytes
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, Tail, ordered_outputs
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.graph.cost import GraphCost, graph_cost

@@ -6,7 +6,6 @@ ones at sizes that no training crop has, and three of one size together in a bat
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,13 +150,3 @@ def resized(picture: Picture, size: tuple[int, int]) -> Picture:
     height, width = size
     image = Image.fromarray(picture.image).resize((width, height), Image.Resampling.BILINEAR)
     return Picture(f"{picture.name} at {height}×{width}", np.asarray(image, dtype=np.uint8))
-
-
-def image_content(image: NDArray[np.uint8]) -> bytes:
-    """Return an image, uint8 [H, W, 3], as bytes that tell sizes apart, to be digested."""
-    return repr(image.shape).encode() + image.tobytes()
-
-
-def image_digest(image: NDArray[np.uint8]) -> str:
-    """Return ``sha256:…`` of a decoded image, uint8 [H, W, 3]."""
-    return f"sha256:{hashlib.sha256(image_content(image)).hexdigest()}"

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.core.files import atomic_path, json_bytes, read_json, write_bytes
 from fcn_deploy.core.spec import ModelSpec, Precision
+from fcn_deploy.data.images import image_digest
 from fcn_deploy.machine.description import result_header
-from fcn_deploy.parity.inputs import ODD_SIZES, Extras, Picture, Pictures, image_digest
+from fcn_deploy.parity.inputs import ODD_SIZES, Extras, Picture, Pictures
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
 

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError
+from fcn_deploy.data.images import image_content
 from fcn_deploy.data.metrics import ConfusionMatrix, edge_bands, margin_of
-from fcn_deploy.parity.inputs import Picture, image_content
+from fcn_deploy.parity.inputs import Picture
 
 #: Masks are called the same where this share of all pixels agrees, which is what FP32 must keep.
 SAME_MASKS = 0.9999

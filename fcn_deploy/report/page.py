@@ -24,7 +24,8 @@ from PIL import Image
 
 from fcn_deploy.bench.case import ALL_STAGES
 from fcn_deploy.core.errors import ArtifactError, ImageError, InputError
-from fcn_deploy.core.files import Run, write_bytes
+from fcn_deploy.core.files import write_bytes
+from fcn_deploy.core.run import Run
 from fcn_deploy.data.images import read_image
 from fcn_deploy.report import charts, repeat_commands, tables
 from fcn_deploy.results.read import read_files, read_results

@@ -20,7 +20,7 @@ from typing import Literal
 
 from fcn_deploy.bench.case import END_TO_END
 from fcn_deploy.bench.loadgen import SERVER, SINGLE_STREAM, Settings
-from fcn_deploy.core.files import DEFAULT_RUN, MODEL_SUFFIXES
+from fcn_deploy.core.run import DEFAULT_RUN, MODEL_SUFFIXES
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.parity.tally import SAME_MASKS
 from fcn_deploy.results.results import (

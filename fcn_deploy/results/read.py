@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 from fcn_deploy.bench.case import ALL_STAGES
 from fcn_deploy.bench.loadgen import Settings
 from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
-from fcn_deploy.core.files import DEFAULT_RUN, Run, file_digest, read_json
+from fcn_deploy.core.files import file_digest, read_json
+from fcn_deploy.core.run import DEFAULT_RUN, Run
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.results import (
     VIEWS,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, ordered_outputs
 from fcn_deploy.graph.fp16_rounding import WIDENED
 from fcn_deploy.results.fields import Fields

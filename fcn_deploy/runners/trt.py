@@ -31,7 +31,8 @@ from fcn_deploy.core.errors import (
     InputError,
     MissingStageError,
 )
-from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.graph.onnx_file import read_metadata

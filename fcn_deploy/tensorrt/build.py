@@ -27,7 +27,8 @@ from fcn_deploy.core.errors import (
     InputError,
     OnnxFileError,
 )
-from fcn_deploy.core.files import Run, file_digest, probe, write_bytes, write_error
+from fcn_deploy.core.files import file_digest, probe, write_bytes, write_error
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision, Product, ShapeProfile
 from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, read_metadata, with_logits
 from fcn_deploy.machine import cuda

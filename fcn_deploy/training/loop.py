@@ -37,9 +37,10 @@ from fcn_deploy.core.errors import (
     TrainingError,
     TrainingStoppedError,
 )
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import IGNORE_INDEX, ModelSpec
-from fcn_deploy.data.dataset import Dataset, class_counts, median_frequency, size_range
+from fcn_deploy.data.class_counts import class_counts, median_frequency
+from fcn_deploy.data.dataset import Dataset, size_range
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.data.metrics import ConfusionMatrix
 from fcn_deploy.networks.checkpoint import load_weights, read_spec

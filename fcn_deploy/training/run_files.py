@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fcn_deploy.core.errors import BackendError
-from fcn_deploy.core.files import Run, file_digest, write_bytes, write_json
+from fcn_deploy.core.files import file_digest, write_bytes, write_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.masks import write_picture
 from fcn_deploy.machine.description import describe_machine, describe_versions, utc_now

@@ -18,7 +18,7 @@ import fcn_deploy
 from fcn_deploy.bench import cold_start
 from fcn_deploy.bench.cold_start import ColdStart, measure_cold_start
 from fcn_deploy.core.errors import BackendError, InputError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from tests.fakes import FakeRunner
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.files import Run, read_json
+from fcn_deploy.core.files import read_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.report.page import write_merged_report
 from fcn_deploy.report.repeat_commands import repeat_commands

@@ -15,7 +15,8 @@ import pytest
 
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import read_json, write_json
-from fcn_deploy.data.dataset import SceneDataset, VocDataset, write_voc_layout
+from fcn_deploy.data.scenes.dataset import SceneDataset
+from fcn_deploy.data.voc import VocDataset, write_voc_layout
 from tests.benchmarks.gpu_scripts import SCRIPTS, load_script
 
 

@@ -19,7 +19,8 @@ from fcn_deploy.bench.loadgen import Verdict
 from fcn_deploy.bench.measure import Conditions, Row, bench_document
 from fcn_deploy.bench.regression import read_bench
 from fcn_deploy.core.errors import BackendError, InputError, MissingStageError
-from fcn_deploy.core.files import Run, read_json
+from fcn_deploy.core.files import read_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.scenes.render import draw_scene
 from fcn_deploy.runners.base import COMPUTE, COPY_IN, Runner, RunnerDescription, open_runner

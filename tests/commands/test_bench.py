@@ -17,7 +17,7 @@ from fcn_deploy.bench.cold_start import ColdStart
 from fcn_deploy.commands.shared.cold_starts import cold_starts
 from fcn_deploy.commands.shared.options import typed_options
 from fcn_deploy.core.errors import BackendError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.baseline import BaselineRunner

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_results
 from fcn_deploy.training import loop as train_room

@@ -15,8 +15,6 @@ import pytest
 from fcn_deploy.core import files
 from fcn_deploy.core.errors import ArtifactError, MissingStageError
 from fcn_deploy.core.files import (
-    DEFAULT_RUN,
-    Run,
     atomic_pair,
     atomic_path,
     file_digest,
@@ -25,6 +23,7 @@ from fcn_deploy.core.files import (
     write_bytes,
     write_json,
 )
+from fcn_deploy.core.run import DEFAULT_RUN, Run
 from fcn_deploy.core.spec import Precision
 
 OneLine = Callable[[Exception], str]

@@ -16,23 +16,19 @@ from PIL import Image
 
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.data import dataset as dataset_room
+from fcn_deploy.data.class_counts import ClassCounts, median_frequency
 from fcn_deploy.data.dataset import (
-    SCENE_COUNTS,
-    SCENE_SIZE,
     CachedDataset,
-    ClassCounts,
-    SceneDataset,
-    VocDataset,
     check_and_cache,
-    find_voc_root,
     iterate,
-    median_frequency,
-    open_dataset,
     require_disjoint,
     size_range,
 )
 from fcn_deploy.data.masks import VOC_CLASS_NAMES
+from fcn_deploy.data.scenes.dataset import SCENE_COUNTS, SCENE_SIZE, SceneDataset
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
+from fcn_deploy.data.sources import open_dataset
+from fcn_deploy.data.voc import VocDataset, find_voc_root
 from tests.conftest import WriteVocFolder
 
 OneLine = Callable[[Exception], str]

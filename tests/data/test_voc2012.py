@@ -9,8 +9,8 @@ import pytest
 
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.data import voc2012
-from fcn_deploy.data.dataset import open_dataset
 from fcn_deploy.data.masks import voc_palette, write_mask
+from fcn_deploy.data.sources import open_dataset
 from fcn_deploy.data.voc2012 import find_voc2012
 from tests.conftest import WriteVocFolder
 

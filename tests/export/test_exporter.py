@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from fcn_deploy.core.errors import ExportError, InputError
-from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.export import exporter as export_room
 from fcn_deploy.export.exporter import check_graph, deploy_graph, onnx_from_checkpoint

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from fcn_deploy.core.errors import BackendError, ExportError, ImageError, InputError, OnnxFileError
-from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.data.scenes.render import draw_scene

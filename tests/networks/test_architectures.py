@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile, Tail
 from fcn_deploy.data.scenes.render import draw_scene
 from fcn_deploy.export.exporter import onnx_from_checkpoint

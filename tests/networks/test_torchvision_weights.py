@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 from fcn_deploy.core.errors import ArchitectureError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.data.masks import VOC_CLASS_NAMES
 from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.networks.torchvision_weights import PUBLISHED, import_published

@@ -19,7 +19,7 @@ from PIL import Image
 
 from fcn_deploy.core.errors import ArtifactError, BackendError, DataError, InputError
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.data.dataset import SceneDataset
+from fcn_deploy.data.scenes.dataset import SceneDataset
 from fcn_deploy.parity.compare import ParityResult, compare, save
 from fcn_deploy.parity.inputs import ODD_SIZES, Picture, Pictures, labelled_pictures
 from fcn_deploy.parity.tally import MAX_LISTED_FLIPS, Drawing, MarginHistogram

@@ -18,7 +18,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcn_deploy.core.files import Run, write_json
+from fcn_deploy.core.files import write_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.report.page import write_report
 from tests.result_files import (
     bisect_document,

@@ -19,7 +19,8 @@ from PIL import Image
 from fcn_deploy.bench import case, inputs
 from fcn_deploy.bench import measure as bench
 from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
-from fcn_deploy.core.files import Run, write_json
+from fcn_deploy.core.files import write_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.data.masks import write_picture
 from fcn_deploy.machine.description import describe_machine, describe_versions
 from fcn_deploy.report.charts import (

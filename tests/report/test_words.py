@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fcn_deploy.bench import case, loadgen
-from fcn_deploy.core.files import Run, write_json
+from fcn_deploy.core.files import write_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.fp16_rounding import WIDENED
 from fcn_deploy.report.repeat_commands import (

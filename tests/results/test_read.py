@@ -13,7 +13,8 @@ import pytest
 from fcn_deploy.bench import loadgen
 from fcn_deploy.bench import measure as bench
 from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
-from fcn_deploy.core.files import Run, write_json
+from fcn_deploy.core.files import write_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.parity import bisect, compare
 from fcn_deploy.results.read import SCHEMAS, read_files, read_results
 from tests.result_files import (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 
 
 @pytest.fixture(scope="session")

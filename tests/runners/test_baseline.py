@@ -11,7 +11,7 @@ import pytest
 
 from fcn_deploy.commands.shared.backends import open_baselines
 from fcn_deploy.core.errors import BackendError, MissingStageError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.export.exporter import plain_onnx_from_checkpoint
 from fcn_deploy.runners import baseline

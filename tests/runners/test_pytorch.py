@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fcn_deploy.core.errors import BackendError, MissingStageError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.networks.deploy_graph import DeployModel
 from fcn_deploy.runners import pytorch

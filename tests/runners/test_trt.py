@@ -22,7 +22,7 @@ from fcn_deploy.core.errors import (
     InputError,
     MissingStageError,
 )
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
 from fcn_deploy.data.masks import read_mask
 from fcn_deploy.machine import cuda

@@ -24,7 +24,8 @@ from fcn_deploy.core.errors import (
     MissingStageError,
     OnnxFileError,
 )
-from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile, Tail
 from fcn_deploy.graph.fp16_rounding import tensor_types
 from fcn_deploy.tensorrt import api, build

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from fcn_deploy.core.errors import LostProcessError
-from fcn_deploy.data.dataset import VocDataset
+from fcn_deploy.data.voc import VocDataset
 from fcn_deploy.training.distributed import World, lost_ranks_named
 from fcn_deploy.training.train_state import load_state
 from tests.conftest import WriteVocFolder
@@ -125,7 +125,7 @@ def test_only_a_lost_process_is_called_one() -> None:
 
 def test_too_few_images_for_all_processes(data: Path, tmp_path: Path) -> None:
     from fcn_deploy.core.errors import DataError
-    from fcn_deploy.core.files import Run
+    from fcn_deploy.core.run import Run
     from fcn_deploy.training.loop import TrainPlan, train
     from fcn_deploy.training.recipes import RECIPES
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 
 from fcn_deploy.core.spec import IGNORE_INDEX
-from fcn_deploy.data.dataset import Sample, SceneDataset, check_and_cache
+from fcn_deploy.data.dataset import Sample, check_and_cache
+from fcn_deploy.data.scenes.dataset import SceneDataset
 from fcn_deploy.training.loader import (
     Draw,
     EpochOrder,

@@ -26,17 +26,13 @@ from fcn_deploy.core.errors import (
     TrainingError,
     TrainingStoppedError,
 )
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import IGNORE_INDEX
-from fcn_deploy.data.dataset import (
-    Dataset,
-    SceneDataset,
-    VocDataset,
-    check_and_cache,
-    class_counts,
-    median_frequency,
-)
+from fcn_deploy.data.class_counts import class_counts, median_frequency
+from fcn_deploy.data.dataset import Dataset, check_and_cache
 from fcn_deploy.data.metrics import ConfusionMatrix
+from fcn_deploy.data.scenes.dataset import SceneDataset
+from fcn_deploy.data.voc import VocDataset
 from fcn_deploy.networks.checkpoint import load_checkpoint, save_checkpoint
 from fcn_deploy.networks.fcn import build_model
 from fcn_deploy.training.loop import Progress, TrainPlan, train

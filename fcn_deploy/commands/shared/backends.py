@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fcn_deploy.commands.shared.console import build_bar, console
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 
 if TYPE_CHECKING:

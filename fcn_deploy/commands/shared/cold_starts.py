@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fcn_deploy.bench.measure import Conditions, Row
-    from fcn_deploy.core.files import Run
+    from fcn_deploy.core.run import Run
     from fcn_deploy.core.spec import Precision
     from fcn_deploy.runners.base import Runner, RunnerDescription
 
@@ -143,8 +143,8 @@ def one_picture_warnings(distinct: int) -> list[str]:
 def bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
     """Return pictures to measure with, uint8 [H, W, 3], and where they come from."""
     from fcn_deploy.bench.inputs import NUM_INPUTS
-    from fcn_deploy.data.dataset import SceneDataset
     from fcn_deploy.data.images import find_images, read_image
+    from fcn_deploy.data.scenes.dataset import SceneDataset
 
     if images is not None:
         files = find_images([images])[:NUM_INPUTS]

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, OnnxFileError
-from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.graph.fp16_rounding import WIDENED

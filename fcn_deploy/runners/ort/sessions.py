@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fcn_deploy.core.errors import BackendError, FcnDeployError, OnnxFileError
-from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxMetadata, read_metadata, shape_arithmetic
 

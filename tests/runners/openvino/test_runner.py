@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, MissingStageError, OnnxFileError
-from fcn_deploy.core.files import Run, file_digest
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Tail
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.machine.description import usable_cores

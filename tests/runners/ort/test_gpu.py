@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fcn_deploy.core.errors import BackendError, DeviceMemoryError
-from fcn_deploy.core.files import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.runners.base import BACKENDS, open_runner, unavailable_reason
 from fcn_deploy.runners.ort import runner as ort

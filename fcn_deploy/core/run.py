@@ -1,0 +1,217 @@
+"""Run: which file of a run lies where."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcn_deploy.core.errors import ArtifactError, MissingStageError
+from fcn_deploy.core.files import probe
+from fcn_deploy.core.spec import Precision
+
+DEFAULT_RUN = Path("runs/fcn")
+#: Of the files that may be named in place of a run.
+MODEL_SUFFIXES = (".safetensors", ".onnx", ".plan")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, with single files that the user named instead of its own.
+
+    Attributes:
+        root: the directory, e.g. ``runs/fcn``.
+        named_file: a checkpoint, ONNX file or engine given by name in place of the run's own.
+        trusted: load an engine that has no sidecar; engines are code.
+    """
+
+    root: Path
+    named_file: Path | None = None
+    trusted: bool = False
+
+    @classmethod
+    def from_argument(cls, argument: str | Path | None) -> Run:
+        """Turn a command's RUN argument (a directory, a file, nothing) into a run.
+
+        Raises:
+            MissingStageError: neither a directory nor a file of that name exists.
+            ArtifactError: the file is neither a checkpoint nor an ONNX file.
+        """
+        if argument is None:
+            return cls(DEFAULT_RUN)
+        path = Path(argument)
+        if path.is_file():
+            if path.suffix not in MODEL_SUFFIXES:  # its neighbours must not stand in for it
+                raise ArtifactError(
+                    f"{path} is no checkpoint (.safetensors), ONNX file (.onnx) or engine (.plan)",
+                    "give a run directory or one of its model files",
+                )
+            return cls(path.parent, path)
+        if path.is_dir():
+            return cls(path)
+        if path.suffix in MODEL_SUFFIXES:
+            raise MissingStageError(f"no file {path}", "check the path, or name a run directory")
+        raise MissingStageError(
+            f"no run {path}", f"run `fcn-deploy train --out {shlex.quote(str(path))}` first"
+        )
+
+    def _file(self, name: str, suffix: str) -> Path:
+        if self.named_file is not None and self.named_file.suffix == suffix:
+            return self.named_file
+        return self.root / name
+
+    @property
+    def command_suffix(self) -> str:
+        """The RUN argument as the user should type it: empty for the default run."""
+        return "" if self.root == DEFAULT_RUN else f" {shlex.quote(str(self.root))}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoint lies (it may not exist)."""
+        return self._file("model.safetensors", ".safetensors")
+
+    def onnx(self, precision: Precision) -> Path:
+        """Where the ONNX file of that precision lies (it may not exist)."""
+        name = "model.onnx" if precision is Precision.FP32 else f"model.{precision.value}.onnx"
+        return self._file(name, ".onnx")
+
+    def has_model(self) -> bool:
+        """Say whether a checkpoint or an ONNX file is there."""
+        return self.checkpoint.exists() or any(self.onnx(p).exists() for p in Precision)
+
+    def onnx_target(self, precision: Precision) -> Path:
+        """Where `export` writes: always the run's own file, never one that was named."""
+        return Run(self.root).onnx(precision)
+
+    @property
+    def name(self) -> str:
+        """What the run's engines are named after: its directory, or the ONNX file given."""
+        if self.named_file is not None and self.named_file.suffix == ".onnx":
+            return self.named_file.stem
+        return self.root.resolve().name
+
+    @property
+    def named_engine(self) -> Path | None:
+        """A TensorRT engine given by name, or None."""
+        if self.named_file is not None and self.named_file.suffix == ".plan":
+            return self.named_file
+        return None
+
+    @property
+    def baseline_onnx(self) -> Path:
+        """The plain export that `bench` measures as the baseline."""
+        return self.root / "baseline.onnx"
+
+    @property
+    def metrics(self) -> Path:
+        """Training figures per epoch."""
+        return self.root / "metrics.json"
+
+    @property
+    def preview(self) -> Path:
+        """Grid image | prediction | truth, of the last epoch."""
+        return self.root / "preview.png"
+
+    def preview_of(self, epoch: int) -> Path:
+        """The same grid of an epoch, from 1."""
+        return self.root / "previews" / f"epoch-{epoch:03}.png"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The weights after the last epoch; :attr:`checkpoint` holds those of the best."""
+        return self.root / "last.safetensors"
+
+    @property
+    def epoch_lines(self) -> Path:
+        """The figures of :attr:`metrics` again, one epoch a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def state(self) -> Path:
+        """Where an unfinished training run stands, for ``train --resume``."""
+        return self.root / "state.pt"
+
+    @property
+    def events(self) -> Path:
+        """TensorBoard's event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def parity_folder(self) -> Path:
+        """Parity results, one JSON per candidate."""
+        return self.root / "parity"
+
+    @property
+    def bench_folder(self) -> Path:
+        """Benchmark results."""
+        return self.root / "bench"
+
+    @property
+    def bisect_folder(self) -> Path:
+        """Layer-by-layer comparisons of two ONNX files."""
+        return self.root / "bisect"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.root / "report.html"
+
+    def refuse_existing(self, *, overwrite: bool) -> None:
+        """Keep a trained model from being replaced unasked.
+
+        Raises:
+            ArtifactError: the directory holds a model or an unfinished run, and ``overwrite`` is
+                not set.
+        """
+        if self.state.exists() and not overwrite:
+            raise ArtifactError(
+                f"{self.root} holds an unfinished training run",
+                "go on with --resume, train into another folder with --out, or replace it with "
+                "--overwrite",
+            )
+        if self.checkpoint.exists() and not overwrite:
+            raise ArtifactError(
+                f"{self.checkpoint} exists already",
+                "train into another folder with --out, or replace it with --overwrite",
+            )
+
+    def forget_training(self) -> None:
+        """Remove what an earlier training left and a new one would stand beside.
+
+        Its best checkpoint and its figures stay until the new one's first epoch replaces them.
+        """
+        previews = self.preview_of(1).parent.glob("epoch-*.png")
+        for path in (self.last_checkpoint, *previews, *self.events.glob("events.out.tfevents.*")):
+            path.unlink(missing_ok=True)
+
+    def prepare(self) -> None:
+        """Make the directory and try that it can be written, before hours of work.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        probe(self.checkpoint)
+
+    def require_checkpoint(self) -> Path:
+        """Return the checkpoint's path.
+
+        Raises:
+            MissingStageError: the run has not been trained.
+        """
+        if not self.checkpoint.is_file():
+            out = f" --out{self.command_suffix}" if self.command_suffix else ""
+            raise MissingStageError(f"no {self.checkpoint}", f"run `fcn-deploy train{out}` first")
+        return self.checkpoint
+
+    def require_onnx(self, precision: Precision) -> Path:
+        """Return the ONNX file's path.
+
+        Raises:
+            MissingStageError: the run has not been exported in that precision.
+        """
+        path = self.onnx(precision)
+        if not path.is_file():
+            raise MissingStageError(
+                f"no {path}", f"run `fcn-deploy export{self.command_suffix}{precision.flag}` first"
+            )
+        return path

@@ -1,0 +1,28 @@
+"""From what was typed to a dataset: synthetic, folder, VOC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fcn_deploy.data.dataset import Dataset
+from fcn_deploy.data.scenes.dataset import SceneDataset
+from fcn_deploy.data.voc import AUGMENTED, VocDataset, find_voc_root, list_path
+
+
+def open_dataset(source: str | Path, split: str) -> Dataset:
+    """Open one split of ``synthetic`` or of a folder in VOC layout.
+
+    Raises:
+        DataError: see :meth:`VocDataset.open`.
+    """
+    if str(source) == "synthetic":
+        return SceneDataset.open(split)
+    return VocDataset.open(Path(source), split)
+
+
+def training_split(source: str | Path) -> str:
+    """Return the list to learn from: ``trainaug`` where the folder has it, else ``train``."""
+    if str(source) == "synthetic":
+        return "train"
+    root = find_voc_root(Path(source))
+    return AUGMENTED if list_path(root, AUGMENTED).is_file() else "train"
