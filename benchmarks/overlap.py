@@ -44,9 +44,10 @@ from fcn_deploy.data.pipeline import (
     lookahead,
     picture_threads,
 )
-from fcn_deploy.machine.description import result_header, usable_cores
+from fcn_deploy.machine.description import usable_cores
 from fcn_deploy.machine.sensors import system_load
 from fcn_deploy.predict.folder import predict
+from fcn_deploy.results.environment import result_header
 from fcn_deploy.runners.base import Runner
 
 MIN_REPEATS = 3

@@ -32,9 +32,7 @@ from numpy.typing import NDArray
 from peers import PEERS, SIZE_REFERENCE, Peer
 
 from fcn_deploy.bench import loadgen
-from fcn_deploy.bench.case import END_TO_END, HOST
 from fcn_deploy.bench.inputs import Inputs, make_inputs
-from fcn_deploy.bench.loadgen import OFFLINE, SINGLE_STREAM
 from fcn_deploy.bench.measure import (
     Offline,
     Row,
@@ -73,9 +71,11 @@ from fcn_deploy.core.spec import Precision
 from fcn_deploy.machine import cuda, sensors
 from fcn_deploy.machine.description import describe_machine, usable_cores, utc_now
 from fcn_deploy.parity.compare import GATES
-from fcn_deploy.report.repeat_commands import number, percent, settings_words
-from fcn_deploy.results.workload import Question, baseline_of, tie
-from fcn_deploy.runners.base import Runner, RunnerDescription, takes
+from fcn_deploy.results.bench import END_TO_END, HOST, OFFLINE, SINGLE_STREAM
+from fcn_deploy.results.format import number, percent, settings_words
+from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.workload import Workload, baseline_of, tie
+from fcn_deploy.runners.base import Runner, takes
 
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -477,11 +477,11 @@ def markdown(measured: Measured) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _place(asked: Question | Row) -> tuple[str, int, tuple[int, int]]:
+def _place(asked: Workload | Row) -> tuple[str, int, tuple[int, int]]:
     return asked.tier, asked.batch_size, asked.size
 
 
-def _question_table(measured: Measured, question: Question) -> Iterator[str]:
+def _question_table(measured: Measured, question: Workload) -> Iterator[str]:
     """Yield the table of the rows that may be ranked, and which of them are too close to call."""
     height, width = question.size
     about = {

@@ -13,7 +13,8 @@ from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange, ordered_outputs
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.data.metrics import margin_of
-from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
+from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.runners.base import Outputs, Runner
 
 FAKE_SPEC = ModelSpec(
     architecture="fcn32s-resnet18",

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from fcn_deploy.bench import case, loadgen
 from fcn_deploy.bench import measure as bench
 from fcn_deploy.bench.loadgen import Verdict
 from fcn_deploy.core.run import Run
@@ -21,7 +20,8 @@ from fcn_deploy.machine import sensors
 from fcn_deploy.machine.description import describe_machine, describe_versions, utc_now
 from fcn_deploy.parity import bisect, compare
 from fcn_deploy.parity.inputs import Picture, Pictures
-from fcn_deploy.runners.base import RunnerDescription
+from fcn_deploy.results import bench as bench_results
+from fcn_deploy.results.runner import RunnerDescription
 from tests.fakes import FAKE_SPEC, FakeRunner
 
 #: How files name the pictures that nobody has to bring along.
@@ -108,10 +108,10 @@ def write_parity_results(folder: Path) -> None:
 def row(
     runner: RunnerDescription,
     *repeats: float,
-    tier: str = case.END_TO_END,
+    tier: str = bench_results.END_TO_END,
     queries: int = 30,
     batch_size: int = 1,
-    scenario: str = loadgen.SINGLE_STREAM,
+    scenario: str = bench_results.SINGLE_STREAM,
     verdicts: Sequence[Verdict] = (),
     target_p99_ms: float | None = None,
     energy: float | None = None,
@@ -119,8 +119,8 @@ def row(
     """Return a row whose latencies spread around the first repeat."""
     spread = np.linspace(0.9, 1.2, 101) ** 2
     latencies = [float(repeats[0] * factor) for factor in np.repeat(spread, 7)[:queries]]
-    staged = tier == case.END_TO_END and scenario == loadgen.SINGLE_STREAM
-    shares = dict(zip(case.ALL_STAGES, (0.2, 0.05, 0.6, 0.1, 0.15), strict=True))
+    staged = tier == bench_results.END_TO_END and scenario == bench_results.SINGLE_STREAM
+    shares = dict(zip(bench_results.ALL_STAGES, (0.2, 0.05, 0.6, 0.1, 0.15), strict=True))
     return bench.Row(
         runner,
         scenario,
@@ -130,7 +130,7 @@ def row(
         "sha256:in",
         repeats,
         queries,
-        {} if scenario == loadgen.OFFLINE else bench.percentiles(latencies),
+        {} if scenario == bench_results.OFFLINE else bench.percentiles(latencies),
         cdf_ms=tuple(float(repeats[0] * factor) for factor in spread) if queries >= 64 else None,
         stages_ms={stage: share * repeats[0] for stage, share in shares.items()}
         if staged
@@ -144,7 +144,7 @@ def row(
 
 def verdict(*problems: str) -> Verdict:
     """Return LoadGen's verdict; without a problem it is valid."""
-    settings = loadgen.Settings(min_seconds=0.5, min_queries=64, distinct_samples=8)
+    settings = bench_results.Settings(min_seconds=0.5, min_queries=64, distinct_samples=8)
     return Verdict(not problems, problems, 90, None, {"p50": 20.0}, None, settings)
 
 
@@ -213,18 +213,27 @@ def rich_bench_document() -> dict[str, Any]:
             tier=tier, batch_size=size, queries=700, verdicts=[verdict()] * 3,
             energy=0.8 if runner.backend == "trt" else None,
         )
-        for tier in (case.END_TO_END, case.HOST)
+        for tier in (bench_results.END_TO_END, bench_results.HOST)
         for size in (1, 4, 16)
         for runner, ms in seconds.items()
     ]  # fmt: skip
     rows += [
-        row(runner, ms, ms * 1.1, ms, tier=case.HOST, scenario=loadgen.OFFLINE, queries=700)
+        row(
+            runner,
+            ms,
+            ms * 1.1,
+            ms,
+            tier=bench_results.HOST,
+            scenario=bench_results.OFFLINE,
+            queries=700,
+        )
         for runner, ms in seconds.items()
     ]
     too_few = verdict("it had too few queries")
     rows += [
         row(
-            runner, ms, ms * 1.1, ms, tier=case.HOST, scenario=loadgen.SERVER, queries=700,
+            runner, ms, ms * 1.1, ms, tier=bench_results.HOST, scenario=bench_results.SERVER,
+            queries=700,
             verdicts=[too_few if runner.backend == "baseline" else verdict()], target_p99_ms=100.0,
         )
         for runner, ms in seconds.items()

@@ -19,7 +19,7 @@ from typing import Any
 
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import read_json, write_json
-from fcn_deploy.machine.description import result_header
+from fcn_deploy.results.environment import result_header
 
 TURNS_SCHEMA = 1
 ENGINE_TIERS = ("pinned", "host")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
-from fcn_deploy.runners.base import COMPUTE, COPY_IN
+from fcn_deploy.results.runner import COMPUTE, COPY_IN
 from peers.torch_peer import TorchPeer, load_network
 
 

@@ -12,7 +12,8 @@ from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.graph.onnx_file import read_metadata
-from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
+from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
+from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.openvino.runner import signal_stack_kept
 
 #: What it calls them; and what its CPU plugin says that a CPU can do.

@@ -30,12 +30,9 @@ from fcn_deploy.data.pipeline import (
     lookahead,
     picture_threads,
 )
-from fcn_deploy.runners.base import COMPUTE, COPY_OUT, STAGES, Runner
-
-DEVICE, HOST, END_TO_END = "device", "host", "end-to-end"
-TIERS = (DEVICE, HOST, END_TO_END)
-DECODE, WRITE = "decode", "write"
-ALL_STAGES = (DECODE, *STAGES, WRITE)
+from fcn_deploy.results.bench import ALL_STAGES, DECODE, DEVICE, END_TO_END, HOST, WRITE
+from fcn_deploy.results.runner import COMPUTE, COPY_OUT
+from fcn_deploy.runners.base import Runner
 
 
 @dataclass(frozen=True)

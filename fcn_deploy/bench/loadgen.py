@@ -22,11 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from fcn_deploy.core.errors import BackendError, MeasurementError
+from fcn_deploy.results.bench import Settings
 
 INSTALL = "pip install mlcommons-loadgen (it has wheels for Python up to 3.13 on common machines)"
-SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
-#: What MLPerf calls the ways to ask.
-SCENARIOS = (SINGLE_STREAM, OFFLINE, SERVER)
 #: Fewest queries for which LoadGen's early stopping gives a p90, and a p99.
 P90_QUERIES, P99_QUERIES = 64, 662
 #: Offline, fewest samples, and fewest batches of them: one alone has nothing to overlap with.
@@ -49,21 +47,6 @@ def unavailable_reason() -> str | None:
 def version() -> str:
     """Return the installed version of LoadGen."""
     return metadata.version("mlcommons-loadgen")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What LoadGen was asked for: VALID means that this was kept; a submission asks for more.
-
-    Attributes:
-        min_seconds: that a test lasts at least.
-        min_queries: that are asked at least; offline, pictures, all at once.
-        distinct_samples: that queries draw from.
-    """
-
-    min_seconds: float
-    min_queries: int
-    distinct_samples: int
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,23 @@ from typing import Any
 import numpy as np
 
 from fcn_deploy.bench import loadgen
-from fcn_deploy.bench.case import ALL_STAGES, DEVICE, TIERS, Case, Query
+from fcn_deploy.bench.case import Case, Query
 from fcn_deploy.bench.inputs import NUM_INPUTS, Inputs
-from fcn_deploy.bench.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Settings, Verdict
+from fcn_deploy.bench.loadgen import Verdict
 from fcn_deploy.core.errors import FcnDeployError, InputError, MeasurementError
-from fcn_deploy.machine.description import result_header
-from fcn_deploy.results.workload import LOADGEN, LOOP, Question, baseline_of, tie
-from fcn_deploy.runners.base import Runner, RunnerDescription
+from fcn_deploy.results.bench import (
+    ALL_STAGES,
+    DEVICE,
+    OFFLINE,
+    SERVER,
+    SINGLE_STREAM,
+    TIERS,
+    Settings,
+)
+from fcn_deploy.results.environment import result_header
+from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.workload import LOADGEN, LOOP, Workload, baseline_of, tie
+from fcn_deploy.runners.base import Runner
 
 BENCH_SCHEMA = 2
 #: Fewest queries below which a percentile is not printed (MLPerf's rule for its early stopping).
@@ -374,9 +384,9 @@ class Row:
         return 1000 * self.batch_size / self.median_ms
 
     @property
-    def question(self) -> Question:
+    def question(self) -> Workload:
         """Rows of the same question may be ranked against each other."""
-        return Question(
+        return Workload(
             self.scenario,
             self.target_p99_ms,
             LOADGEN if self.verdicts else LOOP,

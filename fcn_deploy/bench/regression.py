@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.report.repeat_commands import runner_name
+from fcn_deploy.results.bench import Bench, BenchRow, Ratio
+from fcn_deploy.results.environment import differing
+from fcn_deploy.results.format import runner_name
 from fcn_deploy.results.read import read_files
-from fcn_deploy.results.results import Bench, BenchRow, Ratio, differing
-from fcn_deploy.results.workload import Question, baseline_of, tie
-from fcn_deploy.runners.base import RunnerDescription
+from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.workload import Workload, baseline_of, tie
 
 #: Properties that make a machine; its system and Python may move on.
 MACHINE_PROPERTIES = ("cpu", "cores", "architecture", "memory_gib")
@@ -123,7 +124,7 @@ class Asked:
     """
 
     runners: tuple[RunnerDescription, ...]
-    questions: frozenset[Question]
+    questions: frozenset[Workload]
 
     def holds(self, row: BenchRow) -> bool:
         """Say whether a row's case is among them, by all that makes rows comparable."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.bench.loadgen import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM
 from fcn_deploy.commands.shared.backends import (
     open_backend,
     open_baselines,
@@ -38,6 +37,7 @@ from fcn_deploy.commands.shared.options import (
 )
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.results.bench import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM
 
 if TYPE_CHECKING:
     from fcn_deploy.bench.measure import Row, Scenario
@@ -122,14 +122,14 @@ def bench(
     import tempfile
     from contextlib import ExitStack
 
-    from fcn_deploy.bench.case import TIERS
     from fcn_deploy.bench.inputs import make_inputs
     from fcn_deploy.bench.measure import bench_document, measure
     from fcn_deploy.bench.regression import Asked, compare, read_bench, require_machine
     from fcn_deploy.core.files import probe, write_json
     from fcn_deploy.machine.description import describe_machine, usable_cores
     from fcn_deploy.machine.sensors import energy_joules
-    from fcn_deploy.results.workload import LOADGEN, LOOP, Question
+    from fcn_deploy.results.bench import TIERS
+    from fcn_deploy.results.workload import LOADGEN, LOOP, Workload
 
     source = run_from_argument(run, trust)
     pinned, threads = threads, threads or usable_cores()
@@ -181,7 +181,7 @@ def bench(
         asked = Asked(
             tuple(runner.describe() for runner in runners),
             frozenset(
-                Question(
+                Workload(
                     scenario_name, target_p99_ms, LOADGEN if loop_reason is None else LOOP,
                     tier, batch_size, pictures.size, pictures.digest,
                 )
@@ -264,7 +264,7 @@ def _print_rows(rows: Sequence[Row], scenario: str) -> None:
     from rich.table import Table
 
     from fcn_deploy.bench.measure import speedup
-    from fcn_deploy.report.repeat_commands import settings_words
+    from fcn_deploy.results.format import settings_words
     from fcn_deploy.results.workload import baseline_of
 
     titles = {

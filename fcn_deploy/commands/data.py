@@ -10,7 +10,7 @@ import click
 
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter
 from fcn_deploy.core.files import write_json
-from fcn_deploy.machine.description import result_header
+from fcn_deploy.results.environment import result_header
 
 if TYPE_CHECKING:
     from fcn_deploy.data.check import DataReport, SplitReport

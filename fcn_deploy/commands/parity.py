@@ -315,7 +315,7 @@ def _print_parity(result: ParityResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from fcn_deploy.report.repeat_commands import gate_words
+    from fcn_deploy.results.format import gate_words
 
     candidate = result.candidate
     table = Table(

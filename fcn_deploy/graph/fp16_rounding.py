@@ -19,9 +19,6 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-#: What stands behind the library's name where a half file is computed so.
-WIDENED = ", half precision computed in float32"
-
 
 def with_explicit_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph in float32, each former float16 tensor rounded to half where it is made.

@@ -21,24 +21,7 @@ SPEED_FLAGS = (
     "amx_tile", "amx_bf16", "amx_int8",
     "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
-
 _CPU_INFO = Path("/proc/cpuinfo")
-
-
-def result_header(kind: str, schema: int) -> dict[str, Any]:
-    """Return what every result file made on this machine begins with, as JSON values.
-
-    Args:
-        kind: of the file, e.g. ``bench``.
-        schema: version of its layout.
-    """
-    return {
-        "schema": schema,
-        "kind": kind,
-        "created": utc_now(),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-    }
 
 
 def describe_machine() -> dict[str, Any]:

@@ -33,7 +33,7 @@ from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.fp16_rounding import tensor_types, with_explicit_rounding
 from fcn_deploy.graph.nodes import initializers_of
 from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, read_metadata
-from fcn_deploy.machine.description import result_header
+from fcn_deploy.results.environment import result_header
 
 if TYPE_CHECKING:
     import onnx

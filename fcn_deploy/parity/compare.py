@@ -23,7 +23,6 @@ from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.data.metrics import margin_of
-from fcn_deploy.machine.description import result_header
 from fcn_deploy.parity.diagnosis import PLACE_IN_BATCH, Cause, diagnose, find_cause
 from fcn_deploy.parity.inputs import (
     ODD_SIZES,
@@ -33,9 +32,12 @@ from fcn_deploy.parity.inputs import (
     unlabelled_pictures,
 )
 from fcn_deploy.parity.saved_outputs import Recording, require_comparable
-from fcn_deploy.parity.tally import EDGE_DISTANCE, SAME_MASKS, BatchCheck, Tally
+from fcn_deploy.parity.tally import EDGE_DISTANCE, BatchCheck, Tally
 from fcn_deploy.parity.worst_pictures import drawn
-from fcn_deploy.runners.base import Runner, RunnerDescription
+from fcn_deploy.results.environment import result_header
+from fcn_deploy.results.parity import SAME_MASKS
+from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.runners.base import Runner
 
 __all__ = [
     "GATES",

@@ -25,10 +25,11 @@ from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.core.files import atomic_path, json_bytes, read_json, write_bytes
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.data.images import image_digest
-from fcn_deploy.machine.description import result_header
 from fcn_deploy.parity.inputs import ODD_SIZES, Extras, Picture, Pictures
+from fcn_deploy.results.environment import result_header
 from fcn_deploy.results.fields import Fields
-from fcn_deploy.runners.base import Outputs, Runner, RunnerDescription
+from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.runners.base import Outputs, Runner
 
 OUTPUTS_SCHEMA = 2
 _FLAG = "--save-outputs"

@@ -22,8 +22,6 @@ from fcn_deploy.data.images import image_content
 from fcn_deploy.data.metrics import ConfusionMatrix, edge_bands, margin_of
 from fcn_deploy.parity.inputs import Picture
 
-#: Masks are called the same where this share of all pixels agrees, which is what FP32 must keep.
-SAME_MASKS = 0.9999
 #: Flips written out one by one, those with the widest margins first.
 MAX_LISTED_FLIPS = 1000
 #: Pictures that are kept to be drawn.

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from fcn_deploy.bench.case import ALL_STAGES
-from fcn_deploy.bench.loadgen import OFFLINE, SERVER, SINGLE_STREAM
 from fcn_deploy.report.chart_layout import (
     LABELLED_FRAME,
     WIDE_FRAME,
@@ -28,8 +26,11 @@ from fcn_deploy.report.chart_layout import (
     round_ticks,
     whole_ticks,
 )
-from fcn_deploy.report.repeat_commands import number, runner_name, score
-from fcn_deploy.results.results import Bench, BenchRow, Bisection, Results, Training
+from fcn_deploy.results.bench import ALL_STAGES, OFFLINE, SERVER, SINGLE_STREAM, Bench, BenchRow
+from fcn_deploy.results.bisect import Bisection
+from fcn_deploy.results.format import number, runner_name, score
+from fcn_deploy.results.results import Results
+from fcn_deploy.results.training import Training
 
 #: So many backends have a style of their own on one page, then the styles come again.  Two of them
 #: share a colour at most, and these two differ in dashes and marker.

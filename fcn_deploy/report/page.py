@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from fcn_deploy.bench.case import ALL_STAGES
 from fcn_deploy.core.errors import ArtifactError, ImageError, InputError
 from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.data.images import read_image
 from fcn_deploy.report import charts, repeat_commands, tables
+from fcn_deploy.results import format
+from fcn_deploy.results.bench import ALL_STAGES
+from fcn_deploy.results.parity import VIEWS
 from fcn_deploy.results.read import read_files, read_results
-from fcn_deploy.results.results import VIEWS, Results
+from fcn_deploy.results.results import Results
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -108,12 +110,12 @@ def render(results: Results) -> str:
         lstrip_blocks=True,
     )
     templates.filters |= {
-        "number": repeat_commands.number,
-        "percent": repeat_commands.percent,
-        "points": repeat_commands.points,
-        "score": repeat_commands.score,
-        "runner": repeat_commands.runner_name,
-        "verdict": repeat_commands.verdict_words,
+        "number": format.number,
+        "percent": format.percent,
+        "points": format.points,
+        "score": format.score,
+        "runner": format.runner_name,
+        "verdict": format.verdict_words,
         "prose": prose,
         "margin_words": tables.margin_words,
         "distance_words": tables.distance_words,

@@ -10,20 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fcn_deploy.bench.loadgen import SCENARIOS
 from fcn_deploy.data.masks import voc_palette
-from fcn_deploy.report.repeat_commands import number, runner_name, settings_words
-from fcn_deploy.results.results import (
-    Bench,
-    BenchRow,
-    Bucket,
-    ClassFlips,
-    Comparison,
-    DeviceRow,
-    Environment,
-    Results,
-    Training,
-)
+from fcn_deploy.results.bench import SCENARIOS, Bench, BenchRow
+from fcn_deploy.results.device import DeviceRow
+from fcn_deploy.results.environment import Environment
+from fcn_deploy.results.format import number, runner_name, settings_words
+from fcn_deploy.results.parity import Bucket, ClassFlips, Comparison
+from fcn_deploy.results.results import Results
+from fcn_deploy.results.training import Training
 from fcn_deploy.results.workload import tie
 
 #: In which order groups are shown: what a user of the model waits for comes first.

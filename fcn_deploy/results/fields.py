@@ -23,7 +23,6 @@ from fcn_deploy.core.errors import ArtifactError
 
 #: What a picture inside a file may be, and what its content must then be.
 _PICTURE_KINDS = {"data:image/png;base64": "PNG", "data:image/jpeg;base64": "JPEG"}
-
 #: No figure of ours is larger.
 LARGEST = 1e30
 
@@ -245,3 +244,8 @@ def _as_text(value: Any) -> str:
         return str(value)
     # Numbers are a size, such as [64, 96]; words are a list, such as the CPU's flags.
     return ("×" if all(type(v) is int for v in value) else ", ").join(map(str, value))
+
+
+def typed(fields: Fields, name: str) -> tuple[str, ...] | None:
+    """Return words of the command line; None where the file does not say, as older ones do not."""
+    return fields.texts_or_none(name) if name in fields.values else None

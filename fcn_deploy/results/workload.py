@@ -20,7 +20,7 @@ LOADGEN, LOOP = "loadgen", "timed loop"
 
 
 @dataclass(frozen=True)
-class Question:
+class Workload:
     """What a runner was asked: only rows of the same question may be ranked.
 
     Attributes:
@@ -68,7 +68,7 @@ class _Row(Protocol):
     def runner(self) -> _Runner: ...
 
     @property
-    def question(self) -> Question: ...
+    def question(self) -> Workload: ...
 
 
 _AnyRow = TypeVar("_AnyRow", bound=_Row)

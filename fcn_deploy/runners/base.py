@@ -12,7 +12,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,9 +23,7 @@ from numpy.typing import NDArray
 from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, ordered_outputs
-from fcn_deploy.graph.fp16_rounding import WIDENED
-from fcn_deploy.results.fields import Fields
-from fcn_deploy.runners.openvino.int8x3 import SPLIT
+from fcn_deploy.results.runner import RunnerDescription
 
 #: Backend → its module, or a member of it after a colon.  Resolved by name at the last moment, so
 #: that this room (and whoever imports it) loads no backend, and a machine needs only the packages
@@ -54,11 +52,6 @@ BACKENDS = (
 TORCH_BACKENDS = ("torch", "torch-compile", "torch-graphs")
 #: Never taken unasked: they prepare every batch shape anew, the compiler for minutes.
 ON_REQUEST = ("torch-compile", "torch-graphs")
-#: The plain export, which bench measures the others against: those on the CPU, those on the GPU.
-BASELINES = CPU_BASELINE, GPU_BASELINE = ("baseline", "baseline-cuda")
-#: What a run consists of.  ``copy in`` is all that stands between the decoded pictures and the
-#: network's input (the baseline normalises there), ``copy out`` all behind the network's output.
-STAGES = COPY_IN, COMPUTE, COPY_OUT = ("copy in", "compute", "copy out")
 
 
 @dataclass(frozen=True)
@@ -74,79 +67,6 @@ class Outputs:
     mask: NDArray[np.uint8]
     logits: NDArray[np.float32] | None = None
     margin: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class RunnerDescription:
-    """What a runner really is, as built, for results and reports.
-
-    Attributes:
-        backend: the name it was opened by.
-        device: e.g. ``cpu`` or ``cuda:0 (NVIDIA …)``.
-        precision: of the network's arithmetic.
-        library: name and version of what executes it.
-        providers: ONNX Runtime's execution providers in use; empty for others.
-        threads: CPU threads it was pinned to.
-        file: path of the model file.
-        digest: of that file.
-        checkpoint_digest: of the checkpoint it stems from.
-    """
-
-    backend: str
-    device: str
-    precision: str
-    library: str
-    threads: int
-    file: str
-    digest: str
-    checkpoint_digest: str
-    providers: tuple[str, ...] = field(default=())
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether the network runs on a GPU."""
-        return self.device.startswith("cuda")
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether this is the plain export."""
-        return self.backend in BASELINES
-
-    @property
-    def is_float32(self) -> bool:
-        """Whether it computes in float32 all through, not in products of fewer bits."""
-        return self.precision == Precision.FP32.value and SPLIT not in self.library
-
-    @property
-    def widens_halves(self) -> bool:
-        """Whether a half file is computed in float32, as ONNX Runtime's CPU provider does on x86.
-
-        It does not round between nodes, and what overflows on a GPU does not overflow in it.
-        """
-        return self.library.endswith(WIDENED)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the description as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> RunnerDescription:
-        """Read back what :meth:`to_json` gave.
-
-        Raises:
-            ArtifactError: a field is missing or damaged.
-        """
-        return cls(
-            backend=fields.text("backend"),
-            device=fields.text("device"),
-            precision=fields.text("precision"),
-            library=fields.text("library"),
-            threads=fields.whole("threads"),
-            file=fields.text("file"),
-            digest=fields.text("digest"),
-            checkpoint_digest=fields.text("checkpoint_digest"),
-            providers=fields.texts("providers"),
-        )
 
 
 class Runner(ABC):

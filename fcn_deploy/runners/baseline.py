@@ -21,15 +21,14 @@ from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.graph.onnx_file import read_metadata
 from fcn_deploy.machine import cuda as gpu
 from fcn_deploy.machine.description import usable_cores
-from fcn_deploy.runners.base import (
+from fcn_deploy.results.runner import (
     COMPUTE,
     COPY_IN,
     CPU_BASELINE,
     GPU_BASELINE,
-    Outputs,
-    Runner,
     RunnerDescription,
 )
+from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.ort.sessions import cpu_session, cuda_missing, cuda_session
 
 

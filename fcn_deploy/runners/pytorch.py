@@ -26,7 +26,8 @@ from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision
-from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
+from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
+from fcn_deploy.runners.base import Outputs, Runner
 
 try:
     import torch

@@ -38,14 +38,8 @@ from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.graph.onnx_file import read_metadata
 from fcn_deploy.machine import cuda
 from fcn_deploy.machine.cuda import DeviceBuffer, Event, Graph, PinnedBuffer, Stream
-from fcn_deploy.runners.base import (
-    COMPUTE,
-    COPY_IN,
-    Outputs,
-    Runner,
-    RunnerDescription,
-    check_images,
-)
+from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
+from fcn_deploy.runners.base import Outputs, Runner, check_images
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.api import LayerTimes, TensorRt
 from fcn_deploy.tensorrt.engine_file import (

@@ -10,6 +10,7 @@ import pytest
 
 from fcn_deploy.bench import loadgen
 from fcn_deploy.core.errors import BackendError, MeasurementError
+from fcn_deploy.results import bench
 
 pytestmark = pytest.mark.skipif(
     loadgen.unavailable_reason() is not None, reason="LoadGen has no wheel for this Python"
@@ -33,7 +34,7 @@ def test_single_stream_asks_until_it_may_print_a_p90() -> None:
     assert verdict.early_stopping_ms is not None
     assert verdict.early_stopping_ms >= verdict.latency_ms["p90"] >= verdict.latency_ms["p50"] >= 1
     assert verdict.samples_per_s is None
-    assert verdict.settings == loadgen.Settings(0.01, loadgen.P90_QUERIES, 8)
+    assert verdict.settings == bench.Settings(0.01, loadgen.P90_QUERIES, 8)
 
 
 def test_too_few_queries_are_called_invalid_and_why() -> None:

@@ -15,9 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from fcn_deploy.bench import loadgen
-from fcn_deploy.bench.case import ALL_STAGES, DEVICE, END_TO_END, HOST, Case
+from fcn_deploy.bench.case import Case
 from fcn_deploy.bench.inputs import Inputs, make_inputs
-from fcn_deploy.bench.loadgen import OFFLINE, SERVER, SINGLE_STREAM, Settings, Verdict
+from fcn_deploy.bench.loadgen import Verdict
 from fcn_deploy.bench.measure import (
     MIN_QUERIES,
     Conditions,
@@ -35,6 +35,16 @@ from fcn_deploy.bench.measure import (
     speedup,
 )
 from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError, MeasurementError
+from fcn_deploy.results.bench import (
+    ALL_STAGES,
+    DEVICE,
+    END_TO_END,
+    HOST,
+    OFFLINE,
+    SERVER,
+    SINGLE_STREAM,
+    Settings,
+)
 from fcn_deploy.results.workload import baseline_of
 from fcn_deploy.runners.base import Outputs
 from tests.fakes import FakeRunner

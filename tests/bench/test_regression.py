@@ -13,14 +13,13 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from fcn_deploy.bench.case import END_TO_END, HOST
 from fcn_deploy.bench.inputs import make_inputs
-from fcn_deploy.bench.loadgen import SERVER, SINGLE_STREAM, Verdict
+from fcn_deploy.bench.loadgen import Verdict
 from fcn_deploy.bench.measure import Conditions, Row, TimedLoop, bench_document, measure
 from fcn_deploy.bench.regression import Asked, Comparison, compare, read_bench
 from fcn_deploy.core.errors import ArtifactError, InputError
-from fcn_deploy.results.results import Bench
-from fcn_deploy.results.workload import LOOP, Question
+from fcn_deploy.results.bench import END_TO_END, HOST, SERVER, SINGLE_STREAM, Bench
+from fcn_deploy.results.workload import LOOP, Workload
 from tests.fakes import FakeRunner
 
 STEADY = (50.0, 51.0, 52.0)
@@ -128,7 +127,7 @@ def test_a_faster_unit_is_said(bench: Callable[..., Bench]) -> None:
 def test_a_row_that_was_asked_for_and_has_no_figure_is_lost(bench: Callable[..., Bench]) -> None:
     kept = row("torch", STEADY)
     before = bench(row("ort", STEADY), row("ort", STEADY, batch_size=2), kept)
-    question = Question(SINGLE_STREAM, None, LOOP, HOST, 1, (24, 32), "sha256:in")
+    question = Workload(SINGLE_STREAM, None, LOOP, HOST, 1, (24, 32), "sha256:in")
     ort = row("ort", STEADY).runner
     asked = Asked((ort,), frozenset({question}))
     comparison = compare(before, bench(kept), 0.1, asked)

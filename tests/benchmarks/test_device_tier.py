@@ -15,8 +15,8 @@ from fcn_deploy.core.spec import Precision
 from fcn_deploy.report.page import write_merged_report
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.report.tables import SLOWEST_LAYERS, slowest_layers
+from fcn_deploy.results.device import DeviceRow
 from fcn_deploy.results.read import read_files
-from fcn_deploy.results.results import DeviceRow
 from fcn_deploy.tensorrt.build import BuildOptions, engine_from_onnx
 from tests.benchmarks.gpu_scripts import load_script
 from tests.fake_cuda import FakeCuda

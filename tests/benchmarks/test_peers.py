@@ -23,7 +23,8 @@ from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.scenes.render import draw_scene
-from fcn_deploy.runners.base import COMPUTE, COPY_IN, Runner, RunnerDescription, open_runner
+from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
+from fcn_deploy.runners.base import Runner, open_runner
 
 # As `python benchmarks/table.py` finds them: they are no part of the package.
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -31,6 +32,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import peers
 import table
 from peers import PEERS, SIZE_REFERENCE, Peer, openvino_api
+
+from fcn_deploy.results import bench
 
 #: (N, H, W).  A compiler takes seconds for each, so it is given the first one alone.
 SHAPES = ((3, 97, 131), (1, 97, 131), (1, 33, 64), (2, 1, 1))
@@ -187,7 +190,7 @@ def test_machine_slug(cpu: str, cores: int, gpu_name: str | None, slug: str) -> 
 
 def test_the_scenarios_of_a_machine_have_files_of_their_own() -> None:
     latencies, throughputs = (
-        table.result_name(name) for name in (loadgen.SINGLE_STREAM, loadgen.OFFLINE)
+        table.result_name(name) for name in (bench.SINGLE_STREAM, bench.OFFLINE)
     )
     assert throughputs == latencies.replace(".json", ".offline.json")
 

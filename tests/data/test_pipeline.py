@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcn_deploy.bench.case import END_TO_END, HOST, Case
+from fcn_deploy.bench.case import Case
 from fcn_deploy.bench.inputs import make_inputs
 from fcn_deploy.core.errors import ImageError
 from fcn_deploy.data import images, pipeline
@@ -38,6 +38,7 @@ from fcn_deploy.data.pipeline import (
     picture_threads,
     written_behind,
 )
+from fcn_deploy.results.bench import END_TO_END, HOST
 from tests.fakes import FakeRunner
 
 #: Seconds after which a wait is given up: on any machine far more than the work takes.

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.bench import case, inputs
+from fcn_deploy.bench import inputs
 from fcn_deploy.bench import measure as bench
 from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
 from fcn_deploy.core.files import write_json
@@ -34,8 +34,10 @@ from fcn_deploy.report.charts import (
     training_charts,
 )
 from fcn_deploy.report.page import data_uri, write_merged_report, write_report
-from fcn_deploy.report.repeat_commands import runner_name, summary_lines
+from fcn_deploy.report.repeat_commands import summary_lines
 from fcn_deploy.report.tables import bench_groups, distance_words, margin_words, most_flips
+from fcn_deploy.results import bench as bench_results
+from fcn_deploy.results.format import runner_name
 from fcn_deploy.results.read import read_files, read_results
 from tests.fakes import FAKE_SPEC, FakeRunner
 from tests.result_files import (
@@ -271,7 +273,7 @@ def test_a_tie_is_marked_also_between_two_that_are_not_the_baseline(run: Run) ->
 
 
 def test_rows_of_other_tiers_and_machines_stay_apart(run: Run) -> None:
-    host = [row(r.runner, *r.repeats_ms, tier=case.HOST) for r in (BASELINE, FAST)]
+    host = [row(r.runner, *r.repeats_ms, tier=bench_results.HOST) for r in (BASELINE, FAST)]
     document = bench_document(BASELINE, FAST, *host)
     write_json(run.bench_folder / "a.json", document)
     assert "more than one machine" not in page_of(run).text

@@ -9,20 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from fcn_deploy.bench import case, loadgen
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.graph.fp16_rounding import WIDENED
-from fcn_deploy.report.repeat_commands import (
-    gate_words,
-    number,
-    percent,
-    repeat_commands,
-    summary_lines,
-    verdict_words,
-)
+from fcn_deploy.report.repeat_commands import repeat_commands, summary_lines
+from fcn_deploy.results import bench
+from fcn_deploy.results.format import gate_words, number, percent, verdict_words
 from fcn_deploy.results.read import read_files, read_results
+from fcn_deploy.results.runner import WIDENED
 from tests.result_files import (
     BASELINE,
     FAST,
@@ -222,9 +216,9 @@ def test_a_little_memory_makes_no_other_machine(run: Run) -> None:
 
 def test_single_stream_end_to_end_at_the_smallest_batch_is_named_first(run: Run) -> None:
     cases = {
-        "offline": {"scenario": loadgen.OFFLINE},
+        "offline": {"scenario": bench.OFFLINE},
         "batch": {"batch_size": 4},
-        "host": {"tier": case.HOST},
+        "host": {"tier": bench.HOST},
         "first": {},
     }
     rows = [
@@ -264,10 +258,10 @@ def test_speed_over_an_invalid_baseline_is_named(
     run: Run, invalid: tuple[str, ...], said: str
 ) -> None:
     cases = {
-        "baseline on another tier": (described("baseline"), case.HOST),
-        "baseline on a GPU": (described("baseline-cuda", device="cuda:0"), case.END_TO_END),
-        "baseline": (described("baseline"), case.END_TO_END),
-        "ort": (described("ort"), case.END_TO_END),
+        "baseline on another tier": (described("baseline"), bench.HOST),
+        "baseline on a GPU": (described("baseline-cuda", device="cuda:0"), bench.END_TO_END),
+        "baseline": (described("baseline"), bench.END_TO_END),
+        "ort": (described("ort"), bench.END_TO_END),
     }
     rows = [
         row(runner, 20.0, 20.5, 20.0, tier=tier,
@@ -312,7 +306,7 @@ def test_the_default_run_needs_no_argument(tmp_path: Path, monkeypatch: pytest.M
 def test_commands_of_a_server_and_of_merged_files(tmp_path: Path) -> None:
     served = row(
         described("ort"), 20.0, 21.0, 20.0,
-        scenario=loadgen.SERVER, tier=case.HOST, verdicts=[verdict()], target_p99_ms=100.0,
+        scenario=bench.SERVER, tier=bench.HOST, verdicts=[verdict()], target_p99_ms=100.0,
     )  # fmt: skip
     document = bench_document(served)
     document["machine"] |= {"cpu": "A CPU\nrm -rf ~", "cores": 8}

@@ -16,6 +16,7 @@ from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.parity import bisect, compare
+from fcn_deploy.results import bench as bench_results
 from fcn_deploy.results.read import SCHEMAS, read_files, read_results
 from tests.result_files import (
     BASELINE,
@@ -287,7 +288,7 @@ def test_everything_of_a_bench_file_is_read(run: Run) -> None:
     assert first.stages_ms is not None
     assert sum(first.stages_ms.values()) < (first.wall_ms or 0)
     assert first.loadgen is not None
-    assert first.loadgen.settings == loadgen.Settings(0.5, 64, 8)
+    assert first.loadgen.settings == bench_results.Settings(0.5, 64, 8)
     assert measured.options is None
     bounds = {row.loadgen.target_p99_ms for row in measured.rows if row.loadgen}
     assert bounds == {None, 100.0}

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, ImageError, InputError
 from fcn_deploy.data.metrics import margin_of
-from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner
+from fcn_deploy.results.runner import COMPUTE, COPY_IN
+from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.cpu_streams import IN_FLIGHT
 
 

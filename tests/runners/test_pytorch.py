@@ -13,16 +13,9 @@ from fcn_deploy.core.errors import BackendError, MissingStageError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.networks.deploy_graph import DeployModel
+from fcn_deploy.results.runner import COMPUTE, COPY_IN
 from fcn_deploy.runners import pytorch
-from fcn_deploy.runners.base import (
-    BACKENDS,
-    COMPUTE,
-    COPY_IN,
-    ON_REQUEST,
-    Runner,
-    open_runner,
-    unavailable_reason,
-)
+from fcn_deploy.runners.base import BACKENDS, ON_REQUEST, Runner, open_runner, unavailable_reason
 from fcn_deploy.runners.pytorch import CompiledRunner
 from tests.runners.contract import RunnerContract, pictures
 from tests.small_network import SMALL_SPEC, SmallNetwork

@@ -110,7 +110,7 @@ def open_baselines(
 
     It is made on the spot where PyTorch is there; where it cannot be had, that is said.
     """
-    from fcn_deploy.runners.base import CPU_BASELINE, GPU_BASELINE
+    from fcn_deploy.results.runner import CPU_BASELINE, GPU_BASELINE
 
     on_gpu = {runner.describe().on_gpu for runner in runners}
     wanted = [

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fcn_deploy.bench.measure import Conditions, Row
     from fcn_deploy.core.run import Run
     from fcn_deploy.core.spec import Precision
-    from fcn_deploy.runners.base import Runner, RunnerDescription
+    from fcn_deploy.results.runner import RunnerDescription
+    from fcn_deploy.runners.base import Runner
 
 #: Seconds that a backend may take to its first mask, in a process of its own.
 COLD_START_LIMIT_S = 300

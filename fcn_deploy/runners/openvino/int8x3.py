@@ -32,15 +32,14 @@ from fcn_deploy.graph.nodes import (
     remove_dead_nodes,
     replace_nodes,
 )
+from fcn_deploy.results.runner import SPLIT
 
 if TYPE_CHECKING:
     import onnx
 
+
 #: So many convolutions one becomes.
 PRODUCTS_EACH = 3
-#: Stands in a library's description where float32 is computed in parts: saved outputs of a former
-#: release, which took bfloat16 for it, have it too.
-SPLIT = "as three "
 #: Stands behind the library's name, and a number before it, where a file is computed so.
 THREE_PRODUCTS = f"convolutions {SPLIT}int8 products"
 #: What the largest activation of an image becomes: 255·256 + 127.

@@ -37,13 +37,8 @@ from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.graph.int8_for_ort_cpu import SATURATION, quantized_convolutions
 from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.machine.description import cpu_flags, int8_sums_saturate, usable_cores
-from fcn_deploy.runners.base import (
-    COMPUTE,
-    COPY_IN,
-    Outputs,
-    Runner,
-    RunnerDescription,
-)
+from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
+from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.cpu_streams import LANES, in_lanes
 from fcn_deploy.runners.openvino.bf16 import WHOLE_MEAN, with_whole_mean
 from fcn_deploy.runners.openvino.int8x3 import PRODUCTS_EACH, THREE_PRODUCTS, with_three_products

@@ -20,12 +20,12 @@ from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.data.metrics import margin_of
-from fcn_deploy.graph.fp16_rounding import WIDENED
 from fcn_deploy.graph.int8_for_ort_cpu import SATURATION, for_onnx_runtime_cpu
 from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, with_logits
 from fcn_deploy.machine import cuda as gpu
 from fcn_deploy.machine.description import int8_sums_saturate, usable_cores
-from fcn_deploy.runners.base import COMPUTE, COPY_IN, Outputs, Runner, RunnerDescription
+from fcn_deploy.results.runner import COMPUTE, COPY_IN, WIDENED, RunnerDescription
+from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.cpu_streams import LANES, in_threads
 from fcn_deploy.runners.ort.sessions import (
     RTX_REPAIR,
