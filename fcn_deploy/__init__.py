@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from fcn_deploy.data.scenes.render import draw_scene as draw_scene
     from fcn_deploy.data.sources import open_dataset as open_dataset
     from fcn_deploy.export.exporter import onnx_from_checkpoint as onnx_from_checkpoint
+    from fcn_deploy.networks.architectures import build_model as build_model
     from fcn_deploy.networks.checkpoint import load_checkpoint as load_checkpoint
     from fcn_deploy.networks.checkpoint import save_checkpoint as save_checkpoint
-    from fcn_deploy.networks.fcn import bilinear_kernel as bilinear_kernel
-    from fcn_deploy.networks.fcn import build_model as build_model
+    from fcn_deploy.networks.upsampling import bilinear_kernel as bilinear_kernel
     from fcn_deploy.runners.base import open_runner as open_runner
 
 __version__ = "0.1.0"
@@ -46,8 +46,8 @@ _HOMES = {
     "voc_palette": "data.masks",
     "write_mask": "data.masks",
     "write_picture": "data.masks",
-    "bilinear_kernel": "networks.fcn",
-    "build_model": "networks.fcn",
+    "bilinear_kernel": "networks.upsampling",
+    "build_model": "networks.architectures",
     "open_runner": "runners.base",
     "draw_scene": "data.scenes.render",
     "ModelSpec": "core.spec",

@@ -19,6 +19,7 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange
 from fcn_deploy.data.masks import voc_palette, write_mask
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
+from fcn_deploy.export import trace as trace_export
 from tests.command_line import FcnDeploy, Finished
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def traced_once() -> Iterator[Trace]:
     from fcn_deploy.export import exporter
     from tests.traces import kept
 
-    trace = exporter._traced
+    trace = trace_export.traced
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "_traced", kept(trace, Path(os.environ[TRACES])))
         yield trace
@@ -177,8 +178,8 @@ def tiny_run(
 
     from fcn_deploy.core.run import Run
     from fcn_deploy.export.exporter import onnx_from_checkpoint
+    from fcn_deploy.networks.architectures import build_model
     from fcn_deploy.networks.checkpoint import save_checkpoint
-    from fcn_deploy.networks.fcn import build_model
 
     run = Run(tmp_path_factory.mktemp("tiny_run"))
     with torch.random.fork_rng(devices=[]):
@@ -203,7 +204,7 @@ def tiny_opsets(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 @pytest.fixture(scope="session")
 def tiny_baseline(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plain export of ``tiny_run``, ``baseline.onnx``."""
-    from fcn_deploy.export.exporter import plain_onnx_from_checkpoint
+    from fcn_deploy.export.baseline import plain_onnx_from_checkpoint
 
     run = Run(tmp_path_factory.mktemp("tiny_baseline"))
     plain_onnx_from_checkpoint(Run(tiny_run).checkpoint, run.baseline_onnx)

@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 from fcn_deploy.cli import main
+from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.checkpoint import load_weights, read_spec
-from fcn_deploy.networks.fcn import build_model
-from fcn_deploy.training import loop
+from fcn_deploy.training import trainer
 
 KILLS, KILLS_A_RUN = 20, 5
 
@@ -37,7 +37,7 @@ def start(data: Path, run: Path, *more: str, often: bool = False) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     torch.set_num_threads(1)
     if often:
-        loop.SAVE_SECONDS = 0.0
+        trainer.SAVE_SECONDS = 0.0
     words = (
         "--recipe scratch --epochs 3 --batch-size 2 --crop-size 64x64 --ema 0.9 "
         "--validate-every 1 --deterministic"

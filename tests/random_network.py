@@ -6,7 +6,8 @@ import torch
 
 from fcn_deploy.core.spec import ModelSpec, SizeRange
 from fcn_deploy.data.masks import voc_palette
-from fcn_deploy.networks.fcn import SegmentationNetwork, build_model
+from fcn_deploy.networks.architectures import build_model
+from fcn_deploy.networks.fcn import SegmentationNetwork
 
 CLASS_NAMES = ("sky", "road", "car", "tree")
 

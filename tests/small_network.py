@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
-from fcn_deploy.networks.fcn import bilinear_kernel
+from fcn_deploy.networks.upsampling import bilinear_kernel
 from fcn_deploy.parity.inputs import Picture, Pictures
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import Outputs, Runner

@@ -346,7 +346,7 @@ def test_no_baseline_without_pytorch_is_said(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fcn_deploy: FcnDeploy
 ) -> None:
     shutil.copy(tiny_run / "model.onnx", tmp_path)
-    monkeypatch.setattr("fcn_deploy.runners.pytorch._import_error", ImportError("no torch"))
+    monkeypatch.setattr("fcn_deploy.networks.device._import_error", ImportError("no torch"))
     finished = fcn_deploy(
         "bench", ".", "--backend", "ort", "--size", "32x32", "--seconds", "0.01", "--repeats", "3",
         "--no-cold-start",
@@ -378,7 +378,7 @@ def test_predict_without_a_backend_names_the_export_where_pytorch_cannot_stand_i
         "model.int8.onnx",
         f"`fcn-deploy export {run} --int8`",
     )
-    monkeypatch.setattr("fcn_deploy.runners.pytorch._import_error", ImportError("no torch"))
+    monkeypatch.setattr("fcn_deploy.networks.device._import_error", ImportError("no torch"))
     refused(fcn_deploy("predict", run, "a.png"), "model.onnx", f"`fcn-deploy export {run}`")
 
 

@@ -23,15 +23,16 @@ from torch import Tensor, nn
 
 from fcn_deploy.core.run import Run
 from fcn_deploy.data.voc import VocDataset
-from fcn_deploy.training import loop
+from fcn_deploy.training import loop, trainer
+from fcn_deploy.training import plan as plan_training
 from fcn_deploy.training.distributed import World, joined
-from fcn_deploy.training.loader import Draw, EpochOrder
 from fcn_deploy.training.recipes import RECIPES
+from fcn_deploy.training.sampler import Draw, EpochOrder
 
 RECIPE = dataclasses.replace(
     RECIPES["tutorial"], epochs=1, batch_size=2, crop_size=(64, 64), lr=0.003
 )
-_starting_network = loop.starting_network
+_starting_network = trainer.starting_network
 Weights = dict[str, Tensor]
 
 
@@ -80,7 +81,7 @@ def trained(
         kept.extend([copy.deepcopy(network), network])
         return network
 
-    plan = loop.TrainPlan(
+    plan = plan_training.TrainPlan(
         dataclasses.replace(RECIPE, batch_size=batch_size), sync_batch_norm=synchronised
     )
     train_set, val_set = (VocDataset.open(data, split) for split in ("train", "val"))

@@ -39,7 +39,7 @@ def save_outputs(
 ) -> None:
     if backend == "trt":
         from fcn_deploy.tensorrt.api import choose_product, load
-        from fcn_deploy.tensorrt.build import ensure_engine
+        from fcn_deploy.tensorrt.build_missing import ensure_engine
 
         timings = TIMINGS if load(choose_product("auto")).has_timing_cache else None
         ensure_engine(run, precision, outputs=BOTH, timing_cache=timings, say=print)

@@ -15,8 +15,9 @@ from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import Product
 from fcn_deploy.machine import cuda
-from fcn_deploy.tensorrt import api
-from fcn_deploy.tensorrt.engine_file import check_belongs, read_engine
+from fcn_deploy.tensorrt import api, callbacks
+from fcn_deploy.tensorrt.engine_file import read_engine
+from fcn_deploy.tensorrt.engine_match import check_belongs
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
         ]
     engine = runtime.deserialize_cuda_engine(plan.read_bytes())
     content["deserialised"] = engine is not None
-    content["last_error"] = api.last_error()
+    content["last_error"] = callbacks.last_error()
     write_json(target, content)
     print(content)
 

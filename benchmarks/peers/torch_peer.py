@@ -12,9 +12,9 @@ from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.networks.checkpoint import load_checkpoint
+from fcn_deploy.networks.device import choose_device
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import Outputs, Runner
-from fcn_deploy.runners.pytorch import choose_device
 
 
 class TorchPeer(Runner):

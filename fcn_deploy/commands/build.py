@@ -73,14 +73,10 @@ def build(
     if plan_from is not None and profiles:
         raise click.UsageError("--plan-from chooses the profiles itself: drop --profile, or it.")
     from fcn_deploy.tensorrt.api import choose_product
-    from fcn_deploy.tensorrt.build import (
-        BuildOptions,
-        build_command,
-        census,
-        engine_from_onnx,
-        export_command,
-        parse_capabilities,
-    )
+    from fcn_deploy.tensorrt.build import engine_from_onnx
+    from fcn_deploy.tensorrt.build_missing import build_command, export_command
+    from fcn_deploy.tensorrt.build_options import BuildOptions, parse_capabilities
+    from fcn_deploy.tensorrt.layers import census
 
     source = Run.from_argument(run)
     if source.named_engine is not None:

@@ -74,7 +74,7 @@ def export(
             )
     if explain and precision is Precision.INT8:
         raise click.UsageError("--explain counts what FP32 and FP16 files save: drop it or --int8.")
-    from fcn_deploy.runners.pytorch import unavailable_reason
+    from fcn_deploy.networks.device import unavailable_reason
 
     source = Run.from_argument(run)
     checkpoint = source.require_checkpoint()

@@ -21,7 +21,7 @@ from fcn_deploy.core.run import Run
 @click.option("--overwrite", is_flag=True, help="Replace a model that --out already holds.")
 def import_network(network: str, weights: str, out: str, overwrite: bool) -> None:
     """Take torchvision's fcn_resnet50 or fcn_resnet101 as a run, to export, check and measure."""
-    from fcn_deploy.runners.pytorch import unavailable_reason
+    from fcn_deploy.networks.device import unavailable_reason
 
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"importing needs PyTorch: {reason}")

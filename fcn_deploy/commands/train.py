@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     import torch
 
     from fcn_deploy.data.dataset import Dataset
-    from fcn_deploy.training.loop import Amp, Progress, TrainPlan
+    from fcn_deploy.training.plan import Amp, Progress, TrainPlan
     from fcn_deploy.training.recipes import Recipe
     from fcn_deploy.training.run_files import Epoch
-    from fcn_deploy.training.train_state import State
+    from fcn_deploy.training.train_state import ResumeState
 
 _ARITHMETIC = {
     "off": "in float32",
@@ -239,7 +239,7 @@ def _one_voice() -> Iterator[None]:
 
 
 def _train(context: click.Context, options: _Options) -> None:
-    from fcn_deploy.runners.pytorch import choose_device, unavailable_reason
+    from fcn_deploy.networks.device import choose_device, unavailable_reason
 
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"training needs PyTorch: {reason}")
@@ -290,7 +290,7 @@ class _Begun:
     """
 
     options: _Options
-    state: State | None
+    state: ResumeState | None
     words: list[str]
 
 
@@ -326,7 +326,7 @@ def _begun(
     return _Begun(begun, state, list(state.arguments[_WORDS]))
 
 
-def _unfinished(run: Run) -> State | None:
+def _unfinished(run: Run) -> ResumeState | None:
     from fcn_deploy.training.train_state import load_state
 
     return load_state(run.state) if run.state.is_file() else None
@@ -396,8 +396,8 @@ def _typed_again(context: click.Context, options: _Options, data: str) -> list[s
 
 def _plan(options: _Options, device: torch.device) -> TrainPlan:
     from fcn_deploy.machine.description import usable_cores
-    from fcn_deploy.networks.fcn import build_model, find_architecture, with_output_stride
-    from fcn_deploy.training.loop import TrainPlan
+    from fcn_deploy.networks.architectures import build_model, find_architecture, with_output_stride
+    from fcn_deploy.training.plan import TrainPlan
 
     architecture = options.arch
     if options.output_stride is not None:

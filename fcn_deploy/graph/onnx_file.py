@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx.version_converter
+
 from fcn_deploy.core.errors import ArtifactError, BackendError, OnnxFileError
-from fcn_deploy.core.spec import ModelSpec, Precision
-from fcn_deploy.graph.nodes import producers_of
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import ModelSpec, Precision, Tail
 
 if TYPE_CHECKING:
     import onnx
+
 
 #: Keys of the file's metadata_props.
 SPEC_KEY = "fcn_deploy.spec"
@@ -19,9 +23,6 @@ PRECISION_KEY = "fcn_deploy.precision"
 CHECKPOINT_DIGEST_KEY = "fcn_deploy.checkpoint_digest"
 TAIL_KEY = "fcn_deploy.tail"
 FOREIGN_REPAIR = "give a file that `fcn-deploy export` wrote"
-#: What puts pixels in place, and works on C values for each as it does on one: DepthToSpace reads
-#: the channels as (C, s, s), which is mode CRD.
-PLACING = ("Transpose", "DepthToSpace", "Slice")
 
 
 @dataclass(frozen=True)
@@ -106,71 +107,45 @@ def shape_arithmetic(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(names)
 
 
-def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with what its argmax reads made visible as the output ``logits``.
+def write_metadata(
+    graph: onnx.ModelProto,
+    spec: ModelSpec,
+    precision: Precision,
+    checkpoint_digest: str,
+    tail: Tail | None = None,
+) -> None:
+    """Put into the file what later stages must know of the model."""
+    entries = {
+        SPEC_KEY: spec.to_json(),
+        PRECISION_KEY: precision.value,
+        CHECKPOINT_DIGEST_KEY: checkpoint_digest,
+    }
+    if tail is not None:
+        entries[TAIL_KEY] = tail.value
+    for key, value in entries.items():
+        graph.metadata_props.add(key=key, value=value)
+    graph.producer_name = "fcn-deploy"
 
-    Where the mask's pixels are put in place after the argmax, the logits' pixels are by copies of
-    the same nodes.
 
-    Args:
-        model: gives ``mask``, made by an ArgMax; it is changed.
+def require_model(run: Run, precision: Precision) -> tuple[Path, OnnxMetadata]:
+    """Return a run's ONNX file of that precision, and what rides in it.
 
     Raises:
-        OnnxFileError: the graph has no argmax, or more than one, or makes the mask of it in a way
-            that `fcn-deploy export` does not.
+        MissingStageError: the run has not been exported in that precision.
+        OnnxFileError: the file is not ours, of another precision, or older than the checkpoint.
     """
-    from onnx import TensorProto, helper
-
-    graph = model.graph
-    argmaxes = [node for node in graph.node if node.op_type == "ArgMax"]
-    if len(argmaxes) != 1:
+    path = run.require_onnx(precision)
+    metadata = read_metadata(path)
+    # A file given by name says itself what it is, unless another precision was asked for.
+    asked = run.named_file is None or precision is not Precision.FP32
+    if metadata.precision is not precision and asked:
         raise OnnxFileError(
-            f"expected one ArgMax in the graph, found {len(argmaxes)}", FOREIGN_REPAIR
+            f"{path} holds a {metadata.precision.value} network, not {precision.value}",
+            "export it again" + (f", or drop{precision.flag}" if precision.flag else ""),
         )
-    steps = [node for node in _steps_to_mask(graph, argmaxes[0]) if node.op_type in PLACING]
-    logits = argmaxes[0].input[0]
-    if steps:
-        # [N, h+1, w+1, C·s²], which a Reshape has split into classes and pixels for the argmax.
-        split = next((node for node in graph.node if logits in node.output), None)
-        if split is None or split.op_type != "Reshape":
-            raise OnnxFileError(
-                "the graph's ArgMax reads no Reshape, but pixels are put in place after it",
-                FOREIGN_REPAIR,
-            )
-        logits = split.input[0]
-    for step in steps:
-        copied = graph.node.add()
-        copied.CopyFrom(step)
-        copied.name = f"{step.name}.logits"
-        copied.input[0], copied.output[0] = logits, f"{step.output[0]}.logits"
-        logits = copied.output[0]
-    graph.node.append(helper.make_node("Cast", [logits], ["logits"], to=TensorProto.FLOAT))
-    graph.output.append(
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", "C", "H", "W"])
-    )
-    return model
-
-
-def _steps_to_mask(graph: onnx.GraphProto, argmax: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Return the nodes between the argmax and the mask, in the order of computing.
-
-    Raises:
-        OnnxFileError: one of them is none that an export has there.
-    """
-    maker = producers_of(graph)
-    steps: list[onnx.NodeProto] = []
-    node = maker.get("mask", argmax)
-    while node != argmax:
-        if (
-            node.op_type not in (*PLACING, "Cast", "Squeeze", "Identity")
-            or node.input[0] not in maker
-        ):
-            between = f"a {node.op_type} stands between the graph's ArgMax and its mask"
-            raise OnnxFileError(between, FOREIGN_REPAIR)
-        if node.op_type == "DepthToSpace" and not any(
-            attribute.name == "mode" and attribute.s == b"CRD" for attribute in node.attribute
-        ):
-            raise OnnxFileError("the graph's DepthToSpace is not of mode CRD", FOREIGN_REPAIR)
-        steps.insert(0, node)
-        node = maker[node.input[0]]
-    return steps
+    if run.checkpoint.is_file() and file_digest(run.checkpoint) != metadata.checkpoint_digest:
+        raise OnnxFileError(
+            f"{path} was exported from another checkpoint than {run.checkpoint}",
+            f"run `fcn-deploy export{run.command_suffix}{precision.flag}` again",
+        )
+    return path, metadata

@@ -39,7 +39,7 @@ from fcn_deploy.graph.onnx_file import (
     load_onnx,
     read_metadata,
 )
-from fcn_deploy.runners.ort.sessions import cpu_session
+from fcn_deploy.graph.session import cpu_session
 
 if TYPE_CHECKING:
     import onnx

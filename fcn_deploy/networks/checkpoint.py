@@ -15,7 +15,8 @@ from torch import nn
 from fcn_deploy.core.errors import ArchitectureError, ArtifactError, CheckpointError
 from fcn_deploy.core.files import atomic_path
 from fcn_deploy.core.spec import ModelSpec
-from fcn_deploy.networks.fcn import SegmentationNetwork, build_model
+from fcn_deploy.networks.architectures import build_model
+from fcn_deploy.networks.fcn import SegmentationNetwork
 
 _SPEC_KEY = "fcn_deploy.spec"
 _REPAIR = "give a model.safetensors that `fcn-deploy train` wrote"

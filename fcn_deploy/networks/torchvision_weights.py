@@ -19,8 +19,8 @@ from torch import Tensor
 from fcn_deploy.core.errors import ArchitectureError
 from fcn_deploy.core.spec import ModelSpec, SizeRange
 from fcn_deploy.data.masks import VOC_CLASS_NAMES, voc_palette
+from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.checkpoint import save_checkpoint
-from fcn_deploy.networks.fcn import build_model
 
 #: What they were trained at, in torchvision's references: (height, width) in pixels.
 TRAINED_AT = SizeRange((520, 520), (520, 520), (520, 520))

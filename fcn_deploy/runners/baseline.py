@@ -19,6 +19,7 @@ from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.machine import cuda as gpu
 from fcn_deploy.machine.description import usable_cores
 from fcn_deploy.results.runner import (
@@ -29,7 +30,7 @@ from fcn_deploy.results.runner import (
     RunnerDescription,
 )
 from fcn_deploy.runners.base import Outputs, Runner
-from fcn_deploy.runners.ort.sessions import cpu_session, cuda_missing, cuda_session
+from fcn_deploy.runners.ort.sessions import cuda_missing, cuda_session
 
 
 @dataclass(frozen=True)

@@ -26,20 +26,20 @@ from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision
+from fcn_deploy.networks.device import (
+    choose_device,
+    device_name,
+    fastest_kernels,
+    unavailable_reason,
+)
 from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
 from fcn_deploy.runners.base import Outputs, Runner
 
-try:
+if unavailable_reason() is None:
     import torch
 
     from fcn_deploy.networks.checkpoint import load_checkpoint
     from fcn_deploy.networks.deploy_graph import DeployModel
-except ImportError as error:
-    # On a target device torch is absent by design; say so when the backend is asked for.
-    _import_error: ImportError | None = error
-else:
-    _import_error = None
-
 #: The compiler makes code for every batch shape, and keeps it: so many shapes and no more.
 MAX_COMPILED_SHAPES = 64
 #: So many batch shapes keep a CUDA graph and its memory; the least recently used one makes room.
@@ -48,13 +48,6 @@ MAX_GRAPHS = 8
 #: workspace then.
 WARM_UP_RUNS = 3
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}
-
-
-def unavailable_reason() -> str | None:
-    """Return why PyTorch cannot run here, or None."""
-    if _import_error is not None:
-        return f"PyTorch cannot be imported ({_import_error}); pip install torch torchvision"
-    return None
 
 
 @dataclass(frozen=True)
@@ -362,24 +355,6 @@ def _pinned(like: torch.Tensor) -> torch.Tensor:
     return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
 
-def device_name(device: torch.device) -> str:
-    """Return a device's name for results, with the GPU's own."""
-    if device.type != "cuda":
-        return str(device)
-    return f"{device} ({torch.cuda.get_device_name(device)})"
-
-
-@contextmanager
-def fastest_kernels() -> Iterator[None]:
-    """Let cuDNN try its kernels for a shape that will come again and again."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
 def _compiler_missing(device: torch.device) -> str | None:
     """Return what ``torch.compile`` lacks for a device, or None."""
     if device.type == "cuda":
@@ -392,19 +367,3 @@ def _compiler_missing(device: torch.device) -> str | None:
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return "torch.compile needs Python's headers; install them (python3-dev)"
     return None
-
-
-def choose_device(device: str) -> torch.device:
-    """Return the device for ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        BackendError: ``cuda`` was asked for and PyTorch sees no GPU.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BackendError(
-            f"PyTorch {torch.__version__} sees no CUDA device",
-            "check `nvidia-smi` and that this PyTorch build has CUDA, or use --device cpu",
-        )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)

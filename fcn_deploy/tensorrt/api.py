@@ -20,11 +20,10 @@ Knows no torch.  TensorRT is imported when it is first asked for.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import importlib.util
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -34,11 +33,18 @@ from typing import Any
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.machine.cuda import Stream
+from fcn_deploy.tensorrt.callbacks import (
+    LOGGER,
+    LayerTimes,
+    OnProgress,
+    last_error,
+    layer_profiler,
+    logger,
+    progress_monitor,
+)
 
-LOGGER = logging.getLogger("fcn_deploy.tensorrt")
 # What TensorRT says reaches those who listen; nobody else's stderr.
 LOGGER.addHandler(logging.NullHandler())
-
 _MODULES = {Product.TRT: "tensorrt", Product.RTX: "tensorrt_rtx_bindings"}
 _DISTRIBUTIONS = {Product.TRT: "tensorrt", Product.RTX: "tensorrt-rtx-cu13-bindings"}
 #: Carries the libraries of TensorRT for RTX; its bindings come without.
@@ -53,13 +59,7 @@ RTX_DEFAULT_CAPABILITIES = ("sm80", "sm86", "sm89", "sm120", "sm121")
 _OLD_PARSER_OPSET, _NEW_PARSER_OPSET = 17, 20
 #: Tactics of libraries that the engine would then need on the target, over 1 GB of them.
 _EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
-
 _loaded: dict[Product, TensorRt] = {}
-
-#: Layer → its times in milliseconds, run by run, the layers in the order in which they run.
-LayerTimes = dict[str, list[float]]
-#: Called with the phase's name, the steps done and the steps in all.
-OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class TensorRt:
         self.trt = trt
         self.product = product
         self.version: str = trt.__version__
-        self.logger = _logger(trt)
+        self.logger = logger(trt)
 
     @property
     def label(self) -> str:
@@ -291,7 +291,7 @@ class TensorRt:
             and hasattr(config, "progress_monitor")
             and hasattr(trt, "IProgressMonitor")
         ):
-            monitor = _progress_monitor(trt.IProgressMonitor, on_progress, raised)
+            monitor = progress_monitor(trt.IProgressMonitor, on_progress, raised)
             config.progress_monitor = monitor
             yield
             del monitor  # the config only borrows it
@@ -360,7 +360,7 @@ class TensorRt:
         of it before this ends.
         """
         times: LayerTimes = {}
-        profiler = _layer_profiler(self.trt.IProfiler, times)
+        profiler = layer_profiler(self.trt.IProfiler, times)
         context.profiler = profiler
         yield times
         del profiler  # the context only borrows it
@@ -389,108 +389,3 @@ def share_profiles(trt: Any, config: Any) -> str | None:
             config.set_preview_feature(feature, True)
             return "PROFILE_SHARING_0806"
     return None
-
-
-_NO_ERROR = "no message"
-
-
-def last_error() -> str:
-    """Return the last error that TensorRT logged since :func:`clear_errors`, for our message."""
-    return _last_error[0]
-
-
-def clear_errors() -> None:
-    """Forget the last error: one of an earlier call would explain a later one wrongly."""
-    _last_error[0] = _NO_ERROR
-
-
-_last_error = [_NO_ERROR]
-_listeners: list[Callable[[str], None]] = []
-
-
-def _logger(trt: Any) -> Any:
-    """Return TensorRT's logger: a subclass made here, because its base class is not there before.
-
-    TensorRT keeps the first logger of a process for good, so :func:`load` makes only one.
-    """
-    levels = {
-        trt.ILogger.INTERNAL_ERROR: logging.ERROR,
-        trt.ILogger.ERROR: logging.ERROR,
-        trt.ILogger.WARNING: logging.WARNING,
-        trt.ILogger.INFO: logging.INFO,
-        trt.ILogger.VERBOSE: logging.DEBUG,
-    }
-
-    class LoggingLogger(trt.ILogger):  # type: ignore[misc]
-        """Hands TensorRT's messages to ``logging``."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # bindings of this kind insist on their own name
-
-        def log(self, severity: Any, message: str) -> None:
-            """Take one message."""
-            level = levels.get(severity, logging.INFO)
-            if level >= logging.ERROR:
-                _last_error[0] = " ".join(message.split())
-            LOGGER.log(level, "%s", message)
-            for listen in _listeners:
-                listen(message)
-
-    return LoggingLogger()
-
-
-def _progress_monitor(base: Any, on_progress: OnProgress, raised: list[BaseException]) -> Any:
-    class ReportingMonitor(base):  # type: ignore[misc]
-        """Hands the phases of a build to a callback."""
-
-        def __init__(self) -> None:
-            base.__init__(self)
-            self._steps: dict[str, int] = {}
-
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            """A phase begins."""
-            self._steps[name] = steps
-
-        def step_complete(self, name: str, step: int) -> bool:
-            """A step is done; False stops the build."""
-            try:
-                on_progress(name, step + 1, self._steps.get(name, 0))
-            except BaseException as error:  # must not fly through TensorRT's own frames
-                raised.append(error)
-            return not raised
-
-        def phase_finish(self, name: str) -> None:
-            """A phase ends."""
-            self._steps.pop(name, None)
-
-    return ReportingMonitor()
-
-
-def _layer_profiler(base: Any, times: LayerTimes) -> Any:
-    class LayerProfiler(base):  # type: ignore[misc]
-        """Collects the times of layers."""
-
-        def __init__(self) -> None:
-            base.__init__(self)
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            """Take the time of one layer in one run."""
-            times.setdefault(layer_name, []).append(ms)
-
-    return LayerProfiler()
-
-
-@contextmanager
-def logged_messages(start: str) -> Iterator[list[str]]:
-    """Collect what TensorRT logs, at any level, that starts with ``start``."""
-    messages: list[str] = []
-
-    def keep(message: str) -> None:
-        if message.startswith(start):
-            messages.append(message)
-
-    _listeners.append(keep)
-    try:
-        yield messages
-    finally:
-        _listeners.remove(keep)

@@ -13,22 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import struct
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy.core.errors import (
-    ArtifactError,
-    BatchShapeError,
-    EngineError,
-    InputError,
-    MissingStageError,
-)
+from fcn_deploy.core.errors import ArtifactError, EngineError, MissingStageError
 from fcn_deploy.core.files import atomic_pair, file_digest, json_bytes, read_json
-from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
+from fcn_deploy.core.spec import ModelSpec, Precision, Product, ShapeProfile
 
 SIDECAR_SCHEMA = 1
 ENGINES_FOLDER = Path("engines")
@@ -37,7 +30,7 @@ _PLAN_TAGS = {b"ftrt": Product.TRT, b"vtrt": Product.RTX}
 #: Both products write the release (major, minor, patch, build) into these bytes of the header;
 #: read off plans of TensorRT for RTX 1.7.1 and off trtexec's ``--getPlanVersionOnly``.
 _PLAN_HEADER_BYTES, _PLAN_VERSION_OFFSET = 28, 24
-_REPAIR = "run `fcn-deploy build` again"
+REPAIR = "run `fcn-deploy build` again"
 
 
 @dataclass(frozen=True)
@@ -138,12 +131,12 @@ class EngineSidecar:
         fields = dict(content)
         if fields.get("schema") != SIDECAR_SCHEMA:
             raise EngineError(
-                f"has schema {fields.get('schema')}, this version reads {SIDECAR_SCHEMA}", _REPAIR
+                f"has schema {fields.get('schema')}, this version reads {SIDECAR_SCHEMA}", REPAIR
             )
         expected, found = fields.pop("sidecar_digest", "none"), _seal(fields)
         if found != expected:
             raise EngineError(
-                f"was changed after the build: expected {expected}, found {found}", _REPAIR
+                f"was changed after the build: expected {expected}, found {found}", REPAIR
             )
         del fields["schema"]
         try:
@@ -164,7 +157,7 @@ class EngineSidecar:
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(f"is unreadable ({error!r})", _REPAIR) from error
+            raise EngineError(f"is unreadable ({error!r})", REPAIR) from error
 
 
 def _seal(content: dict[str, Any]) -> str:
@@ -224,14 +217,14 @@ def read_sidecar(plan: Path) -> EngineSidecar:
         raise MissingStageError(
             f"{plan} has no sidecar: expected {path.name} beside it, found none, so nobody knows "
             "what it is or where it belongs",
-            f"{_REPAIR}, or load it with --trust if you built it yourself (engines are code)",
+            f"{REPAIR}, or load it with --trust if you built it yourself (engines are code)",
         )
     try:
-        return EngineSidecar.from_json(read_json(path, _REPAIR))
+        return EngineSidecar.from_json(read_json(path, REPAIR))
     except EngineError as error:
         raise EngineError(f"the sidecar {path} {error.message}", error.repair) from error
     except ArtifactError as error:
-        raise EngineError(error.message, _REPAIR) from error
+        raise EngineError(error.message, REPAIR) from error
 
 
 @dataclass(frozen=True)
@@ -258,20 +251,20 @@ def read_plan_header(plan: Path) -> PlanHeader:
         with plan.open("rb") as stream:
             start = stream.read(_PLAN_HEADER_BYTES)
     except FileNotFoundError as error:
-        raise MissingStageError(f"no engine {plan}", _REPAIR) from error
+        raise MissingStageError(f"no engine {plan}", REPAIR) from error
     except OSError as error:
-        raise EngineError(f"cannot read {plan}: {error.strerror}", _REPAIR) from error
+        raise EngineError(f"cannot read {plan}: {error.strerror}", REPAIR) from error
     if len(start) < _PLAN_HEADER_BYTES:
         raise EngineError(
             f"{plan} is truncated: expected a header of {_PLAN_HEADER_BYTES} bytes, found "
             f"{len(start)}",
-            _REPAIR,
+            REPAIR,
         )
     if start[:4] not in _PLAN_TAGS:
         raise EngineError(
             f"{plan} is no TensorRT plan: expected it to start with "
             f"{' or '.join(repr(tag) for tag in _PLAN_TAGS)}, found {start[:4]!r}",
-            _REPAIR,
+            REPAIR,
         )
     version = struct.unpack_from("4B", start, _PLAN_VERSION_OFFSET)
     return PlanHeader(_PLAN_TAGS[start[:4]], version)
@@ -285,7 +278,7 @@ def read_engine(plan: Path) -> EngineSidecar:
         EngineError: the sidecar was changed; the plan is truncated, changed, or no plan.
     """
     if not plan.is_file():
-        raise MissingStageError(f"no engine {plan}", _REPAIR)
+        raise MissingStageError(f"no engine {plan}", REPAIR)
     sidecar = read_sidecar(plan)
     repair = f"run `{sidecar.command}` again"
     size = plan.stat().st_size
@@ -301,7 +294,7 @@ def read_engine(plan: Path) -> EngineSidecar:
             repair,
         )
     header = read_plan_header(plan)
-    if header.product is not sidecar.product or not _same_release(header, sidecar.version):
+    if header.product is not sidecar.product or not same_release(header, sidecar.version):
         raise EngineError(
             f"{plan} does not fit its sidecar: expected a plan of {sidecar.release}, found one of "
             f"{header.product.value}-{'.'.join(map(str, header.version))}",
@@ -310,151 +303,8 @@ def read_engine(plan: Path) -> EngineSidecar:
     return sidecar
 
 
-def _same_release(header: PlanHeader, version: str) -> bool:
+def same_release(header: PlanHeader, version: str) -> bool:
+    """Say whether a plan's header tells the same TensorRT release as a version."""
     # TensorRT's module may say 8.6.0 where the plan says 8.6.0.12: compare what both tell.
     numbers = [int(word) for word in version.split(".")[:4] if word.isdigit()]
     return list(header.version[: len(numbers)]) == numbers
-
-
-def check_release(plan: Path, header: PlanHeader, product: Product, version: str) -> None:
-    """Refuse a plan without a sidecar that another product or release wrote.
-
-    Raises:
-        EngineError: naming both releases.
-    """
-    if header.product is not product or not _same_release(header, version):
-        found = f"{header.product.value}-{'.'.join(map(str, header.version))}"
-        raise _release_error(plan, found, f"{product.value}-{version}", _REPAIR)
-
-
-def check_belongs(
-    plan: Path,
-    sidecar: EngineSidecar,
-    *,
-    product: Product,
-    version: str,
-    compute_capability: str,
-) -> None:
-    """Refuse an engine of another release or for another GPU.
-
-    Args:
-        plan: the engine, for the message.
-        sidecar: of the engine.
-        product: the one that is to run it.
-        version: the release installed here.
-        compute_capability: of this machine's GPU, e.g. ``sm89``.
-
-    Raises:
-        EngineError: saying what was expected, what was found, and what rebuilds it.
-    """
-    command = sidecar.command
-    if sidecar.product is Product.RTX and compute_capability not in sidecar.compute_capabilities:
-        # Run as it stands it would build for the same GPUs again.
-        command = re.sub(r" --compute-capability \S+", "", command)
-        command += f" --compute-capability {compute_capability}"
-    repair = f"run `{command}` here"
-    if (sidecar.product, sidecar.version) != (product, version):
-        raise _release_error(plan, sidecar.release, f"{product.value}-{version}", repair)
-    if compute_capability not in sidecar.compute_capabilities:
-        built_on = "" if sidecar.gpu_name is None else f" (built on {sidecar.gpu_name})"
-        raise EngineError(
-            f"{plan} is for another GPU: expected compute capability {compute_capability}, found "
-            f"{', '.join(sidecar.compute_capabilities)}{built_on}",
-            repair,
-        )
-
-
-def _release_error(plan: Path, found: str, expected: str, repair: str) -> EngineError:
-    return EngineError(
-        f"{plan} is of another TensorRT: expected {expected}, which is installed here, found "
-        f"{found}",
-        repair,
-    )
-
-
-def choose_profile(profiles: tuple[ShapeProfile, ...], shape: BatchShape) -> int | None:
-    """Return the index of the profile tuned nearest to ``shape``, or None if none takes it."""
-    fitting = [index for index, profile in enumerate(profiles) if profile.contains(shape)]
-
-    def tuned_for(index: int) -> int:
-        typical = profiles[index].typical
-        return sum(abs(a - b) for a, b in zip(typical, shape, strict=True))
-
-    return min(fitting, key=tuned_for) if fitting else None
-
-
-def shape_error(
-    profiles: tuple[ShapeProfile, ...], command: str, shape: BatchShape
-) -> BatchShapeError:
-    """Return the refusal of a shape outside all profiles, naming the nearest and the rebuild."""
-    nearest = min(profiles, key=lambda profile: profile.distance(shape))
-    try:
-        repair = f"run `{command} --profile {nearest.reaching(shape)}`"
-    except InputError:
-        repair = "no engine takes so many pixels at a time: give smaller batches or pictures"
-    return BatchShapeError(
-        f"the engine takes no batch of {'x'.join(map(str, shape))} (N×H×W): the nearest profile is "
-        f"{nearest}",
-        repair,
-    )
-
-
-def newest_engine(
-    folder: Path,
-    *,
-    product: Product,
-    version: str,
-    compute_capability: str,
-    precision: Precision,
-    outputs: Iterable[str],
-    onnx_digest: str | None = None,
-    checkpoint_digest: str | None = None,
-    name: str | None = None,
-) -> tuple[Path | None, str]:
-    """Look for an engine that belongs here and to the model.
-
-    Args:
-        folder: where engines lie.
-        product: the one that is to run it.
-        version: the release installed here.
-        compute_capability: of this machine's GPU.
-        precision: asked for.
-        outputs: that it must give; one that gives nothing else is preferred.
-        onnx_digest: of the file it must have been built from, or None.
-        checkpoint_digest: of the checkpoint it must stem from, or None.
-        name: what it must be named after, or None; for a machine that holds engines alone.
-
-    Returns:
-        The newest that fits, or None; and why the newest of the others does not fit.
-    """
-    wanted = set(outputs)
-    fitting: list[tuple[int, str, Path]] = []
-    refused: list[tuple[str, str]] = []
-    for path in sorted(folder.glob("*.plan")):
-        if name is not None and not path.name.startswith(f"{name}."):
-            continue
-        try:
-            sidecar = read_sidecar(path)
-            check_belongs(
-                path,
-                sidecar,
-                product=product,
-                version=version,
-                compute_capability=compute_capability,
-            )
-        except ArtifactError as error:
-            refused.append(("", error.message))
-            continue
-        foreign = (onnx_digest is not None and sidecar.onnx_digest != onnx_digest) or (
-            checkpoint_digest is not None and sidecar.checkpoint_digest != checkpoint_digest
-        )
-        if foreign:
-            refused.append((sidecar.built_at, f"{path} was built from another file"))
-        elif sidecar.precision is not precision:
-            refused.append((sidecar.built_at, f"{path} is {sidecar.precision.value}"))
-        elif not wanted <= set(sidecar.outputs):
-            refused.append((sidecar.built_at, f"{path} gives {', '.join(sidecar.outputs)} alone"))
-        else:
-            fitting.append((-len(sidecar.outputs), sidecar.built_at, path))
-    reason = max(refused)[1] if refused else f"there is none in {folder}/"
-    return (max(fitting)[2] if fitting else None), reason

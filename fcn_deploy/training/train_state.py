@@ -27,7 +27,7 @@ _POLY_POWER = 0.9
 _REPAIR = "train anew with --overwrite"
 
 
-class Learner:
+class TrainState:
     """A network and what trains it.
 
     Args:
@@ -180,7 +180,7 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class State:
+class ResumeState:
     """Where a run stands.
 
     Attributes:
@@ -200,7 +200,7 @@ class State:
     learner: Mapping[str, Any]
 
 
-def save_state(path: Path, state: State) -> None:
+def save_state(path: Path, state: ResumeState) -> None:
     """Write where a run stands, whole or not at all.
 
     Raises:
@@ -219,7 +219,7 @@ def save_state(path: Path, state: State) -> None:
         torch.save(content, temporary)
 
 
-def load_state(path: Path) -> State:
+def load_state(path: Path) -> ResumeState:
     """Read what :func:`save_state` wrote.
 
     Raises:
@@ -236,7 +236,7 @@ def load_state(path: Path) -> State:
                 f"{path} has schema {content['schema']}, this version reads {STATE_SCHEMA}",
                 "resume with the fcn-deploy that wrote it, or " + _REPAIR,
             )
-        return State(
+        return ResumeState(
             arguments=content["arguments"],
             setting=content["setting"],
             epoch=int(content["epoch"]),

@@ -17,7 +17,8 @@ from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.report.tables import SLOWEST_LAYERS, slowest_layers
 from fcn_deploy.results.device import DeviceRow
 from fcn_deploy.results.read import read_files
-from fcn_deploy.tensorrt.build import BuildOptions, engine_from_onnx
+from fcn_deploy.tensorrt.build import engine_from_onnx
+from fcn_deploy.tensorrt.build_options import BuildOptions
 from tests.benchmarks.gpu_scripts import load_script
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import LAYER_MS

@@ -51,9 +51,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec, traced_o
     """A network whose classes are told apart by the picture, with its plain export."""
     import torch
 
-    from fcn_deploy.export.exporter import ensure_baseline
+    from fcn_deploy.export.baseline import ensure_baseline
+    from fcn_deploy.networks.architectures import build_model
     from fcn_deploy.networks.checkpoint import save_checkpoint
-    from fcn_deploy.networks.fcn import build_model
 
     run = Run(tmp_path_factory.mktemp("peers"))
     with torch.random.fork_rng(devices=[]):

@@ -17,7 +17,9 @@ from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.export import exporter as export_room
-from fcn_deploy.export.exporter import check_graph, deploy_graph, onnx_from_checkpoint
+from fcn_deploy.export import simplify
+from fcn_deploy.export.check import check_graph
+from fcn_deploy.export.exporter import deploy_graph, onnx_from_checkpoint
 from fcn_deploy.graph.onnx_file import read_metadata
 from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.networks.deploy_graph import DeployGraph
@@ -221,7 +223,7 @@ def graph_with_a_crop(
 @pytest.mark.parametrize("axes", ["initializer", "Constant"])
 def test_a_crop_of_two_slices_becomes_one_wherever_its_numbers_stand(axes: str) -> None:
     graph = graph_with_a_crop(axes=axes)
-    export_room._tidy(graph)
+    simplify.tidy(graph)
     assert [node.op_type for node in graph.node] == ["Shape", "Add", "Slice"]
     model = onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=8
@@ -245,4 +247,4 @@ def test_a_crop_of_another_exporter_is_refused_in_words(
     changed: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ExportError, match=rf"{words}.*requirements\.lock"):
-        export_room._tidy(graph_with_a_crop(**changed))
+        simplify.tidy(graph_with_a_crop(**changed))

@@ -12,11 +12,12 @@ torch = pytest.importorskip("torch", reason="export needs PyTorch")
 
 from fcn_deploy.core.errors import ExportError  # noqa: E402
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision  # noqa: E402
-from fcn_deploy.export.exporter import _cast_mask_through_float, onnx_from_checkpoint  # noqa: E402
+from fcn_deploy.export.exporter import onnx_from_checkpoint  # noqa: E402
+from fcn_deploy.export.opset17 import _cast_mask_through_float  # noqa: E402
 from fcn_deploy.graph.fp16_rounding import tensor_types  # noqa: E402
 from fcn_deploy.graph.onnx_file import read_metadata  # noqa: E402
+from fcn_deploy.networks.architectures import build_model  # noqa: E402
 from fcn_deploy.networks.checkpoint import save_checkpoint  # noqa: E402
-from fcn_deploy.networks.fcn import build_model  # noqa: E402
 from tests.tensorrt_fixtures import SPEC  # noqa: E402
 
 

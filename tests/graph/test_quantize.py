@@ -21,10 +21,11 @@ from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.data.scenes.render import draw_scene
 from fcn_deploy.graph.int8_for_ort_cpu import SUM_SCALES_KEY, for_onnx_runtime_cpu
-from fcn_deploy.graph.onnx_file import read_metadata, with_logits
+from fcn_deploy.graph.logits import with_logits
+from fcn_deploy.graph.onnx_file import read_metadata
 from fcn_deploy.graph.quantize import Quantized, chosen_convolutions, quantized_onnx
+from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.runners.base import open_runner, unavailable_reason
-from fcn_deploy.runners.ort.sessions import cpu_session
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.engine_file import read_engine

@@ -22,13 +22,14 @@ from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile,
 from fcn_deploy.data.scenes.render import draw_scene
 from fcn_deploy.export.exporter import onnx_from_checkpoint
 from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.networks.architectures import architecture_names, build_model
 from fcn_deploy.networks.checkpoint import save_checkpoint
-from fcn_deploy.networks.fcn import architecture_names, build_model
 from fcn_deploy.parity.compare import Picture, Pictures, compare
 from fcn_deploy.parity.inputs import Extras, made_extras
 from fcn_deploy.runners.base import Runner, open_runner, unavailable_reason
 from fcn_deploy.tensorrt import api
-from fcn_deploy.tensorrt.build import BuildOptions, engine_from_onnx
+from fcn_deploy.tensorrt.build import engine_from_onnx
+from fcn_deploy.tensorrt.build_options import BuildOptions
 from fcn_deploy.tensorrt.engine_file import read_engine
 from tests.random_network import random_network
 

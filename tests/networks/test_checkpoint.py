@@ -17,8 +17,8 @@ from torch import nn
 
 from fcn_deploy.core.errors import ArtifactError, CheckpointError
 from fcn_deploy.core.spec import ModelSpec
+from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.checkpoint import load_checkpoint, load_weights, read_spec, save_checkpoint
-from fcn_deploy.networks.fcn import build_model
 
 OneLine = Callable[[Exception], str]
 

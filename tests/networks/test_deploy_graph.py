@@ -16,8 +16,8 @@ from fcn_deploy.core.spec import OUTPUT_NAMES, ModelSpec, Precision
 from fcn_deploy.data.images import read_image
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.data.scenes.render import draw_scene
+from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.deploy_graph import DeployModel, Normalise
-from fcn_deploy.networks.fcn import build_model
 
 
 @pytest.fixture(scope="module")

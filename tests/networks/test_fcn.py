@@ -23,13 +23,13 @@ from torch.nn import functional as F
 from fcn_deploy.core.errors import ArchitectureError
 from fcn_deploy.data.images import read_image
 from fcn_deploy.data.scenes.render import draw_scene
-from fcn_deploy.networks.fcn import (
+from fcn_deploy.networks.architectures import (
     architecture_names,
-    bilinear_kernel,
     build_model,
     find_architecture,
     with_output_stride,
 )
+from fcn_deploy.networks.upsampling import bilinear_kernel
 
 OneLine = Callable[[Exception], str]
 

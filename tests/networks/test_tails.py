@@ -23,23 +23,17 @@ from fcn_deploy.core.errors import ArchitectureError, InputError, OnnxFileError
 from fcn_deploy.core.spec import OUTPUT_NAMES, ModelSpec, Precision, Product, Tail
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.data.metrics import margin_of
-from fcn_deploy.export.exporter import (
-    check_graph,
-    deploy_graph,
-    onnx_from_checkpoint,
-    write_metadata,
-)
+from fcn_deploy.export.check import check_graph
+from fcn_deploy.export.exporter import deploy_graph, onnx_from_checkpoint
 from fcn_deploy.graph.cost import graph_cost
-from fcn_deploy.graph.onnx_file import load_onnx, read_metadata, with_logits
+from fcn_deploy.graph.logits import with_logits
+from fcn_deploy.graph.onnx_file import load_onnx, read_metadata, write_metadata
+from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fcn_deploy.networks.deploy_graph import (
-    BilinearResize,
-    DeployGraph,
-    DeployModel,
-    EarlyArgmax,
-    LateArgmax,
-)
-from fcn_deploy.networks.fcn import InterpolatingNetwork, bilinear_kernel, build_model
+from fcn_deploy.networks.deploy_graph import DeployGraph, DeployModel
+from fcn_deploy.networks.fcn import InterpolatingNetwork
+from fcn_deploy.networks.tails import BilinearResize, EarlyArgmax, LateArgmax
+from fcn_deploy.networks.upsampling import bilinear_kernel
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.engine_file import read_engine

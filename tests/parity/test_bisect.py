@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 from fcn_deploy.core.errors import InputError, OnnxFileError
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.spec import ModelSpec, Precision
-from fcn_deploy.export.exporter import onnx_from_checkpoint, write_metadata
-from fcn_deploy.graph.onnx_file import load_onnx
+from fcn_deploy.export.exporter import onnx_from_checkpoint
+from fcn_deploy.graph.onnx_file import load_onnx, write_metadata
 from fcn_deploy.parity.bisect import (
     TOLERANCES,
     BisectResult,

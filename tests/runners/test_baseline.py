@@ -13,7 +13,8 @@ from fcn_deploy.commands.shared.backends import open_baselines
 from fcn_deploy.core.errors import BackendError, MissingStageError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.export.exporter import plain_onnx_from_checkpoint
+from fcn_deploy.export.baseline import plain_onnx_from_checkpoint
+from fcn_deploy.graph import session
 from fcn_deploy.runners import baseline
 from fcn_deploy.runners.base import BACKENDS, Runner, open_runner, unavailable_reason
 from fcn_deploy.runners.ort import sessions
@@ -53,7 +54,7 @@ class SessionSaidToBeOnTheGpu:
     """A session on the CPU under another provider's name."""
 
     def __init__(self, model: bytes, threads: int) -> None:
-        self._session = sessions.cpu_session(model, threads)
+        self._session = session.cpu_session(model, threads)
 
     def get_providers(self) -> list[str]:
         return [sessions.CUDA_PROVIDER, "CPUExecutionProvider"]

@@ -28,10 +28,13 @@ from fcn_deploy.data.masks import read_mask
 from fcn_deploy.machine import cuda
 from fcn_deploy.predict.folder import predict
 from fcn_deploy.runners.base import open_runner, unavailable_reason
-from fcn_deploy.runners.trt import MAX_GRAPHS, TrtRunner
+from fcn_deploy.runners.trt import TrtRunner
 from fcn_deploy.tensorrt import api
-from fcn_deploy.tensorrt.build import BuildOptions, engine_from_onnx, ensure_engine
+from fcn_deploy.tensorrt.build import engine_from_onnx
+from fcn_deploy.tensorrt.build_missing import ensure_engine
+from fcn_deploy.tensorrt.build_options import BuildOptions
 from fcn_deploy.tensorrt.engine_file import sidecar_path
+from fcn_deploy.tensorrt.execution import MAX_GRAPHS
 from tests import fake_tensorrt
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import RELEASES, SCRATCH_BYTES, fake_logits, fake_mask

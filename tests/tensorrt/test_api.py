@@ -16,6 +16,7 @@ import fcn_deploy
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.tensorrt import api as trt_api
+from fcn_deploy.tensorrt import callbacks
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import RELEASES, api
 from tests.tensorrt_fixtures import FakeMachine, install
@@ -223,9 +224,9 @@ def test_profiles_are_shared_on_request_only_where_they_are_not_anyway(
 
 def test_an_error_is_kept_until_it_is_cleared(machine: FakeMachine) -> None:
     trt_api.load(machine.product).logger.log(machine.trt.ILogger.ERROR, "no room")
-    assert trt_api.last_error() == "no room"
-    trt_api.clear_errors()
-    assert trt_api.last_error() == "no message"
+    assert callbacks.last_error() == "no room"
+    callbacks.clear_errors()
+    assert callbacks.last_error() == "no message"
 
 
 def test_compute_capabilities_are_for_rtx(machine: FakeMachine) -> None:
@@ -254,7 +255,7 @@ def test_messages_go_to_logging_and_the_last_error_is_kept(
         (logging.DEBUG, "quiet"),
         (logging.ERROR, "no\nroom"),
     ]
-    assert trt_api.last_error() == "no room"
+    assert callbacks.last_error() == "no room"
 
 
 def test_messages_print_nothing_where_nobody_listens() -> None:

@@ -28,19 +28,18 @@ from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile, Tail
 from fcn_deploy.graph.fp16_rounding import tensor_types
-from fcn_deploy.tensorrt import api, build
-from fcn_deploy.tensorrt.build import (
-    BuildOptions,
-    engine_from_onnx,
-    ensure_engine,
-    layers_by_precision,
-)
+from fcn_deploy.tensorrt import api, build, build_missing, build_options
+from fcn_deploy.tensorrt import layers as layers_tensorrt
+from fcn_deploy.tensorrt.build import engine_from_onnx
+from fcn_deploy.tensorrt.build_missing import ensure_engine
+from fcn_deploy.tensorrt.build_options import BuildOptions
 from fcn_deploy.tensorrt.engine_file import (
     read_engine,
     read_plan_header,
     read_sidecar,
     sidecar_path,
 )
+from fcn_deploy.tensorrt.layers import layers_by_precision
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import RELEASES, version_of
 from tests.tensorrt_fixtures import SPEC, FakeMachine, install, write_onnx
@@ -419,9 +418,9 @@ def test_capabilities_that_are_none(text: str) -> None:
     with pytest.raises(
         InputError, match=r"is no compute capability; write e\.g\. --compute"
     ) as bad:
-        build.parse_capabilities(text)
+        build_options.parse_capabilities(text)
     assert len(str(bad.value).splitlines()) == 1
-    assert build.parse_capabilities(" SM120,sm89 ,sm89") == ("sm89", "sm120")
+    assert build_options.parse_capabilities(" SM120,sm89 ,sm89") == ("sm89", "sm120")
 
 
 def test_an_rtx_card_beyond_the_default_gets_an_engine_of_its_own(
@@ -517,20 +516,20 @@ def test_ensure_engine_names_the_missing_stage(
 
 def test_the_command_is_the_one_to_type(tmp_path: Path) -> None:
     options = BuildOptions((ShapeProfile((1, 1, 1), (1, 2, 3), (4, 5, 6)),), workspace_mib=7)
-    assert build.build_command(Run(Path("runs/fcn")), FP16, Product.TRT) == (
+    assert build_missing.build_command(Run(Path("runs/fcn")), FP16, Product.TRT) == (
         "fcn-deploy build --fp16 --product trt"
     )
-    assert build.build_command(Run(Path("runs/a"), Path("x.onnx")), FP16, Product.RTX, options) == (
-        "fcn-deploy build x.onnx --product trt-rtx --profile 1x1x1:1x2x3:4x5x6 --workspace 7"
-    )
+    assert build_missing.build_command(
+        Run(Path("runs/a"), Path("x.onnx")), FP16, Product.RTX, options
+    ) == ("fcn-deploy build x.onnx --product trt-rtx --profile 1x1x1:1x2x3:4x5x6 --workspace 7")
     spaced = Run(Path("my runs/a"))
     options = BuildOptions(timing_cache=Path("my cache"))
-    assert build.build_command(spaced, FP16, Product.TRT, options, Path("my engines")) == (
+    assert build_missing.build_command(spaced, FP16, Product.TRT, options, Path("my engines")) == (
         "fcn-deploy build 'my runs/a' --fp16 --product trt --timing-cache 'my cache' "
         "--out 'my engines'"
     )
-    assert build.export_command(spaced) == "fcn-deploy export 'my runs/a'"
-    assert build.export_command(Run(Path("my runs"), Path("my runs/x.onnx"))) == (
+    assert build_missing.export_command(spaced) == "fcn-deploy export 'my runs/a'"
+    assert build_missing.export_command(Run(Path("my runs"), Path("my runs/x.onnx"))) == (
         "fcn-deploy export 'my runs' --out 'my runs/x.onnx'"
     )
 
@@ -571,7 +570,7 @@ def test_repairs_name_the_export_of_this_run(
     ],
 )
 def test_layers_are_counted_by_the_precision_they_work_in(
-    layers: list[build.LayerTypes], counts: dict[str, int]
+    layers: list[layers_tensorrt.LayerTypes], counts: dict[str, int]
 ) -> None:
     assert layers_by_precision(layers) == counts
 
@@ -581,7 +580,7 @@ def test_constants_do_not_count_as_a_layers_precision() -> None:
         "Layers:\nName: a, LayerType: x, Inputs: [ { Name: i, Datatype: Half, Format: L }], "
         "Constants: [ { Name: c, Datatype: Float, Format: L }], Outputs: [], TacticName: Float"
     )
-    assert layers_by_precision(build.layers_of_listing(listing)) == {"fp16": 1}
+    assert layers_by_precision(layers_tensorrt.layers_of_listing(listing)) == {"fp16": 1}
 
 
 def test_build_and_runner_know_no_torch_and_no_tensorrt() -> None:
@@ -716,8 +715,8 @@ TAILS: dict[str | tuple[str, ...], Tail] = {
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Random weights of an architecture, made once."""
     torch = pytest.importorskip("torch", reason="export needs PyTorch")
+    from fcn_deploy.networks.architectures import build_model
     from fcn_deploy.networks.checkpoint import save_checkpoint
-    from fcn_deploy.networks.fcn import build_model
 
     made: dict[str, Path] = {}
 

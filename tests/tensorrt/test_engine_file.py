@@ -23,17 +23,19 @@ from fcn_deploy.core.spec import Precision, Product, ShapeProfile, SizeRange
 from fcn_deploy.tensorrt.engine_file import (
     EngineSidecar,
     EngineTensor,
-    check_belongs,
-    check_release,
-    choose_profile,
     engine_path,
-    newest_engine,
     read_engine,
     read_plan_header,
     read_sidecar,
-    shape_error,
     sidecar_path,
     write_engine,
+)
+from fcn_deploy.tensorrt.engine_match import (
+    check_belongs,
+    check_release,
+    choose_profile,
+    newest_engine,
+    shape_error,
 )
 from tests.tensorrt_fixtures import SPEC
 

@@ -126,7 +126,8 @@ def test_only_a_lost_process_is_called_one() -> None:
 def test_too_few_images_for_all_processes(data: Path, tmp_path: Path) -> None:
     from fcn_deploy.core.errors import DataError
     from fcn_deploy.core.run import Run
-    from fcn_deploy.training.loop import TrainPlan, train
+    from fcn_deploy.training.loop import train
+    from fcn_deploy.training.plan import TrainPlan
     from fcn_deploy.training.recipes import RECIPES
 
     train_set, val_set = (VocDataset.open(data, split) for split in ("train", "val"))

@@ -14,17 +14,10 @@ from torchvision import tv_tensors
 from fcn_deploy.core.spec import IGNORE_INDEX
 from fcn_deploy.data.dataset import Sample, check_and_cache
 from fcn_deploy.data.scenes.dataset import SceneDataset
-from fcn_deploy.training.loader import (
-    Draw,
-    EpochOrder,
-    Examples,
-    RandomScaledCrop,
-    RunOrder,
-    batches,
-    seed_of,
-    training_transform,
-)
+from fcn_deploy.training.augmentation import RandomScaledCrop, training_transform
+from fcn_deploy.training.loader import TrainingImages, batches
 from fcn_deploy.training.recipes import RECIPES
+from fcn_deploy.training.sampler import Draw, EpochOrder, RunOrder, seed_of
 
 SMALL = dataclasses.replace(RECIPES["scratch"], crop_size=(64, 96))
 
@@ -106,7 +99,7 @@ def test_the_first_epochs_show_as_much_at_half_size(scale: tuple[float, float] |
         RECIPES["scratch"], crop_size=(128, 192), scale=scale, half_size=0.5, epochs=4,
         flip=False, colour_jitter=0,
     )  # fmt: skip
-    examples = Examples(Ramp(0, 1, (128, 384)), recipe, seed=0)
+    examples = TrainingImages(Ramp(0, 1, (128, 384)), recipe, seed=0)
     for epoch, size in ((1, (64, 96)), (2, (64, 96)), (3, (128, 192)), (4, (128, 192))):
         image, mask = examples[Draw(epoch, 0)]
         assert tuple(image.shape[1:]) == tuple(mask.shape) == size
@@ -123,7 +116,7 @@ def test_half_a_crop_that_is_too_small_is_left_whole() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_example_does_not_depend_on_what_was_drawn_before(workers: int) -> None:
     dataset = check_and_cache(SceneDataset(0, 4, (80, 112)))
-    examples = Examples(dataset, SMALL, seed=5)
+    examples = TrainingImages(dataset, SMALL, seed=5)
     alone = examples[Draw(2, 3)]
     torch.rand(10)
     order = EpochOrder(4, 4, seed=1)

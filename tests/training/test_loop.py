@@ -33,10 +33,11 @@ from fcn_deploy.data.dataset import Dataset, check_and_cache
 from fcn_deploy.data.metrics import ConfusionMatrix
 from fcn_deploy.data.scenes.dataset import SceneDataset
 from fcn_deploy.data.voc import VocDataset
+from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.checkpoint import load_checkpoint, save_checkpoint
-from fcn_deploy.networks.fcn import build_model
-from fcn_deploy.training.loop import Progress, TrainPlan, train
+from fcn_deploy.training.loop import train
 from fcn_deploy.training.loss import first_not_finite, segmentation_loss
+from fcn_deploy.training.plan import Progress, TrainPlan
 from fcn_deploy.training.recipes import RECIPES, Recipe
 from fcn_deploy.training.run_files import Epoch, TrainingFiles, best_of
 from fcn_deploy.training.train_state import load_state

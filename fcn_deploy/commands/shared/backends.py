@@ -86,7 +86,7 @@ def open_backend(
     from fcn_deploy.runners.base import TORCH_BACKENDS, open_runner, unavailable_reason
 
     if backend == "trt" and unavailable_reason(backend) is None:
-        from fcn_deploy.tensorrt.build import ensure_engine
+        from fcn_deploy.tensorrt.build_missing import ensure_engine
 
         with build_bar() as on_progress:
             ensure_engine(
@@ -127,7 +127,7 @@ def _open_baseline(source: Run, backend: str, threads: int) -> Runner | None:
         console.print(f"{backend} is left out: {reason}")
         return None
     if unavailable_reason("torch") is None and source.checkpoint.is_file():
-        from fcn_deploy.export.exporter import ensure_baseline
+        from fcn_deploy.export.baseline import ensure_baseline
 
         ensure_baseline(source)
     if not source.baseline_onnx.is_file():

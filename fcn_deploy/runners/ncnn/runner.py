@@ -23,13 +23,14 @@ from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.data.metrics import margin_of
-from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, with_logits
+from fcn_deploy.graph.logits import with_logits
+from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, require_model
+from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.machine.description import usable_cores
 from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
 from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.cpu_streams import LANES, in_threads
 from fcn_deploy.runners.ncnn.split import SplitGraph, as_batch, split_graph
-from fcn_deploy.runners.ort.sessions import cpu_session, require_model
 
 if TYPE_CHECKING:
     import onnx

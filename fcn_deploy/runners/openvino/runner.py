@@ -35,7 +35,8 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.graph.int8_for_ort_cpu import SATURATION, quantized_convolutions
-from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, with_logits
+from fcn_deploy.graph.logits import with_logits
+from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, require_model
 from fcn_deploy.machine.description import cpu_flags, int8_sums_saturate, usable_cores
 from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
 from fcn_deploy.runners.base import Outputs, Runner
@@ -47,7 +48,6 @@ from fcn_deploy.runners.openvino.workarounds import (
     runtime_info,
     strided_to_one_column,
 )
-from fcn_deploy.runners.ort.sessions import require_model
 
 if TYPE_CHECKING:
     import onnx

@@ -21,20 +21,15 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.graph.int8_for_ort_cpu import SATURATION, for_onnx_runtime_cpu
-from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, with_logits
+from fcn_deploy.graph.logits import with_logits
+from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, require_model
+from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.machine import cuda as gpu
 from fcn_deploy.machine.description import int8_sums_saturate, usable_cores
 from fcn_deploy.results.runner import COMPUTE, COPY_IN, WIDENED, RunnerDescription
 from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.cpu_streams import LANES, in_threads
-from fcn_deploy.runners.ort.sessions import (
-    RTX_REPAIR,
-    cpu_session,
-    cuda_missing,
-    cuda_session,
-    require_model,
-    rtx_session,
-)
+from fcn_deploy.runners.ort.sessions import RTX_REPAIR, cuda_missing, cuda_session, rtx_session
 
 
 def unavailable_reason() -> str | None:

@@ -2,72 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from fcn_deploy.core.errors import BackendError, FcnDeployError, OnnxFileError
-from fcn_deploy.core.files import file_digest
-from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import Precision
-from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxMetadata, read_metadata, shape_arithmetic
-
-
-def require_model(run: Run, precision: Precision) -> tuple[Path, OnnxMetadata]:
-    """Return a run's ONNX file of that precision, and what rides in it.
-
-    Raises:
-        MissingStageError: the run has not been exported in that precision.
-        OnnxFileError: the file is not ours, of another precision, or older than the checkpoint.
-    """
-    path = run.require_onnx(precision)
-    metadata = read_metadata(path)
-    # A file given by name says itself what it is, unless another precision was asked for.
-    asked = run.named_file is None or precision is not Precision.FP32
-    if metadata.precision is not precision and asked:
-        raise OnnxFileError(
-            f"{path} holds a {metadata.precision.value} network, not {precision.value}",
-            "export it again" + (f", or drop{precision.flag}" if precision.flag else ""),
-        )
-    if run.checkpoint.is_file() and file_digest(run.checkpoint) != metadata.checkpoint_digest:
-        raise OnnxFileError(
-            f"{path} was exported from another checkpoint than {run.checkpoint}",
-            f"run `fcn-deploy export{run.command_suffix}{precision.flag}` again",
-        )
-    return path, metadata
-
-
-def cpu_session(model: bytes, threads: int, *, spinning: bool = True) -> Any:
-    """Open a session on the CPU provider, with its own options but for the threads.
-
-    Arena, memory pattern, I/O binding and fixed sizes were measured and gain nothing; see
-    docs/architecture.md.
-
-    Args:
-        model: the ONNX file's bytes.
-        threads: of the intra-op pool.
-        spinning: its threads look out for the next work, on their cores, for a while; False where
-            another library computes between two runs.
-
-    Raises:
-        OnnxFileError: ONNX Runtime refuses the file.
-        BackendError: the session did not get the CPU provider.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    if not spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors; warnings of graph clean-up help nobody here
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base but Exception
-        raise OnnxFileError(f"ONNX Runtime refuses the file: {error}", FOREIGN_REPAIR) from error
-    if session.get_providers() != ["CPUExecutionProvider"]:
-        raise BackendError(f"asked for the CPU provider, got {session.get_providers()}")
-    return session
-
+from fcn_deploy.core.errors import BackendError, FcnDeployError
+from fcn_deploy.graph.onnx_file import shape_arithmetic
 
 CUDA_PROVIDER, RTX_PROVIDER = "CUDAExecutionProvider", "NvTensorRTRTXExecutionProvider"
 CUDA_LIBRARIES_REPAIR = (

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fcn_deploy.core.errors import OnnxFileError
-from fcn_deploy.graph.onnx_file import load_onnx, with_logits
+from fcn_deploy.graph.logits import with_logits
+from fcn_deploy.graph.onnx_file import load_onnx
 from fcn_deploy.runners.openvino.bf16 import with_whole_mean
 
 Floats = NDArray[np.float32]

@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.graph.int8_for_ort_cpu import quantized_convolutions
-from fcn_deploy.graph.onnx_file import load_onnx, with_logits
+from fcn_deploy.graph.logits import with_logits
+from fcn_deploy.graph.onnx_file import load_onnx
 from fcn_deploy.runners.openvino.int8x3 import (
     LARGEST_ACTIVATION,
     LARGEST_WEIGHT,

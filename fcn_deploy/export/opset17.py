@@ -1,0 +1,67 @@
+"""Down to opset 17."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.version_converter
+from onnx import numpy_helper
+
+from fcn_deploy.core.errors import ExportError
+from fcn_deploy.export.trace import EXPORTER_REPAIR
+from fcn_deploy.graph.nodes import replace_nodes
+
+#: TensorRT 8.6 reads opset 17 and IR 8; the exporter traces no opset below 18, so that one is
+#: made from the default by conversion.
+CONVERTED_OPSET, CONVERTED_IR = 17, 8
+
+
+def converted(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph in opset 17 and IR 8, for TensorRT 8.6."""
+    try:
+        converted = onnx.version_converter.convert_version(graph, CONVERTED_OPSET)
+    except RuntimeError as error:  # onnx.version_converter.ConvertError is one
+        raise ExportError(f"the graph does not convert to opset {CONVERTED_OPSET}: {error}") from (
+            error
+        )
+    converted.ir_version = CONVERTED_IR
+    del converted.graph.value_info[:]
+    _cast_mask_through_float(converted.graph)
+    _pick_out_of_whole_shapes(converted.graph)
+    return converted
+
+
+def _cast_mask_through_float(graph: onnx.GraphProto) -> None:
+    # TensorRT 8.6 casts to UINT8 from floats alone: ArgMax → Cast(FLOAT) → Cast(UINT8).
+    # Indices below 256 are whole numbers in float32, so nothing is rounded.
+    (last,) = (node for node in graph.node if "mask" in node.output)
+    if last.op_type != "Cast":
+        raise ExportError(f"expected a Cast to give the mask, found {last.op_type}")
+    if not any(node.op_type == "ArgMax" and last.input[0] in node.output for node in graph.node):
+        return  # early argmax: the indices are floats since they were found
+    through = onnx.helper.make_node(
+        "Cast", [last.input[0]], ["mask_float"], to=onnx.TensorProto.FLOAT, name="mask_float"
+    )
+    last.input[0] = "mask_float"
+    graph.node.insert(list(graph.node).index(last), through)
+
+
+def _pick_out_of_whole_shapes(graph: onnx.GraphProto) -> None:
+    # TensorRT 8.6 overlooks `start` and `end`, which Shape has had since opset 15.
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type != "Shape" or not bounds:
+            continue
+        if bounds.keys() != {"start", "end"} or not 0 <= bounds["start"] < bounds["end"]:
+            raise ExportError(f"the exporter gives {node.name} the axes {bounds}", EXPORTER_REPAIR)
+        (picked,) = node.output
+        whole, axes = f"{picked}.whole", f"{picked}.axes"
+        del node.attribute[:]
+        node.output[0] = whole
+        values = np.arange(bounds["start"], bounds["end"], dtype=np.int64)
+        graph.initializer.append(numpy_helper.from_array(values, axes))
+        nodes.append(
+            onnx.helper.make_node("Gather", [whole, axes], [picked], name=f"{node.name}.picked")
+        )
+    replace_nodes(graph, nodes)

@@ -1,0 +1,123 @@
+"""Names to networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from fcn_deploy.core.errors import ArchitectureError
+from fcn_deploy.networks.backbones import STAGE_STRIDES, dilate, resnet_body
+from fcn_deploy.networks.fcn import Fcn, SegmentationNetwork, TorchvisionFcn
+
+#: Family → stages whose scores are added to those of the body's end, coarsest first.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "fcn32s": (),
+    "fcn16s": ("layer3",),
+    "fcn8s": ("layer3", "layer2"),
+}
+#: torchvision's ResNets → channels of the body's end.
+BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
+#: Pixels of the image per step of the body's last grid.
+OUTPUT_STRIDES = (32, 16, 8)
+#: Our names of torchvision's own networks → their backbone.
+TORCHVISION = {"tv-fcn-resnet50": "resnet50", "tv-fcn-resnet101": "resnet101"}
+DEFAULT_ARCHITECTURE = "fcn32s-resnet18"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network's name says.
+
+    Attributes:
+        family: a key of ``FAMILIES``, or ``tv-fcn``.
+        backbone: a key of ``BACKBONES``.
+        output_stride: of ``OUTPUT_STRIDES``.
+    """
+
+    family: str
+    backbone: str
+    output_stride: int = 32
+
+    @property
+    def name(self) -> str:
+        """E.g. ``fcn8s-resnet18``, ``fcn32s-resnet50-os16``, ``tv-fcn-resnet50``."""
+        dilated = self.family in FAMILIES and self.output_stride != 32
+        suffix = f"-os{self.output_stride}" if dilated else ""
+        return f"{self.family}-{self.backbone}{suffix}"
+
+
+#: Every network that can be trained, by name.
+ARCHITECTURES = {
+    row.name: row
+    for row in (
+        *(
+            Architecture(family, backbone, stride)
+            for stride in OUTPUT_STRIDES
+            for family in FAMILIES
+            for backbone in BACKBONES
+        ),
+        *(Architecture("tv-fcn", backbone, 8) for backbone in TORCHVISION.values()),
+    )
+}
+
+
+def architecture_names() -> list[str]:
+    """Return the names of all networks, plain ones first."""
+    return list(ARCHITECTURES)
+
+
+def find_architecture(name: str) -> Architecture:
+    """Return what a name says.
+
+    Raises:
+        ArchitectureError: there is no such network; the message says how names are made.
+    """
+    if name not in ARCHITECTURES:
+        raise ArchitectureError(
+            f"unknown architecture {name!r}",
+            f"choose {'|'.join(FAMILIES)}-{'|'.join(BACKBONES)}, e.g. {DEFAULT_ARCHITECTURE}, with "
+            f"-os16 or -os8 for a dilated body, or {' or '.join(TORCHVISION)}",
+        )
+    return ARCHITECTURES[name]
+
+
+def with_output_stride(name: str, stride: int) -> str:
+    """Return the name of the same network with another output stride, one of ``OUTPUT_STRIDES``.
+
+    Raises:
+        ArchitectureError: there is no such network.
+    """
+    row = find_architecture(name)
+    if row.family not in FAMILIES:
+        raise ArchitectureError(f"{name} has output stride 8", "drop --output-stride")
+    return find_architecture(replace(row, output_stride=stride).name).name
+
+
+def build_model(
+    architecture: str, num_classes: int, *, weights: Literal["imagenet"] | Path | None = None
+) -> SegmentationNetwork:
+    """Build a network by its name.
+
+    Args:
+        architecture: a name of ``ARCHITECTURES``.
+        num_classes: C.
+        weights: what the body starts from: nothing, torchvision's ImageNet weights (downloaded by
+            torchvision), or a file of torchvision's with such weights.
+
+    Returns:
+        A module float [N, 3, H, W] → logits [N, C, H, W], in training mode.
+
+    Raises:
+        ArchitectureError: unknown name, or the weights cannot be fetched, read or fitted.
+    """
+    row = find_architecture(architecture)
+    body = resnet_body(row.backbone, weights)
+    dilate(body, row.output_stride)
+    channels = {"layer4": BACKBONES[row.backbone]}
+    if row.family == "tv-fcn":
+        return TorchvisionFcn(body, channels["layer4"], num_classes)
+    # Every stage of a ResNet has twice the channels of the one before.
+    channels |= {"layer3": channels["layer4"] // 2, "layer2": channels["layer4"] // 4}
+    strides = {stage: min(s, row.output_stride) for stage, s in STAGE_STRIDES.items()}
+    return Fcn(body, channels, strides, FAMILIES[row.family], num_classes)

@@ -1,0 +1,87 @@
+"""ResNet bodies, dilation, pretrained weights."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from fcn_deploy.core.errors import ArchitectureError
+
+#: Pixels of the image per step of the grid that each of a ResNet's stages ends with.
+STAGE_STRIDES = {"layer2": 8, "layer3": 16, "layer4": 32}
+
+
+def resnet_body(backbone: str, weights: Literal["imagenet"] | Path | None) -> nn.Sequential:
+    """Return a ResNet without its pooling and classifier, with the weights asked for."""
+    resnet = torchvision.models.get_model(backbone, weights=None)
+    if weights is not None:
+        resnet.load_state_dict(_resnet_weights(backbone, weights, resnet.state_dict()))
+    # All stages but the last two: global average pooling and the classifier.
+    return nn.Sequential(OrderedDict(list(resnet.named_children())[:-2]))
+
+
+def dilate(body: nn.Sequential, output_stride: int) -> None:
+    """Make the last stages of a ResNet's body keep their grid, and look further apart instead.
+
+    The convolution that had the stride still reads the grid before it, so it takes the dilation
+    before it; those that follow take the new one.  So the features are those of the plain body
+    where it has some, and more in between.  On bottleneck blocks this is torchvision's
+    ``replace_stride_with_dilation``, which knows no others.
+    """
+    dilation = 1
+    for stage, stride in STAGE_STRIDES.items():
+        if stride <= output_stride:
+            continue
+        before, dilation = dilation, 2 * dilation
+        for module in body.get_submodule(stage).modules():
+            if not isinstance(module, nn.Conv2d):
+                continue
+            reach = dilation if module.stride == (1, 1) else before
+            module.stride = (1, 1)
+            if module.kernel_size == (3, 3):
+                module.dilation = module.padding = (reach, reach)
+
+
+def _resnet_weights(
+    backbone: str, weights: Literal["imagenet"] | Path, expected: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    ways_out = (
+        "train from scratch with --weights none, or give a downloaded file with --weights FILE"
+    )
+    try:
+        if isinstance(weights, Path):
+            # weights_only: tensors and containers, nothing that runs code.
+            given = torch.load(weights, map_location="cpu", weights_only=True)
+        else:
+            published = torchvision.models.get_model_weights(backbone).DEFAULT
+            given = published.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:  # on foreign bytes torch's unpickler stumbles in any way
+        what = weights if isinstance(weights, Path) else f"the ImageNet weights of {backbone}"
+        # Its own words for a refused pickle explain how to run it all the same.
+        spoken = isinstance(error, (OSError, RuntimeError)) and str(error)
+        reason = str(error).splitlines()[0] if spoken else "not tensors saved by torch.save"
+        raise ArchitectureError(f"cannot read {what} ({reason})", ways_out) from error
+    # Files from before PyTorch 0.4.1 do not count batches; the count decides nothing here.
+    body = {
+        name
+        for name in expected
+        if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
+    }
+    unfit = sorted(
+        name
+        for name in body
+        if not isinstance(given, dict)
+        or name not in given
+        or getattr(given[name], "shape", None) != expected[name].shape
+    )
+    if unfit:
+        raise ArchitectureError(
+            f"{weights} holds no {backbone} weights (first misfit: {unfit[0]})", ways_out
+        )
+    # The classifier is stripped afterwards, so its size does not matter.
+    return {name: given[name] if name in body else expected[name] for name in expected}

@@ -1,0 +1,57 @@
+"""Is PyTorch there, and which device and kernels it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fcn_deploy.core.errors import BackendError
+
+try:
+    import torch
+except ImportError as error:
+    # On a target device torch is absent by design; say so when somebody asks for it.
+    _import_error: ImportError | None = error
+else:
+    _import_error = None
+
+
+def unavailable_reason() -> str | None:
+    """Return why PyTorch cannot run here and what to install, or None if it can."""
+    if _import_error is not None:
+        return f"PyTorch cannot be imported ({_import_error}); pip install torch torchvision"
+    return None
+
+
+def device_name(device: torch.device) -> str:
+    """Return a device's name for results, with the GPU's own."""
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+@contextmanager
+def fastest_kernels() -> Iterator[None]:
+    """Let cuDNN try its kernels for a shape that will come again and again."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        BackendError: ``cuda`` was asked for and PyTorch sees no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendError(
+            f"PyTorch {torch.__version__} sees no CUDA device",
+            "check `nvidia-smi` and that this PyTorch build has CUDA, or use --device cpu",
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)

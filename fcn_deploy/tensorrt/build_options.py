@@ -1,0 +1,68 @@
+"""BuildOptions and how they are typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.spec import ShapeProfile
+
+CACHE_FLAG = "--timing-cache"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the user may choose of a build.
+
+    Attributes:
+        profiles: batch shapes to take; empty: one that the training images' sizes suggest.
+        workspace_mib: device memory that a layer's tactic may use; None: TensorRT's choice.
+        optimization_level: 0 (quick build) to 5 (quick engine); None: TensorRT's choice.
+        timing_cache: file that carries timings from one build to the next, or None.
+        compute_capabilities: GPUs to build for, e.g. ``("sm89",)``; empty: this machine's, or
+            all that TensorRT for RTX takes by default.
+    """
+
+    profiles: tuple[ShapeProfile, ...] = ()
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    compute_capabilities: tuple[str, ...] = ()
+
+    def words(self) -> str:
+        """Return the options as typed after `fcn-deploy build`."""
+        words = [f"--profile {profile}" for profile in self.profiles]
+        if self.workspace_mib is not None:
+            words.append(f"--workspace {self.workspace_mib}")
+        if self.optimization_level is not None:
+            words.append(f"--opt-level {self.optimization_level}")
+        if self.timing_cache is not None:
+            words.append(f"--timing-cache {shlex.quote(str(self.timing_cache))}")
+        if self.compute_capabilities:
+            words.append(f"--compute-capability {','.join(self.compute_capabilities)}")
+        return "".join(f" {word}" for word in words)
+
+
+def parse_capabilities(text: str) -> tuple[str, ...]:
+    """Read ``sm89,sm120``: sorted by number, each once, so that no two names mean the same build.
+
+    Raises:
+        InputError: a word is no compute capability, or there is none.
+    """
+    words = [word.strip().lower() for word in text.split(",")]
+    for word in words:
+        if not re.fullmatch(r"sm[0-9]{2,4}", word):
+            raise InputError(
+                f"--compute-capability: {word!r} is no compute capability",
+                "write e.g. --compute-capability sm89,sm120",
+            )
+    return sorted_capabilities(words)
+
+
+def sorted_capabilities(names: Iterable[str]) -> tuple[str, ...]:
+    """Return compute capabilities once each, the lowest first."""
+    return tuple(sorted(set(names), key=lambda name: (len(name), name)))

@@ -1,0 +1,229 @@
+"""One build with TensorRT objects in hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fcn_deploy.core.errors import ArtifactError, BuildError, FcnDeployError, InputError
+from fcn_deploy.core.files import write_bytes
+from fcn_deploy.core.spec import Precision, ShapeProfile
+from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx
+from fcn_deploy.machine import cuda
+from fcn_deploy.tensorrt import api, callbacks
+from fcn_deploy.tensorrt.api import TensorRt
+from fcn_deploy.tensorrt.build_options import CACHE_FLAG, BuildOptions
+from fcn_deploy.tensorrt.callbacks import OnProgress
+from fcn_deploy.tensorrt.engine_file import EngineTensor
+from fcn_deploy.tensorrt.layers import (
+    census,
+    layers_by_precision,
+    layers_of_inspector,
+    layers_of_listing,
+)
+
+#: The deploy graph's input; its channel axis is the last.
+INPUT_NAME, CHANNELS = "image", 3
+_NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "BOOL": "bool"}
+#: Precisions whose engine is a failure without a layer of theirs; how a layer and its arithmetic
+#: are called.
+_LAYER_WORDS = {
+    Precision.FP16: ("half-precision", "half precision"),
+    Precision.INT8: ("8-bit", "8-bit arithmetic"),
+}
+#: How many of the parser's complaints go into the one-line error.
+_SHOWN_PROBLEMS = 3
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What the builder gave."""
+
+    plan: Any
+    layers: dict[str, int]
+    layers_from: str
+    tensors: tuple[EngineTensor, ...]
+    flags: tuple[str, ...]
+    timing_cache: bytes
+
+
+class EngineBuilder:
+    """One run of TensorRT's builder."""
+
+    def __init__(
+        self,
+        tensorrt: TensorRt,
+        onnx_path: Path,
+        metadata: OnnxMetadata,
+        options: BuildOptions,
+        profiles: tuple[ShapeProfile, ...],
+        capabilities: tuple[str, ...],
+        export: str,
+    ) -> None:
+        self._tensorrt = tensorrt
+        self._onnx_path = onnx_path
+        self._metadata = metadata
+        self._options = options
+        self._profiles = profiles
+        self._capabilities = capabilities
+        self._export = export
+
+    def run(self, on_progress: OnProgress | None) -> _Built:
+        """Parse, configure, build, count the layers."""
+        trt = self._tensorrt.trt
+        builder = trt.Builder(self._tensorrt.logger)
+        network = self._parse(builder)
+        config = builder.create_builder_config()
+        flags = self._configure(builder, config)
+        with (
+            callbacks.logged_messages("Layers:") as listings,
+            self._tensorrt.progress(config, on_progress),
+        ):
+            callbacks.clear_errors()
+            plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise BuildError(
+                f"{self._tensorrt.label} built no engine from {self._onnx_path}: "
+                f"{callbacks.last_error()}",
+                "try a smaller --profile or a larger --workspace",
+            )
+        cache = self._options.timing_cache
+        timings = b"" if cache is None else _timings(config)
+        try:
+            layers, source = self._count_layers(plan, listings)
+            self._check_precision(layers)
+        except FcnDeployError:
+            if cache is not None:  # worth minutes, also to the next attempt
+                write_bytes(cache, timings, flags=CACHE_FLAG)
+            raise
+        return _Built(plan, layers, source, _tensors(trt, network), flags, timings)
+
+    def _parse(self, builder: Any) -> Any:
+        trt = self._tensorrt.trt
+        network = self._tensorrt.create_network(builder)
+        parser = trt.OnnxParser(network, self._tensorrt.logger)
+        callbacks.clear_errors()
+        if parser.parse(self._onnx_path.read_bytes()):
+            return network
+        nodes = load_onnx(self._onnx_path).graph.node
+        problems = []
+        for found in self._tensorrt.problems(parser):
+            name, operator = found.node_name, found.operator
+            if not name and 0 <= found.node_index < len(nodes):
+                node = nodes[found.node_index]
+                name, operator = node.name, node.op_type
+            where = f"node {name!r} ({operator}): " if name or operator else ""
+            problems.append(f"{where}{found.description.strip()}")
+        more = len(problems) - _SHOWN_PROBLEMS
+        raise BuildError(
+            f"{self._tensorrt.label} cannot read {self._onnx_path}: "
+            + "; ".join(problems[:_SHOWN_PROBLEMS] or [callbacks.last_error()])
+            + (f"; and {more} more" if more > 0 else ""),
+            f"run `{self._export}` again, with another --opset if the node needs one",
+        )
+
+    def _configure(self, builder: Any, config: Any) -> tuple[str, ...]:
+        trt, options = self._tensorrt.trt, self._options
+        for shapes in self._profiles:
+            profile = builder.create_optimization_profile()
+            smallest, typical, largest = ((*shape, CHANNELS) for shape in shapes.shapes)
+            profile.set_shape(INPUT_NAME, smallest, typical, largest)
+            callbacks.clear_errors()
+            if config.add_optimization_profile(profile) < 0:
+                raise BuildError(
+                    f"{self._tensorrt.label} refuses the profile {shapes}: "
+                    f"{callbacks.last_error()}",
+                    "choose another --profile",
+                )
+        # Without it the engine's inspector tells names alone, and no precision.
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if options.workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
+        if self._capabilities:
+            self._tensorrt.set_capabilities(config, self._capabilities)
+        sharing = api.share_profiles(trt, config)
+        self._load_timing_cache(config)
+        return (
+            *self._tensorrt.set_precision(config, self._metadata.precision),
+            *self._tensorrt.leave_out_external_tactics(config),
+            *([] if sharing is None else [sharing]),
+        )
+
+    def _load_timing_cache(self, config: Any) -> None:
+        path = self._options.timing_cache
+        if path is None:
+            return
+        if not self._tensorrt.has_timing_cache:
+            raise InputError(
+                f"{self._tensorrt.label} measures no tactics and has no timing cache",
+                "drop --timing-cache",
+            )
+        try:
+            content = path.read_bytes() if path.is_file() else b""
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot read {path}: {error.strerror}", f"choose another {CACHE_FLAG}"
+            ) from error
+        cache = config.create_timing_cache(content)
+        # A cache of another GPU or release is refused; the build then starts one afresh.
+        if cache is None or not config.set_timing_cache(cache, False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+
+    def _count_layers(self, plan: Any, listings: list[str]) -> tuple[dict[str, int], str]:
+        trt = self._tensorrt.trt
+        if cuda.unavailable_reason() is None:
+            runtime = trt.Runtime(self._tensorrt.logger)
+            engine = runtime.deserialize_cuda_engine(plan)
+            if engine is not None:
+                information = self._inspected(engine)
+                return layers_by_precision(layers_of_inspector(information)), "engine inspector"
+        # No GPU to load the engine on: the builder listed the same layers as it finished.
+        layers = [layer for listing in listings for layer in layers_of_listing(listing)]
+        return layers_by_precision(layers), "builder log"
+
+    def _inspected(self, engine: Any) -> str:
+        trt = self._tensorrt.trt
+        inspector = engine.create_engine_inspector()
+        # Before 10 a tensor of dynamic size has no type until a context knows the size.
+        context = self._tensorrt.create_context(engine, 0, 0)
+        typical = self._profiles[0].shapes[1]
+        if not context.set_input_shape(INPUT_NAME, (*typical, CHANNELS)):
+            raise BuildError(
+                f"{self._tensorrt.label} refuses {typical} of the engine's own profile: "
+                f"{callbacks.last_error()}"
+            )
+        inspector.execution_context = context
+        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+    def _check_precision(self, layers: dict[str, int]) -> None:
+        precision = self._metadata.precision
+        if precision in _LAYER_WORDS and not layers.get(precision.value):
+            adjective, arithmetic = _LAYER_WORDS[precision]
+            raise BuildError(
+                f"the engine from {self._onnx_path} has no {adjective} layer "
+                f"({census(layers) or 'TensorRT lists no layers'}), so it is no "
+                f"{precision.value.upper()} engine",
+                f"run `{self._export}` again; on a GPU without fast {arithmetic}, build without "
+                f"{precision.flag.strip()}",
+            )
+
+
+def _timings(config: Any) -> bytes:
+    return bytes(config.get_timing_cache().serialize())
+
+
+def _tensors(trt: Any, network: Any) -> tuple[EngineTensor, ...]:
+    inputs = [(network.get_input(index), "input") for index in range(network.num_inputs)]
+    outputs = [(network.get_output(index), "output") for index in range(network.num_outputs)]
+    return tuple(
+        EngineTensor(
+            name=tensor.name,
+            mode=mode,
+            dtype=_NUMPY_NAMES.get(tensor.dtype.name, tensor.dtype.name.lower()),
+            shape=tuple(tensor.shape),
+        )
+        for tensor, mode in [*inputs, *outputs]
+    )

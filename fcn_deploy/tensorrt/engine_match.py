@@ -1,0 +1,290 @@
+"""Does this engine belong to this graph, GPU and release."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcn_deploy.core.errors import (
+    ArtifactError,
+    BatchShapeError,
+    EngineError,
+    InputError,
+    MissingStageError,
+)
+from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
+from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.tensorrt import api
+from fcn_deploy.tensorrt.engine_file import (
+    ENGINES_FOLDER,
+    REPAIR,
+    EngineSidecar,
+    PlanHeader,
+    read_engine,
+    read_plan_header,
+    read_sidecar,
+    same_release,
+    sidecar_path,
+)
+
+
+def installed_products() -> list[Product]:
+    """Return the TensorRT products that are installed."""
+    # Asked without loading TensorRT: an engine that is refused is refused before that.
+    return [product for product in Product if api.is_installed(product)]
+
+
+def find_engine(run: Run, precision: Precision, outputs: tuple[str, ...], capability: str) -> Path:
+    """Return the newest engine of the run that fits this machine and gives ``outputs``."""
+    onnx_path = run.onnx(precision)
+    digests: dict[str, str] = {}
+    if onnx_path.is_file():
+        metadata = read_metadata(onnx_path)
+        precision = metadata.precision
+        digests["checkpoint_digest"] = metadata.checkpoint_digest
+        if set(outputs) <= set(metadata.outputs):
+            digests["onnx_digest"] = file_digest(onnx_path)
+    elif run.checkpoint.is_file():
+        digests["checkpoint_digest"] = file_digest(run.checkpoint)
+    else:
+        digests["name"] = run.name
+    reasons = []
+    for product in installed_products():
+        found, reason = newest_engine(
+            ENGINES_FOLDER,
+            product=product,
+            version=api.installed_version(product),
+            compute_capability=capability,
+            precision=precision,
+            outputs=outputs,
+            onnx_digest=digests.get("onnx_digest"),
+            checkpoint_digest=digests.get("checkpoint_digest"),
+            name=digests.get("name"),
+        )
+        if found is not None:
+            return found
+        reasons.append(reason)
+    build = f"fcn-deploy build{run.command_suffix}{precision.flag}"
+    if outputs != ("mask",):
+        probe = run.root / f"model.{'-'.join(outputs)}.{precision.value}.onnx"
+        build = (
+            f"fcn-deploy export{run.command_suffix}{precision.flag} "
+            f"--outputs mask,{','.join(outputs)} --out {probe} && fcn-deploy build {probe}"
+        )
+    raise MissingStageError(
+        f"no engine of {run.root} gives {', '.join(outputs)} here ({'; '.join(reasons)})",
+        f"run `{build}` first",
+    )
+
+
+@dataclass(frozen=True)
+class EngineIdentity:
+    """An engine that has passed every check but the profile.
+
+    Attributes:
+        path: of the plan.
+        digest: of the plan.
+        product: which TensorRT runs it.
+        spec: classes, colours, normalisation.
+        precision: of the network's arithmetic.
+        checkpoint_digest: of the checkpoint it stems from.
+        outputs: that its sidecar names; empty where it has none.
+        profiles: batch shapes that it takes; empty: ask the engine.
+        command: what rebuilds it.
+    """
+
+    path: Path
+    digest: str
+    product: Product
+    spec: ModelSpec
+    precision: Precision
+    checkpoint_digest: str
+    outputs: tuple[str, ...]
+    profiles: tuple[ShapeProfile, ...]
+    command: str
+
+
+def identify(plan: Path, run: Run, precision: Precision, capability: str) -> EngineIdentity:
+    """Check an engine in the order digest → product and version → compute capability."""
+    if run.trusted and plan.is_file() and not sidecar_path(plan).is_file():
+        header = read_plan_header(plan)
+        check_release(plan, header, header.product, api.installed_version(header.product))
+        metadata = read_metadata(run.require_onnx(precision))
+        return EngineIdentity(
+            path=plan,
+            digest=file_digest(plan),
+            product=header.product,
+            spec=metadata.spec,
+            precision=metadata.precision,
+            checkpoint_digest=metadata.checkpoint_digest,
+            outputs=(),
+            profiles=(),
+            command="fcn-deploy build",
+        )
+    sidecar = read_engine(plan)
+    check_belongs(
+        plan,
+        sidecar,
+        product=sidecar.product,
+        version=api.installed_version(sidecar.product),
+        compute_capability=capability,
+    )
+    return EngineIdentity(
+        path=plan,
+        digest=sidecar.plan_digest,
+        product=sidecar.product,
+        spec=sidecar.spec,
+        precision=sidecar.precision,
+        checkpoint_digest=sidecar.checkpoint_digest,
+        outputs=sidecar.outputs,
+        profiles=sidecar.profiles,
+        command=sidecar.command,
+    )
+
+
+def check_release(plan: Path, header: PlanHeader, product: Product, version: str) -> None:
+    """Refuse a plan without a sidecar that another product or release wrote.
+
+    Raises:
+        EngineError: naming both releases.
+    """
+    if header.product is not product or not same_release(header, version):
+        found = f"{header.product.value}-{'.'.join(map(str, header.version))}"
+        raise _release_error(plan, found, f"{product.value}-{version}", REPAIR)
+
+
+def check_belongs(
+    plan: Path,
+    sidecar: EngineSidecar,
+    *,
+    product: Product,
+    version: str,
+    compute_capability: str,
+) -> None:
+    """Refuse an engine of another release or for another GPU.
+
+    Args:
+        plan: the engine, for the message.
+        sidecar: of the engine.
+        product: the one that is to run it.
+        version: the release installed here.
+        compute_capability: of this machine's GPU, e.g. ``sm89``.
+
+    Raises:
+        EngineError: saying what was expected, what was found, and what rebuilds it.
+    """
+    command = sidecar.command
+    if sidecar.product is Product.RTX and compute_capability not in sidecar.compute_capabilities:
+        # Run as it stands it would build for the same GPUs again.
+        command = re.sub(r" --compute-capability \S+", "", command)
+        command += f" --compute-capability {compute_capability}"
+    repair = f"run `{command}` here"
+    if (sidecar.product, sidecar.version) != (product, version):
+        raise _release_error(plan, sidecar.release, f"{product.value}-{version}", repair)
+    if compute_capability not in sidecar.compute_capabilities:
+        built_on = "" if sidecar.gpu_name is None else f" (built on {sidecar.gpu_name})"
+        raise EngineError(
+            f"{plan} is for another GPU: expected compute capability {compute_capability}, found "
+            f"{', '.join(sidecar.compute_capabilities)}{built_on}",
+            repair,
+        )
+
+
+def _release_error(plan: Path, found: str, expected: str, repair: str) -> EngineError:
+    return EngineError(
+        f"{plan} is of another TensorRT: expected {expected}, which is installed here, found "
+        f"{found}",
+        repair,
+    )
+
+
+def choose_profile(profiles: tuple[ShapeProfile, ...], shape: BatchShape) -> int | None:
+    """Return the index of the profile tuned nearest to ``shape``, or None if none takes it."""
+    fitting = [index for index, profile in enumerate(profiles) if profile.contains(shape)]
+
+    def tuned_for(index: int) -> int:
+        typical = profiles[index].typical
+        return sum(abs(a - b) for a, b in zip(typical, shape, strict=True))
+
+    return min(fitting, key=tuned_for) if fitting else None
+
+
+def shape_error(
+    profiles: tuple[ShapeProfile, ...], command: str, shape: BatchShape
+) -> BatchShapeError:
+    """Return the refusal of a shape outside all profiles, naming the nearest and the rebuild."""
+    nearest = min(profiles, key=lambda profile: profile.distance(shape))
+    try:
+        repair = f"run `{command} --profile {nearest.reaching(shape)}`"
+    except InputError:
+        repair = "no engine takes so many pixels at a time: give smaller batches or pictures"
+    return BatchShapeError(
+        f"the engine takes no batch of {'x'.join(map(str, shape))} (N×H×W): the nearest profile is "
+        f"{nearest}",
+        repair,
+    )
+
+
+def newest_engine(
+    folder: Path,
+    *,
+    product: Product,
+    version: str,
+    compute_capability: str,
+    precision: Precision,
+    outputs: Iterable[str],
+    onnx_digest: str | None = None,
+    checkpoint_digest: str | None = None,
+    name: str | None = None,
+) -> tuple[Path | None, str]:
+    """Look for an engine that belongs here and to the model.
+
+    Args:
+        folder: where engines lie.
+        product: the one that is to run it.
+        version: the release installed here.
+        compute_capability: of this machine's GPU.
+        precision: asked for.
+        outputs: that it must give; one that gives nothing else is preferred.
+        onnx_digest: of the file it must have been built from, or None.
+        checkpoint_digest: of the checkpoint it must stem from, or None.
+        name: what it must be named after, or None; for a machine that holds engines alone.
+
+    Returns:
+        The newest that fits, or None; and why the newest of the others does not fit.
+    """
+    wanted = set(outputs)
+    fitting: list[tuple[int, str, Path]] = []
+    refused: list[tuple[str, str]] = []
+    for path in sorted(folder.glob("*.plan")):
+        if name is not None and not path.name.startswith(f"{name}."):
+            continue
+        try:
+            sidecar = read_sidecar(path)
+            check_belongs(
+                path,
+                sidecar,
+                product=product,
+                version=version,
+                compute_capability=compute_capability,
+            )
+        except ArtifactError as error:
+            refused.append(("", error.message))
+            continue
+        foreign = (onnx_digest is not None and sidecar.onnx_digest != onnx_digest) or (
+            checkpoint_digest is not None and sidecar.checkpoint_digest != checkpoint_digest
+        )
+        if foreign:
+            refused.append((sidecar.built_at, f"{path} was built from another file"))
+        elif sidecar.precision is not precision:
+            refused.append((sidecar.built_at, f"{path} is {sidecar.precision.value}"))
+        elif not wanted <= set(sidecar.outputs):
+            refused.append((sidecar.built_at, f"{path} gives {', '.join(sidecar.outputs)} alone"))
+        else:
+            fitting.append((-len(sidecar.outputs), sidecar.built_at, path))
+    reason = max(refused)[1] if refused else f"there is none in {folder}/"
+    return (max(fitting)[2] if fitting else None), reason

@@ -1,0 +1,356 @@
+"""An engine on the device: contexts, graphs, streams."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.core.errors import BackendError, DeviceMemoryError, EngineError, FcnDeployError
+from fcn_deploy.core.spec import BatchShape, ShapeProfile
+from fcn_deploy.machine import cuda
+from fcn_deploy.machine.cuda import DeviceBuffer, Graph, Stream
+from fcn_deploy.results.runner import COMPUTE, COPY_IN
+from fcn_deploy.tensorrt import api, callbacks
+from fcn_deploy.tensorrt.api import TensorRt
+from fcn_deploy.tensorrt.buffers import INPUT_NAME, BatchBuffers, Lanes, mib
+from fcn_deploy.tensorrt.callbacks import LayerTimes
+from fcn_deploy.tensorrt.engine_match import EngineIdentity, choose_profile, shape_error
+
+#: How many (slot, shape) pairs keep a CUDA graph, unless more are asked for; the least recently
+#: used one makes room.
+MAX_GRAPHS = 8
+#: How many (slot, shape) pairs are remembered as seen, and as refused by a capture, for each graph.
+_REMEMBERED_PER_GRAPH = 4
+#: Slots of an engine: two of ``stream``, one of ``run``.
+_SLOTS = 3
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "mask": np.dtype(np.uint8),
+    "logits": np.dtype(np.float32),
+    "margin": np.dtype(np.float32),
+}
+
+
+class DeviceEngine:
+    """An engine in device memory, with the contexts, slots and graphs that run it.
+
+    All contexts share one piece of scratch memory: whatever runs, runs on the compute stream, one
+    after the other.
+    """
+
+    def __init__(self, identity: EngineIdentity) -> None:
+        self._identity = identity
+        self.tensorrt: TensorRt = api.load(identity.product)
+        trt = self.tensorrt.trt
+        callbacks.clear_errors()
+        runtime = trt.Runtime(self.tensorrt.logger)
+        engine = runtime.deserialize_cuda_engine(identity.path.read_bytes())
+        if engine is None:
+            raise EngineError(
+                f"{self.tensorrt.label} cannot load {identity.path}: {callbacks.last_error()}",
+                f"run `{identity.command}` here",
+            )
+        self._runtime, self._engine = runtime, engine
+        self.names = self._output_names(trt, engine)
+        self._profiles = identity.profiles or self._engine_profiles(engine)
+        self._plain_contexts: dict[int, Any] = {}
+        self._graphs: OrderedDict[tuple[int, BatchShape], tuple[Graph, Any]] = OrderedDict()
+        self._seen: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
+        self._refused: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
+        self._max_graphs = MAX_GRAPHS
+        self._shares_profiles = True
+        self._scratch = self._allocate_scratch(self.tensorrt.scratch_bytes(engine))
+        self.lanes = Lanes(Stream(), Stream(), Stream())
+        self._compute = self.lanes.compute
+        self._one_lane = Lanes(self._compute, self._compute, self._compute)
+        self.stream_slots = (BatchBuffers(0), BatchBuffers(1))
+        self._run_slot = BatchBuffers(2)
+        self._open = True
+
+    def _output_names(self, trt: Any, engine: Any) -> tuple[str, ...]:
+        names = []
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
+                names.append(name)
+        unknown = sorted(set(names) - set(_DTYPES))
+        if unknown or "mask" not in names:
+            raise EngineError(
+                f"{self._identity.path} gives {', '.join(names)}, not the outputs of our graph",
+                f"run `{self._identity.command}` again",
+            )
+        return tuple(names)
+
+    def _engine_profiles(self, engine: Any) -> tuple[ShapeProfile, ...]:
+        profiles = []
+        for index in range(engine.num_optimization_profiles):
+            shapes = engine.get_tensor_profile_shape(INPUT_NAME, index)
+            profiles.append(ShapeProfile.from_json([tuple(shape)[:3] for shape in shapes]))
+        return tuple(profiles)
+
+    def _allocate_scratch(self, nbytes: int) -> DeviceBuffer | None:
+        try:
+            return DeviceBuffer(nbytes) if nbytes else None
+        except DeviceMemoryError as error:
+            raise DeviceMemoryError(
+                f"the engine needs {mib(nbytes)} MiB of scratch memory on the GPU, "
+                f"{_free_memory()}",
+                f"free some, or run `{self._identity.command}` with a smaller --profile",
+            ) from error
+
+    def run(
+        self, images: NDArray[np.uint8], ended: Callable[[str], None] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Run one batch and wait for it; where asked for, also for each stage, and say so."""
+        slot = self.submit(self._run_slot, images, self._one_lane)
+        if ended is not None:
+            slot.arrived.synchronize()
+            ended(COPY_IN)
+            slot.computed.synchronize()
+            ended(COMPUTE)
+        return self.collect(slot)
+
+    def last_compute_seconds(self) -> float:
+        """Return the device's time for computing the last batch of :meth:`run`."""
+        return self._run_slot.computed.seconds_since(self._run_slot.started)
+
+    def layer_times(self, images: NDArray[np.uint8], runs: int) -> LayerTimes:
+        """Run a batch several times under TensorRT's profiler."""
+        slot = self._run_slot
+        self.run(images)  # the batch is on the device, and what a first run settles is settled
+        profile = choose_profile(self._profiles, slot.shape)
+        assert profile is not None  # the run has found one
+        # Not given back: the profiler stays with a context, and the next batch makes another.
+        context = self._plain_contexts.pop(profile, None) or self._new_context(profile)
+        self._bind(context, slot, slot.shape)
+        with self.tensorrt.layers_timed(context) as times:
+            for _ in range(runs):
+                self._execute(context)
+                self._compute.synchronize()
+            del context
+        return times
+
+    def submit(self, slot: BatchBuffers, images: NDArray[np.uint8], lanes: Lanes) -> BatchBuffers:
+        """Enqueue a batch; :meth:`collect` waits for it.
+
+        Raises:
+            BatchShapeError: no profile takes the shape.
+            DeviceMemoryError: no room for it; the engine stays usable.
+        """
+        shape: BatchShape = images.shape[:3]
+        profile = choose_profile(self._profiles, shape)
+        if profile is None:
+            raise shape_error(self._profiles, self._identity.command, shape)
+        if slot.in_flight:  # left by a caller who stopped reading
+            slot.returned.synchronize()
+        self._make_room(slot, shape)
+        slot.shape, slot.in_flight = shape, True
+        try:
+            slot.source = images if cuda.is_pinned(images) else None
+            if slot.source is None:
+                np.copyto(slot.host[INPUT_NAME].array(images.shape, images.dtype), images)
+            source = slot.host[INPUT_NAME] if slot.source is None else slot.source
+            lanes.copy_in.copy_in(slot.device[INPUT_NAME], source, images.nbytes)
+            slot.arrived.record(lanes.copy_in)
+            lanes.compute.wait(slot.arrived)
+            slot.started.record(lanes.compute)
+            self._enqueue(slot, shape, profile)
+            slot.computed.record(lanes.compute)
+            lanes.copy_out.wait(slot.computed)
+            for name in self.names:
+                lanes.copy_out.copy_out(slot.host[name], slot.device[name], self._size(name, shape))
+            slot.returned.record(lanes.copy_out)
+        except BaseException:
+            # The slot must be idle before anyone writes into its buffers again.
+            for stream in {id(lane): lane for lane in vars(lanes).values()}.values():
+                stream.synchronize()
+            slot.in_flight = False
+            raise
+        return slot
+
+    def collect(self, slot: BatchBuffers, *, copies: bool = True) -> dict[str, NDArray[Any]]:
+        """Wait for a batch and return its outputs, as arrays of their own or as the slot's."""
+        slot.returned.synchronize()
+        slot.in_flight, slot.source = False, None
+        outputs = {
+            name: slot.host[name].array(self._shape(name, slot.shape), _DTYPES[name])
+            for name in self.names
+        }
+        return {name: array.copy() for name, array in outputs.items()} if copies else outputs
+
+    def _shape(self, name: str, shape: BatchShape) -> tuple[int, ...]:
+        images, height, width = shape
+        if name == "logits":
+            return images, self._identity.spec.num_classes, height, width
+        return shape
+
+    def _size(self, name: str, shape: BatchShape) -> int:
+        return int(np.prod(self._shape(name, shape))) * _DTYPES[name].itemsize
+
+    def keep(self, shapes: int) -> None:
+        """Keep a CUDA graph of so many shapes in every slot; never fewer than ``MAX_GRAPHS``."""
+        self._max_graphs = max(MAX_GRAPHS, _SLOTS * shapes)
+
+    def _make_room(self, slot: BatchBuffers, shape: BatchShape) -> None:
+        sizes = {INPUT_NAME: int(np.prod(shape)) * 3}
+        sizes |= {name: self._size(name, shape) for name in self.names}
+        if slot.fits(sizes):
+            return
+        # Graphs have the old addresses built in.
+        self._drop_graphs([key for key in self._graphs if key[0] == slot.index])
+        try:
+            slot.grow(sizes)
+        except DeviceMemoryError as error:
+            raise DeviceMemoryError(
+                f"a batch of {'x'.join(map(str, shape))} (N×H×W) needs "
+                f"{mib(sum(sizes.values()))} MiB for its inputs and outputs, {_free_memory()}",
+                "use smaller batches or free memory on the GPU",
+            ) from error
+
+    def _enqueue(self, slot: BatchBuffers, shape: BatchShape, profile: int) -> None:
+        """Compute a batch: plainly the first time, then as a graph for as long as it is kept."""
+        key = (slot.index, shape)
+        if key in self._graphs:
+            self._graphs.move_to_end(key)
+            self._graphs[key][0].launch(self._compute)
+            return
+        context = None
+        if self._shares_profiles and key in self._seen and key not in self._refused:
+            # A graph keeps a context of its own: a change of its shape would break the graph.
+            context = self._further_context(profile)
+        if context is None:
+            if profile not in self._plain_contexts:
+                self._plain_contexts[profile] = self._new_context(profile)
+            context = self._plain_contexts[profile]
+            self._bind(context, slot, shape)
+            self._execute(context)
+            self._remember(self._seen, key)
+            return
+        self._bind(context, slot, shape)
+        self._execute(context)  # serves this batch, and settles what a capture must not contain
+        if not self._capture(key, context):
+            # Another shape may do better; this one is not tried again and again.
+            self._remember(self._refused, key)
+            # The context goes with this call, and its work is on the stream.
+            self._compute.synchronize()
+
+    def _capture(self, key: tuple[int, BatchShape], context: Any) -> bool:
+        """Record a context's work and keep the graph; False where that is refused."""
+        if not self.tensorrt.is_capturable(context, self._compute):
+            return False
+        try:
+            self._compute.begin_capture()
+            try:
+                self._execute(context)
+            except FcnDeployError:
+                self._compute.abandon_capture()
+                raise
+            graph = self._compute.end_capture()
+        except FcnDeployError as error:
+            callbacks.LOGGER.info("no CUDA graph, enqueuing plainly instead: %s", error)
+            return False
+        self._graphs[key] = (graph, context)
+        while len(self._graphs) > self._max_graphs:
+            self._drop_graphs([next(iter(self._graphs))])
+        return True
+
+    def _remember(
+        self,
+        keys: OrderedDict[tuple[int, BatchShape], None],
+        key: tuple[int, BatchShape],
+    ) -> None:
+        keys[key] = None
+        keys.move_to_end(key)
+        while len(keys) > _REMEMBERED_PER_GRAPH * self._max_graphs:
+            keys.popitem(last=False)
+
+    def _drop_graphs(self, keys: list[tuple[int, BatchShape]]) -> None:
+        if keys:
+            self._compute.synchronize()
+        for key in keys:
+            graph, _context = self._graphs.pop(key)
+            graph.close()
+
+    def _further_context(self, profile: int) -> Any | None:
+        """Return one more context on a profile that has one, or None where the engine has none.
+
+        TensorRT 8.6 gives a profile to one context only, unless built to share.
+        """
+        try:
+            return self._new_context(profile)
+        except FcnDeployError as error:
+            self._shares_profiles = False  # a property of the engine: asked once
+            callbacks.LOGGER.info("no CUDA graphs, enqueuing plainly instead: %s", error)
+            return None
+
+    def _new_context(self, profile: int) -> Any:
+        callbacks.clear_errors()
+        scratch = self._scratch
+        context = self.tensorrt.create_context(
+            self._engine,
+            0 if scratch is None else scratch.pointer,
+            0 if scratch is None else scratch.nbytes,
+        )
+        # Profile 0 too: a context starts with it only where no other context has taken it.
+        if not context.set_optimization_profile_async(profile, int(self._compute.handle)):
+            raise BackendError(
+                f"TensorRT cannot switch to profile {profile}: {callbacks.last_error()}"
+            )
+        return context
+
+    def _bind(self, context: Any, slot: BatchBuffers, shape: BatchShape) -> None:
+        """Tell a context the batch's shape and where its tensors lie; all by name."""
+        callbacks.clear_errors()
+        if not context.set_input_shape(INPUT_NAME, (*shape, 3)):
+            raise shape_error(self._profiles, self._identity.command, shape)
+        missing = context.infer_shapes()
+        if missing:
+            raise BackendError(f"TensorRT lacks the shapes of {', '.join(missing)}")
+        for name, buffer in slot.device.items():
+            if name != INPUT_NAME:
+                found, expected = tuple(context.get_tensor_shape(name)), self._shape(name, shape)
+                if found != expected:
+                    raise EngineError(
+                        f"{self._identity.path} gives {name} of {found}, expected {expected}",
+                        f"run `{self._identity.command}` again",
+                    )
+            if not context.set_tensor_address(name, buffer.pointer):
+                raise BackendError(
+                    f"TensorRT takes no address for {name}: {callbacks.last_error()}"
+                )
+
+    def _execute(self, context: Any) -> None:
+        callbacks.clear_errors()
+        if not context.execute_async_v3(int(self._compute.handle)):
+            message = callbacks.last_error()
+            if "memory" in message.lower():
+                raise DeviceMemoryError(
+                    f"TensorRT ran out of memory ({message}), {_free_memory()}",
+                    "use smaller batches or free memory on the GPU",
+                )
+            raise BackendError(f"TensorRT could not run the engine: {message}")
+
+    def close(self) -> None:
+        """Free everything on the device; calling it twice is harmless."""
+        if not self._open:
+            return
+        self._open = False
+        for stream in (self.lanes.copy_in, self.lanes.compute, self.lanes.copy_out):
+            stream.synchronize()
+        self._drop_graphs(list(self._graphs))
+        self._plain_contexts.clear()
+        for slot in (*self.stream_slots, self._run_slot):
+            slot.close()
+        if self._scratch is not None:
+            self._scratch.close()
+        for stream in (self.lanes.copy_in, self.lanes.compute, self.lanes.copy_out):
+            stream.close()
+        self._engine = self._runtime = None
+
+
+def _free_memory() -> str:
+    free, total = cuda.cuda("cudaMemGetInfo")
+    return f"{mib(free)} of {mib(total)} MiB are free"
