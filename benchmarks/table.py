@@ -32,30 +32,19 @@ from numpy.typing import NDArray
 from peers import PEERS, SIZE_REFERENCE, Peer
 
 from fcn_deploy.bench import loadgen
-from fcn_deploy.bench.inputs import Inputs, make_inputs
-from fcn_deploy.bench.measure import (
-    Offline,
-    Row,
-    Scenario,
-    SingleStream,
-    TimedLoop,
-    bench_document,
-    measure,
-    speedup,
-)
+from fcn_deploy.bench.conditions import ConditionWatch
+from fcn_deploy.bench.inputs import Inputs, make_inputs, one_picture_warnings
+from fcn_deploy.bench.measure import measure
 from fcn_deploy.bench.regression import read_bench
+from fcn_deploy.bench.rows import Row, bench_document, speedup
+from fcn_deploy.bench.scenarios import Offline, Scenario, SingleStream, TimedLoop
 from fcn_deploy.commands.shared.backends import (
     open_backend,
     open_baselines,
     run_from_argument,
     usable_backends,
 )
-from fcn_deploy.commands.shared.cold_starts import (
-    ConditionWatch,
-    bench_pictures,
-    cold_starts,
-    one_picture_warnings,
-)
+from fcn_deploy.commands.shared.cold_starts import bench_pictures, cold_starts
 from fcn_deploy.commands.shared.console import EXIT_FAILED, bar, console, counter
 from fcn_deploy.commands.shared.options import Counts, Size, typed_options
 from fcn_deploy.core.errors import (
@@ -70,7 +59,7 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.machine import cuda, sensors
 from fcn_deploy.machine.description import describe_machine, usable_cores, utc_now
-from fcn_deploy.parity.compare import GATES
+from fcn_deploy.parity.gate import GATES
 from fcn_deploy.results.bench import END_TO_END, HOST, OFFLINE, SINGLE_STREAM
 from fcn_deploy.results.format import number, percent, settings_words
 from fcn_deploy.results.runner import RunnerDescription

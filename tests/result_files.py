@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fcn_deploy.bench import measure as bench
+from fcn_deploy.bench import rows as rows_bench
 from fcn_deploy.bench.loadgen import Verdict
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
@@ -115,13 +115,13 @@ def row(
     verdicts: Sequence[Verdict] = (),
     target_p99_ms: float | None = None,
     energy: float | None = None,
-) -> bench.Row:
+) -> rows_bench.Row:
     """Return a row whose latencies spread around the first repeat."""
     spread = np.linspace(0.9, 1.2, 101) ** 2
     latencies = [float(repeats[0] * factor) for factor in np.repeat(spread, 7)[:queries]]
     staged = tier == bench_results.END_TO_END and scenario == bench_results.SINGLE_STREAM
     shares = dict(zip(bench_results.ALL_STAGES, (0.2, 0.05, 0.6, 0.1, 0.15), strict=True))
-    return bench.Row(
+    return rows_bench.Row(
         runner,
         scenario,
         tier,
@@ -130,7 +130,7 @@ def row(
         "sha256:in",
         repeats,
         queries,
-        {} if scenario == bench_results.OFFLINE else bench.percentiles(latencies),
+        {} if scenario == bench_results.OFFLINE else rows_bench.percentiles(latencies),
         cdf_ms=tuple(float(repeats[0] * factor) for factor in spread) if queries >= 64 else None,
         stages_ms={stage: share * repeats[0] for stage, share in shares.items()}
         if staged
@@ -176,12 +176,12 @@ def cold_start(runner: RunnerDescription, **changes: Any) -> dict[str, Any]:
 
 
 def bench_document(
-    *rows: bench.Row,
+    *rows: rows_bench.Row,
     warnings: Sequence[str] = (),
     cold_starts: Sequence[dict[str, Any]] = (),
     gpus: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    conditions = bench.Conditions(
+    conditions = rows_bench.Conditions(
         threads=2,
         load_before=0.1,
         load_after=1.25,
@@ -191,7 +191,7 @@ def bench_document(
         gpu_after=tuple(gpus),
         warnings=tuple(warnings),
     )
-    written = bench.bench_document(rows, SCENES_SOURCE, conditions, cold_starts)
+    written = rows_bench.bench_document(rows, SCENES_SOURCE, conditions, cold_starts)
     # Through JSON and back, so that a test may change it without changing the rows.
     document: dict[str, Any] = json.loads(json.dumps(written))
     return document

@@ -18,6 +18,7 @@ from fcn_deploy import cli
 from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
+from fcn_deploy.parity import gate
 from fcn_deploy.runners.base import BACKENDS
 from tests.command_line import FcnDeploy, refused
 from tests.conftest import WriteVocFolder
@@ -297,10 +298,9 @@ def test_a_failing_gate_is_exit_code_1(
     fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fcn_deploy.core.spec import Precision
-    from fcn_deploy.parity import compare
 
-    impossible = compare.Gate(min_agreement=1.1, max_relative_epsilon=1.0)
-    monkeypatch.setitem(compare.GATES, Precision.FP32, impossible)
+    impossible = gate.Gate(min_agreement=1.1, max_relative_epsilon=1.0)
+    monkeypatch.setitem(gate.GATES, Precision.FP32, impossible)
     Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "a.png")
     finished = fcn_deploy(
         "parity", tiny_run, "--backend", "ort", "--images", "a.png", "--json", "p.json"

@@ -14,7 +14,7 @@ from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.graph.onnx_file import read_metadata
 from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
 from fcn_deploy.runners.base import Outputs, Runner
-from fcn_deploy.runners.openvino.runner import signal_stack_kept
+from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
 
 #: What it calls them; and what its CPU plugin says that a CPU can do.
 _TYPE_NAMES = {"fp32": "f32", "bf16": "bf16"}

@@ -89,3 +89,17 @@ def make_inputs(
     images = np.stack([read_image(path) for path in files])
     digest = hashlib.sha256(repr(images.shape).encode() + images.tobytes()).hexdigest()
     return Inputs(size, tuple(files), images, f"sha256:{digest}")
+
+
+def one_picture_warnings(distinct: int) -> list[str]:
+    """Return a warning where all pictures of a size are the same one; empty where they differ.
+
+    Args:
+        distinct: how many of the pictures differ, the fewest of a size.
+    """
+    if distinct > 1:
+        return []
+    return [
+        "all inputs of a size are the same picture, which measures warm caches; name a folder of "
+        "several with --images"
+    ]

@@ -24,7 +24,6 @@ from fcn_deploy.results.workload import Workload, baseline_of, tie
 
 #: Properties that make a machine; its system and Python may move on.
 MACHINE_PROPERTIES = ("cpu", "cores", "architecture", "memory_gib")
-
 Outcome = Literal["slower", "faster", "same"]
 
 
@@ -68,7 +67,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SpeedChange:
     """Two bench files, compared.
 
     Attributes:
@@ -165,7 +164,7 @@ def require_machine(before: Bench, machine: Mapping[str, str]) -> None:
         )
 
 
-def compare(before: Bench, now: Bench, limit: float, asked: Asked | None = None) -> Comparison:
+def compare(before: Bench, now: Bench, limit: float, asked: Asked | None = None) -> SpeedChange:
     """Compare the rows that two bench files share.
 
     Rows are the same where the question is (see ``ranking``), the runner, its threads and its model
@@ -206,7 +205,7 @@ def compare(before: Bench, now: Bench, limit: float, asked: Asked | None = None)
             "measure the same cases",
         )
     units = tuple(_units(before, now, limit))
-    return Comparison(tuple(changes), tuple(lost), tuple(uncompared), units, limit)
+    return SpeedChange(tuple(changes), tuple(lost), tuple(uncompared), units, limit)
 
 
 def _units(before: Bench, now: Bench, limit: float) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fcn_deploy.bench.conditions import ConditionWatch
+from fcn_deploy.bench.inputs import one_picture_warnings
 from fcn_deploy.commands.shared.backends import (
     open_backend,
     open_baselines,
@@ -17,12 +19,7 @@ from fcn_deploy.commands.shared.backends import (
     run_from_argument,
     usable_backends,
 )
-from fcn_deploy.commands.shared.cold_starts import (
-    ConditionWatch,
-    bench_pictures,
-    cold_starts,
-    one_picture_warnings,
-)
+from fcn_deploy.commands.shared.cold_starts import bench_pictures, cold_starts
 from fcn_deploy.commands.shared.console import EXIT_FAILED, bar, console
 from fcn_deploy.commands.shared.options import (
     Counts,
@@ -40,8 +37,9 @@ from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.bench import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM
 
 if TYPE_CHECKING:
-    from fcn_deploy.bench.measure import Row, Scenario
-    from fcn_deploy.bench.regression import Comparison
+    from fcn_deploy.bench.regression import SpeedChange
+    from fcn_deploy.bench.rows import Row
+    from fcn_deploy.bench.scenarios import Scenario
 
 
 @click.command()
@@ -123,8 +121,9 @@ def bench(
     from contextlib import ExitStack
 
     from fcn_deploy.bench.inputs import make_inputs
-    from fcn_deploy.bench.measure import bench_document, measure
+    from fcn_deploy.bench.measure import measure
     from fcn_deploy.bench.regression import Asked, compare, read_bench, require_machine
+    from fcn_deploy.bench.rows import bench_document
     from fcn_deploy.core.files import probe, write_json
     from fcn_deploy.machine.description import describe_machine, usable_cores
     from fcn_deploy.machine.sensors import energy_joules
@@ -236,7 +235,7 @@ def _scenario(
 ) -> tuple[Scenario, str | None]:
     """Return who asks, and why it is not LoadGen where it is not."""
     from fcn_deploy.bench import loadgen
-    from fcn_deploy.bench.measure import Offline, Server, SingleStream, TimedLoop
+    from fcn_deploy.bench.scenarios import Offline, Server, SingleStream, TimedLoop
 
     if (target_p99_ms is None) == (name == SERVER):
         raise InputError(
@@ -263,7 +262,7 @@ def _scenario(
 def _print_rows(rows: Sequence[Row], scenario: str) -> None:
     from rich.table import Table
 
-    from fcn_deploy.bench.measure import speedup
+    from fcn_deploy.bench.rows import speedup
     from fcn_deploy.results.format import settings_words
     from fcn_deploy.results.workload import baseline_of
 
@@ -374,7 +373,7 @@ def _print_cold_starts(started: Sequence[dict[str, Any]]) -> None:
             console.print(f"no cold start of {entry['runner']['backend']}: {entry['error']}")
 
 
-def _gate(comparison: Comparison) -> None:
+def _gate(comparison: SpeedChange) -> None:
     for sentence in comparison.sentences():
         console.print(sentence)
     if not comparison.passed:

@@ -32,7 +32,8 @@ from fcn_deploy.core.spec import Precision
 if TYPE_CHECKING:
     from fcn_deploy.core.spec import ModelSpec
     from fcn_deploy.parity.bisect import BisectResult
-    from fcn_deploy.parity.compare import ParityResult, Pictures
+    from fcn_deploy.parity.compare import ParityResult
+    from fcn_deploy.parity.inputs import Pictures
 
 _BOTH = ("mask", "logits")
 #: Pictures to bisect on, unless told otherwise: every layer of both networks is computed for each.

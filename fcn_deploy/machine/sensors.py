@@ -7,32 +7,21 @@ figures may be had where their circumstances are not known, and say so.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-#: Above this load per core before the run, other work has likely slowed the figures.
-BUSY_LOAD_PER_CORE = 0.5
-#: Above this share of the machine's CPU time, other programs' work has shaped the figures.
-MAX_OTHERS_SHARE = 0.05
-#: Above this share of stolen time, the hypervisor has shaped the figures.
-MAX_STEAL_SHARE = 0.02
-#: Above this coefficient of variation of its repeats, a row does not repeat itself.
-MAX_VARIATION = 0.025
 #: Fewer ticks (of a hundredth of a second, on Linux) than these cannot tell 2 % from 0 %.
 _MIN_TICKS = 100
-#: How many unsteady rows a warning names.
-_MAX_NAMED_ROWS = 3
-
 # NVML's own numbers, fixed by its C header; the Python package has renamed them over time.
 _TEMPERATURE_OF_GPU = 0
 _CLOCK_SM, _CLOCK_MEMORY = 1, 2
 _GPU_IDLE = 0x1
-_LOCKED_CLOCKS = "application clocks"
+LOCKED_CLOCKS = "application clocks"
 _CLOCK_REASONS = {
-    0x2: _LOCKED_CLOCKS,
+    0x2: LOCKED_CLOCKS,
     0x4: "power cap",
     0x8: "hw slowdown",
     0x10: "sync boost",
@@ -238,69 +227,3 @@ def _reasons(bits: int) -> tuple[str, ...]:
     known = [word for bit, word in _CLOCK_REASONS.items() if bits & bit]
     unknown = bits & ~(_GPU_IDLE | sum(_CLOCK_REASONS))
     return (*known, f"reason {unknown:#x}") if unknown else tuple(known)
-
-
-def warnings_about(
-    *,
-    load_before: float | None,
-    others: float | None,
-    cores: int,
-    steal: float | None,
-    gpus_after: Sequence[GpuReading],
-    variation: Mapping[str, float],
-) -> list[str]:
-    """Return what a reader of the figures must know, as sentences; empty where all was calm.
-
-    Args:
-        load_before: load average before the run; it counts where ``others`` is not known.
-        others: share of others' work during the run, 0 to 1; see :func:`others_share`.
-        cores: CPU cores that this process may use.
-        steal: share of stolen time during the run, 0 to 1; see :func:`steal_share`.
-        gpus_after: read right after the last figure, before the GPU's clocks fall.
-        variation: label of a row → coefficient of variation of its repeats.
-    """
-    warnings = []
-    if others is not None:
-        if others > MAX_OTHERS_SHARE:
-            warnings.append(
-                f"other programs took {100 * others:.1f} % of this machine's CPU time meanwhile; "
-                "stop them, or read the ratios only"
-            )
-    elif load_before is not None and load_before > BUSY_LOAD_PER_CORE * cores:
-        plural = "s" if cores > 1 else ""
-        warnings.append(
-            f"other work ran on this machine in the minute before: load {load_before:.1f} on "
-            f"{cores} core{plural}; stop it, or read the ratios only"
-        )
-    if steal is not None and steal > MAX_STEAL_SHARE:
-        warnings.append(
-            f"the hypervisor gave {100 * steal:.1f} % of this machine's CPU time to other "
-            "machines; measure where the cores are its own, or read the ratios only"
-        )
-    for gpu in gpus_after:
-        # Clocks that somebody has locked are what steady figures are made of.
-        held = [word for word in gpu.throttle_reasons or () if word != _LOCKED_CLOCKS]
-        if held:
-            warnings.append(
-                f"the clocks of {gpu.name or 'the GPU'} were held back when the run ended: "
-                f"{', '.join(held)}; lock them lower with `nvidia-smi -lgc` for steady figures, "
-                "or read the ratios only"
-            )
-    if unsteady := _unsteady(variation):
-        warnings.append(unsteady)
-    return warnings
-
-
-def _unsteady(variation: Mapping[str, float]) -> str | None:
-    beyond = {label: cv for label, cv in variation.items() if cv > MAX_VARIATION}
-    if not beyond:
-        return None
-    worst_first = sorted(beyond, key=beyond.__getitem__, reverse=True)
-    named = [f"{label}: {100 * beyond[label]:.1f} %" for label in worst_first[:_MAX_NAMED_ROWS]]
-    if len(beyond) > _MAX_NAMED_ROWS:
-        named.append(f"and {len(beyond) - _MAX_NAMED_ROWS} more")
-    rows = "1 row" if len(beyond) == 1 else f"{len(beyond)} rows"
-    return (
-        f"the repeats of {rows} vary by more than {100 * MAX_VARIATION:g} % (coefficient of "
-        f"variation): {'; '.join(named)}; measure longer with --seconds, on a quiet machine"
-    )

@@ -19,24 +19,22 @@ Knows no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import InputError, OnnxFileError
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import file_digest, write_json
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.graph.fp16_rounding import tensor_types, with_explicit_rounding
-from fcn_deploy.graph.nodes import initializers_of
-from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, read_metadata
+from fcn_deploy.graph.fp16_rounding import with_explicit_rounding
+from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, read_metadata
+from fcn_deploy.parity.layer_pairs import LayerPair, paired_layers
+from fcn_deploy.parity.segments import SegmentedGraph
 from fcn_deploy.results.environment import result_header
-
-if TYPE_CHECKING:
-    import onnx
 
 BISECT_SCHEMA = 1
 #: Layers whose outputs are held in memory at once; the figures do not depend on it.
@@ -50,23 +48,6 @@ LAYERS_AT_ONCE = 8
 #: largest value: the same network has 0.055 at its worst (layer2.0.downsample) and 0.013 in the
 #: logits; 0.2 leaves a factor of four, and a scale that is wrong by more shows.
 TOLERANCES = {Precision.FP32: 1e-4, Precision.FP16: 1e-2, Precision.INT8: 0.2}
-
-
-@dataclass(frozen=True)
-class LayerPair:
-    """A layer that both files compute.
-
-    Attributes:
-        name: of the reference's node, after the module that it comes from.
-        operator: of the reference's node, e.g. ``Conv``.
-        tensor: the output's name in the reference.
-        candidate_tensor: its name in the candidate; another one where it is dequantised there.
-    """
-
-    name: str
-    operator: str
-    tensor: str
-    candidate_tensor: str
 
 
 @dataclass(frozen=True)
@@ -209,8 +190,8 @@ def bisect(
     reference, candidate = load_onnx(reference_path), load_onnx(candidate_path)
     pairs = paired_layers(reference, candidate)
     chunks = [pairs[i : i + layers_at_once] for i in range(0, len(pairs), layers_at_once)]
-    expected = _Probe(reference, [[pair.tensor for pair in c] for c in chunks], threads)
-    given = _Probe(
+    expected = SegmentedGraph(reference, [[pair.tensor for pair in c] for c in chunks], threads)
+    given = SegmentedGraph(
         with_explicit_rounding(candidate),
         [[pair.candidate_tensor for pair in c] for c in chunks],
         threads,
@@ -286,39 +267,6 @@ def layer_table(result: BisectResult) -> list[tuple[str, str, str, str, str, str
         )
         for layer in result.layers
     ]
-
-
-def paired_layers(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> tuple[LayerPair, ...]:
-    """Return the layers that both graphs compute, in the reference's order.
-
-    Paired are floating-point node outputs of one name that depend on the picture's values, not on
-    its size alone.  A quantised output is paired as it is read: dequantised.
-
-    Raises:
-        InputError: the graphs have fewer than two layers in common.
-    """
-    reference_types, candidate_types = tensor_types(reference), tensor_types(candidate)
-    from_picture = _computed_from_pixels(reference)
-    dequantised = _dequantised(candidate)
-    made = {output for node in candidate.graph.node for output in node.output}
-    pairs = []
-    for node in reference.graph.node:
-        for tensor in node.output:
-            other = dequantised.get(tensor, tensor)
-            if (
-                tensor in from_picture
-                and other in made
-                and _is_float(reference_types.get(tensor))
-                and _is_float(candidate_types.get(other))
-            ):
-                pairs.append(LayerPair(node.name or tensor, node.op_type, tensor, other))
-    if len(pairs) < 2:
-        raise InputError(
-            f"the two ONNX files have {len(pairs)} layers in common: one is foreign, or was "
-            "optimised by another tool",
-            "export both again with `fcn-deploy export`",
-        )
-    return tuple(pairs)
 
 
 def _refuse_strangers(
@@ -397,160 +345,6 @@ class _Sums:
             finite=self.finite,
             beyond=not self.finite or relative > tolerance,
         )
-
-
-class _Probe:
-    """A graph cut into segments, so that only a few layers' outputs are in memory at once.
-
-    Args:
-        model: the graph, with float32 arithmetic.
-        chunks: names of the tensors to see, in the order of computing.
-        threads: of each session's intra-op pool.
-
-    Raises:
-        OnnxFileError: ONNX Runtime refuses a segment.
-    """
-
-    def __init__(
-        self, model: onnx.ModelProto, chunks: Sequence[Sequence[str]], threads: int
-    ) -> None:
-        self._chunks = chunks
-        (image,) = (value.name for value in model.graph.input)
-        self._image = image
-        weights = initializers_of(model.graph)
-        types = tensor_types(model)
-        segments = _segments(model, chunks)
-        reads = [_inputs(segment) - weights.keys() for segment in segments]
-        #: Tensor → the last segment that reads it or at whose end it is looked at.
-        self._last_use: dict[str, int] = {}
-        for number, (names, chunk) in enumerate(zip(reads, chunks, strict=True)):
-            self._last_use.update(dict.fromkeys((*names, *chunk), number))
-        self._sessions: list[tuple[Any, list[str], list[str]] | None] = []
-        for number, (segment, names) in enumerate(zip(segments, reads, strict=True)):
-            made = [output for node in segment for output in node.output if output]
-            if not segment:  # an earlier one has made all that this chunk looks at
-                self._sessions.append(None)
-                continue
-            outputs = [
-                name
-                for name in made
-                if name in chunks[number] or self._last_use.get(name, -1) > number
-            ]
-            inputs = sorted(names.difference(made))
-            session = _segment_session(model, segment, inputs, outputs, weights, types, threads)
-            self._sessions.append((session, inputs, outputs))
-
-    def run(self, images: NDArray[np.uint8]) -> Iterator[list[NDArray[Any]]]:
-        """Compute uint8 [1, H, W, 3]; yield each chunk's tensors when they are there."""
-        live: dict[str, NDArray[Any]] = {self._image: images}
-        for number, (chunk, opened) in enumerate(zip(self._chunks, self._sessions, strict=True)):
-            if opened is not None:
-                session, inputs, outputs = opened
-                given = session.run(outputs, {name: live[name] for name in inputs})
-                live.update(zip(outputs, given, strict=True))
-                del given
-            yield [live[name] for name in chunk]
-            live = {n: tensor for n, tensor in live.items() if self._last_use.get(n, -1) > number}
-
-
-def _segments(
-    model: onnx.ModelProto, chunks: Sequence[Sequence[str]]
-) -> list[list[onnx.NodeProto]]:
-    """Return for each chunk the nodes that it needs beyond those of the chunks before it."""
-    nodes = list(model.graph.node)
-    maker = {output: index for index, node in enumerate(nodes) for output in node.output if output}
-    done: set[int] = set()
-    segments = []
-    for chunk in chunks:
-        needed: set[int] = set()
-        waiting = [maker[name] for name in chunk]
-        while waiting:
-            index = waiting.pop()
-            if index in done or index in needed:
-                continue
-            needed.add(index)
-            waiting.extend(maker[name] for name in nodes[index].input if name in maker)
-        done |= needed
-        segments.append([nodes[index] for index in sorted(needed)])  # ONNX graphs are sorted
-    return segments
-
-
-def _inputs(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    return {name for node in nodes for name in node.input if name}
-
-
-def _segment_session(
-    model: onnx.ModelProto,
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    weights: Mapping[str, onnx.TensorProto],
-    types: Mapping[str, int],
-    threads: int,
-) -> Any:
-    import onnxruntime
-    from onnx import helper
-
-    untyped = [name for name in (*inputs, *outputs) if name not in types]
-    if untyped:
-        raise OnnxFileError(f"the graph does not tell the type of {untyped[0]}", FOREIGN_REPAIR)
-    graph = helper.make_graph(
-        nodes,
-        "segment",
-        [helper.make_tensor_value_info(name, types[name], None) for name in inputs],
-        [helper.make_tensor_value_info(name, types[name], None) for name in outputs],
-        [weights[name] for name in sorted(_inputs(nodes) & weights.keys())],
-    )
-    segment = helper.make_model(
-        graph, ir_version=model.ir_version, opset_imports=list(model.opset_import)
-    )
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Several sessions wait in turn; a pool that spins meanwhile would take the next one's cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_cpu_mem_arena = False  # it would keep each segment's peak for good
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(
-            segment.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # its exceptions share no base but Exception
-        raise OnnxFileError(f"ONNX Runtime refuses the file: {error}", FOREIGN_REPAIR) from error
-
-
-def _is_float(element_type: int | None) -> bool:
-    from onnx import TensorProto
-
-    return element_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-
-
-def _computed_from_pixels(model: onnx.ModelProto) -> set[str]:
-    names = {value.name for value in model.graph.input}
-    for node in model.graph.node:
-        # Sizes are no values, and classes no quantities: one flip is a jump, not an error.
-        if node.op_type not in ("Shape", "Size", "ArgMax") and not names.isdisjoint(node.input):
-            names.update(output for output in node.output if output)
-    return names
-
-
-def _dequantised(model: onnx.ModelProto) -> dict[str, str]:
-    """Return tensor → what its readers see of it, for those that pass a Q/DQ pair."""
-    nodes = model.graph.node
-    quantised = {n.output[0]: n.input[0] for n in nodes if n.op_type == "QuantizeLinear"}
-    seen: dict[str, str] = {}
-    for node in nodes:
-        if node.op_type == "DequantizeLinear" and node.input[0] in quantised:
-            seen.setdefault(quantised[node.input[0]], node.output[0])
-    # A quantizer that put the next layer's activation into the pair may have renamed its input,
-    # but the pair bears the first name: ONNX Runtime's.
-    made = {output for node in nodes for output in node.output}
-    ending = "_DequantizeLinear_Output"
-    for name in made:
-        if name.endswith(ending) and name.removesuffix(ending) not in made:
-            seen.setdefault(name.removesuffix(ending), name)
-    return seen
 
 
 def _number(value: float) -> float | None:

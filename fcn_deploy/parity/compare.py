@@ -12,7 +12,7 @@ whose logits are within ε may flip it.  That alone proves little, as a broken c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,87 +23,19 @@ from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.data.metrics import margin_of
-from fcn_deploy.parity.diagnosis import PLACE_IN_BATCH, Cause, diagnose, find_cause
-from fcn_deploy.parity.inputs import (
-    ODD_SIZES,
-    Picture,
-    Pictures,
-    labelled_pictures,
-    unlabelled_pictures,
-)
+from fcn_deploy.parity.diagnosis import PLACE_IN_BATCH, diagnose, find_cause
+from fcn_deploy.parity.gate import GATES, Check, Gate, gate_checks, only_rounding_check
+from fcn_deploy.parity.inputs import ODD_SIZES, Picture, Pictures
 from fcn_deploy.parity.saved_outputs import Recording, require_comparable
-from fcn_deploy.parity.tally import EDGE_DISTANCE, BatchCheck, Tally
+from fcn_deploy.parity.tally import BatchCheck, Tally
 from fcn_deploy.parity.worst_pictures import drawn
 from fcn_deploy.results.environment import result_header
-from fcn_deploy.results.parity import SAME_MASKS
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import Runner
 
-__all__ = [
-    "GATES",
-    "PARITY_SCHEMA",
-    "Check",
-    "Gate",
-    "ParityResult",
-    "Picture",
-    "Pictures",
-    "compare",
-    "compare_recordings",
-    "labelled_pictures",
-    "save",
-    "unlabelled_pictures",
-]
-
 PARITY_SCHEMA = 2
-_ONLY_ROUNDING = "only rounding"
 #: Bytes that the pictures of one result file may take, shared among its comparisons.
 PICTURE_BUDGET = 2_300_000
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What a candidate must keep to pass.
-
-    Attributes:
-        min_agreement: share of all pixels with the reference's class.
-        max_relative_epsilon: largest |Δlogit| over the largest reference |logit|.
-        max_miou_change: of the mean IoU, in points (hundredths), either way.
-        coarse: whether it allows so much that a systematic error could hide in it; then causes are
-            put to the test though all limits are kept, and what is larger than rounding fails.
-    """
-
-    min_agreement: float
-    max_relative_epsilon: float
-    max_miou_change: float = 0.1
-    coarse: bool = False
-
-
-GATES = {
-    Precision.FP32: Gate(SAME_MASKS, 1e-3),
-    # Pixels divided by 256 move logits by less than that: an ε of 0.004, an honest one of 0.001.
-    Precision.FP16: Gate(0.995, 1e-2, coarse=True),
-    # Eight bits of mantissa, or of all: what counts is what the labels say.
-    Precision.BF16: Gate(0.98, 0.1, 0.5, coarse=True),
-    # A trained fcn32s-resnet18 (CamVid, 101 pictures; ONNX Runtime, OpenVINO) agrees on 99.65 to
-    # 99.72 % of the pixels, its ε is 0.037 of the largest |logit|, and it loses 0.06 point at most:
-    # limits that leave factors of six and four for deeper bodies.
-    Precision.INT8: Gate(0.98, 0.15, 0.5, coarse=True),
-}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One point of the gate.
-
-    Attributes:
-        name: short.
-        passed: whether it holds.
-        sentence: the figure, the limit and what it means.
-    """
-
-    name: str
-    passed: bool
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -237,7 +169,7 @@ def compare(
     for picture in extras.odd_sizes:
         _add(tally, reference, candidate, picture)
     batch = _check_batch_place(reference, candidate, extras.batch)
-    checks = tuple(_checks(tally, batch, gate))
+    checks = tuple(gate_checks(tally, batch, gate))
     failed = {check.name for check in checks if not check.passed}
     cause = None
     if gate.coarse or failed - {PLACE_IN_BATCH}:
@@ -245,7 +177,7 @@ def compare(
             reference, candidate, tally, beside_rounding=gate.coarse, can_rerun=can_rerun
         )
     if gate.coarse:
-        checks += (_only_rounding(cause, can_rerun),)
+        checks += (only_rounding_check(cause, can_rerun),)
     diagnosis: Sequence[str] = ()
     if not all(check.passed for check in checks):
         diagnosis = diagnose(
@@ -269,15 +201,6 @@ def compare(
         checks,
         tuple(diagnosis),
     )
-
-
-def _only_rounding(cause: Cause | None, can_rerun: bool) -> Check:
-    if cause is not None:
-        return Check(_ONLY_ROUNDING, False, cause.sentence)
-    tested = "no exchanged channels, shift, classes or normalisation"
-    if not can_rerun:
-        tested = "no shift or classes (saved outputs tell neither channels nor normalisation)"
-    return Check(_ONLY_ROUNDING, True, f"nothing larger than rounding: {tested}")
 
 
 def compare_recordings(reference: Recording, candidate: Recording) -> ParityResult:
@@ -321,67 +244,6 @@ def _check_batch_place(
         same = (other for other, mask in enumerate(alone) if np.array_equal(mask, together[place]))
         sources.append(next(same, None))
     return BatchCheck(len(pictures), flips, widest, tuple(sources))
-
-
-def _checks(tally: Tally, batch: BatchCheck, gate: Gate) -> Iterable[Check]:
-    yield Check(
-        "finite logits",
-        tally.finite,
-        "all logits are finite" if tally.finite else "some logits are NaN or infinite",
-    )
-    relative = tally.epsilon / tally.logit_scale if tally.logit_scale else math.inf
-    yield Check(
-        "logit error",
-        relative <= gate.max_relative_epsilon,
-        f"largest |Δlogit| ε = {tally.epsilon:.3g}, {relative:.2g} of the largest |logit|; "
-        f"allowed {gate.max_relative_epsilon:g}",
-    )
-    decided, wrong = tally.margins.at_least(2 * tally.epsilon), tally.decided_flips()
-    yield Check(
-        "decided pixels",
-        wrong == 0,
-        f"{_flips(wrong)} among the {_share(decided, tally.pixels)} of pixels whose margin exceeds "
-        "2ε; allowed 0",
-    )
-    agreement = 1 - tally.flips / tally.pixels
-    yield Check(
-        "all pixels",
-        agreement >= gate.min_agreement,
-        f"{_share(tally.pixels - tally.flips, tally.pixels)} of {tally.pixels:,} pixels agree "
-        f"({_flips(tally.flips)}, "
-        f"{tally.boundary_flips} of them within {EDGE_DISTANCE} px of a class edge); "
-        f"required {gate.min_agreement:.2%}",
-    )
-    if tally.reference_confusion is not None and tally.candidate_confusion is not None:
-        before = tally.reference_confusion.mean_iou()
-        change = 100 * (tally.candidate_confusion.mean_iou() - before)
-        yield Check(
-            "mIoU",
-            # Where no pixel is labelled there is nothing to lose.
-            math.isnan(before) or abs(change) <= gate.max_miou_change,
-            f"mIoU {100 * before:.2f} → {100 * before + change:.2f} ({change:+.3f} points); "
-            f"allowed ±{gate.max_miou_change:g}",
-        )
-    yield Check(
-        PLACE_IN_BATCH,
-        batch.flips == 0 or batch.widest_margin <= 2 * tally.epsilon,
-        f"{batch.flips} pixels depend on the picture's place in a batch of {batch.pictures}; "
-        "allowed only below 2ε",
-    )
-
-
-def _flips(count: int) -> str:
-    return "1 flip" if count == 1 else f"{count:,} flips"
-
-
-def _share(part: int, whole: int) -> str:
-    """Return a percentage, rounded down, so that 100 % is said of all and of nothing less."""
-    if part == whole:
-        return "100 %"
-    digits = 2
-    while 10 ** (digits + 2) * (whole - part) < whole:  # until the missing part shows
-        digits += 1
-    return f"{math.floor(100 * 10**digits * part / whole) / 10**digits:.{digits}f} %"
 
 
 def _scores(tally: Tally, spec: ModelSpec) -> dict[str, Any] | None:

@@ -18,21 +18,16 @@ from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.case import Case
 from fcn_deploy.bench.inputs import Inputs, make_inputs
 from fcn_deploy.bench.loadgen import Verdict
-from fcn_deploy.bench.measure import (
-    MIN_QUERIES,
-    Conditions,
+from fcn_deploy.bench.measure import measure
+from fcn_deploy.bench.rows import MIN_QUERIES, Conditions, Row, bench_document, percentiles, speedup
+from fcn_deploy.bench.scenarios import (
     Meter,
     Offline,
-    Row,
+    Repeat,
     Scenario,
     Server,
     SingleStream,
     TimedLoop,
-    Turn,
-    bench_document,
-    measure,
-    percentiles,
-    speedup,
 )
 from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError, MeasurementError
 from fcn_deploy.results.bench import (
@@ -98,7 +93,7 @@ class _Recorded(TimedLoop):
         super().__init__(1e-9)
         self.names: list[str] = []
 
-    def turn(self, case: Case, meter: Meter) -> Turn:
+    def turn(self, case: Case, meter: Meter) -> Repeat:
         self.names.append(case.name)
         return super().turn(case, meter)
 
@@ -389,7 +384,7 @@ class _Failing(TimedLoop):
         self._error = error
         self._turns = itertools.count(1)
 
-    def turn(self, case: Case, meter: Meter) -> Turn:
+    def turn(self, case: Case, meter: Meter) -> Repeat:
         if case.runner.describe().backend == "baseline" and next(self._turns) in self._fails:
             raise self._error
         return super().turn(case, meter)

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from fcn_deploy.bench.inputs import make_inputs
 from fcn_deploy.bench.loadgen import Verdict
-from fcn_deploy.bench.measure import Conditions, Row, TimedLoop, bench_document, measure
-from fcn_deploy.bench.regression import Asked, Comparison, compare, read_bench
+from fcn_deploy.bench.measure import measure
+from fcn_deploy.bench.regression import Asked, SpeedChange, compare, read_bench
+from fcn_deploy.bench.rows import Conditions, Row, bench_document
+from fcn_deploy.bench.scenarios import TimedLoop
 from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.results.bench import END_TO_END, HOST, SERVER, SINGLE_STREAM, Bench
 from fcn_deploy.results.workload import LOOP, Workload
@@ -47,7 +49,7 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
     return write
 
 
-def found(comparison: Comparison) -> list[str]:
+def found(comparison: SpeedChange) -> list[str]:
     return [change.outcome for change in comparison.changes]
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.loadgen import Verdict
-from fcn_deploy.bench.measure import Conditions, Row, bench_document
 from fcn_deploy.bench.regression import read_bench
+from fcn_deploy.bench.rows import Conditions, Row, bench_document
 from fcn_deploy.core.errors import BackendError, InputError, MissingStageError
 from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fcn_deploy.bench.conditions import warnings_about
 from fcn_deploy.machine import sensors
 from fcn_deploy.machine.sensors import (
     CpuTimes,
@@ -24,7 +25,6 @@ from fcn_deploy.machine.sensors import (
     read_gpus,
     steal_share,
     system_load,
-    warnings_about,
 )
 
 CALM = GpuReading("Fake GPU", 1980, 2619, 41, 412.5, ())

@@ -18,15 +18,8 @@ from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.export.exporter import onnx_from_checkpoint
 from fcn_deploy.graph.onnx_file import load_onnx, write_metadata
-from fcn_deploy.parity.bisect import (
-    TOLERANCES,
-    BisectResult,
-    LayerPair,
-    bisect,
-    layer_table,
-    paired_layers,
-    save,
-)
+from fcn_deploy.parity.bisect import TOLERANCES, BisectResult, bisect, layer_table, save
+from fcn_deploy.parity.layer_pairs import LayerPair, paired_layers
 from tests.runners.contract import pictures
 
 Steps = list[tuple[str, str, float]]

@@ -21,8 +21,9 @@ from fcn_deploy.core.errors import ArtifactError, BackendError, DataError, Input
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.scenes.dataset import SceneDataset
 from fcn_deploy.parity.compare import ParityResult, compare, save
+from fcn_deploy.parity.histogram import MarginHistogram
 from fcn_deploy.parity.inputs import ODD_SIZES, Picture, Pictures, labelled_pictures
-from fcn_deploy.parity.tally import MAX_LISTED_FLIPS, Drawing, MarginHistogram
+from fcn_deploy.parity.tally import MAX_LISTED_FLIPS, Drawing
 from fcn_deploy.parity.worst_pictures import drawn
 from fcn_deploy.runners.base import Outputs
 from tests.fakes import FAKE_SPEC, FakeRunner

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.networks.upsampling import bilinear_kernel
-from fcn_deploy.parity.compare import Gate, ParityResult, compare, compare_recordings, save
+from fcn_deploy.parity.compare import ParityResult, compare, compare_recordings, save
+from fcn_deploy.parity.gate import Gate
 from fcn_deploy.parity.saved_outputs import read_recording, record
 from tests.small_network import (
     SMALL_SPEC,

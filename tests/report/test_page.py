@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.bench import inputs
+from fcn_deploy.bench import inputs, scenarios
 from fcn_deploy.bench import measure as bench
+from fcn_deploy.bench import rows as rows_bench
 from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
@@ -430,9 +431,9 @@ def test_the_clock_of_the_project_is_read(run: Run, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 16, 24, 3), dtype=np.uint8)
     made = inputs.make_inputs(list(noise), (16, 24), tmp_path)
     runners = [FakeRunner(backend="baseline"), FakeRunner(backend="ort")]
-    scenario = bench.TimedLoop(0.001)
+    scenario = scenarios.TimedLoop(0.001)
     rows = bench.measure(runners, [made], [1, 2], scenario, tmp_path, repeats=3)
-    document = bench.bench_document(rows, "noise", bench.Conditions(threads=1))
+    document = rows_bench.bench_document(rows, "noise", rows_bench.Conditions(threads=1))
     write_json(run.bench_folder / "b.json", document)
     assert len(bench_groups(read_results(run).benches[0])) == 4
     assert "load unknown before the run, unknown after" in page_of(run).text

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from fcn_deploy.bench import loadgen
-from fcn_deploy.bench import measure as bench
+from fcn_deploy.bench import loadgen, rows
 from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
@@ -41,7 +40,7 @@ def test_schemas_are_those_of_the_rooms_that_write() -> None:
     assert {
         "train": int(metrics_schema),
         "parity": compare.PARITY_SCHEMA,
-        "bench": bench.BENCH_SCHEMA,
+        "bench": rows.BENCH_SCHEMA,
         "bisect": bisect.BISECT_SCHEMA,
         "device": int(device_schema),
     } == SCHEMAS

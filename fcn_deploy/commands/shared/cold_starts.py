@@ -12,57 +12,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fcn_deploy.bench.measure import Conditions, Row
     from fcn_deploy.core.run import Run
     from fcn_deploy.core.spec import Precision
     from fcn_deploy.results.runner import RunnerDescription
     from fcn_deploy.runners.base import Runner
 
+
 #: Seconds that a backend may take to its first mask, in a process of its own.
 COLD_START_LIMIT_S = 300
-
-
-class ConditionWatch:
-    """What the machine was doing from here to :meth:`ended`."""
-
-    def __init__(self, threads: int) -> None:
-        from fcn_deploy.machine import sensors
-
-        self._threads = threads
-        self._load = sensors.system_load()
-        self._gpus = sensors.read_gpus()
-        self._cpu = sensors.read_cpu_times()
-
-    def ended(self, rows: Sequence[Row], dropped: Sequence[str] = ()) -> Conditions:
-        """Return it; call this right after the last figure, before a GPU's clocks fall."""
-        from fcn_deploy.bench.measure import Conditions
-        from fcn_deploy.machine import sensors
-        from fcn_deploy.machine.description import usable_cores
-
-        gpus = sensors.read_gpus()
-        cpu = sensors.read_cpu_times()
-        steal = sensors.steal_share(self._cpu, cpu)
-        others = sensors.others_share(self._cpu, cpu)
-        return Conditions(
-            threads=self._threads,
-            load_before=self._load,
-            load_after=sensors.system_load(),
-            steal_share=steal,
-            others_share=others,
-            gpu_before=tuple(gpu.to_json() for gpu in self._gpus),
-            gpu_after=tuple(gpu.to_json() for gpu in gpus),
-            warnings=(
-                *dropped,
-                *sensors.warnings_about(
-                    load_before=self._load,
-                    others=others,
-                    cores=usable_cores(),
-                    steal=steal,
-                    gpus_after=gpus,
-                    variation={row.label: row.variation for row in rows},
-                ),
-            ),
-        )
 
 
 def cold_starts(
@@ -125,20 +82,6 @@ def _build_seconds(description: RunnerDescription) -> float | None:
         return read_sidecar(Path(description.file)).build_seconds
     except EngineError:  # a trusted engine has no sidecar
         return None
-
-
-def one_picture_warnings(distinct: int) -> list[str]:
-    """Return a warning where all pictures of a size are the same one; empty where they differ.
-
-    Args:
-        distinct: how many of the pictures differ, the fewest of a size.
-    """
-    if distinct > 1:
-        return []
-    return [
-        "all inputs of a size are the same picture, which measures warm caches; name a folder of "
-        "several with --images"
-    ]
 
 
 def bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:

@@ -24,8 +24,11 @@ from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.machine.description import usable_cores
 from fcn_deploy.runners.base import Runner, open_runner, takes, unavailable_reason
 from fcn_deploy.runners.cpu_streams import LANES
+from fcn_deploy.runners.openvino import compiled as compiled_openvino
 from fcn_deploy.runners.openvino import runner as runner_module
-from fcn_deploy.runners.openvino.runner import KEPT_SHAPES, OpenVinoRunner, signal_stack_kept
+from fcn_deploy.runners.openvino.compiled import KEPT_SHAPES
+from fcn_deploy.runners.openvino.runner import OpenVinoRunner
+from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
 from tests.runners.contract import LanesContract, RunnerContract, pictures
 
 openvino = pytest.importorskip("openvino")
@@ -157,7 +160,7 @@ def test_every_size_is_near_float32(tiny_run: Run, backend: str, tolerance: floa
 def test_products_that_are_none_are_refused(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     require("openvino-int8x3")
     # As where OpenVINO computes them in float32, which would be slow and would pass every gate.
-    monkeypatch.setitem(runner_module._KERNEL_TYPES, Precision.INT8, "none")
+    monkeypatch.setitem(compiled_openvino._KERNEL_TYPES, Precision.INT8, "none")
     with (
         open_runner(tiny_run, "openvino-int8x3", threads=1) as runner,
         pytest.raises(
@@ -319,7 +322,7 @@ def test_another_precision_than_asked_for_is_refused(
 def test_convolutions_of_another_type_are_refused(
     tiny_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(runner_module._KERNEL_TYPES, Precision.FP32, "bf16")
+    monkeypatch.setitem(compiled_openvino._KERNEL_TYPES, Precision.FP32, "bf16")
     with (
         open_runner(tiny_run, "openvino", threads=1) as runner,
         pytest.raises(
@@ -363,21 +366,21 @@ class TestOpenVinoRunnerInLanes(LanesContract):
         self.run_directory = tiny_run
         if usable_cores() < LANES:
             # OpenVINO reports what the machine has; the order of the answers is the same.
-            monkeypatch.setattr(runner_module._Network, "_compile", _compile_unchecked)
+            monkeypatch.setattr(compiled_openvino.Network, "_compile", _compile_unchecked)
 
     def open(self, outputs: tuple[str, ...]) -> Runner:
         return open_runner(self.run_directory, "openvino", outputs=outputs, threads=LANES)
 
     def fail_at(self, width: int, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         super().fail_at(width, runner, monkeypatch)
-        finish = runner_module._Requests.finish
+        finish = compiled_openvino.Requests.finish
 
         def failing(self: Any, request: Any) -> NDArray[np.uint8]:
             if request[0][2] == width:
                 raise RuntimeError("out of luck")
             return finish(self, request)
 
-        monkeypatch.setattr(runner_module._Requests, "finish", failing)
+        monkeypatch.setattr(compiled_openvino.Requests, "finish", failing)
 
 
 def _compile_unchecked(self: Any, shape: tuple[int, ...]) -> Any:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fcn_deploy.runners.openvino.runner import signal_stack_kept
+from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
 from fcn_deploy.runners.openvino.workarounds import give_spare_column, strided_to_one_column
 
 openvino = pytest.importorskip("openvino")
