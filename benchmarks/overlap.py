@@ -29,9 +29,10 @@ from typing import Any
 
 import click
 
-from fcn_deploy.commands.shared.backends import open_backend, run_from_argument
+from fcn_deploy.commands.shared.backends import open_backend
 from fcn_deploy.commands.shared.console import bar, console
 from fcn_deploy.commands.shared.options import threads_option
+from fcn_deploy.commands.shared.runs import run_from_argument
 from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import Precision

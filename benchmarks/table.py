@@ -38,15 +38,12 @@ from fcn_deploy.bench.measure import measure
 from fcn_deploy.bench.regression import read_bench
 from fcn_deploy.bench.rows import Row, bench_document, speedup
 from fcn_deploy.bench.scenarios import Offline, Scenario, SingleStream, TimedLoop
-from fcn_deploy.commands.shared.backends import (
-    open_backend,
-    open_baselines,
-    run_from_argument,
-    usable_backends,
-)
-from fcn_deploy.commands.shared.cold_starts import bench_pictures, cold_starts
+from fcn_deploy.commands.shared.backends import open_backend, open_baselines, usable_backends
+from fcn_deploy.commands.shared.cold_starts import cold_starts
 from fcn_deploy.commands.shared.console import EXIT_FAILED, bar, console, counter
 from fcn_deploy.commands.shared.options import Counts, Size, typed_options
+from fcn_deploy.commands.shared.pictures import bench_pictures
+from fcn_deploy.commands.shared.runs import run_from_argument
 from fcn_deploy.core.errors import (
     ArtifactError,
     BackendError,

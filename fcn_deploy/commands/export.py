@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fcn_deploy.commands.shared.backends import trained_on
 from fcn_deploy.commands.shared.console import console, counter
 from fcn_deploy.commands.shared.options import Names, precision_options, run_argument
+from fcn_deploy.commands.shared.pictures import calibration_pictures
 from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Tail
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fcn_deploy.export.exporter import Export
+
 
 #: Pictures to calibrate on: 32 and 128 of CamVid's give the same mean IoU within 0.02 point.
 CALIBRATION_SIZE = 128
@@ -94,7 +95,7 @@ def export(
     )
     target = out or source.onnx_target(precision)
     if precision is Precision.INT8:
-        count, where, pictures = _calibration_pictures(
+        count, where, pictures = calibration_pictures(
             source, calibration, calibration_size or CALIBRATION_SIZE
         )
         _write_int8(target, write, count, where, pictures, checked=not unchecked)
@@ -163,29 +164,6 @@ def _write_int8(
         f"{len(written.kept)} in float ({', '.join(written.kept)}); calibrated on "
         f"{written.pictures} pictures of {where}; {proof}"
     )
-
-
-def _calibration_pictures(
-    source: Run, calibration: str | None, size: int
-) -> tuple[int, str, Iterator[NDArray[uint8]]]:
-    """Return how many pictures, of where, and the pictures, decoded as they are asked for."""
-    from fcn_deploy.data.images import find_images, read_image
-    from fcn_deploy.data.sources import open_dataset
-
-    calibration = calibration or trained_on(source, "name pictures with --calibration DIR")
-    folder = Path(calibration)
-    if calibration == "synthetic" or (folder / "JPEGImages").is_dir():
-        dataset = open_dataset(calibration, "train")
-        places = _spread(len(dataset), size)
-        return len(places), dataset.source, (dataset[place].image for place in places)
-    files = find_images([folder])
-    places = _spread(len(files), size)
-    return len(places), calibration, (read_image(files[place]) for place in places)
-
-
-def _spread(count: int, size: int) -> list[int]:
-    # Evenly: the frames of a video stand in order, and its first minute is one scene.
-    return [place * count // min(count, size) for place in range(min(count, size))]
 
 
 def _counted(

@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fcn_deploy.commands.shared.backends import (
-    open_backend,
-    require_backends,
-    result_name,
-    run_from_argument,
-    trained_on,
-    usable_backends,
-)
+from fcn_deploy.commands.parity_tables import print_layers, print_parity
+from fcn_deploy.commands.shared.backends import open_backend, require_backends, usable_backends
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import (
     device_option,
@@ -25,24 +19,21 @@ from fcn_deploy.commands.shared.options import (
     trust_option,
     typed_words,
 )
+from fcn_deploy.commands.shared.pictures import parity_pictures
+from fcn_deploy.commands.shared.runs import result_name, run_from_argument
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 
 if TYPE_CHECKING:
-    from fcn_deploy.core.spec import ModelSpec
-    from fcn_deploy.parity.bisect import BisectResult
     from fcn_deploy.parity.compare import ParityResult
-    from fcn_deploy.parity.inputs import Pictures
+
 
 _BOTH = ("mask", "logits")
 #: Pictures to bisect on, unless told otherwise: every layer of both networks is computed for each.
 BISECT_PICTURES = 16
 #: Options that change where a result is written, and nothing in it.
 _NOT_REPEATED = ("json_file",)
-_NAME_PICTURES = "name the data with --data DIR, or pictures with --images DIR"
-#: Rows of the printed table of flips by pair of classes.
-_SHOWN_PAIRS = 5
 
 
 @click.command()
@@ -175,7 +166,7 @@ def _save_outputs(
     with open_backend(
         source, backend, precision=precision, outputs=_BOTH, device=device, threads=threads
     ) as runner:
-        pictures = _pictures(source, runner.spec, data, images, limit)
+        pictures = parity_pictures(source, runner.spec, data, images, limit)
         with counter(f"outputs of {backend}", pictures.count) as step:
             size = record(runner, pictures, target, on_picture=step)
     console.print(f"wrote {target} and its folder, {size:,.1f} MiB")
@@ -208,7 +199,7 @@ def _compare_live(
     probe(target)
     results = []
     with open_backend(source, "torch", outputs=_BOTH, device=device, threads=threads) as reference:
-        pictures = _pictures(source, reference.spec, data, images, limit)
+        pictures = parity_pictures(source, reference.spec, data, images, limit)
         for backend in candidates:
             with (
                 open_backend(
@@ -249,7 +240,7 @@ def _bisect(
     target = json_file or source.bisect_folder / result_name(candidate.stem)
     probe(target)
     spec = read_metadata(reference).spec
-    pictures = _pictures(source, spec, data, images, limit or BISECT_PICTURES)
+    pictures = parity_pictures(source, spec, data, images, limit or BISECT_PICTURES)
     with counter("bisect", pictures.count) as step:
         result = bisect(
             reference,
@@ -260,113 +251,15 @@ def _bisect(
             on_picture=step,
         )
     save(result, target, typed=typed_words(but=_NOT_REPEATED))
-    _print_layers(result)
+    print_layers(result)
     console.print(f"wrote {target}")
     if result.first is not None:
         sys.exit(EXIT_FAILED)
 
 
-def _print_layers(result: BisectResult) -> None:
-    from rich.table import Table
-
-    from fcn_deploy.parity.bisect import layer_table
-
-    table = Table(
-        title=f"{result.candidate.file} against {result.reference.file}, {result.pictures} "
-        f"pictures; allowed: {result.tolerance:g} of the RMS",
-        title_justify="left",
-    )
-    for column in ("layer", "operator", "shape"):
-        table.add_column(column, overflow="fold")
-    for column in ("RMS", "relative error"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    for row in layer_table(result):
-        table.add_row(*row)
-    console.print(table, soft_wrap=False)
-    if result.first is None:
-        console.print("every layer keeps its tolerance")
-    else:
-        error = f"relative error {result.first.relative_error:.2g}"
-        how = error if result.first.finite else "NaN or infinite"
-        console.print(f"first layer beyond its tolerance: {result.first.name} ({how})")
-
-
-def _pictures(
-    source: Run, spec: ModelSpec, data: str | None, images: Path | None, limit: int | None
-) -> Pictures:
-    from fcn_deploy.data.sources import open_dataset
-    from fcn_deploy.parity.inputs import labelled_pictures, unlabelled_pictures
-
-    if images is not None:
-        return unlabelled_pictures(images, limit)
-    dataset = open_dataset(data or trained_on(source, _NAME_PICTURES), "val")
-    return labelled_pictures(dataset, spec, limit)
-
-
 def _conclude(results: Sequence[ParityResult], target: Path) -> None:
     for result in results:
-        _print_parity(result)
+        print_parity(result)
     console.print(f"wrote {target}")
     if not all(result.passed for result in results):
         sys.exit(EXIT_FAILED)
-
-
-def _print_parity(result: ParityResult) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from fcn_deploy.results.format import gate_words
-
-    candidate = result.candidate
-    table = Table(
-        title=f"{candidate.backend} {candidate.precision} ({candidate.library}, "
-        f"{candidate.device}) against {result.reference.library} fp32",
-        title_justify="left",
-    )
-    for column in ("check", "", "figure"):
-        table.add_column(column, overflow="fold")
-    for check in result.checks:
-        mark = Text("ok", "green") if check.passed else Text("FAILED", "bold red")
-        table.add_row(check.name, mark, check.sentence)
-    console.print(table, soft_wrap=False)
-    if result.tally.flips:
-        _print_flips(result)
-    if result.passed:
-        labelled = result.is_labelled
-        console.print(gate_words(candidate, result.agreement, result.pictures, labelled=labelled))
-    else:
-        console.print("THE GATE FAILS")
-    for sentence in result.diagnosis:
-        console.print(f"  {sentence}")
-
-
-def _print_flips(result: ParityResult) -> None:
-    from rich.table import Table
-
-    tally, names = result.tally, result.spec.class_names
-    table = Table(title="where the flips are", title_justify="left")
-    for column in ("", "flips", "of pixels"):
-        table.add_column(column, overflow="fold", justify="right" if column else "left")
-    given = tally.classes.sum(axis=1)
-    for pair in tally.flips_by_class()[:_SHOWN_PAIRS]:
-        table.add_row(
-            f"{names[pair['reference']]} → {names[pair['candidate']]}",
-            f"{pair['flips']:,}",
-            f"{int(given[pair['reference']]):,}",
-        )
-    table.add_section()
-    for margins in tally.flips_by_margin():
-        if margins["flips"]:
-            low, high = margins["from"], margins["to"]
-            span = f"from {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"
-            table.add_row(f"margin {span}", f"{margins['flips']:,}", f"{margins['pixels']:,}")
-    table.add_section()
-    for band in tally.flips_by_distance():
-        if band["flips"]:
-            low, high = band["from_px"], band["to_px"]
-            span = f"{low}" if low == high else f"{low}–{high}" if high else f"{low} or more"
-            table.add_row(
-                f"{span} px from a class edge", f"{band['flips']:,}", f"{band['pixels']:,}"
-            )
-    console.print(table, soft_wrap=False)

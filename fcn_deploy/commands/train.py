@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from fcn_deploy.commands.shared.console import console, counter
-from fcn_deploy.commands.shared.options import ParamType, Size
+from fcn_deploy.commands.shared.options import Size
+from fcn_deploy.commands.train_options import Epochs, TrainOptions, train_plan
+from fcn_deploy.commands.train_resume import WORDS, begun_training
 from fcn_deploy.core.errors import (
     FcnDeployError,
     InputError,
     LostProcessError,
     TrainingStoppedError,
 )
-from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.training.recipes import RECIPES
 
 if TYPE_CHECKING:
-    import torch
-
     from fcn_deploy.data.dataset import Dataset
-    from fcn_deploy.training.plan import Amp, Progress, TrainPlan
+    from fcn_deploy.training.plan import Progress, TrainPlan
     from fcn_deploy.training.recipes import Recipe
     from fcn_deploy.training.run_files import Epoch
-    from fcn_deploy.training.train_state import ResumeState
+
 
 _ARITHMETIC = {
     "off": "in float32",
@@ -43,71 +39,6 @@ _ARITHMETIC = {
 }
 #: A GPU is not kept waiting for its counts more often than the bar is looked at.
 _SECONDS_SHOWN = 0.1
-#: Under this name the state has the words of the command line that began the run.
-_WORDS = "words"
-#: Options that may differ when a run is resumed: they change no figure but the seconds.
-_FREE = {"out", "resume", "overwrite", "download", "workers", "tensorboard"}
-
-
-class _Epochs(ParamType):
-    """``all``, or a number of epochs from 1."""
-
-    name = "all|EPOCHS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the word ``all`` or the number."""
-        if value == "all" or isinstance(value, int):
-            return value
-        if not (str(value).isdecimal() and int(value) >= 1):
-            self.fail(f"{value!r} is neither `all` nor a number of epochs", param, ctx)
-        return int(value)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    """What was typed; the fields are the options of :func:`train`."""
-
-    data: str | None
-    download: bool
-    out: str
-    arch: str
-    output_stride: int | None
-    weights: str
-    recipe: str | None
-    epochs: int | None
-    batch_size: int | None
-    crop_size: tuple[int, int] | None
-    half_size: float | None
-    lr: float | None
-    schedule: str | None
-    class_weights: str | None
-    ema: float | None
-    clip_norm: float | None
-    freeze_backbone: int | Literal["all"] | None
-    patience: int | None
-    validate_every: int | None
-    seed: int
-    device: str
-    amp: str
-    compiled: bool
-    sync_batch_norm: bool
-    deterministic: bool
-    workers: int | None
-    tensorboard: bool
-    resume: bool
-    overwrite: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return those that a resumed run must share, as JSON values."""
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in _FREE}
-        return dict(json.loads(json.dumps(values)))
-
-    def taken_from(self, saved: Mapping[str, Any]) -> _Options:
-        """Return the options with saved ones in their place."""
-        known = {name: saved[name] for name in self.to_json() if name in saved}
-        if (size := known.get("crop_size")) is not None:
-            known["crop_size"] = tuple(size)
-        return dataclasses.replace(self, **known)
 
 
 @click.command()
@@ -167,7 +98,7 @@ class _Options:
     "--freeze-backbone",
     is_flag=False,
     flag_value="all",
-    type=_Epochs(),
+    type=Epochs(),
     help="Train the head only, in all epochs or in the first EPOCHS.",
 )
 @click.option(
@@ -215,7 +146,7 @@ def train(context: click.Context, /, **typed: Any) -> None:
     On several GPUs or machines: torchrun --nproc-per-node N -m fcn_deploy train ...
     """
     with _one_voice():
-        _train(context, _Options(**typed))
+        _train(context, TrainOptions(**typed))
 
 
 @contextmanager
@@ -238,7 +169,7 @@ def _one_voice() -> Iterator[None]:
         console.quiet = False
 
 
-def _train(context: click.Context, options: _Options) -> None:
+def _train(context: click.Context, options: TrainOptions) -> None:
     from fcn_deploy.networks.device import choose_device, unavailable_reason
 
     if (reason := unavailable_reason()) is not None:
@@ -251,12 +182,12 @@ def _train(context: click.Context, options: _Options) -> None:
     run = Run(Path(options.out))
     device = choose_device(options.device)
     with joined(device) as world:
-        begun = world.from_leader(lambda: _begun(context, options, run, device))
+        begun = world.from_leader(lambda: begun_training(context, options, run, device))
         if begun is None:
             console.print(f"{run.checkpoint} is finished: nothing to resume")
             return
         options, state, words = begun.options, begun.state, begun.words
-        plan, data = _plan(options, device), options.data or "synthetic"
+        plan, data = train_plan(options, device), options.data or "synthetic"
         console.print(f"training {plan.architecture} on {device}, {_ARITHMETIC[plan.amp]}")
         train_set, val_set, dropped = _open_training_data(data, plan.recipe)
         world.from_leader(run.prepare)
@@ -268,7 +199,7 @@ def _train(context: click.Context, options: _Options) -> None:
                 run,
                 world=world,
                 state=state,
-                arguments={**options.to_json(), _WORDS: words},
+                arguments={**options.to_json(), WORDS: words},
                 options=words,
                 data_argument=data,
                 dropped=dropped,
@@ -277,208 +208,6 @@ def _train(context: click.Context, options: _Options) -> None:
                 on_epoch=on_epoch,
             )
     _say_end(run, plan, epochs)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Begun:
-    """A run to begin or to go on with, as rank 0 found it.
-
-    Attributes:
-        options: with the data's folder, the device and the arithmetic that they led to.
-        state: where an earlier start stands, or None.
-        words: of the command line that began it.
-    """
-
-    options: _Options
-    state: ResumeState | None
-    words: list[str]
-
-
-def _begun(
-    context: click.Context, typed: _Options, run: Run, device: torch.device
-) -> _Begun | None:
-    """Look at the run directory and the data; None if the run is finished.
-
-    Raises:
-        FcnDeployError: it holds another run than is asked for, or the data is not there.
-    """
-    state = None
-    if not typed.resume:
-        run.refuse_existing(overwrite=typed.overwrite)
-    else:
-        state = _unfinished(run)
-        if state is None and run.checkpoint.exists():
-            _require_finished(run, typed)
-            return None
-        if state is None:
-            console.print(f"nothing to resume in {run.root}: beginning")
-    asked = state is None or typed.data is not None
-    options = dataclasses.replace(
-        typed,
-        data=_data_source(typed) if asked else None,
-        device=device.type,
-        amp=_amp(typed.amp, device),
-    )
-    if state is None:
-        return _Begun(options, None, _typed_again(context, typed, str(options.data)))
-    begun = _as_begun(context, options, state.arguments)
-    console.print(f"resuming {run.root} at epoch {state.epoch}, batch {state.sums.batches + 1}")
-    return _Begun(begun, state, list(state.arguments[_WORDS]))
-
-
-def _unfinished(run: Run) -> ResumeState | None:
-    from fcn_deploy.training.train_state import load_state
-
-    return load_state(run.state) if run.state.is_file() else None
-
-
-def _require_finished(run: Run, typed: _Options) -> None:
-    """Check that a run without a state was finished, by us, as it is asked for.
-
-    The state is written before the first checkpoint, and deleted last.
-
-    Raises:
-        InputError: there is more to do than resuming can.
-    """
-    weights = f"--weights {run.checkpoint} --out NEW"
-    if not run.metrics.is_file():
-        raise InputError(
-            f"{run.checkpoint} was not trained here: nothing to resume", f"start from it: {weights}"
-        )
-    recipe = read_json(run.metrics, "train anew with --overwrite").get("recipe", {})
-    if typed.epochs is not None and typed.epochs != recipe.get("epochs"):
-        raise InputError(
-            f"{run.root} is finished, with {recipe.get('epochs')} epochs, not {typed.epochs}",
-            f"its schedule has ended: start from it with {weights}, or train anew with --overwrite",
-        )
-
-
-def _as_begun(context: click.Context, typed: _Options, saved: Mapping[str, Any]) -> _Options:
-    """Return the options that the run was begun with; what was typed now must be the same.
-
-    Raises:
-        InputError: it is not.
-    """
-    for name, value in typed.to_json().items():
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        # The device is not for the state to choose: all processes had to know it before.
-        if (given or name == "device") and name in saved and saved[name] != value:
-            option = next(p.opts[0] for p in context.command.params if p.name == name)
-            raise InputError(
-                f"the run was begun with {option} {saved[name]}, not {value}",
-                f"add {option} {saved[name]}"
-                if name == "device"
-                else f"drop {option}: a resumed run goes on as it was begun; to go on otherwise, "
-                "start from its weights: --weights RUN/last.safetensors --out NEW",
-            )
-    return typed.taken_from(saved)
-
-
-def _typed_again(context: click.Context, options: _Options, data: str) -> list[str]:
-    """Return the options that differ from their defaults, as words of a command line.
-
-    The data's folder is resolved, so that later commands find it from anywhere.
-    """
-    words: list[str] = []
-    for param in context.command.params:
-        value = getattr(options, str(param.name), None)
-        if param.name in _FREE or value is None or value is False:
-            continue
-        if value == param.get_default(context):
-            continue
-        if param.name == "data":
-            value = data
-        if isinstance(value, tuple):
-            value = "x".join(map(str, value))
-        words += [param.opts[0]] if value is True else [param.opts[0], str(value)]
-    return words
-
-
-def _plan(options: _Options, device: torch.device) -> TrainPlan:
-    from fcn_deploy.machine.description import usable_cores
-    from fcn_deploy.networks.architectures import build_model, find_architecture, with_output_stride
-    from fcn_deploy.training.plan import TrainPlan
-
-    architecture = options.arch
-    if options.output_stride is not None:
-        architecture = with_output_stride(architecture, options.output_stride)
-    find_architecture(architecture)
-    start = _starting_weights(options.weights)
-    if start is not None and not str(start).endswith(".safetensors"):
-        # Fetched or refused now, not after the data was read.
-        build_model(architecture, 2, weights=start)
-    recipe = _recipe(options, pretrained=start is not None)
-    freeze = options.freeze_backbone
-    workers = options.workers
-    if workers is None:
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, on this machine
-        free = usable_cores() // beside - 1
-        workers = max(0, min(16, free)) if device.type == "cuda" else 0
-    return TrainPlan(
-        recipe,
-        device,
-        architecture,
-        start,
-        freeze_epochs=recipe.epochs if freeze == "all" else freeze,
-        seed=options.seed,
-        workers=workers,
-        amp=_amp(options.amp, device),
-        compiled=options.compiled,
-        sync_batch_norm=options.sync_batch_norm,
-        deterministic=options.deterministic,
-        patience=options.patience,
-    )
-
-
-def _recipe(options: _Options, *, pretrained: bool) -> Recipe:
-    preset = RECIPES[options.recipe or ("tutorial" if pretrained else "scratch")]
-    names = (
-        "epochs", "batch_size", "crop_size", "half_size", "lr", "schedule", "class_weights",
-        "validate_every",
-    )  # fmt: skip
-    typed = {name: getattr(options, name) for name in names}
-    changed = {name: value for name, value in typed.items() if value is not None}
-    if options.ema is not None:
-        changed["ema"] = options.ema or None
-    if options.clip_norm is not None:
-        changed["clip_norm"] = options.clip_norm or None
-    return dataclasses.replace(preset, **changed)
-
-
-def _amp(word: str, device: torch.device) -> Amp:
-    import torch
-
-    if word == "fp16" and device.type == "cpu":
-        raise InputError("--amp fp16 is for GPUs", "use --amp bf16, or --amp off")
-    if word != "auto":
-        return word  # type: ignore[return-value]
-    if device.type == "cpu":
-        return "off"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-
-
-def _starting_weights(word: str) -> Literal["imagenet"] | Path | None:
-    if word == "none":
-        return None
-    if word == "imagenet":
-        return "imagenet"
-    path = Path(word)
-    if not path.is_file():
-        raise InputError(f"no weights file {word}", "give imagenet, none, or an existing file")
-    return path
-
-
-def _data_source(options: _Options) -> str:
-    """Return a folder, from the root, or ``synthetic``."""
-    if options.data == "voc2012":
-        from fcn_deploy.data.voc2012 import find_voc2012
-
-        return str(find_voc2012(download=options.download).resolve())
-    if options.data is None:
-        console.print("no --data given: training on the built-in synthetic scenes")
-    if options.data in (None, "synthetic"):
-        return "synthetic"
-    return str(Path(options.data).resolve())
 
 
 def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, int]:

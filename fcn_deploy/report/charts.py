@@ -22,10 +22,8 @@ from fcn_deploy.report.chart_layout import (
     Series,
     bar_chart,
     line_chart,
-    log_ticks,
-    round_ticks,
-    whole_ticks,
 )
+from fcn_deploy.report.ticks import log_ticks, round_ticks, whole_ticks
 from fcn_deploy.results.bench import ALL_STAGES, OFFLINE, SERVER, SINGLE_STREAM, Bench, BenchRow
 from fcn_deploy.results.bisect import Bisection
 from fcn_deploy.results.format import number, runner_name, score

@@ -26,7 +26,7 @@ from fcn_deploy.core.errors import ArtifactError, ImageError, InputError
 from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.data.images import read_image
-from fcn_deploy.report import charts, repeat_commands, tables
+from fcn_deploy.report import charts, repeat_commands, summary, tables
 from fcn_deploy.results import format
 from fcn_deploy.results.bench import ALL_STAGES
 from fcn_deploy.results.parity import VIEWS
@@ -129,7 +129,7 @@ def render(results: Results) -> str:
     script = _template("viewer.js")
     return templates.get_template("report.html.j2").render(
         results=results,
-        summary=repeat_commands.summary_lines(results),
+        summary=summary.summary_lines(results),
         styles=charts.runner_styles(results),
         machines=tables.machines(results.environments),
         digests=tables.digests(results),

@@ -16,10 +16,8 @@ from fcn_deploy.report.chart_layout import (
     Series,
     bar_chart,
     line_chart,
-    log_ticks,
-    round_ticks,
-    whole_ticks,
 )
+from fcn_deploy.report.ticks import log_ticks, round_ticks, whole_ticks
 
 WIDE = Frame(width=220, height=120, left=10, right=210, top=10, bottom=110)
 

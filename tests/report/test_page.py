@@ -35,7 +35,7 @@ from fcn_deploy.report.charts import (
     training_charts,
 )
 from fcn_deploy.report.page import data_uri, write_merged_report, write_report
-from fcn_deploy.report.repeat_commands import summary_lines
+from fcn_deploy.report.summary import summary_lines
 from fcn_deploy.report.tables import bench_groups, distance_words, margin_words, most_flips
 from fcn_deploy.results import bench as bench_results
 from fcn_deploy.results.format import runner_name

@@ -12,7 +12,8 @@ import pytest
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.report.repeat_commands import repeat_commands, summary_lines
+from fcn_deploy.report.repeat_commands import repeat_commands
+from fcn_deploy.report.summary import summary_lines
 from fcn_deploy.results import bench
 from fcn_deploy.results.format import gate_words, number, percent, verdict_words
 from fcn_deploy.results.read import read_files, read_results

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 from fcn_deploy.commands.shared.console import counter
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from fcn_deploy.core.run import Run
     from fcn_deploy.core.spec import Precision
     from fcn_deploy.results.runner import RunnerDescription
@@ -82,16 +79,3 @@ def _build_seconds(description: RunnerDescription) -> float | None:
         return read_sidecar(Path(description.file)).build_seconds
     except EngineError:  # a trusted engine has no sidecar
         return None
-
-
-def bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
-    """Return pictures to measure with, uint8 [H, W, 3], and where they come from."""
-    from fcn_deploy.bench.inputs import NUM_INPUTS
-    from fcn_deploy.data.images import find_images, read_image
-    from fcn_deploy.data.scenes.dataset import SceneDataset
-
-    if images is not None:
-        files = find_images([images])[:NUM_INPUTS]
-        return [read_image(path) for path in files], str(images)
-    scenes = SceneDataset.open("val")
-    return [scenes[index].image for index in range(NUM_INPUTS)], scenes.source

@@ -1,0 +1,70 @@
+"""Where the pictures come from: said once for parity, bench, export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcn_deploy.commands.shared.runs import trained_on
+from fcn_deploy.core.run import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+    from fcn_deploy.core.spec import ModelSpec
+    from fcn_deploy.parity.inputs import Pictures
+
+
+def calibration_pictures(
+    source: Run, calibration: str | None, size: int
+) -> tuple[int, str, Iterator[NDArray[uint8]]]:
+    """Return how many pictures, of where, and the pictures, decoded as they are asked for."""
+    from fcn_deploy.data.images import find_images, read_image
+    from fcn_deploy.data.sources import open_dataset
+
+    calibration = calibration or trained_on(source, "name pictures with --calibration DIR")
+    folder = Path(calibration)
+    if calibration == "synthetic" or (folder / "JPEGImages").is_dir():
+        dataset = open_dataset(calibration, "train")
+        places = _spread(len(dataset), size)
+        return len(places), dataset.source, (dataset[place].image for place in places)
+    files = find_images([folder])
+    places = _spread(len(files), size)
+    return len(places), calibration, (read_image(files[place]) for place in places)
+
+
+def _spread(count: int, size: int) -> list[int]:
+    # Evenly: the frames of a video stand in order, and its first minute is one scene.
+    return [place * count // min(count, size) for place in range(min(count, size))]
+
+
+_NAME_PICTURES = "name the data with --data DIR, or pictures with --images DIR"
+
+
+def parity_pictures(
+    source: Run, spec: ModelSpec, data: str | None, images: Path | None, limit: int | None
+) -> Pictures:
+    """Return the pictures that `parity` compares on: those named, or the run's validation set."""
+    from fcn_deploy.data.sources import open_dataset
+    from fcn_deploy.parity.inputs import labelled_pictures, unlabelled_pictures
+
+    if images is not None:
+        return unlabelled_pictures(images, limit)
+    dataset = open_dataset(data or trained_on(source, _NAME_PICTURES), "val")
+    return labelled_pictures(dataset, spec, limit)
+
+
+def bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
+    """Return pictures to measure with, uint8 [H, W, 3], and where they come from."""
+    from fcn_deploy.bench.inputs import NUM_INPUTS
+    from fcn_deploy.data.images import find_images, read_image
+    from fcn_deploy.data.scenes.dataset import SceneDataset
+
+    if images is not None:
+        files = find_images([images])[:NUM_INPUTS]
+        return [read_image(path) for path in files], str(images)
+    scenes = SceneDataset.open("val")
+    return [scenes[index].image for index in range(NUM_INPUTS)], scenes.source
