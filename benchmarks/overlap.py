@@ -12,31 +12,45 @@ The three take turns in every repeat, in rotating order, so that a slow minute o
 all of them.  On a CPU decoding and writing take cores from the network: there the share says what
 they cost, too, and CPU time says it with less noise.  Where computing alone keeps all cores busy
 and is the slower stage, the share can be no larger than its CPU time over that of predict.
+
+FILE keeps every run of one backend with one model file on one kind of machine: a run is appended to
+the runs that are in it, and what is printed is of all their repeats.  A file of anything else is
+refused before anything is measured.  In FILE, kind "overlap", schema 3:
+
+    backend, precision, threads, digest, batch, cpu, cores    what all its runs have in common
+    runs [created, commit | null, machine, versions, conditions, runner, pictures, batch,
+          picture_threads, and each repeat of: pictures_per_s {stage}, cpu_ms_per_picture {stage}
+          | null where it was not measured, share_of_the_slower_stage]
+
+``commit`` ends in "+" where the package was changed since.
 """
 
 from __future__ import annotations
 
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fcn_deploy.commands.shared.backends import open_backend
+from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.commands.shared.console import bar, console
-from fcn_deploy.commands.shared.options import threads_option
+from fcn_deploy.commands.shared.backends import open_backend
 from fcn_deploy.commands.shared.runs import run_from_argument
+from fcn_deploy.commands.shared.options import threads_option
 from fcn_deploy.core.errors import FcnDeployError, InputError
-from fcn_deploy.core.files import write_json
-from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.images import find_images
+from fcn_deploy.results.fields import Fields
+from fcn_deploy.machine.description import describe_machine, usable_cores
+from fcn_deploy.results.environment import result_header
 from fcn_deploy.data.pipeline import (
     Batch,
     all_readable,
@@ -45,14 +59,16 @@ from fcn_deploy.data.pipeline import (
     lookahead,
     picture_threads,
 )
-from fcn_deploy.machine.description import usable_cores
-from fcn_deploy.machine.sensors import system_load
 from fcn_deploy.predict.folder import predict
-from fcn_deploy.results.environment import result_header
 from fcn_deploy.runners.base import Runner
+from fcn_deploy.machine.sensors import system_load
+from fcn_deploy.core.spec import Precision
 
+OVERLAP, OVERLAP_SCHEMA = "overlap", 3
 MIN_REPEATS = 3
-DECODE, COMPUTE, PREDICT = "decode alone", "compute alone", "predict"
+STAGES = DECODE, COMPUTE, PREDICT = "decode alone", "compute alone", "predict"
+#: What to do about a file that a run cannot be appended to.
+ANOTHER_FILE = "name another file"
 
 
 def decode_alone(files: Sequence[Path], batch_size: int) -> None:
@@ -76,11 +92,12 @@ def predict_all(runner: Runner, files: Sequence[Path], batch_size: int, scratch:
 
 @dataclass(frozen=True)
 class Pace:
-    """What each stage took, repeat by repeat.
+    """The rate and the CPU time of each stage, repeat by repeat.
 
     Attributes:
         pictures_per_s: by the clock.
-        cpu_ms: CPU time of all threads of this process for one picture.
+        cpu_ms: CPU time of all threads of this process for one picture; shorter than the rates
+            where some runs did not measure it.
     """
 
     pictures_per_s: dict[str, list[float]]
@@ -128,24 +145,101 @@ def measured(runner: Runner, files: Sequence[Path], batch_size: int, repeats: in
         return interleaved(stages, len(files), repeats)
 
 
-def document(
-    runner: Runner,
-    files: Sequence[Path],
-    batch_size: int,
-    pace: Pace,
-    load_before: float | None,
-) -> dict[str, Any]:
+def common_to_runs(runner: Runner, batch_size: int) -> dict[str, Any]:
+    """Return what has to be the same in all runs of one file, as JSON values."""
+    description, machine = runner.describe(), describe_machine()
     return {
-        **result_header("overlap", 2),
+        "backend": description.backend,
+        "precision": description.precision,
+        "threads": description.threads,
+        "digest": description.digest,
+        "batch": batch_size,
+        "cpu": machine["cpu"],
+        "cores": machine["cores"],
+    }
+
+
+def recorded_runs(file: Path, common: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the runs that a result file holds; none where there is no file yet.
+
+    Raises:
+        ArtifactError: it is unreadable or damaged.
+        InputError: it is of another kind or schema, or its runs differ in ``common``.
+    """
+    if not file.exists():
+        return []
+    document = read_json(file, ANOTHER_FILE)
+    written = {name: document.get(name) for name in ("kind", "schema", *common)}
+    for name, own in {"kind": OVERLAP, "schema": OVERLAP_SCHEMA, **common}.items():
+        if written[name] != own:
+            raise InputError(f"{file} has {name} {written[name]}, this run {own}", ANOTHER_FILE)
+    runs = Fields(document, file, ANOTHER_FILE).children("runs")
+    for run in runs:
+        rates, cpu = run.child("pictures_per_s"), run.child_or_none("cpu_ms_per_picture")
+        repeats = len(rates.numbers(PREDICT))
+        for stages in (rates, cpu) if cpu else (rates,):
+            for stage in STAGES:
+                stages.numbers(stage, repeats)
+    return [dict(run.values) for run in runs]
+
+
+def source_commit() -> str | None:
+    """Return the commit of this checkout, with "+" where the package was changed since."""
+    root = Path(__file__).parents[1]
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
+
+    try:
+        commit = git("rev-parse", "--short=7", "HEAD")
+        changed = git("diff", "--quiet", "HEAD", "--", "fcn_deploy")
+    except OSError:  # no git
+        return None
+    if commit.returncode:  # no checkout
+        return None
+    return commit.stdout.strip() + ("+" if changed.returncode else "")
+
+
+def run_to_json(
+    runner: Runner, pictures: int, batch_size: int, pace: Pace, load_before: float | None
+) -> dict[str, Any]:
+    """Return one run as JSON values, with the header that a file of one run would have."""
+    header = result_header(OVERLAP, OVERLAP_SCHEMA)
+    return {
+        "created": header["created"],
+        "commit": source_commit(),
+        "machine": header["machine"],
+        "versions": header["versions"],
         "conditions": {"load_before": load_before, "load_after": system_load()},
         "runner": runner.describe().to_json(),
-        "pictures": len(files),
+        "pictures": pictures,
         "batch": batch_size,
         "picture_threads": usable_cores(),
         "pictures_per_s": pace.pictures_per_s,
         "cpu_ms_per_picture": pace.cpu_ms,
         "share_of_the_slower_stage": shares(pace.pictures_per_s),
     }
+
+
+def pooled(runs: Sequence[Mapping[str, Any]]) -> Pace:
+    """Return the repeats of all runs, one run after the other."""
+    rates, cpu = (
+        {stage: [x for run in runs for x in (run[name] or {}).get(stage, ())] for stage in STAGES}
+        for name in ("pictures_per_s", "cpu_ms_per_picture")
+    )
+    return Pace(rates, cpu)
+
+
+def print_pace(pace: Pace, runs: int) -> None:
+    noun = "run" if runs == 1 else "runs"
+    console.print(f"{len(pace.pictures_per_s[PREDICT])} repeats in {runs} {noun}")
+    for stage, values in pace.pictures_per_s.items():
+        console.print(f"{stage:14} {spread(values, '.2f')} pictures/s")
+    console.print(f"{'share':14} {spread(shares(pace.pictures_per_s), '.1%')} of the slower stage")
+    console.print(
+        f"{'CPU time':14} computing {spread(pace.cpu_ms[COMPUTE], '.1f')} ms a picture, "
+        f"predict {spread(pace.cpu_ms[PREDICT], '.1f')}"
+    )
 
 
 @click.command()
@@ -158,7 +252,7 @@ def document(
 @click.option("--repeats", type=click.IntRange(min=MIN_REPEATS), default=5, show_default=True)
 @threads_option
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Also write a JSON file."
+    "--json", "json_file", type=click.Path(path_type=Path), help="Append the run to this JSON file."
 )
 def overlap(
     run: str,
@@ -178,18 +272,14 @@ def overlap(
         raise InputError(f"{twice[0]} is there twice", "give a folder of pictures alone")
     source = run_from_argument(run, trust=False)
     with open_backend(source, backend, precision=Precision(precision), threads=threads) as runner:
+        common = common_to_runs(runner, batch_size)
+        runs = recorded_runs(json_file, common) if json_file is not None else []
         load_before = system_load()
         pace = measured(runner, files, batch_size, repeats)
-        found = document(runner, files, batch_size, pace, load_before)
-    for name, values in pace.pictures_per_s.items():
-        console.print(f"{name:14} {spread(values, '.2f')} pictures/s")
-    console.print(f"{'share':14} {spread(shares(pace.pictures_per_s), '.1%')} of the slower stage")
-    console.print(
-        f"{'CPU time':14} computing {spread(pace.cpu_ms[COMPUTE], '.1f')} ms a picture, "
-        f"predict {spread(pace.cpu_ms[PREDICT], '.1f')}"
-    )
+        runs.append(run_to_json(runner, len(files), batch_size, pace, load_before))
+    print_pace(pooled(runs), len(runs))
     if json_file is not None:
-        write_json(json_file, found)
+        write_json(json_file, {"schema": OVERLAP_SCHEMA, "kind": OVERLAP, **common, "runs": runs})
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from fcn_deploy.parity.histogram import MarginHistogram
 from fcn_deploy.parity.inputs import Picture
 
 #: Flips written out one by one, those with the widest margins first.
-MAX_LISTED_FLIPS = 1000
+MAX_LISTED_FLIPS = 100
 #: Pictures that are kept to be drawn.
 MAX_DRAWN = 4
 #: Pixels at most this far from a class edge are boundary pixels.

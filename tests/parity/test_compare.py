@@ -219,6 +219,10 @@ def test_a_long_list_of_flips_keeps_the_widest() -> None:
     assert not content["flip_list_complete"]
     assert len(content["flip_list"]) == MAX_LISTED_FLIPS
     assert content["flip_list"][0]["margin"] == content["widest_flip_margin"]
+    margins = np.sort(np.concatenate(result.tally.flip_margins))[::-1]
+    assert len(margins) > MAX_LISTED_FLIPS
+    listed_margins = [flip["margin"] for flip in content["flip_list"]]
+    assert listed_margins == margins[:MAX_LISTED_FLIPS].tolist()
 
 
 def test_no_pictures_and_other_classes_are_refused() -> None:

@@ -1,0 +1,64 @@
+"""The files of ``benchmarks/results``: read by today's code, and named on the page beside them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import overlap
+from fcn_deploy.core.files import read_json
+from fcn_deploy.parity.tally import MAX_LISTED_FLIPS
+from fcn_deploy.results.read import read_files
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+FILES = sorted(RESULTS.rglob("*.json"))
+OVERLAPS = [file for file in FILES if file.name.startswith("overlap-")]
+
+
+def test_the_page_names_every_result_and_none_that_is_not_there() -> None:
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([^`]+\.json)`", page, re.MULTILINE)
+    assert sorted(named) == [file.relative_to(RESULTS).as_posix() for file in FILES]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_recorded_result_is_of_a_kind_and_schema_that_is_read(file: Path) -> None:
+    kind = read_json(file, repair="")["kind"]
+    assert (kind == overlap.OVERLAP) == (file in OVERLAPS)
+    if file not in OVERLAPS:
+        assert read_files([file]).files == (str(file),)
+
+
+@pytest.mark.parametrize("file", OVERLAPS, ids=lambda file: file.name)
+def test_the_next_run_can_be_appended_to_a_recorded_overlap(file: Path) -> None:
+    document = read_json(file, repair="")
+    common = {name: document[name] for name in document.keys() - {"kind", "schema", "runs"}}
+    runs = overlap.recorded_runs(file, common)
+    assert len(runs) >= 1
+    assert [run["created"] for run in runs] == sorted(run["created"] for run in runs)
+    for run in runs:
+        runner, machine = run["runner"], run["machine"]
+        own = {**runner, **machine, "batch": run["batch"]}
+        assert {name: own[name] for name in common} == common
+        assert run["share_of_the_slower_stage"] == overlap.shares(run["pictures_per_s"])
+
+
+def test_no_recorded_list_of_flips_is_longer_than_one_is_written() -> None:
+    documents = [read_json(file, repair="") for file in FILES]
+    results = [result for document in documents for result in document.get("results", ())]
+    lengths = [len(result["flip_list"]) for result in results]
+    assert max(lengths) == MAX_LISTED_FLIPS
+    for result, length in zip(results, lengths, strict=True):
+        assert result["flip_list_complete"] == (length == result["flips"])
+
+
+def test_the_page_of_the_gpu_scripts_names_each() -> None:
+    page = (BENCHMARKS / "gpu" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
+    scripts = [
+        file.name for file in (BENCHMARKS / "gpu").iterdir() if file.suffix in {".py", ".sh"}
+    ]
+    assert sorted(named) == sorted(scripts)
