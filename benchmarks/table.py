@@ -1,6 +1,6 @@
 """The table of peers: our backends beside what people deploy with otherwise, in one run.
 
-    python benchmarks/table.py RUN [--update-readme README.md]
+    python benchmarks/table.py RUN [--update-readme docs/benchmarks.md]
 
     open ours and every peer ─▶ are the masks the same? ─▶ measure, interleaved ─▶ JSON, Markdown
 
@@ -228,7 +228,7 @@ def table(
         _update(readme, text)
     else:
         console.print(
-            f"into README.md: between {BEGIN} and {END}, by hand or with --update-readme README.md"
+            "into docs/benchmarks.md, between its markers: --update-readme docs/benchmarks.md"
         )
     if wrong:
         sys.exit(EXIT_FAILED)
