@@ -51,7 +51,7 @@ class Product(str, Enum):
 
 
 class Tail(str, Enum):
-    """How the exported graph makes masks of class scores; see docs/architecture.md, "The tail"."""
+    """How the exported graph makes masks of class scores; see docs/numerics.md, "The tail"."""
 
     EARLY_ARGMAX = "early-argmax"
     DECONV = "deconv"

@@ -75,7 +75,7 @@ def onnx_from_checkpoint(
         outputs: of ``mask``, ``logits``, ``margin``; ``mask`` is always among them.
         opset: 17 to 20; 17 for TensorRT 8.6.
         tail: the form of the last step; masks are the same; None: the cheapest exact one, see
-            docs/architecture.md.
+            docs/numerics.md.
         checked: False leaves the proof out, for a file that is to be looked into.
 
     Raises:

@@ -12,7 +12,7 @@ def cpu_session(model: bytes, threads: int, *, spinning: bool = True) -> Any:
     """Open a session on the CPU provider, with its own options but for the threads.
 
     Arena, memory pattern, I/O binding and fixed sizes were measured and gain nothing; see
-    docs/architecture.md.
+    docs/numerics.md.
 
     Args:
         model: the ONNX file's bytes.

@@ -109,7 +109,7 @@ class EarlyArgmax(nn.Module):
 
     Source of the rearrangement: Shi et al., "Is the deconvolution layer the same as a
     convolutional layer?" (2016).  The form was chosen by measuring ONNX Runtime's CPU kernels,
-    see docs/architecture.md.
+    see docs/numerics.md.
 
     Args:
         upsample: the transposed convolution; see :class:`~fcn_deploy.networks.UpsamplingNetwork`.
