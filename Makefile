@@ -10,8 +10,10 @@ DEMO := runs/demo
 # BENCH_FLAGS="--update-readme docs/benchmarks.md".
 RUN ?= runs/bench
 BENCH_FLAGS ?=
+# A worker that dies ends the run: started anew it would leave its tests undone and never end.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --max-worker-restart 0
 
-.PHONY: install demo bench test architectures lint lock clean
+.PHONY: install demo bench test test-all architectures lint lock clean
 
 install: $(VENV)/.installed
 
@@ -35,9 +37,12 @@ bench: install
 	test -f $(RUN)/model.fp16.onnx || $(BIN)/fcn-deploy export $(RUN) --fp16
 	$(BIN)/python benchmarks/table.py $(RUN) $(BENCH_FLAGS)
 
-# A worker that dies ends the run: started anew it would leave its tests undone and never end.
 test: install lint
-	$(BIN)/python -m pytest -n auto --dist loadscope --max-worker-restart 0
+	$(PYTEST) -m "not slow"
+
+# What takes long as well: killed trainings, more architectures, engines of real builders.
+test-all: install lint
+	$(PYTEST)
 
 # Every network that can be trained, through export, parity and the TensorRT for RTX builder.
 architectures: install
