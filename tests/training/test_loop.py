@@ -233,6 +233,8 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(
     assert multiprocessing.active_children() == []  # which load data
     state = load_state(run.state)
     assert (state.arguments, state.options) == ({"lr": 0.5}, ("--lr", "0.5"))
+    saved = torch.load(run.state, weights_only=True)
+    assert (saved["schema"], saved["arguments"]) == (2, {"lr": 0.5, "words": ["--lr", "0.5"]})
     resumed = run_training(run.root, recipe, state=state, workers=workers, **options)
     assert multiprocessing.active_children() == []
     assert figures_of(resumed) == figures_of(whole)
