@@ -1,4 +1,4 @@
-"""The command line: its commands in one group, and every error as one line and an exit code."""
+"""The command line: its commands in sections, and every error as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -66,7 +66,39 @@ def _explain(error: BaseException) -> int:
     return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+#: Letters of a command's first sentence that the list of commands shows: all of it.
+_FIRST_SENTENCE = 120
+#: Sections of `--help`, and their commands, in the order in which one works.
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Data": (scenes, data),
+    "Train": (train, import_network),
+    "Export": (export, build),
+    "Prove": (parity, bench),
+    "Use": (predict, report),
+    "This machine": (doctor,),
+}
+
+
+class SectionedGroup(click.Group):
+    """A group whose help lists the commands in sections."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the sections."""
+        return [str(command.name) for commands in SECTIONS.values() for command in commands]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each section with its commands and a line on each."""
+        longest = max(map(len, self.list_commands(ctx)))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                rows = [
+                    (str(c.name).ljust(longest), c.get_short_help_str(_FIRST_SENTENCE))
+                    for c in commands
+                ]
+                formatter.write_dl(rows)
+
+
+@click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fcn-deploy")
 def fcn_deploy() -> None:
     """From labelled images to segmentation masks that are the same on every backend.
@@ -76,17 +108,6 @@ def fcn_deploy() -> None:
     """
 
 
-for _command in (
-    train,
-    import_network,
-    data,
-    scenes,
-    export,
-    parity,
-    bench,
-    predict,
-    report,
-    doctor,
-    build,
-):
-    fcn_deploy.add_command(_command)
+for _commands in SECTIONS.values():
+    for _command in _commands:
+        fcn_deploy.add_command(_command)

@@ -3,106 +3,129 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fcn_deploy.commands.shared.console import build_bar, console
-from fcn_deploy.commands.shared.options import Bytes, Profile, precision_options
+from fcn_deploy.commands.shared.options import (
+    Bytes,
+    PathText,
+    PathType,
+    Profile,
+    precision_options,
+)
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
 
 if TYPE_CHECKING:
+    from fcn_deploy.tensorrt.build import Engine
     from fcn_deploy.tensorrt.profiles import Choice
 
 
+@dataclass(frozen=True)
+class EngineBuildOptions:
+    """What was typed; the fields are the parameters of :func:`build`."""
+
+    run: str | None
+    product: str
+    profiles: tuple[ShapeProfile, ...]
+    plan_from: Path | None
+    memory: int | None
+    batch: int | None
+    dry_run: bool
+    precision: Precision
+    workspace: int | None
+    opt_level: int | None
+    timing_cache: Path | None
+    compute_capability: str | None
+    out: Path
+
+    def require_consistent(self) -> None:
+        """Refuse options that are of no use beside the others.
+
+        Raises:
+            click.UsageError: naming the one to drop or to add.
+        """
+        planning = self.memory is not None or self.batch is not None or self.dry_run
+        if self.plan_from is None and planning:
+            raise click.UsageError(
+                "--memory, --batch and --dry-run belong to --plan-from DIR: add it."
+            )
+        if self.plan_from is not None and self.profiles:
+            raise click.UsageError(
+                "--plan-from chooses the profiles itself: drop --profile, or it."
+            )
+
+
 @click.command()
-@click.argument("run", required=False, metavar="[RUN|FILE.onnx]")
+@click.argument("run", required=False, type=PathText(), metavar="[RUN|FILE.onnx]")
 @click.option(
     "--product", type=click.Choice(["auto", *(product.value for product in Product)]),
-    default="auto", show_default=True, help="TensorRT, or TensorRT for RTX cards.",
+    default="auto", show_default=True,
+    help="Build with TensorRT (trt) or with TensorRT for RTX cards (trt-rtx); auto: with the one "
+    "that is installed.",
 )  # fmt: skip
 @click.option(
     "--profile", "profiles", type=Profile(), multiple=True,
-    help="Batch shapes to take, NxHxW each, e.g. 1x32x32:1x320x480:8x1024x2048; may be repeated.",
+    help="Let the engine take these batch shapes, NxHxW each, e.g. "
+    "1x32x32:1x320x480:8x1024x2048; may be repeated.",
 )  # fmt: skip
 @click.option(
-    "--plan-from", type=click.Path(path_type=Path), metavar="DIR",
-    help="Choose the profiles by the sizes of the pictures there.",
+    "--plan-from", type=PathType(folder=True), metavar="DIR",
+    help="Choose the profiles by the sizes of the pictures in this folder.",
 )  # fmt: skip
 @click.option(
-    "--memory", type=Bytes(), help="With --plan-from: what the engine may take, e.g. 512MiB."
-)
+    "--memory", type=Bytes(),
+    help="With --plan-from, choose profiles whose engine fits into so much memory, e.g. 512MiB.",
+)  # fmt: skip
 @click.option(
-    "--batch", type=click.IntRange(min=1), help="With --plan-from: pictures at once at most."
-)
-@click.option("--dry-run", is_flag=True, help="With --plan-from: show the choices, build nothing.")
+    "--batch", type=click.IntRange(min=1),
+    help="With --plan-from, let the engine take so many pictures at once at most.",
+)  # fmt: skip
+@click.option(
+    "--dry-run", is_flag=True,
+    help="With --plan-from, show which profiles there are to choose from, and build nothing.",
+)  # fmt: skip
 @precision_options
 @click.option(
-    "--workspace", type=click.IntRange(1, 2**20), metavar="MiB", help="Scratch per layer."
-)
-@click.option("--opt-level", type=click.IntRange(0, 5), help="0 builds fast, 5 runs fast.")
-@click.option("--timing-cache", type=click.Path(path_type=Path), help="Carries timings over.")
-@click.option(
-    "--compute-capability", metavar="sm89,…", help="GPUs to build for (TensorRT for RTX only)."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default="engines",
-    show_default=True, help="Folder of engines.",
+    "--workspace", type=click.IntRange(1, 2**20), metavar="MiB",
+    help="Let each layer use so much device memory as scratch; by default what TensorRT chooses.",
 )  # fmt: skip
-def build(
-    run: str | None,
-    product: str,
-    profiles: tuple[ShapeProfile, ...],
-    plan_from: Path | None,
-    memory: int | None,
-    batch: int | None,
-    dry_run: bool,
-    precision: Precision,
-    workspace: int | None,
-    opt_level: int | None,
-    timing_cache: Path | None,
-    compute_capability: str | None,
-    out: Path,
-) -> None:
+@click.option(
+    "--opt-level", type=click.IntRange(0, 5),
+    help="Search so hard for fast kernels: 0 builds fast, 5 runs fast.",
+)  # fmt: skip
+@click.option(
+    "--timing-cache", type=PathType(),
+    help="Keep the timings of kernels in this file, so that the next build measures less.",
+)  # fmt: skip
+@click.option(
+    "--compute-capability", metavar="sm89,…",
+    help="Build for these GPUs, not for this machine's (TensorRT for RTX only).",
+)  # fmt: skip
+@click.option(
+    "--out", type=PathType(folder=True), default="engines", show_default=True,
+    help="Write the engine and its sidecar into this folder.",
+)  # fmt: skip
+def build(**typed: Any) -> None:
     """Compile an exported ONNX file into a TensorRT engine, with its sidecar."""
-    if plan_from is None and (memory is not None or batch is not None or dry_run):
-        raise click.UsageError("--memory, --batch and --dry-run belong to --plan-from DIR: add it.")
-    if plan_from is not None and profiles:
-        raise click.UsageError("--plan-from chooses the profiles itself: drop --profile, or it.")
-    from fcn_deploy.tensorrt.api import choose_product
-    from fcn_deploy.tensorrt.build import engine_from_onnx
-    from fcn_deploy.tensorrt.build_missing import build_command, export_command
-    from fcn_deploy.tensorrt.build_options import BuildOptions, parse_capabilities
-    from fcn_deploy.tensorrt.layers import census
-
-    source = Run.from_argument(run)
+    options = EngineBuildOptions(**typed)
+    options.require_consistent()
+    source = Run.from_argument(options.run)
     if source.named_engine is not None:
         raise InputError(
             f"{source.named_engine} is an engine already",
             "give a run or an ONNX file to build from",
         )
-    capabilities = () if compute_capability is None else parse_capabilities(compute_capability)
-    onnx_path = source.require_onnx(precision)
-    if plan_from is not None:
-        profiles = _planned(onnx_path, plan_from, memory, batch or 1)
-        if dry_run:
-            return
-    chosen = choose_product(product)
-    options = BuildOptions(profiles, workspace, opt_level, timing_cache, capabilities)
-    with build_bar() as on_progress:
-        engine = engine_from_onnx(
-            onnx_path,
-            name=source.name,
-            product=chosen,
-            options=options,
-            folder=out,
-            command=build_command(source, precision, chosen, options, out),
-            export=export_command(source),
-            on_progress=on_progress,
-        )
+    engine = _build_engine(source, options)
+    if engine is None:
+        return
+    from fcn_deploy.tensorrt.layers import census
+
     built = engine.sidecar
     if engine.current:
         console.print(
@@ -117,6 +140,38 @@ def build(
         f"{census(built.layers)} ({built.layers_from}); "
         f"profiles {', '.join(map(str, built.profiles))}"
     )
+
+
+def _build_engine(source: Run, options: EngineBuildOptions) -> Engine | None:
+    """Build the engine, or find it current; None where only a plan was asked for."""
+    from fcn_deploy.tensorrt.api import choose_product
+    from fcn_deploy.tensorrt.build import engine_from_onnx
+    from fcn_deploy.tensorrt.build_missing import build_command, export_command
+    from fcn_deploy.tensorrt.build_options import BuildOptions, parse_capabilities
+
+    named = options.compute_capability
+    capabilities = () if named is None else parse_capabilities(named)
+    onnx_path = source.require_onnx(options.precision)
+    profiles = options.profiles
+    if options.plan_from is not None:
+        profiles = _planned(onnx_path, options.plan_from, options.memory, options.batch or 1)
+        if options.dry_run:
+            return None
+    product = choose_product(options.product)
+    settings = BuildOptions(
+        profiles, options.workspace, options.opt_level, options.timing_cache, capabilities
+    )
+    with build_bar() as on_progress:
+        return engine_from_onnx(
+            onnx_path,
+            name=source.name,
+            product=product,
+            options=settings,
+            folder=options.out,
+            command=build_command(source, options.precision, product, settings, options.out),
+            export=export_command(source),
+            on_progress=on_progress,
+        )
 
 
 def _planned(

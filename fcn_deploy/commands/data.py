@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter
+from fcn_deploy.commands.shared.options import PathText, PathType
 from fcn_deploy.core.files import write_json
 from fcn_deploy.results.environment import result_header
 
@@ -19,15 +20,18 @@ SCHEMA = 1
 _BAR = 24
 
 
-@click.group()
-def data() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def data(context: click.Context) -> None:
     """Look at labelled images before training on them."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @data.command("check")
-@click.argument("folder", metavar="DIR|synthetic")
+@click.argument("folder", type=PathText("synthetic", folder=True), metavar="DIR|synthetic")
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the same as JSON."
+    "--json", "json_file", type=PathType(), help="Write what is printed to this file, as JSON."
 )
 def check(folder: str, json_file: Path | None) -> None:
     """Decode every file that the lists name; name all faults, each with its repair.

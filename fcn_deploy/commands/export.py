@@ -5,13 +5,20 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fcn_deploy.commands.shared.console import console, counter
-from fcn_deploy.commands.shared.options import Names, precision_options, run_argument
+from fcn_deploy.commands.shared.options import (
+    Names,
+    PathText,
+    PathType,
+    precision_options,
+    run_argument,
+)
 from fcn_deploy.commands.shared.pictures import calibration_pictures
 from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.run import Run
@@ -28,86 +35,118 @@ if TYPE_CHECKING:
 CALIBRATION_SIZE = 128
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """What was typed; the fields are the parameters of :func:`export`."""
+
+    run: str | None
+    precision: Precision
+    outputs: tuple[str, ...]
+    opset: int
+    tail: str
+    calibration: str | None
+    calibration_size: int | None
+    unchecked: bool
+    out: Path | None
+    explain: bool
+
+    def require_consistent(self) -> None:
+        """Refuse options that are of no use beside the others.
+
+        Raises:
+            click.UsageError: naming the one to drop or to add.
+        """
+        for option, value in (("", self.calibration), ("-size", self.calibration_size)):
+            if value is not None and self.precision is not Precision.INT8:
+                raise click.UsageError(
+                    f"--calibration{option} is of use with --int8 only: add it, or drop this."
+                )
+        if self.explain and self.precision is Precision.INT8:
+            raise click.UsageError(
+                "--explain counts what FP32 and FP16 files save: drop it or --int8."
+            )
+
+    def target(self, source: Run) -> Path:
+        """Return the file to write.
+
+        Raises:
+            InputError: the one that was named is no ONNX file.
+        """
+        if self.out is not None and self.out.suffix != ".onnx":
+            raise InputError(f"{self.out} is no name for an ONNX file", "let --out end in .onnx")
+        return self.out or source.onnx_target(self.precision)
+
+
 @click.command()
 @run_argument
 @precision_options
 @click.option(
     "--outputs", type=Names(OUTPUT_NAMES), default="mask", show_default=True,
-    help="What the graph gives.",
+    help="Give the graph these outputs; `mask` is always among them.",
 )  # fmt: skip
-@click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 17 to 20.")
+@click.option(
+    "--opset", type=int, default=20, show_default=True,
+    help="Write the file in this ONNX opset, 17 to 20; TensorRT 8.6 needs 17.",
+)  # fmt: skip
 @click.option(
     "--tail", type=click.Choice(["auto", *(tail.value for tail in Tail)]), default="auto",
-    show_default=True, help="The form of the upsampling; masks are the same, times are not.",
+    show_default=True,
+    help="Compute the last upsampling in this form: masks are the same, times are not.",
 )  # fmt: skip
 @click.option(
-    "--calibration", metavar="DIR|synthetic",
-    help="With --int8: pictures to measure the scales on; default: the run's training pictures.",
+    "--calibration", type=PathText("synthetic", folder=True), metavar="DIR|synthetic",
+    help="With --int8, measure the scales on these pictures; by default on the run's training "
+    "pictures.",
 )  # fmt: skip
 @click.option(
     "--calibration-size", type=click.IntRange(min=1), show_default=str(CALIBRATION_SIZE),
-    help="With --int8: how many of them at most, evenly spaced.",
+    help="With --int8, calibrate on so many of the pictures at most, evenly spaced.",
 )  # fmt: skip
 @click.option(
-    "--unchecked", is_flag=True, help="Write a file that fails its self-check, to look into it."
-)
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: in the run.")
+    "--unchecked", is_flag=True,
+    help="Write the file without its self-check, to find out why the check fails.",
+)  # fmt: skip
 @click.option(
-    "--explain", is_flag=True, help="Say what was rewritten, and what it saves by the count."
+    "--out", type=PathType(), help="Write to this .onnx file; by default to one of the run's own."
 )
-def export(
-    run: str | None,
-    precision: Precision,
-    outputs: tuple[str, ...],
-    opset: int,
-    tail: str,
-    calibration: str | None,
-    calibration_size: int | None,
-    unchecked: bool,
-    out: Path | None,
-    explain: bool,
-) -> None:
+@click.option(
+    "--explain", is_flag=True,
+    help="Print what was rewritten in the graph, and how much arithmetic and memory traffic it "
+    "saves.",
+)  # fmt: skip
+def export(**typed: Any) -> None:
     """Write a checkpoint as ONNX: uint8 pictures in, uint8 masks out, any size."""
-    for option, value in (("", calibration), ("-size", calibration_size)):
-        if value is not None and precision is not Precision.INT8:
-            raise click.UsageError(
-                f"--calibration{option} is of use with --int8 only: add it, or drop this."
-            )
-    if explain and precision is Precision.INT8:
-        raise click.UsageError("--explain counts what FP32 and FP16 files save: drop it or --int8.")
+    options = ExportOptions(**typed)
+    options.require_consistent()
     from fcn_deploy.networks.device import unavailable_reason
 
-    source = Run.from_argument(run)
+    source = Run.from_argument(options.run)
     checkpoint = source.require_checkpoint()
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"export needs PyTorch: {reason}")
     from fcn_deploy.export.exporter import onnx_from_checkpoint
 
-    if out is not None and out.suffix != ".onnx":
-        raise InputError(f"{out} is no name for an ONNX file", "let --out end in .onnx")
+    target = options.target(source)
     write = functools.partial(
         onnx_from_checkpoint,
         checkpoint,
-        outputs=outputs,
-        opset=opset,
-        tail=None if tail == "auto" else Tail(tail),
-        checked=not unchecked,
+        outputs=options.outputs,
+        opset=options.opset,
+        tail=None if options.tail == "auto" else Tail(options.tail),
+        checked=not options.unchecked,
     )
-    target = out or source.onnx_target(precision)
-    if precision is Precision.INT8:
-        count, where, pictures = calibration_pictures(
-            source, calibration, calibration_size or CALIBRATION_SIZE
-        )
-        _write_int8(target, write, count, where, pictures, checked=not unchecked)
+    if options.precision is Precision.INT8:
+        _write_int8(target, write, source, options)
         return
-    written = write(target, precision=precision)
+    written = write(target, precision=options.precision)
     shapes = ", ".join("×".join(map(str, shape)) for shape in written.checked_shapes)
     proof = f"masks checked against PyTorch at N×H×W {shapes}" if shapes else "NOT CHECKED"
     console.print(
-        f"wrote {written.path}: {precision.value}, opset {opset}, tail {written.tail.value}, "
+        f"wrote {written.path}: {written.precision.value}, opset {written.opset}, "
+        f"tail {written.tail.value}, "
         f"{written.num_nodes} nodes, outputs {', '.join(written.outputs)}; {proof}"
     )
-    if explain:
+    if options.explain:
         _explain(checkpoint, written)
 
 
@@ -137,24 +176,23 @@ def _explain(checkpoint: Path, written: Export) -> None:
 
 
 def _write_int8(
-    target: Path,
-    write_fp32: Callable[[Path], object],
-    count: int,
-    where: str,
-    pictures: Iterator[NDArray[uint8]],
-    *,
-    checked: bool,
+    target: Path, write_fp32: Callable[[Path], object], source: Run, options: ExportOptions
 ) -> None:
     from fcn_deploy.core.files import probe
     from fcn_deploy.graph.quantize import quantized_onnx
 
+    count, where, pictures = calibration_pictures(
+        source, options.calibration, options.calibration_size or CALIBRATION_SIZE
+    )
     probe(target)
     # Not the run's own FP32 file: that may be older, of another opset, or give other outputs.
     with tempfile.TemporaryDirectory(prefix="fcn-deploy.") as folder:
         fp32 = Path(folder) / "model.onnx"
         write_fp32(fp32)
         with counter("calibration", count) as step:
-            written = quantized_onnx(fp32, target, _counted(pictures, step), checked=checked)
+            written = quantized_onnx(
+                fp32, target, _counted(pictures, step), checked=not options.unchecked
+            )
     proof = "NOT CHECKED"
     if written.agreement is not None:
         proof = f"{written.agreement:.2%} of their pixels keep their class"

@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fcn_deploy.commands.shared.console import console
+from fcn_deploy.commands.shared.options import PathText
 from fcn_deploy.core.errors import FcnDeployError, InputError
+from fcn_deploy.core.files import probe
 from fcn_deploy.core.run import Run
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What was typed; the fields are the parameters of :func:`import_network`."""
+
+    network: str
+    weights: str
+    out: str
+    overwrite: bool
 
 
 @click.command("import")
 @click.argument("network", metavar="torchvision:NAME")
 @click.option(
-    "--weights", default="default", show_default=True, metavar="default|FILE",
-    help="Fetch torchvision's published weights, or take a file of them.",
+    "--weights", type=PathText("default"), default="default", show_default=True,
+    metavar="default|FILE",
+    help="Fetch torchvision's published weights (`default`), or take them from a file.",
 )  # fmt: skip
-@click.option("--out", default="runs/fcn", show_default=True, help="Run directory to write.")
-@click.option("--overwrite", is_flag=True, help="Replace a model that --out already holds.")
-def import_network(network: str, weights: str, out: str, overwrite: bool) -> None:
+@click.option(
+    "--out", type=PathText(folder=True), default="runs/fcn", show_default=True,
+    help="Write the network into this run directory.",
+)  # fmt: skip
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the model that the run directory already holds."
+)
+def import_network(**typed: Any) -> None:
     """Take torchvision's fcn_resnet50 or fcn_resnet101 as a run, to export, check and measure."""
     from fcn_deploy.networks.device import unavailable_reason
 
+    options = ImportOptions(**typed)
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"importing needs PyTorch: {reason}")
     from fcn_deploy.networks.torchvision_weights import PUBLISHED, import_published
+    from fcn_deploy.training.run_files import refuse_existing
 
+    network, weights = options.network, options.weights
     if network not in PUBLISHED:
         raise InputError(f"unknown network {network!r}", f"choose {' or '.join(PUBLISHED)}")
     file = None if weights == "default" else Path(weights)
     if file is not None and not file.is_file():
         raise InputError(f"no weights file {weights}", "give default, or an existing file")
-    run = Run(Path(out))
-    run.refuse_existing(overwrite=overwrite)
-    run.prepare()
+    run = Run(Path(options.out))
+    refuse_existing(run, overwrite=options.overwrite)
+    probe(run.checkpoint)
     spec = import_published(PUBLISHED[network], file, run.checkpoint)
     console.print(f"wrote {run.checkpoint}: {spec.architecture}, {spec.num_classes} classes")

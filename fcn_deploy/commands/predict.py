@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fcn_deploy.commands.shared.backends import open_backend
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import (
+    BackendName,
+    PathText,
+    PathType,
     device_option,
     precision_options,
     threads_option,
@@ -21,48 +25,68 @@ from fcn_deploy.core.run import MODEL_SUFFIXES, Run
 from fcn_deploy.core.spec import Precision
 
 
+@dataclass(frozen=True)
+class PredictOptions:
+    """What was typed; the fields are the parameters of :func:`predict`."""
+
+    arguments: tuple[str, ...]
+    out: Path | None
+    overlay: bool
+    batch_size: int
+    backend: str | None
+    precision: Precision
+    device: str
+    threads: int | None
+    trust: bool
+
+
 @click.command()
-@click.argument("arguments", nargs=-1, required=True, metavar="[RUN] SOURCE...")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; default RUN/predictions.")
-@click.option("--overlay", is_flag=True, help="Also write overlays/NAME.png, blended pictures.")
+@click.argument("arguments", nargs=-1, required=True, type=PathText(), metavar="[RUN] SOURCE...")
+@click.option(
+    "--out", type=PathType(folder=True),
+    help="Write the masks into this folder; by default into RUN/predictions.",
+)  # fmt: skip
+@click.option(
+    "--overlay", is_flag=True,
+    help="Write overlays/NAME.png as well: each picture blended with the colours of its mask.",
+)  # fmt: skip
 @click.option(
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
     help="Segment so many pictures of one size at once.",
 )  # fmt: skip
-@click.option("--backend", help="Default: ort where the run has been exported, else torch.")
+@click.option(
+    "--backend", type=BackendName(),
+    help="Compute with this backend; by default with ort where the run has been exported, else "
+    "with torch.",
+)  # fmt: skip
 @precision_options
 @device_option
 @threads_option
 @trust_option
-def predict(
-    arguments: tuple[str, ...],
-    out: Path | None,
-    overlay: bool,
-    batch_size: int,
-    backend: str | None,
-    precision: Precision,
-    device: str,
-    threads: int | None,
-    trust: bool,
-) -> None:
+def predict(**typed: Any) -> None:
     """Segment pictures (files or folders) and write palette PNG masks of the same size."""
+    options = PredictOptions(**typed)
     from fcn_deploy.data.images import find_images
     from fcn_deploy.predict.folder import predict as predict_pictures
 
-    source, words = _split_run(arguments)
-    source = dataclasses.replace(source, trusted=trust)
+    source, words = _split_run(options.arguments)
+    source = replace(source, trusted=options.trust)
     pictures = find_images([Path(word) for word in words])
-    if backend is None:
-        backend = _default_backend(source, precision)
-    folder = out or source.root / "predictions"
+    backend = options.backend or _default_backend(source, options.precision)
+    folder = options.out or source.root / "predictions"
     done = 0
     with open_backend(
-        source, backend, precision=precision, device=device, threads=threads
+        source,
+        backend,
+        precision=options.precision,
+        device=options.device,
+        threads=options.threads,
     ) as runner:
+        predictions = predict_pictures(
+            runner, pictures, folder, with_overlay=options.overlay, batch_size=options.batch_size
+        )
         with counter("predict", len(pictures)) as step:
-            for prediction in predict_pictures(
-                runner, pictures, folder, with_overlay=overlay, batch_size=batch_size
-            ):
+            for prediction in predictions:
                 step()
                 if prediction.error is None:
                     done += 1

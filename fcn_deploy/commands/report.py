@@ -7,16 +7,18 @@ from pathlib import Path
 import click
 
 from fcn_deploy.commands.shared.console import console
+from fcn_deploy.commands.shared.options import PathText, PathType
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
 
 
 @click.command()
-@click.argument("sources", nargs=-1, metavar="[RUN | FILE.json …]")
+@click.argument("sources", nargs=-1, type=PathText(), metavar="[RUN | FILE.json …]")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    help="Default: RUN/report.html; of files, report.html in the current folder.",
+    type=PathType(),
+    help="Write the report to this file; by default to RUN/report.html, or, where FILEs are "
+    "given, to report.html in the current folder.",
 )
 def report(sources: tuple[str, ...], out: Path | None) -> None:
     """Gather results into one self-contained HTML file.

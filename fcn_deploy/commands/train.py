@@ -13,23 +13,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fcn_deploy.commands.shared.console import console, counter
-from fcn_deploy.commands.shared.options import Size
+from fcn_deploy.commands.shared.options import PathText, Size
 from fcn_deploy.commands.train_options import Epochs, TrainOptions, train_plan
-from fcn_deploy.commands.train_resume import WORDS, begun_training
+from fcn_deploy.commands.train_resume import begun_training
 from fcn_deploy.core.errors import (
     FcnDeployError,
     InputError,
     LostProcessError,
     TrainingStoppedError,
 )
+from fcn_deploy.core.files import probe
 from fcn_deploy.core.run import Run
 from fcn_deploy.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from fcn_deploy.data.dataset import Dataset
+    from fcn_deploy.results.training import Epoch
     from fcn_deploy.training.plan import Progress, TrainPlan
     from fcn_deploy.training.recipes import Recipe
-    from fcn_deploy.training.run_files import Epoch
 
 
 _ARITHMETIC = {
@@ -44,114 +45,178 @@ _SECONDS_SHOWN = 0.1
 @click.command()
 @click.option(
     "--data",
+    type=PathText("synthetic", "voc2012", folder=True),
     metavar="DIR|voc2012|synthetic",
-    help="Folder in VOC layout, or VOC 2012 below data/; default: the built-in scenes.",
+    help="Train on this folder in VOC layout, on VOC 2012 below data/, or on the built-in scenes "
+    "(`synthetic`, the default).",
 )
-@click.option("--download", is_flag=True, help="Fetch VOC 2012 into data/ if it is not there.")
-@click.option("--out", default="runs/fcn", show_default=True, help="Run directory to write.")
-@click.option("--arch", default="fcn32s-resnet18", show_default=True, help="Architecture.")
+@click.option(
+    "--download", is_flag=True, help="Download VOC 2012 into data/ if it is not there yet."
+)
+@click.option(
+    "--out",
+    type=PathText(folder=True),
+    default="runs/fcn",
+    show_default=True,
+    help="Write checkpoints, figures and previews into this run directory.",
+)
+@click.option(
+    "--arch",
+    default="fcn32s-resnet18",
+    show_default=True,
+    help="Train this architecture: fcn32s, fcn16s or fcn8s, a dash, and a body such as resnet18 "
+    "or resnet50.",
+)
 @click.option(
     "--output-stride",
     type=click.Choice(["8", "16"]),
     callback=lambda _c, _p, v: v and int(v),
-    help="Dilate the body's last stages instead of shrinking 32 times.",
+    help="Keep the body's output this many times smaller than the picture, by dilated "
+    "convolutions, instead of 32 times.",
 )
 @click.option(
     "--weights",
+    type=PathText("imagenet", "none"),
     default="none",
     show_default=True,
     metavar="imagenet|none|FILE",
-    help="What to start from: torchvision's ImageNet weights, nothing, a torchvision .pth of the "
-    "body, or a .safetensors checkpoint of ours.",
+    help="Start from torchvision's ImageNet weights, from nothing, from a torchvision .pth file "
+    "of the body, or from a .safetensors checkpoint of fcn-deploy.",
 )
 @click.option(
     "--recipe",
     type=click.Choice(list(RECIPES)),
-    help="Preset; default: scratch without pretrained weights, else tutorial.",
+    help="Take optimizer, schedule and augmentation from this preset; by default from `scratch` "
+    "without pretrained weights, else from `tutorial`.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="Overrides the recipe's.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Of each process; overrides.")
-@click.option("--crop-size", type=Size(), help="Training crop; overrides the recipe's.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    help="Pass over the training images so many times; by default as often as the recipe says.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Take so many images per step in each process; by default as many as the recipe says.",
+)
+@click.option(
+    "--crop-size",
+    type=Size(),
+    help="Train on random crops of this height and width; by default the recipe's.",
+)
 @click.option(
     "--half-size",
     type=click.FloatRange(0, 1),
-    help="Share of the epochs, the first ones, learned at half size; overrides the recipe's.",
+    help="Train this share of the epochs, the first ones, on pictures of half the height and "
+    "width, for a quarter of the work; by default the recipe's share.",
 )
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Overrides the recipe's.")
-@click.option("--schedule", type=click.Choice(["constant", "one-cycle", "poly"]), help="Overrides.")
+@click.option(
+    "--lr",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Set the learning rate, the peak of the schedule; by default the recipe's.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["constant", "one-cycle", "poly"]),
+    help="Let the learning rate follow this schedule; by default the recipe's.",
+)
 @click.option(
     "--class-weights",
     type=click.Choice(["none", "sqrt-median-frequency", "median-frequency"]),
-    help="Weigh rare classes up in the loss; overrides the recipe's.",
+    help="Weigh rare classes up in the loss by this rule; by default the recipe's.",
 )
 @click.option(
     "--ema",
     type=click.FloatRange(0, 1, max_open=True),
-    help="Decay of the moving average of the weights, 0 for none; overrides the recipe's.",
+    help="Keep an exponential moving average of the weights with this decay per step (0: none); "
+    "by default the recipe's.",
 )
 @click.option(
     "--clip-norm",
     type=click.FloatRange(min=0),
-    help="Largest norm of the gradient, 0 for no limit; overrides the recipe's.",
+    help="Scale gradients down to this norm where theirs is larger (0: never); by default to the "
+    "recipe's.",
 )
 @click.option(
     "--freeze-backbone",
     is_flag=False,
     flag_value="all",
     type=Epochs(),
-    help="Train the head only, in all epochs or in the first EPOCHS.",
+    help="Train the head alone: in all epochs, or in the first EPOCHS if a number is given.",
 )
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
-    help="Stop at a validated epoch if the best validation mIoU is so many epochs back, or more.",
+    help="Stop when the best validation mIoU is so many epochs old; by default never.",
 )
 @click.option(
     "--validate-every",
     type=click.IntRange(min=1),
-    help="Epochs from one validation to the next; overrides the recipe's.",
+    help="Validate after every so many epochs, and after the last; by default as the recipe says.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Draw initial weights, order and augmentation from this seed.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Train on this device; auto: on the GPU if there is one.",
+)
 @click.option(
     "--amp",
     type=click.Choice(["auto", "off", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="Automatic mixed precision; auto: on a GPU, in bfloat16 if it has that.",
+    help="Train by automatic mixed precision in this type; auto: on a GPU alone, in bfloat16 if "
+    "it has that.",
 )
-@click.option("--compile", "compiled", is_flag=True, help="Run the network by torch.compile.")
+@click.option("--compile", "compiled", is_flag=True, help="Run the network through torch.compile.")
 @click.option(
-    "--sync-batch-norm", is_flag=True, help="Batch statistics over all processes of torchrun."
+    "--sync-batch-norm",
+    is_flag=True,
+    help="Take batch norm's statistics over all processes of torchrun, not over each one's batch.",
 )
 @click.option(
-    "--deterministic", is_flag=True, help="Refuse operations whose result depends on chance."
+    "--deterministic",
+    is_flag=True,
+    help="Refuse operations whose result depends on the order of threads.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
-    help="Processes that load data; default: none on a CPU, up to 16 beside a GPU.",
+    help="Load data in so many processes beside the one that trains; by default in none on a CPU, "
+    "in up to 16 beside a GPU.",
 )
-@click.option("--tensorboard", is_flag=True, help="Write event files to RUN/tensorboard.")
+@click.option(
+    "--tensorboard", is_flag=True, help="Write TensorBoard event files to RUN/tensorboard as well."
+)
 @click.option(
     "--resume",
     is_flag=True,
     help="Go on exactly where the run in --out was stopped; begin if there is none.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a model that --out already holds.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the model that the run directory already holds."
+)
 @click.pass_context
 def train(context: click.Context, /, **typed: Any) -> None:
     """Train an FCN on labelled images; writes RUN/model.safetensors.
 
     On several GPUs or machines: torchrun --nproc-per-node N -m fcn_deploy train ...
     """
-    with _one_voice():
+    with only_rank_zero_speaks():
         _train(context, TrainOptions(**typed))
 
 
 @contextmanager
-def _one_voice() -> Iterator[None]:
-    """Let rank 0 speak for all processes that ``torchrun`` started."""
+def only_rank_zero_speaks() -> Iterator[None]:
+    """Silence all processes that ``torchrun`` started but rank 0; errors of others name theirs."""
     if os.environ.get("RANK", "0") == "0":
         yield
         return
@@ -176,6 +241,7 @@ def _train(context: click.Context, options: TrainOptions) -> None:
         raise FcnDeployError(f"training needs PyTorch: {reason}")
     from fcn_deploy.training.distributed import joined
     from fcn_deploy.training.loop import train as run_training
+    from fcn_deploy.training.plan import Provenance
 
     if options.download and options.data != "voc2012":
         raise InputError("--download fetches VOC 2012 alone", "add --data voc2012, or drop it")
@@ -186,11 +252,11 @@ def _train(context: click.Context, options: TrainOptions) -> None:
         if begun is None:
             console.print(f"{run.checkpoint} is finished: nothing to resume")
             return
-        options, state, words = begun.options, begun.state, begun.words
+        options = begun.options
         plan, data = train_plan(options, device), options.data or "synthetic"
         console.print(f"training {plan.architecture} on {device}, {_ARITHMETIC[plan.amp]}")
         train_set, val_set, dropped = _open_training_data(data, plan.recipe)
-        world.from_leader(run.prepare)
+        world.from_leader(lambda: probe(run.checkpoint))
         with _training_bar(plan.recipe.epochs) as (on_batch, on_epoch):
             epochs = run_training(
                 plan,
@@ -198,11 +264,8 @@ def _train(context: click.Context, options: TrainOptions) -> None:
                 val_set,
                 run,
                 world=world,
-                state=state,
-                arguments={**options.to_json(), WORDS: words},
-                options=words,
-                data_argument=data,
-                dropped=dropped,
+                state=begun.state,
+                provenance=Provenance(options.to_json(), begun.typed, data, dropped),
                 tensorboard=options.tensorboard,
                 on_batch=on_batch,
                 on_epoch=on_epoch,
@@ -236,16 +299,22 @@ def _checked(dataset: Dataset, title: str) -> Dataset:
 
 
 def _say_end(run: Run, plan: TrainPlan, epochs: list[Epoch]) -> None:
-    from fcn_deploy.training.run_files import best_of
+    from fcn_deploy.results.training import best_of
 
     best = best_of(epochs)
     if len(epochs) < plan.recipe.epochs:
         console.print(f"no better validation mIoU in {plan.patience} epochs: stopped early")
     console.print(
-        f"best: epoch {best.epoch}, val {best.val_pixel_accuracy:.3f}/{best.val_mean_iou:.3f} "
-        "(pixel accuracy/mIoU)"
+        f"best: epoch {best.epoch}, "
+        f"val {_scores(best.val_pixel_accuracy, best.val_mean_iou)} (pixel accuracy/mIoU)"
     )
     console.print(f"wrote {run.checkpoint}, {run.metrics}, {run.preview}")
+
+
+def _scores(pixel_accuracy: float | None, mean_iou: float | None) -> str:
+    if pixel_accuracy is None or mean_iou is None:
+        return "-"
+    return f"{pixel_accuracy:.3f}/{mean_iou:.3f}"
 
 
 @contextmanager
@@ -286,12 +355,12 @@ def _training_bar(
             )
 
         def on_epoch(epoch: Epoch) -> None:
-            val = f"{epoch.val_pixel_accuracy:.3f}/{epoch.val_mean_iou:.3f}"
             share = epoch.data_seconds / (epoch.data_seconds + epoch.compute_seconds)
             bar.console.print(
                 f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  "
-                f"train {epoch.train_pixel_accuracy:.3f}/{epoch.train_mean_iou:.3f}  "
-                f"val {val if epoch.validated else '-'} (pixel accuracy/mIoU)  "
+                f"train {_scores(epoch.train_pixel_accuracy, epoch.train_mean_iou)}  "
+                f"val {_scores(epoch.val_pixel_accuracy, epoch.val_mean_iou)} "
+                "(pixel accuracy/mIoU)  "
                 f"{epoch.examples_per_s:.1f} examples/s, {share:.0%} of the time for data"
             )
 

@@ -1,4 +1,4 @@
-"""`--resume`: what was begun."""
+"""`train --resume`: the options, the state and the command line that a run was begun with."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ from click.core import ParameterSource
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.commands.train_options import TrainOptions, amp, data_source, options_given
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 
 if TYPE_CHECKING:
     import torch
 
     from fcn_deploy.training.train_state import ResumeState
-
-
-#: Under this name the state has the words of the command line that began the run.
-WORDS = "words"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +27,12 @@ class BegunTraining:
     Attributes:
         options: with the data's folder, the device and the arithmetic that they led to.
         state: where an earlier start stands, or None.
-        words: of the command line that began it.
+        typed: the same options as words of the command line that began it.
     """
 
     options: TrainOptions
     state: ResumeState | None
-    words: list[str]
+    typed: tuple[str, ...]
 
 
 def begun_training(
@@ -48,9 +43,11 @@ def begun_training(
     Raises:
         FcnDeployError: it holds another run than is asked for, or the data is not there.
     """
+    from fcn_deploy.training.run_files import refuse_existing
+
     state = None
     if not typed.resume:
-        run.refuse_existing(overwrite=typed.overwrite)
+        refuse_existing(run, overwrite=typed.overwrite)
     else:
         state = _unfinished(run)
         if state is None and run.checkpoint.exists():
@@ -66,10 +63,11 @@ def begun_training(
         amp=amp(typed.amp, device),
     )
     if state is None:
-        return BegunTraining(options, None, options_given(context, typed, str(options.data)))
+        words = options_given(context, typed, str(options.data))
+        return BegunTraining(options, None, tuple(words))
     begun = as_begun(context, options, state.arguments)
     console.print(f"resuming {run.root} at epoch {state.epoch}, batch {state.sums.batches + 1}")
-    return BegunTraining(begun, state, list(state.arguments[WORDS]))
+    return BegunTraining(begun, state, state.options)
 
 
 def _unfinished(run: Run) -> ResumeState | None:
@@ -86,15 +84,17 @@ def _require_finished(run: Run, typed: TrainOptions) -> None:
     Raises:
         InputError: there is more to do than resuming can.
     """
+    from fcn_deploy.results.read import read_training
+
     weights = f"--weights {run.checkpoint} --out NEW"
     if not run.metrics.is_file():
         raise InputError(
             f"{run.checkpoint} was not trained here: nothing to resume", f"start from it: {weights}"
         )
-    recipe = read_json(run.metrics, "train anew with --overwrite").get("recipe", {})
-    if typed.epochs is not None and typed.epochs != recipe.get("epochs"):
+    epochs = read_training(run, "train anew with --overwrite").recipe.get("epochs")
+    if typed.epochs is not None and typed.epochs != epochs:
         raise InputError(
-            f"{run.root} is finished, with {recipe.get('epochs')} epochs, not {typed.epochs}",
+            f"{run.root} is finished, with {epochs} epochs, not {typed.epochs}",
             f"its schedule has ended: start from it with {weights}, or train anew with --overwrite",
         )
 

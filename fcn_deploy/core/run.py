@@ -1,18 +1,25 @@
-"""Run: which file of a run lies where."""
+"""Run: which file of a run lies where, and which command makes one that is missing."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fcn_deploy.core.errors import ArtifactError, MissingStageError
-from fcn_deploy.core.files import probe
 from fcn_deploy.core.spec import Precision
 
 DEFAULT_RUN = Path("runs/fcn")
 #: Of the files that may be named in place of a run.
 MODEL_SUFFIXES = (".safetensors", ".onnx", ".plan")
+
+
+def command_suffix(root: PurePath) -> str:
+    """Return a run directory as typed after a command, with a space before it.
+
+    Empty for the default run.
+    """
+    return "" if root == DEFAULT_RUN else f" {shlex.quote(str(root))}"
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,13 @@ class Run:
 
     @property
     def command_suffix(self) -> str:
-        """The RUN argument as the user should type it: empty for the default run."""
-        return "" if self.root == DEFAULT_RUN else f" {shlex.quote(str(self.root))}"
+        """The RUN argument as the user should type it; see :func:`command_suffix`."""
+        return command_suffix(self.root)
+
+    @property
+    def out_option(self) -> str:
+        """The same as the option of `train` and `import`: empty for the default run."""
+        return self.command_suffix and f" --out{self.command_suffix}"
 
     @property
     def checkpoint(self) -> Path:
@@ -156,42 +168,6 @@ class Run:
         """The HTML report."""
         return self.root / "report.html"
 
-    def refuse_existing(self, *, overwrite: bool) -> None:
-        """Keep a trained model from being replaced unasked.
-
-        Raises:
-            ArtifactError: the directory holds a model or an unfinished run, and ``overwrite`` is
-                not set.
-        """
-        if self.state.exists() and not overwrite:
-            raise ArtifactError(
-                f"{self.root} holds an unfinished training run",
-                "go on with --resume, train into another folder with --out, or replace it with "
-                "--overwrite",
-            )
-        if self.checkpoint.exists() and not overwrite:
-            raise ArtifactError(
-                f"{self.checkpoint} exists already",
-                "train into another folder with --out, or replace it with --overwrite",
-            )
-
-    def forget_training(self) -> None:
-        """Remove what an earlier training left and a new one would stand beside.
-
-        Its best checkpoint and its figures stay until the new one's first epoch replaces them.
-        """
-        previews = self.preview_of(1).parent.glob("epoch-*.png")
-        for path in (self.last_checkpoint, *previews, *self.events.glob("events.out.tfevents.*")):
-            path.unlink(missing_ok=True)
-
-    def prepare(self) -> None:
-        """Make the directory and try that it can be written, before hours of work.
-
-        Raises:
-            ArtifactError: it cannot be written.
-        """
-        probe(self.checkpoint)
-
     def require_checkpoint(self) -> Path:
         """Return the checkpoint's path.
 
@@ -199,8 +175,9 @@ class Run:
             MissingStageError: the run has not been trained.
         """
         if not self.checkpoint.is_file():
-            out = f" --out{self.command_suffix}" if self.command_suffix else ""
-            raise MissingStageError(f"no {self.checkpoint}", f"run `fcn-deploy train{out}` first")
+            raise MissingStageError(
+                f"no {self.checkpoint}", f"run `fcn-deploy train{self.out_option}` first"
+            )
         return self.checkpoint
 
     def require_onnx(self, precision: Precision) -> Path:

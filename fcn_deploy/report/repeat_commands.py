@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from fcn_deploy.core.run import DEFAULT_RUN, MODEL_SUFFIXES
+from fcn_deploy.core.run import DEFAULT_RUN, MODEL_SUFFIXES, command_suffix
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.bench import SERVER, Bench
 from fcn_deploy.results.bisect import Bisection
@@ -59,8 +59,7 @@ def _run_of(results: Results, *files: str) -> str:
     models = [PurePath(file) for file in files if PurePath(file).suffix != _ENGINE_SUFFIX]
     if not models:
         return f" {_UNKNOWN_RUN}"
-    folder = models[0].parent
-    return "" if folder == DEFAULT_RUN else f" {shlex.quote(str(folder))}"
+    return command_suffix(models[0].parent)
 
 
 def _precision_flag(precision: str) -> str:

@@ -14,7 +14,6 @@ and repair.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 
 from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
 from fcn_deploy.core.files import file_digest, read_json
-from fcn_deploy.core.run import DEFAULT_RUN, Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.results.bench import Bench, bench_from_fields
 from fcn_deploy.results.bisect import Bisection, bisection_from_fields
 from fcn_deploy.results.device import DeviceTier, device_tier_from_fields
@@ -30,11 +29,11 @@ from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.parity import Comparison, comparison_from_fields
 from fcn_deploy.results.results import Results
-from fcn_deploy.results.training import Training, training_from_fields
+from fcn_deploy.results.training import TRAIN_SCHEMA, Training
 
 #: Kind → schema of the result files that this version reads.  Said again here because this room
 #: stands below those that write them; a test holds it against them.
-SCHEMAS = {"train": 2, "parity": 2, "bench": 2, "bisect": 1, "device": 1}
+SCHEMAS = {"train": TRAIN_SCHEMA, "parity": 2, "bench": 2, "bisect": 1, "device": 1}
 #: Kind → the command that writes it, with a place for its RUN argument.
 _COMMANDS = {
     "train": "fcn-deploy train{}",
@@ -56,8 +55,7 @@ def read_results(run: Run) -> Results:
         MissingStageError: there is nothing at all.
         ArtifactError: a file is damaged, foreign, or of another schema.
     """
-    argument = "" if run.root == DEFAULT_RUN else f" {shlex.quote(str(run.root))}"
-    out = argument and f" --out{argument}"
+    argument, out = run.command_suffix, run.out_option
     found = _Found()
     if run.metrics.exists():
         again = f"train again with `fcn-deploy train{out} --overwrite`, or delete the file"
@@ -84,6 +82,21 @@ def read_results(run: Run) -> Results:
         preview=preview,
         checkpoint_digest=file_digest(run.checkpoint) if run.checkpoint.is_file() else None,
     )
+
+
+def read_training(run: Run, repair: str) -> Training:
+    """Read the training of a run.
+
+    Args:
+        run: whose ``metrics.json`` is read.
+        repair: what the user should do where there is none, or where it cannot be used.
+
+    Raises:
+        MissingStageError: there is none: the run was not trained here.
+        ArtifactError: the file is damaged, foreign, or of another schema.
+    """
+    fields = _opened(run.metrics, repair)
+    return Training.from_fields(fields, _environment(fields, "train", run.metrics.name))
 
 
 def read_files(paths: Sequence[Path]) -> Results:
@@ -153,7 +166,7 @@ class _Found:
         """
         environment = _environment(fields, kind, name)
         if kind == "train":
-            self.trainings.append(training_from_fields(fields, environment))
+            self.trainings.append(Training.from_fields(fields, environment))
         elif kind == "parity":
             entries = fields.children("results")
             self.comparisons += [

@@ -1,122 +1,281 @@
-"""Epoch, Split, Training."""
+"""What metrics.json holds: epochs, splits, and the whole training with the plan that it followed.
+
+TrainingSetup (before the first epoch) ─┐
+Epoch, … (one more after each) ─────────┴─▶ Training ─to_json─▶ metrics.json ─from_fields─▶
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from fcn_deploy.results.environment import Environment
-from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.fields import Fields, as_texts
+
+TRAIN_SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Figures of one epoch; scores are shares, 0 to 1, None where nothing was labelled."""
+    """Figures of one finished epoch.
+
+    Scores are shares, 0 to 1; None where no pixel was labelled.
+
+    Attributes:
+        epoch: from 1.
+        lr: learning rate of its last batch.
+        loss: mean over the epoch, per example.
+        train_pixel_accuracy: on the training crops.
+        train_mean_iou: likewise.
+        val_pixel_accuracy: on the validation images at full size; None also where this epoch was
+            not validated.
+        val_mean_iou: likewise.
+        val_iou: likewise, per class; None for a class that did not occur.
+        examples_per_s: training examples of all processes per second, validation left out.
+        data_seconds: spent waiting for examples.
+        compute_seconds: spent learning from them.
+        seconds: of the whole epoch, validation included.
+    """
 
     epoch: int
-    loss: float | None
+    lr: float
+    loss: float
     train_pixel_accuracy: float | None
     train_mean_iou: float | None
     val_pixel_accuracy: float | None
     val_mean_iou: float | None
-    examples_per_s: float | None
-    data_seconds: float | None
-    compute_seconds: float | None
-    seconds: float | None
+    val_iou: tuple[float | None, ...]
+    examples_per_s: float
+    data_seconds: float
+    compute_seconds: float
+    seconds: float
+
+    @property
+    def validated(self) -> bool:
+        """Whether this epoch has a validation mIoU."""
+        return self.val_mean_iou is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return asdict(self) | {"val_iou": list(self.val_iou)}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Epoch:
+        """Read back what :meth:`to_json` gave.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        return cls(
+            epoch=fields.whole("epoch"),
+            lr=fields.number("lr"),
+            loss=fields.number("loss"),
+            train_pixel_accuracy=fields.number_or_none("train_pixel_accuracy"),
+            train_mean_iou=fields.number_or_none("train_mean_iou"),
+            val_pixel_accuracy=fields.number_or_none("val_pixel_accuracy"),
+            val_mean_iou=fields.number_or_none("val_mean_iou"),
+            val_iou=fields.numbers_or_none("val_iou"),
+            examples_per_s=fields.number("examples_per_s"),
+            data_seconds=fields.number("data_seconds"),
+            compute_seconds=fields.number("compute_seconds"),
+            seconds=fields.number("seconds"),
+        )
+
+
+def best_of(epochs: Sequence[Epoch]) -> Epoch:
+    """Return the epoch with the highest validation mIoU, the earliest of equals.
+
+    Without any validation score, e.g. because all labels are void, the last epoch is the best.
+    """
+    best, highest = epochs[-1], -1.0
+    for epoch in epochs:
+        if epoch.val_mean_iou is not None and epoch.val_mean_iou > highest:
+            best, highest = epoch, epoch.val_mean_iou
+    return best
 
 
 @dataclass(frozen=True)
 class Split:
-    """How many examples of a data set were read, and how many dropped as smaller than the crop."""
+    """How many examples of a data set were read, and how many dropped as smaller than the crop.
+
+    Attributes:
+        name: ``train`` or ``val``.
+        source: where they come from, in words.
+        read: all of them.
+        dropped: of these.
+    """
 
     name: str
     source: str
     read: int
     dropped: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as JSON values; the name is the caller's key."""
+        return {"source": self.source, "read": self.read, "dropped": self.dropped}
 
-@dataclass(frozen=True)
-class Training:
-    """What ``metrics.json`` holds.
+    @classmethod
+    def from_fields(cls, name: str, fields: Fields) -> Split:
+        """Read back what :meth:`to_json` gave.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        return cls(name, fields.text("source"), fields.whole("read"), fields.whole("dropped"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSetup:
+    """What is known of a training before its first epoch.
 
     Attributes:
-        options: of the command line that began it, as they were typed.
+        architecture: of the network.
+        weights: what it started from; None: nothing.
         freeze_epochs: the body was not trained in the first so many; None: never frozen.
+        seed: of initialisation, order and augmentation.
+        device: what computed, by name.
+        amp: arithmetic of the forward pass: ``off``, ``bf16`` or ``fp16``.
+        compiled: through ``torch.compile``.
+        sync_batch_norm: batch statistics over all processes.
+        deterministic: operations whose result depends on chance were refused.
+        patience: epochs without a better one after which it was to stop; None: none.
+        recipe: field → value, as JSON values.
+        options: of the command line that began it, as they were typed.
+        processes: that trained together.
+        class_names: by index.
+        data_argument: what ``--data`` was; None where no command began it.
+        splits: the training and the validation set.
+    """
+
+    architecture: str
+    weights: str | None
+    freeze_epochs: int | None
+    seed: int
+    device: str
+    amp: str
+    compiled: bool
+    sync_batch_norm: bool
+    deterministic: bool
+    patience: int | None
+    recipe: Mapping[str, Any]
+    options: tuple[str, ...]
+    processes: int
+    class_names: tuple[str, ...]
+    data_argument: str | None
+    splits: tuple[Split, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(TrainingSetup):
+    """A training with the epochs that are finished: the content of ``metrics.json``.
+
+    Attributes:
+        environment: where it was trained.
+        checkpoint_digest: of the weights that were kept.
         best_epoch: whose weights were kept, by validation mIoU.
-        val_iou: per class, of the best epoch; None where the class does not occur.
-        recipe: its fields, as text.
-        data_argument: what ``--data`` was, if the file says.
+        epochs: from the first one, at least one.
     """
 
     environment: Environment
-    architecture: str
-    weights: str | None
-    options: tuple[str, ...]
-    freeze_epochs: int | None
+    checkpoint_digest: str
     best_epoch: int
-    seed: int
-    device: str
-    recipe: Mapping[str, str]
-    data_argument: str | None
-    class_names: tuple[str, ...]
-    splits: tuple[Split, ...]
     epochs: tuple[Epoch, ...]
-    val_iou: tuple[float | None, ...]
+
+    @classmethod
+    def of(
+        cls,
+        setup: TrainingSetup,
+        epochs: Sequence[Epoch],
+        checkpoint_digest: str,
+        environment: Environment,
+    ) -> Training:
+        """Return a training with its finished epochs."""
+        return cls(
+            **vars(setup),
+            environment=environment,
+            checkpoint_digest=checkpoint_digest,
+            best_epoch=best_of(epochs).epoch,
+            epochs=tuple(epochs),
+        )
 
     @property
     def best(self) -> Epoch:
         """The epoch whose weights were kept."""
         return next(epoch for epoch in self.epochs if epoch.epoch == self.best_epoch)
 
+    @property
+    def val_iou(self) -> tuple[float | None, ...]:
+        """IoU per class of the best epoch; None where the class does not occur."""
+        return self.best.val_iou
 
-def training_from_fields(fields: Fields, environment: Environment) -> Training:
-    """Read the JSON of a training back."""
-    class_names = fields.texts("class_names")
-    epochs = fields.children("epochs")
-    if not epochs:
-        raise fields.wrong("epochs", "a list of at least one epoch")
-    best_epoch = fields.whole("best_epoch")
-    best = next((entry for entry in epochs if entry.whole("epoch") == best_epoch), None)
-    if best is None:
-        raise fields.wrong("best_epoch", "one of the epochs")
-    val_iou = best.numbers_or_none("val_iou")
-    if len(val_iou) != len(class_names):
-        raise best.wrong("val_iou", f"one number for each of {len(class_names)} classes")
-    data = fields.child("data")
-    return Training(
-        environment=environment,
-        architecture=fields.text("architecture"),
-        weights=fields.text_or_none("weights"),
-        options=fields.texts("options"),
-        freeze_epochs=fields.whole_or_none("freeze_epochs"),
-        best_epoch=best_epoch,
-        seed=fields.whole("seed"),
-        device=fields.text("device"),
-        recipe=fields.as_texts("recipe"),
-        data_argument=fields.text_or_none("data_argument"),
-        class_names=class_names,
-        splits=tuple(split_from_fields(name, data.child(name)) for name in data.values),
-        epochs=tuple(epoch_from_fields(entry) for entry in epochs),
-        val_iou=val_iou,
-    )
+    @property
+    def recipe_texts(self) -> dict[str, str]:
+        """The recipe's fields as text; those that are not set are left out."""
+        return as_texts(self.recipe)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the environment, which the header of the file tells, as JSON values."""
+        return {
+            "checkpoint_digest": self.checkpoint_digest,
+            "best_epoch": self.best_epoch,
+            "architecture": self.architecture,
+            "weights": self.weights,
+            "freeze_epochs": self.freeze_epochs,
+            "seed": self.seed,
+            "device": self.device,
+            "amp": self.amp,
+            "compiled": self.compiled,
+            "sync_batch_norm": self.sync_batch_norm,
+            "deterministic": self.deterministic,
+            "patience": self.patience,
+            "recipe": dict(self.recipe),
+            "options": list(self.options),
+            "processes": self.processes,
+            "class_names": list(self.class_names),
+            "data_argument": self.data_argument,
+            "data": {split.name: split.to_json() for split in self.splits},
+            "epochs": [epoch.to_json() for epoch in self.epochs],
+        }
 
-def split_from_fields(name: str, fields: Fields) -> Split:
-    """Read the JSON of a split back."""
-    return Split(name, fields.text("source"), fields.whole("read"), fields.whole("dropped"))
+    @classmethod
+    def from_fields(cls, fields: Fields, environment: Environment) -> Training:
+        """Read back what :meth:`to_json` gave.
 
-
-def epoch_from_fields(fields: Fields) -> Epoch:
-    """Read the JSON of a epoch back."""
-    return Epoch(
-        epoch=fields.whole("epoch"),
-        loss=fields.number_or_none("loss"),
-        train_pixel_accuracy=fields.number_or_none("train_pixel_accuracy"),
-        train_mean_iou=fields.number_or_none("train_mean_iou"),
-        val_pixel_accuracy=fields.number_or_none("val_pixel_accuracy"),
-        val_mean_iou=fields.number_or_none("val_mean_iou"),
-        examples_per_s=fields.number_or_none("examples_per_s"),
-        data_seconds=fields.number_or_none("data_seconds"),
-        compute_seconds=fields.number_or_none("compute_seconds"),
-        seconds=fields.number_or_none("seconds"),
-    )
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        entries = fields.children("epochs")
+        if not entries:
+            raise fields.wrong("epochs", "a list of at least one epoch")
+        data = fields.child("data")
+        training = cls(
+            environment=environment,
+            checkpoint_digest=fields.text("checkpoint_digest"),
+            best_epoch=fields.whole("best_epoch"),
+            architecture=fields.text("architecture"),
+            weights=fields.text_or_none("weights"),
+            freeze_epochs=fields.whole_or_none("freeze_epochs"),
+            seed=fields.whole("seed"),
+            device=fields.text("device"),
+            amp=fields.text("amp"),
+            compiled=fields.flag("compiled"),
+            sync_batch_norm=fields.flag("sync_batch_norm"),
+            deterministic=fields.flag("deterministic"),
+            patience=fields.whole_or_none("patience"),
+            recipe=fields.child("recipe").values,
+            options=fields.texts("options"),
+            processes=fields.whole("processes"),
+            class_names=fields.texts("class_names"),
+            data_argument=fields.text_or_none("data_argument"),
+            splits=tuple(Split.from_fields(name, data.child(name)) for name in data.values),
+            epochs=tuple(Epoch.from_fields(entry) for entry in entries),
+        )
+        kept = [e for e in entries if e.values["epoch"] == training.best_epoch]
+        if not kept:
+            raise fields.wrong("best_epoch", "one of the epochs")
+        if len(training.val_iou) != len(training.class_names):
+            raise kept[0].wrong(
+                "val_iou", f"one number for each of {len(training.class_names)} classes"
+            )
+        return training

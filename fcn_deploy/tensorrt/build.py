@@ -23,7 +23,7 @@ from fcn_deploy.machine.description import utc_now
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.api import TensorRt
 from fcn_deploy.tensorrt.build_options import CACHE_FLAG, BuildOptions, sorted_capabilities
-from fcn_deploy.tensorrt.builder import EngineBuilder
+from fcn_deploy.tensorrt.builder import BuiltPlan, EngineBuilder
 from fcn_deploy.tensorrt.callbacks import OnProgress
 from fcn_deploy.tensorrt.engine_file import (
     ENGINES_FOLDER,
@@ -86,23 +86,13 @@ def engine_from_onnx(
     metadata = read_metadata(onnx_path)
     tensorrt = api.load(product)
     wanted = _wanted(onnx_path, metadata, tensorrt, options)
-    path = engine_path(
-        folder,
-        name,
-        metadata.precision,
-        product,
-        tensorrt.version,
-        wanted["compute_capabilities"],
-    )
-    try:
-        known, differences = _compare(path, name, wanted)
-    except OSError as error:
-        raise write_error(path, error, flags="--out") from error
+    targets = wanted["compute_capabilities"]
+    path = engine_path(folder, name, metadata.precision, product, tensorrt.version, targets)
+    known, differences = _compare(path, name, wanted)
     if known is not None and not differences:
         return Engine(path, known, current=True)
-    export += _export_words(metadata)
-    _check_opset(onnx_path, tensorrt, export)
     # A build takes minutes: what it is for must not fail after it.
+    _check_opset(onnx_path, tensorrt, export + _export_options(metadata))
     probe(path, flags="--out")
     if options.timing_cache is not None:
         probe(options.timing_cache, flags=CACHE_FLAG)
@@ -113,9 +103,19 @@ def engine_from_onnx(
         metadata,
         options,
         wanted["profiles"],
-        wanted["compute_capabilities"] if tensorrt.chooses_capabilities else (),
-        export,
+        targets if tensorrt.chooses_capabilities else (),
+        export + _export_options(metadata),
     ).run(on_progress)
+    sidecar = _write(path, built, wanted, command, seconds=time.monotonic() - started)
+    if options.timing_cache is not None:
+        write_bytes(options.timing_cache, built.timing_cache, flags=CACHE_FLAG)
+    return Engine(path, sidecar, current=False, differences=differences)
+
+
+def _write(
+    path: Path, built: BuiltPlan, wanted: dict[str, Any], command: str, *, seconds: float
+) -> EngineSidecar:
+    """Write an engine and its sidecar, both or neither."""
     sidecar = EngineSidecar(
         **{**wanted, "flags": {**wanted["flags"], "builder": list(built.flags)}},
         plan_digest="",
@@ -125,15 +125,12 @@ def engine_from_onnx(
         tensors=built.tensors,
         command=command,
         built_at=utc_now(),
-        build_seconds=round(time.monotonic() - started, 3),
+        build_seconds=round(seconds, 3),
     )
-    sidecar = write_engine(path, memoryview(built.plan), sidecar)
-    if options.timing_cache is not None:
-        write_bytes(options.timing_cache, built.timing_cache, flags=CACHE_FLAG)
-    return Engine(path, sidecar, current=False, differences=differences)
+    return write_engine(path, memoryview(built.plan), sidecar)
 
 
-def _export_words(metadata: OnnxMetadata) -> str:
+def _export_options(metadata: OnnxMetadata) -> str:
     outputs = "" if metadata.outputs == ("mask",) else f" --outputs {','.join(metadata.outputs)}"
     return metadata.precision.flag + outputs
 
@@ -181,17 +178,24 @@ def _compare(
 
     Where there is none of that name, the newest of another release stands in for it; one for
     other GPUs or of the other product is another engine, and nothing that this one replaces.
+
+    Raises:
+        ArtifactError: the folder cannot be looked into.
     """
     start = f"{name}.{wanted['precision'].value}.{wanted['product'].value}-"
     target = "-".join(wanted["compute_capabilities"])
-    others = sorted(path.parent.glob(f"{glob.escape(start)}[0-9]*.{target}.plan"), key=_modified)
-    there = path if path.is_file() else others[-1] if others else None
-    if there is None:
-        return None, ()
     try:
+        others = sorted(
+            path.parent.glob(f"{glob.escape(start)}[0-9]*.{target}.plan"), key=_modified
+        )
+        there = path if path.is_file() else others[-1] if others else None
+        if there is None:
+            return None, ()
         known = read_engine(there)
     except ArtifactError as error:
         return None, (error.message,)
+    except OSError as error:
+        raise write_error(path, error, flags="--out") from error
     differences = []
     for field, value in wanted.items():
         found = getattr(known, field)

@@ -1,17 +1,18 @@
-"""`--build`: build what a command lacks."""
+"""`--build`: the engines that a command needs, those that are missing built on the way."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.files import file_digest, write_bytes
 from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import Precision, Product
+from fcn_deploy.core.spec import Precision, Product, ShapeProfile
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import load_onnx, read_metadata
+from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, read_metadata
 from fcn_deploy.machine import cuda
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
@@ -58,60 +59,113 @@ def ensure_engine(
     capability = cuda.describe_gpu().compute_capability
     onnx_path = run.require_onnx(precision)
     metadata = read_metadata(onnx_path)
+    engines = _Engines(
+        run,
+        onnx_path,
+        metadata,
+        chosen,
+        version,
+        capability,
+        folder,
+        timing_cache,
+        say,
+        on_progress,
+    )
+    shipped = engines.of_masks()
+    hidden = set(outputs) - set(metadata.outputs)
+    if hidden and "logits" not in metadata.outputs:
+        engines.require_logits(shipped)
 
-    def find(
-        asked: str, *, onnx_digest: str | None = None, checkpoint_digest: str | None = None
+
+@dataclass(frozen=True)
+class _Engines:
+    """The engines of one ONNX file for one GPU: those that are there, and the means to build.
+
+    Attributes:
+        run: the model.
+        onnx_path: its file, as shipped.
+        metadata: of that file.
+        product: which TensorRT.
+        version: of the one that is installed.
+        capability: of this machine's GPU.
+        folder: where engines lie.
+        timing_cache: for the builds, or None.
+        say: takes a line before each build.
+        on_progress: told how a build goes on.
+    """
+
+    run: Run
+    onnx_path: Path
+    metadata: OnnxMetadata
+    product: Product
+    version: str
+    capability: str
+    folder: Path
+    timing_cache: Path | None
+    say: Callable[[str], None]
+    on_progress: OnProgress | None
+
+    def of_masks(self) -> EngineSidecar:
+        """Return the engine of the file as shipped, built where there is none."""
+        found, reason = self._find("mask", onnx_digest=file_digest(self.onnx_path))
+        if found is not None:
+            return read_sidecar(found)
+        options, precision = self._options(), self.metadata.precision
+        command = build_command(self.run, precision, self.product, options, self.folder)
+        return self._build(self.onnx_path, self.run.name, reason, options, command)
+
+    def require_logits(self, shipped: EngineSidecar) -> None:
+        """Build the engine that shows the logits, unless it is there with the masks' profiles."""
+        found, reason = self._find("logits", checkpoint_digest=self.metadata.checkpoint_digest)
+        if found is not None and read_sidecar(found).profiles == shipped.profiles:
+            return
+        if found is not None:
+            reason = f"{found} has other profiles than the engine of the masks"
+        name = f"{self.run.name}.logits"
+        exposed = self.folder / f"{name}.{self.metadata.precision.value}.onnx"
+        write_bytes(exposed, with_logits(load_onnx(self.onnx_path)).SerializeToString())
+        try:
+            # It follows the masks' engine: to change this one is to rebuild that one.
+            options = self._options(shipped.profiles)
+            self._build(exposed, name, reason, options, shipped.command)
+        finally:
+            exposed.unlink()  # made for this build alone
+
+    def _find(
+        self, output: str, *, onnx_digest: str | None = None, checkpoint_digest: str | None = None
     ) -> tuple[Path | None, str]:
         return newest_engine(
-            folder,
-            product=chosen,
-            version=version,
-            compute_capability=capability,
-            precision=metadata.precision,
-            outputs=(asked,),
+            self.folder,
+            product=self.product,
+            version=self.version,
+            compute_capability=self.capability,
+            precision=self.metadata.precision,
+            outputs=(output,),
             onnx_digest=onnx_digest,
             checkpoint_digest=checkpoint_digest,
         )
 
-    def build(
-        source: Path, name: str, reason: str, shipped: EngineSidecar | None = None
-    ) -> EngineSidecar:
-        options = BuildOptions(
-            profiles=() if shipped is None else shipped.profiles,
-            timing_cache=timing_cache,
-            compute_capabilities=_capabilities_here(chosen, capability),
+    def _options(self, profiles: tuple[ShapeProfile, ...] = ()) -> BuildOptions:
+        return BuildOptions(
+            profiles=profiles,
+            timing_cache=self.timing_cache,
+            compute_capabilities=_capabilities_here(self.product, self.capability),
         )
-        say(f"no engine fits ({reason}): building one from {onnx_path}")
-        if shipped is None:
-            command = build_command(run, precision, chosen, options, folder)
-        else:  # it follows the masks' engine: to change this one is to rebuild that one
-            command = shipped.command
+
+    def _build(
+        self, source: Path, name: str, reason: str, options: BuildOptions, command: str
+    ) -> EngineSidecar:
+        self.say(f"no engine fits ({reason}): building one from {self.onnx_path}")
         return engine_from_onnx(
             source,
             name=name,
-            product=chosen,
+            product=self.product,
             options=options,
-            folder=folder,
+            folder=self.folder,
             command=command,
-            export=export_command(run),
-            on_progress=on_progress,
+            export=export_command(self.run),
+            on_progress=self.on_progress,
         ).sidecar
-
-    found, reason = find("mask", onnx_digest=file_digest(onnx_path))
-    shipped = build(onnx_path, run.name, reason) if found is None else read_sidecar(found)
-    hidden = set(outputs) - set(metadata.outputs)
-    if not hidden or "logits" in metadata.outputs:
-        return
-    found, reason = find("logits", checkpoint_digest=metadata.checkpoint_digest)
-    if found is not None and read_sidecar(found).profiles != shipped.profiles:
-        found, reason = None, f"{found} has other profiles than the engine of the masks"
-    if found is None:
-        exposed = folder / f"{run.name}.logits.{metadata.precision.value}.onnx"
-        write_bytes(exposed, with_logits(load_onnx(onnx_path)).SerializeToString())
-        try:
-            build(exposed, f"{run.name}.logits", reason, shipped)
-        finally:
-            exposed.unlink()  # made for this build alone
 
 
 def _capabilities_here(product: Product, capability: str) -> tuple[str, ...]:
@@ -144,9 +198,9 @@ def build_command(
         source = f" {shlex.quote(str(named))}"
     else:
         source = run.command_suffix + precision.flag
-    words = "" if options is None else options.words()
+    settings = "" if options is None else options.cli_options()
     out = "" if folder == ENGINES_FOLDER else f" --out {shlex.quote(str(folder))}"
-    return f"fcn-deploy build{source} --product {product.value}{words}{out}"
+    return f"fcn-deploy build{source} --product {product.value}{settings}{out}"
 
 
 def export_command(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""BuildOptions and how they are typed."""
+"""BuildOptions: what may be chosen of a build, and how it is typed after `fcn-deploy build`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BuildOptions:
     timing_cache: Path | None = None
     compute_capabilities: tuple[str, ...] = ()
 
-    def words(self) -> str:
+    def cli_options(self) -> str:
         """Return the options as typed after `fcn-deploy build`."""
         words = [f"--profile {profile}" for profile in self.profiles]
         if self.workspace_mib is not None:

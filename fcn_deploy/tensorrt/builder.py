@@ -1,4 +1,4 @@
-"""One build with TensorRT objects in hand."""
+"""EngineBuilder: one run of TensorRT's builder, from the parsed network to the counted layers."""
 
 from __future__ import annotations
 
@@ -37,8 +37,17 @@ _SHOWN_PROBLEMS = 3
 
 
 @dataclass(frozen=True)
-class _Built:
-    """What the builder gave."""
+class BuiltPlan:
+    """An engine as the builder gave it, not written yet.
+
+    Attributes:
+        plan: its bytes, in memory of TensorRT's.
+        layers: precision → number of layers that compute in it.
+        layers_from: who listed them.
+        tensors: in and outputs.
+        flags: of the builder that were set.
+        timing_cache: timings that the next build may begin with; empty where none is kept.
+    """
 
     plan: Any
     layers: dict[str, int]
@@ -69,7 +78,7 @@ class EngineBuilder:
         self._capabilities = capabilities
         self._export = export
 
-    def run(self, on_progress: OnProgress | None) -> _Built:
+    def run(self, on_progress: OnProgress | None) -> BuiltPlan:
         """Parse, configure, build, count the layers."""
         trt = self._tensorrt.trt
         builder = trt.Builder(self._tensorrt.logger)
@@ -97,7 +106,7 @@ class EngineBuilder:
             if cache is not None:  # worth minutes, also to the next attempt
                 write_bytes(cache, timings, flags=CACHE_FLAG)
             raise
-        return _Built(plan, layers, source, _tensors(trt, network), flags, timings)
+        return BuiltPlan(plan, layers, source, _tensors(trt, network), flags, timings)
 
     def _parse(self, builder: Any) -> Any:
         trt = self._tensorrt.trt

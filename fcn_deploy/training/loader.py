@@ -1,6 +1,6 @@
 """Labelled images as training examples: cropped, augmented, batched, in an order that can resume.
 
-    RunOrder ─Draw(epoch, index)─▶ Examples ─▶ uint8 [3, h, w] and [h, w] ─▶ batches
+    RunOrder ─Draw(epoch, index)─▶ TrainingImages ─▶ uint8 [3, h, w] and [h, w] ─▶ batches
 
 Chance is a function of (seed, epoch, index), not of what happened before: an example comes out the
 same in whichever process it is made, and after a training run was killed and resumed.
@@ -53,8 +53,8 @@ class TrainingImages(TorchDataset[tuple[Tensor, Tensor]]):
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
 
-def _left_to_the_parent(_worker: int) -> None:
-    """Let a loading process outlive what asks the whole group to end: the state is saved first."""
+def ignore_signals(_worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM to the process that trains, which saves its state before it ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -77,7 +77,7 @@ def batches(
         pin_memory=pinned,
         # PyTorch sees to it then that the processes end with this one, whatever still holds them.
         persistent_workers=workers > 0,
-        worker_init_fn=_left_to_the_parent,
+        worker_init_fn=ignore_signals,
         # Else it would take a number out of the global generator.
         generator=torch.Generator(),
     )

@@ -1,7 +1,7 @@
 """The training loop: labelled images → checkpoint, figures per epoch, a preview to look at.
 
 for each epoch
-    for each batch ── examples ─▶ network ─▶ loss ─▶ gradient ─finite?─▶ learner.step
+    for each batch ── examples ─▶ network ─▶ loss ─▶ gradient ─finite?─▶ TrainState.step
     validate at full image size, by the deploy graph's own path to a mask
     write the state, from which --resume goes on exactly; then checkpoint, figures, preview
 
@@ -12,25 +12,22 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from types import FrameType
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import DataError, InputError, TrainingStoppedError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.dataset import Dataset, size_range
 from fcn_deploy.data.masks import voc_palette
+from fcn_deploy.results.training import Epoch, Split, TrainingSetup
 from fcn_deploy.training.distributed import World, lost_ranks_named
-from fcn_deploy.training.plan import DataCounts, Progress, TrainPlan
+from fcn_deploy.training.plan import Progress, Provenance, TrainPlan
 from fcn_deploy.training.recipes import SMALLEST_CROP
-from fcn_deploy.training.run_files import Epoch, TrainingFiles
+from fcn_deploy.training.run_files import TrainingFiles, forget_training
 from fcn_deploy.training.train_state import ResumeState, save_state
 from fcn_deploy.training.trainer import Trainer
 
@@ -43,10 +40,7 @@ def train(
     *,
     world: World = World(),  # noqa: B008  # a frozen value
     state: ResumeState | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    data_argument: str | None = None,
-    options: Sequence[str] = (),
-    dropped: int = 0,
+    provenance: Provenance = Provenance(),  # noqa: B008  # likewise
     tensorboard: bool = False,
     on_batch: Callable[[Progress], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
@@ -54,16 +48,13 @@ def train(
     """Train a network; after each epoch the run holds whole checkpoints, figures and previews.
 
     Args:
-        plan: what to do.
+        plan: how to train.
         train_set: the images to learn from, none smaller than the crop.
         val_set: the images to score on, any size.
         run: where to write.
         world: the processes that train together; rank 0 writes.
         state: where an earlier start of the same run stands, to go on from there.
-        arguments: what the run was started with, kept in its state.
-        data_argument: how the user named the data, so that later stages find it again.
-        options: of the command line, to repeat it.
-        dropped: examples left out of ``train_set`` as smaller than the crop, for the record.
+        provenance: what began the run, kept in its state and its figures.
         tensorboard: write event files.
         on_batch: told after every batch.
         on_epoch: told after every epoch, once its files are written.
@@ -79,73 +70,115 @@ def train(
         TrainingStoppedError: a signal asked for an end.
     """
     _check(plan, train_set, val_set, world)
-    spec = ModelSpec(
+    spec = _model_spec(plan, train_set)
+    with _determinism(plan.deterministic), lost_ranks_named(world), ExitStack() as stack:
+        stop = stack.enter_context(_stop_requests())
+        trainer = Trainer(plan, spec, train_set, val_set, world, run, stop)
+        stack.callback(trainer.close)
+        if state is not None:
+            trainer.resume(state)
+        elif world.leads:
+            forget_training(run)
+        writer = _RunWriter(trainer, run, spec, provenance)
+        if world.leads:
+            stack.callback(writer.close)
+            setup = _setup(plan, world, provenance, train_set, val_set)
+            writer.open(setup, tensorboard=tensorboard)
+        if state is None:
+            writer.save_state()  # so that what is not there is known to be finished, or never begun
+        if trainer.between_epochs:
+            writer.write_epoch()  # it may have been killed after the state was written
+        while not trainer.finished:
+            on_epoch(_train_epoch(trainer, writer, on_batch))
+        writer.finish()
+    return trainer.epochs
+
+
+def _model_spec(plan: TrainPlan, train_set: Dataset) -> ModelSpec:
+    return ModelSpec(
         architecture=plan.architecture,
         class_names=train_set.class_names,
         palette=voc_palette(len(train_set.class_names)),
         image_sizes=size_range(train_set),
     )
-    about = {
+
+
+def _train_epoch(
+    trainer: Trainer, writer: _RunWriter, on_batch: Callable[[Progress], None]
+) -> Epoch:
+    """Train and validate the rest of an epoch; write its files."""
+    for progress in trainer.learn():
+        on_batch(progress)
+        if trainer.stopping or trainer.save_due:
+            trainer.require_finite()
+            writer.save_state()
+        if trainer.stopping:
+            raise TrainingStoppedError(
+                f"stopped by a signal in epoch {progress.epoch}, batch {progress.batch}",
+                "go on with the same command and --resume",
+            )
+    trainer.require_finite()
+    epoch = trainer.validated()
+    writer.save_state()
+    writer.write_epoch()
+    return epoch
+
+
+class _RunWriter:
+    """Writes where a training stands and what its epochs leave behind, on rank 0 alone.
+
+    All ranks have to call its methods: what is written is gathered from all of them.
+    """
+
+    def __init__(self, trainer: Trainer, run: Run, spec: ModelSpec, provenance: Provenance) -> None:
+        self._trainer, self._run, self._spec = trainer, run, spec
+        self._provenance = provenance
+        self._files: TrainingFiles | None = None
+
+    def open(self, setup: TrainingSetup, *, tensorboard: bool) -> None:
+        """Let this rank write."""
+        done = len(self._trainer.epochs) - self._trainer.between_epochs
+        self._files = TrainingFiles(self._run, setup, tensorboard=tensorboard, done=done)
+
+    def save_state(self) -> None:
+        """Write the state from which ``--resume`` goes on."""
+        state = self._trainer.state(self._provenance)
+        if self._files is not None:
+            save_state(self._run.state, state)
+
+    def write_epoch(self) -> None:
+        """Write the files of the last finished epoch."""
+        preview = self._trainer.preview()
+        if self._files is not None:
+            result, epochs = self._trainer.learner.result, self._trainer.epochs
+            self._files.write(result, self._spec, epochs, preview)
+
+    def finish(self) -> None:
+        """Remove the state: nothing is left to resume."""
+        if self._files is not None:
+            self._run.state.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Finish the event files."""
+        if self._files is not None:
+            self._files.close()
+
+
+def _setup(
+    plan: TrainPlan, world: World, provenance: Provenance, train_set: Dataset, val_set: Dataset
+) -> TrainingSetup:
+    read = len(train_set) + provenance.dropped
+    return TrainingSetup(
         **plan.to_json(),
-        "options": list(options),
-        "processes": world.size,
-        "class_names": list(spec.class_names),
-        "data_argument": data_argument,
-        "data": {
-            "train": asdict(DataCounts(train_set.source, len(train_set) + dropped, dropped)),
-            "val": asdict(DataCounts(val_set.source, len(val_set), 0)),
-        },
-    }
-    with ExitStack() as stack:
-        stack.enter_context(_determinism(plan.deterministic))
-        stack.enter_context(lost_ranks_named(world))
-        stop = stack.enter_context(_stop_requests())
-        course = Trainer(plan, spec, train_set, val_set, world, run, stop)
-        stack.callback(course.close)
-        between_epochs = False
-        if state is not None:
-            course.resume(state)
-            between_epochs = state.sums.batches == 0 and len(course.epochs) > 0
-        elif world.leads:
-            run.forget_training()
-        files = None
-        if world.leads:
-            done = len(course.epochs) - between_epochs
-            files = TrainingFiles(run, about, tensorboard=tensorboard, done=done)
-            stack.callback(files.close)
-
-        def save() -> None:
-            now = course.state(arguments or {})
-            if world.leads:
-                save_state(run.state, now)
-
-        def write(preview: NDArray[np.uint8] | None) -> None:
-            if files is not None:
-                files.write(course.learner.result, spec, course.epochs, preview)
-
-        if state is None:
-            save()  # so that what is not there is known to be finished, or never begun
-        if between_epochs:
-            write(course.preview())  # it may have been killed after the state was written
-        while not course.finished:
-            for progress in course.learn():
-                on_batch(progress)
-                if course.stopping or course.save_due:
-                    course.require_finite()
-                    save()
-                if course.stopping:
-                    raise TrainingStoppedError(
-                        f"stopped by a signal in epoch {progress.epoch}, batch {progress.batch}",
-                        "go on with the same command and --resume",
-                    )
-            course.require_finite()
-            epoch = course.validated()
-            save()
-            write(course.preview())
-            on_epoch(epoch)
-        if world.leads:
-            run.state.unlink(missing_ok=True)
-    return course.epochs
+        options=provenance.options,
+        processes=world.size,
+        class_names=train_set.class_names,
+        data_argument=provenance.data_argument,
+        splits=(
+            Split("train", train_set.source, read, provenance.dropped),
+            Split("val", val_set.source, len(val_set), 0),
+        ),
+    )
 
 
 def _check(plan: TrainPlan, train_set: Dataset, val_set: Dataset, world: World) -> None:

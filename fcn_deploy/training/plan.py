@@ -1,7 +1,8 @@
-"""TrainPlan, Progress, DataCounts."""
+"""TrainPlan: all that a training depends on; Provenance: what began it; Progress: how far it is."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +52,7 @@ class TrainPlan:
     patience: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values, as ``metrics.json`` has it."""
+        """Return the plan as JSON values: the fields of `results.training.TrainingSetup`."""
         return {
             "architecture": self.architecture,
             "weights": None if self.weights is None else str(self.weights),
@@ -93,9 +94,18 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class DataCounts:
-    """What was read of a data set, and how many examples were dropped as too small."""
+class Provenance:
+    """What began a training run: training only passes it on, into the run's state and figures.
 
-    source: str
-    read: int
-    dropped: int
+    Attributes:
+        arguments: option → value of the command line, as JSON values; a resumed run is held
+            against them.
+        options: the same as they were typed, to repeat the command.
+        data_argument: how the user named the data, so that later stages find it again.
+        dropped: training examples that were left out as smaller than the crop.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    data_argument: str | None = None
+    dropped: int = 0

@@ -1,4 +1,4 @@
-"""What a training run leaves behind after each epoch, for people and for later stages.
+"""The files of a training run: what each epoch writes, what may be replaced, what is removed.
 
 last.safetensors   the weights after the epoch
 model.safetensors  those of the best epoch by validation mIoU: what is exported
@@ -10,85 +10,51 @@ tensorboard/       the curves as event files, if asked for
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.errors import ArtifactError, BackendError
 from fcn_deploy.core.files import file_digest, write_bytes, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.masks import write_picture
-from fcn_deploy.machine.description import describe_machine, describe_versions, utc_now
 from fcn_deploy.networks.checkpoint import save_checkpoint
+from fcn_deploy.results.environment import Environment, result_header
+from fcn_deploy.results.training import TRAIN_SCHEMA, Epoch, Training, TrainingSetup, best_of
 
-METRICS_SCHEMA = 2
 
+def refuse_existing(run: Run, *, overwrite: bool) -> None:
+    """Keep a trained model from being replaced unasked.
 
-@dataclass(frozen=True)
-class Epoch:
-    """Figures of one finished epoch.
-
-    Attributes:
-        epoch: from 1.
-        lr: learning rate of its last batch.
-        loss: mean over the epoch, per example.
-        train_pixel_accuracy: on the training crops, 0 to 1.
-        train_mean_iou: likewise.
-        val_pixel_accuracy: on the validation images at full size, 0 to 1; NaN where this epoch
-            was not validated.
-        val_mean_iou: likewise.
-        val_iou: per class, 0 to 1; None for a class that did not occur.
-        examples_per_s: training examples of all processes per second, validation left out.
-        data_seconds: spent waiting for examples.
-        compute_seconds: spent learning from them.
-        seconds: of the whole epoch, validation included.
+    Raises:
+        ArtifactError: the run holds a model or an unfinished training, and ``overwrite`` is not
+            set.
     """
-
-    epoch: int
-    lr: float
-    loss: float
-    train_pixel_accuracy: float
-    train_mean_iou: float
-    val_pixel_accuracy: float
-    val_mean_iou: float
-    val_iou: list[float | None]
-    examples_per_s: float
-    data_seconds: float
-    compute_seconds: float
-    seconds: float
-
-    @property
-    def validated(self) -> bool:
-        """Whether this epoch has a validation mIoU."""
-        return not math.isnan(self.val_mean_iou)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON values; where no pixel was labelled a score is NaN, for which it has none."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Epoch:
-        """Read back what :meth:`to_json` gave."""
-        known: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items()}
-        return cls(**known)
+    if run.state.exists() and not overwrite:
+        raise ArtifactError(
+            f"{run.root} holds an unfinished training run",
+            "go on with --resume, train into another folder with --out, or replace it with "
+            "--overwrite",
+        )
+    if run.checkpoint.exists() and not overwrite:
+        raise ArtifactError(
+            f"{run.checkpoint} exists already",
+            "train into another folder with --out, or replace it with --overwrite",
+        )
 
 
-def best_of(epochs: Sequence[Epoch]) -> Epoch:
-    """Return the epoch with the highest validation mIoU, the earliest of equals.
+def forget_training(run: Run) -> None:
+    """Remove what an earlier training left and a new one would stand beside.
 
-    Without any validation score, e.g. because all labels are void, the last epoch is the best.
+    Its best checkpoint and its figures stay until the new one's first epoch replaces them.
     """
-    scored = [epoch for epoch in epochs if epoch.validated]
-    return max(scored, key=lambda epoch: epoch.val_mean_iou) if scored else epochs[-1]
+    previews = run.preview_of(1).parent.glob("epoch-*.png")
+    for path in (run.last_checkpoint, *previews, *run.events.glob("events.out.tfevents.*")):
+        path.unlink(missing_ok=True)
 
 
 class TrainingFiles:
@@ -96,7 +62,7 @@ class TrainingFiles:
 
     Args:
         run: where.
-        about: what the figures are of, as JSON values: plan, data, recipe.
+        setup: what the figures are of.
         tensorboard: write event files too.
         done: epochs that an earlier start of this run has finished.
 
@@ -104,9 +70,9 @@ class TrainingFiles:
         BackendError: ``tensorboardX`` is not installed.
     """
 
-    def __init__(self, run: Run, about: Mapping[str, Any], *, tensorboard: bool, done: int) -> None:
+    def __init__(self, run: Run, setup: TrainingSetup, *, tensorboard: bool, done: int) -> None:
         self._run = run
-        self._about = about
+        self._setup = setup
         self._events = _event_writer(run, done) if tensorboard else None
 
     def write(
@@ -146,17 +112,12 @@ class TrainingFiles:
             self._events.close()
 
     def _metrics(self, epochs: Sequence[Epoch]) -> dict[str, Any]:
-        return {
-            "schema": METRICS_SCHEMA,
-            "kind": "train",
-            "created": utc_now(),
-            "checkpoint_digest": file_digest(self._run.checkpoint),
-            "best_epoch": best_of(epochs).epoch,
-            **self._about,
-            "epochs": [epoch.to_json() for epoch in epochs],
-            "machine": describe_machine(),
-            "versions": describe_versions(),
-        }
+        header = result_header("train", TRAIN_SCHEMA)
+        here = Environment(
+            self._run.metrics.name, header["created"], header["machine"], header["versions"]
+        )
+        digest = file_digest(self._run.checkpoint)
+        return {**header, **Training.of(self._setup, epochs, digest, here).to_json()}
 
 
 def _event_writer(run: Run, done: int) -> Any:
@@ -186,7 +147,7 @@ def _write_events(
     }
     ious = {f"IoU/{n}": iou for n, iou in zip(spec.class_names, epoch.val_iou, strict=True)}
     for name, value in (scalars | ious).items():
-        if value is not None and math.isfinite(value):
+        if value is not None:
             writer.add_scalar(name, value, step)
     if preview is not None:
         writer.add_image("image_prediction_truth", preview, step, dataformats="HWC")

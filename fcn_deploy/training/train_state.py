@@ -1,9 +1,9 @@
-"""Everything that learning changes, as one thing that can be saved and brought back exactly.
+"""The resumable training state: all that training changes, saved and loaded without a loss.
 
-Learner  network, optimizer, schedule, loss scale, moving average
-Sums     what the epoch has counted so far
-State    both with the place where the run stands ──save_state──▶ RUN/state.pt
-                                                  ◀──load_state──
+TrainState   network, optimizer, schedule, loss scale, moving average
+Sums         what the epoch has counted so far
+ResumeState  both with the place where the run stands ──save_state──▶ RUN/state.pt
+                                                      ◀──load_state──
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fcn_deploy.core.errors import ArtifactError, MissingStageError
 from fcn_deploy.core.files import atomic_path
+from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.training import Epoch
 from fcn_deploy.training.recipes import Recipe
 
 STATE_SCHEMA = 2
 _POLY_POWER = 0.9
+#: Among the arguments of a state file, the options as words of a command line.
+_OPTIONS = "words"
 _REPAIR = "train anew with --overwrite"
 
 
@@ -71,8 +75,8 @@ class TrainState:
         """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def take_gradient(self, loss: Tensor) -> Tensor:
-        """Differentiate a scalar loss; return the gradient's norm, a scalar."""
+    def backward(self, loss: Tensor) -> Tensor:
+        """Take the gradient of a scalar loss; return its norm, a scalar."""
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
@@ -84,7 +88,7 @@ class TrainState:
         """Whether a gradient that is not finite is left out, and the loss scaled down."""
         return bool(self.scaler.is_enabled())
 
-    def first_wild_gradient(self) -> str:
+    def first_non_finite_gradient(self) -> str:
         """Say whose gradient is the first that is not finite."""
         for name, parameter in self.network.named_parameters():
             if parameter.grad is not None and not parameter.grad.isfinite().all():
@@ -184,19 +188,22 @@ class ResumeState:
     """Where a run stands.
 
     Attributes:
-        arguments: what the run was started with, as JSON values; a resumed run must be the same.
+        arguments: option → value of the command that began the run, as JSON values; a resumed run
+            must have the same.
+        options: the same as words of a command line.
         setting: where and on what it runs, as JSON values; a resumed run must be the same.
         epoch: the epoch that is being learned, from 1.
         sums: of it so far; ``sums.batches`` are done.
-        epochs: figures of the finished ones, as JSON values.
-        learner: of :meth:`Learner.state`.
+        epochs: figures of the finished ones.
+        learner: of :meth:`TrainState.state`.
     """
 
     arguments: Mapping[str, Any]
+    options: tuple[str, ...]
     setting: Mapping[str, Any]
     epoch: int
     sums: Sums
-    epochs: list[dict[str, Any]]
+    epochs: tuple[Epoch, ...]
     learner: Mapping[str, Any]
 
 
@@ -208,11 +215,11 @@ def save_state(path: Path, state: ResumeState) -> None:
     """
     content = {
         "schema": STATE_SCHEMA,
-        "arguments": dict(state.arguments),
+        "arguments": {**state.arguments, _OPTIONS: list(state.options)},
         "setting": dict(state.setting),
         "epoch": state.epoch,
         "sums": dict(vars(state.sums)),
-        "epochs": state.epochs,
+        "epochs": [epoch.to_json() for epoch in state.epochs],
         "learner": dict(state.learner),
     }
     with atomic_path(path, flags="--out") as temporary:
@@ -236,12 +243,16 @@ def load_state(path: Path) -> ResumeState:
                 f"{path} has schema {content['schema']}, this version reads {STATE_SCHEMA}",
                 "resume with the fcn-deploy that wrote it, or " + _REPAIR,
             )
+        arguments = dict(content["arguments"])
         return ResumeState(
-            arguments=content["arguments"],
+            options=tuple(arguments.pop(_OPTIONS, ())),
+            arguments=arguments,
             setting=content["setting"],
             epoch=int(content["epoch"]),
             sums=Sums(**content["sums"]),
-            epochs=list(content["epochs"]),
+            epochs=tuple(
+                Epoch.from_fields(Fields(values, path, _REPAIR)) for values in content["epochs"]
+            ),
             learner=content["learner"],
         )
     except ArtifactError:

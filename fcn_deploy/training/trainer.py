@@ -29,11 +29,11 @@ from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.checkpoint import load_weights, read_spec
 from fcn_deploy.networks.deploy_graph import Normalise
 from fcn_deploy.networks.device import fastest_kernels
+from fcn_deploy.results.training import Epoch, best_of
 from fcn_deploy.training.distributed import World, synchronised
 from fcn_deploy.training.loader import TrainingImages, batches
 from fcn_deploy.training.loss import first_not_finite, segmentation_loss
-from fcn_deploy.training.plan import Progress, TrainPlan
-from fcn_deploy.training.run_files import Epoch, best_of
+from fcn_deploy.training.plan import Progress, Provenance, TrainPlan
 from fcn_deploy.training.sampler import EpochOrder, RunOrder, seed_of
 from fcn_deploy.training.train_state import ResumeState, Sums, TrainState
 from fcn_deploy.training.validation import draw_preview, evaluate
@@ -51,6 +51,7 @@ class Trainer:
         epochs: figures of the finished ones.
         stopping: whether the system has asked any of the processes to end.
         save_due: whether the state was last saved long ago.
+        between_epochs: whether it was resumed where one epoch was over and no other begun.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Trainer:
         self._frozen = False
         self._picture: Tensor | None = None
         self.epochs: list[Epoch] = []
-        self.stopping = self.save_due = False
+        self.stopping = self.save_due = self.between_epochs = False
 
     @property
     def finished(self) -> bool:
@@ -111,16 +112,17 @@ class Trainer:
             return False
         return len(self.epochs) - best_of(self.epochs).epoch >= self._plan.patience
 
-    def state(self, arguments: Mapping[str, Any]) -> ResumeState:
+    def state(self, provenance: Provenance) -> ResumeState:
         """Return where the run stands between two batches; all ranks have to ask."""
         self._saved = time.perf_counter()
         confusion = self._world.sum(self._sums.confusion.clone())
         return ResumeState(
-            arguments=arguments,
+            arguments=provenance.arguments,
+            options=provenance.options,
             setting=self._setting,
             epoch=len(self.epochs) + 1,
             sums=replace(self._sums, confusion=confusion),
-            epochs=[epoch.to_json() for epoch in self.epochs],
+            epochs=tuple(self.epochs),
             learner=self.learner.state(),
         )
 
@@ -129,13 +131,14 @@ class Trainer:
         _require_same_setting(state.setting, self._setting)
         try:
             self.learner.restore(state.learner)
-            self.epochs = [Epoch.from_json(values) for values in state.epochs]
         except torch.OutOfMemoryError:
             raise
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(
                 f"{self._run.state} is of another network or recipe", "train anew with --overwrite"
             ) from error
+        self.epochs = list(state.epochs)
+        self.between_epochs = state.sums.batches == 0 and len(self.epochs) > 0
         confusion = state.sums.confusion.to(self._plan.device)
         # It was saved as the sum over all ranks, which it is to be again.
         self._sums = replace(
@@ -186,7 +189,7 @@ class Trainer:
             logits = forward(normalised)  # (N, C, h, w)
         logits = logits.float()
         loss = segmentation_loss(logits, masks, plan.recipe.loss, self._class_weights, world)
-        norm = self.learner.take_gradient(loss)
+        norm = self.learner.backward(loss)
         value, size = self._agreed(loss.detach(), norm)
         place = f"in epoch {number}, batch {sums.batches + 1}"
         if not math.isfinite(value):
@@ -194,7 +197,7 @@ class Trainer:
             where = where or "every layer is finite in float32"
             raise TrainingError(f"the loss became {value} {place}: {where}", self._way_out())
         if not math.isfinite(size) and not self.learner.skips_overflows:
-            where = self.learner.first_wild_gradient()
+            where = self.learner.first_non_finite_gradient()
             raise TrainingError(f"the gradient became {size} {place}: {where}", self._way_out())
         sums.lr = self.learner.lr
         self.learner.step(norm)
@@ -275,11 +278,11 @@ class Trainer:
             epoch=number,
             lr=sums.lr,
             loss=sums.loss / sums.batches,
-            train_pixel_accuracy=trained.pixel_accuracy(),
-            train_mean_iou=trained.mean_iou(),
-            val_pixel_accuracy=result.pixel_accuracy(),
-            val_mean_iou=result.mean_iou(),
-            val_iou=[None if math.isnan(iou) else float(iou) for iou in result.iou()],
+            train_pixel_accuracy=_score(trained.pixel_accuracy()),
+            train_mean_iou=_score(trained.mean_iou()),
+            val_pixel_accuracy=_score(result.pixel_accuracy()),
+            val_mean_iou=_score(result.mean_iou()),
+            val_iou=tuple(map(_score, result.iou().tolist())),
             examples_per_s=self._examples_per_s(),
             data_seconds=sums.data_seconds,
             compute_seconds=sums.compute_seconds,
@@ -294,6 +297,10 @@ class Trainer:
         if not self._world.leads or not self.epochs[-1].validated:
             return None
         return draw_preview(self.learner.result, self._spec, self._val_set, self._plan.device)
+
+
+def _score(share: float) -> float | None:
+    return None if math.isnan(share) else share
 
 
 def _names_digest(*datasets: Dataset) -> str:

@@ -171,6 +171,7 @@ def test_a_pair_is_replaced_together_or_not_at_all(
 def test_commands_quote_what_a_shell_would_split(tmp_path: Path, one_line: OneLine) -> None:
     run = Run(tmp_path / "my run")
     assert run.command_suffix == f" '{run.root}'"
+    assert run.out_option == f" --out '{run.root}'"
     with pytest.raises(MissingStageError, match="--out '") as caught:
         run.require_checkpoint()
     assert f"`fcn-deploy train --out '{run.root}'`" in one_line(caught.value)
@@ -342,33 +343,23 @@ def test_in_the_default_run_the_commands_are_bare(
         Run.from_argument(None).require_onnx(Precision.FP16)
 
 
-def test_prepare_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+def test_a_probe_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path) -> None:
     run = Run(tmp_path / "runs" / "new")
-    run.prepare()
+    files.probe(run.checkpoint)
     assert files_in(run.root) == []
 
 
-def test_prepare_keeps_what_is_in_the_folder(tmp_path: Path) -> None:
+def test_a_probe_keeps_what_is_in_the_folder(tmp_path: Path) -> None:
     names = ["notes.txt", "test.txt", "writable.txt"]
     for name in names:
         (tmp_path / name).write_text("mine")
-    Run(tmp_path).prepare()
+    files.probe(Run(tmp_path).checkpoint)
     assert files_in(tmp_path) == names
     assert {(tmp_path / name).read_text() for name in names} == {"mine"}
 
 
-def test_an_older_checkpoint_is_not_replaced_unasked(tmp_path: Path, one_line: OneLine) -> None:
-    run = Run(tmp_path)
-    run.checkpoint.write_bytes(b"weeks of training")
-    with pytest.raises(ArtifactError, match="exists already") as caught:
-        run.refuse_existing(overwrite=False)
-    assert "--overwrite" in one_line(caught.value)
-    run.refuse_existing(overwrite=True)
-    assert run.checkpoint.read_bytes() == b"weeks of training"
-
-
-def test_prepare_finds_a_folder_that_cannot_be_written(tmp_path: Path, one_line: OneLine) -> None:
+def test_a_probe_finds_a_folder_that_cannot_be_written(tmp_path: Path, one_line: OneLine) -> None:
     (tmp_path / "runs").write_bytes(b"a file")
     with pytest.raises(ArtifactError, match="cannot write") as caught:
-        Run(tmp_path / "runs" / "fcn").prepare()
+        files.probe(Run(tmp_path / "runs" / "fcn").checkpoint)
     assert "--out" in one_line(caught.value)

@@ -17,6 +17,7 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.parity import bisect, compare
 from fcn_deploy.results import bench as bench_results
 from fcn_deploy.results.read import SCHEMAS, read_files, read_results
+from fcn_deploy.results.training import TRAIN_SCHEMA
 from tests.result_files import (
     BASELINE,
     FAST,
@@ -30,15 +31,10 @@ from tests.result_files import (
 
 
 def test_schemas_are_those_of_the_rooms_that_write() -> None:
-    # Read, not imported: the room that trains needs torch.
-    train = (Path(loadgen.__file__).parents[1] / "training" / "run_files.py").read_text(
-        encoding="utf-8"
-    )
-    (metrics_schema,) = re.findall(r"^METRICS_SCHEMA = (\d+)$", train, flags=re.MULTILINE)
     script = Path(loadgen.__file__).parents[2] / "benchmarks" / "gpu" / "device_tier.py"
     (device_schema,) = re.findall(r"^DEVICE_SCHEMA = (\d+)$", script.read_text(), re.MULTILINE)
     assert {
-        "train": int(metrics_schema),
+        "train": TRAIN_SCHEMA,
         "parity": compare.PARITY_SCHEMA,
         "bench": rows.BENCH_SCHEMA,
         "bisect": bisect.BISECT_SCHEMA,

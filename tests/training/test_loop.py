@@ -35,11 +35,12 @@ from fcn_deploy.data.scenes.dataset import SceneDataset
 from fcn_deploy.data.voc import VocDataset
 from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.checkpoint import load_checkpoint, save_checkpoint
+from fcn_deploy.results.training import Epoch, best_of
 from fcn_deploy.training.loop import train
 from fcn_deploy.training.loss import first_not_finite, segmentation_loss
-from fcn_deploy.training.plan import Progress, TrainPlan
+from fcn_deploy.training.plan import Progress, Provenance, TrainPlan
 from fcn_deploy.training.recipes import RECIPES, Recipe
-from fcn_deploy.training.run_files import Epoch, TrainingFiles, best_of
+from fcn_deploy.training.run_files import TrainingFiles
 from fcn_deploy.training.train_state import load_state
 from tests.conftest import WriteVocFolder
 
@@ -68,9 +69,7 @@ def run_training(
     names = {entry.name for entry in dataclasses.fields(TrainPlan)}
     plan = TrainPlan(recipe, CPU, **{k: v for k, v in options.items() if k in names})
     rest = {k: v for k, v in options.items() if k not in names}
-    return train(
-        plan, scenes(length), scenes(3, seed=1), Run(folder), data_argument="synthetic", **rest
-    )
+    return train(plan, scenes(length), scenes(3, seed=1), Run(folder), **rest)
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:
@@ -91,7 +90,7 @@ def figures_of(epochs: list[Epoch]) -> list[dict[str, Any]]:
 
 def test_a_run_holds_checkpoints_figures_and_previews(tmp_path: Path) -> None:
     seen: list[Progress] = []
-    epochs = run_training(tmp_path, dropped=2, on_batch=seen.append)
+    epochs = run_training(tmp_path, provenance=Provenance(dropped=2), on_batch=seen.append)
     assert [p.batch for p in seen] == [1, 2, 1, 2]
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
         "epoch-001.png",
@@ -130,15 +129,15 @@ def test_the_kept_model_is_that_of_the_best_epoch(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.json").read_text())["best_epoch"] == best + 1
 
 
-def epoch(number: int, miou: float) -> Epoch:
-    return Epoch(number, 0.1, 1.0, 0.5, 0.5, miou, miou, [miou], 1.0, 1.0, 1.0, 3.0)
+def epoch(number: int, miou: float | None) -> Epoch:
+    return Epoch(number, 0.1, 1.0, 0.5, 0.5, miou, miou, (miou,), 1.0, 1.0, 1.0, 3.0)
 
 
 @pytest.mark.parametrize(
     ("mious", "best"),
-    [([0.1, 0.3, 0.2], 2), ([0.3, 0.3], 1), ([math.nan, 0.1], 2), ([math.nan], 1)],
+    [([0.1, 0.3, 0.2], 2), ([0.3, 0.3], 1), ([None, 0.1], 2), ([None, None], 2), ([0.0, None], 1)],
 )
-def test_the_best_epoch(mious: list[float], best: int) -> None:
+def test_the_best_epoch(mious: list[float | None], best: int) -> None:
     assert best_of([epoch(i, miou) for i, miou in enumerate(mious, start=1)]).epoch == best
 
 
@@ -219,6 +218,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(
     whole = run_training(tmp_path / "whole", recipe, **options)
     run = Run(tmp_path / "stopped")
     batches = iter(range(1, 100))
+    provenance = Provenance({"lr": 0.5}, ("--lr", "0.5"))
 
     def ask_for_an_end(_: Progress) -> None:
         if next(batches) == stop:
@@ -227,12 +227,14 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(
     with pytest.raises(TrainingStoppedError, match="--resume"):
         run_training(
             run.root, recipe,
-            on_batch=ask_for_an_end, workers=workers, arguments={"lr": 0.5}, **options,
+            on_batch=ask_for_an_end, workers=workers, provenance=provenance, **options,
         )  # fmt: skip
     gc.collect()
     assert multiprocessing.active_children() == []  # which load data
     state = load_state(run.state)
-    assert state.arguments == {"lr": 0.5}
+    assert (state.arguments, state.options) == ({"lr": 0.5}, ("--lr", "0.5"))
+    saved = torch.load(run.state, weights_only=True)
+    assert (saved["schema"], saved["arguments"]) == (2, {"lr": 0.5, "words": ["--lr", "0.5"]})
     resumed = run_training(run.root, recipe, state=state, workers=workers, **options)
     assert multiprocessing.active_children() == []
     assert figures_of(resumed) == figures_of(whole)
@@ -323,7 +325,7 @@ def test_curves_beyond_the_place_of_a_resumed_run_are_hidden(
         library, "SummaryWriter", lambda _, *, purge_step: asked.append(purge_step) or Mock()
     )
     for done in (0, 3):
-        TrainingFiles(Run(tmp_path), {}, tensorboard=True, done=done).close()
+        TrainingFiles(Run(tmp_path), Mock(), tensorboard=True, done=done).close()
     assert asked == [None, 4]
 
 
@@ -495,7 +497,7 @@ def test_where_the_numbers_end_is_named() -> None:
 def test_no_images_and_small_crops_are_explained(tmp_path: Path) -> None:
     empty = scenes().at_least(500, 500)
     with pytest.raises(DataError, match="smaller --crop-size"):
-        train(TrainPlan(QUICK, CPU), empty, scenes(), Run(tmp_path), data_argument="synthetic")
+        train(TrainPlan(QUICK, CPU), empty, scenes(), Run(tmp_path))
     small = dataclasses.replace(QUICK, crop_size=(32, 32))
     with pytest.raises(InputError, match="at least 64x64"):
         run_training(tmp_path, small)
@@ -506,7 +508,7 @@ def test_sets_with_different_classes_are_refused(
 ) -> None:
     other = VocDataset.open(voc_folder(class_names=None), "val")
     with pytest.raises(DataError, match="different classes"):
-        train(TrainPlan(QUICK, CPU), scenes(), other, Run(tmp_path), data_argument="synthetic")
+        train(TrainPlan(QUICK, CPU), scenes(), other, Run(tmp_path))
 
 
 # -- the loss -----------------------------------------------------------------------------------

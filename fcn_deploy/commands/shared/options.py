@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
@@ -12,9 +13,95 @@ from click.core import ParameterSource
 from fcn_deploy.core.spec import Precision, ShapeProfile
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     ParamType = click.ParamType[Any]
 else:  # not every click 8 can be subscripted
     ParamType = click.ParamType
+
+
+class PathType(ParamType):
+    """A path, with ``~`` for the home directory; shells complete it.
+
+    Args:
+        folder: whether only folders are offered for completion.
+    """
+
+    name = "path"
+
+    def __init__(self, *, folder: bool = False) -> None:
+        self.folder = folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        return Path(_home_expanded(str(value)))
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Let the shell offer the files or folders that begin so."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir" if self.folder else "file")]
+
+
+class PathText(PathType):
+    """One of some words, or a path, as text.
+
+    Args:
+        words: that may stand in place of a path.
+        folder: whether only folders are offered for completion.
+    """
+
+    def __init__(self, *words: str, folder: bool = False) -> None:
+        super().__init__(folder=folder)
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word or the path."""
+        return _home_expanded(str(value))
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the words that begin so; the shell adds paths."""
+        from click.shell_completion import CompletionItem
+
+        # Bash shows paths only where no word fits, so with nothing typed yet it gets paths alone;
+        # and it forgets the words that stand before the item of the paths.
+        fitting = [word for word in self.words if incomplete and word.startswith(incomplete)]
+        paths = super().shell_complete(ctx, param, incomplete)
+        return [*paths, *(CompletionItem(word) for word in fitting)]
+
+
+def _home_expanded(path: str) -> str:
+    # A shell expands the `~` of `--out ~/masks`, but not that of `--out=~/masks`.
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:  # `~name` of nobody: then it is a name like any other
+        return path
+
+
+class BackendName(ParamType):
+    """The name of a backend; whether it runs here is asked when it is opened."""
+
+    name = "backend"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name."""
+        return value
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the names of the backends that this version knows."""
+        from click.shell_completion import CompletionItem
+
+        from fcn_deploy.runners.base import BACKENDS
+
+        return [CompletionItem(name) for name in BACKENDS if name.startswith(incomplete)]
 
 
 class Size(ParamType):
@@ -164,7 +251,7 @@ def _option_words(option: click.Option, value: Any) -> list[str]:
     return [option.opts[0], str(value)]
 
 
-run_argument = click.argument("run", required=False, metavar="[RUN]")
+run_argument = click.argument("run", required=False, type=PathText(), metavar="[RUN]")
 
 
 def precision_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -174,20 +261,26 @@ def precision_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_precision(*arguments: Any, precision: str | None, **options: Any) -> None:
         command(*arguments, precision=Precision(precision or "fp32"), **options)
 
-    for name, words in (("int8", "Use 8-bit integers"), ("fp16", "Use half precision")):
+    for name, words in (("int8", "8-bit integers"), ("fp16", "half precision")):
         with_precision = click.option(
-            f"--{name}", "precision", flag_value=name, help=f"{words} (model.{name}.onnx)."
-        )(with_precision)
+            f"--{name}", "precision", flag_value=name,
+            help=f"Use {words} in place of float32: the network of model.{name}.onnx.",
+        )(with_precision)  # fmt: skip
     return with_precision
 
 
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads; default: all usable cores."
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Compute with so many CPU threads; by default with one for each usable core.",
 )
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
-    help="Where PyTorch runs; default: the GPU if there is one.",
+    help="Let PyTorch compute there; by default on the GPU if there is one.",
 )  # fmt: skip
 trust_option = click.option(
-    "--trust", is_flag=True, help="Load a TensorRT engine that has no sidecar; engines are code."
+    "--trust",
+    is_flag=True,
+    help="Load a TensorRT engine that has no sidecar; do so with engines of your own alone, for an "
+    "engine can run any code.",
 )

@@ -21,7 +21,7 @@ def result_name(*parts: object) -> str:
 
 
 def trained_on(source: Run, repair: str) -> str:
-    """Return what the run was trained on, for :func:`fcn_deploy.dataset.open_dataset`.
+    """Return what the run was trained on, for :func:`fcn_deploy.data.sources.open_dataset`.
 
     Args:
         source: the run.
@@ -29,12 +29,13 @@ def trained_on(source: Run, repair: str) -> str:
 
     Raises:
         MissingStageError: the run has no training figures.
+        ArtifactError: they are damaged.
         InputError: they name no data, or data that is not there any more.
     """
-    from fcn_deploy.core.files import read_json
+    from fcn_deploy.results.read import read_training
 
-    recorded = read_json(source.metrics, repair).get("data_argument")
-    if not isinstance(recorded, str):
+    recorded = read_training(source, repair).data_argument
+    if recorded is None:
         raise InputError(f"{source.metrics} does not say what it was trained on", repair)
     if recorded != "synthetic" and not Path(recorded).is_dir():
         raise InputError(f"the data of {source.metrics}, {recorded}, is not there", repair)

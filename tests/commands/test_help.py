@@ -1,0 +1,59 @@
+"""What `--help` says: sections in the order of the work, and each option in a sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from fcn_deploy import cli
+from tests.command_line import FcnDeploy
+
+#: Commands whose options are not described in sentences yet.
+NOT_YET = ("parity", "bench")
+
+
+def commands(group: click.Group = cli.fcn_deploy) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from commands(command)
+        elif command.name not in NOT_YET:
+            yield command
+
+
+OPTIONS = {
+    f"{command.name} {param.opts[-1]}": param
+    for command in commands()
+    for param in command.params
+    if isinstance(param, click.Option)
+}
+
+
+def test_the_commands_stand_in_sections_in_the_order_of_the_work(fcn_deploy: FcnDeploy) -> None:
+    shown = fcn_deploy("--help").out
+    titles = re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE)
+    assert titles == ["Options", "Data", "Train", "Export", "Prove", "Use", "This machine"]
+    names = re.findall(r"^  ([a-z]+)  +[A-Z]", shown.partition("Data:")[2], re.MULTILINE)
+    assert " ".join(names) == (
+        "scenes data train import export build parity bench predict report doctor"
+    )
+    assert sorted(names) == sorted(cli.fcn_deploy.commands)
+    assert "..." not in shown.partition("Data:")[2]  # no sentence is cut off
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_the_help_of_an_option_is_a_sentence(option: str) -> None:
+    text = OPTIONS[option].help or ""
+    assert re.match(r"[A-Z]\w+,? ", text), text
+    assert text.endswith("."), text
+    assert len(text.split()) >= 5, text
+    assert not re.match(r"(Default|Overrides|Of)\b", text), text
+
+
+def test_a_group_without_a_command_gives_its_help(fcn_deploy: FcnDeploy) -> None:
+    alone, asked = fcn_deploy("data"), fcn_deploy("data", "--help")
+    assert (alone.code, alone.err) == (0, "")
+    assert alone.out == asked.out
+    assert "check" in alone.out
