@@ -41,16 +41,14 @@ from typing import Any
 
 import click
 
-from fcn_deploy.core.files import read_json, write_json
-from fcn_deploy.commands.shared.console import bar, console
 from fcn_deploy.commands.shared.backends import open_backend
-from fcn_deploy.commands.shared.runs import run_from_argument
+from fcn_deploy.commands.shared.console import bar, console
 from fcn_deploy.commands.shared.options import threads_option
+from fcn_deploy.commands.shared.runs import run_from_argument
 from fcn_deploy.core.errors import FcnDeployError, InputError
+from fcn_deploy.core.files import read_json, write_json
+from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.images import find_images
-from fcn_deploy.results.fields import Fields
-from fcn_deploy.machine.description import describe_machine, usable_cores
-from fcn_deploy.results.environment import result_header
 from fcn_deploy.data.pipeline import (
     Batch,
     all_readable,
@@ -59,10 +57,12 @@ from fcn_deploy.data.pipeline import (
     lookahead,
     picture_threads,
 )
-from fcn_deploy.predict.folder import predict
-from fcn_deploy.runners.base import Runner
+from fcn_deploy.machine.description import describe_machine, usable_cores
 from fcn_deploy.machine.sensors import system_load
-from fcn_deploy.core.spec import Precision
+from fcn_deploy.predict.folder import predict
+from fcn_deploy.results.environment import result_header
+from fcn_deploy.results.fields import Fields
+from fcn_deploy.runners.base import Runner
 
 OVERLAP, OVERLAP_SCHEMA = "overlap", 3
 MIN_REPEATS = 3

@@ -19,7 +19,6 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange
 from fcn_deploy.data.masks import voc_palette, write_mask
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
-from fcn_deploy.export import trace as trace_export
 from tests.command_line import FcnDeploy, Finished
 
 if TYPE_CHECKING:
@@ -148,21 +147,23 @@ def traced_once() -> Iterator[Trace]:
     the exporter's own tracing.
     """
     pytest.importorskip("torch", reason="export needs PyTorch")
-    from fcn_deploy.export import exporter
+    from fcn_deploy.export import baseline, exporter, trace
     from tests.traces import kept
 
-    trace = trace_export.traced
+    remembered = kept(trace.traced, Path(os.environ[TRACES]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "_traced", kept(trace, Path(os.environ[TRACES])))
-        yield trace
+        for module in (exporter, baseline):
+            patch.setattr(module, "traced", remembered)
+        yield trace.traced
 
 
 @pytest.fixture
 def traced_anew(traced_once: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace every network of this test."""
-    from fcn_deploy.export import exporter
+    from fcn_deploy.export import baseline, exporter
 
-    monkeypatch.setattr(exporter, "_traced", traced_once)
+    for module in (exporter, baseline):
+        monkeypatch.setattr(module, "traced", traced_once)
 
 
 @pytest.fixture(scope="session")

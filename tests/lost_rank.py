@@ -12,9 +12,9 @@ import sys
 from typing import Any
 
 from fcn_deploy.cli import main
-from fcn_deploy.training import loop
+from fcn_deploy.training import trainer
 
-_loss = loop.segmentation_loss
+_loss = trainer.segmentation_loss
 _calls = itertools.count(1)
 
 
@@ -24,5 +24,5 @@ def hit_in_batch_3(*arguments: Any) -> Any:
     return _loss(*arguments)
 
 
-loop.segmentation_loss = hit_in_batch_3
+trainer.segmentation_loss = hit_in_batch_3
 main(sys.argv[2:])

@@ -28,7 +28,7 @@ QUICK = ["--epochs", "1", "--batch-size", "4", "--crop-size", "64x96"]
 
 @pytest.fixture
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fcn_deploy.data import dataset
+    from fcn_deploy.data.scenes import dataset
 
     monkeypatch.setattr(dataset, "SCENE_COUNTS", {"train": 4, "val": 2})
     monkeypatch.setattr(dataset, "SCENE_SIZE", (96, 128))
@@ -314,9 +314,9 @@ def test_ctrl_c_keeps_the_last_whole_checkpoint(
     fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch, few_scenes: None, tmp_path: Path
 ) -> None:
     from fcn_deploy.networks.checkpoint import load_checkpoint
-    from fcn_deploy.training import loop
+    from fcn_deploy.training import trainer
 
-    honest = loop.segmentation_loss
+    honest = trainer.segmentation_loss
     losses: list[object] = []
 
     def interrupted_in_the_second_epoch(*arguments: object) -> object:
@@ -325,7 +325,7 @@ def test_ctrl_c_keeps_the_last_whole_checkpoint(
             raise KeyboardInterrupt
         return honest(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "segmentation_loss", interrupted_in_the_second_epoch)
+    monkeypatch.setattr(trainer, "segmentation_loss", interrupted_in_the_second_epoch)
     words = ["3" if word == "1" else word for word in QUICK]
     finished = fcn_deploy("train", *words)
     assert finished.code == 130

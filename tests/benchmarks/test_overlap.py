@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks import overlap
-from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.errors import ArtifactError, ImageError, InputError
+from fcn_deploy.core.files import read_json, write_json
 from tests.fakes import FakeRunner
 
 

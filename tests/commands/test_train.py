@@ -13,7 +13,7 @@ import pytest
 from fcn_deploy.core.run import Run
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_results
-from fcn_deploy.training import loop as train_room
+from fcn_deploy.training import trainer
 from tests.command_line import FcnDeploy
 from tests.conftest import WriteVocFolder
 
@@ -28,7 +28,7 @@ def data(voc_folder: WriteVocFolder) -> Path:
 def stop_in_batch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the system ask for an end while that batch is learned."""
     calls: list[None] = []
-    loss = train_room.segmentation_loss
+    loss = trainer.segmentation_loss
 
     def told(*arguments: Any) -> Any:
         calls.append(None)
@@ -36,7 +36,7 @@ def stop_in_batch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(*arguments)
 
-    monkeypatch.setattr(train_room, "segmentation_loss", told)
+    monkeypatch.setattr(trainer, "segmentation_loss", told)
 
 
 def test_a_stopped_run_goes_on_as_it_was_begun(

@@ -219,7 +219,7 @@ def test_the_command(fcn_deploy: FcnDeploy, voc_folder: WriteVocFolder, tmp_path
 
 
 def test_the_scenes_have_no_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fcn_deploy.data import dataset
+    from fcn_deploy.data.scenes import dataset
 
     monkeypatch.setattr(dataset, "SCENE_COUNTS", {"train": 2, "val": 1})
     report = check_scenes()

@@ -335,7 +335,7 @@ def test_openvino_computes_it_in_integers_and_gives_its_masks(
     pytest.importorskip("openvino")
     import onnxruntime
 
-    from fcn_deploy.runners.openvino import runner as runner_module
+    from fcn_deploy.runners.openvino import compiled
 
     # The second so narrow that its last maps have one column.
     scenes = [draw_scene(3, index, (97, 96))[0] for index in range(2)]
@@ -357,7 +357,7 @@ def test_openvino_computes_it_in_integers_and_gives_its_masks(
             assert decided.any()
             np.testing.assert_array_equal(given.mask[decided], mask[decided])
     # A file of which the CPU computes but a few convolutions in integers is no INT8.
-    info = runner_module.runtime_info
+    info = compiled.runtime_info
     seen = Counter[str]()
 
     def mostly_float(operator: Any, key: str) -> str:
@@ -365,7 +365,7 @@ def test_openvino_computes_it_in_integers_and_gives_its_masks(
         seen[key] += key == "primitiveType"
         return "brgconv_avx2_f32" if seen[key] > 4 else value
 
-    monkeypatch.setattr(runner_module, "runtime_info", mostly_float)
+    monkeypatch.setattr(compiled, "runtime_info", mostly_float)
     with (
         open_runner(int8.path, "openvino", threads=1) as runner,
         pytest.raises(BackendError, match=r"asked for 19 int8 convolutions and computes .* in f32"),

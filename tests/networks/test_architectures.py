@@ -24,8 +24,8 @@ from fcn_deploy.export.exporter import onnx_from_checkpoint
 from fcn_deploy.graph.onnx_file import read_metadata
 from fcn_deploy.networks.architectures import architecture_names, build_model
 from fcn_deploy.networks.checkpoint import save_checkpoint
-from fcn_deploy.parity.compare import Picture, Pictures, compare
-from fcn_deploy.parity.inputs import Extras, made_extras
+from fcn_deploy.parity.compare import compare
+from fcn_deploy.parity.inputs import Extras, Picture, Pictures, made_extras
 from fcn_deploy.runners.base import Runner, open_runner, unavailable_reason
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx

@@ -155,7 +155,7 @@ def test_only_some_epochs_are_validated(tmp_path: Path) -> None:
 def test_it_stops_early_when_nothing_gets_better(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fcn_deploy.training import loop as module
+    from fcn_deploy.training import loop, trainer
 
     def scored(right: int) -> ConfusionMatrix:
         counts = np.zeros((8, 8), np.int64)
@@ -163,9 +163,11 @@ def test_it_stops_early_when_nothing_gets_better(
         return ConfusionMatrix(counts)
 
     for name in ("TrainingFiles", "save_state", "draw_preview"):  # only the course is looked at
-        monkeypatch.setattr(module, name, Mock())
+        for module in (loop, trainer):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, Mock())
     results = iter([scored(2), scored(5), scored(4), scored(3), scored(9)])
-    monkeypatch.setattr(module, "evaluate", lambda *_: next(results))
+    monkeypatch.setattr(trainer, "evaluate", lambda *_: next(results))
     recipe = dataclasses.replace(QUICK, epochs=5)
     epochs = run_training(tmp_path / "each", recipe, length=4, patience=2)
     assert len(epochs) == 4
@@ -460,7 +462,7 @@ def test_weights_that_the_last_batch_of_an_epoch_spoiled_are_not_written(tmp_pat
 def test_a_gradient_beyond_numbers_is_not_learned_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fcn_deploy.training import loop as module
+    from fcn_deploy.training import trainer as module
 
     losses: list[Tensor] = []
 
@@ -537,7 +539,7 @@ def test_loss_ignores_void_and_matches_its_definitions() -> None:
 
 
 def test_rare_classes_weigh_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fcn_deploy.training import loop as module
+    from fcn_deploy.training import trainer as module
 
     used: list[Tensor] = []
 
