@@ -217,11 +217,7 @@ class Fields:
 
     def as_texts(self, name: str) -> dict[str, str]:
         """Return an object of plain values as text, whatever its keys: machines grow new ones."""
-        return {
-            str(key): _as_text(value)
-            for key, value in self.child(name).values.items()
-            if value is not None and not isinstance(value, dict)
-        }
+        return as_texts(self.child(name).values)
 
     def _is_null(self, name: str) -> bool:
         return name in self.values and self.values[name] is None
@@ -237,6 +233,15 @@ def finite(value: Any) -> float | None:
         return None
     # Nothing measured is beyond; what is would overflow where an axis is laid out.
     return number if abs(number) <= LARGEST else None
+
+
+def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return plain JSON values as text; null and objects are left out."""
+    return {
+        str(key): _as_text(value)
+        for key, value in values.items()
+        if value is not None and not isinstance(value, dict)
+    }
 
 
 def _as_text(value: Any) -> str:
