@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 # Of `make bench`: any run with a checkpoint, and options of benchmarks/table.py, for example
-# BENCH_FLAGS="--update-readme docs/benchmarks.md".
+# BENCH_FLAGS=--update-page.
 RUN ?= runs/bench
 BENCH_FLAGS ?=
 # A worker that dies ends the run: started anew it would leave its tests undone and never end.

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fcn_deploy.bench import rows as rows_bench
-from fcn_deploy.bench.loadgen import Verdict
+from fcn_deploy.bench.rows import MeasuredRow, percentiles, timing, with_ratios
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.masks import mask_to_colour
 from fcn_deploy.data.scenes.dataset import SceneDataset
-from fcn_deploy.machine import sensors
 from fcn_deploy.machine.description import describe_machine, describe_versions, utc_now
 from fcn_deploy.parity import bisect, compare
 from fcn_deploy.parity.inputs import Picture, Pictures
 from fcn_deploy.results import bench as bench_results
+from fcn_deploy.results.bench import Bench, BenchRow, LoadGenVerdict
+from fcn_deploy.results.conditions import ColdStart, Conditions, Sensor
+from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.workload import LOADGEN, LOOP
 from tests.fakes import FAKE_SPEC, FakeRunner
 
 #: How files name the pictures that nobody has to bring along.
@@ -112,6 +114,46 @@ def write_parity_results(folder: Path) -> None:
         compare.save([result], folder / f"{name}.json")
 
 
+def bare_row(
+    runner: RunnerDescription,
+    repeats: Sequence[float],
+    *,
+    scenario: str = bench_results.SINGLE_STREAM,
+    tier: str = bench_results.HOST,
+    batch_size: int = 1,
+    **rest: Any,
+) -> BenchRow:
+    """Return a row of some repeats with neither latencies nor stages, without a ratio yet."""
+    fields = {"size": (24, 32), "inputs_digest": "sha256:in", "queries": 30, "latency_ms": {}}
+    return BenchRow(
+        runner=runner,
+        scenario=scenario,
+        tier=tier,
+        batch_size=batch_size,
+        **timing(repeats, scenario, batch_size),
+        **(fields | rest),
+    )
+
+
+def measured_bench(*rows: BenchRow, **changes: Any) -> Bench:
+    """Return a bench of this machine; each row gets its ratio to the baseline among them."""
+    by_loadgen = any(row.loadgen is not None for row in rows)
+    fields: dict[str, Any] = {
+        "environment": Environment.here(),
+        "options": (),
+        "source": "made up",
+        "distinct_inputs": 8,
+        "clock": LOADGEN if by_loadgen else LOOP,
+        "clock_version": "6.0" if by_loadgen else None,
+        "clock_reason": None,
+        "seconds": 0.5,
+        "conditions": Conditions(threads=1),
+        "cold_starts": (),
+        "rows": with_ratios([MeasuredRow(row, dict(enumerate(row.repeats_ms))) for row in rows]),
+    }
+    return Bench(**(fields | changes))
+
+
 def row(
     runner: RunnerDescription,
     *repeats: float,
@@ -119,40 +161,37 @@ def row(
     queries: int = 30,
     batch_size: int = 1,
     scenario: str = bench_results.SINGLE_STREAM,
-    verdicts: Sequence[Verdict] = (),
-    target_p99_ms: float | None = None,
+    loadgen: LoadGenVerdict | None = None,
     energy: float | None = None,
-) -> rows_bench.Row:
+) -> BenchRow:
     """Return a row whose latencies spread around the first repeat."""
     spread = np.linspace(0.9, 1.2, 101) ** 2
     latencies = [float(repeats[0] * factor) for factor in np.repeat(spread, 7)[:queries]]
     staged = tier == bench_results.END_TO_END and scenario == bench_results.SINGLE_STREAM
     shares = dict(zip(bench_results.ALL_STAGES, (0.2, 0.05, 0.6, 0.1, 0.15), strict=True))
-    return rows_bench.Row(
+    return bare_row(
         runner,
-        scenario,
-        tier,
-        batch_size,
-        (320, 480),
-        "sha256:in",
         repeats,
-        queries,
-        {} if scenario == bench_results.OFFLINE else rows_bench.percentiles(latencies),
+        scenario=scenario,
+        tier=tier,
+        batch_size=batch_size,
+        size=(320, 480),
+        queries=queries,
+        latency_ms={} if scenario == bench_results.OFFLINE else percentiles(latencies),
         cdf_ms=tuple(float(repeats[0] * factor) for factor in spread) if queries >= 64 else None,
         stages_ms={stage: share * repeats[0] for stage, share in shares.items()}
         if staged
         else None,
         wall_ms=1.11 * repeats[0] if staged else None,
-        verdicts=tuple(verdicts),
-        target_p99_ms=target_p99_ms,
+        loadgen=loadgen,
         energy_j_per_image=energy,
     )
 
 
-def verdict(*problems: str) -> Verdict:
+def verdict(*problems: str, target_p99_ms: float | None = None) -> LoadGenVerdict:
     """Return LoadGen's verdict; without a problem it is valid."""
     settings = bench_results.Settings(min_seconds=0.5, min_queries=64, distinct_samples=8)
-    return Verdict(not problems, problems, 90, None, {"p50": 20.0}, None, settings)
+    return LoadGenVerdict(not problems, None, target_p99_ms, problems, settings)
 
 
 def described(
@@ -161,34 +200,31 @@ def described(
     return FakeRunner(backend=backend, precision=precision, threads=2, device=device).describe()
 
 
-def sensor(clock_mhz: int, *reasons: str) -> dict[str, Any]:
-    return sensors.GpuReading("NVIDIA H200", clock_mhz, 3201, 41, 95.5, reasons).to_json()
+def sensor(clock_mhz: int, *reasons: str) -> Sensor:
+    return Sensor("NVIDIA H200", clock_mhz, 3201, 41, 95.5, reasons)
 
 
-def cold_start(runner: RunnerDescription, **changes: Any) -> dict[str, Any]:
+def cold_start(runner: RunnerDescription, **changes: Any) -> ColdStart:
     """Return what a backend costs before its first figure."""
-    return {
-        "runner": asdict(runner),
-        "size": [320, 480],
-        "largest": [4, 320, 480],
-        "cold_start_ms": 812.0,
-        "open_ms": 433.0,
-        "first_run_ms": 61.0,
-        "peak_rss_mib": 312.0,
-        "device_memory_mib": None,
-        "build_seconds": None,
-        "error": None,
-        **changes,
-    }
+    start = ColdStart(
+        runner=runner,
+        size=(320, 480),
+        largest=(4, 320, 480),
+        cold_start_ms=812.0,
+        open_ms=433.0,
+        first_run_ms=61.0,
+        peak_rss_mib=312.0,
+    )
+    return replace(start, **changes)
 
 
 def bench_document(
-    *rows: rows_bench.Row,
+    *rows: BenchRow,
     warnings: Sequence[str] = (),
-    cold_starts: Sequence[dict[str, Any]] = (),
-    gpus: Sequence[dict[str, Any]] = (),
+    gpus: Sequence[Sensor] = (),
+    **changes: Any,
 ) -> dict[str, Any]:
-    conditions = rows_bench.Conditions(
+    conditions = Conditions(
         threads=2,
         load_before=0.1,
         load_after=1.25,
@@ -198,9 +234,9 @@ def bench_document(
         gpu_after=tuple(gpus),
         warnings=tuple(warnings),
     )
-    written = rows_bench.bench_document(rows, SCENES_SOURCE, conditions, cold_starts)
+    bench = measured_bench(*rows, source=SCENES_SOURCE, conditions=conditions, **changes)
     # Through JSON and back, so that a test may change it without changing the rows.
-    document: dict[str, Any] = json.loads(json.dumps(written))
+    document: dict[str, Any] = json.loads(json.dumps(bench.to_json()))
     return document
 
 
@@ -217,7 +253,7 @@ def rich_bench_document() -> dict[str, Any]:
     rows = [
         row(
             runner, *(ms * size**0.8 * factor for factor in (1, 1.04, 0.99)),
-            tier=tier, batch_size=size, queries=700, verdicts=[verdict()] * 3,
+            tier=tier, batch_size=size, queries=700, loadgen=verdict(),
             energy=0.8 if runner.backend == "trt" else None,
         )
         for tier in (bench_results.END_TO_END, bench_results.HOST)
@@ -236,12 +272,12 @@ def rich_bench_document() -> dict[str, Any]:
         )
         for runner, ms in seconds.items()
     ]
-    too_few = verdict("it had too few queries")
+    problems = {"baseline": ["it had too few queries"]}
     rows += [
         row(
             runner, ms, ms * 1.1, ms, tier=bench_results.HOST, scenario=bench_results.SERVER,
             queries=700,
-            verdicts=[too_few if runner.backend == "baseline" else verdict()], target_p99_ms=100.0,
+            loadgen=verdict(*problems.get(runner.backend, ()), target_p99_ms=100.0),
         )
         for runner, ms in seconds.items()
     ]  # fmt: skip

@@ -61,7 +61,7 @@ class _Watch:
         """Leave out the time since the last lap."""
         self._last = time.perf_counter()
 
-    def ended(self, stage: str) -> None:
+    def stage_done(self, stage: str) -> None:
         """Give the time since the last lap to a stage."""
         now = time.perf_counter()
         self.stages[stage] += now - self._last
@@ -96,47 +96,47 @@ class Case:
         """Whether the runner has this tier: not every device has a clock."""
         return self.tier != DEVICE or self._device_seconds(0) is not None
 
-    def query(self, number: int, result_is_there: Callable[[], None] = lambda: None) -> Query:
+    def query(self, number: int, on_result: Callable[[], None] = lambda: None) -> Query:
         """Run one query.
 
         Args:
             number: which; queries walk through the inputs.
-            result_is_there: called when the masks are in memory.
+            on_result: called when the masks are in memory.
         """
         if self.tier == DEVICE:
             spent = self._device_seconds(number)
             assert spent is not None  # `measurable` has asked
             return Query(spent, None, spent)
         if self.tier == HOST:
-            return self._host_query(number, result_is_there)
-        return self._end_to_end_query(number, result_is_there)
+            return self._host_query(number, on_result)
+        return self._end_to_end_query(number, on_result)
 
     def _device_seconds(self, number: int) -> float | None:
         return self.runner.device_seconds(self.inputs.batch(self._picked(number)))
 
-    def _host_query(self, number: int, result_is_there: Callable[[], None]) -> Query:
+    def _host_query(self, number: int, on_result: Callable[[], None]) -> Query:
         images = self.inputs.batch(self._picked(number))
         started = time.perf_counter()
         self.runner.run(images)
         latency = time.perf_counter() - started
-        result_is_there()
+        on_result()
         return Query(latency, None, latency)
 
-    def _end_to_end_query(self, number: int, result_is_there: Callable[[], None]) -> Query:
+    def _end_to_end_query(self, number: int, on_result: Callable[[], None]) -> Query:
         picked = self._picked(number)
         started = time.perf_counter()
         watch = _Watch()
         images = self._decoded(picked)
-        watch.ended(DECODE)
-        outputs = self.runner.run(images, on_stage=watch.ended)
+        watch.stage_done(DECODE)
+        outputs = self.runner.run(images, on_stage=watch.stage_done)
         # A runner that cannot tell its stages apart has named none: then all of it is computing.
-        watch.ended(COPY_OUT if watch.stages[COMPUTE] else COMPUTE)
+        watch.stage_done(COPY_OUT if watch.stages[COMPUTE] else COMPUTE)
         in_memory = time.perf_counter()
-        result_is_there()
+        on_result()
         resumed = time.perf_counter()  # what the listener did is nobody's stage
         watch.goes_on()
         self._write(outputs.mask)
-        watch.ended(WRITE)
+        watch.stage_done(WRITE)
         wall = (in_memory - started) + (time.perf_counter() - resumed)
         return Query(in_memory - started, watch.stages, wall)
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,88 +26,81 @@ from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.machine import cuda
+from fcn_deploy.results.conditions import ColdStart
+from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import open_runner
 
 #: Batches after the first, so that memory reaches what the backend needs when it goes on.
 MORE_RUNS = 3
 #: Of the noise that is segmented.
 SEED = 0
-_FIELDS = ("cold_start_ms", "open_ms", "first_run_ms", "peak_rss_mib", "device_memory_mib")
+#: Of a ColdStart, what the child tells.
+_FIELDS = (
+    "cold_start_ms", "open_ms", "first_run_ms", "peak_rss_mib", "device_memory_mib", "error",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class ColdStart:
-    """What one backend cost before its first mask; all None where it gave none.
+class ColdStartPlan:
+    """A runner to open in a fresh interpreter, and the pictures to give it.
 
     Attributes:
-        cold_start_ms: from just before the process was started to its first mask, in ms.
-        open_ms: of that, opening the runner: importing its libraries, reading the file, preparing.
-        first_run_ms: of that, the first picture.
-        peak_rss_mib: most host memory that the process ever held, in MiB; None on Windows.
-        device_memory_mib: GPU memory that the process holds at the end, its CUDA context included,
-            in MiB; None for a runner on the CPU.
-        error: why there are no figures, in one line, or None.
+        run: as for :func:`fcn_deploy.runners.base.open_runner`, like what follows.
+        runner: whose backend is opened, as it describes itself here.
+        precision: of the file to take; what is computed in may be another one.
+        threads: CPU threads; None leaves the library's own choice.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        size: (height, width) in pixels of the first picture.
+        largest: (N, height, width) of the batches after it, which memory must be there for.
+        timeout_s: seconds after which the process is killed.
     """
 
-    cold_start_ms: float | None = None
-    open_ms: float | None = None
-    first_run_ms: float | None = None
-    peak_rss_mib: float | None = None
-    device_memory_mib: float | None = None
-    error: str | None = None
+    run: Run
+    runner: RunnerDescription
+    precision: Precision
+    threads: int | None
+    device: str
+    size: tuple[int, int]
+    largest: tuple[int, int, int]
+    timeout_s: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self)
+        """Return what the child has to know, as JSON values."""
+        named_file = self.run.named_file
+        return {
+            "root": str(self.run.root),
+            "named_file": None if named_file is None else str(named_file),
+            "trusted": self.run.trusted,
+            "backend": self.runner.backend,
+            "precision": self.precision.value,
+            "threads": self.threads,
+            "device": self.device,
+            "size": list(self.size),
+            "largest": list(self.largest),
+        }
 
 
-def measure_cold_start(
-    run: Run,
-    backend: str,
-    *,
-    precision: Precision,
-    threads: int | None,
-    device: str,
-    size: tuple[int, int],
-    largest: tuple[int, int, int] | None = None,
-    timeout_s: float,
-) -> ColdStart:
+def measure_cold_start(plan: ColdStartPlan) -> ColdStart:
     """Open a runner in a fresh interpreter and measure what passes until its first mask.
 
     A child that fails, crashes or takes too long gives a :class:`ColdStart` with an ``error``.
     On Ctrl-C the child is killed.
 
-    Args:
-        run: as for :func:`fcn_deploy.runners.base.open_runner`, like what follows.
-        backend: one of ``BACKENDS``, or of ``BASELINES``.
-        precision: of the file to take.
-        threads: CPU threads; None leaves the library's own choice.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        size: (height, width) in pixels of the first picture.
-        largest: (N, height, width) of the batches after it, which memory must be there for; None:
-            single pictures of ``size``.
-        timeout_s: seconds after which the child is killed.
-
     Raises:
-        InputError: the size or the time limit is not positive.
+        InputError: a size or the time limit is not positive.
     """
-    if min(size) < 1:
-        raise InputError(f"a picture of {size[0]}×{size[1]} pixels", "use sizes from 1x1")
-    if not timeout_s > 0:
-        raise InputError(f"a time limit of {timeout_s} s", "allow more than 0 s")
-    order = {
-        "root": str(run.root),
-        "named_file": None if run.named_file is None else str(run.named_file),
-        "trusted": run.trusted,
-        "backend": backend,
-        "precision": precision.value,
-        "threads": threads,
-        "device": device,
-        "size": list(size),
-        "largest": list(largest or (1, *size)),
-        # Before the child: there, asking would itself open the GPU and take from `open_ms`.
-        "device_memory_before": _device_memory_in_use(),
-    }
+    if min(*plan.size, *plan.largest) < 1:
+        height, width = plan.size
+        raise InputError(f"a picture of {height}×{width} pixels", "use sizes from 1x1")
+    if not plan.timeout_s > 0:
+        raise InputError(f"a time limit of {plan.timeout_s} s", "allow more than 0 s")
+    figures = _figures_of_child(plan)
+    return ColdStart(plan.runner, plan.size, plan.largest, **figures)
+
+
+def _figures_of_child(plan: ColdStartPlan) -> dict[str, Any]:
+    # Before the child: there, asking would itself open the GPU and take from `open_ms`.
+    order = {**plan.to_json(), "device_memory_before": _device_memory_in_use()}
     order["spawned_ns"] = _now_ns()
     try:
         # Whatever ends the waiting, a KeyboardInterrupt too, `run` kills the child.
@@ -115,15 +108,15 @@ def measure_cold_start(
             [sys.executable, "-m", "fcn_deploy.bench.cold_start", json.dumps(order)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=timeout_s,
+            timeout=plan.timeout_s,
             env=_environment(os.environ),
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return ColdStart(error=f"no mask within {timeout_s:g} s")
+        return {"error": f"no mask within {plan.timeout_s:g} s"}
     except OSError as error:
-        return ColdStart(error=f"cannot start {sys.executable or 'Python'}: {error.strerror}")
-    return _read_figures(finished.stdout) or ColdStart(error=_how_it_ended(finished))
+        return {"error": f"cannot start {sys.executable or 'Python'}: {error.strerror}"}
+    return _read_figures(finished.stdout) or {"error": _how_it_ended(finished)}
 
 
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
@@ -138,10 +131,10 @@ def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return environment
 
 
-def _read_figures(output: bytes) -> ColdStart | None:
+def _read_figures(output: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(output)
-        return ColdStart(error=found["error"], **{name: found[name] for name in _FIELDS})
+        return {name: found[name] for name in _FIELDS}
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -173,7 +166,7 @@ def _device_memory_in_use() -> int | None:
 # -- the child ----------------------------------------------------------------------------------
 
 
-def _measure_here(order: Mapping[str, Any]) -> ColdStart:
+def _measure_here(order: Mapping[str, Any]) -> dict[str, Any]:
     named_file = order["named_file"]
     run = Run(
         Path(order["root"]), None if named_file is None else Path(named_file), order["trusted"]
@@ -198,13 +191,13 @@ def _measure_here(order: Mapping[str, Any]) -> ColdStart:
         peak = _peak_rss_mib()
         on_gpu = runner.describe().on_gpu
         held = _held_memory_mib(order["device_memory_before"]) if on_gpu else None
-    return ColdStart(
-        cold_start_ms=(segmented - order["spawned_ns"]) / 1e6,
-        open_ms=(opened - opening) / 1e6,
-        first_run_ms=(segmented - opened) / 1e6,
-        peak_rss_mib=peak,
-        device_memory_mib=held,
-    )
+    return {
+        "cold_start_ms": (segmented - order["spawned_ns"]) / 1e6,
+        "open_ms": (opened - opening) / 1e6,
+        "first_run_ms": (segmented - opened) / 1e6,
+        "peak_rss_mib": peak,
+        "device_memory_mib": held,
+    }
 
 
 def _peak_rss_mib() -> float | None:
@@ -243,12 +236,12 @@ def _main() -> None:
     try:
         figures = _measure_here(json.loads(sys.argv[1]))
     except FcnDeployError as error:
-        figures = ColdStart(error=str(error))
+        figures = {"error": str(error)}
     except MemoryError:
-        figures = ColdStart(error="out of memory; use smaller pictures")
+        figures = {"error": "out of memory; use smaller pictures"}
     except Exception as error:  # of a backend's library; they share no base
-        figures = ColdStart(error=" ".join(f"{type(error).__name__}: {error}".split()))
-    os.write(answer, json.dumps(figures.to_json()).encode())
+        figures = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+    os.write(answer, json.dumps(dict.fromkeys(_FIELDS) | figures).encode())
 
 
 if __name__ == "__main__":

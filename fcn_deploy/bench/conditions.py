@@ -1,59 +1,14 @@
-"""What the machine did meanwhile, as warnings."""
+"""What the machine did while figures were taken, and why to doubt them, as sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from fcn_deploy.bench import conditions
-from fcn_deploy.machine.sensors import LOCKED_CLOCKS, GpuReading
-
-if TYPE_CHECKING:
-    from fcn_deploy.bench.rows import Conditions, Row
-
-
-class ConditionWatch:
-    """What the machine was doing from here to :meth:`ended`."""
-
-    def __init__(self, threads: int) -> None:
-        from fcn_deploy.machine import sensors
-
-        self._threads = threads
-        self._load = sensors.system_load()
-        self._gpus = sensors.read_gpus()
-        self._cpu = sensors.read_cpu_times()
-
-    def ended(self, rows: Sequence[Row], dropped: Sequence[str] = ()) -> Conditions:
-        """Return it; call this right after the last figure, before a GPU's clocks fall."""
-        from fcn_deploy.bench.rows import Conditions
-        from fcn_deploy.machine import sensors
-        from fcn_deploy.machine.description import usable_cores
-
-        gpus = sensors.read_gpus()
-        cpu = sensors.read_cpu_times()
-        steal = sensors.steal_share(self._cpu, cpu)
-        others = sensors.others_share(self._cpu, cpu)
-        return Conditions(
-            threads=self._threads,
-            load_before=self._load,
-            load_after=sensors.system_load(),
-            steal_share=steal,
-            others_share=others,
-            gpu_before=tuple(gpu.to_json() for gpu in self._gpus),
-            gpu_after=tuple(gpu.to_json() for gpu in gpus),
-            warnings=(
-                *dropped,
-                *conditions.warnings_about(
-                    load_before=self._load,
-                    others=others,
-                    cores=usable_cores(),
-                    steal=steal,
-                    gpus_after=gpus,
-                    variation={row.label: row.variation for row in rows},
-                ),
-            ),
-        )
-
+from fcn_deploy.machine import sensors
+from fcn_deploy.machine.description import usable_cores
+from fcn_deploy.machine.sensors import LOCKED_CLOCKS
+from fcn_deploy.results.bench import BenchRow
+from fcn_deploy.results.conditions import Conditions, Sensor
 
 #: Above this load per core before the run, other work has likely slowed the figures.
 BUSY_LOAD_PER_CORE = 0.5
@@ -67,13 +22,80 @@ MAX_VARIATION = 0.025
 _MAX_NAMED_ROWS = 3
 
 
+def read_gpus() -> tuple[Sensor, ...]:
+    """Read the GPU that this project uses: CUDA's device 0, the only member.
+
+    Empty where there is no GPU, or no ``nvidia-ml-py`` to ask it.
+    """
+    with sensors.first_gpu() as gpu:
+        if gpu is None:
+            return ()
+        return (
+            Sensor(
+                name=gpu.name,
+                sm_clock_mhz=gpu.sm_clock_mhz,
+                memory_clock_mhz=gpu.memory_clock_mhz,
+                temperature_c=gpu.temperature_c,
+                power_w=gpu.power_w,
+                throttle_reasons=gpu.throttle_reasons,
+            ),
+        )
+
+
+class ConditionWatch:
+    """What the machine was doing from here to :meth:`ended`."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._load = sensors.system_load()
+        self._gpus = read_gpus()
+        self._cpu = sensors.read_cpu_times()
+
+    def ended(self, rows: Sequence[BenchRow], warnings: Sequence[str] = ()) -> Conditions:
+        """Return it; call this right after the last figure, before a GPU's clocks fall.
+
+        Args:
+            rows: what was measured meanwhile.
+            warnings: sentences that stand before those about the machine.
+        """
+        gpus = read_gpus()
+        cpu = sensors.read_cpu_times()
+        steal = sensors.steal_share(self._cpu, cpu)
+        others = sensors.others_share(self._cpu, cpu)
+        about_machine = warnings_about(
+            load_before=self._load,
+            others=others,
+            cores=usable_cores(),
+            steal=steal,
+            gpus_after=gpus,
+            variation={_label(row): row.cv for row in rows},
+        )
+        return Conditions(
+            threads=self._threads,
+            load_before=self._load,
+            load_after=sensors.system_load(),
+            steal_share=steal,
+            others_share=others,
+            gpu_before=self._gpus,
+            gpu_after=gpus,
+            warnings=(*warnings, *about_machine),
+        )
+
+
+def _label(row: BenchRow) -> str:
+    height, width = row.size
+    return (
+        f"{row.runner.backend} {row.runner.precision} {row.tier} {row.batch_size}×{height}×{width}"
+    )
+
+
 def warnings_about(
     *,
     load_before: float | None,
     others: float | None,
     cores: int,
     steal: float | None,
-    gpus_after: Sequence[GpuReading],
+    gpus_after: Sequence[Sensor],
     variation: Mapping[str, float],
 ) -> list[str]:
     """Return what a reader of the figures must know, as sentences; empty where all was calm.

@@ -4,8 +4,8 @@
     offline         all samples at once                → throughput
     server          samples at random moments (Poisson) → is p99 below a bound at this rate?
 
-LoadGen takes the times itself, in C++, and writes a log of its own; :class:`Verdict` is what that
-log says.  A sample is whatever the caller makes of a number: a picture, or a batch of them.
+LoadGen takes the times itself, in C++, and writes a log of its own; :class:`LoadGenTest` is what
+that log says.  A sample is whatever the caller makes of a number: a picture, or a batch of them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from fcn_deploy.core.errors import BackendError, MeasurementError
-from fcn_deploy.results.bench import Settings
+from fcn_deploy.results.bench import LoadGenVerdict, Settings
 
 INSTALL = "pip install mlcommons-loadgen (it has wheels for Python up to 3.13 on common machines)"
 #: Fewest queries for which LoadGen's early stopping gives a p90, and a p99.
@@ -50,26 +50,20 @@ def version() -> str:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What LoadGen says of one test.
+class LoadGenTest:
+    """What LoadGen's log says of one test.
 
     Attributes:
-        valid: whether its rules were kept.
-        problems: which were not, as sentences.
+        verdict: whether it counts.
         samples: how many were answered.
         samples_per_s: throughput, or None in single stream.
         latency_ms: LoadGen's ``mean``, ``p50``, ``p90``, ``p95``, ``p99`` per sample.
-        early_stopping_ms: its estimate of p90 in single stream, on the safe side, or None.
-        settings: what it was asked for, or None where its log does not say.
     """
 
-    valid: bool
-    problems: tuple[str, ...]
+    verdict: LoadGenVerdict
     samples: int
     samples_per_s: float | None
     latency_ms: dict[str, float]
-    early_stopping_ms: float | None
-    settings: Settings | None = None
 
 
 def single_stream(
@@ -79,7 +73,7 @@ def single_stream(
     min_seconds: float,
     expected_seconds: float,
     min_queries: int = P90_QUERIES,
-) -> Verdict:
+) -> LoadGenTest:
     """Ask one query after another.
 
     Args:
@@ -108,7 +102,7 @@ def offline(
     min_seconds: float,
     expected_per_s: float,
     batch_size: int = 1,
-) -> Verdict:
+) -> LoadGenTest:
     """Ask for all samples at once: a whole number of batches, so that none is of another shape.
 
     Args:
@@ -141,7 +135,7 @@ def server(
     rate: float,
     target_p99_ms: float,
     max_batch: int,
-) -> Verdict:
+) -> LoadGenTest:
     """Ask at random moments, so many times a second on the average.
 
     Samples that wait are taken together, up to ``max_batch``, by one worker.
@@ -164,7 +158,8 @@ def server(
     settings.server_target_latency_ns = round(target_p99_ms * 1e6)
     settings.server_target_latency_percentile = 0.99
     with _Worker(lg, answer, max_batch) as worker:
-        return _run(lg, settings, samples, worker)
+        tested = _run(lg, settings, samples, worker)
+    return replace(tested, verdict=replace(tested.verdict, target_p99_ms=target_p99_ms))
 
 
 def _load() -> Any:
@@ -227,13 +222,13 @@ class _OneByOne(_Answers):
         (sample,) = samples
         told = False
 
-        def result_is_there() -> None:
+        def on_result() -> None:
             nonlocal told
             told = True
             self._complete(samples)
 
         try:
-            self._answer(sample.index, result_is_there)
+            self._answer(sample.index, on_result)
         except BaseException as failure:
             self.failure = failure
         if not told:
@@ -250,13 +245,13 @@ class _AllAtOnce(_Answers):
     def _take(self, samples: Sequence[Any]) -> None:
         done = 0
 
-        def results_are_there(count: int) -> None:
+        def on_results(count: int) -> None:
             nonlocal done
             self._complete(samples[done : done + count])
             done += count
 
         try:
-            self._answer([sample.index for sample in samples], results_are_there)
+            self._answer([sample.index for sample in samples], on_results)
             if done != len(samples):
                 raise MeasurementError(f"{done} results came for {len(samples)} pictures")
         except BaseException as failure:
@@ -302,7 +297,7 @@ class _Worker(_Answers):
             self._complete(batch)
 
 
-def _run(lg: Any, settings: Any, samples: int, answers: _Answers) -> Verdict:
+def _run(lg: Any, settings: Any, samples: int, answers: _Answers) -> LoadGenTest:
     with tempfile.TemporaryDirectory() as folder:
         log = lg.LogSettings()
         log.log_output.outdir = folder
@@ -317,10 +312,10 @@ def _run(lg: Any, settings: Any, samples: int, answers: _Answers) -> Verdict:
             lg.DestroySUT(system)
         if answers.failure is not None:
             raise answers.failure
-        return read_verdict(Path(folder) / _LOG)
+        return read_log(Path(folder) / _LOG)
 
 
-def read_verdict(log: Path) -> Verdict:
+def read_log(log: Path) -> LoadGenTest:
     """Return what LoadGen's detail log says.
 
     Raises:
@@ -330,9 +325,14 @@ def read_verdict(log: Path) -> Verdict:
         lines = log.read_text(encoding="utf-8").splitlines()
         entries = [json.loads(line[len(_MARK) :]) for line in lines if line.startswith(_MARK)]
         said = {entry["key"]: entry["value"] for entry in entries}
-        return Verdict(
-            valid=said["result_validity"] == "VALID",
-            problems=tuple(_problems(said)),
+        return LoadGenTest(
+            verdict=LoadGenVerdict(
+                valid=said["result_validity"] == "VALID",
+                # 0 where there were too few queries
+                early_stopping_ms=(said.get("early_stopping_latency_ss") or 0) / 1e6 or None,
+                problems=tuple(_problems(said)),
+                settings=_settings_said(said),
+            ),
             samples=said["result_query_count"] * said["effective_samples_per_query"],
             samples_per_s=said.get(
                 "result_samples_per_second", said.get("result_completed_samples_per_sec")
@@ -342,9 +342,6 @@ def read_verdict(log: Path) -> Verdict:
                 for name, key in _LATENCIES.items()
                 if f"result_{key}_latency_ns" in said
             },
-            # 0 where there were too few queries
-            early_stopping_ms=(said.get("early_stopping_latency_ss") or 0) / 1e6 or None,
-            settings=_settings_said(said),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MeasurementError(

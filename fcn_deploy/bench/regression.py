@@ -1,4 +1,4 @@
-"""Has it become slower?  Two bench files of one machine, row by row.
+"""Has it become slower?  Two benches of one machine, row by row.
 
 A machine that is slower today is slower for the baseline too.  So where both files hold the same
 baseline beside a row, what is compared is the row's speed in units of the baseline's, measured in
@@ -9,14 +9,14 @@ A row that had a figure, was asked for again and has none now is lost: that fail
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.results.bench import Bench, BenchRow, Ratio
-from fcn_deploy.results.environment import differing
+from fcn_deploy.results.environment import Environment, differing
 from fcn_deploy.results.format import runner_name
 from fcn_deploy.results.read import read_files
 from fcn_deploy.results.runner import RunnerDescription
@@ -68,10 +68,10 @@ class Change:
 
 @dataclass(frozen=True)
 class SpeedChange:
-    """Two bench files, compared.
+    """Two benches, compared.
 
     Attributes:
-        changes: rows that could be compared, in the newer file's order.
+        changes: rows that could be compared, in the newer one's order.
         lost: sentences: rows that were asked for and have no figure any more.
         uncompared: sentences: rows that could not be compared, and why.
         units: sentences: baselines that have changed themselves.
@@ -115,19 +115,19 @@ class SpeedChange:
 
 @dataclass(frozen=True)
 class Asked:
-    """Cases that a measurement was asked for: each runner, each question.
+    """Cases that a measurement was asked for: each runner, each workload.
 
     Attributes:
         runners: as they describe themselves.
-        questions: that they were to answer.
+        workloads: of which each was to have a row.
     """
 
     runners: tuple[RunnerDescription, ...]
-    questions: frozenset[Workload]
+    workloads: frozenset[Workload]
 
     def holds(self, row: BenchRow) -> bool:
         """Say whether a row's case is among them, by all that makes rows comparable."""
-        return row.question in self.questions and any(
+        return row.workload in self.workloads and any(
             _identity(runner) == _identity(row.runner) for runner in self.runners
         )
 
@@ -145,19 +145,19 @@ def read_bench(path: Path) -> Bench:
     return benches[0]
 
 
-def require_machine(before: Bench, machine: Mapping[str, str]) -> None:
+def require_machine(before: Bench, machine: Environment) -> None:
     """Refuse a bench file of another machine.
 
     Args:
         before: the file.
-        machine: property → value, as text, of the one that it has to be of.
+        machine: that it has to be of.
 
     Raises:
         InputError: naming what differs.
     """
-    then = before.environment.machine
-    if names := differing(then, machine, MACHINE_PROPERTIES):
-        changes = "; ".join(f"{name} {then.get(name)} → {machine.get(name)}" for name in names)
+    then, now = before.environment.properties, machine.properties
+    if names := differing(then, now, MACHINE_PROPERTIES):
+        changes = "; ".join(f"{name} {then.get(name)} → {now.get(name)}" for name in names)
         raise InputError(
             f"{before.environment.file} is of another machine ({changes})",
             "compare with a result of this machine",
@@ -165,22 +165,21 @@ def require_machine(before: Bench, machine: Mapping[str, str]) -> None:
 
 
 def compare(before: Bench, now: Bench, limit: float, asked: Asked | None = None) -> SpeedChange:
-    """Compare the rows that two bench files share.
+    """Compare the rows that two benches share.
 
-    Rows are the same where the question is (see ``ranking``), the runner, its threads and its model
-    file.
+    Rows are the same where the workload is, the runner, its threads and its model file.
 
     Args:
-        before: the older file.
+        before: the older one, read from a file.
         now: the newer one, of the same machine.
         limit: slowdown that is allowed, as a share.
         asked: what the newer one was to measure; None where that is not known: then a row that is
             missing in it is not taken for lost.
 
     Raises:
-        InputError: the machines differ, or the files share no row: that would pass unseen.
+        InputError: the machines differ, or the two share no row: that would pass unseen.
     """
-    require_machine(before, now.environment.machine)
+    require_machine(before, now.environment)
     changes, lost, uncompared = [], [], []
     for row in now.rows:
         if row.is_baseline:
@@ -236,9 +235,7 @@ def _units(before: Bench, now: Bench, limit: float) -> Iterator[str]:
                 )
 
 
-def _change(
-    older: BenchRow, before: Bench, newer: BenchRow, now: Bench, limit: float
-) -> Change:  # fmt: skip
+def _change(older: BenchRow, before: Bench, newer: BenchRow, now: Bench, limit: float) -> Change:
     then, today = _over_same_baseline(older, before, newer, now)
     if then is not None and today is not None:
         apart = not tie((then.low, then.high), (today.low, today.high))
@@ -280,7 +277,7 @@ def _identity(runner: RunnerDescription) -> tuple[object, ...]:
 
 
 def _key(row: BenchRow) -> tuple[object, ...]:
-    return row.question, _identity(row.runner)
+    return row.workload, _identity(row.runner)
 
 
 def _why_not(row: BenchRow, bench: Bench) -> str:
@@ -288,7 +285,7 @@ def _why_not(row: BenchRow, bench: Bench) -> str:
     if not same:
         return f"not in {bench.environment.file}"
     other = same[0]
-    then, now = other.question, row.question
+    then, now = other.workload, row.workload
     reasons = [
         (other.runner.digest != row.runner.digest, "another model file"),
         (then.inputs_digest != now.inputs_digest, "other pictures"),

@@ -1,4 +1,4 @@
-"""Single stream, offline, server."""
+"""Who asks, and when: a plain loop, or LoadGen in single stream, offline and server."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from dataclasses import dataclass, field, replace
 from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.case import Case, Query
 from fcn_deploy.bench.inputs import NUM_INPUTS
-from fcn_deploy.bench.loadgen import RATE_RESOLUTION, Verdict
+from fcn_deploy.bench.loadgen import RATE_RESOLUTION, LoadGenTest
 from fcn_deploy.core.errors import MeasurementError
-from fcn_deploy.results.bench import OFFLINE, SERVER, SINGLE_STREAM
+from fcn_deploy.results.bench import OFFLINE, SERVER, SINGLE_STREAM, LoadGenVerdict
+from fcn_deploy.results.workload import LOADGEN, LOOP
 
 #: Samples that LoadGen draws from: single pictures, or numbers of queries that walk through them.
 SAMPLES = NUM_INPUTS
 WARM_UP_RUNS = 2
 #: Of a stream: more than any runner has in flight at once.
 WARM_UP_BATCHES = 4
-#: How often a turn is begun anew because it ended sooner than was foreseen.
+#: How often a repeat is begun anew because it ended sooner than was foreseen.
 TRIES = 3
 #: A server that cannot keep its bound at this share of its throughput is given up: each trial runs
 #: 662 queries, and takes the longer the lower its rate.
@@ -30,7 +31,7 @@ Meter = Callable[[], "float | None"]
 
 @dataclass(frozen=True)
 class Repeat:
-    """What one turn of a case gave.
+    """What one repeat of a case gave.
 
     Attributes:
         ms: single stream: median latency of a query; else the time per query at the throughput
@@ -40,7 +41,6 @@ class Repeat:
         seen: each query; empty where the scenario, not the query, is timed.
         latency_ms: where the scenario, not the query, is timed.
         verdict: LoadGen's, or None where the timed loop ran.
-        target_p99_ms: of the server scenario.
         joules: used by the GPU for these queries and no others, or None.
     """
 
@@ -49,27 +49,34 @@ class Repeat:
     pictures: int
     seen: tuple[Query, ...] = ()
     latency_ms: Mapping[str, float] = field(default_factory=dict)
-    verdict: Verdict | None = None
-    target_p99_ms: float | None = None
+    verdict: LoadGenVerdict | None = None
     joules: float | None = None
 
 
 class Scenario(ABC):
-    """Who asks, and when."""
+    """Who asks, and when.
+
+    Attributes:
+        name: of ``SCENARIOS``.
+        clock: who takes the times.
+        target_p99_ms: bound of the server scenario; None in the others.
+    """
 
     name: str
+    clock = LOADGEN
+    target_p99_ms: float | None = None
 
     def batches(self, batch_size: int) -> Sequence[int]:
         """Return the sizes of the batches that a runner is given in a case of that batch size."""
         return (batch_size,)
 
     def warm_up(self, case: Case) -> None:
-        """Have all prepared that the turn will ask for: nothing is compiled on the clock."""
+        """Have all prepared that the repeat will ask for: nothing is compiled on the clock."""
         for number in range(WARM_UP_RUNS):  # the one before has left its threads and caches behind
             case.query(number)
 
     @abstractmethod
-    def turn(self, case: Case, meter: Meter) -> Repeat:
+    def repeat(self, case: Case, meter: Meter) -> Repeat:
         """Ask a warmed-up case for one repeat; ``meter`` reads the GPU's energy counter."""
 
 
@@ -81,13 +88,14 @@ class TimedLoop(Scenario):
     """Single stream by a plain loop, for where LoadGen is not to be had."""
 
     name = SINGLE_STREAM
+    clock = LOOP
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._counts: dict[Case, int] = {}
 
-    def turn(self, case: Case, meter: Meter) -> Repeat:
-        """Time queries one after another; a case gets the same number of them in every turn."""
+    def repeat(self, case: Case, meter: Meter) -> Repeat:
+        """Time queries one after another; a case gets the same number of them in every repeat."""
         if case not in self._counts:
             once = case.query(0).wall
             self._counts[case] = max(3, min(MOST_QUERIES, round(self._seconds / max(once, 1e-6))))
@@ -106,32 +114,32 @@ class SingleStream(Scenario):
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def turn(self, case: Case, meter: Meter) -> Repeat:
+    def repeat(self, case: Case, meter: Meter) -> Repeat:
         """Ask until LoadGen is content: long enough, and 64 queries for its p90."""
         expected = _seconds_per_query(case)
         for _ in range(TRIES):
             seen: list[Query] = []
 
             def answer(
-                number: int, result_is_there: Callable[[], None], seen: list[Query] = seen
+                number: int, on_result: Callable[[], None], seen: list[Query] = seen
             ) -> None:
-                seen.append(case.query(number, result_is_there))
+                seen.append(case.query(number, on_result))
 
             before = meter()
-            verdict = loadgen.single_stream(
+            tested = loadgen.single_stream(
                 answer, samples=SAMPLES, min_seconds=self._seconds, expected_seconds=expected
             )
             joules = _difference(before, meter())
-            if verdict.valid:
+            if tested.verdict.valid:
                 break
             # It ran out of prepared queries: they were faster than the first ones had promised.
             expected = min(query.latency for query in seen) / 2
         return Repeat(
-            verdict.latency_ms["p50"],
-            verdict.samples,
-            verdict.samples * case.batch_size,
+            tested.latency_ms["p50"],
+            tested.samples,
+            tested.samples * case.batch_size,
             tuple(seen),
-            verdict=verdict,
+            verdict=tested.verdict,
             joules=joules,
         )
 
@@ -151,18 +159,18 @@ class Offline(Scenario):
         for _ in case.stream([n % SAMPLES for n in range(WARM_UP_BATCHES * case.batch_size)]):
             pass
 
-    def turn(self, case: Case, meter: Meter) -> Repeat:
+    def repeat(self, case: Case, meter: Meter) -> Repeat:
         """Give all samples to the runner's stream and count pictures per second."""
         if case not in self._rates:
             self._rates[case] = case.batch_size / _seconds_per_query(case)
 
-        def answer(pictures: Sequence[int], results_are_there: Callable[[int], None]) -> None:
+        def answer(pictures: Sequence[int], on_results: Callable[[int], None]) -> None:
             for count in case.stream(pictures):
-                results_are_there(count)
+                on_results(count)
 
         for _ in range(TRIES):
             before = meter()
-            verdict = loadgen.offline(
+            tested = loadgen.offline(
                 answer,
                 samples=SAMPLES,
                 min_seconds=self._seconds,
@@ -170,14 +178,14 @@ class Offline(Scenario):
                 batch_size=case.batch_size,
             )
             joules = _difference(before, meter())
-            if verdict.valid:
+            if tested.verdict.valid:
                 break
             # The pictures were done sooner than was foreseen: ask for more.
             self._rates[case] *= 2
-        assert verdict.samples_per_s is not None  # LoadGen counts them in this scenario
-        ms = 1000 * case.batch_size / verdict.samples_per_s
-        queries = -(-verdict.samples // case.batch_size)
-        return Repeat(ms, queries, verdict.samples, verdict=verdict, joules=joules)
+        assert tested.samples_per_s is not None  # LoadGen counts them in this scenario
+        ms = 1000 * case.batch_size / tested.samples_per_s
+        queries = -(-tested.samples // case.batch_size)
+        return Repeat(ms, queries, tested.samples, verdict=tested.verdict, joules=joules)
 
 
 class Server(Scenario):
@@ -188,10 +196,11 @@ class Server(Scenario):
     """
 
     name = SERVER
+    target_p99_ms: float
 
     def __init__(self, seconds: float, target_p99_ms: float) -> None:
         self._seconds = seconds
-        self._target = target_p99_ms
+        self.target_p99_ms = target_p99_ms
         self._found: dict[Case, float] = {}
         self._warm: set[Case] = set()
 
@@ -200,47 +209,46 @@ class Server(Scenario):
         return range(batch_size, 0, -1)
 
     def warm_up(self, case: Case) -> None:
-        """Answer a batch of every size before the first turn, later the largest and the least."""
+        """Answer a batch of every size before the first repeat, later the largest and the least."""
         sizes = self.batches(case.batch_size)
         for size in sizes if case not in self._warm else {sizes[0], sizes[-1]}:
             for _ in range(WARM_UP_RUNS):
                 case.answer([number % SAMPLES for number in range(size)])
         self._warm.add(case)
 
-    def turn(self, case: Case, meter: Meter) -> Repeat:
-        """Search the highest valid rate, starting where the last turn ended.
+    def repeat(self, case: Case, meter: Meter) -> Repeat:
+        """Search the highest valid rate, starting where the last repeat ended.
 
         Raises:
             MeasurementError: no rate is valid: a lone picture takes longer than the bound.
         """
-        verdict, rate = self._search(case)
+        tested, rate = self._search(case)
         self._found[case] = rate
         return Repeat(
             1000 * case.batch_size / rate,
-            verdict.samples,
-            verdict.samples,
-            latency_ms=verdict.latency_ms,
-            verdict=verdict,
-            target_p99_ms=self._target,
+            tested.samples,
+            tested.samples,
+            latency_ms=tested.latency_ms,
+            verdict=tested.verdict,
         )
 
-    def _search(self, case: Case) -> tuple[Verdict, float]:
+    def _search(self, case: Case) -> tuple[LoadGenTest, float]:
         alone = _seconds_alone(case)
-        if 1000 * alone > self._target:
+        if 1000 * alone > self.target_p99_ms:
             raise self._hopeless(case, alone)
         rate = self._found.get(case, 0.6 / alone)
-        best: Verdict | None = None
+        best: LoadGenTest | None = None
         low, high = 0.0, math.inf  # valid, invalid
         while high > low * (1 + RATE_RESOLUTION):
-            verdict = self._trial(case, rate)
-            if verdict.valid:
-                best, low = verdict, rate
+            tested = self._trial(case, rate)
+            if tested.verdict.valid:
+                best, low = tested, rate
             else:
                 high = rate
             if high * alone < LOWEST_UTILISATION:
                 raise self._hopeless(case, alone)
             if high == math.inf:
-                # A later turn begins at a rate that was valid: one small step up may do.
+                # A later repeat begins at a rate that was valid: one small step up may do.
                 rate = low * ((1 + RATE_RESOLUTION) if case in self._found else 1.5)
             else:
                 rate = (low + high) / 2
@@ -249,20 +257,20 @@ class Server(Scenario):
 
     def _hopeless(self, case: Case, alone: float) -> MeasurementError:
         return MeasurementError(
-            f"no rate keeps p99 below {self._target:g} ms; a lone picture takes "
+            f"no rate keeps p99 below {self.target_p99_ms:g} ms; a lone picture takes "
             f"{1000 * alone:.3g} ms",
             "raise --target-p99-ms",
         )
 
-    def _trial(self, case: Case, rate: float) -> Verdict:
+    def _trial(self, case: Case, rate: float) -> LoadGenTest:
         return loadgen.server(
             case.answer,
             samples=SAMPLES,
             # A rate that is too high by one step of the search must be given the time to show it:
             # so long that its backlog outgrows the bound.
-            min_seconds=max(self._seconds, self._target / 1000 / RATE_RESOLUTION),
+            min_seconds=max(self._seconds, self.target_p99_ms / 1000 / RATE_RESOLUTION),
             rate=rate,
-            target_p99_ms=self._target,
+            target_p99_ms=self.target_p99_ms,
             max_batch=case.batch_size,
         )
 

@@ -1,16 +1,16 @@
-"""``fcn-deploy bench``: what is measured, on which pictures, and its table."""
+"""``fcn-deploy bench``: how fast the backends are, interleaved with the plain export."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.bench.conditions import ConditionWatch
-from fcn_deploy.bench.inputs import one_picture_warnings
-from fcn_deploy.commands.bench_tables import print_cold_starts, print_rows, print_stages
+from fcn_deploy.commands.bench_tables import print_bench
 from fcn_deploy.commands.shared.backends import (
     open_backend,
     open_baselines,
@@ -33,19 +33,70 @@ from fcn_deploy.commands.shared.options import (
 from fcn_deploy.commands.shared.pictures import bench_pictures
 from fcn_deploy.commands.shared.runs import result_name, run_from_argument
 from fcn_deploy.core.errors import BackendError, InputError
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.bench import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM
+from fcn_deploy.results.bench import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM, TIERS
 
 if TYPE_CHECKING:
+    from fcn_deploy.bench.measure import BenchPlan
     from fcn_deploy.bench.regression import SpeedChange
     from fcn_deploy.bench.scenarios import Scenario
+    from fcn_deploy.results.bench import Bench
+    from fcn_deploy.runners.base import Runner
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What was typed; the fields are the options of :func:`bench`."""
+
+    run: str | None
+    backends: tuple[str, ...]
+    precision: Precision
+    scenario_name: str
+    target_p99_ms: float | None
+    clock: str
+    tiers: tuple[str, ...]
+    batches: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    repeats: int
+    seconds: float
+    images: Path | None
+    cold_start: bool
+    json_file: Path | None
+    older: Path | None
+    max_slowdown: float
+    device: str
+    threads: int | None
+    trust: bool
+
+    def result_file(self, run: Run) -> Path:
+        """Return where the result goes: named, or by what was typed, so that none is replaced."""
+        return self.json_file or run.bench_folder / result_name(
+            "-".join(self.backends) or "all",
+            self.precision.value,
+            "-".join(f"{h}x{w}" for h, w in self.sizes),
+            "b" + "-".join(map(str, self.batches)),
+            None if self.scenario_name == SINGLE_STREAM else self.scenario_name,
+            f"p99-{self.target_p99_ms:g}ms" if self.target_p99_ms is not None else None,
+            "loop" if self.clock == "loop" else None,
+            "-".join(self.tiers),
+            f"t{self.threads}" if self.threads is not None else None,
+            self.device if self.device != "auto" else None,
+            self.images,
+        )
+
+
+def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ...]) -> Any:
+    """Return values without repetitions: a row beside itself would be a tie."""
+    return tuple(dict.fromkeys(values))
 
 
 @click.command()
 @run_argument
 @click.option(
-    "--backend", "backends", multiple=True, help="Backend, repeatable; default: all that run."
-)
+    "--backend", "backends", multiple=True, callback=once,
+    help="Backend, repeatable; default: all that run.",
+)  # fmt: skip
 @precision_options
 @click.option(
     "--scenario", "scenario_name", type=click.Choice(SCENARIOS),
@@ -62,13 +113,20 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--tier", "tiers", type=click.Choice(["device", "host", "end-to-end"]), multiple=True,
-    help="What is in the time, repeatable; default: all that a backend has.",
+    callback=once, help="What is in the time, repeatable; default: all that a backend has.",
 )  # fmt: skip
-@click.option("--batch", "batches", type=Counts(), default="1", show_default=True)
 @click.option(
-    "--size", "sizes", type=Size(), multiple=True, default=[(320, 480)], help="Default 320x480."
-)
-@click.option("--repeats", type=click.IntRange(min=3), default=5, show_default=True)
+    "--batch", "batches", type=Counts(), default="1", show_default=True, callback=once,
+    help="Images per query, several as 1,8.",
+)  # fmt: skip
+@click.option(
+    "--size", "sizes", type=Size(), multiple=True, default=[(320, 480)], callback=once,
+    help="Size that images are resized to, repeatable; default: 320x480.",
+)  # fmt: skip
+@click.option(
+    "--repeats", type=click.IntRange(min=3), default=5, show_default=True,
+    help="How often every case takes its turn.",
+)  # fmt: skip
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True,
     help="A row is timed at least so long per repeat (and LoadGen asks at least 64 queries).",
@@ -94,149 +152,121 @@ if TYPE_CHECKING:
 @device_option
 @threads_option
 @trust_option
-def bench(
-    run: str | None,
-    backends: tuple[str, ...],
-    precision: Precision,
-    scenario_name: str,
-    target_p99_ms: float | None,
-    clock: str,
-    tiers: tuple[str, ...],
-    batches: tuple[int, ...],
-    sizes: tuple[tuple[int, int], ...],
-    repeats: int,
-    seconds: float,
-    images: Path | None,
-    cold_start: bool,
-    json_file: Path | None,
-    older: Path | None,
-    max_slowdown: float,
-    device: str,
-    threads: int | None,
-    trust: bool,
-) -> None:
+def bench(**typed: Any) -> None:
     """Measure backends and the plain-export baseline, interleaved, with their spread."""
-    import tempfile
-    from contextlib import ExitStack
-
-    from fcn_deploy.bench.inputs import make_inputs
+    from fcn_deploy.bench.conditions import ConditionWatch
     from fcn_deploy.bench.measure import measure
-    from fcn_deploy.bench.regression import Asked, compare, read_bench, require_machine
-    from fcn_deploy.bench.rows import bench_document
+    from fcn_deploy.bench.regression import Asked, compare
     from fcn_deploy.core.files import probe, write_json
-    from fcn_deploy.machine.description import describe_machine, usable_cores
+    from fcn_deploy.machine.description import usable_cores
     from fcn_deploy.machine.sensors import energy_joules
-    from fcn_deploy.results.bench import TIERS
-    from fcn_deploy.results.workload import LOADGEN, LOOP, Workload
 
-    source = run_from_argument(run, trust)
-    pinned, threads = threads, threads or usable_cores()
-    scenario, loop_reason = _scenario(scenario_name, clock, seconds, target_p99_ms)
-    before = None if older is None else read_bench(older)  # before the minutes are spent
-    if before is not None:
-        here = {k: str(v) for k, v in describe_machine().items() if v is not None}
-        require_machine(before, here)
-    # Said twice is meant once: a row beside itself would be a tie.
-    backends, tiers = tuple(dict.fromkeys(backends)), tuple(dict.fromkeys(tiers))
-    batches, sizes = tuple(dict.fromkeys(batches)), tuple(dict.fromkeys(sizes))
-    chosen = backends or usable_backends(precision)
+    options = BenchOptions(**typed)
+    source = run_from_argument(options.run, options.trust)
+    scenario, loop_reason = _scenario(options)
+    before = None if options.older is None else _older(options.older)  # before minutes are spent
+    chosen = options.backends or usable_backends(options.precision)
     require_backends(chosen)
-    target = json_file or source.bench_folder / result_name(
-        "-".join(backends) or "all",
-        precision.value,
-        "-".join(f"{h}x{w}" for h, w in sizes),
-        "b" + "-".join(map(str, batches)),
-        None if scenario_name == SINGLE_STREAM else scenario_name,
-        f"p99-{target_p99_ms:g}ms" if target_p99_ms is not None else None,
-        "loop" if clock == "loop" else None,
-        "-".join(tiers),
-        f"t{pinned}" if pinned is not None else None,
-        device if device != "auto" else None,
-        images,
-    )
-    if older is not None and older.resolve() == target.resolve():
+    target = options.result_file(source)
+    if options.older is not None and options.older.resolve() == target.resolve():
         raise InputError(f"{target} would replace what it is compared with", "name another --json")
     probe(target)
-    pictures, origin = bench_pictures(images)
-    watch = ConditionWatch(threads)
+    options = replace(options, backends=chosen, threads=options.threads or usable_cores())
+    watch = ConditionWatch(options.threads or 1)
     with ExitStack() as stack:
-        runners = [
-            stack.enter_context(
-                open_backend(source, backend, precision=precision, device=device, threads=threads)
-            )
-            for backend in chosen
-        ]
-        runners = [*open_baselines(source, threads, runners, stack), *runners]
-        files = {
-            runner: Precision.FP32 if runner.describe().is_baseline else precision
-            for runner in runners
-        }
-        started = cold_starts(source, files, device, threads, batches, sizes) if cold_start else []
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        inputs = [make_inputs(pictures, size, folder) for size in sizes]
-        distinct = min(entry.distinct for entry in inputs)
-        warnings = one_picture_warnings(distinct)
-        asked = Asked(
-            tuple(runner.describe() for runner in runners),
-            frozenset(
-                Workload(
-                    scenario_name, target_p99_ms, LOADGEN if loop_reason is None else LOOP,
-                    tier, batch_size, pictures.size, pictures.digest,
-                )
-                for tier in tiers or TIERS
-                for batch_size in batches
-                for pictures in inputs
-            ),
-        )  # fmt: skip
-        console.print(f"{threads} CPU threads pinned, {repeats} interleaved repeats")
+        plan = _plan(options, source, scenario, stack)
+        plan = replace(
+            plan,
+            loop_reason=loop_reason,
+            options=typed_options(but=("json_file", "older", "max_slowdown")),
+        )
+        asked = Asked(tuple(runner.describe() for runner in plan.runners), plan.workloads)
+        console.print(
+            f"{options.threads} CPU threads pinned, {options.repeats} interleaved repeats"
+        )
         with bar("bench") as show:
-            rows = measure(
-                runners,
-                inputs,
-                batches,
-                scenario,
-                folder,
-                tiers=tiers or TIERS,
-                repeats=repeats,
-                threads=threads,
-                device_seconds=seconds,
-                energy_joules=energy_joules,
-                on_dropped=warnings.append,
-                on_step=show,
-            )
-        conditions = watch.ended(rows, warnings)  # before the GPU's clocks fall
-    options = typed_options(but=("json_file", "older", "max_slowdown"))
-    write_json(
-        target,
-        bench_document(
-            rows,
-            origin,
-            conditions,
-            started,
-            loop_reason,
-            seconds,
-            options,
-            distinct,
-        ),
-    )
-    print_rows(rows, scenario_name)
-    print_stages(rows)
-    print_cold_starts(started)
-    for warning in conditions.warnings:
-        console.print(f"warning: {warning}")
+            measured = measure(plan, watch, energy_joules=energy_joules, on_step=show)
+    write_json(target, measured.to_json())
+    print_bench(measured)
     console.print(f"wrote {target}")
     if before is not None:
-        _gate(compare(before, read_bench(target), max_slowdown, asked))
+        _gate(compare(before, measured, options.max_slowdown, asked))
 
 
-def _scenario(
-    name: str, clock: str, seconds: float, target_p99_ms: float | None
-) -> tuple[Scenario, str | None]:
+def _older(path: Path) -> Bench:
+    """Read the result to compare with; refuse one of another machine."""
+    from fcn_deploy.bench.regression import read_bench, require_machine
+    from fcn_deploy.results.environment import Environment
+
+    before = read_bench(path)
+    require_machine(before, Environment.here())
+    return before
+
+
+def _plan(options: BenchOptions, source: Run, scenario: Scenario, stack: ExitStack) -> BenchPlan:
+    """Open the backends and make the pictures; backends and threads of the options are chosen."""
+    from tempfile import TemporaryDirectory
+
+    from fcn_deploy.bench.inputs import make_inputs
+    from fcn_deploy.bench.measure import BenchPlan
+
+    assert options.threads is not None  # the command has chosen
+    pictures, origin = bench_pictures(options.images)
+    files = _opened(options, source, options.threads, stack)
+    started = (
+        cold_starts(source, files, options.device, options.threads, options.batches, options.sizes)
+        if options.cold_start
+        else ()
+    )
+    folder = Path(stack.enter_context(TemporaryDirectory()))
+    return BenchPlan(
+        runners=tuple(files),
+        inputs=tuple(make_inputs(pictures, size, folder) for size in options.sizes),
+        scenario=scenario,
+        folder=folder,
+        batch_sizes=options.batches,
+        tiers=options.tiers or TIERS,
+        repeats=options.repeats,
+        seconds=options.seconds,
+        threads=options.threads,
+        source=origin,
+        cold_starts=started,
+    )
+
+
+def _opened(
+    options: BenchOptions, source: Run, threads: int, stack: ExitStack
+) -> dict[Runner, Precision]:
+    """Open the baselines and the backends: runner → precision of the file it was opened on."""
+    runners = [
+        stack.enter_context(
+            open_backend(
+                source,
+                backend,
+                precision=options.precision,
+                device=options.device,
+                threads=threads,
+            )
+        )
+        for backend in options.backends
+    ]
+    baselines = open_baselines(source, threads, runners, stack)
+    return {
+        **dict.fromkeys(baselines, Precision.FP32),
+        **{
+            runner: Precision.FP32 if runner.describe().is_baseline else options.precision
+            for runner in runners
+        },
+    }
+
+
+def _scenario(options: BenchOptions) -> tuple[Scenario, str | None]:
     """Return who asks, and why it is not LoadGen where it is not."""
     from fcn_deploy.bench import loadgen
     from fcn_deploy.bench.scenarios import Offline, Server, SingleStream, TimedLoop
 
-    if (target_p99_ms is None) == (name == SERVER):
+    name, clock, seconds = options.scenario_name, options.clock, options.seconds
+    if (options.target_p99_ms is None) == (name == SERVER):
         raise InputError(
             "--target-p99-ms belongs to --scenario server, and it needs it",
             "e.g. --scenario server --target-p99-ms 100",
@@ -252,9 +282,9 @@ def _scenario(
         return TimedLoop(seconds), reason
     if missing is not None:
         raise BackendError(missing, "or use --scenario single-stream --clock loop")
-    if target_p99_ms is not None:
+    if options.target_p99_ms is not None:
         console.print("each rate that is tried takes at least 662 queries")
-        return Server(seconds, target_p99_ms), None
+        return Server(seconds, options.target_p99_ms), None
     return (Offline if name == OFFLINE else SingleStream)(seconds), None
 
 

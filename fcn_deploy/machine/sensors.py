@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,71 +115,65 @@ def steal_share(before: CpuTimes | None, after: CpuTimes | None) -> float | None
     return max(0, after.stolen - before.stolen) / (after.wanted - before.wanted)
 
 
-@dataclass(frozen=True)
-class GpuReading:
-    """What a GPU is doing; None where it does not say.
-
-    Attributes:
-        name: as NVIDIA names it.
-        sm_clock_mhz: clock of the multiprocessors, in MHz.
-        memory_clock_mhz: clock of its memory, in MHz.
-        temperature_c: in °C.
-        power_w: what it draws, in watts.
-        throttle_reasons: what keeps its clocks from rising, in words; empty if nothing does.
-    """
-
-    name: str | None
-    sm_clock_mhz: int | None
-    memory_clock_mhz: int | None
-    temperature_c: int | None
-    power_w: float | None
-    throttle_reasons: tuple[str, ...] | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the reading as JSON values."""
-        reasons = self.throttle_reasons
-        return {**asdict(self), "throttle_reasons": None if reasons is None else list(reasons)}
-
-
-def read_gpus() -> tuple[GpuReading, ...]:
-    """Read the GPU that this project uses: CUDA's device 0, the only member.
-
-    Empty where there is no GPU, or no ``nvidia-ml-py`` to ask it.
-    """
-    with _first_gpu() as gpu:
-        if gpu is None:
-            return ()
-        name = gpu.ask("nvmlDeviceGetName")
-        milliwatts = gpu.ask("nvmlDeviceGetPowerUsage")
-        bits = gpu.ask("nvmlDeviceGetCurrentClocksEventReasons")
-        if bits is None:  # the name it had before release 535 of the driver
-            bits = gpu.ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-        return (
-            GpuReading(
-                name=name.decode(errors="replace") if isinstance(name, bytes) else name,
-                sm_clock_mhz=gpu.ask("nvmlDeviceGetClockInfo", _CLOCK_SM),
-                memory_clock_mhz=gpu.ask("nvmlDeviceGetClockInfo", _CLOCK_MEMORY),
-                temperature_c=gpu.ask("nvmlDeviceGetTemperature", _TEMPERATURE_OF_GPU),
-                power_w=None if milliwatts is None else milliwatts / 1000,
-                throttle_reasons=None if bits is None else _reasons(bits),
-            ),
-        )
-
-
 def energy_joules() -> float | None:
     """Return the energy that CUDA's device 0 has used since its driver was loaded, in joules.
 
     None where there is no GPU, or one that does not count it (before Volta).
     """
-    with _first_gpu() as gpu:
+    with first_gpu() as gpu:
         millijoules = None if gpu is None else gpu.ask("nvmlDeviceGetTotalEnergyConsumption")
     return None if millijoules is None else millijoules / 1000
 
 
 @dataclass(frozen=True)
-class _NvmlDevice:
+class NvmlDevice:
+    """A GPU that answers through NVML.
+
+    Attributes:
+        library: the package ``pynvml``.
+        handle: NVML's of the GPU.
+    """
+
     library: Any
     handle: Any
+
+    @property
+    def name(self) -> str | None:
+        """As NVIDIA names it."""
+        name = self.ask("nvmlDeviceGetName")
+        return name.decode(errors="replace") if isinstance(name, bytes) else name
+
+    @property
+    def sm_clock_mhz(self) -> int | None:
+        """Clock of the multiprocessors."""
+        clock: int | None = self.ask("nvmlDeviceGetClockInfo", _CLOCK_SM)
+        return clock
+
+    @property
+    def memory_clock_mhz(self) -> int | None:
+        """Clock of its memory."""
+        clock: int | None = self.ask("nvmlDeviceGetClockInfo", _CLOCK_MEMORY)
+        return clock
+
+    @property
+    def temperature_c(self) -> int | None:
+        """In °C."""
+        degrees: int | None = self.ask("nvmlDeviceGetTemperature", _TEMPERATURE_OF_GPU)
+        return degrees
+
+    @property
+    def power_w(self) -> float | None:
+        """What it draws, in watts."""
+        milliwatts = self.ask("nvmlDeviceGetPowerUsage")
+        return None if milliwatts is None else milliwatts / 1000
+
+    @property
+    def throttle_reasons(self) -> tuple[str, ...] | None:
+        """What keeps its clocks from rising, in words; empty if nothing does."""
+        bits = self.ask("nvmlDeviceGetCurrentClocksEventReasons")
+        if bits is None:  # the name it had before release 535 of the driver
+            bits = self.ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        return None if bits is None else _reasons(bits)
 
     def ask(self, function: str, *arguments: Any) -> Any:
         """Return what NVML says of the device, or None where it does not."""
@@ -191,7 +185,11 @@ class _NvmlDevice:
 
 
 @contextmanager
-def _first_gpu() -> Iterator[_NvmlDevice | None]:
+def first_gpu() -> Iterator[NvmlDevice | None]:
+    """Yield the GPU that this project uses: CUDA's device 0, the only member.
+
+    None where there is no GPU, or no ``nvidia-ml-py`` to ask it.
+    """
     try:
         import pynvml
 
@@ -207,18 +205,18 @@ def _first_gpu() -> Iterator[_NvmlDevice | None]:
             pynvml.nvmlShutdown()
 
 
-def _device_0(library: Any) -> _NvmlDevice | None:
+def _device_0(library: Any) -> NvmlDevice | None:
     # NVML numbers all GPUs; CUDA numbers those that this variable leaves visible.  GPUs of
     # different speed in one machine may still be ordered otherwise, unless CUDA_DEVICE_ORDER is
     # PCI_BUS_ID.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     try:
         if visible.startswith(("GPU-", "MIG-")):
-            return _NvmlDevice(library, library.nvmlDeviceGetHandleByUUID(visible))
+            return NvmlDevice(library, library.nvmlDeviceGetHandleByUUID(visible))
         # "-1" and nothing hide all of them.
         if not visible.isdecimal():
             return None
-        return _NvmlDevice(library, library.nvmlDeviceGetHandleByIndex(int(visible)))
+        return NvmlDevice(library, library.nvmlDeviceGetHandleByIndex(int(visible)))
     except Exception:  # there is no such GPU
         return None
 

@@ -3,8 +3,9 @@
     training ─▶ loss, accuracy, mIoU       a bench group ─▶ bars with spread, CDF, stages
     bisection ─▶ error by layer            a bench file ──▶ throughput over batch
 
-Where things stand is :mod:`fcn_deploy.charts`'s; colours, dashes and markers are the page's, by
-key: ``s0`` is the plain export, ``s1`` … ``s12`` are backends, ``stage-decode`` … are stages.
+Where things stand is :mod:`fcn_deploy.report.chart_layout`'s; colours, dashes and markers are the
+page's, by key: ``s0`` is the plain export, ``s1`` … ``s12`` are backends, ``stage-decode`` … are
+stages.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fcn_deploy.report.chart_layout import (
 )
 from fcn_deploy.report.ticks import log_ticks, round_ticks, whole_ticks
 from fcn_deploy.results.bench import ALL_STAGES, OFFLINE, SERVER, SINGLE_STREAM, Bench, BenchRow
+from fcn_deploy.results.bench_table import stage_difference
 from fcn_deploy.results.bisect import Bisection
 from fcn_deploy.results.format import number, runner_name, score
 from fcn_deploy.results.results import Results
@@ -65,7 +67,7 @@ def speed_bars(rows: Sequence[BenchRow], styles: Mapping[str, str]) -> BarChart:
             _short(runner_name(row.runner), _BAR_LETTERS),
             f"{_figure(row)}{_times(row)}",
             ((styles[runner_name(row.runner)], row.median_ms, _figure(row)),),
-            (min(row.low_ms, row.median_ms), max(row.high_ms, row.median_ms)),
+            (min(row.spread_ms[0], row.median_ms), max(row.spread_ms[1], row.median_ms)),
         )
         for row in rows
     ]
@@ -233,14 +235,6 @@ def stage_words(row: BenchRow) -> str:
     if not row.wall_ms or row.wall_ms < 0:
         return f"Σ {number(total)} ms"
     return f"Σ {number(total)} ms, wall {number(row.wall_ms)} ({stage_difference(row)})"
-
-
-def stage_difference(row: BenchRow) -> str:
-    """Return by how much the stages' sum misses the wall time, in percent of the latter."""
-    if row.stages_ms is None or not row.wall_ms or row.wall_ms < 0:
-        return "n/a"
-    missed = round(100 * (sum(row.stages_ms.values()) / row.wall_ms - 1), 1)
-    return f"{missed + 0.0:+.1f}%"  # 0.0 takes the sign of -0.0
 
 
 # -- layers -------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.data.images import read_image
 from fcn_deploy.report import charts, repeat_commands, summary, tables
-from fcn_deploy.results import format
+from fcn_deploy.results import bench_table, format
 from fcn_deploy.results.bench import ALL_STAGES
 from fcn_deploy.results.parity import VIEWS
 from fcn_deploy.results.read import read_files, read_results
@@ -115,7 +115,6 @@ def render(results: Results) -> str:
         "points": format.points,
         "score": format.score,
         "runner": format.runner_name,
-        "verdict": format.verdict_words,
         "prose": prose,
         "margin_words": tables.margin_words,
         "distance_words": tables.distance_words,
@@ -123,6 +122,7 @@ def render(results: Results) -> str:
     templates.globals |= {
         "plots": charts,
         "tables": tables,
+        "bench_table": bench_table,
         "stages": ALL_STAGES,
         "views": VIEWS,
     }

@@ -17,7 +17,7 @@ from pathlib import PurePath
 
 from fcn_deploy.core.run import DEFAULT_RUN, MODEL_SUFFIXES, command_suffix
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.bench import SERVER, Bench
+from fcn_deploy.results.bench import Bench
 from fcn_deploy.results.bisect import Bisection
 from fcn_deploy.results.device import DeviceTier
 from fcn_deploy.results.parity import Comparison
@@ -198,34 +198,6 @@ def _bench_command(results: Results, bench: Bench) -> str:
     if any(row.is_peer for row in bench.rows):
         command = f"make bench RUN={run.strip() or DEFAULT_RUN}"
         # Read by make, where a dollar begins a variable, then by its shell.
-        flags = shlex.join(bench.options or ()).replace("$", "$$")
+        flags = shlex.join(bench.options).replace("$", "$$")
         return f"{command} BENCH_FLAGS={shlex.quote(flags)}" if flags else command
-    if bench.options is not None:
-        return f"fcn-deploy bench{run}{_shell_words(bench.options)}"
-    return f"fcn-deploy bench{run}{_guessed_options(bench)}"
-
-
-def _guessed_options(bench: Bench) -> str:
-    """Return the options of a file that does not say them, from what it holds."""
-    rows = [row for row in bench.rows if not row.is_baseline] or list(bench.rows)
-    backends = dict.fromkeys(row.runner.backend for row in rows if not row.is_baseline)
-    options = [("--backend", shlex.quote(backend)) for backend in backends]
-    options += [
-        ("--scenario", shlex.quote(name)) for name in dict.fromkeys(r.scenario for r in rows)
-    ]
-    bounds = {r.loadgen.target_p99_ms for r in rows if r.loadgen and r.scenario == SERVER}
-    options += [("--target-p99-ms", f"{bound:g}") for bound in bounds if bound is not None]
-    options += [("--clock", "loadgen" if bench.clock == "loadgen" else "loop")]
-    options += [("--tier", shlex.quote(tier)) for tier in dict.fromkeys(row.tier for row in rows)]
-    batches = sorted({row.batch_size for row in rows})
-    options += [("--batch", ",".join(map(str, batches)))] if batches else []
-    options += [
-        ("--size", f"{height}x{width}") for height, width in dict.fromkeys(row.size for row in rows)
-    ]
-    if not bench.source.startswith(SCENES):
-        options += [("--images", shlex.quote(bench.source))]
-    options += [("--threads", str(bench.conditions.threads))]
-    options += [("--repeats", str(max(len(row.repeats_ms) for row in rows)))] if rows else []
-    options += [("--seconds", f"{bench.seconds:g}")] if bench.seconds is not None else []
-    precisions = "".join(dict.fromkeys(_precision_flag(row.runner.precision) for row in rows))
-    return precisions + "".join(f" {name} {value}" for name, value in options)
+    return f"fcn-deploy bench{run}{_shell_words(bench.options)}"

@@ -1,7 +1,6 @@
-"""Results → tables: which rows stand together, in which order, and what is said once.
+"""Results → tables of layers, flips, classes, machines and digests: order, and what is said once.
 
-Rows of a bench file are ranked only within a group: one interleaved run on one machine, the same
-question (see ``ranking``).
+The bench table is ``fcn_deploy.results.bench_table``'s, for the terminal and Markdown as well.
 """
 
 from __future__ import annotations
@@ -11,109 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from fcn_deploy.data.masks import voc_palette
-from fcn_deploy.results.bench import SCENARIOS, Bench, BenchRow
 from fcn_deploy.results.device import DeviceRow
 from fcn_deploy.results.environment import Environment
-from fcn_deploy.results.format import number, runner_name, settings_words
+from fcn_deploy.results.format import number
 from fcn_deploy.results.parity import Bucket, ClassFlips, Comparison
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.training import Training
-from fcn_deploy.results.workload import tie
 
-#: In which order groups are shown: what a user of the model waits for comes first.
-_TIERS = ("end-to-end", "host", "device")
 #: Pairs of classes that are shown; the others are summed up.
 MAX_CLASS_PAIRS = 8
 #: Layers of an engine that are shown; the others are summed up.
 SLOWEST_LAYERS = 12
-
-
-# -- speed --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class BenchGroup:
-    """Rows that may be set side by side, fastest first.
-
-    Attributes:
-        title: scenario, tier, batch, size.
-        rows: by median time.
-        latencies: of ``mean``, ``p50``, ``p90`` … those that at least one row has.
-        ties: pairs that are too close to call, the baseline apart.
-        leads: whether it is the first of its scenario: shown unfolded.
-    """
-
-    title: str
-    rows: tuple[BenchRow, ...]
-    latencies: tuple[str, ...]
-    ties: tuple[tuple[str, str], ...]
-    leads: bool
-
-    @property
-    def in_short(self) -> str:
-        """The fastest row that counts, for a heading; or why none is named."""
-        valid = [row for row in self.rows if row.is_valid]
-        if not valid:
-            return "no row counts: MLPerf LoadGen calls each INVALID"
-        best, *others = valid
-        speed = f"{number(best.images_per_s)} images/s"
-        if others and tie(best.spread_ms, others[0].spread_ms):
-            return f"no clear first, {speed}"
-        return f"fastest: {runner_name(best.runner)}, {speed}"
-
-    @property
-    def has_energy(self) -> bool:
-        """Whether a row says what a picture costs in joules."""
-        return any(row.energy_j_per_image is not None for row in self.rows)
-
-    @property
-    def has_bound(self) -> bool:
-        """Whether a row kept a bound of its 99th percentile."""
-        return any(row.loadgen and row.loadgen.target_p99_ms is not None for row in self.rows)
-
-
-def bench_groups(bench: Bench) -> list[BenchGroup]:
-    """Sort a file's rows into the groups within which they may be compared."""
-    groups: dict[Any, list[BenchRow]] = {}
-    for row in sorted(bench.rows, key=_place):
-        groups.setdefault(row.question, []).append(row)
-    led: set[str] = set()
-    found = []
-    for rows in groups.values():
-        scenario = rows[0].scenario
-        found.append(_bench_group(rows, leads=scenario not in led))
-        led.add(scenario)
-    return found
-
-
-def valid_means(bench: Bench) -> str:
-    """Say what LoadGen was asked for in a bench file; empty where that is not known."""
-    return settings_words(row.loadgen.settings for row in bench.rows if row.loadgen is not None)
-
-
-def _place(row: BenchRow) -> tuple[Any, ...]:
-    scenario = SCENARIOS.index(row.scenario) if row.scenario in SCENARIOS else len(SCENARIOS)
-    tier = _TIERS.index(row.tier) if row.tier in _TIERS else len(_TIERS)
-    return scenario, row.scenario, tier, row.tier, row.size, row.batch_size
-
-
-def _bench_group(rows: list[BenchRow], *, leads: bool) -> BenchGroup:
-    rows = sorted(rows, key=lambda row: row.median_ms)
-    first = rows[0]
-    others = [row for row in rows if not row.is_baseline]
-    height, width = first.size
-    return BenchGroup(
-        title=f"{first.scenario}, {first.tier}, batch {first.batch_size}, {height}×{width}",
-        rows=tuple(rows),
-        latencies=tuple(sorted({name for row in rows for name in row.latency_ms})),
-        ties=tuple(
-            (runner_name(row.runner), runner_name(other.runner))
-            for index, row in enumerate(others)
-            for other in others[index + 1 :]
-            if tie(row.spread_ms, other.spread_ms)
-        ),
-        leads=leads,
-    )
 
 
 # -- an engine's layers -------------------------------------------------------------------------
@@ -217,12 +124,12 @@ def machines(environments: Iterable[Environment]) -> list[Machine]:
     """Return every machine with its software once, with the files that come from it."""
     same: dict[Any, list[Environment]] = {}
     for entry in environments:
-        key = (tuple(sorted(entry.machine.items())), tuple(sorted(entry.versions.items())))
+        key = (tuple(sorted(entry.properties.items())), tuple(sorted(entry.versions.items())))
         same.setdefault(key, []).append(entry)
     return [
         Machine(
             entries[0].machine_name,
-            {_PROPERTY_NAMES.get(k, k): v for k, v in entries[0].machine.items()},
+            {_PROPERTY_NAMES.get(k, k): v for k, v in entries[0].properties.items()},
             entries[0].versions,
             tuple((entry.file, entry.created) for entry in entries),
         )

@@ -1,51 +1,140 @@
-"""Tiers, scenarios, settings, BenchRow, Ratio, Bench."""
+"""What a bench file holds: rows with their ratios, LoadGen's verdicts, and the whole document."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from fcn_deploy.results.conditions import (
-    ColdStart,
-    Conditions,
-    cold_start_from_fields,
-    conditions_from_fields,
-)
+from fcn_deploy.results.conditions import ColdStart, Conditions
 from fcn_deploy.results.environment import Environment
-from fcn_deploy.results.fields import Fields, typed
+from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.runner import STAGES, RunnerDescription
 from fcn_deploy.results.workload import LOADGEN, LOOP, Workload
 
+#: What the header of a bench file says of its layout.
+KIND, SCHEMA = "bench", 3
 #: What the backend names of ``benchmarks/peers`` begin with.
 PEER = "peer:"
+DEVICE, HOST, END_TO_END = "device", "host", "end-to-end"
+TIERS = (DEVICE, HOST, END_TO_END)
+DECODE, WRITE = "decode", "write"
+ALL_STAGES = (DECODE, *STAGES, WRITE)
+SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
+#: What MLPerf calls the ways to ask.
+SCENARIOS = (SINGLE_STREAM, OFFLINE, SERVER)
+#: Points of a latency distribution: 0, 1, …, 100 % of the queries.
+CDF_POINTS = 101
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster one row is than another: median, worst and best repeat."""
+    """How many times faster a row is than another of the same workload, repeat by repeat.
+
+    Attributes:
+        median: over the repeats.
+        low: the worst repeat.
+        high: the best repeat.
+        tie: whether the spreads of the two rows overlap: then neither is faster.
+    """
 
     median: float
     low: float
     high: float
     tie: bool
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the ratio as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Ratio:
+        """Read back what :meth:`to_json` gave.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        return cls(
+            median=fields.positive("median"),
+            low=fields.positive("low"),
+            high=fields.positive("high"),
+            tie=fields.flag("tie"),
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What LoadGen was asked for: VALID means that this was kept; a submission asks for more.
+
+    Attributes:
+        min_seconds: that a test lasts at least.
+        min_queries: that are asked at least; offline, pictures, all at once.
+        distinct_samples: that queries draw from.
+    """
+
+    min_seconds: float
+    min_queries: int
+    distinct_samples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Settings:
+        """Read back what :meth:`to_json` gave.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        return cls(
+            min_seconds=fields.number("min_seconds"),
+            min_queries=fields.whole("min_queries"),
+            distinct_samples=fields.whole("distinct_samples"),
+        )
+
 
 @dataclass(frozen=True)
 class LoadGenVerdict:
-    """What LoadGen says of a row.
+    """What LoadGen says of one test, or of all repeats of a row together.
 
     Attributes:
-        early_stopping_ms: its p90 of single stream, on the safe side.
+        valid: whether its rules were kept, in every repeat.
+        early_stopping_ms: its p90 of single stream, on the safe side: of the slowest repeat.
         target_p99_ms: bound of the server scenario.
         problems: which of its rules were not kept, as sentences.
-        settings: what it was asked for; None where the file does not say.
+        settings: the least that it was asked for in any repeat; None where its log does not say.
     """
 
     valid: bool
-    early_stopping_ms: float | None
-    target_p99_ms: float | None
-    problems: tuple[str, ...]
-    settings: Settings | None
+    early_stopping_ms: float | None = None
+    target_p99_ms: float | None = None
+    problems: tuple[str, ...] = ()
+    settings: Settings | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as JSON values."""
+        return {
+            **asdict(self),
+            "problems": list(self.problems),
+            "settings": None if self.settings is None else self.settings.to_json(),
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> LoadGenVerdict:
+        """Read back what :meth:`to_json` gave.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        settings = fields.child_or_none("settings")
+        return cls(
+            valid=fields.flag("valid"),
+            early_stopping_ms=fields.number_or_none("early_stopping_ms"),
+            target_p99_ms=fields.number_or_none("target_p99_ms"),
+            problems=fields.texts("problems"),
+            settings=None if settings is None else Settings.from_fields(settings),
+        )
 
 
 @dataclass(frozen=True)
@@ -53,11 +142,26 @@ class BenchRow:
     """One measured case; milliseconds are per query.
 
     Attributes:
+        runner: what ran.
+        scenario: of ``SCENARIOS``.
+        tier: of ``TIERS``.
+        batch_size: pictures per query.
+        size: (height, width) in pixels.
+        inputs_digest: of the decoded pictures.
+        repeats_ms: what each repeat took.
+        queries: in all repeats together.
+        latency_ms: mean, p50, and of p90, p95, p99 those for which there were enough queries.
         cdf_ms: latencies at 0, 1, …, 100 % of the queries, or None.
-        cv: coefficient of variation of the repeats.
-        stages_ms: of ``STAGES``, mean per query; None but for end-to-end.
-        wall_ms: mean wall time of a query, the writing of masks included.
+        median_ms: of the repeats.
+        spread_ms: fastest and slowest repeat; a server's rate is known no finer than its search.
+        cv: coefficient of variation of the repeats: standard deviation over mean.
+        images_per_s: throughput; single stream: at one query at a time.
+        stages_ms: of ``ALL_STAGES``, mean per query; None but for end-to-end.
+        wall_ms: mean wall time of a query, the writing of masks included; None where
+            ``stages_ms`` is.
         loadgen: None where the timed loop ran.
+        energy_j_per_image: over all repeats, or None.
+        over_baseline: None where the plain export was not measured beside it.
     """
 
     runner: RunnerDescription
@@ -65,25 +169,23 @@ class BenchRow:
     tier: str
     batch_size: int
     size: tuple[int, int]
-    concurrency: int | None
     inputs_digest: str
     repeats_ms: tuple[float, ...]
     queries: int
     latency_ms: Mapping[str, float]
-    cdf_ms: tuple[float, ...] | None
     median_ms: float
-    low_ms: float
-    high_ms: float
+    spread_ms: tuple[float, float]
     cv: float
     images_per_s: float
-    stages_ms: Mapping[str, float] | None
-    wall_ms: float | None
-    loadgen: LoadGenVerdict | None
-    energy_j_per_image: float | None
-    over_baseline: Ratio | None
+    cdf_ms: tuple[float, ...] | None = None
+    stages_ms: Mapping[str, float] | None = None
+    wall_ms: float | None = None
+    loadgen: LoadGenVerdict | None = None
+    energy_j_per_image: float | None = None
+    over_baseline: Ratio | None = None
 
     @property
-    def question(self) -> Workload:
+    def workload(self) -> Workload:
         """Rows of one file may be ranked against each other only where this is the same."""
         return Workload(
             self.scenario,
@@ -94,11 +196,6 @@ class BenchRow:
             self.size,
             self.inputs_digest,
         )
-
-    @property
-    def spread_ms(self) -> tuple[float, float]:
-        """Fastest and slowest repeat."""
-        return self.low_ms, self.high_ms
 
     @property
     def conditions(self) -> str:
@@ -122,137 +219,139 @@ class BenchRow:
         """Whether this is the plain export."""
         return self.runner.is_baseline
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON values."""
+        ratio = self.over_baseline
+        return {
+            "runner": self.runner.to_json(),
+            "scenario": self.scenario,
+            "tier": self.tier,
+            "batch_size": self.batch_size,
+            "size": list(self.size),
+            "inputs_digest": self.inputs_digest,
+            "repeats_ms": list(self.repeats_ms),
+            "queries": self.queries,
+            "latency_ms": dict(self.latency_ms),
+            "cdf_ms": None if self.cdf_ms is None else list(self.cdf_ms),
+            "median_ms": self.median_ms,
+            "spread_ms": list(self.spread_ms),
+            "cv": self.cv,
+            "images_per_s": self.images_per_s,
+            "stages_ms": None if self.stages_ms is None else dict(self.stages_ms),
+            "wall_ms": self.wall_ms,
+            "loadgen": None if self.loadgen is None else self.loadgen.to_json(),
+            "energy_j_per_image": self.energy_j_per_image,
+            "speedup_over_baseline": None if ratio is None else ratio.to_json(),
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> BenchRow:
+        """Read back what :meth:`to_json` gave.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        low, high = fields.numbers("spread_ms", 2)
+        latency = fields.child("latency_ms")
+        stages = fields.child_or_none("stages_ms")
+        loadgen = fields.child_or_none("loadgen")
+        ratio = fields.child_or_none("speedup_over_baseline")
+        return cls(
+            runner=RunnerDescription.from_fields(fields.child("runner")),
+            scenario=fields.text("scenario"),
+            tier=fields.text("tier"),
+            batch_size=fields.whole("batch_size"),
+            size=fields.size("size"),
+            inputs_digest=fields.text("inputs_digest"),
+            repeats_ms=fields.numbers("repeats_ms"),
+            queries=fields.whole("queries"),
+            latency_ms={name: latency.number(name) for name in latency.values},
+            median_ms=fields.positive("median_ms"),
+            spread_ms=(low, high),
+            cv=fields.number("cv"),
+            images_per_s=fields.positive("images_per_s"),
+            cdf_ms=fields.sequence_or_none("cdf_ms", CDF_POINTS),
+            stages_ms=None if stages is None else {s: stages.number(s) for s in ALL_STAGES},
+            wall_ms=fields.number_or_none("wall_ms"),
+            loadgen=None if loadgen is None else LoadGenVerdict.from_fields(loadgen),
+            energy_j_per_image=fields.number_or_none("energy_j_per_image"),
+            over_baseline=None if ratio is None else Ratio.from_fields(ratio),
+        )
+
 
 @dataclass(frozen=True)
 class Bench:
     """One bench file: one interleaved run of the clock.
 
     Attributes:
+        options: of the command line, as they were typed; empty where none were.
+        source: where the pictures come from.
+        distinct_inputs: how many of the pictures differ, the fewest of a size.
         clock: ``loadgen`` or ``timed loop``.
         clock_version: of LoadGen.
         clock_reason: why the timed loop ran in LoadGen's stead.
         seconds: that a row was timed at least, per repeat.
-        options: of the command line, as they were typed; None where the file does not say.
+        cold_starts: what each backend costs before its first figure; empty where not asked for.
+        rows: interleaved; those of one workload may be ranked.
+        masks: backend and precision → share of pixels as our PyTorch runner has them; None where
+            the masks were not compared.
+        references: rows of other networks, measured apart: they are never ranked.
     """
 
     environment: Environment
+    options: tuple[str, ...]
     source: str
     distinct_inputs: int
     clock: str
     clock_version: str | None
     clock_reason: str | None
-    seconds: float | None
+    seconds: float
     conditions: Conditions
     cold_starts: tuple[ColdStart, ...]
     rows: tuple[BenchRow, ...]
-    options: tuple[str, ...] | None
+    masks: Mapping[str, float] | None = None
+    references: tuple[BenchRow, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole document as JSON values, its header first."""
+        return {
+            **self.environment.to_json(KIND, SCHEMA),
+            "options": list(self.options),
+            "inputs": {"source": self.source, "distinct": self.distinct_inputs},
+            "clock": {
+                "name": self.clock,
+                "version": self.clock_version,
+                "reason": self.clock_reason,
+                "seconds": self.seconds,
+            },
+            "conditions": self.conditions.to_json(),
+            "cold_starts": [start.to_json() for start in self.cold_starts],
+            "rows": [row.to_json() for row in self.rows],
+            "masks": None if self.masks is None else dict(self.masks),
+            "references": [row.to_json() for row in self.references],
+        }
 
-DEVICE, HOST, END_TO_END = "device", "host", "end-to-end"
-TIERS = (DEVICE, HOST, END_TO_END)
-DECODE, WRITE = "decode", "write"
-ALL_STAGES = (DECODE, *STAGES, WRITE)
-SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
-#: What MLPerf calls the ways to ask.
-SCENARIOS = (SINGLE_STREAM, OFFLINE, SERVER)
+    @classmethod
+    def from_fields(cls, fields: Fields, environment: Environment) -> Bench:
+        """Read back what :meth:`to_json` gave, but for the header, which tells the kind apart.
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What LoadGen was asked for: VALID means that this was kept; a submission asks for more.
-
-    Attributes:
-        min_seconds: that a test lasts at least.
-        min_queries: that are asked at least; offline, pictures, all at once.
-        distinct_samples: that queries draw from.
-    """
-
-    min_seconds: float
-    min_queries: int
-    distinct_samples: int
-
-
-#: Points of a latency distribution: 0, 1, …, 100 % of the queries.
-CDF_POINTS = 101
-
-
-def bench_from_fields(fields: Fields, environment: Environment) -> Bench:
-    """Read the JSON of a bench back."""
-    inputs, clock = fields.child("inputs"), fields.child("clock")
-    return Bench(
-        environment=environment,
-        source=inputs.text("source"),
-        distinct_inputs=inputs.whole("distinct"),
-        clock=clock.text("name"),
-        clock_version=clock.text_or_none("version"),
-        clock_reason=clock.text_or_none("reason"),
-        seconds=clock.number_or_none("seconds"),
-        conditions=conditions_from_fields(fields.child("conditions")),
-        cold_starts=tuple(cold_start_from_fields(entry) for entry in fields.children("runners")),
-        rows=tuple(bench_row_from_fields(entry) for entry in fields.children("rows")),
-        options=typed(fields, "options"),
-    )
-
-
-def bench_row_from_fields(fields: Fields) -> BenchRow:
-    """Read the JSON of a bench row back."""
-    low, high = fields.numbers("spread_ms", 2)
-    latency = fields.child("latency_ms")
-    stages = fields.child_or_none("stages_ms")
-    loadgen = fields.child_or_none("loadgen")
-    ratio = fields.child_or_none("speedup_over_baseline")
-    return BenchRow(
-        runner=RunnerDescription.from_fields(fields.child("runner")),
-        scenario=fields.text("scenario"),
-        tier=fields.text("tier"),
-        batch_size=fields.whole("batch_size"),
-        size=fields.size("size"),
-        concurrency=fields.whole_or_none("concurrency"),
-        inputs_digest=fields.text("inputs_digest"),
-        repeats_ms=fields.numbers("repeats_ms"),
-        queries=fields.whole("queries"),
-        latency_ms={name: latency.number(name) for name in latency.values},
-        cdf_ms=fields.sequence_or_none("cdf_ms", CDF_POINTS),
-        median_ms=fields.positive("median_ms"),
-        low_ms=low,
-        high_ms=high,
-        cv=fields.number("cv"),
-        images_per_s=fields.positive("images_per_s"),
-        stages_ms=None if stages is None else {name: stages.number(name) for name in ALL_STAGES},
-        wall_ms=fields.number_or_none("wall_ms"),
-        loadgen=None if loadgen is None else loadgen_from_fields(loadgen),
-        energy_j_per_image=fields.number_or_none("energy_j_per_image"),
-        over_baseline=None if ratio is None else ratio_from_fields(ratio),
-    )
-
-
-def loadgen_from_fields(fields: Fields) -> LoadGenVerdict:
-    # Older files do not say.
-    """Read the JSON of a loadgen back."""
-    settings = fields.child_or_none("settings") if "settings" in fields.values else None
-    return LoadGenVerdict(
-        fields.flag("valid"),
-        fields.number_or_none("early_stopping_ms"),
-        fields.number_or_none("target_p99_ms"),
-        fields.texts("problems"),
-        None if settings is None else settings_from_fields(settings),
-    )
-
-
-def settings_from_fields(fields: Fields) -> Settings:
-    """Read the JSON of a settings back."""
-    return Settings(
-        fields.number("min_seconds"),
-        fields.whole("min_queries"),
-        fields.whole("distinct_samples"),
-    )
-
-
-def ratio_from_fields(fields: Fields) -> Ratio:
-    """Read the JSON of a ratio back."""
-    return Ratio(
-        fields.positive("median"),
-        fields.positive("low"),
-        fields.positive("high"),
-        fields.flag("tie"),
-    )
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        inputs, clock = fields.child("inputs"), fields.child("clock")
+        masks = fields.child_or_none("masks")
+        return cls(
+            environment=environment,
+            options=fields.texts("options"),
+            source=inputs.text("source"),
+            distinct_inputs=inputs.whole("distinct"),
+            clock=clock.text("name"),
+            clock_version=clock.text_or_none("version"),
+            clock_reason=clock.text_or_none("reason"),
+            seconds=clock.number("seconds"),
+            conditions=Conditions.from_fields(fields.child("conditions")),
+            cold_starts=tuple(map(ColdStart.from_fields, fields.children("cold_starts"))),
+            rows=tuple(map(BenchRow.from_fields, fields.children("rows"))),
+            masks=None if masks is None else {name: masks.number(name) for name in masks.values},
+            references=tuple(map(BenchRow.from_fields, fields.children("references"))),
+        )

@@ -1,8 +1,9 @@
-"""Sensors, cold starts, warnings beside a measurement."""
+"""What stands beside a figure: what the machine was doing, what a GPU said, a cold start."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.runner import RunnerDescription
@@ -10,10 +11,15 @@ from fcn_deploy.results.runner import RunnerDescription
 
 @dataclass(frozen=True)
 class Sensor:
-    """What a GPU said of itself; None where it did not.
+    """What a GPU said of itself at one moment; None where it did not.
 
     Attributes:
-        throttle_reasons: what held its clocks back, in words.
+        name: as NVIDIA names it.
+        sm_clock_mhz: clock of the multiprocessors, in MHz.
+        memory_clock_mhz: clock of its memory, in MHz.
+        temperature_c: in °C.
+        power_w: what it draws, in watts.
+        throttle_reasons: what keeps its clocks from rising, in words; empty if nothing does.
     """
 
     name: str | None
@@ -23,10 +29,31 @@ class Sensor:
     power_w: float | None
     throttle_reasons: tuple[str, ...] | None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the reading as JSON values."""
+        reasons = self.throttle_reasons
+        return {**asdict(self), "throttle_reasons": None if reasons is None else list(reasons)}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Sensor:
+        """Read back what :meth:`to_json` gave.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        return cls(
+            name=fields.text_or_none("name"),
+            sm_clock_mhz=fields.number_or_none("sm_clock_mhz"),
+            memory_clock_mhz=fields.number_or_none("memory_clock_mhz"),
+            temperature_c=fields.number_or_none("temperature_c"),
+            power_w=fields.number_or_none("power_w"),
+            throttle_reasons=fields.texts_or_none("throttle_reasons"),
+        )
+
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the machine was doing while it was measured.
+    """What the machine was doing while it was measured; None where it is not known.
 
     Attributes:
         threads: CPU threads that every runner was pinned to.
@@ -34,94 +61,104 @@ class Conditions:
         load_after: and of the last one.
         steal_share: of the CPU's time that the host gave to others, 0 to 1.
         others_share: of the machine's CPU time, what other programs took, 0 to 1.
+        gpu_before: readings of the GPU before the first figure; empty without one.
+        gpu_after: and right after the last.
         warnings: why to doubt the figures, as sentences.
     """
 
     threads: int
-    load_before: float | None
-    load_after: float | None
-    steal_share: float | None
-    others_share: float | None
-    gpu_before: tuple[Sensor, ...]
-    gpu_after: tuple[Sensor, ...]
-    warnings: tuple[str, ...]
+    load_before: float | None = None
+    load_after: float | None = None
+    steal_share: float | None = None
+    others_share: float | None = None
+    gpu_before: tuple[Sensor, ...] = ()
+    gpu_after: tuple[Sensor, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the conditions as JSON values."""
+        return {
+            **asdict(self),
+            "gpu_before": [sensor.to_json() for sensor in self.gpu_before],
+            "gpu_after": [sensor.to_json() for sensor in self.gpu_after],
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Conditions:
+        """Read back what :meth:`to_json` gave.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        return cls(
+            threads=fields.whole("threads"),
+            load_before=fields.number_or_none("load_before"),
+            load_after=fields.number_or_none("load_after"),
+            steal_share=fields.number_or_none("steal_share"),
+            others_share=fields.number_or_none("others_share"),
+            gpu_before=tuple(Sensor.from_fields(entry) for entry in fields.children("gpu_before")),
+            gpu_after=tuple(Sensor.from_fields(entry) for entry in fields.children("gpu_after")),
+            warnings=fields.texts("warnings"),
+        )
 
 
 @dataclass(frozen=True)
 class ColdStart:
-    """What a backend costs before its first figure; None where it is not known.
+    """What a backend costs before its first figure, in a process of its own.
+
+    Figures are None where they are not known: all of them where the process gave no mask.
 
     Attributes:
         size: (height, width) in pixels of the first picture.
-        largest: (N, height, width) of the batches after it, whose memory is told.
-        cold_start_ms: from the start of a process to its first mask.
-        open_ms: of that, opening the runner.
+        largest: (N, height, width) of the batches after it, which memory must be there for.
+        cold_start_ms: from just before the process was started to its first mask, in ms.
+        open_ms: of that, opening the runner: importing its libraries, reading the file, preparing.
         first_run_ms: of that, the first picture.
-        peak_rss_mib: most host memory.
-        device_memory_mib: GPU memory at the end.
-        build_seconds: building the engine, where one is built.
-        error: why there are no figures.
+        peak_rss_mib: most host memory that the process ever held, in MiB; None on Windows.
+        device_memory_mib: GPU memory that the process holds at the end, its CUDA context included,
+            in MiB; None for a runner on the CPU.
+        build_seconds: building the engine beforehand, where one is built.
+        error: why there are no figures, in one line, or None.
     """
 
     runner: RunnerDescription
-    size: tuple[int, int] | None
-    largest: tuple[int, int, int] | None
-    cold_start_ms: float | None
-    open_ms: float | None
-    first_run_ms: float | None
-    peak_rss_mib: float | None
-    device_memory_mib: float | None
-    build_seconds: float | None
-    error: str | None
+    size: tuple[int, int]
+    largest: tuple[int, int, int]
+    cold_start_ms: float | None = None
+    open_ms: float | None = None
+    first_run_ms: float | None = None
+    peak_rss_mib: float | None = None
+    device_memory_mib: float | None = None
+    build_seconds: float | None = None
+    error: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return {
+            **asdict(self),
+            "runner": self.runner.to_json(),
+            "size": list(self.size),
+            "largest": list(self.largest),
+        }
 
-def conditions_from_fields(fields: Fields) -> Conditions:
-    """Read the JSON of a conditions back."""
-    return Conditions(
-        threads=fields.whole("threads"),
-        load_before=fields.number_or_none("load_before"),
-        load_after=fields.number_or_none("load_after"),
-        steal_share=fields.number_or_none("steal_share"),
-        # Older files do not say.
-        others_share=(
-            fields.number_or_none("others_share") if "others_share" in fields.values else None
-        ),
-        gpu_before=tuple(sensor_from_fields(entry) for entry in fields.children("gpu_before")),
-        gpu_after=tuple(sensor_from_fields(entry) for entry in fields.children("gpu_after")),
-        warnings=fields.texts("warnings"),
-    )
+    @classmethod
+    def from_fields(cls, fields: Fields) -> ColdStart:
+        """Read back what :meth:`to_json` gave.
 
-
-def sensor_from_fields(fields: Fields) -> Sensor:
-    """Read the JSON of a sensor back."""
-    return Sensor(
-        name=fields.text_or_none("name"),
-        sm_clock_mhz=fields.number_or_none("sm_clock_mhz"),
-        memory_clock_mhz=fields.number_or_none("memory_clock_mhz"),
-        temperature_c=fields.number_or_none("temperature_c"),
-        power_w=fields.number_or_none("power_w"),
-        throttle_reasons=fields.texts_or_none("throttle_reasons"),
-    )
-
-
-def cold_start_from_fields(fields: Fields) -> ColdStart:
-    """Read the JSON of a cold start back."""
-    return ColdStart(
-        runner=RunnerDescription.from_fields(fields.child("runner")),
-        # Older files do not say: one picture of the first size.
-        size=fields.size("size") if "size" in fields.values else None,
-        largest=shape_from_fields(fields, "largest") if "largest" in fields.values else None,
-        cold_start_ms=fields.number_or_none("cold_start_ms"),
-        open_ms=fields.number_or_none("open_ms"),
-        first_run_ms=fields.number_or_none("first_run_ms"),
-        peak_rss_mib=fields.number_or_none("peak_rss_mib"),
-        device_memory_mib=fields.number_or_none("device_memory_mib"),
-        build_seconds=fields.number_or_none("build_seconds"),
-        error=fields.text_or_none("error"),
-    )
-
-
-def shape_from_fields(fields: Fields, name: str) -> tuple[int, int, int]:
-    """Read the JSON of a shape back."""
-    count, height, width = fields.numbers(name, 3)
-    return int(count), int(height), int(width)
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        count, height, width = fields.numbers("largest", 3)
+        return cls(
+            runner=RunnerDescription.from_fields(fields.child("runner")),
+            size=fields.size("size"),
+            largest=(int(count), int(height), int(width)),
+            cold_start_ms=fields.number_or_none("cold_start_ms"),
+            open_ms=fields.number_or_none("open_ms"),
+            first_run_ms=fields.number_or_none("first_run_ms"),
+            peak_rss_mib=fields.number_or_none("peak_rss_mib"),
+            device_memory_mib=fields.number_or_none("device_memory_mib"),
+            build_seconds=fields.number_or_none("build_seconds"),
+            error=fields.text_or_none("error"),
+        )

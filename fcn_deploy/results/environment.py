@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fcn_deploy.machine.description import describe_machine, describe_versions, utc_now
+from fcn_deploy.results.fields import Fields, as_texts
 
 #: Properties of a machine that make it another one for speed, most telling first.
 IDENTITY = ("cpu", "cores", "architecture", "memory_gib", "system", "python")
@@ -21,14 +22,53 @@ class Environment:
     Attributes:
         file: name of the file, below the run directory where it lies there, else as given.
         created: ISO 8601, UTC.
-        machine: property → value, as text.
+        machine: property → value, as JSON values.
         versions: distribution → version.
     """
 
     file: str
     created: str
-    machine: Mapping[str, str]
+    machine: Mapping[str, Any]
     versions: Mapping[str, str]
+
+    @classmethod
+    def here(cls, file: str = "") -> Environment:
+        """Return this machine, its versions and the time."""
+        return cls(file, utc_now(), describe_machine(), describe_versions())
+
+    @classmethod
+    def from_fields(cls, fields: Fields, file: str) -> Environment:
+        """Read the header of a result file back; kind and schema are the caller's to check.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        return cls(
+            file=file,
+            created=fields.text("created"),
+            machine=dict(fields.child("machine").values),
+            versions=fields.as_texts("versions"),
+        )
+
+    def to_json(self, kind: str, schema: int) -> dict[str, Any]:
+        """Return what every result file begins with, as JSON values.
+
+        Args:
+            kind: of the file, e.g. ``bench``.
+            schema: version of its layout.
+        """
+        return {
+            "schema": schema,
+            "kind": kind,
+            "created": self.created,
+            "machine": dict(self.machine),
+            "versions": dict(self.versions),
+        }
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The machine's properties as text."""
+        return as_texts(self.machine)
 
     @property
     def machine_name(self) -> str:
@@ -48,7 +88,7 @@ class Environment:
 
         A kernel moves on without the machine becoming another one.
         """
-        value = self.machine.get(name, "")
+        value = self.properties.get(name, "")
         return value.partition(" ")[0] if name == "system" else value
 
 
@@ -72,7 +112,7 @@ def _about_equal(one: str | None, other: str | None) -> bool:
     return more - less <= MEMORY_TOLERANCE * less
 
 
-def machine_name(machine: Mapping[str, str]) -> str:
+def machine_name(machine: Mapping[str, Any]) -> str:
     """Return a machine's CPU and cores, for a heading."""
     cores = f", {machine['cores']} cores" if "cores" in machine else ""
     return f"{machine.get('cpu', 'unknown machine')}{cores}"
@@ -85,10 +125,4 @@ def result_header(kind: str, schema: int) -> dict[str, Any]:
         kind: of the file, e.g. ``bench``.
         schema: version of its layout.
     """
-    return {
-        "schema": schema,
-        "kind": kind,
-        "created": utc_now(),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-    }
+    return Environment.here().to_json(kind, schema)

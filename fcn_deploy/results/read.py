@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
 from fcn_deploy.core.files import file_digest, read_json
 from fcn_deploy.core.run import Run
-from fcn_deploy.results.bench import Bench, bench_from_fields
+from fcn_deploy.results.bench import SCHEMA as BENCH_SCHEMA
+from fcn_deploy.results.bench import Bench
 from fcn_deploy.results.bisect import Bisection, bisection_from_fields
 from fcn_deploy.results.device import DeviceTier, device_tier_from_fields
 from fcn_deploy.results.environment import Environment
@@ -31,9 +32,9 @@ from fcn_deploy.results.parity import Comparison, comparison_from_fields
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.training import TRAIN_SCHEMA, Training
 
-#: Kind → schema of the result files that this version reads.  Said again here because this room
-#: stands below those that write them; a test holds it against them.
-SCHEMAS = {"train": TRAIN_SCHEMA, "parity": 2, "bench": 2, "bisect": 1, "device": 1}
+#: Kind → schema of the result files that this version reads.  Where the number stands in a package
+#: above this one it is said again here; a test holds the two against each other.
+SCHEMAS = {"train": TRAIN_SCHEMA, "parity": 2, "bench": BENCH_SCHEMA, "bisect": 1, "device": 1}
 #: Kind → the command that writes it, with a place for its RUN argument.
 _COMMANDS = {
     "train": "fcn-deploy train{}",
@@ -173,7 +174,7 @@ class _Found:
                 comparison_from_fields(entry, environment, fields) for entry in entries
             ]
         elif kind == "bench":
-            self.benches.append(bench_from_fields(fields, environment))
+            self.benches.append(Bench.from_fields(fields, environment))
         elif kind == "bisect":
             self.bisections.append(bisection_from_fields(fields, environment))
         else:
@@ -209,9 +210,4 @@ def _environment(fields: Fields, kind: str, name: str) -> Environment:
         raise ArtifactError(
             f"{fields.file} has schema {schema}, this version reads {SCHEMAS[kind]}", fields.repair
         )
-    return Environment(
-        file=name,
-        created=fields.text("created"),
-        machine=fields.as_texts("machine"),
-        versions=fields.as_texts("versions"),
-    )
+    return Environment.from_fields(fields, name)

@@ -1,19 +1,22 @@
 """Which rows may stand side by side, and when neither of them is faster.  Said once, for whoever
 measures, reads files, or asks whether something has become slower.
 
-    same question?   no ─▶ never ranked
+    same workload?   no ─▶ never ranked
                     yes ─▶ do the spreads overlap?   yes ─▶ a tie
                                                       no ─▶ one is faster
 
 Rows of one run have the machine, and the threads that it was pinned to, in common.  Two runs must
-also agree in these and in the model file: see ``regression``.
+also agree in these and in the model file: see ``fcn_deploy.bench.regression``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fcn_deploy.results.bench import BenchRow
 
 #: Who took the times, as result files call it.
 LOADGEN, LOOP = "loadgen", "timed loop"
@@ -21,7 +24,7 @@ LOADGEN, LOOP = "loadgen", "timed loop"
 
 @dataclass(frozen=True)
 class Workload:
-    """What a runner was asked: only rows of the same question may be ranked.
+    """What a runner was asked: only rows of the same workload may be ranked.
 
     Attributes:
         scenario: who asks, and when.
@@ -55,27 +58,8 @@ def tie(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return one[0] <= other[1] and other[0] <= one[1]
 
 
-class _Runner(Protocol):
-    @property
-    def is_baseline(self) -> bool: ...
-
-    @property
-    def on_gpu(self) -> bool: ...
-
-
-class _Row(Protocol):
-    @property
-    def runner(self) -> _Runner: ...
-
-    @property
-    def question(self) -> Workload: ...
-
-
-_AnyRow = TypeVar("_AnyRow", bound=_Row)
-
-
-def baseline_of(row: _AnyRow, rows: Iterable[_AnyRow]) -> _AnyRow | None:
-    """Return the baseline's row of the same question, or None where it was not measured.
+def baseline_of(row: BenchRow, rows: Iterable[BenchRow]) -> BenchRow | None:
+    """Return the baseline's row of the same workload, or None where it was not measured.
 
     What runs on a GPU is held against the plain export on a GPU, the rest against that on the CPU.
 
@@ -85,8 +69,8 @@ def baseline_of(row: _AnyRow, rows: Iterable[_AnyRow]) -> _AnyRow | None:
     """
     for other in rows:
         if (
-            other.runner.is_baseline
-            and other.question == row.question
+            other.is_baseline
+            and other.workload == row.workload
             and other.runner.on_gpu == row.runner.on_gpu
         ):
             return other

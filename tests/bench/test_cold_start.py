@@ -16,10 +16,11 @@ import pytest
 
 import fcn_deploy
 from fcn_deploy.bench import cold_start
-from fcn_deploy.bench.cold_start import ColdStart, measure_cold_start
+from fcn_deploy.bench.cold_start import ColdStartPlan, measure_cold_start
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.results.conditions import ColdStart
 from tests.fakes import FakeRunner
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="the children are shell scripts")
@@ -27,21 +28,21 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="the children are she
 
 def start(run: Run, **changes: Any) -> ColdStart:
     arguments: dict[str, Any] = {
-        "backend": "ort",
         "precision": Precision.FP32,
         "threads": 1,
         "device": "auto",
         "size": (32, 48),
+        "largest": (1, 32, 48),
         "timeout_s": 300,
     }
-    arguments |= changes
-    return measure_cold_start(run, arguments.pop("backend"), **arguments)
+    runner = FakeRunner(backend=changes.pop("backend", "ort")).describe()
+    return measure_cold_start(ColdStartPlan(run, runner, **(arguments | changes)))
 
 
 def fails(figures: ColdStart) -> str:
     """Return the error of a cold start that must have no figures."""
     assert figures.error is not None
-    assert figures == ColdStart(error=figures.error)
+    assert figures == ColdStart(figures.runner, figures.size, figures.largest, error=figures.error)
     assert len(figures.error.splitlines()) == 1
     return figures.error
 
@@ -77,9 +78,7 @@ def test_a_real_child_is_measured(
     assert figures.first_run_ms > 0
     assert figures.cold_start_ms >= figures.open_ms + figures.first_run_ms
     assert figures.device_memory_mib is None  # a runner on the CPU
-    document = figures.to_json()
-    assert json.loads(json.dumps(document)) == document
-    assert list(document) == [*cold_start._FIELDS, "error"]
+    assert (figures.runner.backend, figures.size, figures.largest) == ("ort", (32, 48), (1, 32, 48))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux'")
@@ -167,16 +166,17 @@ def test_a_child_that_hangs_is_killed(child: Any, tmp_path: Path) -> None:
 
 INTERRUPTED = """
 import os, pathlib, signal, sys
-from fcn_deploy.artifacts import Run
-from fcn_deploy.cold_start import measure_cold_start
-from fcn_deploy.spec import Precision
+from fcn_deploy.bench.cold_start import ColdStartPlan, measure_cold_start
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Precision
+from tests.fakes import FakeRunner
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started it may have ignored it
 sys.executable = sys.argv[1]
 try:
-    measure_cold_start(
-        Run(pathlib.Path()), "ort", precision=Precision.FP32, threads=1, device="auto",
-        size=(32, 48), timeout_s=300,
-    )
+    measure_cold_start(ColdStartPlan(
+        Run(pathlib.Path()), FakeRunner(backend="ort").describe(), Precision.FP32, 1, "auto",
+        (32, 48), (1, 32, 48), 300,
+    ))
 except KeyboardInterrupt:
     print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
@@ -246,7 +246,7 @@ def test_parent_and_child_mean_the_same_run(
     assert opened == [(run, "trt", options)]
     assert runner.shapes == [(1, 32, 48, 3)] * (1 + cold_start.MORE_RUNS)
     assert runner.closed
-    assert figures.device_memory_mib == 500
+    assert figures["device_memory_mib"] == 500
 
 
 def test_gpu_memory_is_what_came_on_top(monkeypatch: pytest.MonkeyPatch) -> None:

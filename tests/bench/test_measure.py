@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 
 from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.case import Case
+from fcn_deploy.bench.conditions import ConditionWatch
 from fcn_deploy.bench.inputs import Inputs, make_inputs
-from fcn_deploy.bench.loadgen import Verdict
-from fcn_deploy.bench.measure import measure
-from fcn_deploy.bench.rows import MIN_QUERIES, Conditions, Row, bench_document, percentiles, speedup
+from fcn_deploy.bench.loadgen import LoadGenTest
+from fcn_deploy.bench.measure import BenchPlan, measure_rows
+from fcn_deploy.bench.measure import measure as measured_bench
+from fcn_deploy.bench.rows import (
+    MIN_QUERIES,
+    MeasuredRow,
+    percentiles,
+    speedup,
+    verdict_of_repeats,
+    with_ratios,
+)
 from fcn_deploy.bench.scenarios import (
     Meter,
     Offline,
@@ -37,12 +46,19 @@ from fcn_deploy.results.bench import (
     HOST,
     OFFLINE,
     SERVER,
-    SINGLE_STREAM,
+    TIERS,
+    Bench,
+    BenchRow,
+    LoadGenVerdict,
+    Ratio,
     Settings,
 )
+from fcn_deploy.results.environment import Environment
+from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.workload import baseline_of
 from fcn_deploy.runners.base import Outputs
 from tests.fakes import FakeRunner
+from tests.result_files import bare_row
 
 needs_loadgen = pytest.mark.skipif(
     loadgen.unavailable_reason() is not None, reason="LoadGen has no wheel for this Python"
@@ -56,16 +72,29 @@ def inputs(tmp_path: Path) -> Inputs:
     return make_inputs(pictures, (24, 32), tmp_path)
 
 
-def row(
-    backend: str,
-    repeats: tuple[float, ...],
-    tier: str = HOST,
-    digest: str = "d",
-    scenario: str = SINGLE_STREAM,
-    verdicts: tuple[Verdict, ...] = (),
-) -> Row:
-    description = FakeRunner(backend=backend).describe()
-    return Row(description, scenario, tier, 1, (24, 32), digest, repeats, 30, {}, verdicts=verdicts)
+def measure(
+    runners: Sequence[FakeRunner],
+    inputs: Sequence[Inputs],
+    batch_sizes: Sequence[int],
+    scenario: Scenario,
+    folder: Path,
+    *,
+    tiers: Sequence[str] = TIERS,
+    repeats: int = 5,
+    seconds: float = 0.5,
+    **told: Any,
+) -> tuple[BenchRow, ...]:
+    plan = BenchPlan(runners, inputs, scenario, folder, batch_sizes, tiers, repeats, seconds)
+    return measure_rows(plan, **told)
+
+
+def row(backend: str, repeats: tuple[float, ...], tier: str = HOST, **rest: Any) -> BenchRow:
+    return bare_row(FakeRunner(backend=backend).describe(), repeats, tier=tier, **rest)
+
+
+def ratio_of(one: BenchRow, over: BenchRow) -> Ratio:
+    """Return how many times faster a row is than another that has the same repeats."""
+    return speedup(*(MeasuredRow(row, dict(enumerate(row.repeats_ms))) for row in (one, over)))
 
 
 def test_every_case_is_measured_and_runs_are_interleaved(inputs: Inputs, tmp_path: Path) -> None:
@@ -93,9 +122,9 @@ class _Recorded(TimedLoop):
         super().__init__(1e-9)
         self.names: list[str] = []
 
-    def turn(self, case: Case, meter: Meter) -> Repeat:
+    def repeat(self, case: Case, meter: Meter) -> Repeat:
         self.names.append(case.name)
-        return super().turn(case, meter)
+        return super().repeat(case, meter)
 
 
 def test_each_repeat_has_an_order_of_its_own(inputs: Inputs, tmp_path: Path) -> None:
@@ -123,52 +152,52 @@ def test_a_sleep_is_seen_and_ranked(inputs: Inputs, tmp_path: Path) -> None:
     slow, quick = rows
     assert slow.median_ms >= 25
     assert slow.images_per_s <= 40
-    assert slow.verdict is None
+    assert slow.loadgen is None
     assert baseline_of(quick, rows) is slow
-    assert speedup(quick, slow).low > 1
+    assert quick.over_baseline is not None
+    assert quick.over_baseline.low > 1
 
 
 def test_ratios_pair_the_repeats() -> None:
     # A machine that slows down hits both rows of a repeat, and the ratio stays.
     slow, quick = row("baseline", (10, 20, 40)), row("a", (5, 10, 20))
-    assert speedup(quick, slow) == speedup(row("b", (5, 10, 20)), slow)
-    ratio = speedup(quick, slow)
+    assert ratio_of(quick, slow) == ratio_of(row("b", (5, 10, 20)), slow)
+    ratio = ratio_of(quick, slow)
     assert (ratio.median, ratio.low, ratio.high) == (2, 2, 2)
 
 
 def test_rows_whose_spreads_overlap_are_a_tie() -> None:
     slow = row("baseline", (10, 11, 12))
-    assert not speedup(row("a", (8, 9, 9.9)), slow).tie
-    assert speedup(row("a", (9, 10, 10.5)), slow).tie  # faster in each repeat, by less than noise
-    assert speedup(row("a", (11, 10, 13)), slow).tie
+    assert not ratio_of(row("a", (8, 9, 9.9)), slow).tie
+    assert ratio_of(row("a", (9, 10, 10.5)), slow).tie  # faster in each repeat, by less than noise
+    assert ratio_of(row("a", (11, 10, 13)), slow).tie
     # A server's rate is known to 5 %: its spread is that much wider.
     served = row("baseline", (10, 11, 12), scenario=SERVER)
-    assert speedup(row("a", (9.5, 9.6, 9.7), scenario=SERVER), served).tie
-    assert not speedup(row("a", (8, 9, 9.4), scenario=SERVER), served).tie
+    assert ratio_of(row("a", (9.5, 9.6, 9.7), scenario=SERVER), served).tie
+    assert not ratio_of(row("a", (8, 9, 9.4), scenario=SERVER), served).tie
 
 
 @pytest.mark.parametrize(
     "other",
     [
         row("baseline", (1, 1, 1), END_TO_END),
-        row("baseline", (1, 1, 1), digest="x"),
+        row("baseline", (1, 1, 1), inputs_digest="x"),
         row("baseline", (1, 1, 1), scenario=OFFLINE),
-        row("baseline", (1, 1, 1), verdicts=(Verdict(True, (), 64, None, {"p50": 1}, 2.0),)),
-        replace(row("baseline", (1, 1, 1)), target_p99_ms=50.0),
+        row("baseline", (1, 1, 1), loadgen=LoadGenVerdict(True, target_p99_ms=50.0)),
     ],
 )
-def test_unlike_rows_are_not_ranked(other: Row) -> None:
+def test_unlike_rows_are_not_ranked(other: BenchRow) -> None:
     with pytest.raises(InputError, match="not ranked"):
-        speedup(row("a", (1, 1, 1)), other)
+        ratio_of(row("a", (1, 1, 1)), other)
 
 
-def test_a_baseline_answers_the_same_question() -> None:
+def test_a_baseline_has_the_same_workload() -> None:
     ours, elsewhere = row("a", (1, 1, 1)), row("baseline", (1, 1, 1), END_TO_END)
     assert baseline_of(ours, [elsewhere]) is None
 
 
 def test_a_gpu_is_held_against_the_plain_export_on_a_gpu() -> None:
-    def on_gpu(backend: str) -> Row:
+    def on_gpu(backend: str) -> BenchRow:
         runner = FakeRunner(backend=backend, device="cuda:0 (Fake GPU)").describe()
         return replace(row(backend, (1, 1, 1)), runner=runner)
 
@@ -225,18 +254,16 @@ def test_single_stream_has_loadgen_s_verdict_and_a_curve(inputs: Inputs, tmp_pat
         repeats=3,
     )
     for found in rows:
-        assert found.verdict == "VALID"
-        assert len(found.verdicts) == len(found.repeats_ms) == 3
+        assert found.loadgen is not None
+        assert found.loadgen.valid
+        assert len(found.repeats_ms) == 3
         assert found.queries >= 3 * loadgen.P90_QUERIES
         assert "p90" in found.latency_ms
         assert found.cdf_ms is not None
         assert len(found.cdf_ms) == 101
         assert list(found.cdf_ms) == sorted(found.cdf_ms)
-    document = bench_document(rows, "made up", Conditions(threads=1))
-    assert document["clock"]["name"] == "loadgen"
-    (slow, *_) = document["rows"]
-    assert slow["loadgen"]["verdict"] == "VALID"
-    assert slow["loadgen"]["early_stopping_ms"] >= 3
+    assert rows[0].loadgen is not None
+    assert (rows[0].loadgen.early_stopping_ms or 0) >= 3
 
 
 @needs_loadgen
@@ -267,13 +294,14 @@ class _Served:
         rate: float,
         target_p99_ms: float,
         max_batch: int,
-    ) -> Verdict:
+    ) -> LoadGenTest:
         self.rates.append(rate)
         for size in range(1, max_batch + 1):
             answer([number % samples for number in range(size)])
         valid = rate <= self.capacity
         problems = () if valid else ("p99 is beyond its bound",)
-        return Verdict(valid, problems, 662, rate, {"p50": 9.0, "p99": 29.0}, None)
+        verdict = LoadGenVerdict(valid, None, target_p99_ms, problems)
+        return LoadGenTest(verdict, 662, rate, {"p50": 9.0, "p99": 29.0})
 
 
 @pytest.mark.parametrize("capacity", [130.0, 610.0, 4321.0])
@@ -299,10 +327,11 @@ def test_server_finds_the_highest_rate_that_keeps_its_bound(
         repeats=3,
     )
     assert found.scenario == SERVER
-    assert found.verdict == "VALID"
+    assert found.loadgen is not None
+    assert found.loadgen.valid
     assert found.latency_ms["p99"] == 29
     assert capacity / 1.05 <= found.images_per_s <= capacity
-    assert found.target_p99_ms == 30
+    assert found.loadgen.target_p99_ms == 30
     fastest, slowest = found.spread_ms
     assert slowest / fastest >= 1.05  # a rate is known no finer
     assert len(served.rates) < 25
@@ -358,9 +387,9 @@ def test_nothing_is_compiled_on_the_clock(
 
         def watched(*arguments: Any, asked: Any = asked, **options: Any) -> Any:
             before = set(runner.compiled)
-            verdict = asked(*arguments, **options)
+            tested = asked(*arguments, **options)
             assert runner.compiled == before
-            return verdict
+            return tested
 
         monkeypatch.setattr(loadgen, name, watched)
     measure([runner], [inputs], [3, 5], scenario, tmp_path, tiers=[tier], repeats=3)
@@ -384,10 +413,10 @@ class _Failing(TimedLoop):
         self._error = error
         self._turns = itertools.count(1)
 
-    def turn(self, case: Case, meter: Meter) -> Repeat:
+    def repeat(self, case: Case, meter: Meter) -> Repeat:
         if case.runner.describe().backend == "baseline" and next(self._turns) in self._fails:
             raise self._error
-        return super().turn(case, meter)
+        return super().repeat(case, meter)
 
 
 @pytest.mark.parametrize("error", [MeasurementError("too slow"), BackendError("out of memory")])
@@ -416,7 +445,7 @@ def test_a_case_without_a_figure_costs_the_others_nothing(
 
 
 def test_a_slow_repeat_costs_that_repeat_alone(inputs: Inputs, tmp_path: Path) -> None:
-    def measured(*fails: int) -> tuple[list[Row], list[str]]:
+    def measured(*fails: int) -> tuple[tuple[BenchRow, ...], list[str]]:
         why: list[str] = []
         scenario = _Failing(*fails, error=MeasurementError("too slow"))
         runners = [FakeRunner(backend="baseline"), FakeRunner(backend="quick")]
@@ -427,11 +456,10 @@ def test_a_slow_repeat_costs_that_repeat_alone(inputs: Inputs, tmp_path: Path) -
         return rows, why
 
     (slow, quick), why = measured(2, 4)
-    assert list(slow.by_repeat) == [0, 2, 4]
-    assert list(quick.by_repeat) == [0, 1, 2, 3, 4]
-    pairs = [slow.by_repeat[n] / quick.by_repeat[n] for n in (0, 2, 4)]
-    ratio = speedup(quick, slow)
-    assert (ratio.low, ratio.high) == (min(pairs), max(pairs))
+    assert len(quick.repeats_ms) == 5
+    pairs = [b / a for a, b in zip(quick.repeats_ms[::2], slow.repeats_ms, strict=True)]
+    assert quick.over_baseline is not None
+    assert (quick.over_baseline.low, quick.over_baseline.high) == (min(pairs), max(pairs))
     assert why == [f"baseline fp32 host 1×24×32, repeat {n} of 5: too slow" for n in (2, 4)]
     rows, why = measured(2, 3, 5)  # two repeats show no spread
     assert [row.runner.backend for row in rows] == ["quick"]
@@ -450,10 +478,10 @@ def test_a_batch_too_large_for_the_device_costs_the_others_nothing(
 ) -> None:
     why: list[str] = []
 
-    def measured(*batches: int) -> list[Row]:
+    def measured(*batches: int) -> tuple[BenchRow, ...]:
         return measure(
             [_OutOfMemory()], [inputs], batches, TimedLoop(1e-9), tmp_path,
-            tiers=[DEVICE], repeats=3, device_seconds=1e-9, on_dropped=why.append,
+            tiers=[DEVICE], repeats=3, seconds=1e-9, on_dropped=why.append,
         )  # fmt: skip
 
     assert [row.batch_size for row in measured(1, 64)] == [1]
@@ -474,7 +502,8 @@ def test_a_slow_start_costs_no_verdict(inputs: Inputs, tmp_path: Path) -> None:
     (found,) = measure(
         [FakeRunner(see=see)], [inputs], [1], scenario, tmp_path, tiers=[HOST], repeats=3
     )
-    assert found.verdict == "VALID"
+    assert found.loadgen is not None
+    assert found.loadgen.valid
 
 
 def test_too_few_repeats_are_refused(inputs: Inputs, tmp_path: Path) -> None:
@@ -487,62 +516,88 @@ def test_a_tier_that_no_runner_has_is_refused(inputs: Inputs, tmp_path: Path) ->
         measure([FakeRunner()], [inputs], [1], TimedLoop(0.1), tmp_path, tiers=[DEVICE])
 
 
-def test_the_document_names_tier_batch_size_and_ratio() -> None:
-    rows = [row("baseline", (10, 20, 40)), row("a", (5, 10, 20)), row("a", (5, 5, 6), END_TO_END)]
-    conditions = Conditions(threads=2, load_before=0.5, warnings=("so so",))
-    document = json.loads(
-        json.dumps(
-            bench_document(rows, "made up", conditions, loop_reason="asked for", seconds=0.5),
-            allow_nan=False,
-        )
+def test_a_bench_is_what_is_written_and_read_again(inputs: Inputs, tmp_path: Path) -> None:
+    plan = BenchPlan(
+        runners=[FakeRunner(backend="baseline", threads=2), FakeRunner(backend="quick", threads=2)],
+        inputs=[inputs],
+        scenario=TimedLoop(1e-9),
+        folder=tmp_path,
+        batch_sizes=[1, 2],
+        repeats=3,
+        seconds=0.25,
+        source="made up",
+        loop_reason="asked for",
+        options=["--clock", "loop"],
     )
-    assert (document["kind"], document["schema"]) == ("bench", 2)
-    assert document["machine"]["cores"] >= 1
-    assert document["clock"] == {
-        "name": "timed loop",
-        "version": None,
-        "reason": "asked for",
-        "seconds": 0.5,
+    dropped: list[str] = []
+    found = measured_bench(plan, ConditionWatch(threads=2), on_dropped=dropped.append)
+    assert (found.clock, found.clock_version, found.clock_reason) == (
+        "timed loop",
+        None,
+        "asked for",
+    )
+    assert (found.source, found.distinct_inputs, found.seconds) == ("made up", 3, 0.25)
+    assert found.conditions.threads == 2
+    assert dropped == []
+    assert {row.workload for row in found.rows} == {
+        workload for workload in plan.workloads if workload.tier != DEVICE
     }
-    assert document["conditions"]["warnings"] == ["so so"]
-    first, second, third = document["rows"]
-    assert first["speedup_over_baseline"]["median"] == 1
-    assert second["speedup_over_baseline"]["median"] == 2
-    assert third["speedup_over_baseline"] is None
-    assert second["tier"] == "host"
-    assert second["size"] == [24, 32]
-    assert second["concurrency"] == 1
-    assert second["loadgen"] is None
+    text = json.dumps(found.to_json(), allow_nan=False)
+    fields = Fields(json.loads(text), tmp_path / "b.json", "measure again")
+    assert (fields.values["kind"], fields.values["schema"]) == ("bench", 3)
+    assert fields.values["machine"]["cores"] >= 1
+    assert Bench.from_fields(fields, Environment.from_fields(fields, "")) == found
 
 
-def test_one_invalid_turn_makes_a_row_invalid() -> None:
-    good = Verdict(True, (), 64, None, {"p50": 1}, 2.0)
-    bad = Verdict(False, ("too short",), 3, None, {"p50": 1}, None)
-    found = row("a", (1, 1, 1), verdicts=(good, bad, bad))
-    assert found.verdict == "INVALID"
-    (entry,) = bench_document([found], "made up", Conditions(threads=1))["rows"]
-    assert entry["loadgen"] == {
-        "valid": False,
-        "verdict": "INVALID",
-        "early_stopping_ms": 2.0,
-        "target_p99_ms": None,
-        "problems": ["too short"],
-        "settings": None,
-    }
+def test_what_is_dropped_and_one_picture_stand_among_the_warnings(tmp_path: Path) -> None:
+    same = make_inputs([np.zeros((8, 8, 3), np.uint8)], (8, 8), tmp_path)
+    failing = _Failing(1, error=MeasurementError("too slow"))
+    runners = [FakeRunner(backend="baseline"), FakeRunner(backend="quick")]
+    plan = BenchPlan(runners, [same], failing, tmp_path, tiers=[HOST], repeats=3)
+    told: list[str] = []
+    found = measured_bench(plan, ConditionWatch(threads=1), on_dropped=told.append)
+    assert [row.runner.backend for row in found.rows] == ["quick"]
+    assert found.distinct_inputs == 1
+    same_picture, lost, *_ = found.conditions.warnings
+    assert same_picture.startswith("all inputs of a size are the same picture")
+    assert [lost] == told
+    assert "too slow; the row is left out" in lost
 
 
-def test_the_settings_stand_beside_the_verdict() -> None:
-    verdicts = [
-        Verdict(True, (), 64, None, {"p50": 1}, 2.0, Settings(0.5, queries, 8))
-        for queries in (640, 64, 320)
-    ]
-    found = row("a", (1, 1, 1), verdicts=tuple(verdicts))
-    (entry,) = bench_document([found], "made up", Conditions(threads=1))["rows"]
-    assert entry["loadgen"]["settings"] == {
-        "min_seconds": 0.5,
-        "min_queries": 64,
-        "distinct_samples": 8,
-    }
+def test_each_row_has_its_ratio() -> None:
+    rows = [row("baseline", (10, 20, 40)), row("a", (5, 10, 20)), row("a", (5, 5, 6), END_TO_END)]
+    found = with_ratios([MeasuredRow(row, dict(enumerate(row.repeats_ms))) for row in rows])
+    first, second, third = (row.over_baseline for row in found)
+    assert first is not None
+    assert first.median == 1
+    assert second is not None
+    assert second.median == 2
+    assert third is None  # of another tier
+
+
+def test_the_device_tier_is_never_asked_by_loadgen(inputs: Inputs, tmp_path: Path) -> None:
+    plan = BenchPlan([FakeRunner()], [inputs], SingleStream(1), tmp_path)
+    assert {(w.tier, w.clock) for w in plan.workloads} == {
+        (DEVICE, "timed loop"), (HOST, "loadgen"), (END_TO_END, "loadgen"),
+    }  # fmt: skip
+    bound = BenchPlan([FakeRunner()], [inputs], Server(1, 30.0), tmp_path).workloads
+    assert {(w.tier, w.target_p99_ms) for w in bound} == {(HOST, 30.0), (END_TO_END, 30.0)}
+
+
+def test_one_invalid_repeat_makes_a_row_invalid() -> None:
+    good = LoadGenVerdict(True, early_stopping_ms=2.0)
+    bad = LoadGenVerdict(False, problems=("too short",))
+    found = verdict_of_repeats([good, bad, bad])
+    assert found == LoadGenVerdict(False, early_stopping_ms=2.0, problems=("too short",))
+    assert verdict_of_repeats([]) is None
+
+
+def test_the_least_that_a_repeat_was_asked_for_is_kept() -> None:
+    found = verdict_of_repeats(
+        [LoadGenVerdict(True, settings=Settings(0.5, queries, 8)) for queries in (640, 64, 320)]
+    )
+    assert found is not None
+    assert found.settings == Settings(0.5, 64, 8)
 
 
 class _DeviceClock(FakeRunner):
@@ -563,7 +618,7 @@ def test_the_device_tier_is_the_device_s_own_time(inputs: Inputs, tmp_path: Path
         tmp_path,
         tiers=[DEVICE],
         repeats=3,
-        device_seconds=0.001,
+        seconds=0.001,
         on_step=lambda done, total: told.append((done, total)),
     )
     assert [(r.runner.backend, r.batch_size, r.repeats_ms) for r in rows] == [
@@ -571,7 +626,7 @@ def test_the_device_tier_is_the_device_s_own_time(inputs: Inputs, tmp_path: Path
         ("gpu", 2, (500.0,) * 3),
     ]
     assert told == [(turn, 6) for turn in range(1, 7)]
-    assert all(r.verdict is None for r in rows)
+    assert all(r.loadgen is None for r in rows)
 
 
 class _Metered(FakeRunner):

@@ -1,9 +1,8 @@
-"""Has it become slower?  Bench files with made-up figures, so that every answer is known."""
+"""Has it become slower?  Benches with made-up figures, so that every answer is known."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,39 +13,37 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from fcn_deploy.bench.inputs import make_inputs
-from fcn_deploy.bench.loadgen import Verdict
-from fcn_deploy.bench.measure import measure
+from fcn_deploy.bench.measure import BenchPlan, measure_rows
 from fcn_deploy.bench.regression import Asked, SpeedChange, compare, read_bench
-from fcn_deploy.bench.rows import Conditions, Row, bench_document
 from fcn_deploy.bench.scenarios import TimedLoop
 from fcn_deploy.core.errors import ArtifactError, InputError
-from fcn_deploy.results.bench import END_TO_END, HOST, SERVER, SINGLE_STREAM, Bench
+from fcn_deploy.results.bench import (
+    END_TO_END,
+    HOST,
+    SERVER,
+    SINGLE_STREAM,
+    Bench,
+    BenchRow,
+    LoadGenVerdict,
+)
 from fcn_deploy.results.workload import LOOP, Workload
 from tests.fakes import FakeRunner
+from tests.result_files import bare_row, measured_bench
 
 STEADY = (50.0, 51.0, 52.0)
-VALID = Verdict(True, (), 64, None, {"p50": 1}, None)
-INVALID = Verdict(False, ("too short",), 3, None, {"p50": 1}, None)
+VALID = LoadGenVerdict(True)
+INVALID = LoadGenVerdict(False, problems=("too short",))
 
 
-def row(backend: str, repeats: tuple[float, ...], **changes: Any) -> Row:
-    description = FakeRunner(backend=backend).describe()
-    made = Row(description, SINGLE_STREAM, HOST, 1, (24, 32), "sha256:in", repeats, 30, {})
-    return replace(made, **changes)
+def row(backend: str, repeats: tuple[float, ...], **changes: Any) -> BenchRow:
+    runner = changes.pop("runner", FakeRunner(backend=backend).describe())
+    return bare_row(runner, repeats, **changes)
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Callable[..., Bench]:
-    count = iter(range(100))
-
-    def write(*rows: Row, machine: dict[str, Any] | None = None) -> Bench:
-        document = bench_document(rows, "made up", Conditions(threads=1))
-        document["machine"] |= machine or {}
-        path = tmp_path / f"{next(count)}.json"
-        path.write_text(json.dumps(document), encoding="utf-8")
-        return read_bench(path)
-
-    return write
+def bench(*rows: BenchRow, machine: dict[str, Any] | None = None) -> Bench:
+    made = measured_bench(*rows)
+    here = made.environment
+    return replace(made, environment=replace(here, machine={**here.machine, **(machine or {})}))
 
 
 def found(comparison: SpeedChange) -> list[str]:
@@ -63,16 +60,14 @@ def found(comparison: SpeedChange) -> list[str]:
         ((30.0, 31.0, 32.0), "faster"),
     ],
 )
-def test_slower_is_beyond_the_limit_and_the_spread(
-    bench: Callable[..., Bench], now: tuple[float, ...], outcome: str
-) -> None:
+def test_slower_is_beyond_the_limit_and_the_spread(now: tuple[float, ...], outcome: str) -> None:
     comparison = compare(bench(row("ort", STEADY)), bench(row("ort", now)), 0.1)
     assert found(comparison) == [outcome]
     assert bool(comparison.slower) == (outcome == "slower")
     assert "1 compared" in list(comparison.sentences())[-1]
 
 
-def test_a_slow_day_of_the_machine_is_no_regression(bench: Callable[..., Bench]) -> None:
+def test_a_slow_day_of_the_machine_is_no_regression() -> None:
     before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
     slow_day = bench(row("baseline", (150, 151, 152)), row("ort", (75, 76, 77)))
     assert found(compare(before, slow_day, 0.1)) == ["same"]
@@ -83,7 +78,7 @@ def test_a_slow_day_of_the_machine_is_no_regression(bench: Callable[..., Bench])
     assert "against the baseline of its minute" in str(comparison.slower[0])
 
 
-def test_another_baseline_is_no_unit(bench: Callable[..., Bench]) -> None:
+def test_another_baseline_is_no_unit() -> None:
     other = FakeRunner(backend="baseline", digest="sha256:other").describe()
     before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
     now = bench(row("baseline", (10, 11, 12), runner=other), row("ort", STEADY))
@@ -96,28 +91,27 @@ def test_another_baseline_is_no_unit(bench: Callable[..., Bench]) -> None:
     ("changes", "note"),
     [
         ({"library": "ONNX Runtime 9"}, "the baseline's library has changed"),
-        ({"verdicts": (INVALID,)}, "LoadGen calls the baseline INVALID"),
+        ({"loadgen": INVALID}, "LoadGen calls the baseline INVALID"),
     ],
 )
 def test_a_baseline_that_is_not_the_same_any_more_is_no_unit(
-    bench: Callable[..., Bench], changes: dict[str, Any], note: str
+    changes: dict[str, Any], note: str
 ) -> None:
-    valid = (VALID,)
     before = bench(
-        row("baseline", (100, 101, 102), verdicts=valid), row("ort", STEADY, verdicts=valid)
+        row("baseline", (100, 101, 102), loadgen=VALID), row("ort", STEADY, loadgen=VALID)
     )
     library = changes.pop("library", None)
-    now = row("baseline", (50, 50.5, 51), **{"verdicts": valid} | changes)
+    now = row("baseline", (50, 50.5, 51), **{"loadgen": VALID} | changes)
     if library is not None:
         now = replace(now, runner=replace(now.runner, library=library))
-    comparison = compare(before, bench(now, row("ort", STEADY, verdicts=valid)), 0.1)
+    comparison = compare(before, bench(now, row("ort", STEADY, loadgen=VALID)), 0.1)
     assert found(comparison) == ["same"]
     assert "in milliseconds" in str(comparison.changes[0])
     (unit,) = comparison.units
     assert unit.startswith(note)
 
 
-def test_a_faster_unit_is_said(bench: Callable[..., Bench]) -> None:
+def test_a_faster_unit_is_said() -> None:
     before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
     now = bench(row("baseline", (50, 50.5, 51)), row("ort", STEADY))
     comparison = compare(before, now, 0.1)
@@ -126,12 +120,12 @@ def test_a_faster_unit_is_said(bench: Callable[..., Bench]) -> None:
     assert unit.startswith("the baseline itself takes 50% less time")
 
 
-def test_a_row_that_was_asked_for_and_has_no_figure_is_lost(bench: Callable[..., Bench]) -> None:
+def test_a_row_that_was_asked_for_and_has_no_figure_is_lost() -> None:
     kept = row("torch", STEADY)
     before = bench(row("ort", STEADY), row("ort", STEADY, batch_size=2), kept)
-    question = Workload(SINGLE_STREAM, None, LOOP, HOST, 1, (24, 32), "sha256:in")
+    workload = Workload(SINGLE_STREAM, None, LOOP, HOST, 1, (24, 32), "sha256:in")
     ort = row("ort", STEADY).runner
-    asked = Asked((ort,), frozenset({question}))
+    asked = Asked((ort,), frozenset({workload}))
     comparison = compare(before, bench(kept), 0.1, asked)
     assert not comparison.passed
     assert comparison.lost == ("ort fp32 host, batch 1, 24×32: not measured this time",)
@@ -139,15 +133,15 @@ def test_a_row_that_was_asked_for_and_has_no_figure_is_lost(bench: Callable[...,
     assert list(comparison.sentences())[-1].endswith("of 1 compared; 1 lost")
     assert compare(before, bench(kept), 0.1).passed  # nobody says that it was asked for
     for other in (
-        Asked((ort,), frozenset({replace(question, inputs_digest="sha256:other")})),
-        Asked((replace(ort, threads=7),), frozenset({question})),
-        Asked((replace(ort, digest="sha256:other"),), frozenset({question})),
+        Asked((ort,), frozenset({replace(workload, inputs_digest="sha256:other")})),
+        Asked((replace(ort, threads=7),), frozenset({workload})),
+        Asked((replace(ort, digest="sha256:other"),), frozenset({workload})),
     ):
         assert compare(before, bench(kept), 0.1, other).passed
 
 
-def test_the_unit_is_the_baseline_of_the_rows_own_device(bench: Callable[..., Bench]) -> None:
-    def on_gpu(backend: str, repeats: tuple[float, ...]) -> Row:
+def test_the_unit_is_the_baseline_of_the_rows_own_device() -> None:
+    def on_gpu(backend: str, repeats: tuple[float, ...]) -> BenchRow:
         runner = FakeRunner(backend=backend, device="cuda:0 (Fake GPU)").describe()
         return row(backend, repeats, runner=runner)
 
@@ -176,9 +170,7 @@ def test_the_unit_is_the_baseline_of_the_rows_own_device(bench: Callable[..., Be
         ({"tier": "end-to-end"}, "not in "),
     ],
 )
-def test_unlike_rows_are_named_not_compared(
-    bench: Callable[..., Bench], changes: dict[str, Any], why: str
-) -> None:
+def test_unlike_rows_are_named_not_compared(changes: dict[str, Any], why: str) -> None:
     before = bench(row("torch", STEADY), row("ort", STEADY))
     now = bench(row("torch", STEADY), row("ort", (500, 501, 502), **changes))
     comparison = compare(before, now, 0.1)
@@ -193,11 +185,10 @@ def test_unlike_rows_are_named_not_compared(
         compare(bench(row("ort", STEADY)), bench(row("ort", STEADY, **changes)), 0.1)
 
 
-def test_another_bound_or_clock_is_another_question(bench: Callable[..., Bench]) -> None:
-    valid = (Verdict(True, (), 662, 20.0, {"p99": 9.0}, None),)
-
-    def served(bound: float) -> Row:
-        return row("ort", STEADY, scenario=SERVER, verdicts=valid, target_p99_ms=bound)
+def test_another_bound_or_clock_is_another_workload() -> None:
+    def served(bound: float) -> BenchRow:
+        verdict = LoadGenVerdict(True, target_p99_ms=bound)
+        return row("ort", STEADY, scenario=SERVER, loadgen=verdict)
 
     before = bench(row("torch", STEADY), served(100.0))
     (why,) = compare(before, bench(row("torch", STEADY), served(10.0)), 0.1).uncompared
@@ -206,12 +197,12 @@ def test_another_bound_or_clock_is_another_question(bench: Callable[..., Bench])
 
     looped = bench(row("torch", STEADY), row("ort", STEADY))
     (why,) = compare(
-        looped, bench(row("torch", STEADY), row("ort", STEADY, verdicts=valid)), 0.1
+        looped, bench(row("torch", STEADY), row("ort", STEADY, loadgen=VALID)), 0.1
     ).uncompared
     assert "clock timed loop then, loadgen now" in why
 
 
-def test_another_machine_is_refused(bench: Callable[..., Bench]) -> None:
+def test_another_machine_is_refused() -> None:
     before = bench(row("ort", STEADY), machine={"cpu": "Zilog Z80"})
     with pytest.raises(InputError, match="Zilog Z80 → "):
         compare(before, bench(row("ort", STEADY)), 0.1)
@@ -220,16 +211,14 @@ def test_another_machine_is_refused(bench: Callable[..., Bench]) -> None:
     assert found(compare(moved, bench(row("ort", STEADY)), 0.1)) == ["same"]
 
 
-def test_a_kernel_that_keeps_more_memory_makes_no_other_machine(
-    bench: Callable[..., Bench],
-) -> None:
+def test_a_kernel_that_keeps_more_memory_makes_no_other_machine() -> None:
     before = bench(row("ort", STEADY), machine={"memory_gib": 23.5})
     assert found(compare(before, bench(row("ort", STEADY), machine={"memory_gib": 23.1}), 0.1))
     with pytest.raises(InputError, match=r"memory_gib 23\.5 → 47\.0"):
         compare(before, bench(row("ort", STEADY), machine={"memory_gib": 47.0}), 0.1)
 
 
-def test_a_slower_unit_is_said(bench: Callable[..., Bench]) -> None:
+def test_a_slower_unit_is_said() -> None:
     before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
     now = bench(row("baseline", (200, 202, 204)), row("ort", (100, 102, 104)))
     comparison = compare(before, now, 0.1)
@@ -239,11 +228,9 @@ def test_a_slower_unit_is_said(bench: Callable[..., Bench]) -> None:
     assert f"note: {unit}" in list(comparison.sentences())
 
 
-def test_rows_that_loadgen_calls_invalid_are_not_compared(bench: Callable[..., Bench]) -> None:
-    def measured(verdict: Verdict) -> Bench:
-        return bench(
-            row("torch", STEADY, verdicts=(VALID,)), row("ort", STEADY, verdicts=(verdict,))
-        )
+def test_rows_that_loadgen_calls_invalid_are_not_compared() -> None:
+    def measured(verdict: LoadGenVerdict) -> Bench:
+        return bench(row("torch", STEADY, loadgen=VALID), row("ort", STEADY, loadgen=verdict))
 
     comparison = compare(measured(INVALID), measured(VALID), 0.1)
     assert [change.now.runner.backend for change in comparison.changes] == ["torch"]
@@ -270,23 +257,20 @@ def test_a_thirty_percent_sleep_is_found_on_a_clock_that_only_it_moves(
     pictures = [np.zeros((8, 8, 3), np.uint8)]
     inputs = make_inputs(pictures, (24, 32), tmp_path)
 
-    def measured(name: str, ours: float) -> Bench:
-        rows = measure(
+    def measured(ours: float) -> Bench:
+        plan = BenchPlan(
             [runner("baseline", 0.05), runner("ort", ours)],
             [inputs],
-            [1],
             TimedLoop(0.5),
             tmp_path,
             tiers=[HOST, END_TO_END],
             repeats=3,
         )
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps(bench_document(rows, "made up", Conditions(threads=1))))
-        return read_bench(path)
+        return measured_bench(rows=measure_rows(plan))
 
-    old = measured("old", 0.04)
-    assert found(compare(old, measured("again", 0.04), 0.1)) == ["same", "same"]
-    assert found(compare(old, measured("slower", 0.04 * 1.3), 0.1)) == ["slower", "slower"]
+    old = measured(0.04)
+    assert found(compare(old, measured(0.04), 0.1)) == ["same", "same"]
+    assert found(compare(old, measured(0.04 * 1.3), 0.1)) == ["slower", "slower"]
 
 
 def _recorded() -> list[Path]:
@@ -295,7 +279,7 @@ def _recorded() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", _recorded(), ids=lambda path: path.name)
-def test_recorded_results_of_older_versions_are_compared(path: Path) -> None:
+def test_recorded_results_are_compared(path: Path) -> None:
     recorded = read_bench(path)
     comparison = compare(recorded, recorded, 0.1)
     assert set(found(comparison)) == {"same"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,20 +15,24 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from fcn_deploy.bench import loadgen
-from fcn_deploy.bench.loadgen import Verdict
 from fcn_deploy.bench.regression import read_bench
-from fcn_deploy.bench.rows import Conditions, Row, bench_document
 from fcn_deploy.core.errors import BackendError, InputError, MissingStageError
 from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.scenes.render import draw_scene
+from fcn_deploy.results.bench import Bench, BenchRow, LoadGenVerdict
+from fcn_deploy.results.conditions import Conditions
+from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
 from fcn_deploy.runners.base import Runner, open_runner
+from tests.result_files import bare_row, measured_bench
 
 # As `python benchmarks/table.py` finds them: they are no part of the package.
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+import contenders
+import markdown_page
 import peers
 import table
 from peers import PEERS, SIZE_REFERENCE, Peer, openvino_api
@@ -99,7 +103,7 @@ def test_a_peer_gives_our_masks_tells_its_stages_and_closes_twice(
         assert mask.shape == shape
         # One pixel may flip where two classes are level: a picture of 1×1 has no more than two.
         # A network that has hardly learned is near level in many more: coarse rounding shows it.
-        share = 1 - table.MIN_AGREEMENT[description.precision]
+        share = 1 - contenders.MIN_AGREEMENT[description.precision]
         allowed = max(1.0, (5 if description.precision == "bf16" else 1) * share * mask.size)
         assert int((mask != expected).sum()) <= allowed, shape
     runner.close()
@@ -163,9 +167,9 @@ class TestUnavailable:
 
         lame = peers.Peer("peer:lame", lambda: "not installed", cannot_open)
         broken = peers.Peer("peer:broken", lambda: None, cannot_open)
-        monkeypatch.setattr(table, "PEERS", (lame, broken))
+        monkeypatch.setattr(contenders, "PEERS", (lame, broken))
         with ExitStack() as stack:
-            opened, left_out = table._open_peers(run, THREADS, stack)
+            opened, left_out = contenders.open_peers(run, THREADS, stack)
         assert opened == []
         assert left_out == [
             "peer:lame: not installed",
@@ -195,11 +199,11 @@ def test_the_scenarios_of_a_machine_have_files_of_their_own() -> None:
     assert throughputs == latencies.replace(".json", ".offline.json")
 
 
-def row(backend: str, *repeats_ms: float, precision: str = "fp32", tier: str = "host") -> Row:
+def row(backend: str, *repeats_ms: float, tier: str = "host") -> BenchRow:
     runner = RunnerDescription(
-        backend, "cpu", precision, "Library 1.0", 2, "model", "sha256:0", "sha256:0"
+        backend, "cpu", "fp32", "Library 1.0", 2, "model", "sha256:0", "sha256:0"
     )
-    return Row(runner, "single-stream", tier, 1, (320, 480), "sha256:1", repeats_ms, 64, {})
+    return bare_row(runner, repeats_ms, tier=tier, size=(320, 480))
 
 
 class TestMarkdown:
@@ -209,59 +213,90 @@ class TestMarkdown:
         row("peer:slow", 49, 52, 53),
         row("baseline", 60, 61, 62, tier="end-to-end"),
     )
+    MASKS = {"baseline fp32": 1.0, "ort fp32": 0.99996, "peer:slow fp32": 1.0}  # noqa: RUF012
+
+    def bench(self, rows: Sequence[BenchRow] = ROWS, *warnings: str) -> Bench:
+        made = measured_bench(
+            *rows,
+            environment=Environment(
+                "", "2026-11-27T10:00:00+00:00", {"cpu": "A CPU", "cores": 1}, {}
+            ),
+            conditions=Conditions(threads=2, warnings=warnings),
+        )
+        return replace(
+            made, masks=self.MASKS, references=(row("peer:fcn_resnet50", 500, 501, 502),)
+        )
 
     def text(self, *left_out: str) -> str:
-        masks = {"baseline fp32": 1.0, "ort fp32": 0.99996, "peer:slow fp32": 1.0}
-        references = (row("peer:fcn_resnet50", 500, 501, 502),)
-        return table.markdown(table.Measured(self.ROWS, references, masks, left_out, "A machine."))
+        return markdown_page.markdown(self.bench(), left_out)
+
+    def cells(self, text: str, name: str) -> list[str]:
+        """Return the cells of a runner's line in the table of the host tier."""
+        host = text.split("**single-stream, host")[1]
+        (line,) = [line for line in host.splitlines() if line.startswith(f"| {name}")]
+        return [cell.strip() for cell in line.strip("|").split("|")]
 
     def test_rows_fastest_first_references_last(self) -> None:
-        host = self.text().split("**host**")[1]
-        names = [line.split("`")[1] for line in host.splitlines() if line.startswith("| `")]
-        assert names == ["ort", "baseline", "peer:slow", "peer:fcn_resnet50"]
+        host = self.text().split("**single-stream, host")[1]
+        names = [line.split("|")[1].strip() for line in host.splitlines() if line.startswith("| ")]
+        assert names[2:] == ["ort fp32", "plain export", "peer:slow fp32", "peer:fcn_resnet50 fp32"]
 
     def test_a_row(self) -> None:
-        expected = (
-            "| `ort` | Library 1.0 | fp32 | 41.0 [40.0–42.0] | 24.4 | 1.24 (1.24–1.25) | 99.996% |"
+        assert self.cells(self.text(), "ort") == [
+            "ort fp32", "41.0 [40.0–42.0]", "24.4", "1.24 [1.24–1.25]", "99.996%", "timed loop",
+            "Library 1.0",
+        ]  # fmt: skip
+
+    def test_the_heading_says_machine_day_and_clock(self) -> None:
+        assert self.text().splitlines()[0] == (
+            "A CPU, 1 core, 2 threads; 2026-11-27; 3 interleaved repeats, single stream by a timed "
+            "loop."
         )
-        assert expected in self.text()
 
     def test_a_tie_is_called_a_tie_and_the_baseline_is_one(self) -> None:
-        assert "| tie: 0.98 (0.98–1.02) | 100% |" in self.text()
-        assert "| 1 | 100% |" in self.text()
+        assert self.cells(self.text(), "peer:slow")[3] == "tie [0.981–1.02]"
+        assert self.cells(self.text(), "plain export")[3] == "1"
 
     def test_neighbours_too_close_to_call_are_named(self) -> None:
         near = row("near", 41.5, 43, 44)
-        measured = table.Measured((*self.ROWS, near), (), {}, (), "A machine.")
-        host = table.markdown(measured).split("**host**")[1]
-        assert host.rstrip().endswith("Too close to call: `ort` fp32 and `near` fp32.")
+        host = markdown_page.markdown(self.bench((*self.ROWS, near))).split(
+            "**single-stream, host"
+        )[1]
+        assert "Too close to call: ort fp32 and near fp32." in host
         assert "Too close" not in self.text()
 
     def test_what_loadgen_refuses_and_what_to_doubt_is_said(self) -> None:
-        verdict = Verdict(False, ("too short",), 3, None, {"p50": 1}, None)
-        invalid = replace(row("ort", 40, 41, 42), verdicts=(verdict,))
-        measured = table.Measured((invalid,), (), {}, (), "A machine.", ("the load was 9",))
-        text = table.markdown(measured)
-        assert "| 41.0 [40.0–42.0] INVALID by LoadGen |" in text
-        assert text.endswith("Warning: the load was 9.\n")
+        verdict = LoadGenVerdict(False, problems=("too short",))
+        invalid = replace(row("ort", 40, 41, 42), loadgen=verdict)
+        text = markdown_page.markdown(
+            self.bench((invalid,), "the load was 9", "dropped"), ["dropped"]
+        )
+        assert self.cells(text, "ort")[5] == "INVALID: too short"
+        assert text.endswith("Left out: dropped.\n\nWarning: the load was 9.\n")
         assert "INVALID" not in self.text()
 
     def test_another_network_is_not_ranked(self) -> None:
-        assert "| not ranked | another network |" in self.text()
+        assert self.cells(self.text(), "peer:fcn_resnet50")[3:5] == [
+            "not ranked",
+            "another network",
+        ]
 
     def test_tiers_apart_and_who_is_missing(self) -> None:
         text = self.text("peer:cuda-graphs: no GPU")
-        assert text.startswith("A machine.")
-        assert text.count("**host**") == text.count("**end-to-end**") == 1
+        assert (
+            text.count("**single-stream, host, ")
+            == text.count("**single-stream, end-to-end, ")
+            == 1
+        )
         assert text.endswith("Left out: peer:cuda-graphs: no GPU.\n")
 
     def test_between_the_markers(self) -> None:
-        page = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
-        assert table.with_table(page, "new\n") == (
-            f"before\n{table.BEGIN}\n\nnew\n\n{table.END}\nafter\n"
+        page = f"before\n{markdown_page.BEGIN}\nold\n{markdown_page.END}\nafter\n"
+        assert markdown_page.with_table(page, "new\n") == (
+            f"before\n{markdown_page.BEGIN}\n\nnew\n\n{markdown_page.END}\nafter\n"
         )
-        assert table.with_table("no markers", "new") is None
-        assert table.with_table(f"{table.END}{table.BEGIN}", "new") is None
+        assert markdown_page.with_table("no markers", "new") is None
+        assert markdown_page.with_table(f"{markdown_page.END}{markdown_page.BEGIN}", "new") is None
 
 
 def test_a_page_without_markers_stays_as_it_was(
@@ -269,7 +304,7 @@ def test_a_page_without_markers_stays_as_it_was(
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text("no markers\n", encoding="utf-8")
-    table._update(page, "new")
+    markdown_page.update_page(page, "new")
     assert page.read_text(encoding="utf-8") == "no markers\n"
     assert "is as it was" in capsys.readouterr().out
 
@@ -277,23 +312,23 @@ def test_a_page_without_markers_stays_as_it_was(
 def test_agreement_is_over_all_pixels() -> None:
     zeros = np.zeros((1, 2, 2), np.uint8)
     ones = np.ones((1, 4, 3), np.uint8)
-    assert table.agreement([zeros, ones], [zeros, np.zeros_like(ones)]) == 0.25
+    assert contenders.agreement([zeros, ones], [zeros, np.zeros_like(ones)]) == 0.25
 
 
 def test_a_recorded_result_of_another_network_stays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "a-cpu-2-cores.json"
-    assert table._beside_others(target, "sha256:0") == target
-    document = bench_document([row("ort", 1, 2, 3)], "made up", Conditions(threads=2))
+    assert table.beside_others(target, "sha256:0") == target
+    document = measured_bench(row("ort", 1, 2, 3)).to_json()
     target.write_text(json.dumps(document), encoding="utf-8")
-    assert table._beside_others(target, "sha256:0") == target  # the same network once more
+    assert table.beside_others(target, "sha256:0") == target  # the same network once more
     assert capsys.readouterr().out == ""
     own = tmp_path / "a-cpu-2-cores.12345678.json"
-    assert table._beside_others(target, "sha256:123456789abc") == own
+    assert table.beside_others(target, "sha256:123456789abc") == own
     assert "another network and stays" in capsys.readouterr().out
     target.write_text("{", encoding="utf-8")
-    assert table._beside_others(target, "sha256:123456789abc") == own
+    assert table.beside_others(target, "sha256:123456789abc") == own
 
 
 class TestCommand:
@@ -307,19 +342,21 @@ class TestCommand:
         if not run.onnx(Precision.FP32).is_file():
             onnx_from_checkpoint(run.checkpoint, run.onnx(Precision.FP32))
         right = next(peer for peer in PEERS if peer.name == "peer:eager")
-        monkeypatch.setattr(table, "PEERS", (right,))
+        monkeypatch.setattr(contenders, "PEERS", (right,))
         # LoadGen would ask each of them 64 times, and seconds are wasted on the size reference.
         monkeypatch.setattr(table.loadgen, "unavailable_reason", lambda: "not asked for")
         monkeypatch.setattr(table, "REFERENCE_SECONDS", 1e-3)
-        monkeypatch.setattr(table, "usable_backends", lambda precision: ("torch", "ort"))
+        monkeypatch.setattr(contenders, "usable_backends", lambda precision: ("torch", "ort"))
         words = f"{run.root} --out {tmp_path}/out.json --size 24x32 --repeats 3 --seconds 0.001"
         words += " --tier host --tier end-to-end"
         return [*words.split(), "--no-cold-start"]
 
     def test_what_is_written(self, arguments: list[str], tmp_path: Path) -> None:
         page = tmp_path / "page.md"
-        page.write_text(f"before\n{table.BEGIN}\n{table.END}\nafter\n", encoding="utf-8")
-        told = CliRunner().invoke(table.table, [*arguments, "--update-readme", str(page)])
+        page.write_text(
+            f"before\n{markdown_page.BEGIN}\n{markdown_page.END}\nafter\n", encoding="utf-8"
+        )
+        told = CliRunner().invoke(table.table, [*arguments, "--update-page", str(page)])
         assert told.exit_code == 0, told.output
         document = read_json(tmp_path / "out.json", "")
         assert document["masks"].keys() == {
@@ -331,14 +368,16 @@ class TestCommand:
         (reference,) = document["references"]
         assert reference["runner"]["backend"] == "peer:fcn_resnet50"
         assert (reference["tier"], reference["speedup_over_baseline"]) == ("host", None)
-        assert len(read_bench(tmp_path / "out.json").rows) == len(document["rows"])
+        read = read_bench(tmp_path / "out.json")
+        assert len(read.rows) == len(document["rows"])
+        assert [row.runner.backend for row in read.references] == ["peer:fcn_resnet50"]
         assert document["options"] == [
             "--repeats", "3", "--seconds", "0.001", "--tier", "host", "--tier", "end-to-end",
             "--size", "24x32", "--no-cold-start",
         ]  # fmt: skip
-        assert "`peer:eager`" in (tmp_path / "out.md").read_text(encoding="utf-8")
+        assert "| peer:eager fp32 |" in (tmp_path / "out.md").read_text(encoding="utf-8")
         updated = page.read_text(encoding="utf-8")
-        assert "`peer:eager`" in updated
+        assert "| peer:eager fp32 |" in updated
         assert updated.startswith("before\n")
         assert updated.endswith("\nafter\n")
 
@@ -358,7 +397,7 @@ class TestCommand:
         document = read_json(tmp_path / "out.json", "")
         assert {row["scenario"] for row in document["rows"]} == {"offline"}
         assert document["references"] == []  # a latency has no place among throughputs
-        assert {row.question.scenario for row in read_bench(tmp_path / "out.json").rows} == {
+        assert {row.workload.scenario for row in read_bench(tmp_path / "out.json").rows} == {
             "offline"
         }
         page = (tmp_path / "out.md").read_text(encoding="utf-8")
@@ -368,7 +407,7 @@ class TestCommand:
     def test_a_page_s_table_is_of_latencies(self, arguments: list[str], tmp_path: Path) -> None:
         page = tmp_path / "page.md"
         page.write_text("", encoding="utf-8")
-        words = ["--scenario", "offline", "--update-readme", str(page)]
+        words = ["--scenario", "offline", "--update-page", str(page)]
         told = CliRunner().invoke(table.table, [*arguments, *words])
         assert isinstance(told.exception, InputError)
         assert not (tmp_path / "out.json").exists()
@@ -376,7 +415,7 @@ class TestCommand:
     def test_a_peer_with_wrong_masks_is_no_peer(
         self, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (right,) = table.PEERS
+        (right,) = contenders.PEERS
 
         def open_wrong(run: Run, threads: int) -> Runner:
             runner = right.open(run, threads)
@@ -385,12 +424,14 @@ class TestCommand:
             monkeypatch.setattr(runner, "_infer", lambda images: infer(images[..., ::-1]))
             return runner
 
-        monkeypatch.setattr(table, "PEERS", (peers.Peer(right.name, lambda: None, open_wrong),))
+        monkeypatch.setattr(
+            contenders, "PEERS", (peers.Peer(right.name, lambda: None, open_wrong),)
+        )
 
-        def lost(*_: object) -> list[Row]:
+        def lost(*_: object) -> tuple[BenchRow, ...]:
             raise BackendError("no memory for it")
 
-        monkeypatch.setattr(table, "_measure_reference", lost)
+        monkeypatch.setattr(table, "measure_reference", lost)
         told = CliRunner().invoke(table.table, arguments)
         assert told.exit_code == 1, told.output
         assert "left out: peer:eager fp32: only" in told.output

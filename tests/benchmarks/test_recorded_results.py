@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -30,6 +31,13 @@ def test_a_recorded_result_is_of_a_kind_and_schema_that_is_read(file: Path) -> N
     assert (kind == overlap.OVERLAP) == (file in OVERLAPS)
     if file not in OVERLAPS:
         assert read_files([file]).files == (str(file),)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_recorded_bench_is_written_as_it_was_read(file: Path) -> None:
+    document = read_json(file, repair="")
+    for bench in read_files([file]).benches if document["kind"] == "bench" else ():
+        assert json.loads(json.dumps(bench.to_json())) == document
 
 
 @pytest.mark.parametrize("file", OVERLAPS, ids=lambda file: file.name)

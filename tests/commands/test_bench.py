@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fcn_deploy.bench import loadgen
-from fcn_deploy.bench.cold_start import ColdStart
+from fcn_deploy.bench.cold_start import ColdStartPlan
 from fcn_deploy.commands.shared.cold_starts import cold_starts
 from fcn_deploy.commands.shared.options import typed_options
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.results.conditions import ColdStart
 from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.baseline import BaselineRunner
 from fcn_deploy.runners.ort.runner import OrtRunner
@@ -50,7 +51,7 @@ def test_every_row_has_loadgen_s_verdict_and_stages_that_add_up(
     rows = json.loads((exported / "b.json").read_text())["rows"]
     assert [row["runner"]["backend"] for row in rows] == ["baseline", "torch", "ort"]
     for row in rows:
-        assert row["loadgen"]["verdict"] == "VALID"
+        assert row["loadgen"]["valid"]
         assert sum(row["stages_ms"].values()) == pytest.approx(row["wall_ms"], rel=0.05)
 
 
@@ -80,9 +81,9 @@ def test_a_cold_start_of_every_backend(fcn_deploy: FcnDeploy, exported: Path) ->
     words = ("--clock", "loop", "--tier", "host", "--json", "b.json")
     finished = fcn_deploy("bench", ".", *QUICK, *words)
     assert finished.code == 0, finished.err
-    assert "cold start ms" in finished.out
+    assert "cold start, ms" in finished.out
     document = json.loads((exported / "b.json").read_text())
-    started = document["runners"]
+    started = document["cold_starts"]
     backends = [entry["runner"]["backend"] for entry in started]
     assert {"baseline", "torch", "ort"} <= set(backends)
     assert backends == [row["runner"]["backend"] for row in document["rows"]]
@@ -95,13 +96,11 @@ def test_a_cold_start_of_every_backend(fcn_deploy: FcnDeploy, exported: Path) ->
 def test_a_cold_start_opens_the_file_not_what_is_made_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, Precision]] = []
-    shapes: dict[str, Any] = {"size": (32, 48), "largest": (4, 64, 48)}
+    asked: list[ColdStartPlan] = []
 
-    def measure(run: Run, backend: str, *, precision: Precision, **how: Any) -> ColdStart:
-        asked.append((backend, precision))
-        assert how.items() >= shapes.items()
-        return ColdStart()
+    def measure(plan: ColdStartPlan) -> ColdStart:
+        asked.append(plan)
+        return ColdStart(plan.runner, plan.size, plan.largest)
 
     monkeypatch.setattr("fcn_deploy.bench.cold_start.measure_cold_start", measure)
     # On every CPU: a backend that computes a float32 file in bfloat16.
@@ -109,9 +108,11 @@ def test_a_cold_start_opens_the_file_not_what_is_made_of_it(
     half = FakeRunner(backend="ort-cuda", precision=Precision.FP16)
     files = {rounding: Precision.FP32, half: Precision.FP16}
     found = cold_starts(Run(tmp_path), files, "auto", 1, (1, 4), ((32, 48), (64, 48)))
-    assert asked == [("openvino-bf16", Precision.FP32), ("ort-cuda", Precision.FP16)]
-    assert [entry["runner"]["precision"] for entry in found] == ["bf16", "fp16"]
-    assert {(*entry["size"], *entry["largest"]) for entry in found} == {(32, 48, 4, 64, 48)}
+    assert [(plan.runner.backend, plan.precision) for plan in asked] == [
+        ("openvino-bf16", Precision.FP32), ("ort-cuda", Precision.FP16),
+    ]  # fmt: skip
+    assert [start.runner.precision for start in found] == ["bf16", "fp16"]
+    assert {(*start.size, *start.largest) for start in found} == {(32, 48, 4, 64, 48)}
 
 
 @pytest.mark.parametrize(

@@ -14,20 +14,19 @@ from typing import Any
 
 import pytest
 
-from fcn_deploy.bench.conditions import warnings_about
+from fcn_deploy.bench.conditions import read_gpus, warnings_about
 from fcn_deploy.machine import sensors
 from fcn_deploy.machine.sensors import (
     CpuTimes,
-    GpuReading,
     energy_joules,
     others_share,
     read_cpu_times,
-    read_gpus,
     steal_share,
     system_load,
 )
+from fcn_deploy.results.conditions import Sensor
 
-CALM = GpuReading("Fake GPU", 1980, 2619, 41, 412.5, ())
+CALM = Sensor("Fake GPU", 1980, 2619, 41, 412.5, ())
 
 
 class NVMLError(Exception):
@@ -176,7 +175,7 @@ def test_what_the_gpu_does_not_give_is_none(install: Install, function: str, fie
 def test_a_gpu_that_gives_nothing_at_all(install: Install) -> None:
     given = [name for name in dir(FakeNvml) if name.startswith("nvmlDeviceGet")]
     install(FakeNvml(missing=tuple(n for n in given if n != "nvmlDeviceGetHandleByIndex")))
-    assert read_gpus() == (GpuReading(None, None, None, None, None, None),)
+    assert read_gpus() == (Sensor(None, None, None, None, None, None),)
     assert energy_joules() is None
 
 

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,8 +18,8 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.bench import inputs, scenarios
-from fcn_deploy.bench import measure as bench
-from fcn_deploy.bench import rows as rows_bench
+from fcn_deploy.bench.conditions import ConditionWatch
+from fcn_deploy.bench.measure import BenchPlan, measure
 from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
@@ -36,8 +37,9 @@ from fcn_deploy.report.charts import (
 )
 from fcn_deploy.report.page import data_uri, write_merged_report, write_report
 from fcn_deploy.report.summary import summary_lines
-from fcn_deploy.report.tables import bench_groups, distance_words, margin_words, most_flips
+from fcn_deploy.report.tables import distance_words, margin_words, most_flips
 from fcn_deploy.results import bench as bench_results
+from fcn_deploy.results.bench_table import bench_groups
 from fcn_deploy.results.format import runner_name
 from fcn_deploy.results.read import read_files, read_results
 from tests.fakes import FAKE_SPEC, FakeRunner
@@ -121,7 +123,7 @@ def test_the_whole_page(full_run: Run) -> None:
         "ort fp32 against torch fp32", "boundary flips", "interior flips", "worst class",
         "swapped fp32 against torch fp32",
         "single-stream, end-to-end, batch 1, 320×480",
-        "2 CPU threads pinned", "fake 1.0", "the baseline", "p90", "too few", "timed loop",
+        "2 CPU threads pinned", "fake 1.0", "plain export", "p90", "too few", "timed loop",
         describe_machine()["cpu"], f"numpy {describe_versions()['numpy']}",
         "sha256:fake-checkpoint", "load 0.10 before the run, 1.25 after",
         "stolen by the host: 0.120%", "taken by other programs: 0.340%",
@@ -141,7 +143,7 @@ def test_everything_that_a_bench_file_may_hold_is_shown(run: Run) -> None:
     text = page_of(run).text
     for part in (
         "MLPerf LoadGen", "VALID means at least 0.5 s and 64 queries a repeat",
-        "INVALID: it had too few queries", "p99 bound", "100",
+        "INVALID: it had too few queries", "p99 bound, ms", "100",
         "server, host, batch 1, 320×480", "offline, host, batch 1, 320×480",
         "Throughput over batch", "Images/s over batch: end-to-end, 320×480",
         "NVIDIA H200", "1,785", "power cap", "3,201", "95.5",
@@ -267,7 +269,7 @@ def test_a_tie_is_marked_also_between_two_that_are_not_the_baseline(run: Run) ->
     near = row(described("other"), 20.5, 20.0, 20.1)
     write_json(run.bench_folder / "b.json", bench_document(BASELINE, FAST, near, LEVEL))
     text = page_of(run).text
-    assert "= tie 0.976–1.02×" in text
+    assert "= tie 0.976–1.02" in text
     assert "= tie: other fp32 and ort fp32 are too close to call here" in text.replace(
         "ort fp32 and other fp32", "other fp32 and ort fp32"
     )
@@ -315,7 +317,7 @@ def test_only_rows_that_count_are_called_fastest(run: Run) -> None:
     def headline(*invalid: str) -> str:
         rows = [
             row(r.runner, *r.repeats_ms,
-                verdicts=[verdict("too short") if r.runner.backend in invalid else verdict()])
+                loadgen=verdict("too short") if r.runner.backend in invalid else verdict())
             for r in (BASELINE, FAST, row(described("other"), 20.0, 20.5, 20.1))
         ]  # fmt: skip
         write_json(run.bench_folder / "a.json", bench_document(*rows))
@@ -432,9 +434,10 @@ def test_the_clock_of_the_project_is_read(run: Run, tmp_path: Path) -> None:
     made = inputs.make_inputs(list(noise), (16, 24), tmp_path)
     runners = [FakeRunner(backend="baseline"), FakeRunner(backend="ort")]
     scenario = scenarios.TimedLoop(0.001)
-    rows = bench.measure(runners, [made], [1, 2], scenario, tmp_path, repeats=3)
-    document = rows_bench.bench_document(rows, "noise", rows_bench.Conditions(threads=1))
-    write_json(run.bench_folder / "b.json", document)
+    plan = BenchPlan(runners, [made], scenario, tmp_path, batch_sizes=[1, 2], repeats=3)
+    measured = measure(plan, ConditionWatch(threads=1))
+    unknown = replace(measured.conditions, load_before=None, load_after=None)
+    write_json(run.bench_folder / "b.json", replace(measured, conditions=unknown).to_json())
     assert len(bench_groups(read_results(run).benches[0])) == 4
     assert "load unknown before the run, unknown after" in page_of(run).text
 

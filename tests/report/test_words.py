@@ -236,8 +236,8 @@ def test_single_stream_end_to_end_at_the_smallest_batch_is_named_first(run: Run)
 def test_what_loadgen_says(run: Run) -> None:
     rows = [
         FAST,
-        replace(FAST, verdicts=(verdict(),)),
-        replace(FAST, verdicts=(verdict(), verdict("it was too short"))),
+        replace(FAST, loadgen=verdict()),
+        replace(FAST, loadgen=verdict("it was too short")),
     ]
     write_json(run.bench_folder / "b.json", bench_document(*rows))
     (measured,) = read_results(run).benches
@@ -266,7 +266,7 @@ def test_speed_over_an_invalid_baseline_is_named(
     }
     rows = [
         row(runner, 20.0, 20.5, 20.0, tier=tier,
-            verdicts=[verdict("it was too short") if name in invalid else verdict()])
+            loadgen=verdict("it was too short") if name in invalid else verdict())
         for name, (runner, tier) in cases.items()
     ]  # fmt: skip
     write_json(run.bench_folder / "b.json", bench_document(*rows))
@@ -284,15 +284,15 @@ def test_commands_to_repeat(tmp_path: Path, add_parity: AddParity) -> None:
     run = Run(tmp_path / "my run")
     write_json(run.metrics, metrics())
     add_parity(run, "ort16")
-    write_json(run.bench_folder / "b.json", bench_document(BASELINE, LEVEL))
+    document = bench_document(BASELINE, LEVEL, options=("--fp16", "--backend", "ort"))
+    write_json(run.bench_folder / "b.json", document)
     quoted = f"'{run.root}'"
     assert repeat_commands(read_results(run)) == [
         f"fcn-deploy train --out {quoted} --data 'my data' --epochs 3",
         f"fcn-deploy export {quoted}",
         f"fcn-deploy export {quoted} --fp16",
         f"fcn-deploy parity {quoted} --backend ort --fp16 --images 'my <val> images'",
-        f"fcn-deploy bench {quoted} --fp16 --backend ort --scenario single-stream --clock loop "
-        "--tier end-to-end --batch 1 --size 320x480 --threads 2 --repeats 3",
+        f"fcn-deploy bench {quoted} --fp16 --backend ort",
         f"fcn-deploy report {quoted}",
     ]
 
@@ -304,20 +304,15 @@ def test_the_default_run_needs_no_argument(tmp_path: Path, monkeypatch: pytest.M
     assert repeat_commands(read_results(run))[-1] == "fcn-deploy report"
 
 
-def test_commands_of_a_server_and_of_merged_files(tmp_path: Path) -> None:
-    served = row(
-        described("ort"), 20.0, 21.0, 20.0,
-        scenario=bench.SERVER, tier=bench.HOST, verdicts=[verdict()], target_p99_ms=100.0,
-    )  # fmt: skip
-    document = bench_document(served)
+def test_commands_of_merged_files(tmp_path: Path) -> None:
+    document = bench_document(FAST, options=("--backend", "ort", "--batch", "1,8"))
     document["machine"] |= {"cpu": "A CPU\nrm -rf ~", "cores": 8}
     document["rows"][0]["runner"]["file"] = "my runs/a/model.onnx"
     file = tmp_path / "a file.json"
     write_json(file, document)
     assert repeat_commands(read_files([file])) == [
         "# on A CPU rm -rf ~, 8 cores",
-        "fcn-deploy bench 'my runs/a' --backend ort --scenario server --target-p99-ms 100 "
-        "--clock loadgen --tier host --batch 1 --size 320x480 --threads 2 --repeats 3",
+        "fcn-deploy bench 'my runs/a' --backend ort --batch 1,8",
         "# wherever these files are",
         f"fcn-deploy report '{file}'",
     ]
@@ -330,10 +325,6 @@ def test_a_bench_is_repeated_with_the_options_that_were_typed(tmp_path: Path) ->
     write_json(run.bench_folder / "b.json", document)
     commands = repeat_commands(read_results(run))
     assert f"fcn-deploy bench {run.root} --device cpu --images 'my pictures'" in commands
-    del document["options"]  # of an older version: what the file holds
-    write_json(run.bench_folder / "b.json", document)
-    commands = repeat_commands(read_results(run))
-    assert any(c.startswith(f"fcn-deploy bench {run.root} --backend ort --scen") for c in commands)
 
 
 def test_a_parity_is_repeated_with_the_words_that_were_typed(
@@ -448,20 +439,3 @@ def test_how_pictures_are_called_is_how_the_data_sets_call_them() -> None:
     from fcn_deploy.report.repeat_commands import SCENES
 
     assert SCENES_SOURCE.startswith(SCENES)
-
-
-def test_the_options_of_bench_are_its_own() -> None:
-    import click
-
-    from fcn_deploy.commands.bench import bench as command
-
-    known = {
-        name
-        for option in command.params
-        if isinstance(option, click.Option)
-        for name in option.opts
-    }
-    assert {
-        "--backend", "--fp16", "--scenario", "--target-p99-ms", "--clock", "--tier", "--batch",
-        "--size", "--threads", "--repeats",
-    } <= known  # fmt: skip

@@ -1,16 +1,18 @@
-"""What a measurement needs around it: pictures, cold starts, what the machine was doing."""
+"""What each backend costs before its first mask, one process after the other, with a bar."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fcn_deploy.commands.shared.console import counter
 
 if TYPE_CHECKING:
     from fcn_deploy.core.run import Run
     from fcn_deploy.core.spec import Precision
+    from fcn_deploy.results.conditions import ColdStart
     from fcn_deploy.results.runner import RunnerDescription
     from fcn_deploy.runners.base import Runner
 
@@ -26,7 +28,7 @@ def cold_starts(
     threads: int,
     batches: Sequence[int],
     sizes: Sequence[tuple[int, int]],
-) -> list[dict[str, Any]]:
+) -> tuple[ColdStart, ...]:
     """Start every backend in a process of its own, and say what that takes.
 
     Args:
@@ -38,35 +40,27 @@ def cold_starts(
         batches: pictures per query that are measured; memory is that of the most of them,
         sizes: at the largest (height, width) in pixels; the first mask is of one of the first.
     """
-    from fcn_deploy.bench.cold_start import measure_cold_start
+    from fcn_deploy.bench.cold_start import ColdStartPlan, measure_cold_start
     from fcn_deploy.runners.base import TORCH_BACKENDS
 
-    largest = (max(batches), *max(sizes, key=lambda size: size[0] * size[1]))
     found = []
     with counter("cold starts", len(files)) as step:
         for runner, precision in files.items():
             description = runner.describe()
-            start = measure_cold_start(
-                source,
-                description.backend,
+            plan = ColdStartPlan(
+                run=source,
+                runner=description,
                 precision=precision,
                 threads=threads,
                 device=device if description.backend in TORCH_BACKENDS else "auto",
                 size=sizes[0],
-                largest=largest,
+                largest=(max(batches), *max(sizes, key=lambda size: size[0] * size[1])),
                 timeout_s=COLD_START_LIMIT_S,
             )
-            found.append(
-                {
-                    "runner": description.to_json(),
-                    "size": list(sizes[0]),
-                    "largest": list(largest),
-                    **start.to_json(),
-                    "build_seconds": _build_seconds(description),
-                }
-            )
+            start = measure_cold_start(plan)
+            found.append(replace(start, build_seconds=_build_seconds(description)))
             step()
-    return found
+    return tuple(found)
 
 
 def _build_seconds(description: RunnerDescription) -> float | None:
