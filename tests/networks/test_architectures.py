@@ -57,11 +57,11 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
             assert_masks_are_the_same(reference, other, shape)
         scene, _ = draw_scene(0, 0, (80, 112))
         pictures = Pictures("scenes", 1, [Picture("scene", scene)].__getitem__, small_extras)
-        result = compare(reference, candidate, pictures)
+        (result,) = compare(reference, [candidate], pictures)
         assert result.passed, [check.sentence for check in result.checks if not check.passed]
         if unavailable_reason("openvino-int8x3") is None:
             with open_runner(run, "openvino-int8x3", outputs=("mask", "logits")) as split:
-                result = compare(reference, split, pictures)
+                (result,) = compare(reference, [split], pictures)
             assert result.passed, [check.sentence for check in result.checks if not check.passed]
 
     if api.unavailable_reason(Product.RTX) is None:
