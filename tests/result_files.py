@@ -14,12 +14,13 @@ from fcn_deploy.bench import rows as rows_bench
 from fcn_deploy.bench.loadgen import Verdict
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.dataset import Sample
 from fcn_deploy.data.masks import mask_to_colour
 from fcn_deploy.data.scenes.dataset import SceneDataset
 from fcn_deploy.machine import sensors
 from fcn_deploy.machine.description import describe_machine, describe_versions, utc_now
 from fcn_deploy.parity import compare
-from fcn_deploy.parity.inputs import Picture, Pictures
+from fcn_deploy.parity.inputs import Pictures
 from fcn_deploy.results import bench as bench_results
 from fcn_deploy.results import bisect
 from fcn_deploy.results.bisect import BisectedModel, Bisection, Layer
@@ -90,7 +91,7 @@ def pictures() -> Pictures:
         coarse = generator.integers(0, FAKE_SPEC.num_classes, (6, 8), dtype=np.uint8)
         mask = np.repeat(np.repeat(coarse, 12, axis=0), 12, axis=1)
         image = mask_to_colour(mask, FAKE_SPEC.palette)
-        found.append(Picture(f"picture {index}", image, mask))
+        found.append(Sample(f"picture {index}", image, mask))
     return Pictures("my <val> images", len(found), found.__getitem__)
 
 

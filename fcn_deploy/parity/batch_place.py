@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import InputError
+from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.data.metrics import margin_of
-from fcn_deploy.parity.inputs import Picture
 from fcn_deploy.results.parity_parts import BatchCheck
 from fcn_deploy.runners.base import Runner
 
@@ -38,7 +38,7 @@ class BatchPlaceTest:
         pictures: in the order in which they stand in the batch.
     """
 
-    def __init__(self, reference: Runner, pictures: Sequence[Picture]) -> None:
+    def __init__(self, reference: Runner, pictures: Sequence[NamedImage]) -> None:
         self._reference = reference
         self._images = [picture.image for picture in pictures]
         self._margins: dict[int, NDArray[np.float32]] = {}

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import ModelSpec, Precision
+from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.parity.batch_place import BatchPlaceTest
 from fcn_deploy.parity.diagnosis import PLACE_IN_BATCH, diagnose, find_cause
 from fcn_deploy.parity.evidence import CandidateRun
 from fcn_deploy.parity.gate import GATES, gate_checks, only_rounding_check
-from fcn_deploy.parity.inputs import ODD_SIZES, Picture, Pictures
+from fcn_deploy.parity.inputs import ODD_SIZES, Pictures
 from fcn_deploy.parity.saved_outputs import Recording, require_comparable
 from fcn_deploy.parity.tally import ReferenceOutput, Tally
 from fcn_deploy.parity.worst_pictures import drawn
@@ -71,7 +72,7 @@ def compare(
         raise InputError("the candidate has other classes than the reference", "export it again")
     descriptions = [candidate.describe() for candidate in candidates]
     tallies = [Tally(spec.num_classes) for _ in candidates]
-    first: list[Picture] = []
+    first: list[NamedImage] = []
     for picture in pictures:
         _add(reference, candidates, tallies, picture)
         if len(first) < len(ODD_SIZES):
@@ -114,7 +115,7 @@ def compare_recordings(reference: Recording, candidate: Recording) -> Comparison
 
 
 def _add(
-    reference: Runner, candidates: Sequence[Runner], tallies: Sequence[Tally], picture: Picture
+    reference: Runner, candidates: Sequence[Runner], tallies: Sequence[Tally], picture: NamedImage
 ) -> None:
     expected = ReferenceOutput.of(picture, *_mask_and_logits(reference, picture))
     for candidate, tally in zip(candidates, tallies, strict=True):
@@ -122,7 +123,7 @@ def _add(
 
 
 def _mask_and_logits(
-    runner: Runner, picture: Picture
+    runner: Runner, picture: NamedImage
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     outputs = runner.run(picture.image[None])
     if outputs.logits is None:

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError
+from fcn_deploy.data.dataset import NamedImage, Sample
 from fcn_deploy.data.images import image_content
 from fcn_deploy.data.metrics import ConfusionMatrix, edge_bands, margin_of
 from fcn_deploy.parity.histogram import MarginHistogram
-from fcn_deploy.parity.inputs import Picture
 from fcn_deploy.results.parity_parts import Bucket, ClassFlips, Flip
 
 #: Flips written out one by one, those with the widest margins first.
@@ -52,7 +52,7 @@ class ReferenceOutput:
         bands: of each of ``DISTANCES``, which pixels lie within it of a class edge, bool [H, W].
     """
 
-    picture: Picture
+    picture: NamedImage
     mask: NDArray[np.uint8]
     logits: NDArray[np.float32]
     margin: NDArray[np.float32]
@@ -60,7 +60,7 @@ class ReferenceOutput:
 
     @classmethod
     def of(
-        cls, picture: Picture, mask: NDArray[np.uint8], logits: NDArray[np.float32]
+        cls, picture: NamedImage, mask: NDArray[np.uint8], logits: NDArray[np.float32]
     ) -> ReferenceOutput:
         """Return a picture's output with margin and bands."""
         # A NaN in the reference fails the first check; here it must only stay writable as JSON.
@@ -131,8 +131,8 @@ class Tally:
     )
     margins: MarginHistogram = field(default_factory=MarginHistogram)
     flip_margins: list[NDArray[np.float32]] = field(default_factory=list)
-    most_flipped: Picture | None = None
-    least_alike: Picture | None = None
+    most_flipped: NamedImage | None = None
+    least_alike: NamedImage | None = None
     reference_confusion: ConfusionMatrix | None = None
     candidate_confusion: ConfusionMatrix | None = None
     _digest: Any = field(default_factory=hashlib.sha256)
@@ -192,8 +192,8 @@ class Tally:
                 picture.name, flips, mask.size, picture.image, reference.mask, mask, margin
             )
             _push(self._drawings, (flips / mask.size, -self.pictures, drawing), MAX_DRAWN)
-        if picture.truth is not None:
-            self._score(picture.truth, reference.mask, mask)
+        if isinstance(picture, Sample):
+            self._score(picture.mask, reference.mask, mask)
 
     def _count_errors(self, logits: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
         """Count a picture's errors and return its largest |Δlogit|."""
@@ -260,7 +260,7 @@ class Tally:
             # The running number keeps the heap from comparing flips, and earlier ones first.
             _push(self._widest_flips, (flip.margin, -next(self._order), flip), MAX_LISTED_FLIPS)
 
-    def _keep_worst(self, picture: Picture, flips: int, error: float) -> None:
+    def _keep_worst(self, picture: NamedImage, flips: int, error: float) -> None:
         height, width = picture.image.shape[:2]
         if min(height, width) < SMALLEST_TELLING:
             return

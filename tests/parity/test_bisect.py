@@ -17,10 +17,11 @@ from fcn_deploy.commands.parity_tables import layer_row
 from fcn_deploy.core.errors import InputError, OnnxFileError
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.spec import ModelSpec, Precision
+from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.export.exporter import onnx_from_checkpoint
 from fcn_deploy.graph.onnx_file import load_onnx, write_metadata
 from fcn_deploy.parity.bisect import TOLERANCES, bisect, save
-from fcn_deploy.parity.inputs import Picture, Pictures
+from fcn_deploy.parity.inputs import Pictures
 from fcn_deploy.parity.layer_pairs import LayerPair, paired_layers
 from fcn_deploy.results.bisect import Bisection
 from fcn_deploy.results.read import read_files
@@ -106,7 +107,7 @@ def seen(count: int = 2) -> list[NDArray[np.uint8]]:
 
 
 def listed(images: list[NDArray[np.uint8]], source: str = "test") -> Pictures:
-    return Pictures(source, len(images), lambda i: Picture(f"p{i}", images[i]))
+    return Pictures(source, len(images), lambda i: NamedImage(f"p{i}", images[i]))
 
 
 def run_bisect(paths: tuple[Path, Path], *, tolerance: float | None = None) -> Bisection:

@@ -7,7 +7,7 @@ import gc
 import io
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from PIL import Image
 
 from fcn_deploy.core.errors import ArtifactError, BackendError, DataError, InputError
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.dataset import NamedImage, Sample
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.data.scenes.dataset import SceneDataset
 from fcn_deploy.parity.compare import compare, save
 from fcn_deploy.parity.histogram import MarginHistogram
 from fcn_deploy.parity.inputs import (
     ODD_SIZES,
-    Picture,
     Pictures,
     labelled_pictures,
     made_extras,
@@ -42,7 +42,7 @@ from tests.fakes import FAKE_SPEC, FakeRunner
 Images = NDArray[np.uint8]
 
 
-def made_up(count: int = 3) -> list[Picture]:
+def made_up(count: int = 3) -> list[Sample]:
     """Return pictures of smooth class colours with their truth."""
     generator = np.random.default_rng(5)
     pictures = []
@@ -52,11 +52,11 @@ def made_up(count: int = 3) -> list[Picture]:
         colours = np.array(FAKE_SPEC.palette, np.uint8)[truth]
         noise = generator.integers(-30, 31, colours.shape)
         image = np.clip(colours.astype(int) + noise, 0, 255).astype(np.uint8)
-        pictures.append(Picture(f"p{number}", image, truth))
+        pictures.append(Sample(f"p{number}", image, truth))
     return pictures
 
 
-def listed(pictures: list[Picture]) -> Pictures:
+def listed(pictures: Sequence[NamedImage]) -> Pictures:
     return Pictures("made up", len(pictures), pictures.__getitem__)
 
 
@@ -66,7 +66,7 @@ def compared(reference: Runner, candidate: Runner, pictures: Pictures) -> Compar
     return comparison
 
 
-def result_of(candidate: FakeRunner, pictures: list[Picture] | None = None) -> Comparison:
+def result_of(candidate: FakeRunner, pictures: Sequence[NamedImage] | None = None) -> Comparison:
     return compared(FakeRunner(), candidate, listed(pictures or made_up()))
 
 
@@ -204,7 +204,7 @@ def test_a_lost_class_shows_in_miou_and_worst_class() -> None:
 
 
 def test_unlabelled_pictures_have_no_scores() -> None:
-    pictures = [replace(picture, truth=None) for picture in made_up()]
+    pictures = [NamedImage(picture.name, picture.image) for picture in made_up()]
     result = result_of(FakeRunner(), pictures)
     assert result.to_json()["scores"] is None
     assert "mIoU" not in {check.name for check in result.checks}
@@ -360,7 +360,7 @@ def test_flips_are_counted_by_class_margin_and_distance() -> None:
         assert outputs.logits is not None
         return replace(outputs, mask=mask, logits=outputs.logits + np.float32(0.25))
 
-    content = result_of(FakeRunner(bug=flip_some), [Picture("p", image)]).to_json()
+    content = result_of(FakeRunner(bug=flip_some), [NamedImage("p", image)]).to_json()
     assert content["flips_by_class"] == [
         {"reference": 0, "candidate": 1, "flips": 6},
         {"reference": 0, "candidate": 2, "flips": 2},
@@ -401,7 +401,7 @@ def test_other_classes_of_the_data_are_refused(tmp_path: Path) -> None:
     )
     pictures = labelled_pictures(scenes, fitting, limit=1)
     assert [p.name for p in pictures] == ["scene_0_0000"]
-    assert pictures.picture(0).truth is not None
+    assert isinstance(pictures.picture(0), Sample)
 
 
 @given(st.lists(st.floats(0, 1e4, width=32), min_size=1, max_size=50), st.floats(1e-6, 1e3))
@@ -475,7 +475,7 @@ def honest_ones(count: int) -> list[FakeRunner]:
 def test_pictures_are_decoded_and_given_to_the_reference_once(count: int) -> None:
     pictures, decoded, steps = made_up(), [], []
 
-    def picture(index: int) -> Picture:
+    def picture(index: int) -> NamedImage:
         decoded.append(index)
         return pictures[index]
 
@@ -563,7 +563,7 @@ def test_a_candidate_that_fails_ends_the_comparison() -> None:
 
 def test_a_comparison_is_read_back_as_it_was_made(tmp_path: Path) -> None:
     swapped = FakeRunner(backend="swapped", see=lambda images: images[..., ::-1])
-    unlabelled = [replace(picture, truth=None) for picture in made_up()]
+    unlabelled = [NamedImage(picture.name, picture.image) for picture in made_up()]
     made = [
         *compare(FakeRunner(), [*honest_ones(1), swapped], listed(made_up())),
         *compare(FakeRunner(), [swapped], listed(unlabelled)),
