@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +14,7 @@ from hypothesis import settings
 from PIL import Image
 
 from fcn_deploy.cli import main
-from fcn_deploy.core.files import write_json
+from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange
 from fcn_deploy.data.masks import voc_palette, write_mask
@@ -230,11 +230,11 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def add_parity(compared: Path) -> AddParity:
-    """Give a run one of the results."""
+    """Give a run one of the results, with the words that a command line had for it, if any."""
 
-    def add(run: Run, name: str) -> None:
-        run.parity_folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(compared / f"{name}.json", run.parity_folder)
+    def add(run: Run, name: str, typed: Mapping[str, Sequence[str]] | None = None) -> None:
+        document = read_json(compared / f"{name}.json", "")
+        write_json(run.parity_folder / f"{name}.json", {**document, **(typed or {})})
 
     return add
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from fcn_deploy.bench.rows import MeasuredRow, percentiles, timing, with_ratios
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.dataset import Sample
 from fcn_deploy.data.masks import mask_to_colour
 from fcn_deploy.data.scenes.dataset import SceneDataset
 from fcn_deploy.machine.description import describe_machine, describe_versions, utc_now
-from fcn_deploy.parity import bisect, compare
-from fcn_deploy.parity.inputs import Picture, Pictures
+from fcn_deploy.parity import compare
+from fcn_deploy.parity.inputs import Pictures
 from fcn_deploy.results import bench as bench_results
+from fcn_deploy.results import bisect
 from fcn_deploy.results.bench import Bench, BenchRow, LoadGenVerdict
+from fcn_deploy.results.bisect import BisectedModel, Bisection, Layer
 from fcn_deploy.results.conditions import ColdStart, Conditions, Sensor
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.runner import RunnerDescription
@@ -28,8 +31,14 @@ from tests.fakes import FAKE_SPEC, FakeRunner
 
 #: How files name the pictures that nobody has to bring along.
 SCENES_SOURCE = SceneDataset.open("val").source
-#: Gives a run one of the parity results; see the fixture ``add_parity``.
-AddParity = Callable[[Run, str], None]
+
+
+class AddParity(Protocol):
+    """Gives a run one of the parity results; see the fixture ``add_parity``."""
+
+    def __call__(
+        self, run: Run, name: str, typed: Mapping[str, Sequence[str]] | None = None
+    ) -> None: ...
 
 
 def metrics(epochs: int = 3, **changes: Any) -> dict[str, Any]:
@@ -91,7 +100,7 @@ def pictures() -> Pictures:
         coarse = generator.integers(0, FAKE_SPEC.num_classes, (6, 8), dtype=np.uint8)
         mask = np.repeat(np.repeat(coarse, 12, axis=0), 12, axis=1)
         image = mask_to_colour(mask, FAKE_SPEC.palette)
-        found.append(Picture(f"picture {index}", image, mask))
+        found.append(Sample(f"picture {index}", image, mask))
     return Pictures("my <val> images", len(found), found.__getitem__)
 
 
@@ -110,8 +119,7 @@ def write_parity_results(folder: Path) -> None:
     """Compare every candidate with the reference, each into a file of its own with pictures."""
     for name, candidate in CANDIDATES.items():
         reference = FakeRunner(backend="torch")
-        result = compare.compare(reference, candidate, pictures())
-        compare.save([result], folder / f"{name}.json")
+        compare.save(compare.compare(reference, [candidate], pictures()), folder / f"{name}.json")
 
 
 def bare_row(
@@ -299,18 +307,18 @@ def bisect_document(layers: int = 40, first: int = 25) -> dict[str, Any]:
         if number >= first:
             error = 3e-2
         made.append(
-            bisect.LayerError(
+            Layer(
                 f"/backbone/layer{number}/conv", "Conv", f"t{number}", (1, 64, 40, 60),
                 2.5, 4 * error, 2.5 * error, error, True, error > 1e-4,
             )
         )  # fmt: skip
-    result = bisect.BisectResult(
-        bisect.ProbedFile("model.onnx", "sha256:reference", Precision.FP32),
-        bisect.ProbedFile("model.fp16.onnx", "sha256:candidate", Precision.FP16),
+    bisection = Bisection(
+        BisectedModel("model.onnx", "sha256:reference", "fp32"),
+        BisectedModel("model.fp16.onnx", "sha256:candidate", "fp16"),
         "scenes",
         4,
         1e-4,
         tuple(made),
     )
-    document: dict[str, Any] = json.loads(json.dumps(bisect.document(result)))
+    document: dict[str, Any] = json.loads(json.dumps(bisect.bisect_document(bisection)))
     return document

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange
+from fcn_deploy.data.dataset import Sample
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
 from fcn_deploy.networks.upsampling import bilinear_kernel
-from fcn_deploy.parity.inputs import Picture, Pictures
+from fcn_deploy.parity.inputs import Pictures
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import Outputs, Runner
 
@@ -171,5 +172,5 @@ def _rounded(values: Tensor, precision: Precision, axis: int | None = None) -> T
 def scene_pictures(count: int = 3) -> Pictures:
     """Return scenes that the network was not trained on, of 96×128."""
     scenes = [draw_scene(2, index, (96, 128)) for index in range(count)]
-    found = [Picture(f"scene {i}", image, mask) for i, (image, mask) in enumerate(scenes)]
+    found = [Sample(f"scene {i}", image, mask) for i, (image, mask) in enumerate(scenes)]
     return Pictures("scenes", count, found.__getitem__)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,7 +28,10 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 
 if TYPE_CHECKING:
-    from fcn_deploy.parity.compare import ParityResult
+    from fcn_deploy.core.spec import ModelSpec
+    from fcn_deploy.parity.inputs import Pictures
+    from fcn_deploy.results.parity import Comparison
+    from fcn_deploy.runners.base import Runner
 
 
 _BOTH = ("mask", "logits")
@@ -34,6 +39,49 @@ _BOTH = ("mask", "logits")
 BISECT_PICTURES = 16
 #: Options that change where a result is written, and nothing in it.
 _NOT_REPEATED = ("json_file",)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParityOptions:
+    """What was typed; the fields are the arguments and options of :func:`parity`."""
+
+    arguments: tuple[str, ...]
+    backends: tuple[str, ...]
+    precision: Precision
+    data: str | None
+    images: Path | None
+    limit: int | None
+    json_file: Path | None
+    outputs_file: Path | None
+    bisecting: bool
+    device: str
+    threads: int | None
+    trust: bool
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """Those of the arguments that are files of saved outputs."""
+        words = self.arguments
+        return tuple(word for word in words if word.endswith(".json") and not Path(word).is_dir())
+
+    def run(self) -> Run:
+        """Return the run that was named, or the default one."""
+        return run_from_argument(self.arguments[0] if self.arguments else None, self.trust)
+
+    def pictures(self, source: Run, spec: ModelSpec, limit: int | None = None) -> Pictures:
+        """Return what to compare on; ``limit`` pictures at most unless another number was typed."""
+        return parity_pictures(source, spec, self.data, self.images, self.limit or limit)
+
+    def open(self, source: Run, backend: str, precision: Precision) -> Runner:
+        """Open a runner that gives masks and logits."""
+        return open_backend(
+            source,
+            backend,
+            precision=precision,
+            outputs=_BOTH,
+            device=self.device,
+            threads=self.threads,
+        )
 
 
 @click.command()
@@ -66,59 +114,28 @@ _NOT_REPEATED = ("json_file",)
 @threads_option
 @trust_option
 @click.pass_context
-def parity(
-    context: click.Context,
-    arguments: tuple[str, ...],
-    backends: tuple[str, ...],
-    precision: Precision,
-    data: str | None,
-    images: Path | None,
-    limit: int | None,
-    json_file: Path | None,
-    outputs_file: Path | None,
-    bisecting: bool,
-    device: str,
-    threads: int | None,
-    trust: bool,
-) -> None:
+def parity(context: click.Context, /, **typed: Any) -> None:
     """Prove that a backend's masks are PyTorch's; exit code 1 where the gate fails.
 
     Two files of --save-outputs, the float32 reference first, are compared without their networks.
     """
-    saved = [word for word in arguments if word.endswith(".json") and not Path(word).is_dir()]
-    if saved:
-        _refuse_mixed(context, arguments, saved)
-        reference_file, candidate_file = map(Path, saved)
-        _compare_saved(reference_file, candidate_file, json_file)
+    options = ParityOptions(**typed)
+    if options.saved:
+        _refuse_mixed(context, options)
+        _compare_saved(options)
         return
-    if len(arguments) > 1:
-        raise click.UsageError(
-            "give one RUN, or two .json files of --save-outputs: the reference, then the candidate."
-        )
-    if images is not None and (data is not None):
-        raise InputError("--data and --images exclude each other", "give one of them")
-    source = run_from_argument(arguments[0] if arguments else None, trust)
-    if bisecting:
-        if backends or outputs_file is not None:
-            raise click.UsageError(
-                "--bisect compares two ONNX files: drop --backend and --save-outputs."
-            )
-        _bisect(source, precision, json_file, data, images, limit, threads)
-        return
-    if outputs_file is not None:
-        if json_file is not None:
-            raise click.UsageError("--save-outputs compares nothing: drop --json.")
-        if len(backends) != 1 or outputs_file.suffix != ".json":
-            raise click.UsageError("--save-outputs takes one --backend and a file ending in .json.")
-        _save_outputs(
-            source, backends[0], precision, outputs_file, data, images, limit, device, threads
-        )
-        return
-    _compare_live(source, backends, precision, json_file, data, images, limit, device, threads)
+    _refuse_contradictions(options)
+    if options.bisecting:
+        _bisect(options)
+    elif options.outputs_file is not None:
+        _save_outputs(options, options.outputs_file)
+    else:
+        _compare_live(options)
 
 
-def _refuse_mixed(context: click.Context, arguments: Sequence[str], saved: Sequence[str]) -> None:
-    if len(saved) != 2 or len(arguments) != 2:
+def _refuse_mixed(context: click.Context, options: ParityOptions) -> None:
+    saved = options.saved
+    if len(saved) != 2 or len(options.arguments) != 2:
         raise click.UsageError(
             f"{saved[0]} holds saved outputs: give two such files, the reference, then the "
             "candidate, and no RUN."
@@ -130,136 +147,115 @@ def _refuse_mixed(context: click.Context, arguments: Sequence[str], saved: Seque
             raise click.UsageError(f"{option.opts[0]} is of no use with saved outputs: drop it.")
 
 
-def _compare_saved(reference_file: Path, candidate_file: Path, json_file: Path | None) -> None:
+def _refuse_contradictions(options: ParityOptions) -> None:
+    if len(options.arguments) > 1:
+        raise click.UsageError(
+            "give one RUN, or two .json files of --save-outputs: the reference, then the candidate."
+        )
+    if options.images is not None and options.data is not None:
+        raise InputError("--data and --images exclude each other", "give one of them")
+    outputs_file = options.outputs_file
+    if options.bisecting:
+        if options.backends or outputs_file is not None:
+            raise click.UsageError(
+                "--bisect compares two ONNX files: drop --backend and --save-outputs."
+            )
+    elif outputs_file is not None:
+        if options.json_file is not None:
+            raise click.UsageError("--save-outputs compares nothing: drop --json.")
+        if len(options.backends) != 1 or outputs_file.suffix != ".json":
+            raise click.UsageError("--save-outputs takes one --backend and a file ending in .json.")
+
+
+def _compare_saved(options: ParityOptions) -> None:
     from fcn_deploy.core.files import probe
     from fcn_deploy.parity.compare import compare_recordings, save
     from fcn_deploy.parity.saved_outputs import read_recording
 
+    reference_file, candidate_file = map(Path, options.saved)
     name = result_name(f"{reference_file.stem}-{candidate_file.stem}", "parity")
-    target = json_file or candidate_file.parent / name
+    target = options.json_file or candidate_file.parent / name
     if target.resolve() in (reference_file.resolve(), candidate_file.resolve()):
         raise InputError(f"{target} holds saved outputs", "write elsewhere with --json")
     reference, candidate = read_recording(reference_file), read_recording(candidate_file)
     probe(target)
-    result = compare_recordings(reference, candidate)
+    comparison = compare_recordings(reference, candidate)
     recordings = reference, candidate
-    save([result], target, recordings=recordings, typed=typed_words(but=_NOT_REPEATED))
-    _conclude([result], target)
+    save([comparison], target, recordings=recordings, typed=typed_words(but=_NOT_REPEATED))
+    _conclude([comparison], target)
 
 
-def _save_outputs(
-    source: Run,
-    backend: str,
-    precision: Precision,
-    target: Path,
-    data: str | None,
-    images: Path | None,
-    limit: int | None,
-    device: str,
-    threads: int | None,
-) -> None:
+def _save_outputs(options: ParityOptions, target: Path) -> None:
     from fcn_deploy.core.files import probe
     from fcn_deploy.parity.saved_outputs import record
 
+    source, (backend,) = options.run(), options.backends
     require_backends([backend])
     probe(target, flags="--save-outputs")
-    with open_backend(
-        source, backend, precision=precision, outputs=_BOTH, device=device, threads=threads
-    ) as runner:
-        pictures = parity_pictures(source, runner.spec, data, images, limit)
+    with options.open(source, backend, options.precision) as runner:
+        pictures = options.pictures(source, runner.spec)
         with counter(f"outputs of {backend}", pictures.count) as step:
             size = record(runner, pictures, target, on_picture=step)
     console.print(f"wrote {target} and its folder, {size:,.1f} MiB")
 
 
-def _compare_live(
-    source: Run,
-    backends: Sequence[str],
-    precision: Precision,
-    json_file: Path | None,
-    data: str | None,
-    images: Path | None,
-    limit: int | None,
-    device: str,
-    threads: int | None,
-) -> None:
+def _compare_live(options: ParityOptions) -> None:
     from fcn_deploy.core.files import probe
     from fcn_deploy.parity.compare import compare, save
 
+    source, precision = options.run(), options.precision
     # The float32 reference compared with itself proves nothing.
     skipped = {"torch"} if precision is Precision.FP32 else set()
-    candidates = backends or usable_backends(precision, skipped)
-    require_backends(candidates)
-    target = json_file or source.parity_folder / result_name(
-        "-".join(candidates),
+    backends = options.backends or usable_backends(precision, skipped)
+    require_backends(backends)
+    target = options.json_file or source.parity_folder / result_name(
+        "-".join(backends),
         precision.value,
-        images or (Path(data) if data else None),
-        f"limit{limit}" if limit else None,
+        options.images or (Path(options.data) if options.data else None),
+        f"limit{options.limit}" if options.limit else None,
     )
     probe(target)
-    results = []
-    with open_backend(source, "torch", outputs=_BOTH, device=device, threads=threads) as reference:
-        pictures = parity_pictures(source, reference.spec, data, images, limit)
-        for backend in candidates:
-            with (
-                open_backend(
-                    source,
-                    backend,
-                    precision=precision,
-                    outputs=_BOTH,
-                    device=device,
-                    threads=threads,
-                ) as candidate,
-                counter(f"parity {backend}", pictures.count) as step,
-            ):
-                results.append(compare(reference, candidate, pictures, on_picture=step))
-    save(results, target, typed=typed_words(but=_NOT_REPEATED))
-    _conclude(results, target)
+    with ExitStack() as stack:
+        reference = stack.enter_context(options.open(source, "torch", Precision.FP32))
+        pictures = options.pictures(source, reference.spec)
+        candidates = [
+            stack.enter_context(options.open(source, backend, precision)) for backend in backends
+        ]
+        step = stack.enter_context(counter("parity", pictures.count))
+        comparisons = compare(reference, candidates, pictures, on_picture=step)
+    save(comparisons, target, typed=typed_words(but=_NOT_REPEATED))
+    _conclude(comparisons, target)
 
 
-def _bisect(
-    source: Run,
-    precision: Precision,
-    json_file: Path | None,
-    data: str | None,
-    images: Path | None,
-    limit: int | None,
-    threads: int | None,
-) -> None:
+def _bisect(options: ParityOptions) -> None:
     from fcn_deploy.core.files import probe
     from fcn_deploy.graph.onnx_file import read_metadata
     from fcn_deploy.machine.description import usable_cores
     from fcn_deploy.parity.bisect import bisect, save
 
+    source, precision = options.run(), options.precision
     reference = Run(source.root).require_onnx(Precision.FP32)
     # The reference is FP32; what is suspected, unless told otherwise, is the half file.
     suspect = Precision.FP16 if precision is Precision.FP32 else precision
     candidate = source.require_onnx(suspect)
     if candidate.resolve() == reference.resolve():
         raise InputError(f"{candidate} is the reference itself", "name another file, or the run")
-    target = json_file or source.bisect_folder / result_name(candidate.stem)
+    target = options.json_file or source.bisect_folder / result_name(candidate.stem)
     probe(target)
-    spec = read_metadata(reference).spec
-    pictures = parity_pictures(source, spec, data, images, limit or BISECT_PICTURES)
+    pictures = options.pictures(source, read_metadata(reference).spec, BISECT_PICTURES)
+    threads = options.threads or usable_cores()
     with counter("bisect", pictures.count) as step:
-        result = bisect(
-            reference,
-            candidate,
-            (picture.image for picture in pictures),
-            source=pictures.source,
-            threads=threads or usable_cores(),
-            on_picture=step,
-        )
-    save(result, target, typed=typed_words(but=_NOT_REPEATED))
-    print_layers(result)
+        bisection = bisect(reference, candidate, pictures, threads=threads, on_picture=step)
+    save(bisection, target, typed=typed_words(but=_NOT_REPEATED))
+    print_layers(bisection)
     console.print(f"wrote {target}")
-    if result.first is not None:
+    if bisection.first is not None:
         sys.exit(EXIT_FAILED)
 
 
-def _conclude(results: Sequence[ParityResult], target: Path) -> None:
-    for result in results:
-        print_parity(result)
+def _conclude(comparisons: Sequence[Comparison], target: Path) -> None:
+    for comparison in comparisons:
+        print_parity(comparison)
     console.print(f"wrote {target}")
-    if not all(result.passed for result in results):
+    if not all(comparison.passed for comparison in comparisons):
         sys.exit(EXIT_FAILED)

@@ -1,4 +1,4 @@
-"""Its tables on the terminal."""
+"""What `parity` prints: the gate, where the flips are, and the layers of a bisection."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING
 from fcn_deploy.commands.shared.console import console
 
 if TYPE_CHECKING:
-    from fcn_deploy.parity.bisect import BisectResult
-    from fcn_deploy.parity.compare import ParityResult
+    from fcn_deploy.results.bisect import Bisection, Layer
+    from fcn_deploy.results.parity import Comparison
+    from fcn_deploy.results.parity_parts import Bucket
 
 
 #: Rows of the printed table of flips by pair of classes.
 _SHOWN_PAIRS = 5
 
 
-def print_layers(result: BisectResult) -> None:
+def print_layers(bisection: Bisection) -> None:
     """Print the layers of a bisection and the first one beyond its tolerance."""
     from rich.table import Table
 
-    from fcn_deploy.parity.bisect import layer_table
-
     table = Table(
-        title=f"{result.candidate.file} against {result.reference.file}, {result.pictures} "
-        f"pictures; allowed: {result.tolerance:g} of the RMS",
+        title=f"{bisection.candidate.file} against {bisection.reference.file}, {bisection.count} "
+        f"pictures; allowed: {bisection.tolerance:g} of the RMS",
         title_justify="left",
     )
     for column in ("layer", "operator", "shape"):
@@ -31,73 +30,94 @@ def print_layers(result: BisectResult) -> None:
     for column in ("RMS", "relative error"):
         table.add_column(column, justify="right")
     table.add_column("")
-    for row in layer_table(result):
-        table.add_row(*row)
+    for layer in bisection.layers:
+        table.add_row(*layer_row(layer))
     console.print(table, soft_wrap=False)
-    if result.first is None:
+    first = bisection.first
+    if first is None:
         console.print("every layer keeps its tolerance")
     else:
-        error = f"relative error {result.first.relative_error:.2g}"
-        how = error if result.first.finite else "NaN or infinite"
-        console.print(f"first layer beyond its tolerance: {result.first.name} ({how})")
+        how = f"relative error {_figure(first.relative_error, '.2g')}"
+        how = how if first.finite else "NaN or infinite"
+        console.print(f"first layer beyond its tolerance: {first.name} ({how})")
 
 
-def print_parity(result: ParityResult) -> None:
+def layer_row(layer: Layer) -> tuple[str, str, str, str, str, str]:
+    """Return a layer's words: name, operator, shape, scale, relative error, verdict.
+
+    The verdict is empty where the layer keeps its tolerance.
+    """
+    return (
+        layer.name,
+        layer.operator,
+        "×".join(map(str, layer.shape)),
+        _figure(layer.scale, ".3g"),
+        _figure(layer.relative_error, ".2g") if layer.finite else "",
+        ("beyond" if layer.finite else "NaN or infinite") if layer.beyond else "",
+    )
+
+
+def _figure(value: float | None, spec: str) -> str:
+    return "inf" if value is None else format(value, spec)
+
+
+def print_parity(comparison: Comparison) -> None:
     """Print the gate of a comparison, where its flips are, and the diagnosis."""
     from rich.table import Table
     from rich.text import Text
 
     from fcn_deploy.results.format import gate_words
 
-    candidate = result.candidate
+    candidate = comparison.candidate
     table = Table(
         title=f"{candidate.backend} {candidate.precision} ({candidate.library}, "
-        f"{candidate.device}) against {result.reference.library} fp32",
+        f"{candidate.device}) against {comparison.reference.library} fp32",
         title_justify="left",
     )
     for column in ("check", "", "figure"):
         table.add_column(column, overflow="fold")
-    for check in result.checks:
+    for check in comparison.checks:
         mark = Text("ok", "green") if check.passed else Text("FAILED", "bold red")
         table.add_row(check.name, mark, check.sentence)
     console.print(table, soft_wrap=False)
-    if result.tally.flips:
-        _print_flips(result)
-    if result.passed:
-        labelled = result.is_labelled
-        console.print(gate_words(candidate, result.agreement, result.pictures, labelled=labelled))
+    if comparison.flips:
+        _print_flips(comparison)
+    if comparison.passed:
+        pictures, labelled = comparison.images.count, comparison.is_labelled
+        console.print(gate_words(candidate, comparison.agreement, pictures, labelled=labelled))
     else:
         console.print("THE GATE FAILS")
-    for sentence in result.diagnosis:
+    for sentence in comparison.diagnosis:
         console.print(f"  {sentence}")
 
 
-def _print_flips(result: ParityResult) -> None:
+def _print_flips(comparison: Comparison) -> None:
     from rich.table import Table
 
-    tally, names = result.tally, result.spec.class_names
+    names = comparison.class_names
     table = Table(title="where the flips are", title_justify="left")
     for column in ("", "flips", "of pixels"):
         table.add_column(column, overflow="fold", justify="right" if column else "left")
-    given = tally.classes.sum(axis=1)
-    for pair in tally.flips_by_class()[:_SHOWN_PAIRS]:
-        table.add_row(
-            f"{names[pair['reference']]} → {names[pair['candidate']]}",
-            f"{pair['flips']:,}",
-            f"{int(given[pair['reference']]):,}",
-        )
+    for pair in comparison.by_class[:_SHOWN_PAIRS]:
+        table.add_row(f"{names[pair.reference]} → {names[pair.candidate]}", f"{pair.flips:,}", "")
     table.add_section()
-    for margins in tally.flips_by_margin():
-        if margins["flips"]:
-            low, high = margins["from"], margins["to"]
-            span = f"from {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"
-            table.add_row(f"margin {span}", f"{margins['flips']:,}", f"{margins['pixels']:,}")
+    for bucket in comparison.by_margin:
+        if bucket.flips:
+            table.add_row(_margin_words(bucket), f"{bucket.flips:,}", f"{bucket.pixels:,}")
     table.add_section()
-    for band in tally.flips_by_distance():
-        if band["flips"]:
-            low, high = band["from_px"], band["to_px"]
-            span = f"{low}" if low == high else f"{low}–{high}" if high else f"{low} or more"
-            table.add_row(
-                f"{span} px from a class edge", f"{band['flips']:,}", f"{band['pixels']:,}"
-            )
+    for bucket in comparison.by_distance:
+        if bucket.flips:
+            table.add_row(_distance_words(bucket), f"{bucket.flips:,}", f"{bucket.pixels:,}")
     console.print(table, soft_wrap=False)
+
+
+def _margin_words(bucket: Bucket) -> str:
+    if bucket.high is None:
+        return f"margin from {bucket.low:.3g}"
+    return f"margin {bucket.low:.3g} to {bucket.high:.3g}"
+
+
+def _distance_words(bucket: Bucket) -> str:
+    low, high = bucket.low, bucket.high
+    span = f"{low:g}" if low == high else f"{low:g}–{high:g}" if high else f"{low:g} or more"
+    return f"{span} px from a class edge"

@@ -15,17 +15,26 @@ from fcn_deploy.core.spec import SizeRange
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One labelled image.
+class NamedImage:
+    """One image, which need not be labelled.
 
     Attributes:
-        name: without suffix, e.g. ``2007_000032``.
+        name: for people, e.g. ``2007_000032``.
         image: uint8 [H, W, 3], RGB.
-        mask: uint8 [H, W], class indices, 255 = void.
     """
 
     name: str
     image: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sample(NamedImage):
+    """One labelled image.
+
+    Attributes:
+        mask: uint8 [H, W], class indices, 255 = void.
+    """
+
     mask: NDArray[np.uint8]
 
 

@@ -1,14 +1,14 @@
 """Where does it go wrong?  Finds the first layer whose output leaves its tolerance.
 
     reference, candidate ──▶ pairs of layers ──▶ both computed, a few layers at a time
-                                                     └──▶ sums of errors ──▶ BisectResult
+                                                     └──▶ sums of errors ──▶ Bisection
 
 What is measured: every layer's output in both files, each file fed with the picture and with what
 its own earlier layers gave, so that errors add up along the network as they do in use.  Both run
 on ONNX Runtime's CPU provider with all graph optimisations off, hence without fusions: each node
 is computed alone, and the difference is the candidate's rounding, not another kernel's.
 
-Half precision is rounded by us; :mod:`fcn_deploy.half_precision` says why.
+Half precision is rounded by us; :mod:`fcn_deploy.graph.fp16_rounding` says why.
 
 A quantised (Q/DQ) file is computed as written: float arithmetic between QuantizeLinear and
 DequantizeLinear pairs, and a layer's output is taken as its reader sees it, dequantised.
@@ -19,8 +19,7 @@ Knows no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,11 @@ from fcn_deploy.core.files import file_digest, write_json
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.fp16_rounding import with_explicit_rounding
 from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, read_metadata
+from fcn_deploy.parity.inputs import Pictures
 from fcn_deploy.parity.layer_pairs import LayerPair, paired_layers
 from fcn_deploy.parity.segments import SegmentedGraph
-from fcn_deploy.results.environment import result_header
+from fcn_deploy.results.bisect import BisectedModel, Bisection, Layer, bisect_document
 
-BISECT_SCHEMA = 1
 #: Layers whose outputs are held in memory at once; the figures do not depend on it.
 LAYERS_AT_ONCE = 8
 #: Relative RMS error that a layer's output may have, by the candidate's precision.  Rounding to
@@ -50,128 +49,24 @@ LAYERS_AT_ONCE = 8
 TOLERANCES = {Precision.FP32: 1e-4, Precision.FP16: 1e-2, Precision.INT8: 0.2}
 
 
-@dataclass(frozen=True)
-class LayerError:
-    """How far a layer's output is from the reference's, over all pictures.
-
-    Attributes:
-        name: of the node, after the module that it comes from.
-        operator: of the node, e.g. ``Conv``.
-        tensor: name of the output in the reference.
-        shape: of the output on the first picture.
-        scale: RMS of the reference's output.
-        max_error: largest |Δ|; infinite where the candidate is not finite.
-        rms_error: RMS of Δ; infinite where the candidate is not finite.
-        relative_error: ``rms_error`` over ``scale``.
-        finite: whether the candidate's output is.
-        beyond: whether ``relative_error`` exceeds the tolerance or the output is not finite.
-    """
-
-    name: str
-    operator: str
-    tensor: str
-    shape: tuple[int, ...]
-    scale: float
-    max_error: float
-    rms_error: float
-    relative_error: float
-    finite: bool
-    beyond: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the layer as JSON values; what is not finite becomes null."""
-        return {
-            "name": self.name,
-            "operator": self.operator,
-            "tensor": self.tensor,
-            "shape": list(self.shape),
-            "scale": _number(self.scale),
-            "max_error": _number(self.max_error),
-            "rms_error": _number(self.rms_error),
-            "relative_error": _number(self.relative_error),
-            "finite": self.finite,
-            "beyond": self.beyond,
-        }
-
-
-@dataclass(frozen=True)
-class ProbedFile:
-    """One of the two ONNX files.
-
-    Attributes:
-        file: its path.
-        digest: of the file.
-        precision: of the network's arithmetic.
-    """
-
-    file: str
-    digest: str
-    precision: Precision
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the file as JSON values."""
-        return {"file": self.file, "digest": self.digest, "precision": self.precision.value}
-
-
-@dataclass(frozen=True)
-class BisectResult:
-    """A finished bisection; :meth:`to_json` is what is saved and reported.
-
-    Attributes:
-        reference: the FP32 file.
-        candidate: the file in question.
-        source: where the pictures come from.
-        pictures: how many there were.
-        tolerance: relative RMS error that a layer's output may have.
-        layers: in the order of computing.
-    """
-
-    reference: ProbedFile
-    candidate: ProbedFile
-    source: str
-    pictures: int
-    tolerance: float
-    layers: tuple[LayerError, ...]
-
-    @property
-    def first(self) -> LayerError | None:
-        """The first layer beyond its tolerance, None where there is none."""
-        return next((layer for layer in self.layers if layer.beyond), None)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the bisection as JSON values."""
-        return {
-            "reference": self.reference.to_json(),
-            "candidate": self.candidate.to_json(),
-            "images": {"source": self.source, "count": self.pictures},
-            "tolerance": self.tolerance,
-            "layers": [layer.to_json() for layer in self.layers],
-            "first": self.first.name if self.first else None,
-        }
-
-
 def bisect(
     reference_path: Path,
     candidate_path: Path,
-    pictures: Iterable[NDArray[np.uint8]],
+    pictures: Pictures,
     *,
-    source: str,
     threads: int,
     tolerance: float | None = None,
-    layers_at_once: int = LAYERS_AT_ONCE,
     on_picture: Callable[[], None] = lambda: None,
-) -> BisectResult:
+) -> Bisection:
     """Compare two ONNX files of one checkpoint, layer by layer.
 
     Args:
         reference_path: the FP32 file.
         candidate_path: the file in question.
-        pictures: uint8 [H, W, 3] each, of any sizes, taken one at a time.
-        source: where they come from, for the record.
+        pictures: of any sizes, taken one at a time.
         threads: of each session's intra-op pool.
         tolerance: relative RMS error that a layer's output may have; by default that of the
             candidate's precision.
-        layers_at_once: outputs held in memory at a time; changes no figure.
         on_picture: called after each picture.
 
     Raises:
@@ -180,93 +75,65 @@ def bisect(
             not FP32 or not finite, or there are no pictures.
         BackendError: the onnx package is missing.
     """
-    reference_metadata, candidate_metadata = map(read_metadata, (reference_path, candidate_path))
-    _refuse_strangers(reference_path, reference_metadata, candidate_path, candidate_metadata)
-    precision = candidate_metadata.precision
-    if tolerance is None:
-        if precision not in TOLERANCES:
-            raise InputError(f"no tolerance is known for {precision.value}", "give one")
-        tolerance = TOLERANCES[precision]
+    reference, candidate = read_metadata(reference_path), read_metadata(candidate_path)
+    _refuse_strangers(reference_path, reference, candidate_path, candidate)
+    allowed = _tolerance_of(candidate.precision) if tolerance is None else tolerance
+    layers = _layers(reference_path, candidate_path, threads)
+    for picture in pictures:
+        layers.add(picture.image)
+        on_picture()
+    if not pictures.count:
+        raise InputError("no pictures to compare on", "name a folder of pictures with --images")
+    return Bisection(
+        _model(reference_path, reference),
+        _model(candidate_path, candidate),
+        pictures.source,
+        pictures.count,
+        allowed,
+        layers.measured(allowed),
+    )
+
+
+def _tolerance_of(precision: Precision) -> float:
+    if precision not in TOLERANCES:
+        raise InputError(f"no tolerance is known for {precision.value}", "give one")
+    return TOLERANCES[precision]
+
+
+def _model(path: Path, metadata: OnnxMetadata) -> BisectedModel:
+    return BisectedModel(str(path), file_digest(path), metadata.precision.value)
+
+
+def _layers(reference_path: Path, candidate_path: Path, threads: int) -> _Layers:
     reference, candidate = load_onnx(reference_path), load_onnx(candidate_path)
     pairs = paired_layers(reference, candidate)
-    chunks = [pairs[i : i + layers_at_once] for i in range(0, len(pairs), layers_at_once)]
-    expected = SegmentedGraph(reference, [[pair.tensor for pair in c] for c in chunks], threads)
-    given = SegmentedGraph(
-        with_explicit_rounding(candidate),
-        [[pair.candidate_tensor for pair in c] for c in chunks],
-        threads,
+    chunks = [pairs[i : i + LAYERS_AT_ONCE] for i in range(0, len(pairs), LAYERS_AT_ONCE)]
+    return _Layers(
+        pairs,
+        SegmentedGraph(reference, [[pair.tensor for pair in c] for c in chunks], threads),
+        SegmentedGraph(
+            with_explicit_rounding(candidate),
+            [[pair.candidate_tensor for pair in c] for c in chunks],
+            threads,
+        ),
     )
-    sums = [_Sums() for _ in pairs]
-    count = 0
-    for picture in pictures:
-        chunk_pairs = zip(expected.run(picture[None]), given.run(picture[None]), strict=True)
-        outputs = (pair for both in chunk_pairs for pair in zip(*both, strict=True))
-        for pair, layer_sums, (wanted, got) in zip(pairs, sums, outputs, strict=True):
-            layer_sums.add(pair, wanted, got)
-        count += 1
-        on_picture()
-    if not count:
-        raise InputError("no pictures to compare on", "name a folder of pictures with --images")
-    return BisectResult(
-        ProbedFile(str(reference_path), file_digest(reference_path), reference_metadata.precision),
-        ProbedFile(str(candidate_path), file_digest(candidate_path), precision),
-        source,
-        count,
-        tolerance,
-        tuple(s.layer_error(pair, tolerance) for pair, s in zip(pairs, sums, strict=True)),
-    )
-
-
-def document(
-    result: BisectResult, typed: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, Any]:
-    """Return the result file's content, with what it was made by and when.
-
-    Args:
-        result: what was found.
-        typed: ``arguments`` and ``options`` of the command line, as they were typed; None where no
-            command bisected.
-    """
-    return {
-        **result_header("bisect", BISECT_SCHEMA),
-        **({} if typed is None else typed),
-        **result.to_json(),
-    }
 
 
 def save(
-    result: BisectResult, target: Path, *, typed: Mapping[str, Sequence[str]] | None = None
+    bisection: Bisection, target: Path, *, typed: Mapping[str, Sequence[str]] | None = None
 ) -> None:
     """Write a bisection made on this machine as JSON.
 
     Args:
-        result: what was found.
+        bisection: what was found.
         target: the file.
-        typed: see :func:`document`.
+        typed: ``arguments`` and ``options`` of the command line, as they were typed; None where no
+            command bisected.
 
     Raises:
         ArtifactError: the place cannot be written; what was there before stays.
     """
-    write_json(target, document(result, typed))
-
-
-def layer_table(result: BisectResult) -> list[tuple[str, str, str, str, str, str]]:
-    """Return a row of words for each layer, in the order of computing.
-
-    Each row: name, operator, shape, scale, relative error, verdict.  The verdict is empty where
-    the layer keeps its tolerance.
-    """
-    return [
-        (
-            layer.name,
-            layer.operator,
-            "×".join(map(str, layer.shape)),
-            f"{layer.scale:.3g}",
-            f"{layer.relative_error:.2g}" if layer.finite else "",
-            ("beyond" if layer.finite else "NaN or infinite") if layer.beyond else "",
-        )
-        for layer in result.layers
-    ]
+    write_json(target, bisect_document(bisection, typed))
 
 
 def _refuse_strangers(
@@ -283,6 +150,31 @@ def _refuse_strangers(
         raise InputError(
             f"{reference_path} is {reference.precision.value}, the reference must be fp32",
             "give the file that `fcn-deploy export` writes without a precision",
+        )
+
+
+class _Layers:
+    """The layers of both files while the pictures pass by."""
+
+    def __init__(
+        self, pairs: Sequence[LayerPair], reference: SegmentedGraph, candidate: SegmentedGraph
+    ) -> None:
+        self._pairs, self._reference, self._candidate = pairs, reference, candidate
+        self._sums = [_Sums() for _ in pairs]
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        """Compute both files on a picture, uint8 [H, W, 3], and count their differences."""
+        chunks = zip(
+            self._reference.run(image[None]), self._candidate.run(image[None]), strict=True
+        )
+        outputs = (pair for both in chunks for pair in zip(*both, strict=True))
+        for pair, sums, (wanted, got) in zip(self._pairs, self._sums, outputs, strict=True):
+            sums.add(pair, wanted, got)
+
+    def measured(self, tolerance: float) -> tuple[Layer, ...]:
+        """Return what the sums say, in the order of computing."""
+        return tuple(
+            sums.layer(pair, tolerance) for pair, sums in zip(self._pairs, self._sums, strict=True)
         )
 
 
@@ -326,22 +218,22 @@ class _Sums:
         self.max_error = max(self.max_error, float(error.max(initial=0.0)))
         self.error_squares += float(np.square(error).sum())
 
-    def layer_error(self, pair: LayerPair, tolerance: float) -> LayerError:
+    def layer(self, pair: LayerPair, tolerance: float) -> Layer:
         """Return what the sums say."""
         values = max(self.values, 1)
         scale, rms_error = math.sqrt(self.squares / values), math.sqrt(self.error_squares / values)
         relative = 0.0  # a layer that is all zeros may only stay so
         if rms_error > 0:
             relative = rms_error / scale if scale > 0 else math.inf
-        return LayerError(
+        return Layer(
             name=pair.name,
             operator=pair.operator,
             tensor=pair.tensor,
             shape=self.shape or (),
-            scale=scale,
-            max_error=self.max_error,
-            rms_error=rms_error,
-            relative_error=relative,
+            scale=_number(scale),
+            max_error=_number(self.max_error),
+            rms_error=_number(rms_error),
+            relative_error=_number(relative),
             finite=self.finite,
             beyond=not self.finite or relative > tolerance,
         )

@@ -5,8 +5,8 @@ red and blue exchanged, moved by half pixels, its classes renamed, its normalisa
 cause explains a difference if what is left of it is a small part of it.  Where nothing explains
 it, that is what is said.
 
-    Tally ──find_cause──▶ Cause, or None ─┬─▶ the gate's point "only rounding"
-                                          └─diagnose──▶ sentences, where the gate fails
+    CandidateRun ──find_cause──▶ Cause, or None ─┬─▶ the gate's point "only rounding"
+                                                 └─diagnose──▶ sentences, where the gate fails
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.metrics import edge_bands
+from fcn_deploy.parity.batch_place import BatchPlaces
 from fcn_deploy.parity.causes import (
     FARTHEST_SHIFT,
     candidate_causes,
@@ -30,14 +31,14 @@ from fcn_deploy.parity.causes import (
 from fcn_deploy.parity.evidence import (
     ALONE,
     BESIDE_ROUNDING,
+    CandidateRun,
     Cause,
     Evidence,
     cut_down,
     evidence_of,
     triple_words,
 )
-from fcn_deploy.parity.tally import EDGE_DISTANCE, SMALLEST_TELLING, BatchCheck, Tally
-from fcn_deploy.runners.base import Runner
+from fcn_deploy.parity.tally import EDGE_DISTANCE, SMALLEST_TELLING, Tally
 
 #: A class that the reference gives this often and the candidate never is called lost.
 _NOTICED_PIXELS = 64
@@ -45,82 +46,55 @@ _NOTICED_PIXELS = 64
 PLACE_IN_BATCH = "place in batch"
 
 
-def find_cause(
-    reference: Runner,
-    candidate: Runner,
-    tally: Tally,
-    *,
-    beside_rounding: bool,
-    can_rerun: bool,
-) -> Cause | None:
+def find_cause(run: CandidateRun) -> Cause | None:
     """Put causes of a difference of the logits to the test, on the picture with the largest.
-
-    Args:
-        reference: float32, still open.
-        candidate: still open.
-        tally: of the comparison.
-        beside_rounding: whether the candidate also rounds, so that undoing the cause leaves that.
-        can_rerun: whether the runners take other pictures than they were compared on; recorded
-            outputs do not, and tell neither exchanged channels nor a changed normalisation.
 
     Returns:
         The cause, or None where none that is known explains the difference.
     """
-    if not tally.finite or tally.least_alike is None:
+    reference, candidate = run.reference, run.candidate
+    if not run.tally.finite or run.tally.least_alike is None:
         return None
-    case = evidence_of(reference, candidate, tally.least_alike.image)
-    if can_rerun:
+    case = evidence_of(reference, candidate, run.tally.least_alike.image)
+    if run.can_rerun:
         case = cut_down(reference, candidate, case)
-    allowed = BESIDE_ROUNDING if beside_rounding else ALONE
-    return next(candidate_causes(reference, case, allowed, can_rerun), None)
+    # Where a gate is coarse the candidate also rounds, and undoing the cause leaves that.
+    allowed = BESIDE_ROUNDING if run.gate.coarse else ALONE
+    return next(candidate_causes(reference, case, allowed, run.can_rerun), None)
 
 
-def diagnose(
-    reference: Runner,
-    candidate: Runner,
-    tally: Tally,
-    batch: BatchCheck,
-    *,
-    cause: Cause | None,
-    failed: Collection[str],
-    allowed_error: float,
-    can_rerun: bool,
-) -> list[str]:
+def diagnose(run: CandidateRun, cause: Cause | None, failed: Collection[str]) -> list[str]:
     """Say what the difference between candidate and reference looks like.
 
     Args:
-        reference: float32, still open.
-        candidate: still open.
-        tally: of the comparison that failed.
-        batch: its check of places in a batch.
+        run: of a candidate that does not pass.
         cause: what :func:`find_cause` found.
         failed: names of the gate's points that do not hold.
-        allowed_error: greatest |Δlogit| that the gate allows.
-        can_rerun: whether the runners take other pictures than they were compared on.
 
     Returns:
         Sentences, the surest first; at least one.
     """
+    tally, spec = run.tally, run.reference.spec
     if not tally.finite:
         return list(_not_finite(tally))
-    found = list(_other_normalisation(reference.spec, candidate.spec))
+    found = list(_other_normalisation(spec, run.candidate.spec))
     if cause is not None and not (found and cause.kind == "normalisation"):
         found.append(cause.sentence)
     if PLACE_IN_BATCH in failed:
-        found.append(_misplaced(batch))
+        found.append(_misplaced(run.batch))
     if cause is not None or set(failed) == {PLACE_IN_BATCH}:
         return found
-    small = tally.epsilon <= allowed_error
+    small = tally.epsilon <= run.allowed_error
     telling = (tally.most_flipped if small else None) or tally.least_alike
     if telling is None:
         return found or [_nothing_to_tell(tally)]
-    case = evidence_of(reference, candidate, telling.image)
+    case = evidence_of(run.reference, run.candidate, telling.image)
     if small:
-        found += _in_the_masks_alone(case, tally, reference.spec.class_names)
-        return found or [_rounding(tally, allowed_error)]
+        found += _in_the_masks_alone(case, tally, spec.class_names)
+        return found or [_rounding(tally, run.allowed_error)]
     return found or [
-        _unexplained(case, tally, max(allowed_error, 1e-30), can_rerun),
-        *_lost(tally, reference.spec.class_names),
+        _unexplained(case, tally, max(run.allowed_error, 1e-30), run.can_rerun),
+        *_lost(tally, spec.class_names),
     ]
 
 
@@ -146,10 +120,10 @@ def _other_normalisation(reference: ModelSpec, candidate: ModelSpec) -> Iterator
         )
 
 
-def _misplaced(batch: BatchCheck) -> str:
+def _misplaced(batch: BatchPlaces) -> str:
     said = (
-        f"masks depend on the picture's place in the batch ({batch.flips:,} pixels of "
-        f"{batch.pictures} pictures)"
+        f"masks depend on the picture's place in the batch ({batch.check.flips:,} pixels of "
+        f"{batch.check.pictures} pictures)"
     )
     moved = [
         f"place {place} gets the mask of place {source}"

@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import FcnDeployError
+from fcn_deploy.parity.batch_place import BatchPlaces
+from fcn_deploy.parity.tally import Tally
+from fcn_deploy.results.parity_parts import Gate
+from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import Runner
 
 #: Larger pictures are cut down to this (height, width) for the reference to be run many times.
@@ -70,6 +74,35 @@ class Evidence:
     def error(self) -> float:
         """RMS of the difference between the candidate's logits and the reference's."""
         return rms(self.candidate_logits - self.logits)
+
+
+@dataclass(frozen=True)
+class CandidateRun:
+    """One candidate once all pictures have passed by: what it is judged by.
+
+    Attributes:
+        reference: float32, still open.
+        candidate: still open.
+        description: of the candidate, as it was opened.
+        gate: the limits.
+        tally: the counts.
+        batch: its masks by place in a batch.
+        can_rerun: whether the runners take other pictures than they were compared on; recorded
+            outputs do not, and tell neither exchanged channels nor a changed normalisation.
+    """
+
+    reference: Runner
+    candidate: Runner
+    description: RunnerDescription
+    gate: Gate
+    tally: Tally
+    batch: BatchPlaces
+    can_rerun: bool
+
+    @property
+    def allowed_error(self) -> float:
+        """Greatest |Δlogit| that the gate allows."""
+        return self.gate.max_relative_epsilon * self.tally.logit_scale
 
 
 def evidence_of(reference: Runner, candidate: Runner, image: Image) -> Evidence:

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.parity.diagnosis import PLACE_IN_BATCH
 from fcn_deploy.parity.evidence import Cause
-from fcn_deploy.parity.tally import EDGE_DISTANCE, BatchCheck, Tally
+from fcn_deploy.parity.tally import EDGE_DISTANCE, Tally
 from fcn_deploy.results.parity import SAME_MASKS
+from fcn_deploy.results.parity_parts import BatchCheck, Check, Gate
 
 _ONLY_ROUNDING = "only rounding"
 
 
-@dataclass(frozen=True)
-class Gate:
-    """What a candidate must keep to pass.
-
-    Attributes:
-        min_agreement: share of all pixels with the reference's class.
-        max_relative_epsilon: largest |Δlogit| over the largest reference |logit|.
-        max_miou_change: of the mean IoU, in points (hundredths), either way.
-        coarse: whether it allows so much that a systematic error could hide in it; then causes are
-            put to the test though all limits are kept, and what is larger than rounding fails.
-    """
-
-    min_agreement: float
-    max_relative_epsilon: float
-    max_miou_change: float = 0.1
-    coarse: bool = False
-
-
+#: The limits by the precision of the candidate's arithmetic.
 GATES = {
     Precision.FP32: Gate(SAME_MASKS, 1e-3),
     # Pixels divided by 256 move logits by less than that: an ε of 0.004, an honest one of 0.001.
@@ -44,21 +27,6 @@ GATES = {
     # limits that leave factors of six and four for deeper bodies.
     Precision.INT8: Gate(0.98, 0.15, 0.5, coarse=True),
 }
-
-
-@dataclass(frozen=True)
-class Check:
-    """One point of the gate.
-
-    Attributes:
-        name: short.
-        passed: whether it holds.
-        sentence: the figure, the limit and what it means.
-    """
-
-    name: str
-    passed: bool
-    sentence: str
 
 
 def only_rounding_check(cause: Cause | None, can_rerun: bool) -> Check:

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.core.spec import ModelSpec
-from fcn_deploy.data.dataset import Dataset
+from fcn_deploy.data.dataset import Dataset, NamedImage
 from fcn_deploy.data.images import find_images, read_image
 
 #: Sizes (height, width) that every comparison includes: below, beside and beyond the stride, and so
@@ -29,21 +28,6 @@ _MIRRORED = ((1, 1), (1, -1), (-1, 1))
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One input of the comparison.
-
-    Attributes:
-        name: for people.
-        image: uint8 [H, W, 3].
-        truth: uint8 [H, W] with 255 = void, or None where the picture is not labelled.
-    """
-
-    name: str
-    image: NDArray[np.uint8]
-    truth: NDArray[np.uint8] | None = None
-
-
-@dataclass(frozen=True)
 class Extras:
     """What is asked beyond the pictures themselves.
 
@@ -52,11 +36,11 @@ class Extras:
         batch: pictures of one size, no two alike, in the order in which they stand in the batch.
     """
 
-    odd_sizes: tuple[Picture, ...]
-    batch: tuple[Picture, ...]
+    odd_sizes: tuple[NamedImage, ...]
+    batch: tuple[NamedImage, ...]
 
 
-def made_extras(first: Sequence[Picture]) -> Extras:
+def made_extras(first: Sequence[NamedImage]) -> Extras:
     """Make the extras from the first pictures, of which there is at least one."""
     height, width = first[0].image.shape[:2]
     together = _distinct(first, len(_BATCH_ORDER))
@@ -70,7 +54,7 @@ def made_extras(first: Sequence[Picture]) -> Extras:
     )
 
 
-def _distinct(pictures: Sequence[Picture], count: int) -> list[Picture]:
+def _distinct(pictures: Sequence[NamedImage], count: int) -> list[NamedImage]:
     """Return so many pictures; one that comes again is mirrored, as its copies show no mix-up."""
     cycled = _cycled(pictures, count)
     steps = [_MIRRORED[index // len(pictures)] for index in range(count)]
@@ -80,7 +64,7 @@ def _distinct(pictures: Sequence[Picture], count: int) -> list[Picture]:
     ]
 
 
-def _cycled(pictures: Sequence[Picture], count: int) -> list[Picture]:
+def _cycled(pictures: Sequence[NamedImage], count: int) -> list[NamedImage]:
     return [pictures[i % len(pictures)] for i in range(count)]
 
 
@@ -91,16 +75,16 @@ class Pictures:
     Attributes:
         source: where they come from, for the record.
         count: how many.
-        picture: index → picture.
+        picture: index → image, a `Sample` where it is labelled.
         extras: the first ``len(ODD_SIZES)`` pictures → what is asked beyond them.
     """
 
     source: str
     count: int
-    picture: Callable[[int], Picture]
-    extras: Callable[[Sequence[Picture]], Extras] = made_extras
+    picture: Callable[[int], NamedImage]
+    extras: Callable[[Sequence[NamedImage]], Extras] = made_extras
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[NamedImage]:
         return (self.picture(index) for index in range(self.count))
 
 
@@ -122,11 +106,7 @@ def labelled_pictures(dataset: Dataset, spec: ModelSpec, limit: int | None = Non
             "compare on the model's own data with --data, or on unlabelled pictures with --images",
         )
 
-    def picture(index: int) -> Picture:
-        sample = dataset[index]
-        return Picture(sample.name, sample.image, sample.mask)
-
-    return Pictures(dataset.source, min(len(dataset), limit or len(dataset)), picture)
+    return Pictures(dataset.source, min(len(dataset), limit or len(dataset)), dataset.__getitem__)
 
 
 def unlabelled_pictures(folder: Path, limit: int | None = None) -> Pictures:
@@ -137,7 +117,9 @@ def unlabelled_pictures(folder: Path, limit: int | None = None) -> Pictures:
     """
     files = find_images([folder])[:limit]
     return Pictures(
-        str(folder), len(files), lambda index: Picture(files[index].name, read_image(files[index]))
+        str(folder),
+        len(files),
+        lambda index: NamedImage(files[index].name, read_image(files[index])),
     )
 
 
@@ -145,8 +127,8 @@ def _named(names: Sequence[str]) -> str:
     return f"{len(names)} classes ({', '.join(names[:3])}, …)"
 
 
-def resized(picture: Picture, size: tuple[int, int]) -> Picture:
+def resized(picture: NamedImage, size: tuple[int, int]) -> NamedImage:
     """Return the picture at another size (height, width), without its labels."""
     height, width = size
     image = Image.fromarray(picture.image).resize((width, height), Image.Resampling.BILINEAR)
-    return Picture(f"{picture.name} at {height}×{width}", np.asarray(image, dtype=np.uint8))
+    return NamedImage(f"{picture.name} at {height}×{width}", np.asarray(image, dtype=np.uint8))

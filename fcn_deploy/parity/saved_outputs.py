@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.core.files import atomic_path, json_bytes, read_json, write_bytes
 from fcn_deploy.core.spec import ModelSpec, Precision
+from fcn_deploy.data.dataset import NamedImage, Sample
 from fcn_deploy.data.images import image_digest
-from fcn_deploy.parity.inputs import ODD_SIZES, Extras, Picture, Pictures
+from fcn_deploy.parity.inputs import ODD_SIZES, Extras, Pictures
 from fcn_deploy.results.environment import result_header
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.runner import RunnerDescription
@@ -67,7 +68,7 @@ def record(
     folder = target.parent / f"{target.stem}-{secrets.token_hex(4)}"
     try:
         answers = _Answers(runner, folder)
-        first: list[Picture] = []
+        first: list[NamedImage] = []
         for picture in pictures:
             answers.save(picture, "picture")
             if len(first) < len(ODD_SIZES):
@@ -118,7 +119,7 @@ class _Answers:
         self.entries: list[dict[str, Any]] = []
         self.written = 0
 
-    def save(self, picture: Picture, use: str) -> NDArray[np.uint8]:
+    def save(self, picture: NamedImage, use: str) -> NDArray[np.uint8]:
         """Save one picture with its answer; return its mask, uint8 [H, W]."""
         found = self._runner.run(picture.image[None])
         if found.logits is None:
@@ -126,15 +127,15 @@ class _Answers:
         digest = image_digest(picture.image)
         if digest not in self._file_of:
             arrays = {"image": picture.image, "mask": found.mask[0], "logits": found.logits[0]}
-            if picture.truth is not None:
-                arrays["truth"] = picture.truth
+            if isinstance(picture, Sample):
+                arrays["truth"] = picture.mask
             self._file_of[digest] = self._write(f"{len(self._file_of):05}.npz", arrays)
         entry = {"name": picture.name, "use": use, "file": self._file_of[digest], "digest": digest}
         self.entries.append(entry)
         mask: NDArray[np.uint8] = found.mask[0]
         return mask
 
-    def save_batch(self, batch: Sequence[Picture]) -> dict[str, Any]:
+    def save_batch(self, batch: Sequence[NamedImage]) -> dict[str, Any]:
         alone = np.stack([self.save(picture, "batch") for picture in batch])
         together = self._runner.run(np.stack([picture.image for picture in batch])).mask
         return {
@@ -204,7 +205,7 @@ class Recording:
     def _used_for(self, use: str) -> list[_Entry]:
         return [entry for entry in self._entries if entry.use == use]
 
-    def _picture(self, entry: _Entry) -> Picture:
+    def _picture(self, entry: _Entry) -> NamedImage:
         arrays = self._arrays(entry.file)
         image = self._array(arrays, entry.file, "image", np.uint8, (None, None, 3))
         if image_digest(image) != entry.digest:
@@ -212,9 +213,10 @@ class Recording:
                 f"{entry.file} holds another picture than {self.path} says", _REPAIR
             )
         labelled = entry.use == "picture" and "truth" in arrays
-        size = image.shape[:2]
-        truth = self._array(arrays, entry.file, "truth", np.uint8, size) if labelled else None
-        return Picture(entry.name, image, truth)
+        if not labelled:
+            return NamedImage(entry.name, image)
+        truth = self._array(arrays, entry.file, "truth", np.uint8, image.shape[:2])
+        return Sample(entry.name, image, truth)
 
     def answer(self, images: NDArray[np.uint8]) -> Outputs:
         """Return what the runner gave for ``images``, uint8 [N, H, W, 3].

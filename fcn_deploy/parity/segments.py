@@ -55,8 +55,8 @@ class SegmentedGraph:
                 if name in chunks[number] or self._last_use.get(name, -1) > number
             ]
             inputs = sorted(names.difference(made))
-            session = _segment_session(model, segment, inputs, outputs, weights, types, threads)
-            self._sessions.append((session, inputs, outputs))
+            graph = _segment_graph(segment, inputs, outputs, weights, types)
+            self._sessions.append((_session(model, graph, threads), inputs, outputs))
 
     def run(self, images: NDArray[np.uint8]) -> Iterator[list[NDArray[Any]]]:
         """Compute uint8 [1, H, W, 3]; yield each chunk's tensors when they are there."""
@@ -97,28 +97,31 @@ def _inputs(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     return {name for node in nodes for name in node.input if name}
 
 
-def _segment_session(
-    model: onnx.ModelProto,
+def _segment_graph(
     nodes: Sequence[onnx.NodeProto],
     inputs: Sequence[str],
     outputs: Sequence[str],
     weights: Mapping[str, onnx.TensorProto],
     types: Mapping[str, int],
-    threads: int,
-) -> Any:
-    import onnxruntime
+) -> onnx.GraphProto:
     from onnx import helper
 
     untyped = [name for name in (*inputs, *outputs) if name not in types]
     if untyped:
         raise OnnxFileError(f"the graph does not tell the type of {untyped[0]}", FOREIGN_REPAIR)
-    graph = helper.make_graph(
+    return helper.make_graph(
         nodes,
         "segment",
         [helper.make_tensor_value_info(name, types[name], None) for name in inputs],
         [helper.make_tensor_value_info(name, types[name], None) for name in outputs],
         [weights[name] for name in sorted(_inputs(nodes) & weights.keys())],
     )
+
+
+def _session(model: onnx.ModelProto, graph: onnx.GraphProto, threads: int) -> Any:
+    import onnxruntime
+    from onnx import helper
+
     segment = helper.make_model(
         graph, ir_version=model.ir_version, opset_imports=list(model.opset_import)
     )

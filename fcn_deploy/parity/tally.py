@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError
+from fcn_deploy.data.dataset import NamedImage, Sample
 from fcn_deploy.data.images import image_content
 from fcn_deploy.data.metrics import ConfusionMatrix, edge_bands, margin_of
 from fcn_deploy.parity.histogram import MarginHistogram
-from fcn_deploy.parity.inputs import Picture
+from fcn_deploy.results.parity_parts import Bucket, ClassFlips, Flip
 
 #: Flips written out one by one, those with the widest margins first.
 MAX_LISTED_FLIPS = 100
@@ -40,26 +41,31 @@ _SMALLEST_DRAWN = 64 * 64
 
 
 @dataclass(frozen=True)
-class Flip:
-    """A pixel to which the candidate gives another class.
+class ReferenceOutput:
+    """What the reference gives for a picture, and what follows from that alone.
 
     Attributes:
-        picture: name of the picture.
-        row: from the top, in pixels.
-        column: from the left, in pixels.
-        reference_class: index.
-        candidate_class: index.
-        margin: top-1 minus top-2 logit of the reference.
-        boundary: whether it lies within ``EDGE_DISTANCE`` of a class edge.
+        picture: what it was given.
+        mask: uint8 [H, W].
+        logits: float32 [C, H, W].
+        margin: top-1 minus top-2 logit, float32 [H, W].
+        bands: of each of ``DISTANCES``, which pixels lie within it of a class edge, bool [H, W].
     """
 
-    picture: str
-    row: int
-    column: int
-    reference_class: int
-    candidate_class: int
-    margin: float
-    boundary: bool
+    picture: NamedImage
+    mask: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    margin: NDArray[np.float32]
+    bands: tuple[NDArray[np.bool_], ...]
+
+    @classmethod
+    def of(
+        cls, picture: NamedImage, mask: NDArray[np.uint8], logits: NDArray[np.float32]
+    ) -> ReferenceOutput:
+        """Return a picture's output with margin and bands."""
+        # A NaN in the reference fails the first check; here it must only stay writable as JSON.
+        margin = np.nan_to_num(margin_of(logits[None])[0], posinf=0, neginf=0)
+        return cls(picture, mask, logits, margin, tuple(edge_bands(mask, DISTANCES)))
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,8 @@ class Tally:
     )
     margins: MarginHistogram = field(default_factory=MarginHistogram)
     flip_margins: list[NDArray[np.float32]] = field(default_factory=list)
-    most_flipped: Picture | None = None
-    least_alike: Picture | None = None
+    most_flipped: NamedImage | None = None
+    least_alike: NamedImage | None = None
     reference_confusion: ConfusionMatrix | None = None
     candidate_confusion: ConfusionMatrix | None = None
     _digest: Any = field(default_factory=hashlib.sha256)
@@ -161,39 +167,33 @@ class Tally:
 
     def add(
         self,
-        picture: Picture,
+        reference: ReferenceOutput,
         mask: NDArray[np.uint8],
         logits: NDArray[np.float32],
-        candidate_mask: NDArray[np.uint8],
-        candidate_logits: NDArray[np.float32],
     ) -> None:
-        """Count one picture: masks uint8 [H, W], logits float32 [C, H, W]."""
+        """Count one picture: what the candidate gives for it, uint8 [H, W], float32 [C, H, W]."""
+        picture, margin = reference.picture, reference.margin
         self.pictures += 1
         self.pixels += mask.size
         self._digest.update(image_content(picture.image))
-        error = self._count_errors(logits, candidate_logits)
-
-        # A NaN in the reference fails the first check; here it must only stay writable as JSON.
-        margin = np.nan_to_num(margin_of(logits[None])[0], posinf=0, neginf=0)
-        flipped = mask != candidate_mask
+        error = self._count_errors(reference.logits, logits)
+        flipped = reference.mask != mask
         flips = int(np.count_nonzero(flipped))
         self.margins.add(margin)
         self.flips += flips
         self.flip_margins.append(margin[flipped])
-        self._count_classes(mask, candidate_mask, flipped)
-        bands = edge_bands(mask, DISTANCES)
-        self._count_bands(bands, flipped)
+        self._count_classes(reference.mask, mask, flipped)
+        self._count_bands(reference.bands, flipped)
         if flips:
-            boundary = bands[DISTANCES.index(EDGE_DISTANCE)]
-            self._keep_widest(picture.name, mask, candidate_mask, margin, boundary, flipped)
+            self._keep_widest(reference, mask, flipped)
         self._keep_worst(picture, flips, error)
         if mask.size >= _SMALLEST_DRAWN:
             drawing = Drawing(
-                picture.name, flips, mask.size, picture.image, mask, candidate_mask, margin
+                picture.name, flips, mask.size, picture.image, reference.mask, mask, margin
             )
             _push(self._drawings, (flips / mask.size, -self.pictures, drawing), MAX_DRAWN)
-        if picture.truth is not None:
-            self._score(picture.truth, mask, candidate_mask)
+        if isinstance(picture, Sample):
+            self._score(picture.mask, reference.mask, mask)
 
     def _count_errors(self, logits: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
         """Count a picture's errors and return its largest |Δlogit|."""
@@ -230,7 +230,7 @@ class Tally:
         self.classes += cells
         self.classes[np.diag_indices(count)] += stayed
 
-    def _count_bands(self, bands: list[NDArray[np.bool_]], flipped: NDArray[np.bool_]) -> None:
+    def _count_bands(self, bands: Sequence[NDArray[np.bool_]], flipped: NDArray[np.bool_]) -> None:
         # Each band contains those before it, and everything lies within the last.
         pixels = [int(np.count_nonzero(band)) for band in bands]
         flips = [int(np.count_nonzero(band & flipped)) for band in bands]
@@ -239,18 +239,17 @@ class Tally:
 
     def _keep_widest(
         self,
-        name: str,
-        mask: NDArray[np.uint8],
+        reference: ReferenceOutput,
         candidate: NDArray[np.uint8],
-        margin: NDArray[np.float32],
-        edge: NDArray[np.bool_],
         flipped: NDArray[np.bool_],
     ) -> None:
+        mask, margin = reference.mask, reference.margin
+        edge = reference.bands[DISTANCES.index(EDGE_DISTANCE)]
         positions = np.argwhere(flipped)
         widest_first = np.argsort(-margin[flipped], kind="stable")[:MAX_LISTED_FLIPS]
         for row, column in positions[widest_first].tolist():
             flip = Flip(
-                name,
+                reference.picture.name,
                 row,
                 column,
                 int(mask[row, column]),
@@ -261,7 +260,7 @@ class Tally:
             # The running number keeps the heap from comparing flips, and earlier ones first.
             _push(self._widest_flips, (flip.margin, -next(self._order), flip), MAX_LISTED_FLIPS)
 
-    def _keep_worst(self, picture: Picture, flips: int, error: float) -> None:
+    def _keep_worst(self, picture: NamedImage, flips: int, error: float) -> None:
         height, width = picture.image.shape[:2]
         if min(height, width) < SMALLEST_TELLING:
             return
@@ -293,25 +292,25 @@ class Tally:
         """Return the widest reference margin among the flips, 0 where there is none."""
         return max((float(m.max()) for m in self.flip_margins if m.size), default=0.0)
 
-    def widest_flips(self) -> list[Flip]:
+    def widest_flips(self) -> tuple[Flip, ...]:
         """Return the flips with the widest margins, at most ``MAX_LISTED_FLIPS``."""
-        return [flip for _, _, flip in sorted(self._widest_flips, reverse=True)]
+        return tuple(flip for _, _, flip in sorted(self._widest_flips, reverse=True))
 
     def drawings(self) -> list[Drawing]:
         """Return the pictures with the largest share of flips, worst first."""
         return [drawing for _, _, drawing in sorted(self._drawings, reverse=True)]
 
-    def flips_by_class(self) -> list[dict[str, int]]:
-        """Return ``{reference, candidate, flips}`` of each pair that occurs, most flips first."""
+    def flips_by_class(self) -> tuple[ClassFlips, ...]:
+        """Return each pair of classes that occurs, most flips first."""
         flips = self.classes.copy()
         np.fill_diagonal(flips, 0)
-        return [
-            {"reference": int(row), "candidate": int(column), "flips": int(flips[row, column])}
+        return tuple(
+            ClassFlips(row, column, int(flips[row, column]))
             for row, column in sorted(np.argwhere(flips).tolist(), key=lambda at: -flips[tuple(at)])
-        ]
+        )
 
-    def flips_by_margin(self) -> list[dict[str, float | int | None]]:
-        """Return ``{from, to, pixels, flips}`` by the reference's margin, in steps of ε.
+    def flips_by_margin(self) -> tuple[Bucket, ...]:
+        """Return pixels and flips by the reference's margin, in steps of ε.
 
         Flips are exact.  Pixels come from the histogram: each bound is rounded up to its next
         bin, by at most 1/16.  Where ε is 0 or no number, there is a single bucket.
@@ -323,51 +322,19 @@ class Tally:
             *(sum(int((m >= bound).sum()) for m in self.flip_margins) for bound in bounds),
             0,
         ]
-        return [
-            {
-                "from": start,
-                "to": end,
-                "pixels": pixels[index] - pixels[index + 1],
-                "flips": flips[index] - flips[index + 1],
-            }
+        return tuple(
+            Bucket(pixels[index] - pixels[index + 1], flips[index] - flips[index + 1], start, end)
             for index, (start, end) in enumerate(zip(bounds, [*bounds[1:], None], strict=True))
-        ]
+        )
 
-    def flips_by_distance(self) -> list[dict[str, int | None]]:
-        """Return ``{from_px, to_px, pixels, flips}`` by the distance to the next class edge."""
+    def flips_by_distance(self) -> tuple[Bucket, ...]:
+        """Return pixels and flips by the distance to the next class edge."""
         starts = [1, *(distance + 1 for distance in DISTANCES)]
-        return [
-            {"from_px": start, "to_px": end, "pixels": int(pixels), "flips": int(flips)}
-            for start, end, pixels, flips in zip(
-                starts, [*DISTANCES, None], self.edge_pixels, self.edge_flips, strict=True
-            )
-        ]
-
-
-@dataclass(frozen=True)
-class BatchCheck:
-    """Whether masks depend on a picture's place in the batch.
-
-    Attributes:
-        pictures: in the batch.
-        flips: pixels whose class differs between alone and in the batch.
-        widest_margin: of the reference, among those flips.
-        sources: of each place, the place whose picture alone has the mask that was given there;
-            None where no picture's is.
-    """
-
-    pictures: int
-    flips: int
-    widest_margin: float
-    sources: tuple[int | None, ...]
-
-    def to_json(self) -> dict[str, float | int]:
-        """Return the figures as JSON values."""
-        return {
-            "pictures": self.pictures,
-            "flips": self.flips,
-            "widest_margin": self.widest_margin,
-        }
+        counts = zip(self.edge_pixels.tolist(), self.edge_flips.tolist(), strict=True)
+        return tuple(
+            Bucket(pixels, flips, start, end)
+            for start, end, (pixels, flips) in zip(starts, [*DISTANCES, None], counts, strict=True)
+        )
 
 
 def _push(heap: list[tuple[float, int, Any]], entry: tuple[float, int, Any], limit: int) -> None:

@@ -13,6 +13,8 @@ from PIL import Image
 
 from fcn_deploy.data.masks import Palette, mask_to_image
 from fcn_deploy.parity.tally import Drawing
+from fcn_deploy.results.fields import InlinePicture
+from fcn_deploy.results.parity import MarginScale, WorstPicture
 
 #: Widths tried one after the other, in pixels, until the pictures fit their budget.
 WIDTHS = (960, 720, 480, 320, 160)
@@ -29,47 +31,44 @@ _BRIGHTEST_GREY = 0.4
 _JPEG_QUALITY = 85
 
 
-def drawn(drawings: Sequence[Drawing], palette: Palette, budget: int) -> list[dict[str, Any]]:
-    """Return the pictures as JSON values.
+def drawn(drawings: Sequence[Drawing], palette: Palette, budget: int) -> tuple[WorstPicture, ...]:
+    """Return the pictures as they ride inside the result file.
 
     Args:
         drawings: worst first.
         palette: RGB per class.
         budget: bytes that all of them may take together; wide pictures are shrunk until they do.
-
-    Returns:
-        ``{name, flips, pixels, size, views: {view: data URI}, margin_scale}`` of each; ``size`` is
-        [height, width] of the original, ``margin_scale`` {low, high, colours} in logits.
     """
-    entries: list[dict[str, Any]] = []
+    pictures: tuple[WorstPicture, ...] = ()
     for width in WIDTHS:
-        entries = [_entry(drawing, palette, width) for drawing in drawings]
-        if sum(len(uri) for entry in entries for uri in entry["views"].values()) <= budget:
+        pictures = tuple(_drawn(drawing, palette, width) for drawing in drawings)
+        views = (view for picture in pictures for view in picture.views.values())
+        if sum(len(view.uri) for view in views) <= budget:
             break
-    return entries
+    return pictures
 
 
-def _entry(drawing: Drawing, palette: Palette, widest: int) -> dict[str, Any]:
+def _drawn(drawing: Drawing, palette: Palette, widest: int) -> WorstPicture:
     height, width = drawing.reference.shape
     shrunk_width = min(width, widest)
     size = (max(1, round(height * shrunk_width / width)), shrunk_width)
     # Stands in for a network whose every pixel is a tie.
     high = float(np.percentile(drawing.margin, HEAT_PERCENTILE)) or 1.0
-    views = {
+    uris = {
         "image": _jpeg(_shrunk_photograph(drawing.image, size)),
         "reference": _png(mask_to_image(_nearest(drawing.reference, size), palette)),
         "candidate": _png(mask_to_image(_nearest(drawing.candidate, size), palette)),
         "flips": _png(_flips_over_image(drawing, size)),
         "margin": _smaller(_heat(_nearest(drawing.margin, size), high)),
     }
-    return {
-        "name": drawing.name,
-        "flips": drawing.flips,
-        "pixels": drawing.pixels,
-        "size": [height, width],
-        "views": views,
-        "margin_scale": {"low": 0.0, "high": high, "colours": list(HEAT_COLOURS)},
-    }
+    return WorstPicture(
+        name=drawing.name,
+        flips=drawing.flips,
+        pixels=drawing.pixels,
+        size=(height, width),
+        views={view: InlinePicture(uri, size[1], size[0]) for view, uri in uris.items()},
+        margin_scale=MarginScale(0.0, high, HEAT_COLOURS),
+    )
 
 
 def _nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -1,12 +1,7 @@
-"""Results → figures and sentences as a person reads them, the same in every room that tells them.
+"""The shell commands that make results, or make them again: as they were typed, in order.
 
-    figures      number, percent, score, points       2.35   99.961%   63.2%   -0.004
-    names        runner_name, speed_words             ort fp16 on cuda:0   a tie with …
-    sentences    summary_lines                        one for each backend: masks first, then speed
-    commands     verb_command, repeat_commands        what to type to make or repeat a result
-
-A figure is never said better than it is: what is not all of it never reads ``100%``, a tie is
-called a tie, and speed without proven masks is named as such.
+Every result file says which words were typed; one that a program wrote, and no command, gets a
+note in their place.
 """
 
 from __future__ import annotations
@@ -18,15 +13,14 @@ from pathlib import PurePath
 from fcn_deploy.core.run import DEFAULT_RUN, MODEL_SUFFIXES, command_suffix
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.bench import Bench
-from fcn_deploy.results.bisect import Bisection
+from fcn_deploy.results.bisect import BisectFile
 from fcn_deploy.results.device import DeviceTier
-from fcn_deploy.results.parity import Comparison
+from fcn_deploy.results.environment import Environment
+from fcn_deploy.results.parity import ParityFile
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.results.training import Training
 
-#: How result files call the built-in scenes, and the validation images of a folder.
-SCENES, VALIDATION = "built-in synthetic scenes", " (val)"
 #: What stands for the RUN argument where it is not known: an engine lies among those of other
 #: runs, and does not say which one it stems from.
 _UNKNOWN_RUN = "RUN"
@@ -75,10 +69,10 @@ def repeat_commands(results: Results) -> list[str]:
     out, training = results.out_option, results.training
     commands = [f"fcn-deploy train{out}" if training is None else _train_command(training, out)]
     seen = {runner.precision for runner in results.runners}
-    seen |= {bisection.candidate_precision for bisection in results.bisections}
+    seen |= {bisection.candidate.precision for bisection in results.bisections}
     precisions = sorted(seen | {"fp32"})
     commands += [f"fcn-deploy export{run}{_precision_flag(p)}" for p in reversed(precisions)]
-    proofs = _proof_commands(results, results.comparisons, results.benches, results.bisections)
+    proofs = _proof_commands(results, _compared(results), results.benches)
     verbs = {command.split()[1] for command in proofs}
     if "parity" not in verbs:
         commands.append(f"fcn-deploy parity{run}")
@@ -88,13 +82,17 @@ def repeat_commands(results: Results) -> list[str]:
     return [*dict.fromkeys(commands), f"fcn-deploy report{run}"]
 
 
+def _compared(results: Results) -> list[ParityFile | BisectFile]:
+    return [*results.parity_files, *results.bisect_files]
+
+
 def _commands_of_files(results: Results) -> list[str]:
     commands: list[str] = []
     machines = {results.machine_of(entry): entry for entry in reversed(results.environments)}
     for machine, environment in reversed(machines.items()):
 
         def here(
-            result: Training | Comparison | Bench | Bisection | DeviceTier, machine: int = machine
+            result: Training | ParityFile | Bench | BisectFile | DeviceTier, machine: int = machine
         ) -> bool:
             return results.machine_of(result.environment) == machine
 
@@ -103,9 +101,8 @@ def _commands_of_files(results: Results) -> list[str]:
             *(_train_command(t, _out_option(t)) for t in results.trainings if here(t)),
             *_proof_commands(
                 results,
-                [c for c in results.comparisons if here(c)],
+                [file for file in _compared(results) if here(file)],
                 [b for b in results.benches if here(b)],
-                [b for b in results.bisections if here(b)],
             ),
             *(_device_command(d) for d in results.devices if here(d)),
         ]
@@ -128,64 +125,26 @@ def _one_line(text: str) -> str:
 
 
 def _proof_commands(
-    results: Results,
-    comparisons: Iterable[Comparison],
-    benches: Iterable[Bench],
-    bisections: Iterable[Bisection],
+    results: Results, compared: Iterable[ParityFile | BisectFile], benches: Iterable[Bench]
 ) -> list[str]:
-    commands = [_typed_parity(results, c) or _guessed_parity(results, c) for c in comparisons]
-    commands += [_typed_parity(results, b) or _guessed_bisect(results, b) for b in bisections]
+    commands = [_parity_command(results, file) for file in compared]
     commands += [_bench_command(results, bench) for bench in benches]
     return list(dict.fromkeys(commands))
 
 
-def _typed_parity(results: Results, result: Comparison | Bisection) -> str | None:
-    """Return the command that made a result of `parity`, as it was typed; None if not known."""
-    if result.arguments is None or result.options is None:
-        return None
-    arguments = _shell_words(result.arguments)
+def _parity_command(results: Results, file: ParityFile | BisectFile) -> str:
+    if file.arguments is None or file.options is None:
+        return _note(file.environment)
+    arguments = _shell_words(file.arguments)
     # Saved outputs and a single model file are no run: they stay as they were named.
-    names_run = not any(word.endswith((*MODEL_SUFFIXES, ".json")) for word in result.arguments)
+    names_run = not any(word.endswith((*MODEL_SUFFIXES, ".json")) for word in file.arguments)
     if names_run and not results.files:  # it may lie elsewhere by now
         arguments = results.run_argument
-    return f"fcn-deploy parity{arguments}{_shell_words(result.options)}"
+    return f"fcn-deploy parity{arguments}{_shell_words(file.options)}"
 
 
-def _guessed_parity(results: Results, comparison: Comparison) -> str:
-    """Return the command of a file that does not say it, from what it holds."""
-    candidate, reference = comparison.candidate, comparison.reference
-    # Of outputs that were saved elsewhere the reference says nothing of this run.
-    live = comparison.reference_machine is None
-    run = _run_of(results, candidate.file, *([reference.file] if live else []))
-    pictures = _pictures_option(comparison.source)
-    return f"fcn-deploy parity{run}{_runner_options(candidate)}{pictures}"
-
-
-def _guessed_bisect(results: Results, bisection: Bisection) -> str:
-    """Return the command of a file that does not say it, from what it holds."""
-    flag = _precision_flag(bisection.candidate_precision)
-    flag = "" if bisection.candidate_precision == Precision.FP16 else flag  # it is --bisect's own
-    return (
-        f"fcn-deploy parity{_bisected(results, bisection)}{flag} --bisect"
-        f"{_pictures_option(bisection.source)}"
-    )
-
-
-def _bisected(results: Results, bisection: Bisection) -> str:
-    """Return the argument that names a bisection's candidate: the run's own file, or another."""
-    file = PurePath(bisection.candidate_file)
-    if file.name == f"model.{bisection.candidate_precision}.onnx":
-        return _run_of(results, bisection.candidate_file)
-    return f" {shlex.quote(str(file))}"
-
-
-def _pictures_option(source: str) -> str:
-    """Return the option that names pictures, from how a result file calls them."""
-    if source.startswith(SCENES):
-        return " --data synthetic"
-    if source.endswith(VALIDATION):
-        return f" --data {shlex.quote(source.removesuffix(VALIDATION))}"
-    return f" --images {shlex.quote(source)}"
+def _note(environment: Environment) -> str:
+    return f"# {_one_line(environment.file)} was written by a program, not by a command"
 
 
 def _train_command(training: Training, out_option: str) -> str:

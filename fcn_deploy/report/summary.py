@@ -52,7 +52,11 @@ def _places(results: Results) -> list[_Place]:
     return [
         _Place(
             environment,
-            tuple(c for c in results.comparisons if results.machine_of(c.environment) == number),
+            tuple(
+                comparison
+                for file, comparison in results.compared
+                if results.machine_of(file.environment) == number
+            ),
             tuple(b for b in results.benches if results.machine_of(b.environment) == number),
         )
         for number, environment in places.items()
@@ -175,9 +179,11 @@ def _mask_words(
         points_missed = ", ".join(dict.fromkeys(n for c in failed for n in c.failed_checks))
         return "failed", f"MASKS DIFFER, THE GATE FAILED ({points_missed or 'see below'})"
     # Of equals the one that shows most: labelled pictures, then many.
-    worst = min(same_file, key=lambda c: (c.agreement, not c.is_labelled, -c.count))
+    worst = min(same_file, key=lambda c: (c.agreement, not c.is_labelled, -c.images.count))
     labelled = worst.is_labelled
-    return "passed", gate_words(worst.candidate, worst.agreement, worst.count, labelled=labelled)
+    return "passed", gate_words(
+        worst.candidate, worst.agreement, worst.images.count, labelled=labelled
+    )
 
 
 def _known_runner(place: _Place, label: str) -> RunnerDescription:

@@ -13,7 +13,8 @@ from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.results.device import DeviceRow
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.format import number
-from fcn_deploy.results.parity import Bucket, ClassFlips, Comparison
+from fcn_deploy.results.parity import Comparison
+from fcn_deploy.results.parity_parts import Bucket, ClassFlips
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.training import Training
 
@@ -142,13 +143,15 @@ def digests(results: Results) -> list[tuple[str, str]]:
     runners = results.runners
     found = [(f"checkpoint of {r.file}", r.checkpoint_digest) for r in runners]
     found += [(r.file, r.digest) for r in runners]
-    found += [(f"{c.count} pictures from {c.source}", c.images_digest) for c in results.comparisons]
+    compared_on = [comparison.images for comparison in results.comparisons]
+    found += [
+        (f"{images.count} pictures from {images.source}", images.digest) for images in compared_on
+    ]
     found += [
         (f"inputs at {row.size[0]}×{row.size[1]} from {bench.source}", row.inputs_digest)
         for bench in results.benches
         for row in bench.rows
     ]
     for bisection in results.bisections:
-        found.append((bisection.reference_file, bisection.reference_digest))
-        found.append((bisection.candidate_file, bisection.candidate_digest))
+        found += [(m.file, m.digest) for m in (bisection.reference, bisection.candidate)]
     return list(dict.fromkeys(found))

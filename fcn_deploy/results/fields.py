@@ -166,6 +166,16 @@ class Fields:
         height, width = self.numbers(name, 2)
         return int(height), int(width)
 
+    def sizes(self, name: str) -> tuple[tuple[int, int], ...]:
+        """Return a list of [height, width] in pixels."""
+        values = self.items(name)
+        if not all(
+            isinstance(size, list) and [type(length) for length in size] == [int, int]
+            for size in values
+        ):
+            raise self.wrong(name, "a list of sizes, [height, width] each")
+        return tuple((height, width) for height, width in values)
+
     def colours(self, name: str, count: int) -> tuple[tuple[int, int, int], ...]:
         """Return ``count`` colours, [red, green, blue] each, 0 to 255."""
         colours = [tuple(colour) if isinstance(colour, list) else () for colour in self.items(name)]

@@ -1,84 +1,36 @@
-"""Check, Scores, Region, WorstPicture, Comparison, SAME_MASKS."""
+"""Comparison: what one candidate's masks are beside the reference's, and the file that holds it.
+
+    compare ─▶ Comparison, … ─▶ parity_document ─▶ JSON ─▶ ParityFile ─▶ the report
+
+`parity_parts` has what a comparison consists of.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from fcn_deploy.results.environment import Environment, machine_name
-from fcn_deploy.results.fields import Fields, InlinePicture, typed
+from fcn_deploy.results.environment import Environment, machine_name, result_header
+from fcn_deploy.results.fields import Fields, InlinePicture
+from fcn_deploy.results.parity_parts import (
+    BatchCheck,
+    Bucket,
+    Check,
+    ClassFlips,
+    Flip,
+    Gate,
+    Region,
+    Scores,
+)
 from fcn_deploy.results.runner import RunnerDescription
 
+PARITY_SCHEMA = 3
 #: What a comparison's picture is drawn as, in the order in which it is shown.
 VIEWS = ("image", "reference", "candidate", "flips", "margin")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One point of the parity gate."""
-
-    name: str
-    passed: bool
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Region:
-    """Pixels of a kind (near a class edge, or not) and the flips among them."""
-
-    pixels: int
-    flips: int
-
-    @property
-    def share(self) -> float | None:
-        """Flips per pixel, None where there are no pixels."""
-        return self.flips / self.pixels if self.pixels else None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores against the labels, before (reference) and after (candidate); shares, 0 to 1."""
-
-    reference_miou: float | None
-    candidate_miou: float | None
-    worst_class: str
-    worst_change_points: float
-    classes: tuple[tuple[str, float | None, float | None], ...]
-
-    @property
-    def miou_change_points(self) -> float | None:
-        """Change of the mean IoU, in points (hundredths)."""
-        if self.reference_miou is None or self.candidate_miou is None:
-            return None
-        return 100 * (self.candidate_miou - self.reference_miou)
-
-
-@dataclass(frozen=True)
-class ClassFlips:
-    """How often one class became another.
-
-    Attributes:
-        reference: index of the class that the reference gave.
-        candidate: index of the one that the candidate gave.
-    """
-
-    reference: int
-    candidate: int
-    flips: int
-
-
-@dataclass(frozen=True)
-class Bucket(Region):
-    """Pixels between two bounds, and the flips among them.
-
-    Attributes:
-        low: of the margin (in logits) or distance (in px).
-        high: the same; None where nothing bounds it.
-    """
-
-    low: float
-    high: float | None
+#: Masks are called the same where this share of all pixels agrees, which is what FP32 must keep.
+SAME_MASKS = 0.9999
 
 
 @dataclass(frozen=True)
@@ -89,61 +41,161 @@ class MarginScale:
     high: float
     colours: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the scale as JSON values."""
+        return {"low": self.low, "high": self.high, "colours": list(self.colours)}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> MarginScale:
+        """Read back what :meth:`to_json` gave."""
+        colours = fields.texts("colours")
+        if not all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours):
+            raise fields.wrong("colours", "a list of colours such as #2a788e")
+        return cls(fields.number("low"), fields.number("high"), colours)
+
 
 @dataclass(frozen=True)
 class WorstPicture:
-    """A picture with many flips, and what shows it: view → picture."""
+    """A picture with many flips, and what shows it.
+
+    Attributes:
+        name: of the picture.
+        flips: pixels to which the candidate gives another class.
+        pixels: in all.
+        size: (height, width) of the picture itself; its views may be smaller.
+        views: view → picture, one for each of ``VIEWS``.
+        margin_scale: of the view ``margin``.
+    """
 
     name: str
     flips: int
     pixels: int
+    size: tuple[int, int]
     views: Mapping[str, InlinePicture]
-    margin_scale: MarginScale | None
+    margin_scale: MarginScale
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the picture as JSON values."""
+        return {
+            "name": self.name,
+            "flips": self.flips,
+            "pixels": self.pixels,
+            "size": list(self.size),
+            "views": {view: picture.uri for view, picture in self.views.items()},
+            "margin_scale": self.margin_scale.to_json(),
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> WorstPicture:
+        """Read back what :meth:`to_json` gave."""
+        views = fields.child("views")
+        # They ride inside the file: it may come from elsewhere, and must not pull in other files.
+        return cls(
+            fields.text("name"),
+            fields.whole("flips"),
+            fields.whole("pixels"),
+            fields.size("size"),
+            {view: views.picture(view) for view in VIEWS},
+            MarginScale.from_fields(fields.child("margin_scale")),
+        )
+
+
+@dataclass(frozen=True)
+class ComparedPictures:
+    """The pictures of a comparison.
+
+    Attributes:
+        source: where they come from.
+        count: how many, not counting those of odd sizes.
+        odd_sizes: (height, width) of the copies that were compared beside them.
+        pixels: of them all.
+        digest: ``sha256:…`` of them all, in order.
+    """
+
+    source: str
+    count: int
+    odd_sizes: tuple[tuple[int, int], ...]
+    pixels: int
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the pictures as JSON values."""
+        return asdict(self) | {"odd_sizes": [list(size) for size in self.odd_sizes]}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> ComparedPictures:
+        """Read back what :meth:`to_json` gave."""
+        return cls(
+            source=fields.text("source"),
+            count=fields.whole("count"),
+            odd_sizes=fields.sizes("odd_sizes"),
+            pixels=fields.whole("pixels"),
+            digest=fields.text("digest"),
+        )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One candidate against the reference, out of a parity file.
+    """One candidate against the reference.
 
     Attributes:
-        reference_machine: where the reference ran, if that was another machine.
+        reference: the float32 runner.
+        candidate: the runner in question.
+        class_names: of the network.
         palette: red, green, blue per class.
+        images: what was compared on.
+        gate: the limits.
         epsilon: largest |Δlogit|; None where it is not finite.
+        logit_scale: largest |logit| of the reference.
+        finite: whether all logits are.
+        agreement: share of all pixels with the reference's class.
+        flips: pixels to which the candidate gives another class.
+        decided_pixels: those whose reference margin is beyond 2ε, at least.
+        decided_flips: flips among them.
+        widest_flip_margin: of the reference, among the flips; 0 where there is none.
+        boundary: pixels near a class edge.
+        interior: all others.
+        scores: None where no picture is labelled.
+        batch: whether a mask depends on the picture's place in a batch.
+        checks: the gate's points, at least one.
+        flip_list: flips with the widest margins.
         by_class: pairs of classes, most flips first.
         by_margin: by the reference's margin, in logits.
         by_distance: by the distance to the next class edge, in px.
-        diagnosis: what a failure looks like, as sentences.
-        arguments: of the command line, as they were typed: RUN, or two files of saved outputs;
-            None where the file does not say.
-        options: the same of its options.
+        diagnosis: what a failure looks like, as sentences; empty where the gate passes.
+        pictures: those with the largest share of flips, the worst first.
     """
 
-    environment: Environment
     reference: RunnerDescription
     candidate: RunnerDescription
-    reference_machine: str | None
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    source: str
-    count: int
-    pixels: int
-    images_digest: str
+    images: ComparedPictures
+    gate: Gate
     epsilon: float | None
+    logit_scale: float
+    finite: bool
     agreement: float
     flips: int
-    widest_flip_margin: float | None
+    decided_pixels: int
+    decided_flips: int
+    widest_flip_margin: float
     boundary: Region
     interior: Region
     scores: Scores | None
+    batch: BatchCheck
     checks: tuple[Check, ...]
-    passed: bool
+    flip_list: tuple[Flip, ...]
     by_class: tuple[ClassFlips, ...]
     by_margin: tuple[Bucket, ...]
     by_distance: tuple[Bucket, ...]
     diagnosis: tuple[str, ...]
     pictures: tuple[WorstPicture, ...]
-    arguments: tuple[str, ...] | None
-    options: tuple[str, ...] | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every point of the gate holds."""
+        return all(check.passed for check in self.checks)
 
     @property
     def is_labelled(self) -> bool:
@@ -155,127 +207,138 @@ class Comparison:
         """Names of the points of the gate that do not hold."""
         return tuple(check.name for check in self.checks if not check.passed)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
+        return {
+            "reference": self.reference.to_json(),
+            "candidate": self.candidate.to_json(),
+            "class_names": list(self.class_names),
+            "palette": [list(colour) for colour in self.palette],
+            "images": self.images.to_json(),
+            "gate": self.gate.to_json(),
+            "epsilon": self.epsilon,
+            "logit_scale": self.logit_scale,
+            "finite": self.finite,
+            "agreement": self.agreement,
+            "flips": self.flips,
+            "decided_pixels": self.decided_pixels,
+            "decided_flips": self.decided_flips,
+            "widest_flip_margin": self.widest_flip_margin,
+            "boundary": self.boundary.to_json(),
+            "interior": self.interior.to_json(),
+            "scores": None if self.scores is None else self.scores.to_json(),
+            "batch": self.batch.to_json(),
+            "checks": [check.to_json() for check in self.checks],
+            "passed": self.passed,
+            "flip_list": [flip.to_json() for flip in self.flip_list],
+            "flip_list_complete": len(self.flip_list) == self.flips,
+            "flips_by_class": [pair.to_json() for pair in self.by_class],
+            "flips_by_margin": [bucket.to_json() for bucket in self.by_margin],
+            "flips_by_distance": [bucket.to_json("_px") for bucket in self.by_distance],
+            "diagnosis": list(self.diagnosis),
+            "pictures": [picture.to_json() for picture in self.pictures],
+        }
 
-#: Masks are called the same where this share of all pixels agrees, which is what FP32 must keep.
-SAME_MASKS = 0.9999
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Comparison:
+        """Read back what :meth:`to_json` gave.
 
-
-def comparison_from_fields(fields: Fields, environment: Environment, whole: Fields) -> Comparison:
-    """Read the JSON of a comparison back."""
-    images = fields.child("images")
-    checks = tuple(
-        Check(entry.text("name"), entry.flag("passed"), entry.text("sentence"))
-        for entry in fields.children("checks")
-    )
-    if not checks:  # all() of nothing would pass
-        raise fields.wrong("checks", "a list of at least one check")
-    scores = fields.child_or_none("scores")
-    class_names = fields.texts("class_names")
-    return Comparison(
-        environment=environment,
-        reference=RunnerDescription.from_fields(fields.child("reference")),
-        candidate=RunnerDescription.from_fields(fields.child("candidate")),
-        reference_machine=reference_machine_from_fields(whole),
-        class_names=class_names,
-        palette=fields.colours("palette", len(class_names)),
-        source=images.text("source"),
-        count=images.whole("count"),
-        pixels=images.whole("pixels"),
-        images_digest=images.text("digest"),
-        epsilon=fields.number_or_none("epsilon"),
-        agreement=fields.number("agreement"),
-        flips=fields.whole("flips"),
-        widest_flip_margin=fields.number_or_none("widest_flip_margin"),
-        boundary=region_from_fields(fields.child("boundary")),
-        interior=region_from_fields(fields.child("interior")),
-        scores=None if scores is None else scores_from_fields(scores),
-        checks=checks,
-        passed=fields.flag("passed") and all(check.passed for check in checks),
-        by_class=tuple(
-            class_flips_from_fields(entry, len(class_names))
-            for entry in fields.children("flips_by_class")
-        ),
-        by_margin=tuple(
-            bucket_from_fields(entry, "from", "to") for entry in fields.children("flips_by_margin")
-        ),
-        by_distance=tuple(
-            bucket_from_fields(entry, "from_px", "to_px")
-            for entry in fields.children("flips_by_distance")
-        ),
-        diagnosis=fields.texts("diagnosis"),
-        pictures=tuple(worst_picture_from_fields(entry) for entry in fields.children("pictures")),
-        arguments=typed(whole, "arguments"),
-        options=typed(whole, "options"),
-    )
-
-
-def reference_machine_from_fields(fields: Fields) -> str | None:
-    """Return where the reference ran, if the file says that it was another machine."""
-    if fields.values.get("reference_machine") is None:
-        return None
-    return machine_name(fields.as_texts("reference_machine"))
-
-
-def class_flips_from_fields(fields: Fields, num_classes: int) -> ClassFlips:
-    """Read the JSON of a class flips back."""
-    return ClassFlips(
-        fields.index("reference", num_classes),
-        fields.index("candidate", num_classes),
-        fields.whole("flips"),
-    )
-
-
-def bucket_from_fields(fields: Fields, low: str, high: str) -> Bucket:
-    """Read the JSON of a bucket back."""
-    return Bucket(
-        pixels=fields.whole("pixels"),
-        flips=fields.whole("flips"),
-        low=fields.number(low),
-        high=fields.number_or_none(high),
-    )
-
-
-def region_from_fields(fields: Fields) -> Region:
-    """Read the JSON of a region back."""
-    return Region(fields.whole("pixels"), fields.whole("flips"))
+        Raises:
+            ArtifactError: a field is missing or damaged, or the checks say otherwise than
+                ``passed``.
+        """
+        checks = tuple(Check.from_fields(entry) for entry in fields.children("checks"))
+        if not checks:  # all() of nothing would pass
+            raise fields.wrong("checks", "a list of at least one check")
+        if fields.flag("passed") != all(check.passed for check in checks):
+            raise fields.wrong("passed", "what its checks say")
+        scores = fields.child_or_none("scores")
+        class_names = fields.texts("class_names")
+        count = len(class_names)
+        return cls(
+            reference=RunnerDescription.from_fields(fields.child("reference")),
+            candidate=RunnerDescription.from_fields(fields.child("candidate")),
+            class_names=class_names,
+            palette=fields.colours("palette", count),
+            images=ComparedPictures.from_fields(fields.child("images")),
+            gate=Gate.from_fields(fields.child("gate")),
+            epsilon=fields.number_or_none("epsilon"),
+            logit_scale=fields.number("logit_scale"),
+            finite=fields.flag("finite"),
+            agreement=fields.number("agreement"),
+            flips=fields.whole("flips"),
+            decided_pixels=fields.whole("decided_pixels"),
+            decided_flips=fields.whole("decided_flips"),
+            widest_flip_margin=fields.number("widest_flip_margin"),
+            boundary=Region.from_fields(fields.child("boundary")),
+            interior=Region.from_fields(fields.child("interior")),
+            scores=None if scores is None else Scores.from_fields(scores),
+            batch=BatchCheck.from_fields(fields.child("batch")),
+            checks=checks,
+            flip_list=tuple(Flip.from_fields(e, count) for e in fields.children("flip_list")),
+            by_class=tuple(
+                ClassFlips.from_fields(entry, count) for entry in fields.children("flips_by_class")
+            ),
+            by_margin=tuple(Bucket.from_fields(e) for e in fields.children("flips_by_margin")),
+            by_distance=tuple(
+                Bucket.from_fields(entry, "_px") for entry in fields.children("flips_by_distance")
+            ),
+            diagnosis=fields.texts("diagnosis"),
+            pictures=tuple(WorstPicture.from_fields(e) for e in fields.children("pictures")),
+        )
 
 
-def scores_from_fields(fields: Fields) -> Scores:
-    """Read the JSON of a scores back."""
-    worst = fields.child("worst_class")
-    return Scores(
-        reference_miou=fields.number_or_none("reference_miou"),
-        candidate_miou=fields.number_or_none("candidate_miou"),
-        worst_class=worst.text("name"),
-        worst_change_points=worst.number("change_points"),
-        classes=tuple(
-            (
-                entry.text("name"),
-                entry.number_or_none("reference_iou"),
-                entry.number_or_none("candidate_iou"),
-            )
-            for entry in fields.children("classes")
-        ),
-    )
+@dataclass(frozen=True)
+class ParityFile:
+    """A result file of `parity`.
+
+    Attributes:
+        environment: where the candidates ran.
+        reference_machine: where the reference ran, if that was another machine.
+        arguments: of the command line, as they were typed: RUN, or two files of saved outputs;
+            None where no command compared.
+        options: the same of its options.
+        comparisons: one for each candidate.
+    """
+
+    environment: Environment
+    reference_machine: str | None
+    arguments: tuple[str, ...] | None
+    options: tuple[str, ...] | None
+    comparisons: tuple[Comparison, ...]
+
+    @classmethod
+    def from_fields(cls, fields: Fields, environment: Environment) -> ParityFile:
+        """Read back what :func:`parity_document` gave."""
+        elsewhere = fields.values.get("reference_machine") is not None
+        return cls(
+            environment=environment,
+            reference_machine=(
+                machine_name(fields.as_texts("reference_machine")) if elsewhere else None
+            ),
+            arguments=fields.texts_or_none("arguments"),
+            options=fields.texts_or_none("options"),
+            comparisons=tuple(Comparison.from_fields(e) for e in fields.children("results")),
+        )
 
 
-def worst_picture_from_fields(fields: Fields) -> WorstPicture:
-    """Read the JSON of a worst picture back."""
-    views = fields.child("views")
-    scale = fields.child_or_none("margin_scale")
-    # They ride inside the file: it may come from elsewhere, and must not pull in other files.
-    return WorstPicture(
-        fields.text("name"),
-        fields.whole("flips"),
-        fields.whole("pixels"),
-        {view: views.picture(view) for view in VIEWS},
-        None if scale is None else margin_scale_from_fields(scale),
-    )
+def parity_document(
+    comparisons: Sequence[Comparison],
+    typed: Mapping[str, Sequence[str]] | None = None,
+    recorded_on: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return a result file's content: comparisons, what made them, and when.
 
-
-def margin_scale_from_fields(fields: Fields) -> MarginScale:
-    """Read the JSON of a margin scale back."""
-    colours = fields.texts("colours")
-    if not all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours):
-        raise fields.wrong("colours", "a list of colours such as #2a788e")
-    return MarginScale(fields.number("low"), fields.number("high"), colours)
+    Args:
+        comparisons: of one reference.
+        typed: ``arguments`` and ``options`` of the command line, as they were typed; None where no
+            command compared.
+        recorded_on: where saved outputs were compared: ``machine`` and ``versions`` of the
+            candidate's, ``reference_machine`` and ``reference_versions``.
+    """
+    return {
+        **result_header("parity", PARITY_SCHEMA),
+        **(recorded_on or {}),
+        **(typed or {"arguments": None, "options": None}),
+        "results": [comparison.to_json() for comparison in comparisons],
+    }

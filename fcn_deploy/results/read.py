@@ -1,9 +1,9 @@
 """Result files → what they say, as values: the one reader of our own JSON.
 
     metrics.json  kind train  ─┐                  ┌─ trainings
-    parity/*.json      parity ─┤   read_results   ├─ comparisons
+    parity/*.json      parity ─┤   read_results   ├─ parity files
     bench/*.json       bench  ─┼── read_files ──▶ Results ─┼─ benches
-    bisect/*.json      bisect ─┤                  ├─ bisections
+    bisect/*.json      bisect ─┤                  ├─ bisect files
     files by name      device ─┤                  ├─ devices
     preview.png               ─┘                  └─ preview
 
@@ -24,17 +24,23 @@ from fcn_deploy.core.files import file_digest, read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.results.bench import SCHEMA as BENCH_SCHEMA
 from fcn_deploy.results.bench import Bench
-from fcn_deploy.results.bisect import Bisection, bisection_from_fields
+from fcn_deploy.results.bisect import BISECT_SCHEMA, BisectFile
 from fcn_deploy.results.device import DeviceTier, device_tier_from_fields
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
-from fcn_deploy.results.parity import Comparison, comparison_from_fields
+from fcn_deploy.results.parity import PARITY_SCHEMA, ParityFile
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.training import TRAIN_SCHEMA, Training
 
-#: Kind → schema of the result files that this version reads.  Where the number stands in a package
-#: above this one it is said again here; a test holds the two against each other.
-SCHEMAS = {"train": TRAIN_SCHEMA, "parity": 2, "bench": BENCH_SCHEMA, "bisect": 1, "device": 1}
+#: Kind → schema of the result files that this version reads.  A script outside the package writes
+#: ``device``; a test holds the two numbers against each other.
+SCHEMAS = {
+    "train": TRAIN_SCHEMA,
+    "parity": PARITY_SCHEMA,
+    "bench": BENCH_SCHEMA,
+    "bisect": BISECT_SCHEMA,
+    "device": 1,
+}
 #: Kind → the command that writes it, with a place for its RUN argument.
 _COMMANDS = {
     "train": "fcn-deploy train{}",
@@ -46,7 +52,7 @@ _COMMANDS = {
 #: Kind of the files in which `parity` saves what one runner gave; they hold no result yet.
 OUTPUTS = "outputs"
 #: Whatever knows when it was made.
-_Dated = TypeVar("_Dated", Training, Comparison, Bench, Bisection, DeviceTier)
+_Dated = TypeVar("_Dated", Training, ParityFile, Bench, BisectFile, DeviceTier)
 
 
 def read_results(run: Run) -> Results:
@@ -152,9 +158,9 @@ class _Found:
     """What has been read so far."""
 
     trainings: list[Training] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
+    parity_files: list[ParityFile] = field(default_factory=list)
     benches: list[Bench] = field(default_factory=list)
-    bisections: list[Bisection] = field(default_factory=list)
+    bisect_files: list[BisectFile] = field(default_factory=list)
     devices: list[DeviceTier] = field(default_factory=list)
 
     def add(self, fields: Fields, kind: str, name: str) -> None:
@@ -169,30 +175,27 @@ class _Found:
         if kind == "train":
             self.trainings.append(Training.from_fields(fields, environment))
         elif kind == "parity":
-            entries = fields.children("results")
-            self.comparisons += [
-                comparison_from_fields(entry, environment, fields) for entry in entries
-            ]
+            self.parity_files.append(ParityFile.from_fields(fields, environment))
         elif kind == "bench":
             self.benches.append(Bench.from_fields(fields, environment))
         elif kind == "bisect":
-            self.bisections.append(bisection_from_fields(fields, environment))
+            self.bisect_files.append(BisectFile.from_fields(fields, environment))
         else:
             self.devices.append(device_tier_from_fields(fields, environment))
 
     @property
     def empty(self) -> bool:
         """Whether nothing has been read."""
-        proofs = self.comparisons or self.benches or self.bisections or self.devices
+        proofs = self.parity_files or self.benches or self.bisect_files or self.devices
         return not (self.trainings or proofs)
 
     def results(self, **about: Any) -> Results:
         """Return it all, newest last."""
         return Results(
             trainings=_newest_last(self.trainings),
-            comparisons=_newest_last(self.comparisons),
+            parity_files=_newest_last(self.parity_files),
             benches=_newest_last(self.benches),
-            bisections=_newest_last(self.bisections),
+            bisect_files=_newest_last(self.bisect_files),
             devices=_newest_last(self.devices),
             **about,
         )

@@ -1,13 +1,13 @@
 """What result files say, as frozen values: figures as they were written, never computed anew.
 
     Results ─┬─ training     Training (epochs, splits)
-             ├─ comparisons  Comparison (checks, flips, pictures), newest last
+             ├─ parity_files ParityFile ─▶ Comparison (checks, flips, pictures)
              ├─ benches      Bench ─▶ BenchRow (one measured case), ColdStart, Conditions
-             ├─ bisections   Bisection ─▶ Layer
+             ├─ bisect_files BisectFile ─▶ Bisection ─▶ Layer
              ├─ devices      DeviceTier ─▶ DeviceRow
              └─ preview      Path
 
-Each of them knows its `Environment`: which file of which machine it comes from.
+All of them newest last.  Each knows its `Environment`: which file of which machine it comes from.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcn_deploy.results.bench import Bench
-from fcn_deploy.results.bisect import Bisection
+from fcn_deploy.results.bisect import BisectFile, Bisection
 from fcn_deploy.results.device import DeviceTier
 from fcn_deploy.results.environment import IDENTITY, Environment
-from fcn_deploy.results.parity import Comparison
+from fcn_deploy.results.parity import Comparison, ParityFile
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.results.training import Training
 
@@ -38,9 +38,9 @@ class Results:
         files: where single files were given: these, as given; empty for a run.
         trainings: newest last; a run has one at most.
         preview: the grid image | prediction | truth, if there.
-        comparisons: newest last.
+        parity_files: newest last.
         benches: newest last.
-        bisections: newest last.
+        bisect_files: newest last.
         devices: newest last.
         checkpoint_digest: of the checkpoint that lies in the run now, if there is one.
     """
@@ -51,9 +51,9 @@ class Results:
     files: tuple[str, ...] = ()
     trainings: tuple[Training, ...] = ()
     preview: Path | None = None
-    comparisons: tuple[Comparison, ...] = ()
+    parity_files: tuple[ParityFile, ...] = ()
     benches: tuple[Bench, ...] = ()
-    bisections: tuple[Bisection, ...] = ()
+    bisect_files: tuple[BisectFile, ...] = ()
     devices: tuple[DeviceTier, ...] = ()
     checkpoint_digest: str | None = None
 
@@ -63,19 +63,34 @@ class Results:
         return self.trainings[-1] if self.trainings else None
 
     @property
+    def compared(self) -> tuple[tuple[ParityFile, Comparison], ...]:
+        """Every comparison with the file that it stands in."""
+        return tuple((file, one) for file in self.parity_files for one in file.comparisons)
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Every comparison, those of the newest file last."""
+        return tuple(comparison for _file, comparison in self.compared)
+
+    @property
+    def bisections(self) -> tuple[Bisection, ...]:
+        """Every bisection, the newest last."""
+        return tuple(file.bisection for file in self.bisect_files)
+
+    @property
     def environments(self) -> tuple[Environment, ...]:
         """Of every file that was read, each file once."""
         found = [training.environment for training in self.trainings]
-        found += [comparison.environment for comparison in self.comparisons]
+        found += [file.environment for file in self.parity_files]
         found += [bench.environment for bench in self.benches]
-        found += [bisection.environment for bisection in self.bisections]
+        found += [file.environment for file in self.bisect_files]
         found += [device.environment for device in self.devices]
         return tuple({environment.file: environment for environment in found}.values())
 
     @property
     def proving_environments(self) -> tuple[Environment, ...]:
         """Of the files that masks and speed come from, each file once: training may be anywhere."""
-        found = [comparison.environment for comparison in self.comparisons]
+        found = [file.environment for file in self.parity_files]
         found += [bench.environment for bench in self.benches]
         return tuple({environment.file: environment for environment in found}.values())
 

@@ -14,8 +14,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from fcn_deploy.commands.parity import parity
+from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.parity.compare import compare
+from fcn_deploy.parity.inputs import ODD_SIZES
 from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_files
@@ -188,8 +190,50 @@ def test_what_the_gate_leaves_open_is_said(
 
 
 def test_every_failure_has_a_reason() -> None:
-    result = compare(
-        FakeRunner(), FakeRunner(noise=1.0, precision=Precision.FP16), listed(made_up())
+    (result,) = compare(
+        FakeRunner(), [FakeRunner(noise=1.0, precision=Precision.FP16)], listed(made_up())
     )
     assert not result.passed
     assert result.diagnosis
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeRunner]:
+    """Backend → the fake that the command is given for it."""
+    fakes = {name: FakeRunner(backend=name) for name in ("torch", "ort", "openvino", "ncnn")}
+    monkeypatch.setattr(
+        "fcn_deploy.commands.parity.open_backend",
+        lambda _source, backend, **_options: fakes[backend],
+    )
+    monkeypatch.setattr("fcn_deploy.commands.parity.require_backends", lambda _backends: None)
+    return fakes
+
+
+def test_all_candidates_are_compared_in_one_pass(
+    opened: dict[str, FakeRunner], pictures: Path, tmp_path: Path
+) -> None:
+    words = ("--backend", "ncnn", "--backend", "ort", "--backend", "openvino")
+    target = tmp_path / "all.json"
+    finished = run(tmp_path, *words, "--images", pictures, "--json", target)
+    assert finished.exit_code == 0, finished.output
+    results = document(target)["results"]
+    assert [result["candidate"]["backend"] for result in results] == ["ncnn", "ort", "openvino"]
+    assert len(opened["torch"].shapes) == 2 + len(ODD_SIZES)
+    assert all(runner.closed for runner in opened.values())
+    assert finished.output.index("ncnn fp32") < finished.output.index("ort fp32")
+
+
+def test_a_candidate_that_fails_leaves_no_file_and_nothing_open(
+    opened: dict[str, FakeRunner], pictures: Path, tmp_path: Path
+) -> None:
+    def breaks(_images: Any, _outputs: Any) -> Any:
+        raise BackendError("out of memory", "use smaller pictures")
+
+    opened["ort"] = FakeRunner(backend="ort", bug=breaks)
+    words = ("--backend", "openvino", "--backend", "ort", "--images", pictures)
+    finished = run(tmp_path, *words, "--json", tmp_path / "out" / "all.json")
+    assert isinstance(finished.exception, BackendError)
+    assert list(tmp_path.rglob("*.json")) == []
+    assert opened["torch"].closed
+    assert opened["openvino"].closed
+    assert opened["ort"].closed

@@ -19,13 +19,14 @@ import torch
 
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile, Tail
+from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.data.scenes.render import draw_scene
 from fcn_deploy.export.exporter import onnx_from_checkpoint
 from fcn_deploy.graph.onnx_file import read_metadata
 from fcn_deploy.networks.architectures import architecture_names, build_model
 from fcn_deploy.networks.checkpoint import save_checkpoint
 from fcn_deploy.parity.compare import compare
-from fcn_deploy.parity.inputs import Extras, Picture, Pictures, made_extras
+from fcn_deploy.parity.inputs import Extras, Pictures, made_extras
 from fcn_deploy.runners.base import Runner, open_runner, unavailable_reason
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
@@ -56,12 +57,12 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
             assert_masks_are_the_same(reference, candidate, shape)
             assert_masks_are_the_same(reference, other, shape)
         scene, _ = draw_scene(0, 0, (80, 112))
-        pictures = Pictures("scenes", 1, [Picture("scene", scene)].__getitem__, small_extras)
-        result = compare(reference, candidate, pictures)
+        pictures = Pictures("scenes", 1, [NamedImage("scene", scene)].__getitem__, small_extras)
+        (result,) = compare(reference, [candidate], pictures)
         assert result.passed, [check.sentence for check in result.checks if not check.passed]
         if unavailable_reason("openvino-int8x3") is None:
             with open_runner(run, "openvino-int8x3", outputs=("mask", "logits")) as split:
-                result = compare(reference, split, pictures)
+                (result,) = compare(reference, [split], pictures)
             assert result.passed, [check.sentence for check in result.checks if not check.passed]
 
     if api.unavailable_reason(Product.RTX) is None:
@@ -88,7 +89,7 @@ def assert_masks_are_the_same(
     assert flipped.mean() < 0.01
 
 
-def small_extras(first: Sequence[Picture]) -> Extras:
+def small_extras(first: Sequence[NamedImage]) -> Extras:
     """All extras but the odd size that is a large one: a ResNet-101 would take half a minute."""
     made = made_extras(first)
     small = [picture for picture in made.odd_sizes if picture.image.size < 100_000]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +21,28 @@ from PIL import Image
 
 from fcn_deploy.core.errors import ArtifactError, BackendError, DataError, InputError
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.dataset import NamedImage, Sample
+from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.data.scenes.dataset import SceneDataset
-from fcn_deploy.parity.compare import ParityResult, compare, save
+from fcn_deploy.parity.compare import compare, save
 from fcn_deploy.parity.histogram import MarginHistogram
-from fcn_deploy.parity.inputs import ODD_SIZES, Picture, Pictures, labelled_pictures
+from fcn_deploy.parity.inputs import (
+    ODD_SIZES,
+    Pictures,
+    labelled_pictures,
+    made_extras,
+)
 from fcn_deploy.parity.tally import MAX_LISTED_FLIPS, Drawing
 from fcn_deploy.parity.worst_pictures import drawn
-from fcn_deploy.runners.base import Outputs
+from fcn_deploy.results.parity import Comparison
+from fcn_deploy.results.read import read_files
+from fcn_deploy.runners.base import Outputs, Runner
 from tests.fakes import FAKE_SPEC, FakeRunner
 
 Images = NDArray[np.uint8]
 
 
-def made_up(count: int = 3) -> list[Picture]:
+def made_up(count: int = 3) -> list[Sample]:
     """Return pictures of smooth class colours with their truth."""
     generator = np.random.default_rng(5)
     pictures = []
@@ -41,19 +52,25 @@ def made_up(count: int = 3) -> list[Picture]:
         colours = np.array(FAKE_SPEC.palette, np.uint8)[truth]
         noise = generator.integers(-30, 31, colours.shape)
         image = np.clip(colours.astype(int) + noise, 0, 255).astype(np.uint8)
-        pictures.append(Picture(f"p{number}", image, truth))
+        pictures.append(Sample(f"p{number}", image, truth))
     return pictures
 
 
-def listed(pictures: list[Picture]) -> Pictures:
+def listed(pictures: Sequence[NamedImage]) -> Pictures:
     return Pictures("made up", len(pictures), pictures.__getitem__)
 
 
-def result_of(candidate: FakeRunner, pictures: list[Picture] | None = None) -> ParityResult:
-    return compare(FakeRunner(), candidate, listed(pictures or made_up()))
+def compared(reference: Runner, candidate: Runner, pictures: Pictures) -> Comparison:
+    """Compare a single candidate."""
+    (comparison,) = compare(reference, [candidate], pictures)
+    return comparison
 
 
-def failed(result: ParityResult) -> set[str]:
+def result_of(candidate: FakeRunner, pictures: Sequence[NamedImage] | None = None) -> Comparison:
+    return compared(FakeRunner(), candidate, listed(pictures or made_up()))
+
+
+def failed(result: Comparison) -> set[str]:
     return {check.name for check in result.checks if not check.passed}
 
 
@@ -61,8 +78,8 @@ def test_an_equal_candidate_passes_with_nothing_flipped() -> None:
     result = result_of(FakeRunner())
     assert result.passed
     assert result.agreement == 1
-    assert result.tally.epsilon == 0
-    assert result.tally.pictures == 3 + len(ODD_SIZES)
+    assert result.epsilon == 0
+    assert (result.images.count, result.images.odd_sizes) == (3, ODD_SIZES)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,7 @@ def test_planted_bugs_are_caught(name: str, precision: Precision) -> None:
 
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.INT8])
 def test_a_bug_is_caught_beside_coarse_rounding(precision: Precision) -> None:
-    def coarse(**bug: Any) -> ParityResult:
+    def coarse(**bug: Any) -> Comparison:
         candidate = FakeRunner(noise=0.15, **bug)
         candidate._description = replace(candidate.describe(), precision=precision.value)
         return result_of(candidate)
@@ -172,8 +189,8 @@ def test_masks_that_depend_on_the_place_in_the_batch_are_caught(count: int) -> N
     result = result_of(FakeRunner(bug=leak), made_up(count))
     assert failed(result) == {"place in batch"}
     # Even of a single picture: no two of the batch are alike, and each knows its own mask.
-    assert result.batch.sources == (0, 0, 0)
-    assert "place 1 gets the mask of place 0" in result.diagnosis[0]
+    moved = "place 1 gets the mask of place 0, place 2 gets the mask of place 0: look"
+    assert f"pictures); {moved}" in result.diagnosis[0]
 
 
 def test_a_lost_class_shows_in_miou_and_worst_class() -> None:
@@ -187,7 +204,7 @@ def test_a_lost_class_shows_in_miou_and_worst_class() -> None:
 
 
 def test_unlabelled_pictures_have_no_scores() -> None:
-    pictures = [replace(picture, truth=None) for picture in made_up()]
+    pictures = [NamedImage(picture.name, picture.image) for picture in made_up()]
     result = result_of(FakeRunner(), pictures)
     assert result.to_json()["scores"] is None
     assert "mIoU" not in {check.name for check in result.checks}
@@ -219,7 +236,12 @@ def test_a_long_list_of_flips_keeps_the_widest() -> None:
     assert not content["flip_list_complete"]
     assert len(content["flip_list"]) == MAX_LISTED_FLIPS
     assert content["flip_list"][0]["margin"] == content["widest_flip_margin"]
-    margins = np.sort(np.concatenate(result.tally.flip_margins))[::-1]
+    flipped = []
+    for picture in (*made_up(), *made_extras(made_up()).odd_sizes):
+        outputs = FakeRunner().run(picture.image[None])
+        assert outputs.logits is not None
+        flipped.append(margin_of(outputs.logits)[np.isin(outputs.mask, (1, 2))])
+    margins = np.sort(np.concatenate(flipped))[::-1]
     assert len(margins) > MAX_LISTED_FLIPS
     listed_margins = [flip["margin"] for flip in content["flip_list"]]
     assert listed_margins == margins[:MAX_LISTED_FLIPS].tolist()
@@ -227,12 +249,12 @@ def test_a_long_list_of_flips_keeps_the_widest() -> None:
 
 def test_no_pictures_and_other_classes_are_refused() -> None:
     with pytest.raises(InputError, match="--images"):
-        compare(FakeRunner(), FakeRunner(), listed([]))
+        compared(FakeRunner(), FakeRunner(), listed([]))
     other = replace(FAKE_SPEC, class_names=("a", "b", "c", "d", "e"))
     with pytest.raises(InputError, match="other classes"):
-        compare(FakeRunner(), FakeRunner(other), listed(made_up()))
+        compared(FakeRunner(), FakeRunner(other), listed(made_up()))
     with pytest.raises(InputError, match="logits"):
-        compare(FakeRunner(), FakeRunner(outputs=("mask",)), listed(made_up()))
+        compared(FakeRunner(), FakeRunner(outputs=("mask",)), listed(made_up()))
 
 
 def test_the_worst_pictures_are_drawn(tmp_path: Path) -> None:
@@ -284,20 +306,23 @@ def test_a_wide_picture_is_shrunk_and_no_flip_is_lost() -> None:
         np.linspace(0, 8, reference.size, dtype=np.float32).reshape(reference.shape),
     )
     (entry,) = drawn([drawing], FAKE_SPEC.palette, budget=10**9)
-    views = {name: unpacked(uri) for name, uri in entry["views"].items()}
+    views = {name: unpacked(view.uri) for name, view in entry.views.items()}
+    assert (entry.name, entry.flips, entry.pixels) == ("wide", 1, height * width)
+    assert entry.size == (height, width)
+    assert {(view.width, view.height) for view in entry.views.values()} == {(960, 640)}
     assert {view.size for view in views.values()} == {(960, 640)}
     pink = (np.asarray(views["flips"].convert("RGB")) == (255, 0, 160)).all(axis=2)
     assert np.argwhere(pink).mean(axis=0).tolist() == [501 * 640 // 1000, 333 * 960 // 1500]
     assert pink.sum() == 9
     assert set(np.unique(np.asarray(views["reference"]))) == {0, 1}
-    assert entry["margin_scale"]["high"] == pytest.approx(0.95 * 8, rel=1e-3)
+    assert entry.margin_scale.high == pytest.approx(0.95 * 8, rel=1e-3)
     heat = np.asarray(views["margin"].convert("RGB")).astype(int)
     brightness = heat[..., 1].mean(axis=1)  # green grows along the whole of viridis
     assert brightness[0] < brightness[320] < brightness[639]
     # Noise compresses badly: a small budget makes the pictures smaller.
     (small,) = drawn([drawing], FAKE_SPEC.palette, budget=300_000)
-    assert sum(map(len, small["views"].values())) <= 300_000
-    assert unpacked(small["views"]["image"]).width < 960
+    assert sum(len(view.uri) for view in small.views.values()) <= 300_000
+    assert unpacked(small.views["image"].uri).width < 960
 
 
 def test_saving_again_replaces_the_file_and_failing_keeps_it(
@@ -335,7 +360,7 @@ def test_flips_are_counted_by_class_margin_and_distance() -> None:
         assert outputs.logits is not None
         return replace(outputs, mask=mask, logits=outputs.logits + np.float32(0.25))
 
-    content = result_of(FakeRunner(bug=flip_some), [Picture("p", image)]).to_json()
+    content = result_of(FakeRunner(bug=flip_some), [NamedImage("p", image)]).to_json()
     assert content["flips_by_class"] == [
         {"reference": 0, "candidate": 1, "flips": 6},
         {"reference": 0, "candidate": 2, "flips": 2},
@@ -376,7 +401,7 @@ def test_other_classes_of_the_data_are_refused(tmp_path: Path) -> None:
     )
     pictures = labelled_pictures(scenes, fitting, limit=1)
     assert [p.name for p in pictures] == ["scene_0_0000"]
-    assert pictures.picture(0).truth is not None
+    assert isinstance(pictures.picture(0), Sample)
 
 
 @given(st.lists(st.floats(0, 1e4, width=32), min_size=1, max_size=50), st.floats(1e-6, 1e3))
@@ -395,7 +420,7 @@ def test_a_nan_in_the_reference_is_a_failed_gate_not_a_crash() -> None:
         logits[:, :, 0, 0] = np.nan
         return replace(outputs, logits=logits, mask=np.zeros_like(outputs.mask))
 
-    result = compare(FakeRunner(bug=poison), FakeRunner(), listed(made_up()))
+    result = compared(FakeRunner(bug=poison), FakeRunner(), listed(made_up()))
     assert "finite logits" in failed(result)
     json.dumps(result.to_json(), allow_nan=False)
 
@@ -425,9 +450,126 @@ def test_flips_of_equal_margin_in_pictures_of_shrinking_size_are_all_listed() ->
         level_outputs.mask[:, 0, min(1, images.shape[2] - 1)] = 1  # 1×1 has but a first
         return level_outputs
 
-    result = compare(
+    result = compared(
         FakeRunner(bug=level), FakeRunner(bug=flip_the_second_pixel), listed(made_up())
     )
     content = result.to_json()
     assert content["flips"] == len(content["flip_list"]) == 3 + len(ODD_SIZES)
     assert [flip["picture"] for flip in content["flip_list"]][:3] == ["p0", "p1", "p2"]
+
+
+# -- several candidates -------------------------------------------------------------------------
+
+
+def leaking(_: Images, outputs: Outputs) -> Outputs:
+    mask = outputs.mask.copy()
+    mask[1:] = outputs.mask[:1]
+    return replace(outputs, mask=mask)
+
+
+def honest_ones(count: int) -> list[FakeRunner]:
+    return [FakeRunner(backend=f"honest {n}", noise=1e-4, seed=n) for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_pictures_are_decoded_and_given_to_the_reference_once(count: int) -> None:
+    pictures, decoded, steps = made_up(), [], []
+
+    def picture(index: int) -> NamedImage:
+        decoded.append(index)
+        return pictures[index]
+
+    reference, candidates = FakeRunner(), honest_ones(count)
+    results = compare(
+        reference,
+        candidates,
+        Pictures("counted", 3, picture),
+        on_picture=lambda: steps.append(len(reference.shapes)),
+    )
+    assert [result.candidate.backend for result in results] == [
+        candidate.describe().backend for candidate in candidates
+    ]
+    assert all(result.passed for result in results)
+    assert decoded == [0, 1, 2]
+    assert steps == [1, 2, 3]
+    assert reference.shapes == [(1, *p.image.shape) for p in pictures] + [
+        (1, *size, 3) for size in ODD_SIZES
+    ]
+    for candidate in candidates:  # each picture, the batch, its pictures alone
+        assert len(candidate.shapes) == 3 + len(ODD_SIZES) + 1 + 3
+
+
+def test_the_reference_is_asked_once_about_a_batch_that_several_get_wrong() -> None:
+    asked = []
+    for count in (1, 3):
+        reference = FakeRunner()
+        results = compare(
+            reference, [FakeRunner(bug=leaking) for _ in range(count)], listed(made_up())
+        )
+        assert {check for result in results for check in failed(result)} == {"place in batch"}
+        asked.append(len(reference.shapes))
+    assert asked == [3 + len(ODD_SIZES) + 2] * 2  # the first of the three has its own mask
+
+
+def test_candidates_side_by_side_have_the_results_of_each_alone() -> None:
+    candidates = [
+        FakeRunner(backend="equal"),
+        FakeRunner(backend="rounding", noise=0.05, precision=Precision.FP16),
+        FakeRunner(backend="wrong", noise=1.0),
+        FakeRunner(backend="swapped", see=lambda images: images[..., ::-1]),
+        FakeRunner(backend="leaking", bug=leaking),
+    ]
+    together = compare(FakeRunner(), candidates, listed(made_up()))
+    alone = [result_of(candidate) for candidate in candidates]
+    assert list(together) == alone
+    assert len({result.passed for result in together}) == 2
+
+
+def test_logits_are_not_kept() -> None:
+    made: list[weakref.ref[NDArray[np.float32]]] = []
+    held: list[int] = []
+
+    def watched(_: Images, outputs: Outputs) -> Outputs:
+        assert outputs.logits is not None
+        made.append(weakref.ref(outputs.logits))
+        return outputs
+
+    def count() -> None:
+        gc.collect()
+        held.append(sum(array() is not None for array in made))
+
+    compare(
+        FakeRunner(bug=watched),
+        [FakeRunner(bug=watched), FakeRunner(bug=watched, noise=0.01)],
+        listed(made_up(6)),
+        on_picture=count,
+    )
+    assert held == [0] * 6
+
+
+def test_a_candidate_that_fails_ends_the_comparison() -> None:
+    def breaks(images: Images, outputs: Outputs) -> Outputs:
+        if np.array_equal(images[0], made_up()[1].image):
+            raise BackendError("out of memory", "use smaller pictures")
+        return outputs
+
+    candidates = [*honest_ones(1), FakeRunner(bug=breaks), *honest_ones(1)]
+    with pytest.raises(BackendError, match="out of memory"):
+        compare(FakeRunner(), candidates, listed(made_up()))
+    other = FakeRunner(replace(FAKE_SPEC, class_names=("a", "b", "c", "d", "e")))
+    with pytest.raises(InputError, match="other classes"):
+        compare(FakeRunner(), [FakeRunner(), other], listed(made_up()))
+
+
+def test_a_comparison_is_read_back_as_it_was_made(tmp_path: Path) -> None:
+    swapped = FakeRunner(backend="swapped", see=lambda images: images[..., ::-1])
+    unlabelled = [NamedImage(picture.name, picture.image) for picture in made_up()]
+    made = [
+        *compare(FakeRunner(), [*honest_ones(1), swapped], listed(made_up())),
+        *compare(FakeRunner(), [swapped], listed(unlabelled)),
+    ]
+    save(made, tmp_path / "r.json")
+    assert list(read_files([tmp_path / "r.json"]).comparisons) == made
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert (document["arguments"], document["options"]) == (None, None)
+    assert [Path(file).name for file in read_files([tmp_path / "r.json"]).files] == ["r.json"]

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.networks.upsampling import bilinear_kernel
-from fcn_deploy.parity.compare import ParityResult, compare, compare_recordings, save
-from fcn_deploy.parity.gate import Gate
+from fcn_deploy.parity.compare import compare, compare_recordings, save
 from fcn_deploy.parity.saved_outputs import read_recording, record
+from fcn_deploy.results.parity import Comparison
+from fcn_deploy.results.parity_parts import Gate
 from tests.small_network import (
     SMALL_SPEC,
     SmallNetwork,
@@ -213,7 +214,12 @@ BUGS = {
 }
 
 
-def document_of(result: ParityResult, folder: Path) -> dict[str, Any]:
+def compared(reference: SmallRunner, candidate: SmallRunner) -> Comparison:
+    (comparison,) = compare(reference, [candidate], scene_pictures())
+    return comparison
+
+
+def document_of(result: Comparison, folder: Path) -> dict[str, Any]:
     save([result], folder / "result.json")
     (content,) = json.loads((folder / "result.json").read_text())["results"]
     return content  # type: ignore[no-any-return]
@@ -225,7 +231,7 @@ def test_a_bug_fails_the_gate_and_is_named(
 ) -> None:
     bug = BUGS[name]
     candidate = SmallRunner(network, **bug.change)
-    result = compare(SmallRunner(network), candidate, scene_pictures())
+    result = compared(SmallRunner(network), candidate)
     content = document_of(result, tmp_path)
     assert not content["passed"]
     assert bug.failed in {check["name"] for check in content["checks"] if not check["passed"]}
@@ -237,7 +243,7 @@ def test_a_bug_fails_the_gate_and_is_named(
 def test_a_slightly_other_mean_is_fitted(network: SmallNetwork) -> None:
     red, green, blue = SMALL_SPEC.mean
     candidate = SmallRunner(network, mean=(red + 0.06, green, blue - 0.05))
-    (sentence,) = compare(SmallRunner(network), candidate, scene_pictures()).diagnosis
+    (sentence,) = compared(SmallRunner(network), candidate).diagnosis
     assert sentence.startswith("the candidate's mean and std are others than the reference's")
     fitted = sentence.partition("with mean (")[2].partition(")")[0]
     expected = (red + 0.06, green, blue - 0.05)
@@ -248,7 +254,7 @@ def test_a_mean_that_differs_by_half_a_grey_level_is_fitted(network: SmallNetwor
     mean = tuple(value + 0.002 for value in SMALL_SPEC.mean)
     for precision in (Precision.FP32, Precision.BF16):
         candidate = SmallRunner(network, mean=mean, precision=precision)
-        (sentence,) = compare(SmallRunner(network), candidate, scene_pictures()).diagnosis
+        (sentence,) = compared(SmallRunner(network), candidate).diagnosis
         assert sentence.startswith("the candidate's mean and std are others than the reference's")
         fitted = sentence.partition("with mean (")[2].partition(")")[0]
         np.testing.assert_allclose([float(f) for f in fitted.split(",")], mean, atol=0.0011)
@@ -265,7 +271,7 @@ def test_a_bug_is_named_beside_rounding_too(
     precision: Precision, name: str, network: SmallNetwork
 ) -> None:
     candidate = SmallRunner(network, precision=precision, **BUGS[name].change)
-    result = compare(SmallRunner(network), candidate, scene_pictures())
+    result = compared(SmallRunner(network), candidate)
     assert result.diagnosis == (BUGS[name].said,)
     assert [c.sentence for c in result.checks if c.name == "only rounding"] == [BUGS[name].said]
 
@@ -275,9 +281,10 @@ def test_pixels_divided_by_256_are_told_from_rounding(
     precision: Precision, network: SmallNetwork
 ) -> None:
     candidate = SmallRunner(network, precision=precision, divisor=256)
-    result = compare(SmallRunner(network), candidate, scene_pictures())
+    result = compared(SmallRunner(network), candidate)
     # The limits alone would let it pass, or have it called rounding.
-    assert result.tally.epsilon / result.tally.logit_scale < result.gate.max_relative_epsilon
+    assert result.epsilon is not None
+    assert result.epsilon / result.logit_scale < result.gate.max_relative_epsilon
     assert "only rounding" in {check.name for check in result.checks if not check.passed}
     assert result.diagnosis == (BY_256,)
 
@@ -286,9 +293,7 @@ def test_pixels_divided_by_256_are_told_from_rounding(
 def test_an_honest_candidate_passes_without_a_diagnosis(
     precision: Precision, network: SmallNetwork, tmp_path: Path
 ) -> None:
-    result = compare(
-        SmallRunner(network), SmallRunner(network, precision=precision), scene_pictures()
-    )
+    result = compared(SmallRunner(network), SmallRunner(network, precision=precision))
     content = document_of(result, tmp_path)
     assert content["passed"], content["checks"]
     assert content["diagnosis"] == []
@@ -300,7 +305,7 @@ def test_a_class_that_is_lost_is_named(network: SmallNetwork) -> None:
     candidate = SmallRunner(
         network, mask_bug=lambda mask: np.where(mask == DISC, 0, mask).astype(np.uint8)
     )
-    (sentence,) = compare(SmallRunner(network), candidate, scene_pictures()).diagnosis
+    (sentence,) = compared(SmallRunner(network), candidate).diagnosis
     assert sentence.startswith(f"the candidate never gives class {NAMES[DISC]}, which")
     assert sentence.endswith(f"most of them are {NAMES[0]} instead")
 
@@ -309,7 +314,7 @@ def test_a_class_that_is_lost_is_named(network: SmallNetwork) -> None:
 def test_rounding_alone_is_called_rounding(coarse: bool, network: SmallNetwork) -> None:
     candidate = SmallRunner(network, precision=Precision.FP16)
     gate = Gate(1.0, 1e-2, coarse=coarse)
-    result = compare(SmallRunner(network), candidate, scene_pictures(), gate=gate)
+    (result,) = compare(SmallRunner(network), [candidate], scene_pictures(), gate=gate)
     assert [check.name for check in result.checks if not check.passed] == ["all pixels"]
     (sentence,) = result.diagnosis
     assert sentence.startswith("errors are small (ε = ")

@@ -22,7 +22,6 @@ from tests.result_files import (
     BASELINE,
     FAST,
     LEVEL,
-    SCENES_SOURCE,
     AddParity,
     bench_document,
     bisect_document,
@@ -283,7 +282,8 @@ def test_without_a_baseline_the_time_is_said(run: Run) -> None:
 def test_commands_to_repeat(tmp_path: Path, add_parity: AddParity) -> None:
     run = Run(tmp_path / "my run")
     write_json(run.metrics, metrics())
-    add_parity(run, "ort16")
+    options = ["--backend", "ort", "--fp16", "--images", "my <val> images"]
+    add_parity(run, "ort16", typed={"arguments": ["then"], "options": options})
     document = bench_document(BASELINE, LEVEL, options=("--fp16", "--backend", "ort"))
     write_json(run.bench_folder / "b.json", document)
     quoted = f"'{run.root}'"
@@ -294,6 +294,21 @@ def test_commands_to_repeat(tmp_path: Path, add_parity: AddParity) -> None:
         f"fcn-deploy parity {quoted} --backend ort --fp16 --images 'my <val> images'",
         f"fcn-deploy bench {quoted} --fp16 --backend ort",
         f"fcn-deploy report {quoted}",
+    ]
+
+
+def test_what_no_command_wrote_is_said_to_be_so(run: Run, add_parity: AddParity) -> None:
+    add_parity(run, "ort16")
+    write_json(run.bisect_folder / "b.json", bisect_document())
+    of_the_run = repeat_commands(read_results(run))
+    for name in ("parity/ort16.json", "bisect/b.json"):
+        assert f"# {name} was written by a program, not by a command" in of_the_run
+    assert f"fcn-deploy parity {run.root}" in of_the_run
+    file = run.parity_folder / "ort16.json"
+    of_the_file = repeat_commands(read_files([file]))
+    assert f"# {file} was written by a program, not by a command" in of_the_file
+    assert [line for line in of_the_file if line.startswith("fcn-deploy")] == [
+        f"fcn-deploy report {file}"
     ]
 
 
@@ -356,23 +371,15 @@ def test_a_bisection_is_repeated_with_the_words_that_were_typed(tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize(
-    ("precision", "flag"), [("fp16", ""), ("int8", " --int8"), ("fp32", ""), ("bf16", "")]
-)
-def test_a_bisection_of_an_older_version_names_its_precision(
-    run: Run, precision: str, flag: str
-) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_file_of_a_bisection_is_exported_first(run: Run, precision: str) -> None:
     document = bisect_document()
     document["candidate"] |= {"file": f"model.{precision}.onnx", "precision": precision}
     write_json(run.bisect_folder / "b.json", document)
-    commands = repeat_commands(read_results(run))
-    assert f"fcn-deploy parity {run.root}{flag} --bisect --images scenes" in commands
-    assert f"fcn-deploy export {run.root}{flag}" in commands
+    assert f"fcn-deploy export {run.root} --{precision}" in repeat_commands(read_results(run))
 
 
-def test_an_engine_does_not_say_which_run_it_stems_from(
-    tmp_path: Path, add_parity: AddParity
-) -> None:
+def test_an_engine_does_not_say_which_run_it_stems_from(tmp_path: Path) -> None:
     engine = described("trt", Precision.FP16, "cuda:0 (H200)")
     engine = replace(engine, file="engines/fcn.fp16.plan", digest="sha256:engine")
     measured = tmp_path / "bench.json"
@@ -387,19 +394,6 @@ def test_an_engine_does_not_say_which_run_it_stems_from(
     document = bench_document(row(engine, 2.0, 2.1, 2.0), row(other, 20.0, 21.0, 20.0))
     write_json(measured, document | {"options": ["--fp16"]})
     assert "fcn-deploy bench runs/a --fp16" in repeat_commands(read_files([measured]))
-
-    run = Run(tmp_path / "run")
-    add_parity(run, "ort16")
-    compared = run.parity_folder / "ort16.json"
-    document = json.loads(compared.read_text())
-    document["results"][0]["candidate"] = engine.to_json()
-    document["results"][0]["reference"]["file"] = "runs/a/model.safetensors"
-    write_json(compared, document)
-    guessed = "--backend trt --fp16 --images 'my <val> images'"
-    assert f"fcn-deploy parity runs/a {guessed}" in repeat_commands(read_files([compared]))
-    # A reference that ran elsewhere is not the candidate's neighbour.
-    write_json(compared, document | {"reference_machine": {"cpu": "Another CPU"}})
-    assert f"fcn-deploy parity RUN {guessed}" in repeat_commands(read_files([compared]))
 
 
 def test_the_peers_are_measured_again_by_make(tmp_path: Path) -> None:
@@ -417,10 +411,9 @@ def test_the_peers_are_measured_again_by_make(tmp_path: Path) -> None:
 def test_every_part_of_merged_files_has_its_command(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     write_json(run.metrics, metrics())
-    own, other = bisect_document(), bisect_document()
-    own["candidate"]["file"] = "runs/a/model.fp16.onnx"
-    other["candidate"]["file"] = "runs/a/other one.onnx"
-    other["images"]["source"] = "street (val)"
+    bisecting = ["--images", "scenes", "--bisect"]
+    own = bisect_document() | {"arguments": ["runs/a"], "options": bisecting}
+    other = bisect_document() | {"arguments": ["runs/a/other one.onnx"], "options": ["--bisect"]}
     other["machine"] |= {"cpu": "Another CPU"}
     write_json(tmp_path / "own.json", own)
     write_json(tmp_path / "other.json", other)
@@ -429,13 +422,7 @@ def test_every_part_of_merged_files_has_its_command(tmp_path: Path) -> None:
     )
     assert commands[0].startswith("# on ")
     assert commands[1].startswith(f"fcn-deploy train --out {run.root} --data 'my data'")
-    assert commands[2] == "fcn-deploy parity runs/a --bisect --images scenes"
+    assert commands[2] == "fcn-deploy parity runs/a --images scenes --bisect"
     assert commands[3].startswith("# on Another CPU")
-    assert commands[4] == "fcn-deploy parity 'runs/a/other one.onnx' --bisect --data street"
+    assert commands[4] == "fcn-deploy parity 'runs/a/other one.onnx' --bisect"
     assert len(commands) == 7
-
-
-def test_how_pictures_are_called_is_how_the_data_sets_call_them() -> None:
-    from fcn_deploy.report.repeat_commands import SCENES
-
-    assert SCENES_SOURCE.startswith(SCENES)
