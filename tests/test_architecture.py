@@ -49,23 +49,6 @@ def test_every_torch_free_room_imports_without_torch() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_pictures_go_in_and_out_where_a_target_does_without_the_quick_packages(
-    tmp_path: Path,
-) -> None:
-    result = run_python(
-        "import sys, pathlib, numpy as np\n"
-        "from PIL import Image\n"
-        "sys.modules['simplejpeg'] = sys.modules['isal'] = None\n"
-        "from fcn_deploy import read_image, write_mask\n"
-        f"folder = pathlib.Path({str(tmp_path)!r})\n"
-        "Image.new('RGB', (5, 3), (9, 9, 9)).save(folder / 'a.jpg')\n"
-        "assert (read_image(folder / 'a.jpg') == 9).all()\n"
-        "write_mask(folder / 'a.png', np.ones((3, 5), np.uint8), [(0, 0, 0), (1, 2, 3)])\n"
-        "assert (np.array(Image.open(folder / 'a.png')) == 1).all()\n"
-    )
-    assert result.returncode == 0, result.stderr
-
-
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_answers_without_heavy_imports(command: str) -> None:
     arguments = [command, "--help"] if command else ["--help"]

@@ -15,18 +15,11 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fcn_deploy.core.errors import ImageError
 
-try:
-    import simplejpeg
-except ImportError:  # a target may do without the package: Pillow gives the same pixels
-    simplejpeg = None
 #: Refused beyond this: a small file may unfold to gigabytes (a decompression bomb).
 MAX_PIXELS = 100_000_000
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-#: Files beyond this are read piece by piece: anything may lie behind a JPEG's end.
-_MOST_BYTES = 64 << 20
-#: EXIF's tag, and its values for pictures that are not stored upright, or stored on their side.
+#: EXIF's tag, and its values for pictures that are stored on their side.
 _ORIENTATION = 0x0112
-_TURNED = (2, 3, 4, 5, 6, 7, 8)
 _SIDEWAYS = (5, 6, 7, 8)
 
 
@@ -69,7 +62,8 @@ def decoded(path: Path) -> Iterator[Image.Image]:
         ImageError: missing, not a picture, truncated, or larger than ``MAX_PIXELS``.
     """
     with _opened(path) as image:
-        _load_upright(image)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
     yield image
 
 
@@ -95,11 +89,6 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         ) from error
 
 
-def _load_upright(image: Image.Image) -> None:
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)
-
-
 def _refuse_bomb(path: Path, size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
@@ -121,53 +110,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: see :func:`decoded`; also 32-bit float pictures, whose range is unknown.
     """
-    with _opened(path) as image:
-        pixels = _pixels_of_common_jpeg(image)
-        if pixels is not None:
-            return pixels
-        _load_upright(image)
-    return _as_rgb(path, image)
-
-
-def _pixels_of_common_jpeg(header: ImageFile.ImageFile) -> NDArray[np.uint8] | None:
-    """Decode an upright JPEG in colour in less time than Pillow takes.
-
-    Why not by Pillow: docs/architecture.md, "Reading and writing pictures".
-
-    Returns:
-        uint8 [H, W, 3], RGB, the same as Pillow's; None for all that is left to Pillow: other
-        formats and modes, pictures to be turned, subsamplings without a name, very long files,
-        and files with a fault (those are decoded twice).
-    """
-    if simplejpeg is None or header.format != "JPEG" or header.mode != "RGB":
-        return None
-    if header.getexif().get(_ORIENTATION, 1) in _TURNED:
-        return None
-    content = _content(header)
-    if content is None:
-        return None
-    try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(content)
-        if (height, width) != (header.height, header.width):
-            return None  # a size that nobody has checked
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            content, "RGB", fastdct=False, fastupsample=False
-        )
-    # KeyError: a subsampling that simplejpeg has no name for; RuntimeError: no memory.  What is
-    # wrong with the file, and whether it can be repaired, is for Pillow to say.
-    except (ValueError, KeyError, RuntimeError):
-        return None
-    return pixels
-
-
-def _content(opened: ImageFile.ImageFile) -> bytes | None:
-    """Read the whole file of a picture just opened; None if it is too large for that."""
-    stream = opened.fp
-    if stream is None:
-        return None
-    stream.seek(0)
-    content = stream.read(_MOST_BYTES + 1)
-    return content if len(content) <= _MOST_BYTES else None
+    with decoded(path) as image:
+        return _as_rgb(path, image)
 
 
 def _as_rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:

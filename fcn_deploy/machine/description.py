@@ -11,7 +11,7 @@ from typing import Any
 
 #: Distributions whose versions decide masks and speed.
 DISTRIBUTIONS = (
-    "fcn-deploy", "numpy", "pillow", "simplejpeg", "isal", "torch", "torchvision", "onnx",
+    "fcn-deploy", "numpy", "pillow", "torch", "torchvision", "onnx",
     "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "openvino", "ncnn",
     "mlcommons-loadgen", "nvidia-ml-py",
 )  # fmt: skip

@@ -391,7 +391,7 @@ def require_comparable(reference: Recording, candidate: Recording) -> None:
         if missing is not None:
             raise InputError(
                 f"picture {missing.name} of {one.path} is not in {other.path}",
-                "record both with the same pictures, the same --limit, Pillow and simplejpeg",
+                "record both with the same pictures, the same --limit and the same Pillow",
             )
     if reference._places != candidate._places:
         raise InputError(

@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image
 
 from fcn_deploy.core.errors import FcnDeployError, ImageError
-from fcn_deploy.data import images
 from fcn_deploy.data.images import IMAGE_SUFFIXES, MAX_PIXELS, find_images, image_size, read_image
 from fcn_deploy.data.scenes.render import draw_scene
 
@@ -180,20 +179,12 @@ def test_a_single_pixel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "dot.png"), [[[1, 2, 3]]])
 
 
-# -- JPEGs that Pillow need not decode ----------------------------------------------------------
+# -- JPEGs --------------------------------------------------------------------------------------
 
 
 def as_pillow_reads(content: bytes) -> NDArray[np.uint8]:
     with Image.open(BytesIO(content)) as image:
         return np.array(image.convert("RGB"))
-
-
-def encoded_jpeg(subsampling: str, height: int = 32, width: int = 32) -> bytes:
-    """A JPEG of noise, also in subsamplings that Pillow cannot write."""
-    simplejpeg = pytest.importorskip("simplejpeg")
-    noise = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
-    content: bytes = simplejpeg.encode_jpeg(noise, colorsubsampling=subsampling)
-    return content
 
 
 @given(
@@ -228,27 +219,6 @@ def test_every_jpeg_gives_the_pixels_that_pillow_gives(
     np.testing.assert_array_equal(image, as_pillow_reads(stream.getvalue()))
 
 
-@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
-@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 64)])
-def test_a_common_jpeg_is_not_decoded_by_pillow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subsampling: str, size: tuple[int, int]
-) -> None:
-    path = tmp_path / "common.jpg"
-    path.write_bytes(encoded_jpeg(subsampling, *size))
-    expected = as_pillow_reads(path.read_bytes())
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded by Pillow"))
-    np.testing.assert_array_equal(read_image(path), expected)
-
-
-def test_a_subsampling_without_a_name(tmp_path: Path) -> None:
-    """4:1:1 turned on its side, by the components' sampling factors in its header."""
-    path = tmp_path / "4:4:1.jpg"
-    content = encoded_jpeg("411")
-    assert b"\x03\x01\x41" in content
-    path.write_bytes(content.replace(b"\x03\x01\x41", b"\x03\x01\x14"))
-    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
-
-
 @pytest.mark.parametrize(
     ("mode", "options"),
     [("L", {}), ("CMYK", {}), ("RGB", {"keep_rgb": True})],
@@ -260,16 +230,13 @@ def test_jpegs_of_other_colours(tmp_path: Path, mode: str, options: dict[str, bo
     np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
 
 
-def test_an_orientation_that_stands_in_xmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_orientation_that_stands_in_xmp(tmp_path: Path) -> None:
     """Pillow's releases differ in whether they heed it; we follow the one that is installed."""
     path = tmp_path / "edited.jpg"
     xmp = b'http://ns.adobe.com/xap/1.0/\x00<x tiff:Orientation="6"/>'
     segment = b"\xff\xe1" + struct.pack(">H", len(xmp) + 2) + xmp
     path.write_bytes(WHOLE["JPEG"][:2] + segment + WHOLE["JPEG"][2:])
-    image = read_image(path)
-    assert image_size(path) == image.shape[:2]
-    monkeypatch.setattr(images, "simplejpeg", None)
-    np.testing.assert_array_equal(image, read_image(path))
+    assert image_size(path) == read_image(path).shape[:2]
 
 
 def test_the_first_picture_of_several_counts(tmp_path: Path) -> None:
@@ -278,98 +245,6 @@ def test_the_first_picture_of_several_counts(tmp_path: Path) -> None:
     first.save(path, format="MPO", save_all=True, append_images=[second])
     np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
     assert read_image(path).any()
-
-
-@pytest.mark.parametrize("beyond", [0, 1])
-def test_a_file_is_read_as_a_whole_up_to_a_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beyond: int
-) -> None:
-    """Anything may lie behind a JPEG's end, gigabytes as well."""
-    path = tmp_path / "long.jpg"
-    content = WHOLE["JPEG"]
-    path.write_bytes(content + bytes(beyond))
-    asked: list[bytes] = []
-
-    class Asked:
-        @staticmethod
-        def decode_jpeg_header(content: bytes) -> None:
-            asked.append(content)
-            raise ValueError
-
-    monkeypatch.setattr(images, "simplejpeg", Asked)
-    monkeypatch.setattr(images, "_MOST_BYTES", len(content))
-    np.testing.assert_array_equal(read_image(path), as_pillow_reads(content))
-    assert asked == ([] if beyond else [content])
-
-
-def test_a_target_without_simplejpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "common.jpg"
-    Image.fromarray(picture()).save(path)
-    quickly = read_image(path)
-    monkeypatch.setattr(images, "simplejpeg", None)
-    np.testing.assert_array_equal(read_image(path), quickly)
-
-
-def test_only_a_size_that_was_checked_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file that says one size to Pillow and another to simplejpeg could be a bomb."""
-    path = tmp_path / "two-sizes.jpg"
-    Image.fromarray(picture()).save(path)
-
-    class Larger:
-        @staticmethod
-        def decode_jpeg_header(_: bytes) -> tuple[int, int, str, str]:
-            return 60_000, 60_000, "YCbCr", "420"
-
-        @staticmethod
-        def decode_jpeg(*_: object, **__: object) -> None:
-            pytest.fail("unfolded")
-
-    monkeypatch.setattr(images, "simplejpeg", Larger)
-    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError])
-def test_what_simplejpeg_refuses_is_left_to_pillow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
-    path = tmp_path / "common.jpg"
-    path.write_bytes(WHOLE["JPEG"])
-
-    class Refusing:
-        @staticmethod
-        def decode_jpeg_header(_: bytes) -> None:
-            raise error("no")
-
-    monkeypatch.setattr(images, "simplejpeg", Refusing)
-    np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
-
-
-@given(
-    damage=st.lists(st.tuples(st.integers(2, 5000), st.integers(0, 255)), max_size=4),
-    kept=st.integers(0, 2000),
-)
-@settings(max_examples=150)
-def test_a_damaged_jpeg_is_what_pillow_says_of_it(
-    tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]], kept: int
-) -> None:
-    content = bytearray(WHOLE["JPEG"])
-    for place, value in damage:
-        content[place % len(content)] = value
-    path = tmp_path_factory.getbasetemp() / "damaged.jpg"
-    path.write_bytes(content[:kept] if kept < len(content) else content)
-
-    def answer() -> list[object]:
-        try:
-            return read_image(path).tolist()
-        except ImageError as error:
-            return [str(error)]
-
-    quickly = answer()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "simplejpeg", None)
-        assert answer() == quickly
 
 
 # -- files that are refused ---------------------------------------------------------------------

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import struct
+import subprocess
+import sys
+import threading
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +21,14 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcn_deploy.core.errors import ArtifactError, DataError
+from fcn_deploy.core.errors import ArtifactError, DataError, InputError
 from fcn_deploy.data.masks import (
     VOC_CLASS_NAMES,
     colour_table,
     colour_to_mask,
     grid,
     mask_to_colour,
+    mask_to_image,
     overlay,
     prediction_grid,
     read_mask,
@@ -253,8 +260,103 @@ def test_a_written_mask_reads_back_bit_for_bit(
 def test_a_written_mask_shows_its_colours_in_any_viewer(tmp_path: Path) -> None:
     write_mask(tmp_path / "mask.png", MASK, VOC)
     with Image.open(tmp_path / "mask.png") as image:
-        assert image.mode == "P"
+        image.verify()  # the checksums
+    with Image.open(tmp_path / "mask.png") as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "P", (4, 2))
         np.testing.assert_array_equal(np.array(image.convert("RGB")), mask_to_colour(MASK, VOC))
+
+
+def test_a_mask_that_is_a_view_of_another_array(tmp_path: Path) -> None:
+    turned = np.arange(12, dtype=np.uint8).reshape(3, 4).T[::-1]
+    write_mask(tmp_path / "view.png", turned, VOC)
+    np.testing.assert_array_equal(read_mask(tmp_path / "view.png", VOC), turned)
+    write_mask(tmp_path / "copy.png", turned.copy(), VOC)
+    assert (tmp_path / "view.png").read_bytes() == (tmp_path / "copy.png").read_bytes()
+
+
+def test_flat_areas_take_next_to_nothing(tmp_path: Path) -> None:
+    mask = np.zeros((400, 500), np.uint8)
+    mask[100:300, 200:400] = 7
+    write_mask(tmp_path / "flat.png", mask, VOC)
+    assert (tmp_path / "flat.png").stat().st_size < 0.03 * mask.size
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.zeros((3, 4), np.int64),
+        np.zeros((3, 4), bool),
+        np.zeros((3, 4, 1), np.uint8),
+        np.zeros((0, 4), np.uint8),
+    ],
+    ids=["int64", "bool", "rank 3", "empty"],
+)
+def test_what_is_no_mask_is_refused(
+    tmp_path: Path, mask: NDArray[np.uint8], one_line: OneLine
+) -> None:
+    with pytest.raises(InputError, match=r"uint8 \[H, W\]") as caught:
+        write_mask(tmp_path / "mask.png", mask, VOC)
+    assert str(mask.dtype) in one_line(caught.value)
+    assert caught.value.repair
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match=r"uint8 \[H, W\]"):
+        mask_to_image(mask, VOC)
+
+
+# -- equal masks are equal files ----------------------------------------------------------------
+
+
+def masks_of_many_sizes() -> list[NDArray[np.uint8]]:
+    """Small masks of few classes: patterns that repeat, noise, and flat areas."""
+    masks = []
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        height, width, classes = (int(n) for n in rng.integers((1, 1, 1), (70, 70, 22)))
+        noise = rng.integers(0, classes, (height, width), np.uint8)
+        pattern = (np.arange(height * width).reshape(height, width) % classes).astype(np.uint8)
+        masks.append((noise, pattern, pattern // 7)[seed % 3])
+    return masks
+
+
+def digests_of_files(folder: Path) -> list[str]:
+    """Write the masks and digest each file; freed memory is left full of something else."""
+    folder.mkdir(exist_ok=True)
+    digests = []
+    for number, mask in enumerate(masks_of_many_sizes()):
+        rng = np.random.default_rng([number, threading.get_ident(), os.getpid()])
+        garbage = [rng.bytes(size) for size in (50, 700, 9_000, 70_000, 300_000)]
+        del garbage
+        write_mask(folder / "mask.png", mask, VOC)
+        digests.append(hashlib.sha256((folder / "mask.png").read_bytes()).hexdigest())
+    return digests
+
+
+def test_equal_masks_are_equal_files_in_many_threads(tmp_path: Path) -> None:
+    expected = digests_of_files(tmp_path)
+    assert len(set(expected)) == len(expected)
+    with ThreadPoolExecutor(8) as pool:
+        for digests in pool.map(digests_of_files, [tmp_path / str(n) for n in range(8)]):
+            assert digests == expected
+
+
+@pytest.mark.parametrize("memory", [{}, {"PYTHONMALLOC": "malloc", "MALLOC_PERTURB_": "171"}])
+def test_equal_masks_are_equal_files_in_another_process(
+    tmp_path: Path, memory: dict[str, str]
+) -> None:
+    code = (
+        "import pathlib, sys\n"
+        "from tests.data.test_masks import digests_of_files\n"
+        "print(*digests_of_files(pathlib.Path(sys.argv[1])))\n"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "there")],
+        env={**os.environ, **memory},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert printed.split() == digests_of_files(tmp_path / "here")
 
 
 @pytest.mark.parametrize(
@@ -319,14 +421,25 @@ def test_prediction_grid_is_image_prediction_truth() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
-def test_a_full_disk_keeps_the_old_mask(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_line: OneLine
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda target: write_mask(target, np.zeros((900, 900), np.uint8), VOC),
+        lambda target: write_picture(target, np.zeros((900, 900, 3), np.uint8)),
+    ],
+    ids=["mask", "picture"],
+)
+def test_a_full_disk_keeps_the_old_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[Path], None],
+    one_line: OneLine,
 ) -> None:
     write_mask(tmp_path / "mask.png", MASK, VOC)
     monkeypatch.setattr("secrets.token_hex", lambda _: "here")
     (tmp_path / ".mask.here.png").symlink_to("/dev/full")
     with pytest.raises(ArtifactError, match="disk is full") as caught:
-        write_mask(tmp_path / "mask.png", np.zeros((900, 900), np.uint8), VOC)
+        write(tmp_path / "mask.png")
     assert str(tmp_path / "mask.png") in one_line(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC), MASK)
