@@ -79,7 +79,7 @@ def measure(
         for size in scenario.batches(batch_size)
     }
     for runner in runners:
-        runner.keep(len(shapes))
+        runner.reserve_shapes(len(shapes))
     on_device = TimedLoop(device_seconds)
     needed = max(MIN_REPEATS, repeats // 2 + 1)  # of any two rows, some repeats pair up
     turns: dict[Case, dict[int, Repeat]] = {case: {} for case in cases}

@@ -140,7 +140,7 @@ def bench(
     backends, tiers = tuple(dict.fromkeys(backends)), tuple(dict.fromkeys(tiers))
     batches, sizes = tuple(dict.fromkeys(batches)), tuple(dict.fromkeys(sizes))
     chosen = backends or usable_backends(precision)
-    require_backends(chosen)
+    require_backends(chosen, device)
     target = json_file or source.bench_folder / result_name(
         "-".join(backends) or "all",
         precision.value,

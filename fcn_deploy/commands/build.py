@@ -15,6 +15,7 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
 
 if TYPE_CHECKING:
+    from fcn_deploy.graph.onnx_file import OnnxFile
     from fcn_deploy.tensorrt.profiles import Choice
 
 
@@ -72,6 +73,7 @@ def build(
         raise click.UsageError("--memory, --batch and --dry-run belong to --plan-from DIR: add it.")
     if plan_from is not None and profiles:
         raise click.UsageError("--plan-from chooses the profiles itself: drop --profile, or it.")
+    from fcn_deploy.graph.onnx_file import OnnxFile
     from fcn_deploy.tensorrt.api import choose_product
     from fcn_deploy.tensorrt.build import engine_from_onnx
     from fcn_deploy.tensorrt.build_missing import build_command, export_command
@@ -85,16 +87,16 @@ def build(
             "give a run or an ONNX file to build from",
         )
     capabilities = () if compute_capability is None else parse_capabilities(compute_capability)
-    onnx_path = source.require_onnx(precision)
+    file = OnnxFile(source.require_onnx(precision))
     if plan_from is not None:
-        profiles = _planned(onnx_path, plan_from, memory, batch or 1)
+        profiles = _planned(file, plan_from, memory, batch or 1)
         if dry_run:
             return
     chosen = choose_product(product)
     options = BuildOptions(profiles, workspace, opt_level, timing_cache, capabilities)
     with build_bar() as on_progress:
         engine = engine_from_onnx(
-            onnx_path,
+            file,
             name=source.name,
             product=chosen,
             options=options,
@@ -120,16 +122,15 @@ def build(
 
 
 def _planned(
-    onnx_path: Path, folder: Path, memory: int | None, batch: int
+    file: OnnxFile, folder: Path, memory: int | None, batch: int
 ) -> tuple[ShapeProfile, ...]:
     """Show what could be built for the pictures in a folder; return the profiles to build."""
     from rich.table import Table
 
-    from fcn_deploy.graph.onnx_file import load_onnx
     from fcn_deploy.tensorrt.profiles import choices, choose, engine_bytes, mebibytes, picture_sizes
 
     sizes = picture_sizes(folder)
-    model = load_onnx(onnx_path)
+    model = file.model
 
     @functools.cache
     def memory_of(shape: BatchShape) -> int:

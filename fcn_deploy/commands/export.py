@@ -146,6 +146,7 @@ def _write_int8(
     checked: bool,
 ) -> None:
     from fcn_deploy.core.files import probe
+    from fcn_deploy.graph.onnx_file import OnnxFile
     from fcn_deploy.graph.quantize import quantized_onnx
 
     probe(target)
@@ -154,7 +155,9 @@ def _write_int8(
         fp32 = Path(folder) / "model.onnx"
         write_fp32(fp32)
         with counter("calibration", count) as step:
-            written = quantized_onnx(fp32, target, _counted(pictures, step), checked=checked)
+            written = quantized_onnx(
+                OnnxFile(fp32), target, _counted(pictures, step), checked=checked
+            )
     proof = "NOT CHECKED"
     if written.agreement is not None:
         proof = f"{written.agreement:.2%} of their pixels keep their class"

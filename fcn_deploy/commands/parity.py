@@ -161,7 +161,7 @@ def _save_outputs(
     from fcn_deploy.core.files import probe
     from fcn_deploy.parity.saved_outputs import record
 
-    require_backends([backend])
+    require_backends([backend], device)
     probe(target, flags="--save-outputs")
     with open_backend(
         source, backend, precision=precision, outputs=_BOTH, device=device, threads=threads
@@ -227,20 +227,23 @@ def _bisect(
     threads: int | None,
 ) -> None:
     from fcn_deploy.core.files import probe
-    from fcn_deploy.graph.onnx_file import read_metadata
+    from fcn_deploy.graph.onnx_file import OnnxFile
     from fcn_deploy.machine.description import usable_cores
     from fcn_deploy.parity.bisect import bisect, save
 
-    reference = Run(source.root).require_onnx(Precision.FP32)
+    reference = OnnxFile(Run(source.root).require_onnx(Precision.FP32))
     # The reference is FP32; what is suspected, unless told otherwise, is the half file.
     suspect = Precision.FP16 if precision is Precision.FP32 else precision
-    candidate = source.require_onnx(suspect)
-    if candidate.resolve() == reference.resolve():
-        raise InputError(f"{candidate} is the reference itself", "name another file, or the run")
-    target = json_file or source.bisect_folder / result_name(candidate.stem)
+    candidate = OnnxFile(source.require_onnx(suspect))
+    if candidate.path.resolve() == reference.path.resolve():
+        raise InputError(
+            f"{candidate.path} is the reference itself", "name another file, or the run"
+        )
+    target = json_file or source.bisect_folder / result_name(candidate.path.stem)
     probe(target)
-    spec = read_metadata(reference).spec
-    pictures = parity_pictures(source, spec, data, images, limit or BISECT_PICTURES)
+    pictures = parity_pictures(
+        source, reference.metadata.spec, data, images, limit or BISECT_PICTURES
+    )
     with counter("bisect", pictures.count) as step:
         result = bisect(
             reference,

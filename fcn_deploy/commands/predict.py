@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fcn_deploy.commands.shared.backends import open_backend
+from fcn_deploy.commands.shared.backends import open_backend, require_backends
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import (
     device_option,
@@ -54,6 +54,7 @@ def predict(
     pictures = find_images([Path(word) for word in words])
     if backend is None:
         backend = _default_backend(source, precision)
+    require_backends([backend], device)
     folder = out or source.root / "predictions"
     done = 0
     with open_backend(

@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.files import file_digest, write_json
+from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.fp16_rounding import with_explicit_rounding
-from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, read_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile, OnnxMetadata
 from fcn_deploy.parity.layer_pairs import LayerPair, paired_layers
 from fcn_deploy.parity.segments import SegmentedGraph
 from fcn_deploy.results.environment import result_header
@@ -151,8 +151,8 @@ class BisectResult:
 
 
 def bisect(
-    reference_path: Path,
-    candidate_path: Path,
+    reference: OnnxFile,
+    candidate: OnnxFile,
     pictures: Iterable[NDArray[np.uint8]],
     *,
     source: str,
@@ -164,8 +164,8 @@ def bisect(
     """Compare two ONNX files of one checkpoint, layer by layer.
 
     Args:
-        reference_path: the FP32 file.
-        candidate_path: the file in question.
+        reference: the FP32 file.
+        candidate: the file in question.
         pictures: uint8 [H, W, 3] each, of any sizes, taken one at a time.
         source: where they come from, for the record.
         threads: of each session's intra-op pool.
@@ -180,22 +180,24 @@ def bisect(
             not FP32 or not finite, or there are no pictures.
         BackendError: the onnx package is missing.
     """
-    reference_metadata, candidate_metadata = map(read_metadata, (reference_path, candidate_path))
-    _refuse_strangers(reference_path, reference_metadata, candidate_path, candidate_metadata)
-    precision = candidate_metadata.precision
+    _refuse_strangers(reference.path, reference.metadata, candidate.path, candidate.metadata)
+    precision = candidate.metadata.precision
     if tolerance is None:
         if precision not in TOLERANCES:
             raise InputError(f"no tolerance is known for {precision.value}", "give one")
         tolerance = TOLERANCES[precision]
-    reference, candidate = load_onnx(reference_path), load_onnx(candidate_path)
-    pairs = paired_layers(reference, candidate)
+    pairs = paired_layers(reference.model, candidate.model)
     chunks = [pairs[i : i + layers_at_once] for i in range(0, len(pairs), layers_at_once)]
-    expected = SegmentedGraph(reference, [[pair.tensor for pair in c] for c in chunks], threads)
+    expected = SegmentedGraph(
+        reference.model, [[pair.tensor for pair in c] for c in chunks], threads
+    )
     given = SegmentedGraph(
-        with_explicit_rounding(candidate),
+        with_explicit_rounding(candidate.model),
         [[pair.candidate_tensor for pair in c] for c in chunks],
         threads,
     )
+    for file in (reference, candidate):
+        file.release()  # the sessions have what they need
     sums = [_Sums() for _ in pairs]
     count = 0
     for picture in pictures:
@@ -208,8 +210,8 @@ def bisect(
     if not count:
         raise InputError("no pictures to compare on", "name a folder of pictures with --images")
     return BisectResult(
-        ProbedFile(str(reference_path), file_digest(reference_path), reference_metadata.precision),
-        ProbedFile(str(candidate_path), file_digest(candidate_path), precision),
+        ProbedFile(str(reference.path), reference.digest, reference.metadata.precision),
+        ProbedFile(str(candidate.path), candidate.digest, precision),
         source,
         count,
         tolerance,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fcn_deploy.core.errors import BackendError
-from fcn_deploy.core.files import file_digest, write_bytes
+from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import load_onnx, read_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.machine import cuda
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
@@ -56,8 +56,8 @@ def ensure_engine(
     chosen = api.choose_product(product)
     version = api.installed_version(chosen)
     capability = cuda.describe_gpu().compute_capability
-    onnx_path = run.require_onnx(precision)
-    metadata = read_metadata(onnx_path)
+    file = OnnxFile(run.require_onnx(precision))
+    metadata = file.metadata
 
     def find(
         asked: str, *, onnx_digest: str | None = None, checkpoint_digest: str | None = None
@@ -74,14 +74,14 @@ def ensure_engine(
         )
 
     def build(
-        source: Path, name: str, reason: str, shipped: EngineSidecar | None = None
+        source: OnnxFile, name: str, reason: str, shipped: EngineSidecar | None = None
     ) -> EngineSidecar:
         options = BuildOptions(
             profiles=() if shipped is None else shipped.profiles,
             timing_cache=timing_cache,
             compute_capabilities=_capabilities_here(chosen, capability),
         )
-        say(f"no engine fits ({reason}): building one from {onnx_path}")
+        say(f"no engine fits ({reason}): building one from {file.path}")
         if shipped is None:
             command = build_command(run, precision, chosen, options, folder)
         else:  # it follows the masks' engine: to change this one is to rebuild that one
@@ -97,8 +97,8 @@ def ensure_engine(
             on_progress=on_progress,
         ).sidecar
 
-    found, reason = find("mask", onnx_digest=file_digest(onnx_path))
-    shipped = build(onnx_path, run.name, reason) if found is None else read_sidecar(found)
+    found, reason = find("mask", onnx_digest=file.digest)
+    shipped = build(file, run.name, reason) if found is None else read_sidecar(found)
     hidden = set(outputs) - set(metadata.outputs)
     if not hidden or "logits" in metadata.outputs:
         return
@@ -107,9 +107,9 @@ def ensure_engine(
         found, reason = None, f"{found} has other profiles than the engine of the masks"
     if found is None:
         exposed = folder / f"{run.name}.logits.{metadata.precision.value}.onnx"
-        write_bytes(exposed, with_logits(load_onnx(onnx_path)).SerializeToString())
+        write_bytes(exposed, with_logits(file.model).SerializeToString())
         try:
-            build(exposed, f"{run.name}.logits", reason, shipped)
+            build(OnnxFile(exposed), f"{run.name}.logits", reason, shipped)
         finally:
             exposed.unlink()  # made for this build alone
 

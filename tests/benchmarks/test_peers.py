@@ -151,7 +151,7 @@ class TestUnavailable:
 
     def test_no_plain_export(self, tmp_path: Path) -> None:
         with pytest.raises(MissingStageError, match=r"baseline\.onnx"):
-            openvino_api.open(Run(tmp_path), THREADS)
+            openvino_api.open_peer(Run(tmp_path), THREADS)
 
     def test_the_table_names_who_is_left_out(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
@@ -197,7 +197,7 @@ def test_the_scenarios_of_a_machine_have_files_of_their_own() -> None:
 
 def row(backend: str, *repeats_ms: float, precision: str = "fp32", tier: str = "host") -> Row:
     runner = RunnerDescription(
-        backend, "cpu", precision, "Library 1.0", 2, "model", "sha256:0", "sha256:0"
+        backend, "cpu", precision, precision, "Library 1.0", 2, "model", "sha256:0", "sha256:0"
     )
     return Row(runner, "single-stream", tier, 1, (320, 480), "sha256:1", repeats_ms, 64, {})
 

@@ -25,6 +25,7 @@ from fcn_deploy.core.errors import (
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
 from fcn_deploy.data.masks import read_mask
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.machine import cuda
 from fcn_deploy.predict.folder import predict
 from fcn_deploy.runners.base import open_runner, unavailable_reason
@@ -66,7 +67,7 @@ def make_run(
     run = Run(Path("runs/city"))
     write_onnx(run.onnx(FP16), FP16, outputs)
     engine_from_onnx(
-        run.onnx(FP16),
+        OnnxFile(run.onnx(FP16)),
         name=run.name,
         product=machine.product,
         options=BuildOptions(profiles),
@@ -462,7 +463,7 @@ def test_graphs_are_few_and_the_least_used_goes(latest: FakeMachine) -> None:
 def test_as_many_graphs_are_kept_as_are_asked_for(latest: FakeMachine) -> None:
     with open_trt(make_run(latest)) as runner:
         runner.run(pictures((8, 100, 100)))  # room for all that follows
-        runner.keep(MAX_GRAPHS)
+        runner.reserve_shapes(MAX_GRAPHS)
         for shape in [(1, 8, 8 + index) for index in range(MAX_GRAPHS + 3)]:
             for _ in range(2):
                 runner.run(pictures(shape))

@@ -11,7 +11,6 @@ from fcn_deploy.commands.shared.console import counter
 if TYPE_CHECKING:
     from fcn_deploy.core.run import Run
     from fcn_deploy.core.spec import Precision
-    from fcn_deploy.results.runner import RunnerDescription
     from fcn_deploy.runners.base import Runner
 
 
@@ -39,19 +38,20 @@ def cold_starts(
         sizes: at the largest (height, width) in pixels; the first mask is of one of the first.
     """
     from fcn_deploy.bench.cold_start import measure_cold_start
-    from fcn_deploy.runners.base import TORCH_BACKENDS
+    from fcn_deploy.runners.base import find_backend
 
     largest = (max(batches), *max(sizes, key=lambda size: size[0] * size[1]))
     found = []
     with counter("cold starts", len(files)) as step:
         for runner, precision in files.items():
             description = runner.describe()
+            backend = find_backend(description.backend)
             start = measure_cold_start(
                 source,
                 description.backend,
                 precision=precision,
                 threads=threads,
-                device=device if description.backend in TORCH_BACKENDS else "auto",
+                device=backend.device_of(device),
                 size=sizes[0],
                 largest=largest,
                 timeout_s=COLD_START_LIMIT_S,
@@ -62,20 +62,8 @@ def cold_starts(
                     "size": list(sizes[0]),
                     "largest": list(largest),
                     **start.to_json(),
-                    "build_seconds": _build_seconds(description),
+                    "build_seconds": backend.build_seconds(Path(description.file)),
                 }
             )
             step()
     return found
-
-
-def _build_seconds(description: RunnerDescription) -> float | None:
-    from fcn_deploy.core.errors import EngineError
-    from fcn_deploy.tensorrt.engine_file import read_sidecar
-
-    if description.backend != "trt":
-        return None
-    try:
-        return read_sidecar(Path(description.file)).build_seconds
-    except EngineError:  # a trusted engine has no sidecar
-        return None
