@@ -39,6 +39,7 @@ from fcn_deploy.tensorrt.execution import MAX_GRAPHS
 from tests import fake_tensorrt
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import RELEASES, SCRATCH_BYTES, fake_logits, fake_mask
+from tests.file_reads import counted_reads
 from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
 
 FP16 = Precision.FP16
@@ -687,6 +688,16 @@ def test_logits_come_from_a_second_engine_and_the_mask_from_the_shipped_one(
     np.testing.assert_array_equal(outputs.margin, np.ones((2, 8, 9), np.float32))
     np.testing.assert_array_equal(streamed.mask, outputs.mask)
     assert set(machine.cuda.held().values()) == {0}
+
+
+def test_the_onnx_file_is_read_once_to_build_and_once_to_open(latest: FakeMachine) -> None:
+    run = make_run(latest)
+    path = run.onnx(FP16).resolve()
+    with counted_reads() as building:
+        ensure_engine(run, FP16, outputs=("mask", "logits"), product=latest.product.value)
+    with counted_reads() as opening:
+        open_trt(run, "mask", "logits").close()
+    assert (building[path], opening[path]) == (1, 1)
 
 
 def test_an_engine_that_gives_logits_needs_no_second(latest: FakeMachine) -> None:

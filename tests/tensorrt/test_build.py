@@ -604,7 +604,7 @@ def test_build_and_runner_know_no_torch_and_no_tensorrt() -> None:
         "for name in ('torch', 'tensorrt', 'tensorrt_rtx_bindings', 'cuda', 'safetensors'):\n"
         "    sys.modules[name] = None\n"
         "import fcn_deploy.tensorrt.build, fcn_deploy.runners.trt, fcn_deploy.runners.ort.runner\n"
-        "print(fcn_deploy.runners.trt.unavailable_reason())\n"
+        "print(fcn_deploy.runners.trt.TRT.unavailable_reason())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -84,9 +84,11 @@ class NcnnRunner(OnnxRunner):
 
         super().__init__(backend, file, request)
         self._library = f"ncnn {ncnn.__version__}, ends in ONNX Runtime {onnxruntime.__version__}"
-        self._graph = split_graph(file.model, typical_size=self.spec.image_sizes.typical)
-        rest = split_graph(with_logits(file.model)).rest if self._needs_probe else None
+        model = file.model
         file.release()
+        self._graph = split_graph(model, typical_size=self.spec.image_sizes.typical)
+        rest = split_graph(with_logits(model)).rest if self._needs_probe else None
+        del model  # before the libraries take memory of their own
         self._network: _Network | None = _Network(self._graph, self._threads, self._threads)
         self._probe = None if rest is None else _waiting_session(rest, self._threads)
         # One thread has nothing to share.

@@ -137,38 +137,49 @@ class Network:
         return compiled
 
 
-def opened(
-    core: Any,
-    file: OnnxFile,
-    settings: Mapping[str, Any],
-    arithmetic: Arithmetic,
-    *,
-    visible_logits: bool = False,
-) -> Network:
-    """Read a file's graph, changed as its arithmetic demands.
+@dataclass(frozen=True)
+class Prepared:
+    """A file as OpenVINO is to read it.
+
+    Attributes:
+        content: an ONNX file's bytes.
+        quantized: convolutions in it that are to be computed in integers of 8 bits.
+    """
+
+    content: bytes
+    quantized: int
+
+
+def prepared(file: OnnxFile, arithmetic: Arithmetic, *, visible_logits: bool = False) -> Prepared:
+    """Return a file changed as its arithmetic demands.
 
     Raises:
-        OnnxFileError: it is none that can be changed so, or OpenVINO refuses it.
+        OnnxFileError: it is none that can be changed so.
     """
-    quantized = 0
-    if (
-        arithmetic.change is None
-        and not visible_logits
-        and arithmetic.precision is not Precision.INT8
-    ):
-        content = file.bytes
-    else:
-        model = file.model
-        if visible_logits:
-            model = with_logits(model)
-        if arithmetic.change is not None:
-            model = arithmetic.change(model)
-        content, quantized = model.SerializeToString(), quantized_convolutions(model)
+    changed = visible_logits or arithmetic.change is not None
+    if not changed and arithmetic.precision is not Precision.INT8:
+        return Prepared(file.bytes, 0)
+    model = file.model
+    if visible_logits:
+        model = with_logits(model)
+    if arithmetic.change is not None:
+        model = arithmetic.change(model)
+    return Prepared(model.SerializeToString(), quantized_convolutions(model))
+
+
+def opened(
+    core: Any, graph: Prepared, settings: Mapping[str, Any], arithmetic: Arithmetic
+) -> Network:
+    """Let OpenVINO read a file.
+
+    Raises:
+        OnnxFileError: it refuses the file.
+    """
     try:
-        graph = core.read_model(content)
+        read = core.read_model(graph.content)
     except Exception as error:  # its exceptions share no base but Exception
         raise OnnxFileError(f"OpenVINO refuses the file: {error}", FOREIGN_REPAIR) from error
-    return Network(core, graph, settings, arithmetic, quantized)
+    return Network(core, read, settings, arithmetic, graph.quantized)
 
 
 def _require_convolutions(compiled: Any, precision: Precision, quantized: int) -> None:

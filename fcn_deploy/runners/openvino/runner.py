@@ -38,6 +38,7 @@ from fcn_deploy.runners.openvino.compiled import (
     Request,
     Requests,
     opened,
+    prepared,
 )
 from fcn_deploy.runners.openvino.int8x3 import PRODUCTS_EACH, THREE_PRODUCTS, with_three_products
 from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
@@ -144,7 +145,12 @@ class OpenVinoRunner(OnnxRunner):
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1,
         }
-        self._network: Network | None = opened(core, file, settings, arithmetic)
+        shipped, probe = prepared(file, arithmetic), None
+        if self._needs_probe:
+            probe = prepared(file, arithmetic, visible_logits=True)
+        file.release()  # before OpenVINO takes memory of its own
+        self._network: Network | None = opened(core, shipped, settings, arithmetic)
+        del shipped
         self._library = f"OpenVINO {openvino.__version__.split('-')[0]}{arithmetic.note}"
         if arithmetic.precision is Precision.INT8 and int8_sums_saturate():
             self._library += SATURATION
@@ -156,9 +162,8 @@ class OpenVinoRunner(OnnxRunner):
             settings_of_streams = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": LANES}
             self._streams = self._network.with_settings(settings_of_streams)
         self._probe: Network | None = None
-        if self._needs_probe:
-            self._probe = opened(core, file, settings, arithmetic, visible_logits=True)
-        file.release()
+        if probe is not None:
+            self._probe = opened(core, probe, settings, arithmetic)
 
     @signal_stack_kept()
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
