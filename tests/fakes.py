@@ -32,7 +32,7 @@ class FakeRunner(Runner):
     Args:
         spec: classes and palette.
         backend: name to go by in descriptions.
-        precision: to claim in the description; it changes no figure.
+        precision: to claim in the description, of the arithmetic too; it changes no figure.
         outputs: of ``mask``, ``logits``, ``margin``.
         noise: largest change of any logit; a picture gets the same noise in every batch.
         seed: of the noise.
@@ -71,6 +71,7 @@ class FakeRunner(Runner):
             backend=backend,
             device=device,
             precision=precision.value,
+            arithmetic=precision.value,
             library="fake 1.0",
             threads=threads,
             file=f"{backend}.fake",

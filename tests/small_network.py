@@ -118,6 +118,7 @@ class SmallRunner(Runner):
             backend="small",
             device="cpu",
             precision=self.precision.value,
+            arithmetic=self.precision.value,
             library=self.library,
             threads=1,
             file="small.pt",

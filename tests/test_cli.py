@@ -364,6 +364,30 @@ def test_every_error_of_ours_is_one_line() -> None:
     assert str(error) == "a message of two lines; a repair of two"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "RUN", "photo.png", "--out", "out"],
+        ["bench", "RUN", "--backend", "ort", "--backend", "ncnn", "--json", "out"],
+        ["parity", "RUN", "--backend", "ort", "--save-outputs", "out.json"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_gpu_is_not_replaced_by_the_cpu_in_silence(
+    words: list[str],
+    fcn_deploy: FcnDeploy,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("photo.png")
+    words = [str(tiny_run) if word == "RUN" else word for word in words]
+    done = fcn_deploy(*words, "--device", "cuda")
+    refused(done, "runs on the CPU", "drop --device cuda, or use --backend ort-cuda")
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
 def test_predict_without_a_backend_names_the_export_where_pytorch_cannot_stand_in(
     fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

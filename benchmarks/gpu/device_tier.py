@@ -42,7 +42,7 @@ from fcn_deploy.runners.trt import TrtRunner
 SHAPES: tuple[BatchShape, ...] = (
     (1, 320, 480), (8, 320, 480), (32, 320, 480), (64, 320, 480), (1, 1024, 2048),
 )  # fmt: skip
-DEVICE_SCHEMA = 1
+DEVICE_SCHEMA = 2
 WARM_UP_RUNS, RUNS, REPEATS = 20, 100, 5
 #: A stream is read for about so long in each repeat.
 STREAM_SECONDS = 1.0
@@ -74,12 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generator = np.random.default_rng(0)
     before = cuda.memory_in_use()
     with ExitStack() as stack:
-        runners = [
-            stack.enter_context(open_runner(run, "trt", precision=asked.precision))
-            for _ in range(max(contexts))
-        ]
+        runners = [_opened(run, asked.precision, stack) for _ in range(max(contexts))]
         first = runners[0]
-        assert isinstance(first, TrtRunner)
         document["runner"] = first.describe().to_json()
         document["memory_after_open_mib"] = (cuda.memory_in_use() - before) >> 20
         for shape in asked.shapes or SHAPES:
@@ -99,6 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(document["leak"])
 
 
+def _opened(run: Run, precision: Precision, stack: ExitStack) -> TrtRunner:
+    runner = stack.enter_context(open_runner(run, "trt", precision=precision))
+    assert isinstance(runner, TrtRunner)
+    return runner
+
+
 def _shape(text: str) -> BatchShape:
     batch, height, width = map(int, text.split("x"))
     return batch, height, width
@@ -106,7 +108,7 @@ def _shape(text: str) -> BatchShape:
 
 def _measures(
     first: TrtRunner,
-    runners: Sequence[Runner],
+    runners: Sequence[TrtRunner],
     contexts: Sequence[int],
     shape: BatchShape,
     generator: np.random.Generator,

@@ -11,8 +11,7 @@ from functools import partial
 
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.runners.base import Runner
-from fcn_deploy.runners.pytorch import TorchBackend
+from fcn_deploy.runners.base import Backend, Runner
 from peers import eager, fcn_resnet50, openvino_api, torch_options
 
 
@@ -31,26 +30,26 @@ class Peer:
     open: Callable[[Run, int], Runner]
 
 
-def _torch(backend: TorchBackend, precision: Precision) -> Peer:
+def _torch(backend: Backend, precision: Precision) -> Peer:
     return Peer(
         backend.name,
         partial(torch_options.unavailable_reason, backend, precision),
-        partial(torch_options.open, backend=backend, precision=precision),
+        partial(torch_options.open_peer, backend=backend, precision=precision),
     )
 
 
 #: Of the same network: their masks are checked against ours before they are measured.
 PEERS = (
-    Peer("peer:eager", eager.unavailable_reason, eager.open),
+    Peer("peer:eager", eager.unavailable_reason, eager.open_peer),
     _torch(torch_options.COMPILED, Precision.FP32),
     _torch(torch_options.COMPILED_FP16, Precision.FP16),
     _torch(torch_options.GRAPHS, Precision.FP16),
-    Peer("peer:openvino", openvino_api.unavailable_reason, openvino_api.open),
+    Peer("peer:openvino", openvino_api.unavailable_reason, openvino_api.open_peer),
     Peer(
         "peer:openvino-bf16",
         partial(openvino_api.unavailable_reason, "bf16"),
-        partial(openvino_api.open, precision="bf16"),
+        partial(openvino_api.open_peer, precision="bf16"),
     ),
 )
 #: Another network: it says how large ours is, and is never ranked.
-SIZE_REFERENCE = Peer("peer:fcn_resnet50", fcn_resnet50.unavailable_reason, fcn_resnet50.open)
+SIZE_REFERENCE = Peer("peer:fcn_resnet50", fcn_resnet50.unavailable_reason, fcn_resnet50.open_peer)

@@ -20,7 +20,7 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def open(run: Run, threads: int) -> EagerPeer:
+def open_peer(run: Run, threads: int) -> EagerPeer:
     """Open a run's checkpoint."""
     network, spec, file, digest = load_network(run)
     return EagerPeer(
@@ -42,9 +42,9 @@ class EagerPeer(TorchPeer):
         normalised = (images.astype(np.float32) / 255 - self._mean) / self._std
         batch = np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))  # (N, 3, H, W)
         there = torch.from_numpy(batch).to(self._device)
-        self._wait_and_end(COPY_IN)
+        self._wait_for_stage(COPY_IN)
         logits = self._logits(network, there)  # (N, C, H, W)
-        self._wait_and_end(COMPUTE)
+        self._wait_for_stage(COMPUTE)
         mask: NDArray[np.uint8] = logits.cpu().numpy().argmax(axis=1).astype(np.uint8)
         return mask
 

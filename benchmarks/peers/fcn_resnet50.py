@@ -24,7 +24,7 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def open(_run: Run, threads: int) -> FcnResnet50Peer:
+def open_peer(_run: Run, threads: int) -> FcnResnet50Peer:
     """Draw the weights; nothing of the run is used."""
     spec = ModelSpec(
         architecture="torchvision/fcn_resnet50",

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, MissingStageError
-from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import ModelSpec
-from fcn_deploy.graph.onnx_file import read_metadata
-from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
-from fcn_deploy.runners.base import Outputs, Runner
+from fcn_deploy.graph.onnx_file import OnnxFile
+from fcn_deploy.results.runner import COMPUTE, COPY_IN
+from fcn_deploy.runners.base import OpenRequest, Outputs
+from fcn_deploy.runners.onnx_runner import OnnxRunner
 from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
 
 #: What it calls them; and what its CPU plugin says that a CPU can do.
@@ -33,7 +32,7 @@ def unavailable_reason(precision: str = "fp32") -> str | None:
     return None
 
 
-def open(run: Run, threads: int, *, precision: str = "fp32") -> OpenVinoPeer:
+def open_peer(run: Run, threads: int, *, precision: str = "fp32") -> OpenVinoPeer:
     """Open a run's plain export.
 
     Raises:
@@ -46,7 +45,7 @@ def open(run: Run, threads: int, *, precision: str = "fp32") -> OpenVinoPeer:
     return OpenVinoPeer(run, threads, precision)
 
 
-class OpenVinoPeer(Runner):
+class OpenVinoPeer(OnnxRunner):
     """The plain export, compiled for one size at a time.
 
     Args:
@@ -60,45 +59,28 @@ class OpenVinoPeer(Runner):
     def __init__(self, run: Run, threads: int, precision: str) -> None:
         import openvino
 
-        self._path = run.baseline_onnx
-        self._metadata = read_metadata(self._path)
-        self._digest = file_digest(self._path)
-        self._threads = threads
-        self._precision = precision
+        name = "peer:openvino" + ("" if precision == "fp32" else f"-{precision}")
+        file = OnnxFile(run.baseline_onnx)
+        super().__init__(name, file, OpenRequest(run, threads=threads))
+        self._precision = self._arithmetic = precision
         self._library = f"OpenVINO {openvino.__version__.split('-')[0]}"
-        self._core: Any = openvino.Core()
+        core = openvino.Core()
+        self._core: Any = core
+        self._network: Any = core.read_model(file.bytes)
+        file.release()
         self._requests: dict[tuple[int, ...], Any] = {}
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Classes, colours, normalisation of the network."""
-        return self._metadata.spec
-
-    def describe(self) -> RunnerDescription:
-        """Say what this runner is, as built."""
-        return RunnerDescription(
-            backend="peer:openvino" + ("" if self._precision == "fp32" else f"-{self._precision}"),
-            device="cpu",
-            precision=self._precision,
-            library=self._library,
-            threads=self._threads,
-            file=str(self._path),
-            digest=self._digest,
-            checkpoint_digest=self._metadata.checkpoint_digest,
-        )
 
     @signal_stack_kept()
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
-        if self._core is None:
-            raise BackendError(f"the {self.describe().backend} runner is closed")
+        self._require_open(self._core)
         request = self._requests.get(images.shape)
         if request is None:
             request = self._requests[images.shape] = self._compiled(images.shape)
         # It reads the array where it lies.
         there = np.ascontiguousarray(images)
-        self._ended(COPY_IN)
+        self.stage_done(COPY_IN)
         results = request.infer({0: there}, share_inputs=True, share_outputs=True)
-        self._ended(COMPUTE)
+        self.stage_done(COMPUTE)
         return Outputs(results[0].argmax(axis=1).astype(np.uint8))
 
     def _compiled(self, shape: tuple[int, ...]) -> Any:
@@ -107,7 +89,7 @@ class OpenVinoPeer(Runner):
         from openvino.preprocess import PrePostProcessor
         from openvino.properties import hint
 
-        steps = PrePostProcessor(self._core.read_model(self._path))
+        steps = PrePostProcessor(self._network.clone())
         source = steps.input()
         source.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
         source.model().set_layout(openvino.Layout("NCHW"))
@@ -135,4 +117,4 @@ class OpenVinoPeer(Runner):
     def close(self) -> None:
         """Free what was compiled; calling it twice is harmless."""
         self._requests = {}
-        self._core = None
+        self._core = self._network = None

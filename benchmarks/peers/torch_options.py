@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.runners.base import Runner
-from fcn_deploy.runners.pytorch import TorchBackend, compiled, graphs
+from fcn_deploy.runners.base import Backend, OpenRequest, Runner
+from fcn_deploy.runners.pytorch import COMPILED_OPTIONS, GRAPHS_OPTIONS, torch_backend
 
-COMPILED = replace(compiled, name="peer:compile")
-COMPILED_FP16 = replace(compiled, name="peer:compile-fp16")
-GRAPHS = replace(graphs, name="peer:cuda-graphs")
+COMPILED = torch_backend("peer:compile", COMPILED_OPTIONS)
+COMPILED_FP16 = torch_backend("peer:compile-fp16", COMPILED_OPTIONS)
+GRAPHS = torch_backend("peer:cuda-graphs", GRAPHS_OPTIONS)
 
 
-def unavailable_reason(backend: TorchBackend, precision: Precision) -> str | None:
+def unavailable_reason(backend: Backend, precision: Precision) -> str | None:
     """Return why PyTorch does not run so here, or is not worth it, or None."""
     if (reason := backend.unavailable_reason()) is not None:
         return reason
@@ -25,6 +23,6 @@ def unavailable_reason(backend: TorchBackend, precision: Precision) -> str | Non
     return None
 
 
-def open(run: Run, threads: int, *, backend: TorchBackend, precision: Precision) -> Runner:
+def open_peer(run: Run, threads: int, *, backend: Backend, precision: Precision) -> Runner:
     """Prepare a run's checkpoint; a size is compiled or recorded when its first picture comes."""
-    return backend.open(run, precision=precision, outputs=("mask",), threads=threads, device="auto")
+    return backend.open(OpenRequest(run, precision, threads=threads))

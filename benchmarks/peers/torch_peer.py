@@ -57,6 +57,7 @@ class TorchPeer(Runner):
             backend=backend,
             device=name,
             precision=precision,
+            arithmetic=precision,
             library=f"PyTorch {torch.__version__}" + (f", {library}" if library else ""),
             threads=threads,
             file=file,
@@ -84,10 +85,10 @@ class TorchPeer(Runner):
         """Return masks uint8 [N, H, W]; called in inference mode."""
         raise NotImplementedError
 
-    def _wait_and_end(self, stage: str) -> None:
+    def _wait_for_stage(self, stage: str) -> None:
         if self._watched and self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # the GPU works on while Python runs ahead
-        self._ended(stage)
+        self.stage_done(stage)
 
     def close(self) -> None:
         """Free the device; calling it twice is harmless."""

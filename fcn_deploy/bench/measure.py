@@ -191,7 +191,7 @@ def measure_rows(
             "choose another --tier or --scenario",
         )
     for runner in plan.runners:
-        runner.keep(plan.num_shapes())
+        runner.reserve_shapes(plan.num_shapes())
     on_device = TimedLoop(plan.seconds)
     needed = max(MIN_REPEATS, repeats // 2 + 1)  # of any two rows, some repeats pair up
     taken: dict[Case, dict[int, Repeat]] = {case: {} for case in cases}

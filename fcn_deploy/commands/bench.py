@@ -166,7 +166,7 @@ def bench(**typed: Any) -> None:
     scenario, loop_reason = _scenario(options)
     before = None if options.older is None else _older(options.older)  # before minutes are spent
     chosen = options.backends or usable_backends(options.precision)
-    require_backends(chosen)
+    require_backends(chosen, options.device)
     target = options.result_file(source)
     if options.older is not None and options.older.resolve() == target.resolve():
         raise InputError(f"{target} would replace what it is compared with", "name another --json")

@@ -23,6 +23,7 @@ from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
 
 if TYPE_CHECKING:
     from fcn_deploy.tensorrt.build import Engine
+    from fcn_deploy.graph.onnx_file import OnnxFile
     from fcn_deploy.tensorrt.profiles import Choice
 
 
@@ -144,6 +145,7 @@ def build(**typed: Any) -> None:
 
 def _build_engine(source: Run, options: EngineBuildOptions) -> Engine | None:
     """Build the engine, or find it current; None where only a plan was asked for."""
+    from fcn_deploy.graph.onnx_file import OnnxFile
     from fcn_deploy.tensorrt.api import choose_product
     from fcn_deploy.tensorrt.build import engine_from_onnx
     from fcn_deploy.tensorrt.build_missing import build_command, export_command
@@ -151,10 +153,10 @@ def _build_engine(source: Run, options: EngineBuildOptions) -> Engine | None:
 
     named = options.compute_capability
     capabilities = () if named is None else parse_capabilities(named)
-    onnx_path = source.require_onnx(options.precision)
+    file = OnnxFile(source.require_onnx(options.precision))
     profiles = options.profiles
     if options.plan_from is not None:
-        profiles = _planned(onnx_path, options.plan_from, options.memory, options.batch or 1)
+        profiles = _planned(file, options.plan_from, options.memory, options.batch or 1)
         if options.dry_run:
             return None
     product = choose_product(options.product)
@@ -163,7 +165,7 @@ def _build_engine(source: Run, options: EngineBuildOptions) -> Engine | None:
     )
     with build_bar() as on_progress:
         return engine_from_onnx(
-            onnx_path,
+            file,
             name=source.name,
             product=product,
             options=settings,
@@ -175,16 +177,15 @@ def _build_engine(source: Run, options: EngineBuildOptions) -> Engine | None:
 
 
 def _planned(
-    onnx_path: Path, folder: Path, memory: int | None, batch: int
+    file: OnnxFile, folder: Path, memory: int | None, batch: int
 ) -> tuple[ShapeProfile, ...]:
     """Show what could be built for the pictures in a folder; return the profiles to build."""
     from rich.table import Table
 
-    from fcn_deploy.graph.onnx_file import load_onnx
     from fcn_deploy.tensorrt.profiles import choices, choose, engine_bytes, mebibytes, picture_sizes
 
     sizes = picture_sizes(folder)
-    model = load_onnx(onnx_path)
+    model = file.model
 
     @functools.cache
     def memory_of(shape: BatchShape) -> int:

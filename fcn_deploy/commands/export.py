@@ -179,6 +179,7 @@ def _write_int8(
     target: Path, write_fp32: Callable[[Path], object], source: Run, options: ExportOptions
 ) -> None:
     from fcn_deploy.core.files import probe
+    from fcn_deploy.graph.onnx_file import OnnxFile
     from fcn_deploy.graph.quantize import quantized_onnx
 
     count, where, pictures = calibration_pictures(
@@ -191,7 +192,7 @@ def _write_int8(
         write_fp32(fp32)
         with counter("calibration", count) as step:
             written = quantized_onnx(
-                fp32, target, _counted(pictures, step), checked=not options.unchecked
+                OnnxFile(fp32), target, _counted(pictures, step), checked=not options.unchecked
             )
     proof = "NOT CHECKED"
     if written.agreement is not None:

@@ -190,7 +190,7 @@ def _save_outputs(options: ParityOptions, target: Path) -> None:
     from fcn_deploy.parity.saved_outputs import record
 
     source, (backend,) = options.run(), options.backends
-    require_backends([backend])
+    require_backends([backend], options.device)
     probe(target, flags="--save-outputs")
     with options.open(source, backend, options.precision) as runner:
         pictures = options.pictures(source, runner.spec)
@@ -229,20 +229,22 @@ def _compare_live(options: ParityOptions) -> None:
 
 def _bisect(options: ParityOptions) -> None:
     from fcn_deploy.core.files import probe
-    from fcn_deploy.graph.onnx_file import read_metadata
+    from fcn_deploy.graph.onnx_file import OnnxFile
     from fcn_deploy.machine.description import usable_cores
     from fcn_deploy.parity.bisect import bisect, save
 
     source, precision = options.run(), options.precision
-    reference = Run(source.root).require_onnx(Precision.FP32)
+    reference = OnnxFile(Run(source.root).require_onnx(Precision.FP32))
     # The reference is FP32; what is suspected, unless told otherwise, is the half file.
     suspect = Precision.FP16 if precision is Precision.FP32 else precision
-    candidate = source.require_onnx(suspect)
-    if candidate.resolve() == reference.resolve():
-        raise InputError(f"{candidate} is the reference itself", "name another file, or the run")
-    target = options.json_file or source.bisect_folder / result_name(candidate.stem)
+    candidate = OnnxFile(source.require_onnx(suspect))
+    if candidate.path.resolve() == reference.path.resolve():
+        raise InputError(
+            f"{candidate.path} is the reference itself", "name another file, or the run"
+        )
+    target = options.json_file or source.bisect_folder / result_name(candidate.path.stem)
     probe(target)
-    pictures = options.pictures(source, read_metadata(reference).spec, BISECT_PICTURES)
+    pictures = options.pictures(source, reference.metadata.spec, BISECT_PICTURES)
     threads = options.threads or usable_cores()
     with counter("bisect", pictures.count) as step:
         bisection = bisect(reference, candidate, pictures, threads=threads, on_picture=step)

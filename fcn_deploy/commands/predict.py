@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fcn_deploy.commands.shared.backends import open_backend
+from fcn_deploy.commands.shared.backends import open_backend, require_backends
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import (
     BackendName,
@@ -73,6 +73,7 @@ def predict(**typed: Any) -> None:
     source = replace(source, trusted=options.trust)
     pictures = find_images([Path(word) for word in words])
     backend = options.backend or _default_backend(source, options.precision)
+    require_backends([backend], options.device)
     folder = options.out or source.root / "predictions"
     done = 0
     with open_backend(

@@ -34,6 +34,11 @@ def file_digest(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def content_digest(content: bytes) -> str:
+    """Return ``sha256:…`` of bytes, as :func:`file_digest` does of a file that holds them."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
 @contextmanager
 def atomic_path(target: Path, *, flags: str = OUTPUT_FLAGS) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; move it there if the block succeeds.

@@ -13,7 +13,7 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.export.simplify import name_nodes
 from fcn_deploy.export.trace import DEFAULT_OPSET, strip_traces, traced
-from fcn_deploy.graph.onnx_file import read_metadata, write_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
 from fcn_deploy.networks.checkpoint import Checkpoint, load_checkpoint
 
 
@@ -27,7 +27,8 @@ def ensure_baseline(run: Run) -> Path:
     """
     checkpoint = run.require_checkpoint()
     try:
-        fresh = read_metadata(run.baseline_onnx).checkpoint_digest == file_digest(checkpoint)
+        written = OnnxFile(run.baseline_onnx).metadata
+        fresh = written.checkpoint_digest == file_digest(checkpoint)
     except OnnxFileError:
         fresh = False
     if not fresh:

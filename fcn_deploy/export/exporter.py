@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.files import file_digest, write_bytes
+from fcn_deploy.core.files import content_digest, file_digest, write_bytes
 from fcn_deploy.core.spec import BatchShape, Precision, Tail, ordered_outputs
 from fcn_deploy.export.baseline import plain_graph
 from fcn_deploy.export.check import CHECK_SHAPES, CHECK_TOLERANCE, check_graph
@@ -19,7 +19,7 @@ from fcn_deploy.export.opset17 import CONVERTED_OPSET, converted
 from fcn_deploy.export.simplify import name_nodes, tidy
 from fcn_deploy.export.trace import DEFAULT_OPSET, OPSETS, name_axes, strip_traces, traced
 from fcn_deploy.graph.cost import GraphCost, graph_cost
-from fcn_deploy.graph.onnx_file import load_onnx, write_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
 from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.networks.deploy_graph import DeployGraph
 
@@ -101,10 +101,11 @@ def onnx_from_checkpoint(
     )
     if checked:
         check_graph(graph, checkpoint, names, precision)
-    write_bytes(target, graph.SerializeToString())
+    content = graph.SerializeToString()
+    write_bytes(target, content)
     return Export(
         path=target,
-        digest=file_digest(target),
+        digest=content_digest(content),
         outputs=names,
         precision=precision,
         opset=opset,
@@ -145,7 +146,7 @@ def savings(checkpoint_path: Path, written: Path, shape: BatchShape = COST_SHAPE
         graph_cost(
             plain_graph(load_checkpoint(checkpoint_path)), {"input": (images, 3, height, width)}
         ),
-        graph_cost(load_onnx(written), {"image": (*shape, 3)}),
+        graph_cost(OnnxFile(written).model, {"image": (*shape, 3)}),
     )
 
 

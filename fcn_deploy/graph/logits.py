@@ -24,15 +24,17 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
     the same nodes.
 
     Args:
-        model: gives ``mask``, made by an ArgMax; it is changed.
+        model: gives ``mask``, made by an ArgMax; it is not changed.
 
     Raises:
         OnnxFileError: the graph has no argmax, or more than one, or makes the mask of it in a way
             that `fcn-deploy export` does not.
     """
-    from onnx import TensorProto, helper
+    from onnx import ModelProto, TensorProto, helper
 
-    graph = model.graph
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    graph = shown.graph
     argmaxes = [node for node in graph.node if node.op_type == "ArgMax"]
     if len(argmaxes) != 1:
         raise OnnxFileError(
@@ -59,7 +61,7 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.output.append(
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", "C", "H", "W"])
     )
-    return model
+    return shown
 
 
 def _steps_to_mask(graph: onnx.GraphProto, argmax: onnx.NodeProto) -> list[onnx.NodeProto]:

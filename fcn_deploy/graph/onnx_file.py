@@ -1,15 +1,22 @@
-"""An ONNX file of ours: what rides in its metadata, and how to read it.  Knows no torch."""
+"""An ONNX file of ours, read once: its bytes, their digest, its graph and what `export` wrote in.
+
+    file = OnnxFile(Path("runs/fcn/model.onnx"))
+    file.metadata.precision, file.digest
+
+Whoever needs a file's content takes an :class:`OnnxFile`, not a path: a digest is then of the bytes
+that were computed with.  Knows no torch.
+"""
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx.version_converter
-
 from fcn_deploy.core.errors import ArtifactError, BackendError, OnnxFileError
-from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.files import content_digest, file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision, Tail
 
@@ -34,8 +41,8 @@ class OnnxMetadata:
         precision: of the network's arithmetic.
         checkpoint_digest: of the checkpoint it was exported from.
         outputs: names of the graph's outputs.
-        tail: the form of its upsampling, a value of :class:`fcn_deploy.spec.Tail`; None in files
-            that do not tell, and in the baseline.
+        tail: the form of its upsampling, a value of :class:`fcn_deploy.core.spec.Tail`; None in
+            files that do not tell, and in the baseline.
     """
 
     spec: ModelSpec
@@ -45,54 +52,100 @@ class OnnxMetadata:
     tail: str | None = None
 
 
-def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file.
+@dataclass(frozen=True, eq=False)
+class OnnxFile:
+    """An ONNX file, read from the disk when something of it is first asked for.
 
-    Raises:
-        OnnxFileError: missing, truncated or no ONNX file.
-        BackendError: the onnx package is missing.
+    Attributes:
+        path: of the file.
     """
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as error:  # a target device may hold engines alone, and come without
-        raise BackendError(f"onnx is not installed ({error})", "pip install onnx") from error
 
-    try:
-        # Ours hold their weights; a foreign file must not make us open others.
-        model = onnx.load(path, load_external_data=False)
-    except FileNotFoundError as error:
-        raise OnnxFileError(f"no ONNX file {path}", "run `fcn-deploy export` first") from error
-    except OSError as error:
-        raise OnnxFileError(f"cannot read {path}: {error.strerror}") from error
-    except (DecodeError, ValueError) as error:
-        raise OnnxFileError(f"{path} is truncated or no ONNX file", FOREIGN_REPAIR) from error
-    if not model.graph.node:
-        raise OnnxFileError(f"{path} is truncated or no ONNX file", FOREIGN_REPAIR)
-    return model
+    path: Path
 
+    @cached_property
+    def bytes(self) -> builtins.bytes:
+        """The content.
 
-def read_metadata(path: Path) -> OnnxMetadata:
-    """Read what `export` wrote into the file's metadata.
+        Raises:
+            OnnxFileError: it cannot be read, or has changed since it was read and released.
+        """
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError as error:
+            raise OnnxFileError(
+                f"no ONNX file {self.path}", "run `fcn-deploy export` first"
+            ) from error
+        except OSError as error:
+            raise OnnxFileError(f"cannot read {self.path}: {error.strerror}") from error
+        known = vars(self).get("digest")  # of a reading before
+        if known is not None and content_digest(content) != known:
+            raise OnnxFileError(f"{self.path} has changed since it was opened", "open it anew")
+        return content
 
-    Raises:
-        OnnxFileError: unreadable, or not written by `fcn-deploy export`.
-        BackendError: the onnx package is missing.
-    """
-    model = load_onnx(path)
-    properties = {entry.key: entry.value for entry in model.metadata_props}
-    try:
-        return OnnxMetadata(
-            spec=ModelSpec.from_json(properties[SPEC_KEY]),
-            precision=Precision(properties[PRECISION_KEY]),
-            checkpoint_digest=properties[CHECKPOINT_DIGEST_KEY],
-            outputs=tuple(output.name for output in model.graph.output),
-            tail=properties.get(TAIL_KEY),
-        )
-    except (KeyError, ValueError) as error:
-        raise OnnxFileError(f"{path} carries no fcn-deploy spec", FOREIGN_REPAIR) from error
-    except ArtifactError as error:
-        raise OnnxFileError(f"{path}: {error.message}", error.repair or FOREIGN_REPAIR) from error
+    @cached_property
+    def digest(self) -> str:
+        """``sha256:…`` of the content."""
+        return content_digest(self.bytes)
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The graph, which all who have this file share: copy it to change it.
+
+        Raises:
+            OnnxFileError: the file is missing, truncated or no ONNX file.
+            BackendError: the onnx package is missing.
+        """
+        try:
+            import onnx
+            from google.protobuf.message import DecodeError
+        except ImportError as error:  # a target device may hold engines alone, and come without
+            raise BackendError(f"onnx is not installed ({error})", "pip install onnx") from error
+
+        foreign = OnnxFileError(f"{self.path} is truncated or no ONNX file", FOREIGN_REPAIR)
+        try:
+            # Ours hold their weights; a foreign file must not make us open others.
+            model: onnx.ModelProto = onnx.load_model_from_string(self.bytes)
+        except (DecodeError, ValueError) as error:
+            raise foreign from error
+        if not model.graph.node:
+            raise foreign
+        return model
+
+    @cached_property
+    def metadata(self) -> OnnxMetadata:
+        """What `export` wrote into the file.
+
+        Raises:
+            OnnxFileError: unreadable, or not written by `fcn-deploy export`.
+            BackendError: the onnx package is missing.
+        """
+        properties = {entry.key: entry.value for entry in self.model.metadata_props}
+        try:
+            return OnnxMetadata(
+                spec=ModelSpec.from_json(properties[SPEC_KEY]),
+                precision=Precision(properties[PRECISION_KEY]),
+                checkpoint_digest=properties[CHECKPOINT_DIGEST_KEY],
+                outputs=tuple(output.name for output in self.model.graph.output),
+                tail=properties.get(TAIL_KEY),
+            )
+        except (KeyError, ValueError) as error:
+            raise OnnxFileError(
+                f"{self.path} carries no fcn-deploy spec", FOREIGN_REPAIR
+            ) from error
+        except ArtifactError as error:
+            raise OnnxFileError(
+                f"{self.path}: {error.message}", error.repair or FOREIGN_REPAIR
+            ) from error
+
+    def release(self) -> None:
+        """Let go of content and graph, 44 MB each for a ResNet-18; digest and metadata stay.
+
+        What is asked for afterwards is read again, and refused if it is not the same any more.
+        """
+        if "bytes" in vars(self):
+            self.digest  # noqa: B018 (of what was read; a later reading is held against it)
+        for name in ("bytes", "model"):
+            vars(self).pop(name, None)
 
 
 def shape_arithmetic(model: onnx.ModelProto) -> frozenset[str]:
@@ -127,25 +180,25 @@ def write_metadata(
     graph.producer_name = "fcn-deploy"
 
 
-def require_model(run: Run, precision: Precision) -> tuple[Path, OnnxMetadata]:
-    """Return a run's ONNX file of that precision, and what rides in it.
+def require_model(run: Run, precision: Precision) -> OnnxFile:
+    """Return a run's ONNX file of that precision.
 
     Raises:
         MissingStageError: the run has not been exported in that precision.
         OnnxFileError: the file is not ours, of another precision, or older than the checkpoint.
     """
-    path = run.require_onnx(precision)
-    metadata = read_metadata(path)
+    file = OnnxFile(run.require_onnx(precision))
+    metadata = file.metadata
     # A file given by name says itself what it is, unless another precision was asked for.
     asked = run.named_file is None or precision is not Precision.FP32
     if metadata.precision is not precision and asked:
         raise OnnxFileError(
-            f"{path} holds a {metadata.precision.value} network, not {precision.value}",
+            f"{file.path} holds a {metadata.precision.value} network, not {precision.value}",
             "export it again" + (f", or drop{precision.flag}" if precision.flag else ""),
         )
     if run.checkpoint.is_file() and file_digest(run.checkpoint) != metadata.checkpoint_digest:
         raise OnnxFileError(
-            f"{path} was exported from another checkpoint than {run.checkpoint}",
+            f"{file.path} was exported from another checkpoint than {run.checkpoint}",
             f"run `fcn-deploy export{run.command_suffix}{precision.flag}` again",
         )
-    return path, metadata
+    return file

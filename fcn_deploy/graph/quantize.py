@@ -5,7 +5,7 @@
 Weights are int8 per output channel, activations int8 per tensor, all zero points 0, biases float:
 what TensorRT reads.  Q/DQ stands on the inputs of convolutions and on the residual inputs of sums,
 not on what a convolution gives: Conv + Add + Relu can then be one kernel, and no sum is rounded
-twice.  :mod:`fcn_deploy.int8_graph` says what ONNX Runtime's CPU
+twice.  :mod:`fcn_deploy.graph.int8_for_ort_cpu` says what ONNX Runtime's CPU
 provider needs instead.
 
 The first convolution and all from the scores on stay in float, together 8 % of the arithmetic: in
@@ -28,17 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import ExportError, FcnDeployError, InputError, OnnxFileError
-from fcn_deploy.core.files import file_digest, write_bytes
+from fcn_deploy.core.files import content_digest, write_bytes
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.int8_for_ort_cpu import SUM_SCALES_KEY, for_onnx_runtime_cpu
 from fcn_deploy.graph.nodes import initializers_of, opset_of, producers_of, remove_dead_nodes
-from fcn_deploy.graph.onnx_file import (
-    FOREIGN_REPAIR,
-    PRECISION_KEY,
-    OnnxMetadata,
-    load_onnx,
-    read_metadata,
-)
+from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, PRECISION_KEY, OnnxFile
 from fcn_deploy.graph.session import cpu_session
 
 if TYPE_CHECKING:
@@ -84,7 +78,7 @@ class Quantized:
 
 
 def quantized_onnx(
-    source: Path,
+    source: OnnxFile,
     target: Path,
     pictures: Iterable[NDArray[np.uint8]],
     *,
@@ -110,13 +104,12 @@ def quantized_onnx(
         ExportError: nothing can be quantized, or the file failed its check; none was left.
         ArtifactError: the file cannot be written.
     """
-    metadata = read_metadata(source)
-    model = load_onnx(source)
-    _refuse_foreign(source, metadata, model)
+    _refuse_foreign(source)
+    model = source.model
     chosen, kept = chosen_convolutions(model)
     if not chosen:
         raise ExportError(
-            f"{source} has no convolution between two Relus, so there is nothing to quantize",
+            f"{source.path} has no convolution between two Relus, so there is nothing to quantize",
             "ship FP16",
         )
     reader = _Reader(pictures)
@@ -124,18 +117,19 @@ def quantized_onnx(
     scales = _unquantize_sums(quantized)
     remove_dead_nodes(quantized.graph)
     _write_metadata(quantized, model, scales)
-    agreement = _check(source, model, quantized, chosen, reader.first, threads) if checked else None
+    agreement = _check(source, quantized, chosen, reader.first, threads) if checked else None
     if agreement is not None and agreement < min_agreement:
         raise ExportError(
             f"only {agreement:.2%} of the calibration pictures' pixels keep their class in INT8; "
             f"required {min_agreement:.0%}",
             _REPAIR,
         )
-    write_bytes(target, quantized.SerializeToString(deterministic=True))
+    content = quantized.SerializeToString(deterministic=True)
+    write_bytes(target, content)
     return Quantized(
         path=target,
-        digest=file_digest(target),
-        outputs=metadata.outputs,
+        digest=content_digest(content),
+        outputs=source.metadata.outputs,
         opset=opset_of(quantized),
         num_nodes=len(quantized.graph.node),
         pictures=reader.count,
@@ -176,18 +170,19 @@ def _between_relus(model: onnx.ModelProto, operators: Sequence[str]) -> list[str
     ]
 
 
-def _refuse_foreign(source: Path, metadata: OnnxMetadata, model: onnx.ModelProto) -> None:
+def _refuse_foreign(source: OnnxFile) -> None:
+    path, metadata, model = source.path, source.metadata, source.model
     if metadata.precision is not Precision.FP32:
         raise OnnxFileError(
-            f"{source} is {metadata.precision.value}; INT8 is made from FP32",
+            f"{path} is {metadata.precision.value}; INT8 is made from FP32",
             "give the file that `fcn-deploy export` writes without a precision",
         )
     inputs = [value.name for value in model.graph.input]
     if inputs != ["image"] or "mask" not in metadata.outputs:
-        raise OnnxFileError(f"{source} is no deploy graph: it reads {inputs}", FOREIGN_REPAIR)
+        raise OnnxFileError(f"{path} is no deploy graph: it reads {inputs}", FOREIGN_REPAIR)
     names = [node.name for node in model.graph.node]
     if len(set(names)) != len(names):  # nodes are chosen by name
-        raise OnnxFileError(f"{source} has two nodes of one name", FOREIGN_REPAIR)
+        raise OnnxFileError(f"{path} has two nodes of one name", FOREIGN_REPAIR)
 
 
 class _Reader:
@@ -302,8 +297,7 @@ def _write_metadata(
 
 
 def _check(
-    source: Path,
-    model: onnx.ModelProto,
+    source: OnnxFile,
     quantized: onnx.ModelProto,
     chosen: Sequence[str],
     pictures: Sequence[NDArray[np.uint8]],
@@ -324,7 +318,7 @@ def _check(
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the quantized graph is invalid: {error}") from error
     _check_rules(quantized, chosen)
-    reference = cpu_session(source.read_bytes(), threads)
+    reference = cpu_session(source.bytes, threads)
     candidates = [
         cpu_session(graph.SerializeToString(), threads)
         for graph in (quantized, for_onnx_runtime_cpu(quantized))

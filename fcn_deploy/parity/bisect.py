@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.files import file_digest, write_json
+from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.fp16_rounding import with_explicit_rounding
-from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, read_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile, OnnxMetadata
 from fcn_deploy.parity.inputs import Pictures
 from fcn_deploy.parity.layer_pairs import LayerPair, paired_layers
 from fcn_deploy.parity.segments import SegmentedGraph
@@ -50,8 +50,8 @@ TOLERANCES = {Precision.FP32: 1e-4, Precision.FP16: 1e-2, Precision.INT8: 0.2}
 
 
 def bisect(
-    reference_path: Path,
-    candidate_path: Path,
+    reference: OnnxFile,
+    candidate: OnnxFile,
     pictures: Pictures,
     *,
     threads: int,
@@ -61,8 +61,8 @@ def bisect(
     """Compare two ONNX files of one checkpoint, layer by layer.
 
     Args:
-        reference_path: the FP32 file.
-        candidate_path: the file in question.
+        reference: the FP32 file.
+        candidate: the file in question.
         pictures: of any sizes, taken one at a time.
         threads: of each session's intra-op pool.
         tolerance: relative RMS error that a layer's output may have; by default that of the
@@ -75,18 +75,19 @@ def bisect(
             not FP32 or not finite, or there are no pictures.
         BackendError: the onnx package is missing.
     """
-    reference, candidate = read_metadata(reference_path), read_metadata(candidate_path)
-    _refuse_strangers(reference_path, reference, candidate_path, candidate)
-    allowed = _tolerance_of(candidate.precision) if tolerance is None else tolerance
-    layers = _layers(reference_path, candidate_path, threads)
+    _refuse_strangers(reference.path, reference.metadata, candidate.path, candidate.metadata)
+    allowed = _tolerance_of(candidate.metadata.precision) if tolerance is None else tolerance
+    layers = _layers(reference, candidate, threads)
+    for file in (reference, candidate):
+        file.release()  # the sessions have what they need
     for picture in pictures:
         layers.add(picture.image)
         on_picture()
     if not pictures.count:
         raise InputError("no pictures to compare on", "name a folder of pictures with --images")
     return Bisection(
-        _model(reference_path, reference),
-        _model(candidate_path, candidate),
+        _model(reference),
+        _model(candidate),
         pictures.source,
         pictures.count,
         allowed,
@@ -100,19 +101,18 @@ def _tolerance_of(precision: Precision) -> float:
     return TOLERANCES[precision]
 
 
-def _model(path: Path, metadata: OnnxMetadata) -> BisectedModel:
-    return BisectedModel(str(path), file_digest(path), metadata.precision.value)
+def _model(file: OnnxFile) -> BisectedModel:
+    return BisectedModel(str(file.path), file.digest, file.metadata.precision.value)
 
 
-def _layers(reference_path: Path, candidate_path: Path, threads: int) -> _Layers:
-    reference, candidate = load_onnx(reference_path), load_onnx(candidate_path)
-    pairs = paired_layers(reference, candidate)
+def _layers(reference: OnnxFile, candidate: OnnxFile, threads: int) -> _Layers:
+    pairs = paired_layers(reference.model, candidate.model)
     chunks = [pairs[i : i + LAYERS_AT_ONCE] for i in range(0, len(pairs), LAYERS_AT_ONCE)]
     return _Layers(
         pairs,
-        SegmentedGraph(reference, [[pair.tensor for pair in c] for c in chunks], threads),
+        SegmentedGraph(reference.model, [[pair.tensor for pair in c] for c in chunks], threads),
         SegmentedGraph(
-            with_explicit_rounding(candidate),
+            with_explicit_rounding(candidate.model),
             [[pair.candidate_tensor for pair in c] for c in chunks],
             threads,
         ),

@@ -32,7 +32,7 @@ from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import Outputs, Runner
 
-OUTPUTS_SCHEMA = 2
+OUTPUTS_SCHEMA = 3
 _FLAG = "--save-outputs"
 _REPAIR = f"record it again with `fcn-deploy parity … {_FLAG}`, and copy its folder along"
 #: What a picture is recorded for: given by the user, made at an odd size, made for the batch.

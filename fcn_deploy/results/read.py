@@ -39,7 +39,7 @@ SCHEMAS = {
     "parity": PARITY_SCHEMA,
     "bench": BENCH_SCHEMA,
     "bisect": BISECT_SCHEMA,
-    "device": 1,
+    "device": 2,
 }
 #: Kind → the command that writes it, with a place for its RUN argument.
 _COMMANDS = {

@@ -1,4 +1,4 @@
-"""RunnerDescription, baseline names, stage names."""
+"""What a runner is, in results: RunnerDescription, and the names of baselines and stages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.fields import Fields
 
-#: What stands behind the library's name where a half file is computed so.
-WIDENED = ", half precision computed in float32"
+#: What a network's numbers are computed in; ``int8x3`` is float32 as three products of 8-bit
+#: integers.
+ARITHMETICS = ("fp32", "fp16", "bf16", "int8", "int8x3")
 #: The plain export, which bench measures the others against: those on the CPU, those on the GPU.
 BASELINES = CPU_BASELINE, GPU_BASELINE = ("baseline", "baseline-cuda")
 #: What a run consists of.  ``copy in`` is all that stands between the decoded pictures and the
@@ -24,7 +25,8 @@ class RunnerDescription:
     Attributes:
         backend: the name it was opened by.
         device: e.g. ``cpu`` or ``cuda:0 (NVIDIA …)``.
-        precision: of the network's arithmetic.
+        precision: of the model file; ``bf16`` where a float32 file is computed in bfloat16.
+        arithmetic: what the numbers are computed in, of :data:`ARITHMETICS`.
         library: name and version of what executes it.
         providers: ONNX Runtime's execution providers in use; empty for others.
         threads: CPU threads it was pinned to.
@@ -36,6 +38,7 @@ class RunnerDescription:
     backend: str
     device: str
     precision: str
+    arithmetic: str
     library: str
     threads: int
     file: str
@@ -56,7 +59,7 @@ class RunnerDescription:
     @property
     def is_float32(self) -> bool:
         """Whether it computes in float32 all through, not in products of fewer bits."""
-        return self.precision == Precision.FP32.value and SPLIT not in self.library
+        return self.precision == self.arithmetic == Precision.FP32.value
 
     @property
     def widens_halves(self) -> bool:
@@ -64,7 +67,7 @@ class RunnerDescription:
 
         It does not round between nodes, and what overflows on a GPU does not overflow in it.
         """
-        return self.library.endswith(WIDENED)
+        return self.precision == Precision.FP16.value and self.arithmetic == Precision.FP32.value
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""
@@ -77,10 +80,14 @@ class RunnerDescription:
         Raises:
             ArtifactError: a field is missing or damaged.
         """
+        arithmetic = fields.text("arithmetic")
+        if arithmetic not in ARITHMETICS:
+            raise fields.wrong("arithmetic", f"one of {', '.join(ARITHMETICS)}")
         return cls(
             backend=fields.text("backend"),
             device=fields.text("device"),
             precision=fields.text("precision"),
+            arithmetic=arithmetic,
             library=fields.text("library"),
             threads=fields.whole("threads"),
             file=fields.text("file"),
@@ -88,8 +95,3 @@ class RunnerDescription:
             checkpoint_digest=fields.text("checkpoint_digest"),
             providers=fields.texts("providers"),
         )
-
-
-#: Stands in a library's description where float32 is computed in parts: saved outputs of a former
-#: release, which took bfloat16 for it, have it too.
-SPLIT = "as three "

@@ -10,48 +10,115 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError
 from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, ordered_outputs
+from fcn_deploy.core.spec import ModelSpec, Precision, ordered_outputs
+from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.results.runner import RunnerDescription
 
-#: Backend → its module, or a member of it after a colon.  Resolved by name at the last moment, so
-#: that this room (and whoever imports it) loads no backend, and a machine needs only the packages
-#: of the one it uses.
-_MODULES = {
-    "torch": "fcn_deploy.runners.pytorch:eager",
-    "torch-compile": "fcn_deploy.runners.pytorch:compiled",
-    "torch-graphs": "fcn_deploy.runners.pytorch:graphs",
-    "ort": "fcn_deploy.runners.ort.runner",
-    "ort-cuda": "fcn_deploy.runners.ort.runner:cuda",
-    "ort-rtx": "fcn_deploy.runners.ort.runner:rtx",
-    "trt": "fcn_deploy.runners.trt",
-    "openvino": "fcn_deploy.runners.openvino.runner",
-    "openvino-bf16": "fcn_deploy.runners.openvino.runner:bf16",
-    "openvino-int8x3": "fcn_deploy.runners.openvino.runner:int8x3",
-    "ncnn": "fcn_deploy.runners.ncnn.runner",
-    "baseline": "fcn_deploy.runners.baseline:cpu",
-    "baseline-cuda": "fcn_deploy.runners.baseline:cuda",
+#: Backend → where its :class:`Backend` stands, module:name.  Looked up by name at the last moment,
+#: so that this module (and whoever imports it) loads no backend, and a machine needs only the
+#: packages of the one it uses.
+_PLACES = {
+    "torch": "pytorch:EAGER",
+    "torch-compile": "pytorch:COMPILED",
+    "torch-graphs": "pytorch:GRAPHS",
+    "ort": "ort.runner:CPU",
+    "ort-cuda": "ort.runner:CUDA",
+    "ort-rtx": "ort.runner:RTX",
+    "trt": "trt:TRT",
+    "openvino": "openvino.runner:AS_STORED",
+    "openvino-bf16": "openvino.runner:BF16",
+    "openvino-int8x3": "openvino.runner:INT8X3",
+    "ncnn": "ncnn.runner:NCNN",
+    "baseline": "baseline:CPU",
+    "baseline-cuda": "baseline:CUDA",
 }
 #: The backends a user may ask for.
 BACKENDS = (
     "torch", "torch-compile", "torch-graphs",
     "ort", "ncnn", "openvino", "openvino-bf16", "openvino-int8x3", "ort-cuda", "ort-rtx", "trt",
 )  # fmt: skip
-#: They run where ``device`` says; the others say by their name where they run.
-TORCH_BACKENDS = ("torch", "torch-compile", "torch-graphs")
-#: Never taken unasked: they prepare every batch shape anew, the compiler for minutes.
-ON_REQUEST = ("torch-compile", "torch-graphs")
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """What a runner is opened for.
+
+    Attributes:
+        run: the run directory, where the checkpoint and the ONNX files lie, or one such file.
+        precision: of the file to take (``torch``: of the arithmetic).
+        outputs: of ``mask``, ``logits``, ``margin``, in this order; ``mask`` is always among them.
+        threads: CPU threads; None leaves the library's own choice.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    run: Run
+    precision: Precision = Precision.FP32
+    outputs: tuple[str, ...] = ("mask",)
+    threads: int | None = None
+    device: str = "auto"
+
+
+def _any_precision(precision: Precision) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run a network, found by its name with :func:`find_backend`.
+
+    Attributes:
+        name: as users type it.
+        open: returns the runner; raises a BackendError for a precision that is not taken.
+        unavailable_reason: says why it cannot run here and what to install, or None.
+        takes: whether files of a precision are computed, where the backend works.
+        runs_on: the one kind of device that it is for; None: where ``device`` says.
+        on_request: never taken unasked, as every batch shape is prepared anew, for minutes.
+        build_missing: builds what a request needs and nobody has built; it is given what says a
+            line to the user, and what is told a build's progress (phase, steps done, steps in all).
+            None: nothing is built.
+        build_seconds: how long the model file of a runner took to build, or None.
+    """
+
+    name: str
+    open: Callable[[OpenRequest], Runner]
+    unavailable_reason: Callable[[], str | None]
+    takes: Callable[[Precision], bool] = _any_precision
+    runs_on: Literal["cpu", "cuda"] | None = None
+    on_request: bool = False
+    build_missing: (
+        Callable[[OpenRequest, Callable[[str], None], Callable[[str, int, int], None]], None] | None
+    ) = None
+    build_seconds: Callable[[Path], float | None] = lambda file: None
+
+    def device_of(self, asked: str) -> str:
+        """Return the device to open it for where several backends are asked for one."""
+        return asked if self.runs_on is None else "auto"
+
+    def refusal_of(self, device: str) -> BackendError | None:
+        """Return why it does not run on a device that was asked for, or None."""
+        if self.runs_on in (None, device) or device == "auto":
+            return None
+        if self.runs_on == "cpu":
+            return BackendError(
+                f"backend {self.name} runs on the CPU, and --device is PyTorch's",
+                f"drop --device {device}, or use --backend ort-cuda",
+            )
+        return BackendError(
+            f"backend {self.name} runs on a GPU, and --device is PyTorch's",
+            f"drop --device {device}, or use --backend ort",
+        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +134,14 @@ class Outputs:
     mask: NDArray[np.uint8]
     logits: NDArray[np.float32] | None = None
     margin: NDArray[np.float32] | None = None
+
+    @classmethod
+    def chosen(cls, arrays: Mapping[str, NDArray[Any]], wanted: Iterable[str]) -> Outputs:
+        """Return what was asked for, by name; a margin that is not among it is the logits'."""
+        found = dict(arrays)
+        if "margin" in wanted and "margin" not in found:
+            found["margin"] = margin_of(found["logits"])
+        return cls(**{name: found[name] for name in wanted})
 
 
 class Runner(ABC):
@@ -100,7 +175,7 @@ class Runner(ABC):
         """Whether somebody takes the stages' times: then a device is waited for at their ends."""
         return self._on_stage is not None
 
-    def _ended(self, stage: str) -> None:
+    def stage_done(self, stage: str) -> None:
         """Say, inside ``_infer``, that a stage has just ended."""
         if self._on_stage is not None:
             self._on_stage(stage)
@@ -125,13 +200,13 @@ class Runner(ABC):
         check_images(images)
         self._on_stage = on_stage
         try:
-            with self.failures_explained(images.shape):
+            with self.translate_errors(images.shape):
                 return self._infer(images)
         finally:
             self._on_stage = None
 
     @contextmanager
-    def failures_explained(self, shape: tuple[int, ...]) -> Iterator[None]:
+    def translate_errors(self, shape: tuple[int, ...]) -> Iterator[None]:
         """Turn a library's exception, in the block that computes images of ``shape``, into ours.
 
         Raises:
@@ -160,32 +235,12 @@ class Runner(ABC):
         for images in batches:
             yield self.run(images)
 
-    def keep(self, shapes: int) -> None:  # noqa: B027 (most prepare nothing for a shape)
+    def reserve_shapes(self, shapes: int) -> None:  # noqa: B027 (most prepare nothing for one)
         """Keep what is prepared for so many shapes of batches at once.
 
         Whoever knows which shapes will come again asks for this, so that none makes room for
         another; each costs memory.
         """
-
-    def stream_views(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        """Do as :meth:`stream`, without a copy of the results where they need none.
-
-        A result is valid until the next one is asked for or the runner is closed: its memory may
-        be the next one's.
-        """
-        return self.stream(batches)
-
-    def batch_buffer(self, shape: BatchShape) -> NDArray[np.uint8]:
-        """Return memory for a batch, uint8 [N, H, W, 3], that the runner reads without a copy.
-
-        It is filled by the caller, handed to :meth:`run` or a stream as it is or as its first
-        pictures, and left alone until the result of that batch has come.  Three buffers in turn
-        keep a stream busy.  Getting one takes a while: make a few and use them again.
-
-        Args:
-            shape: N, H, W.
-        """
-        return np.empty((*shape, 3), dtype=np.uint8)
 
     def device_seconds(self, images: NDArray[np.uint8]) -> float | None:
         """Run a batch and return the device's own time for computing it, without the copies.
@@ -237,7 +292,7 @@ def open_runner(
     """Open the run's network on a backend.
 
     Args:
-        run: the run directory, where the checkpoint and the ONNX files lie, or one such file.
+        run: as for :class:`OpenRequest`, like what follows; a path is that of a run, or of a file.
         backend: one of :data:`BACKENDS`.
         precision: of the file to take (``torch``: of the arithmetic).
         outputs: of ``mask``, ``logits``, ``margin``.
@@ -245,50 +300,52 @@ def open_runner(
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        BackendError: unknown, or not to be had on this machine.
+        BackendError: unknown, not to be had on this machine, or not for that device or precision.
         MissingStageError: the file it needs has not been made; the repair names the command.
     """
     if not isinstance(run, Run):
         run = Run.from_argument(run)
+    found = find_backend(backend)
+    if (refusal := found.refusal_of(device)) is not None:
+        raise refusal
     require_backend(backend)
-    runner: Runner = _backend_module(backend).open(
-        run, precision=precision, outputs=ordered_outputs(outputs), threads=threads, device=device
-    )
-    return runner
+    return found.open(OpenRequest(run, precision, ordered_outputs(outputs), threads, device))
 
 
-def require_backend(backend: str) -> None:
+def find_backend(name: str) -> Backend:
+    """Return a backend, whether it works here or not; its module is loaded.
+
+    Raises:
+        BackendError: there is no backend of that name.
+    """
+    if name not in _PLACES:
+        raise BackendError(
+            f"no backend {name!r} in this version", f"choose one of {', '.join(BACKENDS)}"
+        )
+    module, _, member = _PLACES[name].partition(":")
+    backend: Backend = getattr(importlib.import_module(f"fcn_deploy.runners.{module}"), member)
+    return backend
+
+
+def require_backend(name: str) -> None:
     """Raise unless the backend runs here.
 
     Raises:
         BackendError: unknown, or not to be had on this machine; the message says what to install.
     """
-    reason = unavailable_reason(backend)
-    if reason is not None:
-        raise BackendError(f"backend {backend} does not work here: {reason}")
+    if (reason := unavailable_reason(name)) is not None:
+        raise BackendError(f"backend {name} does not work here: {reason}")
 
 
-def unavailable_reason(backend: str) -> str | None:
+def unavailable_reason(name: str) -> str | None:
     """Return why a backend cannot run here and what to install, or None if it can.
 
     Raises:
         BackendError: there is no backend of that name.
     """
-    reason: str | None = _backend_module(backend).unavailable_reason()
-    return reason
+    return find_backend(name).unavailable_reason()
 
 
-def takes(backend: str, precision: Precision) -> bool:
+def takes(name: str, precision: Precision) -> bool:
     """Say whether a backend that works here takes files of that precision."""
-    module = _backend_module(backend)
-    return not hasattr(module, "takes") or bool(module.takes(precision))
-
-
-def _backend_module(backend: str) -> Any:
-    if backend not in _MODULES:
-        raise BackendError(
-            f"no backend {backend!r} in this version", f"choose one of {', '.join(BACKENDS)}"
-        )
-    name, _, member = _MODULES[backend].partition(":")
-    module = importlib.import_module(name)
-    return getattr(module, member) if member else module
+    return find_backend(name).takes(precision)

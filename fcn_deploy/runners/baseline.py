@@ -8,134 +8,99 @@ runs there, `baseline-cuda`, on ONNX Runtime's CUDA provider, beside what runs o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, MissingStageError
-from fcn_deploy.core.files import file_digest
-from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import ModelSpec, Precision
-from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.machine import cuda as gpu
-from fcn_deploy.machine.description import usable_cores
-from fcn_deploy.results.runner import (
-    COMPUTE,
-    COPY_IN,
-    CPU_BASELINE,
-    GPU_BASELINE,
-    RunnerDescription,
-)
-from fcn_deploy.runners.base import Outputs, Runner
+from fcn_deploy.results.runner import COMPUTE, COPY_IN, CPU_BASELINE, GPU_BASELINE
+from fcn_deploy.runners.base import Backend, OpenRequest, Outputs, Runner
+from fcn_deploy.runners.onnx_runner import OnnxRunner
 from fcn_deploy.runners.ort.sessions import cuda_missing, cuda_session
 
 
-@dataclass(frozen=True)
-class BaselineBackend:
-    """The plain export on one of ONNX Runtime's providers.
+class BaselineRunner(OnnxRunner):
+    """The plain export, fed and read the way most deployment scripts do.
 
-    Attributes:
-        name: of the backend.
-        kind: where it runs, ``cpu`` or ``cuda``.
-        missing: says what cannot be had, or None.
+    Args:
+        backend: the name it is opened by.
+        request: what it is opened for; the plain export of its run is opened.
+        device: where it runs, as the description says it.
         open_session: from an ONNX file's bytes and a number of threads.
     """
 
-    name: str
-    kind: str
-    missing: Callable[[], str | None]
-    open_session: Callable[[bytes, int], Any]
-
-    def unavailable_reason(self) -> str | None:
-        """Return why it cannot run here, or None."""
-        return self.missing()
-
-    def open(
-        self,
-        run: Run,
-        *,
-        precision: Precision,
-        outputs: tuple[str, ...],
-        threads: int | None,
-        device: str,
-    ) -> BaselineRunner:
-        """Open a run's plain export; see :func:`fcn_deploy.runners.base.open_runner`.
-
-        Raises:
-            BackendError: another precision or device was asked for.
-        """
-        if precision is not Precision.FP32 or device not in ("auto", self.kind):
-            raise BackendError(f"backend {self.name} is float32 on {self.kind}")
-        return BaselineRunner(self, run, outputs, threads)
-
-
-class BaselineRunner(Runner):
-    """The plain export, fed and read the way most deployment scripts do."""
-
     def __init__(
         self,
-        backend: BaselineBackend,
-        run: Run,
-        outputs: tuple[str, ...],
-        threads: int | None,
+        backend: str,
+        request: OpenRequest,
+        device: str,
+        open_session: Callable[[bytes, int], Any],
     ) -> None:
-        self._path = run.baseline_onnx
-        if not self._path.is_file():
-            raise MissingStageError(
-                f"no {self._path}", f"run `fcn-deploy bench{run.command_suffix}` with PyTorch once"
-            )
-        self._backend = backend.name
-        self._device = "cpu" if backend.kind == "cpu" else f"cuda:0 ({gpu.describe_gpu().name})"
-        self._metadata = read_metadata(self._path)
-        self._digest = file_digest(self._path)
-        self._threads = threads or usable_cores()
-        self._outputs = outputs
-        self._session: Any = backend.open_session(self._path.read_bytes(), self._threads)
-        self._mean = np.array(self._metadata.spec.mean, dtype=np.float32)
-        self._std = np.array(self._metadata.spec.std, dtype=np.float32)
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Classes, colours, normalisation of the network."""
-        return self._metadata.spec
-
-    def describe(self) -> RunnerDescription:
-        """Say what this runner is, as built."""
         import onnxruntime
 
-        return RunnerDescription(
-            backend=self._backend,
-            device=self._device,
-            precision=self._metadata.precision.value,
-            library=f"ONNX Runtime {onnxruntime.__version__}, plain export",
-            providers=tuple(self._open_session().get_providers()),
-            threads=self._threads,
-            file=str(self._path),
-            digest=self._digest,
-            checkpoint_digest=self._metadata.checkpoint_digest,
-        )
-
-    def _open_session(self) -> Any:
-        if self._session is None:
-            raise BackendError(f"the {self._backend} runner is closed")
-        return self._session
+        run = request.run
+        if not run.baseline_onnx.is_file():
+            raise MissingStageError(
+                f"no {run.baseline_onnx}",
+                f"run `fcn-deploy bench{run.command_suffix}` with PyTorch once",
+            )
+        file = OnnxFile(run.baseline_onnx)
+        super().__init__(backend, file, request)
+        self._device = device
+        self._library = f"ONNX Runtime {onnxruntime.__version__}, plain export"
+        self._mean = np.array(self.spec.mean, dtype=np.float32)
+        self._std = np.array(self.spec.std, dtype=np.float32)
+        content = file.bytes
+        file.release()
+        self._session: Any = open_session(content, self._threads)
+        self._providers = tuple(self._session.get_providers())
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
-        session = self._open_session()
+        session = self._require_open(self._session)
         normalised = (images.astype(np.float32) / 255 - self._mean) / self._std
         batch = np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))  # (N, 3, H, W)
-        self._ended(COPY_IN)
+        self.stage_done(COPY_IN)
         (logits,) = session.run(["logits"], {"input": batch})  # (N, C, H, W)
-        self._ended(COMPUTE)
+        self.stage_done(COMPUTE)
         mask = logits.argmax(axis=1).astype(np.uint8)
-        return Outputs(mask, logits if "logits" in self._outputs else None)
+        return Outputs.chosen({"mask": mask, "logits": logits}, self._wanted)
 
     def close(self) -> None:
         """Free the session; calling it twice is harmless."""
         self._session = None
+
+
+def baseline_backend(
+    name: str,
+    runs_on: Literal["cpu", "cuda"],
+    missing: Callable[[], str | None],
+    open_session: Callable[[bytes, int], Any],
+) -> Backend:
+    """Return the plain export on one of ONNX Runtime's providers as a backend.
+
+    Args:
+        name: of the backend.
+        runs_on: where the provider computes.
+        missing: says what cannot be had, or None.
+        open_session: from an ONNX file's bytes and a number of threads.
+    """
+
+    def open_backend(request: OpenRequest) -> Runner:
+        if not _takes(request.precision):
+            raise BackendError(f"backend {name} computes in float32 alone")
+        device = "cpu" if runs_on == "cpu" else f"cuda:0 ({gpu.describe_gpu().name})"
+        return BaselineRunner(name, request, device, open_session)
+
+    return Backend(name, open_backend, missing, _takes, runs_on)
+
+
+def _takes(precision: Precision) -> bool:
+    return precision is Precision.FP32
 
 
 def _cpu_missing() -> str | None:
@@ -156,7 +121,5 @@ def _plain_cuda_session(model: bytes, threads: int) -> Any:
     return cuda_session(model, threads, pixels_stay=False)
 
 
-#: Backend ``baseline``.
-cpu = BaselineBackend(CPU_BASELINE, "cpu", _cpu_missing, cpu_session)
-#: Backend ``baseline-cuda``.
-cuda = BaselineBackend(GPU_BASELINE, "cuda", _gpu_missing, _plain_cuda_session)
+CPU = baseline_backend(CPU_BASELINE, "cpu", _cpu_missing, cpu_session)
+CUDA = baseline_backend(GPU_BASELINE, "cuda", _gpu_missing, _plain_cuda_session)

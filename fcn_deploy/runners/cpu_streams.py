@@ -68,33 +68,30 @@ def in_lanes(
         yield runner.run(first)
         return
 
-    def finished(shape: tuple[int, ...], begun: _Begun) -> Outputs:
-        with runner.failures_explained(shape):
+    in_flight: deque[tuple[tuple[int, ...], _Begun]] = deque()
+
+    def collected() -> Outputs:
+        shape, begun = in_flight.popleft()
+        with runner.translate_errors(shape):
             return finish(begun)
 
-    in_flight: deque[tuple[tuple[int, ...], _Begun]] = deque()
     source = chain([first, second], source)
     refusal: FcnDeployError | None = None
-    while True:
+    while refusal is None:
         if len(in_flight) == IN_FLIGHT:
-            yield finished(*in_flight.popleft())  # before the source is asked for more than those
+            yield collected()  # before the source is asked for more than those
         try:
             images = next(source, None)
-        except FcnDeployError as error:
-            refusal = error
-            break
-        if images is None:
-            break
-        try:
+            if images is None:
+                break
             check_images(images)
-            with runner.failures_explained(images.shape):
+            with runner.translate_errors(images.shape):
                 in_flight.append((images.shape, begin(np.ascontiguousarray(images))))
         except FcnDeployError as error:
             refusal = error
-            break
     # What fails here raises at once: a later result would be taken for the one that is missing.
     while in_flight:
-        yield finished(*in_flight.popleft())
+        yield collected()
     if refusal is not None:
         raise refusal
 

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.files import file_digest
-from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.networks.device import (
     choose_device,
@@ -33,7 +32,7 @@ from fcn_deploy.networks.device import (
     unavailable_reason,
 )
 from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
-from fcn_deploy.runners.base import Outputs, Runner
+from fcn_deploy.runners.base import Backend, OpenRequest, Outputs, Runner
 
 if unavailable_reason() is None:
     import torch
@@ -80,74 +79,66 @@ class TorchOptions:
         return ", ".join(word for word, chosen in words.items() if chosen)
 
 
-@dataclass(frozen=True)
-class TorchBackend:
-    """PyTorch with some options, as a backend.
+def torch_backend(name: str, options: TorchOptions) -> Backend:
+    """Return PyTorch with some options as a backend.
 
-    Attributes:
+    Args:
         name: of the backend.
         options: how it runs the network.
     """
 
-    name: str
-    options: TorchOptions
+    def open_backend(request: OpenRequest) -> Runner:
+        device = _require_device(name, options, request)
+        kind = CompiledRunner if options.compiled else TorchRunner
+        return (GraphRunner if options.graphs else kind)(name, options, request, device)
 
-    def takes(self, precision: Precision) -> bool:
-        """Say whether PyTorch computes the checkpoint so: integers are the quantised file's."""
-        return precision in (Precision.FP32, Precision.FP16)
-
-    def unavailable_reason(self) -> str | None:
-        """Return what is missing and what to install, or None."""
+    def why_unavailable() -> str | None:
         if (reason := unavailable_reason()) is not None:
             return reason
-        return self._missing(choose_device("auto"))
+        return _missing(options, choose_device("auto"))
 
-    def _missing(self, device: torch.device) -> str | None:
-        if self.options.graphs and device.type != "cuda":
-            return "PyTorch sees no GPU, and CUDA graphs are the GPU's"
-        return _compiler_missing(device) if self.options.compiled else None
-
-    def open(
-        self,
-        run: Run,
-        *,
-        precision: Precision,
-        outputs: tuple[str, ...],
-        threads: int | None,
-        device: str,
-    ) -> TorchRunner:
-        """Open a run's checkpoint; see :func:`fcn_deploy.runners.base.open_runner`.
-
-        Raises:
-            BackendError: it does not compute in that precision, or not on that device.
-        """
-        if not self.takes(precision):
-            raise BackendError(
-                f"backend {self.name} does not compute in {precision.value}",
-                "use --backend ort, openvino or trt, which run the quantised file",
-            )
-        if self.options.graphs and device == "cpu":
-            raise BackendError(
-                f"backend {self.name} runs on a GPU", "drop --device cpu, or use --backend torch"
-            )
-        there = choose_device(device)
-        if (reason := self._missing(there)) is not None:
-            raise BackendError(f"backend {self.name} does not work on {there.type}: {reason}")
-        return self._kind(self, run, precision, outputs, threads, there)
-
-    @property
-    def _kind(self) -> type[TorchRunner]:
-        if self.options.graphs:
-            return GraphRunner
-        return CompiledRunner if self.options.compiled else TorchRunner
+    slow_to_prepare = options.graphs or options.compiled
+    return Backend(name, open_backend, why_unavailable, _takes, on_request=slow_to_prepare)
 
 
-#: Backend ``torch``.
-eager = TorchBackend("torch", TorchOptions())
-#: Backend ``torch-compile``.
-compiled = TorchBackend("torch-compile", TorchOptions(channels_last=True, compiled=True))
-#: Backend ``torch-graphs``.
-graphs = TorchBackend("torch-graphs", TorchOptions(channels_last=True, graphs=True))
+def _takes(precision: Precision) -> bool:
+    # Integers are the quantised file's.
+    return precision in (Precision.FP32, Precision.FP16)
+
+
+def _missing(options: TorchOptions, device: torch.device) -> str | None:
+    if options.graphs and device.type != "cuda":
+        return "PyTorch sees no GPU, and CUDA graphs are the GPU's"
+    return _compiler_missing(device) if options.compiled else None
+
+
+def _require_device(name: str, options: TorchOptions, request: OpenRequest) -> torch.device:
+    """Return where a request is computed.
+
+    Raises:
+        BackendError: PyTorch does not compute in that precision, or not on that device.
+    """
+    if not _takes(request.precision):
+        raise BackendError(
+            f"backend {name} does not compute in {request.precision.value}",
+            "use --backend ort, openvino or trt, which run the quantised file",
+        )
+    if options.graphs and request.device == "cpu":
+        raise BackendError(
+            f"backend {name} runs on a GPU", "drop --device cpu, or use --backend torch"
+        )
+    device = choose_device(request.device)
+    if (reason := _missing(options, device)) is not None:
+        raise BackendError(f"backend {name} does not work on {device.type}: {reason}")
+    return device
+
+
+#: The reference of every comparison.
+EAGER = torch_backend("torch", TorchOptions())
+COMPILED_OPTIONS = TorchOptions(channels_last=True, compiled=True)
+COMPILED = torch_backend("torch-compile", COMPILED_OPTIONS)
+GRAPHS_OPTIONS = TorchOptions(channels_last=True, graphs=True)
+GRAPHS = torch_backend("torch-graphs", GRAPHS_OPTIONS)
 
 
 class TorchRunner(Runner):
@@ -155,16 +146,15 @@ class TorchRunner(Runner):
 
     def __init__(
         self,
-        backend: TorchBackend,
-        run: Run,
-        precision: Precision,
-        outputs: tuple[str, ...],
-        threads: int | None,
+        backend: str,
+        options: TorchOptions,
+        request: OpenRequest,
         device: torch.device,
     ) -> None:
-        self._backend = backend.name
-        self._options = backend.options.settled(precision, device)
-        self._path = run.require_checkpoint()
+        precision, outputs = request.precision, request.outputs
+        self._backend = backend
+        self._options = options.settled(precision, device)
+        self._path = request.run.require_checkpoint()
         checkpoint = load_checkpoint(self._path)
         self._spec = checkpoint.spec
         self._digest = file_digest(self._path)
@@ -172,8 +162,8 @@ class TorchRunner(Runner):
         self._outputs = outputs
         self._device = device
         self._threads_before = torch.get_num_threads()
-        if threads is not None:
-            torch.set_num_threads(threads)
+        if request.threads is not None:
+            torch.set_num_threads(request.threads)
         # float32 means float32: on a GPU convolutions would else round to TF32's 10 bits, and the
         # reference of every comparison would be wrong by more than the candidates.
         torch.backends.cudnn.allow_tf32 = False
@@ -196,6 +186,7 @@ class TorchRunner(Runner):
             backend=self._backend,
             device=device_name(self._device),
             precision=self._precision.value,
+            arithmetic=self._precision.value,
             library=f"PyTorch {torch.__version__}" + (f", {options}" if options else ""),
             threads=self._threads,
             file=str(self._path),
@@ -215,19 +206,19 @@ class TorchRunner(Runner):
         # from_numpy refuses arrays that are read-only or run backwards
         host = torch.from_numpy(np.require(images, requirements=["C", "W"]))
         images_there = host.to(self._device)
-        self._wait_and_end(COPY_IN)
+        self._wait_for_stage(COPY_IN)
         produced = self._compute(model, images_there)
-        self._wait_and_end(COMPUTE)
+        self._wait_for_stage(COMPUTE)
         return [tensor.cpu().numpy() for tensor in produced]
 
     def _compute(self, model: DeployModel, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         produced: tuple[torch.Tensor, ...] = model(images)
         return produced
 
-    def _wait_and_end(self, stage: str) -> None:
+    def _wait_for_stage(self, stage: str) -> None:
         if self._watched and self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # the GPU works on while Python runs ahead
-        self._ended(stage)
+        self.stage_done(stage)
 
     def close(self) -> None:
         """Free the device; calling it twice is harmless."""
@@ -321,9 +312,9 @@ class GraphRunner(TorchRunner):
         # The pinned buffer is free: the last run did not return before its outputs were there.
         np.copyto(recorded.pinned_images.numpy(), images)
         recorded.images.copy_(recorded.pinned_images, non_blocking=True)
-        self._wait_and_end(COPY_IN)
+        self._wait_for_stage(COPY_IN)
         recorded.graph.replay()
-        self._wait_and_end(COMPUTE)
+        self._wait_for_stage(COMPUTE)
         for target, source in zip(recorded.pinned_outputs, recorded.outputs, strict=True):
             target.copy_(source, non_blocking=True)
         torch.cuda.current_stream(self._device).synchronize()

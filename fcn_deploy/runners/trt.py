@@ -8,31 +8,32 @@ three streams (copy in, compute, copy out), so that copies hide behind computing
 ``batch_buffer`` skips the first pinned buffer, a result of ``stream_views`` lies in the last one:
 with both, the host copies nothing.  A shape that comes back is recorded as a CUDA graph; one that
 cannot be recorded is enqueued plainly, as is every shape of an engine that allows no second context
-on a profile (see ``trt_api.share_profiles``).
+on a profile (see ``tensorrt.api.share_profiles``).
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, EngineError, FcnDeployError, InputError
-from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, Product
-from fcn_deploy.data.metrics import margin_of
+from fcn_deploy.core.spec import BatchShape, ModelSpec, Product
 from fcn_deploy.machine import cuda
 from fcn_deploy.results.runner import RunnerDescription
-from fcn_deploy.runners.base import Outputs, Runner, check_images
+from fcn_deploy.runners.base import Backend, OpenRequest, Outputs, Runner, check_images
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.buffers import BatchBuffers
+from fcn_deploy.tensorrt.build_missing import ensure_engine
+from fcn_deploy.tensorrt.engine_file import read_sidecar
 from fcn_deploy.tensorrt.engine_match import (
     EngineIdentity,
+    RunModel,
     find_engine,
     identify,
     installed_products,
@@ -40,41 +41,52 @@ from fcn_deploy.tensorrt.engine_match import (
 from fcn_deploy.tensorrt.execution import DeviceEngine
 
 
-def unavailable_reason() -> str | None:
-    """Return which of TensorRT and the GPU is missing and what to install, or None."""
+def _missing() -> str | None:
     reasons = [cuda.unavailable_reason()]
     if not installed_products():
         reasons.append(api.unavailable_reason(Product.TRT))
     return "; ".join(reason for reason in reasons if reason) or None
 
 
-def open(
-    run: Run,
-    *,
-    precision: Precision,
-    outputs: tuple[str, ...],
-    threads: int | None,
-    device: str,
-) -> TrtRunner:
-    """Open a run's newest fitting engine; see :func:`fcn_deploy.runners.base.open_runner`.
+def _open(request: OpenRequest) -> TrtRunner:
+    """Open a run's newest fitting engine.
 
     Raises:
         MissingStageError: no engine fits; the repair names the build command.
         EngineError: the engine named is damaged, or belongs elsewhere.
-        BackendError: ``device`` is ``cpu``.
     """
-    if device == "cpu":
-        raise BackendError("backend trt runs on a GPU", "drop --device cpu")
+    shipped, probe = _engines(request)
+    return TrtRunner(shipped, probe, request)
+
+
+def _engines(request: OpenRequest) -> tuple[EngineIdentity, EngineIdentity | None]:
+    """Return the engine of the masks, and another one where logits are wanted that it hides."""
     capability = cuda.describe_gpu().compute_capability
-    if run.named_engine is not None:
-        return TrtRunner(identify(run.named_engine, run, precision, capability), None, outputs)
-    shipped = find_engine(run, precision, ("mask",), capability)
-    identity = identify(shipped, run, precision, capability)
-    probe = None
-    if set(outputs) - set(identity.outputs) and "logits" not in identity.outputs:
-        found = find_engine(run, precision, ("logits",), capability)
-        probe = identify(found, run, precision, capability)
-    return TrtRunner(identity, probe, outputs)
+    model = RunModel(request.run, request.precision)
+    if request.run.named_engine is not None:
+        return identify(request.run.named_engine, model, capability), None
+    shipped = identify(find_engine(model, ("mask",), capability), model, capability)
+    if not set(request.outputs) - set(shipped.outputs) or "logits" in shipped.outputs:
+        return shipped, None
+    probe = find_engine(model, ("logits",), capability)
+    return shipped, identify(probe, model, capability)
+
+
+def _build_missing(
+    request: OpenRequest,
+    say: Callable[[str], None],
+    on_progress: Callable[[str, int, int], None],
+) -> None:
+    ensure_engine(
+        request.run, request.precision, outputs=request.outputs, say=say, on_progress=on_progress
+    )
+
+
+def _build_seconds(plan: Path) -> float | None:
+    try:
+        return read_sidecar(plan).build_seconds
+    except EngineError:  # a trusted engine has no sidecar
+        return None
 
 
 class TrtRunner(Runner):
@@ -88,10 +100,10 @@ class TrtRunner(Runner):
         self,
         shipped: EngineIdentity,
         probe: EngineIdentity | None,
-        outputs: tuple[str, ...],
+        request: OpenRequest,
     ) -> None:
         self._identity = shipped
-        self._wanted = outputs
+        self._wanted = request.outputs
         self._device = f"cuda:0 ({cuda.describe_gpu().name})"
         self._stream_token: _Reading | None = None  # of the stream() that owns the two slots
         self._engine: DeviceEngine | None = DeviceEngine(shipped)
@@ -130,6 +142,7 @@ class TrtRunner(Runner):
             backend="trt",
             device=self._device,
             precision=self._identity.precision.value,
+            arithmetic=self._identity.precision.value,
             library=self._library,
             threads=1,  # one host thread feeds the device
             file=str(self._identity.path),
@@ -144,21 +157,16 @@ class TrtRunner(Runner):
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
         loaded = self._open_engine()
-        arrays = loaded.run(images, self._ended if self._watched else None)
+        arrays = loaded.run(images, self.stage_done if self._watched else None)
         if self._probe is not None:
             arrays = {**self._probe.run(images), **arrays}
-        return self._chosen(arrays)
+        return Outputs.chosen(arrays, self._wanted)
 
-    def _chosen(self, arrays: dict[str, NDArray[Any]]) -> Outputs:
-        if "margin" in self._wanted and "margin" not in arrays:
-            arrays["margin"] = margin_of(arrays["logits"])
-        return Outputs(**{name: arrays[name] for name in self._wanted})
-
-    def keep(self, shapes: int) -> None:
+    def reserve_shapes(self, shapes: int) -> None:
         """Keep a CUDA graph of so many shapes in every slot."""
         for loaded in (self._engine, self._probe):
             if loaded is not None:
-                loaded.keep(shapes)
+                loaded.reserve_shapes(shapes)
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order, with its copies beside the computing.
@@ -179,10 +187,15 @@ class TrtRunner(Runner):
         return self._streamed(batches, _Reading(copies=False))
 
     def batch_buffer(self, shape: BatchShape) -> NDArray[np.uint8]:
-        """Return pinned memory for a batch: the bus reads it where it lies.
+        """Return pinned memory for a batch, uint8 [N, H, W, 3]: the bus reads it where it lies.
 
-        Its contract is :meth:`fcn_deploy.runners.base.Runner.batch_buffer`'s; it outlives the
-        runner.
+        It is filled by the caller, handed to :meth:`run` or a stream as it is or as its first
+        pictures, and left alone until the result of that batch has come.  Three buffers in turn
+        keep a stream busy.  Getting one takes a while: make a few and use them again.  It outlives
+        the runner.
+
+        Args:
+            shape: N, H, W.
 
         Raises:
             DeviceMemoryError: no more memory can be locked.
@@ -218,7 +231,8 @@ class TrtRunner(Runner):
         self._require_slots(token)
         slot = in_flight.popleft()
         try:
-            return self._chosen(loaded.collect(slot, copies=token.copies))
+            arrays = loaded.collect(slot, copies=token.copies)
+            return Outputs.chosen(arrays, self._wanted)
         except FcnDeployError:
             in_flight.clear()  # a later result would be taken for the one that is missing
             raise
@@ -273,3 +287,13 @@ class _Reading:
     """
 
     copies: bool
+
+
+TRT = Backend(
+    "trt",
+    _open,
+    _missing,
+    runs_on="cuda",
+    build_missing=_build_missing,
+    build_seconds=_build_seconds,
+)

@@ -1,6 +1,7 @@
 """ONNX → TensorRT engine: the plan as TensorRT wrote it, and the sidecar that says what it is.
 
-    engine_from_onnx(Path("runs/fcn/model.fp16.onnx"), name="fcn", product=Product.RTX)
+    file = OnnxFile(Path("runs/fcn/model.fp16.onnx"))
+    engine_from_onnx(file, name="fcn", product=Product.RTX)
 
 The precision is that of the ONNX file.  Knows no torch: it runs on the target device.
 """
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from fcn_deploy.core.errors import ArtifactError, InputError, OnnxFileError
-from fcn_deploy.core.files import file_digest, probe, write_bytes, write_error
+from fcn_deploy.core.files import probe, write_bytes, write_error
 from fcn_deploy.core.spec import Precision, Product, ShapeProfile
-from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, read_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile, OnnxMetadata
 from fcn_deploy.machine import cuda
 from fcn_deploy.machine.description import utc_now
 from fcn_deploy.tensorrt import api
@@ -52,7 +53,7 @@ class Engine:
 
 
 def engine_from_onnx(
-    onnx_path: Path,
+    file: OnnxFile,
     *,
     name: str,
     product: Product,
@@ -65,7 +66,7 @@ def engine_from_onnx(
     """Build an engine, or find that the one on disk is current.
 
     Args:
-        onnx_path: a file that `fcn-deploy export` wrote.
+        file: that `fcn-deploy export` wrote; it is released when TensorRT has read it.
         name: what the engine is named after.
         product: which TensorRT is to build it.
         options: profiles and builder settings.
@@ -83,24 +84,23 @@ def engine_from_onnx(
             precision.
     """
     options = options or BuildOptions()
-    metadata = read_metadata(onnx_path)
+    metadata = file.metadata
     tensorrt = api.load(product)
-    wanted = _wanted(onnx_path, metadata, tensorrt, options)
+    wanted = _wanted(file, tensorrt, options)
     targets = wanted["compute_capabilities"]
     path = engine_path(folder, name, metadata.precision, product, tensorrt.version, targets)
     known, differences = _compare(path, name, wanted)
     if known is not None and not differences:
         return Engine(path, known, current=True)
     # A build takes minutes: what it is for must not fail after it.
-    _check_opset(onnx_path, tensorrt, export + _export_options(metadata))
+    _check_opset(file, tensorrt, export + _export_options(metadata))
     probe(path, flags="--out")
     if options.timing_cache is not None:
         probe(options.timing_cache, flags=CACHE_FLAG)
     started = time.monotonic()
     built = EngineBuilder(
         tensorrt,
-        onnx_path,
-        metadata,
+        file,
         options,
         wanted["profiles"],
         targets if tensorrt.chooses_capabilities else (),
@@ -135,10 +135,9 @@ def _export_options(metadata: OnnxMetadata) -> str:
     return metadata.precision.flag + outputs
 
 
-def _wanted(
-    onnx_path: Path, metadata: OnnxMetadata, tensorrt: TensorRt, options: BuildOptions
-) -> dict[str, Any]:
+def _wanted(file: OnnxFile, tensorrt: TensorRt, options: BuildOptions) -> dict[str, Any]:
     """Return every field of the sidecar that is known before the build: the cache's key."""
+    metadata = file.metadata
     gpu_name = driver = None
     capabilities = sorted_capabilities(options.compute_capabilities)
     if tensorrt.chooses_capabilities:
@@ -155,7 +154,7 @@ def _wanted(
     return {
         "product": tensorrt.product,
         "version": tensorrt.version,
-        "onnx_digest": file_digest(onnx_path),
+        "onnx_digest": file.digest,
         "checkpoint_digest": metadata.checkpoint_digest,
         "precision": metadata.precision,
         "compute_capabilities": capabilities,
@@ -221,10 +220,10 @@ def _in_words(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}…"
 
 
-def _check_opset(onnx_path: Path, tensorrt: TensorRt, export: str) -> None:
-    opset = max(entry.version for entry in load_onnx(onnx_path).opset_import)
+def _check_opset(file: OnnxFile, tensorrt: TensorRt, export: str) -> None:
+    opset = max(entry.version for entry in file.model.opset_import)
     if opset > tensorrt.max_opset:
         raise OnnxFileError(
-            f"{onnx_path} has opset {opset}, {tensorrt.label} reads up to {tensorrt.max_opset}",
+            f"{file.path} has opset {opset}, {tensorrt.label} reads up to {tensorrt.max_opset}",
             f"run `{export} --opset {tensorrt.max_opset}` first",
         )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcn_deploy.core.errors import BackendError
-from fcn_deploy.core.files import file_digest, write_bytes
+from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision, Product, ShapeProfile
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, read_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.machine import cuda
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
@@ -57,12 +57,10 @@ def ensure_engine(
     chosen = api.choose_product(product)
     version = api.installed_version(chosen)
     capability = cuda.describe_gpu().compute_capability
-    onnx_path = run.require_onnx(precision)
-    metadata = read_metadata(onnx_path)
+    file = OnnxFile(run.require_onnx(precision))
     engines = _Engines(
         run,
-        onnx_path,
-        metadata,
+        file,
         chosen,
         version,
         capability,
@@ -72,8 +70,8 @@ def ensure_engine(
         on_progress,
     )
     shipped = engines.of_masks()
-    hidden = set(outputs) - set(metadata.outputs)
-    if hidden and "logits" not in metadata.outputs:
+    hidden = set(outputs) - set(file.metadata.outputs)
+    if hidden and "logits" not in file.metadata.outputs:
         engines.require_logits(shipped)
 
 
@@ -83,8 +81,7 @@ class _Engines:
 
     Attributes:
         run: the model.
-        onnx_path: its file, as shipped.
-        metadata: of that file.
+        file: its ONNX file, as shipped.
         product: which TensorRT.
         version: of the one that is installed.
         capability: of this machine's GPU.
@@ -95,8 +92,7 @@ class _Engines:
     """
 
     run: Run
-    onnx_path: Path
-    metadata: OnnxMetadata
+    file: OnnxFile
     product: Product
     version: str
     capability: str
@@ -107,27 +103,27 @@ class _Engines:
 
     def of_masks(self) -> EngineSidecar:
         """Return the engine of the file as shipped, built where there is none."""
-        found, reason = self._find("mask", onnx_digest=file_digest(self.onnx_path))
+        found, reason = self._find("mask", onnx_digest=self.file.digest)
         if found is not None:
             return read_sidecar(found)
-        options, precision = self._options(), self.metadata.precision
+        options, precision = self._options(), self.file.metadata.precision
         command = build_command(self.run, precision, self.product, options, self.folder)
-        return self._build(self.onnx_path, self.run.name, reason, options, command)
+        return self._build(self.file, self.run.name, reason, options, command)
 
     def require_logits(self, shipped: EngineSidecar) -> None:
         """Build the engine that shows the logits, unless it is there with the masks' profiles."""
-        found, reason = self._find("logits", checkpoint_digest=self.metadata.checkpoint_digest)
+        found, reason = self._find("logits", checkpoint_digest=self.file.metadata.checkpoint_digest)
         if found is not None and read_sidecar(found).profiles == shipped.profiles:
             return
         if found is not None:
             reason = f"{found} has other profiles than the engine of the masks"
         name = f"{self.run.name}.logits"
-        exposed = self.folder / f"{name}.{self.metadata.precision.value}.onnx"
-        write_bytes(exposed, with_logits(load_onnx(self.onnx_path)).SerializeToString())
+        exposed = self.folder / f"{name}.{self.file.metadata.precision.value}.onnx"
+        write_bytes(exposed, with_logits(self.file.model).SerializeToString())
         try:
             # It follows the masks' engine: to change this one is to rebuild that one.
             options = self._options(shipped.profiles)
-            self._build(exposed, name, reason, options, shipped.command)
+            self._build(OnnxFile(exposed), name, reason, options, shipped.command)
         finally:
             exposed.unlink()  # made for this build alone
 
@@ -139,7 +135,7 @@ class _Engines:
             product=self.product,
             version=self.version,
             compute_capability=self.capability,
-            precision=self.metadata.precision,
+            precision=self.file.metadata.precision,
             outputs=(output,),
             onnx_digest=onnx_digest,
             checkpoint_digest=checkpoint_digest,
@@ -153,9 +149,9 @@ class _Engines:
         )
 
     def _build(
-        self, source: Path, name: str, reason: str, options: BuildOptions, command: str
+        self, source: OnnxFile, name: str, reason: str, options: BuildOptions, command: str
     ) -> EngineSidecar:
-        self.say(f"no engine fits ({reason}): building one from {self.onnx_path}")
+        self.say(f"no engine fits ({reason}): building one from {self.file.path}")
         return engine_from_onnx(
             source,
             name=name,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fcn_deploy.core.errors import ArtifactError, BuildError, FcnDeployError, InputError
 from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.spec import Precision, ShapeProfile
-from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.machine import cuda
 from fcn_deploy.tensorrt import api, callbacks
 from fcn_deploy.tensorrt.api import TensorRt
@@ -63,16 +62,15 @@ class EngineBuilder:
     def __init__(
         self,
         tensorrt: TensorRt,
-        onnx_path: Path,
-        metadata: OnnxMetadata,
+        file: OnnxFile,
         options: BuildOptions,
         profiles: tuple[ShapeProfile, ...],
         capabilities: tuple[str, ...],
         export: str,
     ) -> None:
         self._tensorrt = tensorrt
-        self._onnx_path = onnx_path
-        self._metadata = metadata
+        self._file = file
+        self._metadata = file.metadata
         self._options = options
         self._profiles = profiles
         self._capabilities = capabilities
@@ -93,7 +91,7 @@ class EngineBuilder:
             plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise BuildError(
-                f"{self._tensorrt.label} built no engine from {self._onnx_path}: "
+                f"{self._tensorrt.label} built no engine from {self._file.path}: "
                 f"{callbacks.last_error()}",
                 "try a smaller --profile or a larger --workspace",
             )
@@ -113,9 +111,10 @@ class EngineBuilder:
         network = self._tensorrt.create_network(builder)
         parser = trt.OnnxParser(network, self._tensorrt.logger)
         callbacks.clear_errors()
-        if parser.parse(self._onnx_path.read_bytes()):
+        if parser.parse(self._file.bytes):
+            self._file.release()  # the build takes minutes, and memory of its own
             return network
-        nodes = load_onnx(self._onnx_path).graph.node
+        nodes = self._file.model.graph.node
         problems = []
         for found in self._tensorrt.problems(parser):
             name, operator = found.node_name, found.operator
@@ -126,7 +125,7 @@ class EngineBuilder:
             problems.append(f"{where}{found.description.strip()}")
         more = len(problems) - _SHOWN_PROBLEMS
         raise BuildError(
-            f"{self._tensorrt.label} cannot read {self._onnx_path}: "
+            f"{self._tensorrt.label} cannot read {self._file.path}: "
             + "; ".join(problems[:_SHOWN_PROBLEMS] or [callbacks.last_error()])
             + (f"; and {more} more" if more > 0 else ""),
             f"run `{self._export}` again, with another --opset if the node needs one",
@@ -212,7 +211,7 @@ class EngineBuilder:
         if precision in _LAYER_WORDS and not layers.get(precision.value):
             adjective, arithmetic = _LAYER_WORDS[precision]
             raise BuildError(
-                f"the engine from {self._onnx_path} has no {adjective} layer "
+                f"the engine from {self._file.path} has no {adjective} layer "
                 f"({census(layers) or 'TensorRT lists no layers'}), so it is no "
                 f"{precision.value.upper()} engine",
                 f"run `{self._export}` again; on a GPU without fast {arithmetic}, build without "

@@ -1,10 +1,11 @@
-"""Does this engine belong to this graph, GPU and release."""
+"""Does an engine belong to this graph, this GPU and this release of TensorRT; which one does."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fcn_deploy.core.errors import (
@@ -17,7 +18,7 @@ from fcn_deploy.core.errors import (
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, ModelSpec, Precision, Product, ShapeProfile
-from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.engine_file import (
     ENGINES_FOLDER,
@@ -38,16 +39,38 @@ def installed_products() -> list[Product]:
     return [product for product in Product if api.is_installed(product)]
 
 
-def find_engine(run: Run, precision: Precision, outputs: tuple[str, ...], capability: str) -> Path:
-    """Return the newest engine of the run that fits this machine and gives ``outputs``."""
-    onnx_path = run.onnx(precision)
+@dataclass(frozen=True, eq=False)
+class RunModel:
+    """The model that an engine must have been built from: a run's, of one precision.
+
+    Attributes:
+        run: the run directory, or a file that was named.
+        precision: of the file.
+    """
+
+    run: Run
+    precision: Precision
+
+    @cached_property
+    def file(self) -> OnnxFile:
+        """Its ONNX file, which need not be there; read once for all that ask."""
+        return OnnxFile(self.run.onnx(self.precision))
+
+
+def find_engine(model: RunModel, outputs: tuple[str, ...], capability: str) -> Path:
+    """Return the newest engine of the model that fits this machine and gives ``outputs``.
+
+    Raises:
+        MissingStageError: there is none; the repair names the command that builds it.
+    """
+    run, precision = model.run, model.precision
     digests: dict[str, str] = {}
-    if onnx_path.is_file():
-        metadata = read_metadata(onnx_path)
+    if model.file.path.is_file():
+        metadata = model.file.metadata
         precision = metadata.precision
         digests["checkpoint_digest"] = metadata.checkpoint_digest
         if set(outputs) <= set(metadata.outputs):
-            digests["onnx_digest"] = file_digest(onnx_path)
+            digests["onnx_digest"] = model.file.digest
     elif run.checkpoint.is_file():
         digests["checkpoint_digest"] = file_digest(run.checkpoint)
     else:
@@ -108,12 +131,13 @@ class EngineIdentity:
     command: str
 
 
-def identify(plan: Path, run: Run, precision: Precision, capability: str) -> EngineIdentity:
+def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
     """Check an engine in the order digest → product and version → compute capability."""
-    if run.trusted and plan.is_file() and not sidecar_path(plan).is_file():
+    if model.run.trusted and plan.is_file() and not sidecar_path(plan).is_file():
         header = read_plan_header(plan)
         check_release(plan, header, header.product, api.installed_version(header.product))
-        metadata = read_metadata(run.require_onnx(precision))
+        model.run.require_onnx(model.precision)
+        metadata = model.file.metadata
         return EngineIdentity(
             path=plan,
             digest=file_digest(plan),

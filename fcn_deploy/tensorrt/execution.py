@@ -190,7 +190,7 @@ class DeviceEngine:
     def _size(self, name: str, shape: BatchShape) -> int:
         return int(np.prod(self._shape(name, shape))) * _DTYPES[name].itemsize
 
-    def keep(self, shapes: int) -> None:
+    def reserve_shapes(self, shapes: int) -> None:
         """Keep a CUDA graph of so many shapes in every slot; never fewer than ``MAX_GRAPHS``."""
         self._max_graphs = max(MAX_GRAPHS, _SLOTS * shapes)
 

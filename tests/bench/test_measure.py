@@ -345,7 +345,7 @@ class _Compiling(FakeRunner):
         self.compiled: set[tuple[str, tuple[int, ...]]] = set()
         self.kept = 0
 
-    def keep(self, shapes: int) -> None:
+    def reserve_shapes(self, shapes: int) -> None:
         self.kept = shapes
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:

@@ -12,6 +12,7 @@ from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.report.page import write_merged_report
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.report.tables import SLOWEST_LAYERS, slowest_layers
@@ -52,7 +53,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
     machine = install(monkeypatch, "11.4.0", FakeCuda())
     write_onnx(RUN.onnx(Precision.FP16), Precision.FP16)
     engine_from_onnx(
-        RUN.onnx(Precision.FP16),
+        OnnxFile(RUN.onnx(Precision.FP16)),
         name=RUN.name,
         product=machine.product,
         options=BuildOptions(),
@@ -114,9 +115,9 @@ def test_many_layers_are_summed_up() -> None:
 def test_contexts_share_the_device_and_a_failure_is_told(script: ModuleType) -> None:
     runners = [FakeRunner(), FakeRunner()]
     batches = [np.zeros((2, 4, 4, 3), np.uint8)] * 3
-    figures = script._streamed([(runner.stream_views, batches) for runner in runners], 5)
+    figures = script._streamed([(runner.stream, batches) for runner in runners], 5)
     assert figures["images_per_s"] > 0
     assert [len(runner.shapes) for runner in runners] == [2 + 3 * 5] * 2
     broken = [np.zeros((2, 4, 4), np.uint8)]
     with pytest.raises(InputError, match="rank 3"):
-        script._streamed([(runners[0].stream_views, broken)], 1)
+        script._streamed([(runners[0].stream, broken)], 1)

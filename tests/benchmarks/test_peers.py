@@ -201,7 +201,7 @@ def test_the_scenarios_of_a_machine_have_files_of_their_own() -> None:
 
 def row(backend: str, *repeats_ms: float, tier: str = "host") -> BenchRow:
     runner = RunnerDescription(
-        backend, "cpu", "fp32", "Library 1.0", 2, "model", "sha256:0", "sha256:0"
+        backend, "cpu", "fp32", "fp32", "Library 1.0", 2, "model", "sha256:0", "sha256:0"
     )
     return bare_row(runner, repeats_ms, tier=tier, size=(320, 480))
 

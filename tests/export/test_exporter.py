@@ -20,7 +20,7 @@ from fcn_deploy.export import exporter as export_room
 from fcn_deploy.export import simplify
 from fcn_deploy.export.check import check_graph
 from fcn_deploy.export.exporter import deploy_graph, onnx_from_checkpoint
-from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.networks.deploy_graph import DeployGraph
 from fcn_deploy.runners.base import open_runner
@@ -46,7 +46,7 @@ def test_plain_onnxruntime_runs_the_file(tiny_run: Path, shape: tuple[int, int, 
 
 
 def test_the_file_explains_itself(tiny_run: Path) -> None:
-    metadata = read_metadata(tiny_run / "model.fp16.onnx")
+    metadata = OnnxFile(tiny_run / "model.fp16.onnx").metadata
     assert metadata.precision is Precision.FP16
     assert metadata.outputs == ("mask",)
     assert metadata.checkpoint_digest == file_digest(tiny_run / "model.safetensors")

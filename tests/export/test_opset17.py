@@ -15,7 +15,7 @@ from fcn_deploy.core.spec import OUTPUT_NAMES, Precision  # noqa: E402
 from fcn_deploy.export.exporter import onnx_from_checkpoint  # noqa: E402
 from fcn_deploy.export.opset17 import _cast_mask_through_float  # noqa: E402
 from fcn_deploy.graph.fp16_rounding import tensor_types  # noqa: E402
-from fcn_deploy.graph.onnx_file import read_metadata  # noqa: E402
+from fcn_deploy.graph.onnx_file import OnnxFile  # noqa: E402
 from fcn_deploy.networks.architectures import build_model  # noqa: E402
 from fcn_deploy.networks.checkpoint import save_checkpoint  # noqa: E402
 from tests.tensorrt_fixtures import SPEC  # noqa: E402
@@ -50,7 +50,7 @@ def test_the_file_and_what_it_gives(checkpoint: Path, precision: Precision, tmp_
     shapes = [node for node in model.graph.node if node.op_type == "Shape"]
     assert shapes
     assert not any(node.attribute for node in shapes)
-    metadata = read_metadata(files[17])
+    metadata = OnnxFile(files[17]).metadata
     assert (metadata.precision, metadata.outputs) == (precision, OUTPUT_NAMES)
     dimensions = [
         [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]

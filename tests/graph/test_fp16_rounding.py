@@ -13,17 +13,17 @@ from fcn_deploy.core.errors import ExportError
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.export.exporter import onnx_from_checkpoint
 from fcn_deploy.graph.fp16_rounding import with_explicit_rounding
-from fcn_deploy.graph.onnx_file import load_onnx
+from fcn_deploy.graph.onnx_file import OnnxFile
 
 
 def test_explicit_rounding_leaves_no_half_but_the_casts(tiny_run: Path) -> None:
-    model = with_explicit_rounding(load_onnx(tiny_run / "model.fp16.onnx"))
+    model = with_explicit_rounding(OnnxFile(tiny_run / "model.fp16.onnx").model)
     onnx.checker.check_model(model, full_check=True)
     assert {numpy_helper.to_array(t).dtype for t in model.graph.initializer} <= {
         np.dtype(np.float32),
         np.dtype(np.int64),
     }
-    untouched = load_onnx(tiny_run / "model.onnx")
+    untouched = OnnxFile(tiny_run / "model.onnx").model
     assert with_explicit_rounding(untouched) is untouched
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,9 @@ from fcn_deploy.graph.onnx_file import (
     CHECKPOINT_DIGEST_KEY,
     PRECISION_KEY,
     SPEC_KEY,
-    load_onnx,
-    read_metadata,
+    OnnxFile,
 )
+from tests.file_reads import counted_reads
 
 OneLine = Callable[[Exception], str]
 
@@ -71,7 +72,7 @@ def write(path: Path, model: onnx.ModelProto) -> Path:
 def refused(path: Path, one_line: OneLine) -> str:
     """Read its metadata; return the text of the OnnxFileError that must come."""
     with pytest.raises(OnnxFileError) as caught:
-        read_metadata(path)
+        OnnxFile(path).metadata  # noqa: B018 (read when asked for)
     assert caught.value.exit_code == 2
     text = one_line(caught.value)
     assert str(path) in text
@@ -86,7 +87,7 @@ def test_an_exported_file_tells_what_it_is(
     tiny_run: Path, tiny_spec: ModelSpec, precision: Precision
 ) -> None:
     name = "model.onnx" if precision is Precision.FP32 else "model.fp16.onnx"
-    metadata = read_metadata(tiny_run / name)
+    metadata = OnnxFile(tiny_run / name).metadata
     assert metadata.spec == tiny_spec
     assert metadata.precision is precision
     assert metadata.checkpoint_digest == file_digest(tiny_run / "model.safetensors")
@@ -95,11 +96,59 @@ def test_an_exported_file_tells_what_it_is(
 
 def test_the_metadata_needs_no_graph_of_ours(tmp_path: Path, tiny_spec: ModelSpec) -> None:
     path = write(tmp_path / "model.onnx", small_graph(properties=properties_of(tiny_spec)))
-    metadata = read_metadata(path)
+    metadata = OnnxFile(path).metadata
     assert metadata.spec == tiny_spec
     assert metadata.precision is Precision.FP16
     assert metadata.checkpoint_digest == "sha256:1234"
     assert metadata.outputs == ("mask",)
+
+
+def test_everything_of_a_file_is_of_one_reading(tiny_run: Path) -> None:
+    path = (tiny_run / "model.onnx").resolve()
+    with counted_reads() as reads:
+        file = OnnxFile(path)
+        assert file.metadata.outputs == ("mask",)
+        assert file.digest == f"sha256:{hashlib.sha256(file.bytes).hexdigest()}"
+        assert len(file.model.graph.node) > 10
+    assert reads[path] == 1
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
+    with counted_reads() as reads:
+        OnnxFile(tmp_path / "missing.onnx").release()
+    assert not reads[tmp_path / "missing.onnx"]
+
+
+def test_what_is_released_is_let_go_and_the_rest_stays(tiny_run: Path) -> None:
+    path = (tiny_run / "model.onnx").resolve()
+    file = OnnxFile(path)
+    metadata = file.metadata
+    with counted_reads() as reads:
+        file.release()
+        assert not {"bytes", "model"} & vars(file).keys()
+        assert file.metadata is metadata
+        digest = file.digest
+    assert reads[path] == 0
+    assert digest == file_digest(path)
+    with counted_reads() as reads:
+        assert file.bytes == path.read_bytes()
+    assert reads[path] == 2  # the test's own is one of them
+
+
+@pytest.mark.parametrize("asked", ["bytes", "model"])
+def test_a_file_that_changed_after_its_release_is_refused(
+    tiny_run: Path, tmp_path: Path, asked: str, one_line: OneLine
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes((tiny_run / "model.onnx").read_bytes())
+    file = OnnxFile(path)
+    assert file.metadata
+    file.release()
+    with path.open("ab") as stream:
+        stream.write(b"\x00")
+    with pytest.raises(OnnxFileError, match="has changed since it was opened; open it anew") as e:
+        getattr(file, asked)
+    one_line(e.value)
 
 
 # -- files that are refused ---------------------------------------------------------------------
@@ -109,9 +158,9 @@ def test_without_the_onnx_package_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_line: OneLine
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    for read in (load_onnx, read_metadata):
+    for name in ("model", "metadata"):
         with pytest.raises(BackendError, match="onnx is not installed") as caught:
-            read(tmp_path / "model.onnx")
+            getattr(OnnxFile(tmp_path / "model.onnx"), name)
         assert one_line(caught.value).endswith("; pip install onnx")
 
 
@@ -124,8 +173,12 @@ def test_a_folder_is_no_onnx_file(tmp_path: Path, one_line: OneLine) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"text, not a graph", b"\x00" * 100, b"PK\x03\x04", b"{}", b"\x08\x09"]
-)
+    "content",
+    [
+        b"", b"text, not a graph", b"\x00" * 100, b"PK\x03\x04", b"{}", b"\x08\x09",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 46823911\n",
+    ],
+)  # fmt: skip
 def test_bytes_that_are_no_onnx_file(tmp_path: Path, content: bytes, one_line: OneLine) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
@@ -200,8 +253,15 @@ def test_with_logits_shows_what_the_argmax_reads() -> None:
     np.testing.assert_array_equal(after["mask"], after["logits"].argmax(axis=1))
 
 
+def test_with_logits_leaves_the_graph_as_it_was(tiny_run: Path) -> None:
+    model = OnnxFile(tiny_run / "model.onnx").model
+    before = model.SerializeToString()
+    assert with_logits(model).SerializeToString() != before
+    assert model.SerializeToString() == before
+
+
 def test_with_logits_of_a_half_precision_file_gives_float32(tiny_run: Path) -> None:
-    model = with_logits(load_onnx(tiny_run / "model.fp16.onnx"))
+    model = with_logits(OnnxFile(tiny_run / "model.fp16.onnx").model)
     onnx.checker.check_model(model, full_check=True)
     images = np.random.default_rng(0).integers(0, 256, (1, 33, 40, 3), dtype=np.uint8)
     outputs = run(model, images)

@@ -22,7 +22,7 @@ from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.data.scenes.render import draw_scene
 from fcn_deploy.graph.int8_for_ort_cpu import SUM_SCALES_KEY, for_onnx_runtime_cpu
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.graph.quantize import Quantized, chosen_convolutions, quantized_onnx
 from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.runners.base import open_runner, unavailable_reason
@@ -45,7 +45,7 @@ def drawn(count: int) -> list[NDArray[np.uint8]]:
 def int8(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
     """The tiny run in INT8, made once."""
     target = tmp_path_factory.mktemp("int8") / "model.int8.onnx"
-    return quantized_onnx(tiny_run / "model.onnx", target, iter(drawn(6)), threads=1)
+    return quantized_onnx(OnnxFile(tiny_run / "model.onnx"), target, iter(drawn(6)), threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def test_what_was_done_is_told(int8: Quantized, tiny_run: Path) -> None:
     assert set(KEPT) <= set(int8.kept)
     assert int8.agreement is not None
     assert int8.agreement > 0.9  # random weights: many pixels are nearly tied
-    written, source = read_metadata(int8.path), read_metadata(tiny_run / "model.onnx")
+    written, source = OnnxFile(int8.path).metadata, OnnxFile(tiny_run / "model.onnx").metadata
     assert written.precision is Precision.INT8
     assert (written.spec, written.checkpoint_digest) == (source.spec, source.checkpoint_digest)
 
@@ -146,7 +146,7 @@ def test_the_same_pictures_give_the_same_bytes(
     int8: Quantized, tiny_run: Path, tmp_path: Path
 ) -> None:
     again = quantized_onnx(
-        tiny_run / "model.onnx", tmp_path / "again.onnx", drawn(6), checked=False
+        OnnxFile(tiny_run / "model.onnx"), tmp_path / "again.onnx", drawn(6), checked=False
     )
     assert again.digest == int8.digest
     assert again.agreement is None
@@ -222,7 +222,7 @@ def test_pictures_that_do_not_serve_leave_nothing(
     tiny_run: Path, tmp_path: Path, pictures: Iterable[NDArray[np.uint8]], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        quantized_onnx(tiny_run / "model.onnx", tmp_path / "model.int8.onnx", pictures)
+        quantized_onnx(OnnxFile(tiny_run / "model.onnx"), tmp_path / "model.int8.onnx", pictures)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,7 +230,7 @@ def test_an_older_file_stays_where_the_check_fails(tiny_run: Path, tmp_path: Pat
     target = tmp_path / "model.int8.onnx"
     target.write_bytes(b"older")
     with pytest.raises(ExportError, match="keep their class in INT8"):
-        quantized_onnx(tiny_run / "model.onnx", target, drawn(1), min_agreement=1.1)
+        quantized_onnx(OnnxFile(tiny_run / "model.onnx"), target, drawn(1), min_agreement=1.1)
     assert target.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -248,12 +248,12 @@ def test_only_fp32_files_of_ours_are_taken(int8: Quantized, tiny_run: Path, tmp_
         (tmp_path / "none.onnx", "no ONNX file"),
     ):
         with pytest.raises(OnnxFileError, match=words):
-            quantized_onnx(source, target, drawn(1))
+            quantized_onnx(OnnxFile(source), target, drawn(1))
     plain = onnx.load(tiny_run / "model.onnx")
     plain.graph.input[0].name = "input"
     onnx.save(plain, foreign)
     with pytest.raises(OnnxFileError, match="no deploy graph"):
-        quantized_onnx(foreign, target, drawn(1))
+        quantized_onnx(OnnxFile(foreign), target, drawn(1))
     assert not target.exists()
 
 
@@ -277,7 +277,7 @@ def test_the_command(
     assert done.code == 0, done.err
     assert "19 convolutions in int8" in done.out
     assert "calibrated on 2 pictures" in done.out
-    written = read_metadata(run.onnx(Precision.INT8))
+    written = OnnxFile(run.onnx(Precision.INT8)).metadata
     assert (written.precision, written.outputs) == (Precision.INT8, ("mask", "logits"))
     assert not run.onnx(Precision.FP32).exists()
     found = fcn_deploy("parity", run.root, "--bisect", "--int8", "--data", data)
@@ -322,7 +322,7 @@ def test_no_checkpoint_becomes_int8_without_pictures(tiny_run: Path, tmp_path: P
     reason=f"TensorRT for RTX: {api.unavailable_reason(Product.RTX)}",
 )
 def test_tensorrt_for_rtx_multiplies_in_integers(int8: Quantized, tmp_path: Path) -> None:
-    engine = engine_from_onnx(int8.path, name="fcn", product=Product.RTX, folder=tmp_path)
+    engine = engine_from_onnx(OnnxFile(int8.path), name="fcn", product=Product.RTX, folder=tmp_path)
     sidecar = read_engine(engine.path)
     assert sidecar.precision is Precision.INT8
     assert sidecar.layers["int8"] >= len(int8.quantized)

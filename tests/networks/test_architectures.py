@@ -22,7 +22,7 @@ from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile,
 from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.data.scenes.render import draw_scene
 from fcn_deploy.export.exporter import onnx_from_checkpoint
-from fcn_deploy.graph.onnx_file import read_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.networks.architectures import architecture_names, build_model
 from fcn_deploy.networks.checkpoint import save_checkpoint
 from fcn_deploy.parity.compare import compare
@@ -46,7 +46,7 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
     save_checkpoint(run.checkpoint, network, spec)
     onnx_from_checkpoint(run.checkpoint, run.onnx(Precision.FP32))
     tail = Tail.RESIZE if architecture.startswith("tv-") else Tail.EARLY_ARGMAX
-    assert read_metadata(run.onnx(Precision.FP32)).tail == tail.value
+    assert OnnxFile(run.onnx(Precision.FP32)).metadata.tail == tail.value
 
     with (
         open_runner(run, "torch", outputs=OUTPUT_NAMES) as reference,
@@ -67,7 +67,7 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
 
     if api.unavailable_reason(Product.RTX) is None:
         engine = engine_from_onnx(
-            run.onnx(Precision.FP32),
+            OnnxFile(run.onnx(Precision.FP32)),
             name="fcn",
             product=Product.RTX,
             folder=tmp_path / "engines",

@@ -27,7 +27,7 @@ from fcn_deploy.export.check import check_graph
 from fcn_deploy.export.exporter import deploy_graph, onnx_from_checkpoint
 from fcn_deploy.graph.cost import graph_cost
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import load_onnx, read_metadata, write_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
 from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fcn_deploy.networks.deploy_graph import DeployGraph, DeployModel
@@ -355,7 +355,7 @@ def test_the_interpolations_file_gives_pytorchs_masks(
     if api.unavailable_reason(Product.RTX) is None:
         path = tmp_path / "model.onnx"
         onnx.save(file, path)
-        engine = engine_from_onnx(path, name="fcn", product=Product.RTX, folder=tmp_path)
+        engine = engine_from_onnx(OnnxFile(path), name="fcn", product=Product.RTX, folder=tmp_path)
         assert read_engine(engine.path).outputs == outputs
 
 
@@ -398,7 +398,7 @@ def test_a_skip_is_cropped_at_once(tmp_path: Path) -> None:
     network, spec = random_network("fcn8s-resnet18")
     save_checkpoint(tmp_path / "model.safetensors", network, spec)
     onnx_from_checkpoint(tmp_path / "model.safetensors", tmp_path / "model.onnx")
-    nodes = load_onnx(tmp_path / "model.onnx").graph.node
+    nodes = OnnxFile(tmp_path / "model.onnx").model.graph.node
     for stage in ("layer3", "layer2"):
         operators = [n.op_type for n in nodes if n.name.startswith(f"network.skips.{stage}.")]
         assert operators == ["Conv", "ConvTranspose", "Shape", "Slice", "Add"]
@@ -483,13 +483,13 @@ def test_the_files_masks_are_pytorchs(
     decided = margin > 2e-4 * np.abs(logits).max()
     assert decided.mean() > 0.99
     for path in files.values():
-        given = run(load_onnx(path), images)
+        given = run(OnnxFile(path).model, images)
         np.testing.assert_array_equal(given["mask"][decided], mask[decided])
 
 
 def test_with_logits_shows_the_deconvolutions(files: dict[Tail, Path]) -> None:
     images = pictures(2, 45, 70)
-    shown = {tail: with_logits(load_onnx(path)) for tail, path in files.items()}
+    shown = {tail: with_logits(OnnxFile(path).model) for tail, path in files.items()}
     for model in shown.values():
         onnx.checker.check_model(model, full_check=True)
     early, late = (run(shown[tail], images) for tail in (Tail.EARLY_ARGMAX, Tail.DECONV))
@@ -511,7 +511,7 @@ def test_with_logits_shows_the_deconvolutions(files: dict[Tail, Path]) -> None:
 def test_with_logits_refuses_another_way_to_the_mask(
     files: dict[Tail, Path], break_it: Callable[[dict[str, onnx.NodeProto]], None], complaint: str
 ) -> None:
-    model = load_onnx(files[Tail.EARLY_ARGMAX])
+    model = OnnxFile(files[Tail.EARLY_ARGMAX]).model
     nodes = {node.op_type: node for node in model.graph.node if node.name.startswith("tail.")}
     nodes["DepthToSpace"].attribute.sort(key=lambda attribute: attribute.name)
     break_it(nodes)
@@ -521,13 +521,13 @@ def test_with_logits_refuses_another_way_to_the_mask(
 
 def test_the_file_tells_its_tail(files: dict[Tail, Path]) -> None:
     for tail, path in files.items():
-        assert read_metadata(path).tail == tail.value
+        assert OnnxFile(path).metadata.tail == tail.value
 
 
 def test_nodes_and_bytes(files: dict[Tail, Path]) -> None:
     tails = {}
     for tail, path in files.items():
-        model = load_onnx(path)
+        model = OnnxFile(path).model
         made = {output.name for output in model.graph.output}
         for node in reversed(model.graph.node):
             assert not made.isdisjoint(node.output), f"{node.name} is dead"
@@ -547,7 +547,7 @@ def test_nodes_and_bytes(files: dict[Tail, Path]) -> None:
         ],
     }
     early, late = (
-        graph_cost(load_onnx(files[tail]), {"image": (1, 320, 480, 3)})
+        graph_cost(OnnxFile(files[tail]).model, {"image": (1, 320, 480, 3)})
         for tail in (Tail.EARLY_ARGMAX, Tail.DECONV)
     )
     assert early.nodes == late.nodes + 8
@@ -562,7 +562,7 @@ def test_all_outputs_of_the_deconvolution(trained: Path, tmp_path: Path) -> None
     written = onnx_from_checkpoint(
         trained, tmp_path / "m.onnx", outputs=OUTPUT_NAMES, tail=Tail.DECONV
     )
-    given = run(load_onnx(written.path), pictures(2, 33, 47))
+    given = run(OnnxFile(written.path).model, pictures(2, 33, 47))
     assert given["logits"].shape == (2, CLASSES, 33, 47)
     np.testing.assert_array_equal(given["mask"], given["logits"].argmax(axis=1))
     np.testing.assert_array_equal(given["margin"], margin_of(given["logits"]))
@@ -572,11 +572,11 @@ def test_an_untrained_upsampling_may_be_resized(tiny_run: Path, tmp_path: Path) 
     written = onnx_from_checkpoint(
         tiny_run / "model.safetensors", tmp_path / "resize.onnx", tail=Tail.RESIZE
     )
-    model = load_onnx(written.path)
+    model = OnnxFile(written.path).model
     assert "Resize" in {node.op_type for node in model.graph.node}
     images = pictures(1, 45, 70)
     shown = run(with_logits(model), images)
-    expected = run(with_logits(load_onnx(tiny_run / "model.onnx")), images)
+    expected = run(with_logits(OnnxFile(tiny_run / "model.onnx").model), images)
     scale = np.abs(expected["logits"]).max()
     np.testing.assert_allclose(shown["logits"], expected["logits"], rtol=0, atol=1e-4 * scale)
     decided = margin_of(expected["logits"]) > 2e-4 * scale

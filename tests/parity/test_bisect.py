@@ -19,12 +19,13 @@ from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.export.exporter import onnx_from_checkpoint
-from fcn_deploy.graph.onnx_file import load_onnx, write_metadata
+from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
 from fcn_deploy.parity.bisect import TOLERANCES, bisect, save
 from fcn_deploy.parity.inputs import Pictures
 from fcn_deploy.parity.layer_pairs import LayerPair, paired_layers
 from fcn_deploy.results.bisect import Bisection
 from fcn_deploy.results.read import read_files
+from tests.file_reads import counted_reads
 from tests.runners.contract import pictures
 
 Steps = list[tuple[str, str, float]]
@@ -111,7 +112,7 @@ def listed(images: list[NDArray[np.uint8]], source: str = "test") -> Pictures:
 
 
 def run_bisect(paths: tuple[Path, Path], *, tolerance: float | None = None) -> Bisection:
-    return bisect(*paths, listed(seen()), threads=1, tolerance=tolerance)
+    return bisect(*map(OnnxFile, paths), listed(seen()), threads=1, tolerance=tolerance)
 
 
 def with_layers_at_once(paths: tuple[Path, Path], count: int) -> Bisection:
@@ -217,7 +218,7 @@ def test_a_good_export_passes_and_names_its_modules(tiny_run: Path) -> None:
 
 def test_the_reference_is_what_the_whole_graph_gives(tiny_run: Path) -> None:
     # Segment by segment or as one graph, with fusions or without: the same network.
-    graph = load_onnx(tiny_run / "model.onnx")
+    graph = OnnxFile(tiny_run / "model.onnx").model
     result = run_bisect((tiny_run / "model.onnx", tiny_run / "model.onnx"))
     assert {layer.max_error for layer in result.layers} == {0.0}
     last = result.layers[-1]
@@ -265,7 +266,7 @@ def test_a_quantised_layer_is_seen_dequantised(write: Callable[..., Path]) -> No
     fp32 = write(graph_of(HARMLESS, Precision.FP32), Precision.FP32)
     # Steps of 8 over values up to 76.5: an error of 8 / √12 RMS.
     coarse = quantised(graph_of(HARMLESS, Precision.FP32), "scale", 8.0)
-    pairs = {pair.tensor: pair for pair in paired_layers(load_onnx(fp32), coarse)}
+    pairs = {pair.tensor: pair for pair in paired_layers(OnnxFile(fp32).model, coarse)}
     assert pairs["scale"] == LayerPair(
         "network.scale", "Mul", "scale", "scale_DequantizeLinear_Output"
     )
@@ -335,14 +336,21 @@ def test_foreign_files_and_no_pictures_are_refused(
     with pytest.raises(OnnxFileError, match="carries no fcn-deploy spec"):
         run_bisect((paths[0], foreign))
     with pytest.raises(InputError, match="no pictures"):
-        bisect(*paths, listed([]), threads=1)
+        bisect(*map(OnnxFile, paths), listed([]), threads=1)
+
+
+def test_each_file_is_read_once(both: Callable[[Steps], tuple[Path, Path]]) -> None:
+    paths = both(HARMLESS)
+    with counted_reads() as reads:
+        run_bisect(paths)
+    assert [reads[path.resolve()] for path in paths] == [1, 1]
 
 
 def test_the_result_file(both: Callable[[Steps], tuple[Path, Path]], tmp_path: Path) -> None:
     paths = both(OVERFLOW)
     calls: list[None] = []
     result = bisect(
-        *paths, listed(seen(3), "three"), threads=1, on_picture=lambda: calls.append(None)
+        *map(OnnxFile, paths), listed(seen(3), "three"), threads=1, on_picture=lambda: calls.append(None)
     )
     assert len(calls) == 3
     target = tmp_path / "bisect" / "fp16.json"

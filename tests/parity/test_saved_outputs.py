@@ -18,7 +18,6 @@ from fcn_deploy.parity.compare import compare, compare_recordings, save
 from fcn_deploy.parity.inputs import ODD_SIZES, Pictures
 from fcn_deploy.parity.saved_outputs import read_recording, record
 from fcn_deploy.runners.base import Outputs
-from fcn_deploy.runners.openvino.int8x3 import THREE_PRODUCTS
 from tests.fakes import FakeRunner
 from tests.parity.test_compare import listed, made_up
 
@@ -71,7 +70,7 @@ def test_recordings_compare_like_live_runners(name: str, labelled: bool, tmp_pat
 
 def test_what_a_recording_says(pair: tuple[Path, Path]) -> None:
     document = json.loads(pair[1].read_text())
-    assert (document["schema"], document["kind"]) == (2, "outputs")
+    assert (document["schema"], document["kind"]) == (3, "outputs")
     assert document["runner"]["precision"] == "fp16"
     uses = [entry["use"] for entry in document["pictures"]]
     assert uses == ["picture"] * 3 + ["odd size"] * len(ODD_SIZES) + ["batch"] * 3
@@ -149,13 +148,12 @@ def test_other_pictures_checkpoints_and_references_are_refused(
     assert "picture p1 of " in said(reference, read_recording(tmp_path / "other.json"))
     record(FakeRunner(), listed(made_up(2)), tmp_path / "fewer.json")
     assert "picture p2 of " in said(reference, read_recording(tmp_path / "fewer.json"))
-    for parts in (THREE_PRODUCTS, "convolutions as three bfloat16 products", "as three products"):
-        split = FakeRunner()
-        named = replace(split.describe(), library=f"OpenVINO 2026.4.1, 17 {parts}")
-        monkeypatch.setattr(split, "describe", lambda named=named: named)
-        record(split, listed(made_up()), tmp_path / "split.json")
-        reading = read_recording(tmp_path / "split.json")
-        assert "fp32 outputs of fake, but" in said(reading, candidate)
+    split = FakeRunner()
+    described = replace(split.describe(), arithmetic="int8x3")
+    monkeypatch.setattr(split, "describe", lambda: described)
+    record(split, listed(made_up()), tmp_path / "split.json")
+    reading = read_recording(tmp_path / "split.json")
+    assert "fp32 outputs of fake, but" in said(reading, candidate)
     record(FakeRunner(checkpoint_digest="sha256:x"), listed(made_up()), tmp_path / "later.json")
     assert "another checkpoint" in said(reference, read_recording(tmp_path / "later.json"))
 
@@ -168,7 +166,7 @@ def _escape(file: str) -> Callable[[dict[str, Any]], object]:
     ("edit", "said"),
     [
         (lambda d: d.update(kind="parity"), "holds no saved outputs"),
-        (lambda d: d.update(schema=1), "has schema 1, this version reads 2"),
+        (lambda d: d.update(schema=1), "has schema 1, this version reads 3"),
         (lambda d: d.pop("spec"), "is damaged"),
         (lambda d: d.update(spec=7), "is damaged"),
         (lambda d: d.update(spec="{}"), "spec is unreadable"),

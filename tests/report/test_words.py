@@ -17,7 +17,6 @@ from fcn_deploy.report.summary import summary_lines
 from fcn_deploy.results import bench
 from fcn_deploy.results.format import gate_words, number, percent, verdict_words
 from fcn_deploy.results.read import read_files, read_results
-from fcn_deploy.results.runner import WIDENED
 from tests.result_files import (
     BASELINE,
     FAST,
@@ -161,7 +160,7 @@ def test_pictures_without_labels_are_named_as_such(run: Run, add_parity: AddPari
 @pytest.mark.parametrize("widened", [True, False])
 def test_halves_computed_in_float32_prove_nothing_of_a_gpu(widened: bool) -> None:
     candidate = described("ort", Precision.FP16)
-    candidate = replace(candidate, library=f"ONNX Runtime 1{WIDENED if widened else ''}")
+    candidate = replace(candidate, arithmetic="fp32" if widened else "fp16")
     limits = "; computed in float32 here: says nothing of a GPU's rounding" if widened else ""
     assert gate_words(candidate, 1, 101, labelled=True) == (
         f"same masks (gate passed on 101 pictures and odd sizes{limits})"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from fcn_deploy.commands.shared.backends import open_baselines
 from fcn_deploy.core.errors import BackendError, MissingStageError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.export.baseline import plain_onnx_from_checkpoint
 from fcn_deploy.graph import session
 from fcn_deploy.runners import baseline
@@ -67,10 +67,8 @@ class SessionSaidToBeOnTheGpu:
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU whose plain export is computed by the CPU."""
     install(monkeypatch, "11.4.0", FakeCuda())
-    fake = dataclasses.replace(
-        baseline.cuda, missing=lambda: None, open_session=SessionSaidToBeOnTheGpu
-    )
-    monkeypatch.setattr(baseline, "cuda", fake)
+    fake = baseline.baseline_backend("baseline-cuda", "cuda", lambda: None, SessionSaidToBeOnTheGpu)
+    monkeypatch.setattr(baseline, "CUDA", fake)
 
 
 @pytest.mark.usefixtures("fake_gpu")
@@ -122,16 +120,20 @@ def test_without_a_gpu_the_line_says_so(
     assert not {"baseline", "baseline-cuda"} & set(BACKENDS)  # what bench adds, nobody asks for
 
 
-def test_it_computes_where_its_name_says(plain_run: Run) -> None:
-    for backend, device in ((baseline.cpu, "cuda"), (baseline.cuda, "cpu")):
-        with pytest.raises(BackendError, match="is float32 on"):
-            backend.open(
-                plain_run,
-                precision=Precision.FP32,
-                outputs=("mask",),
-                threads=1,
-                device=device,
-            )
+@pytest.mark.usefixtures("fake_gpu")
+def test_it_computes_where_and_in_what_its_name_says(plain_run: Run) -> None:
+    for backend, device in (("baseline", "cuda"), ("baseline-cuda", "cpu")):
+        with pytest.raises(BackendError, match="runs on"):
+            open_runner(plain_run, backend, device=device)
+        with pytest.raises(BackendError, match="computes in float32 alone"):
+            open_runner(plain_run, backend, precision=Precision.FP16)
+
+
+def test_a_margin_is_the_logits_lead(plain_run: Run) -> None:
+    with open_runner(plain_run, "baseline", outputs=("logits", "margin")) as runner:
+        given = runner.run(pictures(1, 33, 40))
+    assert given.logits is not None
+    np.testing.assert_array_equal(given.margin, margin_of(given.logits))
 
 
 def test_it_is_left_to_onnx_runtime_what_runs_where(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,4 +153,4 @@ def test_it_is_left_to_onnx_runtime_what_runs_where(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: None)
-    assert isinstance(baseline.cuda.open_session(b"", 1), Session)
+    assert isinstance(baseline._plain_cuda_session(b"", 1), Session)

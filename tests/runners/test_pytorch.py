@@ -15,7 +15,14 @@ from fcn_deploy.core.spec import Precision
 from fcn_deploy.networks.deploy_graph import DeployModel
 from fcn_deploy.results.runner import COMPUTE, COPY_IN
 from fcn_deploy.runners import pytorch
-from fcn_deploy.runners.base import BACKENDS, ON_REQUEST, Runner, open_runner, unavailable_reason
+from fcn_deploy.runners.base import (
+    BACKENDS,
+    OpenRequest,
+    Runner,
+    find_backend,
+    open_runner,
+    unavailable_reason,
+)
 from fcn_deploy.runners.pytorch import CompiledRunner
 from tests.runners.contract import RunnerContract, pictures
 from tests.small_network import SMALL_SPEC, SmallNetwork
@@ -153,9 +160,7 @@ def test_graphs_without_a_gpu_are_refused_in_one_line(
             open_runner(small_run, "torch-graphs", device=device)
         assert len(str(refused.value).splitlines()) == 1
     with pytest.raises(BackendError, match="use --backend torch"):
-        pytorch.graphs.open(
-            small_run, precision=Precision.FP32, outputs=("mask",), threads=1, device="cpu"
-        )
+        pytorch.GRAPHS.open(OpenRequest(small_run, device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -170,14 +175,15 @@ def test_graphs_without_a_gpu_are_refused_in_one_line(
 def test_eager_torch_is_channels_last_only_where_it_is_nobodys_reference(
     precision: Precision, device: str, words: str
 ) -> None:
-    assert str(pytorch.eager.options.settled(precision, torch.device(device))) == words
+    assert str(pytorch.TorchOptions().settled(precision, torch.device(device))) == words
 
 
 def test_what_takes_long_to_prepare_is_taken_on_request_only() -> None:
     from fcn_deploy.commands.shared.backends import usable_backends
 
-    assert set(ON_REQUEST) < set(BACKENDS)
-    assert not set(ON_REQUEST) & set(usable_backends(Precision.FP32))
+    on_request = {name for name in BACKENDS if find_backend(name).on_request}
+    assert on_request == {"torch-compile", "torch-graphs"}
+    assert not on_request & set(usable_backends(Precision.FP32))
 
 
 class FakeGraph:
@@ -236,7 +242,7 @@ def fake_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(DeployModel, "forward", recorded)
     monkeypatch.setattr(pytorch, "choose_device", lambda device: torch.device("cpu"))
-    monkeypatch.setattr(pytorch.TorchBackend, "_missing", lambda backend, device: None)
+    monkeypatch.setattr(pytorch, "_missing", lambda options, device: None)
     monkeypatch.setattr(pytorch, "_pinned", torch.empty_like)
     for name, fake in {
         "CUDAGraph": FakeGraph,

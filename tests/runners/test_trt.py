@@ -25,6 +25,7 @@ from fcn_deploy.core.errors import (
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
 from fcn_deploy.data.masks import read_mask
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.machine import cuda
 from fcn_deploy.predict.folder import predict
 from fcn_deploy.runners.base import open_runner, unavailable_reason
@@ -38,6 +39,7 @@ from fcn_deploy.tensorrt.execution import MAX_GRAPHS
 from tests import fake_tensorrt
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import RELEASES, SCRATCH_BYTES, fake_logits, fake_mask
+from tests.file_reads import counted_reads
 from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
 
 FP16 = Precision.FP16
@@ -66,7 +68,7 @@ def make_run(
     run = Run(Path("runs/city"))
     write_onnx(run.onnx(FP16), FP16, outputs)
     engine_from_onnx(
-        run.onnx(FP16),
+        OnnxFile(run.onnx(FP16)),
         name=run.name,
         product=machine.product,
         options=BuildOptions(profiles),
@@ -462,7 +464,7 @@ def test_graphs_are_few_and_the_least_used_goes(latest: FakeMachine) -> None:
 def test_as_many_graphs_are_kept_as_are_asked_for(latest: FakeMachine) -> None:
     with open_trt(make_run(latest)) as runner:
         runner.run(pictures((8, 100, 100)))  # room for all that follows
-        runner.keep(MAX_GRAPHS)
+        runner.reserve_shapes(MAX_GRAPHS)
         for shape in [(1, 8, 8 + index) for index in range(MAX_GRAPHS + 3)]:
             for _ in range(2):
                 runner.run(pictures(shape))
@@ -686,6 +688,16 @@ def test_logits_come_from_a_second_engine_and_the_mask_from_the_shipped_one(
     np.testing.assert_array_equal(outputs.margin, np.ones((2, 8, 9), np.float32))
     np.testing.assert_array_equal(streamed.mask, outputs.mask)
     assert set(machine.cuda.held().values()) == {0}
+
+
+def test_the_onnx_file_is_read_once_to_build_and_once_to_open(latest: FakeMachine) -> None:
+    run = make_run(latest)
+    path = run.onnx(FP16).resolve()
+    with counted_reads() as building:
+        ensure_engine(run, FP16, outputs=("mask", "logits"), product=latest.product.value)
+    with counted_reads() as opening:
+        open_trt(run, "mask", "logits").close()
+    assert (building[path], opening[path]) == (1, 1)
 
 
 def test_an_engine_that_gives_logits_needs_no_second(latest: FakeMachine) -> None:

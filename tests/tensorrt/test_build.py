@@ -28,6 +28,7 @@ from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Product, ShapeProfile, Tail
 from fcn_deploy.graph.fp16_rounding import tensor_types
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import api, build, build_missing, build_options
 from fcn_deploy.tensorrt import layers as layers_tensorrt
 from fcn_deploy.tensorrt.build import engine_from_onnx
@@ -63,7 +64,11 @@ def test_a_plan_and_its_sidecar(
 ) -> None:
     onnx_path = write_onnx(tmp_path / "model.onnx", precision, ("mask", "logits"))
     engine = engine_from_onnx(
-        onnx_path, name="fcn", product=machine.product, folder=folder, command="fcn-deploy build x"
+        OnnxFile(onnx_path),
+        name="fcn",
+        product=machine.product,
+        folder=folder,
+        command="fcn-deploy build x",
     )
     sidecar = engine.sidecar
     assert not engine.current
@@ -94,7 +99,7 @@ def test_built_again_it_is_current_and_a_change_says_which_field(
 
     def built(options: BuildOptions | None = None) -> build.Engine:
         return engine_from_onnx(
-            onnx_path, name="fcn", product=machine.product, options=options, folder=folder
+            OnnxFile(onnx_path), name="fcn", product=machine.product, options=options, folder=folder
         )
 
     first = built()
@@ -125,9 +130,13 @@ def test_a_damaged_engine_is_not_current(
     machine: FakeMachine, tmp_path: Path, folder: Path
 ) -> None:
     onnx_path = write_onnx(tmp_path / "model.onnx")
-    engine = engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+    engine = engine_from_onnx(
+        OnnxFile(onnx_path), name="fcn", product=machine.product, folder=folder
+    )
     engine.path.write_bytes(engine.path.read_bytes() + b"!")
-    again = engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+    again = engine_from_onnx(
+        OnnxFile(onnx_path), name="fcn", product=machine.product, folder=folder
+    )
     assert not again.current
     assert "is not the plan that was built" in again.differences[0]
     assert read_engine(engine.path) == again.sidecar
@@ -139,7 +148,7 @@ def test_an_fp16_engine_without_half_layers_is_a_failed_build(
     machine.trt._half_layers = False
     onnx_path = write_onnx(tmp_path / "model.onnx", FP16)
     with pytest.raises(BuildError, match="no half-precision layer") as failed:
-        engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+        engine_from_onnx(OnnxFile(onnx_path), name="fcn", product=machine.product, folder=folder)
     assert failed.value.exit_code == 1
     assert list(folder.glob("*")) == []
 
@@ -149,7 +158,7 @@ def test_an_int8_engine_without_8_bit_layers_is_a_failed_build(
 ) -> None:
     onnx_path = write_onnx(tmp_path / "model.onnx", Precision.INT8)
     with pytest.raises(BuildError, match=r"no 8-bit layer .* no INT8 engine") as failed:
-        engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+        engine_from_onnx(OnnxFile(onnx_path), name="fcn", product=machine.product, folder=folder)
     assert failed.value.repair is not None
     assert "--int8` again" in failed.value.repair
     assert list(folder.glob("*")) == []
@@ -159,11 +168,13 @@ def test_a_failed_build_leaves_the_old_engine(
     machine: FakeMachine, tmp_path: Path, folder: Path
 ) -> None:
     onnx_path = write_onnx(tmp_path / "model.onnx", FP16)
-    engine = engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+    engine = engine_from_onnx(
+        OnnxFile(onnx_path), name="fcn", product=machine.product, folder=folder
+    )
     machine.trt._half_layers = False
     write_onnx(onnx_path, FP16, checkpoint="sha256:other")
     with pytest.raises(BuildError):
-        engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+        engine_from_onnx(OnnxFile(onnx_path), name="fcn", product=machine.product, folder=folder)
     assert read_engine(engine.path) == engine.sidecar
 
 
@@ -175,12 +186,16 @@ def test_a_full_disk_leaves_the_old_engine(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     onnx_path = write_onnx(tmp_path / "model.onnx", FP16)
-    engine = engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+    engine = engine_from_onnx(
+        OnnxFile(onnx_path), name="fcn", product=machine.product, folder=folder
+    )
     write_onnx(onnx_path, FP16, checkpoint="sha256:other")
     with monkeypatch.context() as patch:
         patch.setattr(os if call == "fsync" else Path, call, disk_full)
         with pytest.raises(ArtifactError, match="disk is full") as failed:
-            engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+            engine_from_onnx(
+                OnnxFile(onnx_path), name="fcn", product=machine.product, folder=folder
+            )
     assert "elsewhere with --out" in str(failed.value)
     assert "--json" not in str(failed.value)
     assert read_engine(engine.path) == engine.sidecar
@@ -197,7 +212,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_build(
         steps: list[str] = []
         with pytest.raises(ArtifactError) as failed:
             engine_from_onnx(
-                onnx_path,
+                OnnxFile(onnx_path),
                 name="fcn",
                 product=machine.product,
                 options=options,
@@ -229,7 +244,7 @@ def test_timings_are_kept_though_the_engine_is_refused(
     cache = tmp_path / "timing.cache"
     with pytest.raises(BuildError):
         engine_from_onnx(
-            write_onnx(tmp_path / "model.onnx", FP16),
+            OnnxFile(write_onnx(tmp_path / "model.onnx", FP16)),
             name="fcn",
             product=machine.product,
             options=BuildOptions(timing_cache=cache),
@@ -244,7 +259,7 @@ def test_what_the_parser_refuses_is_told_by_node(
 ) -> None:
     onnx_path = write_onnx(tmp_path / "model.onnx", node="Unheard")
     with pytest.raises(BuildError) as failed:
-        engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+        engine_from_onnx(OnnxFile(onnx_path), name="fcn", product=machine.product, folder=folder)
     assert "node 'the_node' (Unheard): no importer for this operator" in str(failed.value)
     assert list(folder.glob("*")) == []
 
@@ -256,14 +271,14 @@ def test_opset_20_is_too_new_for_8_6_alone(
     if machine.release == "8.6.0":
         with pytest.raises(OnnxFileError, match="run `fcn-deploy export x --opset 17` first"):
             engine_from_onnx(
-                onnx_path,
+                OnnxFile(onnx_path),
                 name="fcn",
                 product=machine.product,
                 folder=folder,
                 export="fcn-deploy export x",
             )
     else:
-        engine_from_onnx(onnx_path, name="fcn", product=machine.product, folder=folder)
+        engine_from_onnx(OnnxFile(onnx_path), name="fcn", product=machine.product, folder=folder)
 
 
 def test_options_reach_the_builder(machine: FakeMachine, tmp_path: Path, folder: Path) -> None:
@@ -271,7 +286,7 @@ def test_options_reach_the_builder(machine: FakeMachine, tmp_path: Path, folder:
     if machine.product is Product.RTX:
         with pytest.raises(InputError, match="no timing cache; drop --timing-cache"):
             engine_from_onnx(
-                onnx_path,
+                OnnxFile(onnx_path),
                 name="fcn",
                 product=machine.product,
                 options=BuildOptions(timing_cache=cache),
@@ -282,14 +297,14 @@ def test_options_reach_the_builder(machine: FakeMachine, tmp_path: Path, folder:
         options = BuildOptions(timing_cache=cache, workspace_mib=3)
         with pytest.raises(InputError, match="drop --compute-capability"):
             engine_from_onnx(
-                onnx_path,
+                OnnxFile(onnx_path),
                 name="fcn",
                 product=machine.product,
                 options=BuildOptions(compute_capabilities=("sm89",)),
                 folder=folder,
             )
     engine = engine_from_onnx(
-        onnx_path, name="fcn", product=machine.product, options=options, folder=folder
+        OnnxFile(onnx_path), name="fcn", product=machine.product, options=options, folder=folder
     )
     assert f"WORKSPACE {3 << 20}" in machine.trt._calls
     if machine.product is Product.RTX:
@@ -301,7 +316,7 @@ def test_options_reach_the_builder(machine: FakeMachine, tmp_path: Path, folder:
     assert cache.read_bytes() == b" timed"
     cache.write_bytes(b"foreign")  # of another GPU: refused, then begun afresh
     engine_from_onnx(
-        write_onnx(onnx_path, checkpoint="sha256:other"),
+        OnnxFile(write_onnx(onnx_path, checkpoint="sha256:other")),
         name="fcn",
         product=machine.product,
         options=options,
@@ -316,7 +331,7 @@ def test_progress_is_told_where_the_release_tells_it(
     onnx_path = write_onnx(tmp_path / "model.onnx")
     seen: list[tuple[str, int, int]] = []
     engine_from_onnx(
-        onnx_path,
+        OnnxFile(onnx_path),
         name="fcn",
         product=machine.product,
         folder=folder,
@@ -337,7 +352,7 @@ def test_ctrl_c_stops_the_build_and_leaves_nothing(
 
     with pytest.raises(KeyboardInterrupt):
         engine_from_onnx(
-            write_onnx(tmp_path / "model.onnx"),
+            OnnxFile(write_onnx(tmp_path / "model.onnx")),
             name="fcn",
             product=machine.product,
             folder=folder,
@@ -353,9 +368,9 @@ def test_tensorrt_needs_a_gpu_to_build_and_rtx_does_not(
     no_gpu = FakeCuda(devices=0)
     install(monkeypatch, "10.16.1", no_gpu)
     with pytest.raises(BackendError, match="no NVIDIA GPU"):
-        engine_from_onnx(onnx_path, name="fcn", product=Product.TRT, folder=folder)
+        engine_from_onnx(OnnxFile(onnx_path), name="fcn", product=Product.TRT, folder=folder)
     install(monkeypatch, "rtx-1.7.1", no_gpu)
-    engine = engine_from_onnx(onnx_path, name="fcn", product=Product.RTX, folder=folder)
+    engine = engine_from_onnx(OnnxFile(onnx_path), name="fcn", product=Product.RTX, folder=folder)
     assert engine.sidecar.layers == {"fp16": 1}
     assert engine.sidecar.layers_from == "builder log"
 
@@ -365,9 +380,9 @@ def test_another_release_builds_another_file_and_says_so(
 ) -> None:
     onnx_path = write_onnx(tmp_path / "model.onnx")
     install(monkeypatch, "10.16.1", FakeCuda())
-    old = engine_from_onnx(onnx_path, name="fcn", product=Product.TRT, folder=folder)
+    old = engine_from_onnx(OnnxFile(onnx_path), name="fcn", product=Product.TRT, folder=folder)
     install(monkeypatch, "11.4.0", FakeCuda())
-    new = engine_from_onnx(onnx_path, name="fcn", product=Product.TRT, folder=folder)
+    new = engine_from_onnx(OnnxFile(onnx_path), name="fcn", product=Product.TRT, folder=folder)
     assert new.differences == ("version: 10.16.1.11 → 11.4.0.106",)
     assert old.path.is_file()
     assert read_plan_header(new.path).version == (11, 4, 0, 106)
@@ -382,7 +397,7 @@ def test_an_engine_for_other_gpus_is_no_older_one_of_this(
     def built(*capabilities: str) -> build.Engine:
         options = BuildOptions(compute_capabilities=capabilities)
         return engine_from_onnx(
-            onnx_path, name="fcn", product=Product.RTX, options=options, folder=folder
+            OnnxFile(onnx_path), name="fcn", product=Product.RTX, options=options, folder=folder
         )
 
     assert built("sm89").differences == ()
@@ -400,7 +415,7 @@ def test_capabilities_are_sorted_and_told_once(
         machine.trt._calls.clear()
         options = BuildOptions(compute_capabilities=capabilities)
         engine = engine_from_onnx(
-            onnx_path, name="fcn", product=Product.RTX, options=options, folder=folder
+            OnnxFile(onnx_path), name="fcn", product=Product.RTX, options=options, folder=folder
         )
         told = [call[11:].lower() for call in machine.trt._calls if call.startswith("capability ")]
         return told, engine
@@ -462,7 +477,7 @@ def test_the_logits_engine_follows_the_masks_profiles(
     assert {path.suffix for path in folder.iterdir()} == {".plan", ".json"}
     wider = (ShapeProfile((1, 1, 1), (1, 48, 64), (8, 2000, 2000)),)
     engine_from_onnx(
-        run.onnx(FP16),
+        OnnxFile(run.onnx(FP16)),
         name=run.name,
         product=machine.product,
         options=BuildOptions(wider),
@@ -589,7 +604,7 @@ def test_build_and_runner_know_no_torch_and_no_tensorrt() -> None:
         "for name in ('torch', 'tensorrt', 'tensorrt_rtx_bindings', 'cuda', 'safetensors'):\n"
         "    sys.modules[name] = None\n"
         "import fcn_deploy.tensorrt.build, fcn_deploy.runners.trt, fcn_deploy.runners.ort.runner\n"
-        "print(fcn_deploy.runners.trt.unavailable_reason())\n"
+        "print(fcn_deploy.runners.trt.TRT.unavailable_reason())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -772,7 +787,7 @@ def test_the_real_parser_and_builder_take_every_export(
         assert (last.op_type, last.attribute[0].i) == ("Cast", onnx.TensorProto.UINT8)
         assert tensor_types(model)[last.input[0]] == onnx.TensorProto.FLOAT
     engine = engine_from_onnx(
-        onnx_path, name="fcn", product=Product.RTX, folder=tmp_path / "engines"
+        OnnxFile(onnx_path), name="fcn", product=Product.RTX, folder=tmp_path / "engines"
     )
     sidecar = read_engine(engine.path)
     assert sidecar.plan_digest == file_digest(engine.path)
@@ -788,7 +803,7 @@ def test_the_real_parser_and_builder_take_every_export(
 def test_the_real_parser_names_the_node_it_refuses(tmp_path: Path) -> None:
     with pytest.raises(BuildError) as failed:
         engine_from_onnx(
-            write_onnx(tmp_path / "model.onnx", node="Unheard", opset=20),
+            OnnxFile(write_onnx(tmp_path / "model.onnx", node="Unheard", opset=20)),
             name="fcn",
             product=Product.RTX,
             folder=tmp_path / "engines",

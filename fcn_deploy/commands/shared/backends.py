@@ -18,25 +18,37 @@ if TYPE_CHECKING:
 
 def usable_backends(precision: Precision, skipped: Collection[str] = ()) -> tuple[str, ...]:
     """Return the backends that run files of a precision here unasked; the others are named."""
-    from fcn_deploy.runners.base import BACKENDS, ON_REQUEST, takes, unavailable_reason
+    from fcn_deploy.runners.base import BACKENDS, find_backend
 
-    considered = [b for b in BACKENDS if b not in skipped and b not in ON_REQUEST]
-    reasons = {backend: unavailable_reason(backend) for backend in considered}
-    usable = tuple(b for b, reason in reasons.items() if reason is None and takes(b, precision))
+    found = [find_backend(name) for name in BACKENDS if name not in skipped]
+    considered = [backend for backend in found if not backend.on_request]
+    usable = tuple(
+        backend.name
+        for backend in considered
+        if backend.unavailable_reason() is None and backend.takes(precision)
+    )
     if not usable:
         raise InputError("no backend runs on this machine", "see `fcn-deploy doctor`")
-    left_out = [backend for backend in reasons if backend not in usable]
+    left_out = [backend.name for backend in considered if backend.name not in usable]
     if left_out:
         console.print(f"left out: {', '.join(left_out)} (`fcn-deploy doctor` says why)")
     return usable
 
 
-def require_backends(backends: Sequence[str]) -> None:
-    """Refuse a list of backends of which one is unknown or does not work here."""
-    from fcn_deploy.runners.base import require_backend
+def require_backends(backends: Sequence[str], device: str = "auto") -> None:
+    """Refuse a list of backends of which one is unknown or does not work here.
 
-    for backend in backends:  # all, before the first of them is measured
-        require_backend(backend)
+    Args:
+        backends: that are to be opened.
+        device: that was asked for; refused where none of them can run on it.
+    """
+    from fcn_deploy.runners.base import find_backend, require_backend
+
+    refusals = [find_backend(name).refusal_of(device) for name in backends]
+    if refusals and refusals[0] is not None and all(refusals):
+        raise refusals[0]
+    for name in backends:  # all, before the first of them is measured
+        require_backend(name)
 
 
 def open_backend(
@@ -48,24 +60,31 @@ def open_backend(
     device: str = "auto",
     threads: int | None = None,
 ) -> Runner:
-    """Open a runner; for TensorRT, build the engine first if none fits, and say so."""
-    from fcn_deploy.runners.base import TORCH_BACKENDS, open_runner, unavailable_reason
+    """Open a runner; where it lacks a file that can be built here, build that first, and say so.
 
-    if backend == "trt" and unavailable_reason(backend) is None:
-        from fcn_deploy.tensorrt.build_missing import ensure_engine
+    Args:
+        source: the run.
+        backend: its name.
+        precision: of the file to take.
+        outputs: of ``mask``, ``logits``, ``margin``.
+        device: of those backends that take one; see :func:`require_backends`.
+        threads: CPU threads.
+    """
+    from fcn_deploy.core.spec import ordered_outputs
+    from fcn_deploy.runners.base import OpenRequest, find_backend, open_runner
 
+    found = find_backend(backend)
+    if found.build_missing is not None and found.unavailable_reason() is None:
+        request = OpenRequest(source, precision, ordered_outputs(outputs), threads)
         with build_bar() as on_progress:
-            ensure_engine(
-                source, precision, outputs=outputs, say=console.print, on_progress=on_progress
-            )
+            found.build_missing(request, console.print, on_progress)
     return open_runner(
         source,
         backend,
         precision=precision,
         outputs=outputs,
         threads=threads,
-        # The others say by their name where they run.
-        device=device if backend in TORCH_BACKENDS else "auto",
+        device=found.device_of(device),
     )
 
 
@@ -87,12 +106,13 @@ def open_baselines(
 
 
 def _open_baseline(source: Run, backend: str, threads: int) -> Runner | None:
+    from fcn_deploy.networks import device as pytorch
     from fcn_deploy.runners.base import open_runner, unavailable_reason
 
     if (reason := unavailable_reason(backend)) is not None:
         console.print(f"{backend} is left out: {reason}")
         return None
-    if unavailable_reason("torch") is None and source.checkpoint.is_file():
+    if pytorch.unavailable_reason() is None and source.checkpoint.is_file():
         from fcn_deploy.export.baseline import ensure_baseline
 
         ensure_baseline(source)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from fcn_deploy.core.run import Run
     from fcn_deploy.core.spec import Precision
     from fcn_deploy.results.conditions import ColdStart
-    from fcn_deploy.results.runner import RunnerDescription
     from fcn_deploy.runners.base import Runner
 
 
@@ -41,35 +40,25 @@ def cold_starts(
         sizes: at the largest (height, width) in pixels; the first mask is of one of the first.
     """
     from fcn_deploy.bench.cold_start import ColdStartPlan, measure_cold_start
-    from fcn_deploy.runners.base import TORCH_BACKENDS
+    from fcn_deploy.runners.base import find_backend
 
     found = []
     with counter("cold starts", len(files)) as step:
         for runner, precision in files.items():
             description = runner.describe()
+            backend = find_backend(description.backend)
             plan = ColdStartPlan(
                 run=source,
                 runner=description,
                 precision=precision,
                 threads=threads,
-                device=device if description.backend in TORCH_BACKENDS else "auto",
+                device=backend.device_of(device),
                 size=sizes[0],
                 largest=(max(batches), *max(sizes, key=lambda size: size[0] * size[1])),
                 timeout_s=COLD_START_LIMIT_S,
             )
             start = measure_cold_start(plan)
-            found.append(replace(start, build_seconds=_build_seconds(description)))
+            built = backend.build_seconds(Path(description.file))
+            found.append(replace(start, build_seconds=built))
             step()
     return tuple(found)
-
-
-def _build_seconds(description: RunnerDescription) -> float | None:
-    from fcn_deploy.core.errors import EngineError
-    from fcn_deploy.tensorrt.engine_file import read_sidecar
-
-    if description.backend != "trt":
-        return None
-    try:
-        return read_sidecar(Path(description.file)).build_seconds
-    except EngineError:  # a trusted engine has no sidecar
-        return None

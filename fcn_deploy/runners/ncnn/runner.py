@@ -12,25 +12,21 @@ classes and the masks are the shipped graph's own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, OnnxFileError
-from fcn_deploy.core.files import file_digest
-from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import ModelSpec, Precision
-from fcn_deploy.data.metrics import margin_of
+from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxMetadata, load_onnx, require_model
+from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxFile, require_model
 from fcn_deploy.graph.session import cpu_session
-from fcn_deploy.machine.description import usable_cores
-from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
-from fcn_deploy.runners.base import Outputs, Runner
+from fcn_deploy.results.runner import COMPUTE, COPY_IN
+from fcn_deploy.runners.base import Backend, OpenRequest, Outputs
 from fcn_deploy.runners.cpu_streams import LANES, in_threads
 from fcn_deploy.runners.ncnn.split import SplitGraph, as_batch, split_graph
+from fcn_deploy.runners.onnx_runner import OnnxRunner
 
 if TYPE_CHECKING:
     import onnx
@@ -50,8 +46,7 @@ _SWITCHED_OFF = (
 )
 
 
-def unavailable_reason() -> str | None:
-    """Return why ncnn cannot run here, or None."""
+def _missing() -> str | None:
     for package in ("ncnn", "onnxruntime"):
         try:
             __import__(package)
@@ -60,101 +55,55 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def takes(precision: Precision) -> bool:
-    """Say whether files of that precision are computed: float32 alone."""
+def _takes(precision: Precision) -> bool:
     return precision is Precision.FP32
 
 
-def open(
-    run: Run,
-    *,
-    precision: Precision,
-    outputs: tuple[str, ...],
-    threads: int | None,
-    device: str,
-) -> NcnnRunner:
-    """Open a run's ONNX file; see :func:`fcn_deploy.runners.base.open_runner`.
-
-    Raises:
-        BackendError: ``device`` is ``cuda``, or the file is not FP32.
-        OnnxFileError: the file is not ours, or was made from another checkpoint of this run.
-    """
-    if device == "cuda":
-        raise BackendError("backend ncnn runs on the CPU", "drop --device cuda")
-    path, metadata = require_model(run, precision)
-    if not takes(metadata.precision):
+def _open(request: OpenRequest) -> NcnnRunner:
+    file = require_model(request.run, request.precision)
+    precision = file.metadata.precision
+    if not _takes(precision):
         raise BackendError(
-            f"backend ncnn does not take {metadata.precision.value} files",
-            f"drop{metadata.precision.flag}, or use --backend ort",
+            f"backend ncnn does not take {precision.value} files",
+            f"drop{precision.flag}, or use --backend ort",
         )
-    return NcnnRunner(path, metadata, outputs, threads)
+    return NcnnRunner("ncnn", file, request)
 
 
-class NcnnRunner(Runner):
+class NcnnRunner(OnnxRunner):
     """An exported file, its body in ncnn, its two ends in ONNX Runtime.
 
-    The mask always comes from the file as shipped; for logits that it does not give, the tail is
-    opened a second time with its logits made visible.  The filtering is chosen for the typical size
-    of the training pictures: much larger ones take a few per cent longer than they might.
+    For logits that the file does not give, the tail is opened a second time with its logits made
+    visible.  The filtering is chosen for the typical size of the training pictures: much larger
+    ones take a few per cent longer than they might.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        metadata: OnnxMetadata,
-        outputs: tuple[str, ...],
-        threads: int | None,
-    ) -> None:
-        self._path = path
-        self._metadata = metadata
-        self._digest = file_digest(path)
-        self._threads = threads or usable_cores()
-        self._wanted = outputs
-        typical = metadata.spec.image_sizes.typical
-        self._graph = split_graph(load_onnx(path), typical_size=typical)
-        self._network: _Network | None = _Network(self._graph, self._threads, self._threads)
-        hidden = [name for name in outputs if name not in metadata.outputs]
-        self._derive_margin = "margin" in hidden
-        self._probe: Any = None
-        if hidden and "logits" not in metadata.outputs:
-            rest = split_graph(with_logits(load_onnx(path))).rest
-            self._probe = _waiting_session(rest, self._threads)
-        # Who wants to see the logits measures no throughput; one thread has nothing to share.
-        self._takes_lanes = outputs == ("mask",) and self._threads % LANES == 0
-        self._lane_network: _Network | None = None
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Classes, colours, normalisation of the network."""
-        return self._metadata.spec
-
-    def describe(self) -> RunnerDescription:
-        """Say what this runner is, as built."""
+    def __init__(self, backend: str, file: OnnxFile, request: OpenRequest) -> None:
         import ncnn
         import onnxruntime
 
-        return RunnerDescription(
-            backend="ncnn",
-            device="cpu",
-            precision=self._metadata.precision.value,
-            library=f"ncnn {ncnn.__version__}, ends in ONNX Runtime {onnxruntime.__version__}",
-            threads=self._threads,
-            file=str(self._path),
-            digest=self._digest,
-            checkpoint_digest=self._metadata.checkpoint_digest,
-        )
+        super().__init__(backend, file, request)
+        self._library = f"ncnn {ncnn.__version__}, ends in ONNX Runtime {onnxruntime.__version__}"
+        model = file.model
+        file.release()
+        self._graph = split_graph(model, typical_size=self.spec.image_sizes.typical)
+        rest = split_graph(with_logits(model)).rest if self._needs_probe else None
+        del model  # before the libraries take memory of their own
+        self._network: _Network | None = _Network(self._graph, self._threads, self._threads)
+        self._probe = None if rest is None else _waiting_session(rest, self._threads)
+        # One thread has nothing to share.
+        self._takes_lanes = self._masks_alone and self._threads % LANES == 0
+        self._lane_network: _Network | None = None
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
-        network = self._require_open()
-        self._ended(COPY_IN)  # nothing to do: the head reads the array where it lies
+        network = self._require_open(self._network)
+        self.stage_done(COPY_IN)  # nothing to do: the head reads the array where it lies
         seam = network.seam(images)
         arrays = finished(network.rest, images, seam)
-        self._ended(COMPUTE)
+        self.stage_done(COMPUTE)
         if self._probe is not None:
             arrays["logits"] = finished(self._probe, images, seam)["logits"]
-        if self._derive_margin:
-            arrays["margin"] = margin_of(arrays["logits"])
-        return Outputs(**{name: arrays[name] for name in self._wanted})
+        return Outputs.chosen(arrays, self._wanted)
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order; see :func:`in_threads`."""
@@ -165,17 +114,12 @@ class NcnnRunner(Runner):
 
     def _network_of_lanes(self) -> _Network:
         """Return the network that computes ``LANES`` batches at once, opened when first needed."""
-        self._require_open()
+        self._require_open(self._network)
         if self._lane_network is None:
             # A session's pool counts the thread that calls it: each lane brings one.
             threads = self._threads // LANES, self._threads - LANES + 1
             self._lane_network = _Network(self._graph, *threads)
         return self._lane_network
-
-    def _require_open(self) -> _Network:
-        if self._network is None:
-            raise BackendError("the ncnn runner is closed")
-        return self._network
 
     def close(self) -> None:
         """Free both parts; calling it twice is harmless."""
@@ -250,3 +194,6 @@ def finished(
     fed = {entry.name: given[entry.name] for entry in session.get_inputs()}
     names = [entry.name for entry in session.get_outputs()]
     return dict(zip(names, session.run(names, fed), strict=True))
+
+
+NCNN = Backend("ncnn", _open, _missing, _takes, runs_on="cpu")

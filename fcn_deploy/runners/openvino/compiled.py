@@ -6,7 +6,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from fcn_deploy.core.errors import BackendError, OnnxFileError
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.int8_for_ort_cpu import quantized_convolutions
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, load_onnx
+from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxFile
 from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
 from fcn_deploy.runners.openvino.workarounds import (
-    give_spare_column,
+    pad_single_column,
     runtime_info,
     strided_to_one_column,
 )
@@ -57,12 +56,14 @@ class Arithmetic:
         precision: that the file is computed in.
         change: what is made of an ONNX graph before OpenVINO reads it; None: nothing.
         note: stands behind the library's name and tells so.
+        name: of the arithmetic, where it is not that of ``precision``.
     """
 
     kind: str
     precision: Precision
     change: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None
     note: str = ""
+    name: str | None = None
 
 
 class Network:
@@ -123,7 +124,7 @@ class Network:
         graph = self._graph.clone()
         graph.reshape(list(shape))
         if self._arithmetic.precision is not Precision.FP32 or self.quantized:
-            give_spare_column(strided_to_one_column(graph))
+            pad_single_column(strided_to_one_column(graph))
         compiled = self._core.compile_model(graph, "CPU", self._settings)
         for name, wanted in self._settings.items():
             given = compiled.get_property(name)
@@ -136,38 +137,49 @@ class Network:
         return compiled
 
 
-def opened(
-    core: Any,
-    path: Path,
-    settings: Mapping[str, Any],
-    arithmetic: Arithmetic,
-    *,
-    visible_logits: bool = False,
-) -> Network:
-    """Read a file's graph, changed as its arithmetic demands.
+@dataclass(frozen=True)
+class Prepared:
+    """A file as OpenVINO is to read it.
+
+    Attributes:
+        content: an ONNX file's bytes.
+        quantized: convolutions in it that are to be computed in integers of 8 bits.
+    """
+
+    content: bytes
+    quantized: int
+
+
+def prepared(file: OnnxFile, arithmetic: Arithmetic, *, visible_logits: bool = False) -> Prepared:
+    """Return a file changed as its arithmetic demands.
 
     Raises:
-        OnnxFileError: it is none that can be changed so, or OpenVINO refuses it.
+        OnnxFileError: it is none that can be changed so.
     """
-    quantized = 0
-    if (
-        arithmetic.change is None
-        and not visible_logits
-        and arithmetic.precision is not Precision.INT8
-    ):
-        content = path.read_bytes()  # not parsed here, which takes longer than reading
-    else:
-        model = load_onnx(path)
-        if visible_logits:
-            model = with_logits(model)
-        if arithmetic.change is not None:
-            model = arithmetic.change(model)
-        content, quantized = model.SerializeToString(), quantized_convolutions(model)
+    changed = visible_logits or arithmetic.change is not None
+    if not changed and arithmetic.precision is not Precision.INT8:
+        return Prepared(file.bytes, 0)
+    model = file.model
+    if visible_logits:
+        model = with_logits(model)
+    if arithmetic.change is not None:
+        model = arithmetic.change(model)
+    return Prepared(model.SerializeToString(), quantized_convolutions(model))
+
+
+def opened(
+    core: Any, graph: Prepared, settings: Mapping[str, Any], arithmetic: Arithmetic
+) -> Network:
+    """Let OpenVINO read a file.
+
+    Raises:
+        OnnxFileError: it refuses the file.
+    """
     try:
-        graph = core.read_model(content)
+        read = core.read_model(graph.content)
     except Exception as error:  # its exceptions share no base but Exception
         raise OnnxFileError(f"OpenVINO refuses the file: {error}", FOREIGN_REPAIR) from error
-    return Network(core, graph, settings, arithmetic, quantized)
+    return Network(core, read, settings, arithmetic, graph.quantized)
 
 
 def _require_convolutions(compiled: Any, precision: Precision, quantized: int) -> None:

@@ -32,7 +32,6 @@ from fcn_deploy.graph.nodes import (
     remove_dead_nodes,
     replace_nodes,
 )
-from fcn_deploy.results.runner import SPLIT
 
 if TYPE_CHECKING:
     import onnx
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 #: So many convolutions one becomes.
 PRODUCTS_EACH = 3
 #: Stands behind the library's name, and a number before it, where a file is computed so.
-THREE_PRODUCTS = f"convolutions {SPLIT}int8 products"
+THREE_PRODUCTS = "convolutions as three int8 products"
 #: What the largest activation of an image becomes: 255·256 + 127.
 LARGEST_ACTIVATION = 65407
 #: What the largest weight of a filter becomes: 127·256 + 127.

@@ -2,11 +2,10 @@
 
     model.onnx ──read once──▶ graph ──per N×H×W, kept for the last few──▶ compiled ──▶ mask
 
-The module itself is the backend ``openvino``: a file is computed in the precision that it has.
-At its end stand two more for float32 files, of which the graph is changed before it is compiled:
-``bf16``, the backend ``openvino-bf16``, computes them in bfloat16, with the mean's fraction moved
-into a bias so that no pixel is rounded; ``int8x3``, the backend ``openvino-int8x3``, in float32,
-large convolutions as three products of 8-bit integers.
+Backend ``openvino`` computes a file in the precision that it has.  Two more are for float32 files,
+of which the graph is changed before it is compiled: ``openvino-bf16`` computes them in bfloat16,
+with the mean's fraction moved into a bias so that no pixel is rounded; ``openvino-int8x3`` in
+float32, large convolutions as three products of 8-bit integers.
 
 Nothing is cached on disk: of the 0.17 s in which ``openvino`` compiles a ResNet-18 for 320×480,
 OpenVINO's CACHE_DIR saves 0.04 s, and it would leave 44 MiB for each shape, without bound.
@@ -16,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -24,16 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError
-from fcn_deploy.core.files import file_digest
-from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import ModelSpec, Precision
-from fcn_deploy.data.metrics import margin_of
+from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.int8_for_ort_cpu import SATURATION
-from fcn_deploy.graph.onnx_file import OnnxMetadata, require_model
-from fcn_deploy.machine.description import cpu_flags, int8_sums_saturate, usable_cores
-from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
-from fcn_deploy.runners.base import Outputs, Runner
+from fcn_deploy.graph.onnx_file import OnnxFile, require_model
+from fcn_deploy.machine.description import cpu_flags, int8_sums_saturate
+from fcn_deploy.results.runner import COMPUTE, COPY_IN
+from fcn_deploy.runners.base import Backend, OpenRequest, Outputs
 from fcn_deploy.runners.cpu_streams import LANES, in_lanes
+from fcn_deploy.runners.onnx_runner import OnnxRunner
 from fcn_deploy.runners.openvino.bf16 import WHOLE_MEAN, with_whole_mean
 from fcn_deploy.runners.openvino.compiled import (
     KEPT_SHAPES,
@@ -42,6 +38,7 @@ from fcn_deploy.runners.openvino.compiled import (
     Request,
     Requests,
     opened,
+    prepared,
 )
 from fcn_deploy.runners.openvino.int8x3 import PRODUCTS_EACH, THREE_PRODUCTS, with_three_products
 from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
@@ -54,8 +51,8 @@ _CAPABILITIES = {"bf16": "BF16", "f16": "FP16"}
 
 
 @dataclass(frozen=True)
-class OpenVinoBackend:
-    """OpenVINO with one type for the arithmetic of each kind of file.
+class OpenVinoOptions:
+    """With which type OpenVINO computes each kind of file.
 
     The type is always said: on a CPU with AMX, OpenVINO would take bfloat16 for a float32 file.
 
@@ -96,24 +93,14 @@ class OpenVinoBackend:
         return precision in self.arithmetic and not self._missing(openvino.Core(), precision)
 
     @signal_stack_kept()
-    def open(
-        self,
-        run: Run,
-        *,
-        precision: Precision,
-        outputs: tuple[str, ...],
-        threads: int | None,
-        device: str,
-    ) -> OpenVinoRunner:
-        """Open a run's ONNX file; see :func:`fcn_deploy.runners.base.open_runner`.
+    def open(self, request: OpenRequest) -> OpenVinoRunner:
+        """Open a run's ONNX file.
 
         Raises:
-            BackendError: ``device`` is ``cuda``, or this CPU has no such arithmetic.
+            BackendError: this CPU has no such arithmetic.
             OnnxFileError: the file is not ours, or was made from another checkpoint of this run.
         """
-        if device == "cuda":
-            raise BackendError(f"backend {self.name} runs on the CPU", "drop --device cuda")
-        return OpenVinoRunner(self, *require_model(run, precision), outputs, threads)
+        return OpenVinoRunner(self, require_model(request.run, request.precision), request)
 
     def require_arithmetic(self, core: Any, precision: Precision) -> Arithmetic:
         """Return how a file is computed.
@@ -141,89 +128,57 @@ class OpenVinoBackend:
         return None
 
 
-class OpenVinoRunner(Runner):
-    """An exported file in OpenVINO.
+class OpenVinoRunner(OnnxRunner):
+    """An exported file in OpenVINO, changed as :class:`Arithmetic` says."""
 
-    The mask always comes from the file as shipped, changed as :class:`Arithmetic` says; for
-    logits that it does not give, the same graph is compiled a second time with its logits made
-    visible.
-    """
-
-    def __init__(
-        self,
-        backend: OpenVinoBackend,
-        path: Path,
-        metadata: OnnxMetadata,
-        outputs: tuple[str, ...],
-        threads: int | None,
-    ) -> None:
+    def __init__(self, options: OpenVinoOptions, file: OnnxFile, request: OpenRequest) -> None:
         import openvino
 
+        super().__init__(options.name, file, request)
         core = openvino.Core()
-        arithmetic = backend.require_arithmetic(core, metadata.precision)
-        self._backend = backend.name
-        self._precision = arithmetic.precision
-        self._path = path
-        self._metadata = metadata
-        self._digest = file_digest(path)
-        self._library = f"OpenVINO {openvino.__version__.split('-')[0]}{arithmetic.note}"
-        if self._precision is Precision.INT8 and int8_sums_saturate():
-            self._library += SATURATION
-        self._threads = threads or usable_cores()
-        self._wanted = outputs
-        hidden = [name for name in outputs if name not in metadata.outputs]
-        self._derive_margin = "margin" in hidden
+        arithmetic = options.require_arithmetic(core, self._metadata.precision)
+        self._precision = arithmetic.precision.value
+        self._arithmetic = arithmetic.name or self._precision
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": getattr(openvino.Type, arithmetic.kind),
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1,
         }
-        self._network: Network | None = opened(core, path, settings, arithmetic)
-        if self._precision is Precision.FP32 and self._network.quantized:
+        shipped, probe = prepared(file, arithmetic), None
+        if self._needs_probe:
+            probe = prepared(file, arithmetic, visible_logits=True)
+        file.release()  # before OpenVINO takes memory of its own
+        self._network: Network | None = opened(core, shipped, settings, arithmetic)
+        del shipped
+        self._library = f"OpenVINO {openvino.__version__.split('-')[0]}{arithmetic.note}"
+        if arithmetic.precision is Precision.INT8 and int8_sums_saturate():
+            self._library += SATURATION
+        if arithmetic.precision is Precision.FP32 and self._network.quantized:
             self._library += f", {self._network.quantized // PRODUCTS_EACH} {THREE_PRODUCTS}"
         self._streams: Network | None = None
-        # An odd thread would idle, and who wants to see the logits measures no throughput.
-        if outputs == ("mask",) and self._threads % LANES == 0:
+        # An odd thread would idle.
+        if self._masks_alone and self._threads % LANES == 0:
             settings_of_streams = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": LANES}
             self._streams = self._network.with_settings(settings_of_streams)
         self._probe: Network | None = None
-        if hidden and "logits" not in metadata.outputs:
-            self._probe = opened(core, path, settings, arithmetic, visible_logits=True)
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Classes, colours, normalisation of the network."""
-        return self._metadata.spec
-
-    def describe(self) -> RunnerDescription:
-        """Say what this runner is, as built."""
-        return RunnerDescription(
-            backend=self._backend,
-            device="cpu",
-            precision=self._precision.value,
-            library=self._library,
-            threads=self._threads,
-            file=str(self._path),
-            digest=self._digest,
-            checkpoint_digest=self._metadata.checkpoint_digest,
-        )
+        if probe is not None:
+            self._probe = opened(core, probe, settings, arithmetic)
 
     @signal_stack_kept()
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
-        network = self._require_open()
+        network = self._require_open(self._network)
         there = np.ascontiguousarray(images)
-        self._ended(COPY_IN)
+        self.stage_done(COPY_IN)
         arrays = network.run(there, self._metadata.outputs)
-        self._ended(COMPUTE)
+        self.stage_done(COMPUTE)
         if self._probe is not None:
             arrays |= self._probe.run(there, ["logits"])
-        if self._derive_margin:
-            arrays["margin"] = margin_of(arrays["logits"])
         # Copied: what OpenVINO wrote lies in buffers that the next run uses again.
-        return Outputs(**{name: np.array(arrays[name]) for name in self._wanted})
+        copies = {name: np.array(array) for name, array in arrays.items()}
+        return Outputs.chosen(copies, self._wanted)
 
-    def keep(self, shapes: int) -> None:
+    def reserve_shapes(self, shapes: int) -> None:
         """Keep so many shapes compiled of each graph; never fewer than ``KEPT_SHAPES``."""
         for network in (self._network, self._streams, self._probe):
             if network is not None:
@@ -236,19 +191,14 @@ class OpenVinoRunner(Runner):
         requests = Requests(self._streams)
 
         def begin(images: NDArray[np.uint8]) -> Request:
-            self._require_open()
+            self._require_open(self._network)
             return requests.begin(images)
 
         def finish(request: Request) -> Outputs:
-            self._require_open()
+            self._require_open(self._network)
             return Outputs(requests.finish(request))
 
         return in_lanes(self, batches, begin, finish)
-
-    def _require_open(self) -> Network:
-        if self._network is None:
-            raise BackendError(f"the {self._backend} runner is closed")
-        return self._network
 
     @signal_stack_kept()
     def close(self) -> None:
@@ -256,7 +206,14 @@ class OpenVinoRunner(Runner):
         self._network = self._streams = self._probe = None
 
 
-_plain = OpenVinoBackend(
+def openvino_backend(options: OpenVinoOptions) -> Backend:
+    """Return OpenVINO with these options as a backend."""
+    return Backend(
+        options.name, options.open, options.unavailable_reason, options.takes, runs_on="cpu"
+    )
+
+
+_AS_STORED = OpenVinoOptions(
     "openvino",
     MappingProxyType(
         {
@@ -266,9 +223,7 @@ _plain = OpenVinoBackend(
         }
     ),
 )
-unavailable_reason, takes, open = _plain.unavailable_reason, _plain.takes, _plain.open
-#: Backend ``openvino-bf16``.
-bf16 = OpenVinoBackend(
+BF16_OPTIONS = OpenVinoOptions(
     "openvino-bf16",
     # Of a quantised file it would leave integers and bfloat16 side by side: OpenVINO 2026.4 finds
     # no kernels for that.
@@ -276,11 +231,11 @@ bf16 = OpenVinoBackend(
         {Precision.FP32: Arithmetic("bf16", Precision.BF16, with_whole_mean, WHOLE_MEAN)}
     ),
 )
-#: Backend ``openvino-int8x3``.
-int8x3 = OpenVinoBackend(
+_INT8X3 = OpenVinoOptions(
     "openvino-int8x3",
     MappingProxyType(
-        {Precision.FP32: Arithmetic("f32", Precision.FP32, with_three_products)},
+        {Precision.FP32: Arithmetic("f32", Precision.FP32, with_three_products, name="int8x3")}
     ),
     needs="amx_int8",
 )
+AS_STORED, BF16, INT8X3 = map(openvino_backend, (_AS_STORED, BF16_OPTIONS, _INT8X3))

@@ -33,7 +33,7 @@ def strided_to_one_column(graph: Any) -> list[Any]:
     return found
 
 
-def give_spare_column(convolutions: list[Any]) -> None:
+def pad_single_column(convolutions: list[Any]) -> None:
     """Let convolutions give a column more, of zeros beyond the border, and drop it behind them.
 
     Args:

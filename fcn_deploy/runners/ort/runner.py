@@ -1,38 +1,33 @@
-"""ONNX Runtime on the CPU and on the GPU.  Knows no torch: it goes onto the target device.
-
-The module itself is the backend ``ort``; ``cuda`` and ``rtx`` at its end are the GPU's.
-"""
+"""ONNX Runtime on the CPU and on the GPU.  Knows no torch: it goes onto the target device."""
 
 from __future__ import annotations
 
 import importlib.util
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError, OnnxFileError
-from fcn_deploy.core.files import file_digest
-from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import ModelSpec, Precision
-from fcn_deploy.data.metrics import margin_of
+from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.int8_for_ort_cpu import SATURATION, for_onnx_runtime_cpu
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import OnnxMetadata, load_onnx, require_model
+from fcn_deploy.graph.onnx_file import OnnxFile, require_model
 from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.machine import cuda as gpu
-from fcn_deploy.machine.description import int8_sums_saturate, usable_cores
-from fcn_deploy.results.runner import COMPUTE, COPY_IN, WIDENED, RunnerDescription
-from fcn_deploy.runners.base import Outputs, Runner
+from fcn_deploy.machine.description import int8_sums_saturate
+from fcn_deploy.results.runner import COMPUTE, COPY_IN
+from fcn_deploy.runners.base import Backend, OpenRequest, Outputs, Runner
 from fcn_deploy.runners.cpu_streams import LANES, in_threads
+from fcn_deploy.runners.onnx_runner import OnnxRunner
 from fcn_deploy.runners.ort.sessions import RTX_REPAIR, cuda_missing, cuda_session, rtx_session
 
+if TYPE_CHECKING:
+    import onnx
 
-def unavailable_reason() -> str | None:
+
+def _cpu_missing() -> str | None:
     """Return why ONNX Runtime cannot run here, or None."""
     try:
         import onnxruntime
@@ -43,118 +38,77 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def open(
-    run: Run,
-    *,
-    precision: Precision,
-    outputs: tuple[str, ...],
-    threads: int | None,
-    device: str,
-) -> OrtRunner:
-    """Open a run's ONNX file; see :func:`fcn_deploy.runners.base.open_runner`.
-
-    Raises:
-        BackendError: ``device`` is ``cuda``; this backend is the CPU's.
-        OnnxFileError: the file is not ours, or was made from another checkpoint of this run.
-    """
-    if device == "cuda":
-        raise BackendError("backend ort runs on the CPU", "drop --device cuda")
-    return OrtRunner(*require_model(run, precision), outputs, threads)
+def _open_on_cpu(request: OpenRequest) -> OrtRunner:
+    return OrtRunner("ort", require_model(request.run, request.precision), request)
 
 
-class OrtRunner(Runner):
+class OrtRunner(OnnxRunner):
     """An exported file in an ONNX Runtime session.
 
-    The mask always comes from the file as shipped.  Where logits are asked for and the file has
-    none, a second session is opened on the same graph with its logits made visible: it serves
-    measurement, and the shipped graph stays what is measured.
+    Args:
+        backend: the name it is opened by.
+        file: the exported file.
+        request: what it is opened for.
+        open_session: from an ONNX file's bytes and a number of threads.
     """
 
     def __init__(
         self,
-        path: Path,
-        metadata: OnnxMetadata,
-        outputs: tuple[str, ...],
-        threads: int | None,
+        backend: str,
+        file: OnnxFile,
+        request: OpenRequest,
         open_session: Callable[[bytes, int], Any] = cpu_session,
     ) -> None:
-        self._path = path
-        self._metadata = metadata
-        self._digest = file_digest(path)
-        self._threads = threads or usable_cores()
-        hidden = [name for name in outputs if name not in metadata.outputs]
-        self._shipped_outputs = tuple(name for name in outputs if name in metadata.outputs)
-        self._derive_margin = "margin" in hidden
-        self._wanted = outputs
-        on_cpu = open_session is cpu_session
-        # On ARM it has kernels for halves of their own.
-        on_x86 = platform.machine().lower() in ("x86_64", "amd64")
-        self._widens_halves = metadata.precision is Precision.FP16 and on_cpu and on_x86
-        integers_on_cpu = metadata.precision is Precision.INT8 and on_cpu
-        self._rewrite = for_onnx_runtime_cpu if integers_on_cpu else None
-        self._session: Any = open_session(self._graph(path.read_bytes()), self._threads)
-        # Who wants to see the logits measures no throughput; one thread has nothing to share.
-        self._takes_lanes = on_cpu and outputs == ("mask",) and self._threads >= LANES
-        self._lane_session: Any = None
-        self._probe: Any = None
-        if hidden and "logits" not in metadata.outputs:
-            exposed = with_logits(load_onnx(path)).SerializeToString()
-            self._probe = open_session(self._graph(exposed), self._threads)
-
-    def _graph(self, content: bytes) -> bytes:
-        """Return a file's content as the session is to see it."""
-        if self._rewrite is None:
-            return content
-        import onnx
-
-        rewritten: bytes = self._rewrite(onnx.load_from_string(content)).SerializeToString()
-        return rewritten
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Classes, colours, normalisation of the network."""
-        return self._metadata.spec
-
-    def describe(self) -> RunnerDescription:
-        """Say what this runner is, as built."""
         import onnxruntime
 
-        return RunnerDescription(
-            backend="ort",
-            device="cpu",
-            precision=self._metadata.precision.value,
-            library=f"ONNX Runtime {onnxruntime.__version__}"
-            + (WIDENED if self._widens_halves else "")
-            + (", activations made unsigned" if self._rewrite is not None else "")
-            + (SATURATION if self._rewrite is not None and int8_sums_saturate() else ""),
-            providers=tuple(self._open_session().get_providers()),
-            threads=self._threads,
-            file=str(self._path),
-            digest=self._digest,
-            checkpoint_digest=self._metadata.checkpoint_digest,
-        )
+        super().__init__(backend, file, request)
+        on_cpu = open_session is cpu_session
+        self._rewrites = self._metadata.precision is Precision.INT8 and on_cpu
+        self._library = f"ONNX Runtime {onnxruntime.__version__}"
+        # On ARM it has kernels for halves of their own.
+        on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+        if self._metadata.precision is Precision.FP16 and on_cpu and on_x86:
+            self._arithmetic = Precision.FP32.value
+            self._library += ", half precision computed in float32"
+        if self._rewrites:
+            self._library += ", activations made unsigned"
+            self._library += SATURATION if int8_sums_saturate() else ""
+        self._derives_margin = "margin" in self._wanted and "margin" not in self._shipped_outputs
+        content = self._content()
+        exposed = self._content(with_logits(file.model)) if self._needs_probe else None
+        file.release()  # before the session takes memory of its own
+        self._session: Any = open_session(content, self._threads)
+        self._providers = tuple(self._session.get_providers())
+        self._probe: Any = None if exposed is None else open_session(exposed, self._threads)
+        # One thread has nothing to share.
+        self._takes_lanes = on_cpu and self._masks_alone and self._threads >= LANES
+        self._lane_session: Any = None
 
-    def _open_session(self) -> Any:
-        if self._session is None:
-            raise BackendError("the ort runner is closed")
-        return self._session
+    def _content(self, changed: onnx.ModelProto | None = None) -> bytes:
+        """Return the file's content as a session is to see it, or that of a changed graph."""
+        if changed is None and not self._rewrites:
+            return self._file.bytes
+        model = self._file.model if changed is None else changed
+        if self._rewrites:
+            model = for_onnx_runtime_cpu(model)
+        content: bytes = model.SerializeToString()
+        return content
 
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
-        arrays = self._run_session(self._open_session(), self._shipped_outputs, images)
+        session = self._require_open(self._session)
+        arrays = self._run_session(session, self._shipped_outputs, images)
         if self._probe is not None:
             arrays |= self._run_session(self._probe, ("logits",), images)
-        if self._derive_margin:
-            if "logits" not in arrays:
-                arrays |= self._run_session(self._session, ("logits",), images)
-            arrays["margin"] = margin_of(arrays["logits"])
-        return Outputs(**{name: arrays[name] for name in self._wanted})
+        if self._derives_margin and "logits" not in arrays:
+            arrays |= self._run_session(session, ("logits",), images)
+        return Outputs.chosen(arrays, self._wanted)
 
     def _run_session(
         self, session: Any, names: tuple[str, ...], images: NDArray[np.uint8]
     ) -> dict[str, NDArray[Any]]:
-        self._ended(COPY_IN)  # nothing to do: the session reads the array where it lies
+        self.stage_done(COPY_IN)  # nothing to do: the session reads the array where it lies
         arrays = session.run(list(names), {"image": images})
-        self._ended(COMPUTE)
+        self.stage_done(COMPUTE)
         return dict(zip(names, arrays, strict=True))
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
@@ -175,11 +129,10 @@ class OrtRunner(Runner):
         Its pool serves all lanes, and each lane brings a thread of its own: together they are
         ``threads``.
         """
-        self._open_session()
+        self._require_open(self._session)
         if self._lane_session is None:
-            if file_digest(self._path) != self._digest:
-                raise OnnxFileError(f"{self._path} has changed since it was opened", "open it anew")
-            content = self._graph(self._path.read_bytes())
+            content = self._content()  # read again: kept, it would cost its size in memory
+            self._file.release()
             self._lane_session = cpu_session(content, self._threads - LANES + 1)
         return self._lane_session
 
@@ -193,20 +146,14 @@ class OrtGpuRunner(OrtRunner):
 
     def __init__(
         self,
-        backend: OrtGpuBackend,
-        path: Path,
-        metadata: OnnxMetadata,
-        outputs: tuple[str, ...],
-        threads: int | None,
+        backend: str,
+        file: OnnxFile,
+        request: OpenRequest,
+        open_session: Callable[[bytes, int], Any],
     ) -> None:
-        self._backend = backend.name
         self._device = f"cuda:0 ({gpu.describe_gpu().name})"
         self._pinned: dict[str, gpu.PinnedBuffer] = {}
-        super().__init__(path, metadata, outputs, threads, backend.open_session)
-
-    def describe(self) -> RunnerDescription:
-        """Say what this runner is, as built."""
-        return replace(super().describe(), backend=self._backend, device=self._device)
+        super().__init__(backend, file, request, open_session)
 
     def _run_session(
         self, session: Any, names: tuple[str, ...], images: NDArray[np.uint8]
@@ -214,7 +161,7 @@ class OrtGpuRunner(OrtRunner):
         binding = session.io_binding()
         source = self._pinned_array("image", images.shape, images.dtype)
         np.copyto(source, images)
-        self._ended(COPY_IN)  # as far as the host sees it: the bus is inside the session's run
+        self.stage_done(COPY_IN)  # as far as the host sees it: the bus is inside the session's run
         pointer = self._pinned["image"].pointer
         binding.bind_input("image", "cpu", 0, images.dtype, images.shape, pointer)
         produced = {}
@@ -224,7 +171,7 @@ class OrtGpuRunner(OrtRunner):
             binding.bind_output(name, "cpu", 0, dtype, shape, self._pinned[name].pointer)
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        self._ended(COMPUTE)
+        self.stage_done(COMPUTE)
         return {name: array.copy() for name, array in produced.items()}
 
     def _output_type(
@@ -255,47 +202,31 @@ class OrtGpuRunner(OrtRunner):
         self._pinned = {}
 
 
-@dataclass(frozen=True)
-class OrtGpuBackend:
-    """ONNX Runtime with one provider of the GPU's.
+def gpu_backend(
+    name: str, missing: Callable[[], str | None], open_session: Callable[[bytes, int], Any]
+) -> Backend:
+    """Return ONNX Runtime with one provider of the GPU's as a backend.
 
-    Attributes:
+    Args:
         name: of the backend.
-        missing: why its provider cannot be had, apart from the GPU; None if it can.
+        missing: says why its provider cannot be had, apart from the GPU, or None.
         open_session: from an ONNX file's bytes and a number of threads.
     """
 
-    name: str
-    missing: Callable[[], str | None]
-    open_session: Callable[[bytes, int], Any]
+    def open_backend(request: OpenRequest) -> Runner:
+        file = require_model(request.run, request.precision)
+        return OrtGpuRunner(name, file, request, open_session)
 
-    def takes(self, precision: Precision) -> bool:
-        """Say whether all of a file of that precision runs on the GPU: the quantised one's not."""
-        return precision in (Precision.FP32, Precision.FP16)
-
-    def unavailable_reason(self) -> str | None:
-        """Return what is missing and what to install, or None."""
-        reasons = (self.missing(), gpu.unavailable_reason())
+    def why_unavailable() -> str | None:
+        reasons = (missing(), gpu.unavailable_reason())
         return "; ".join(reason for reason in reasons if reason) or None
 
-    def open(
-        self,
-        run: Run,
-        *,
-        precision: Precision,
-        outputs: tuple[str, ...],
-        threads: int | None,
-        device: str,
-    ) -> OrtGpuRunner:
-        """Open a run's ONNX file; see :func:`fcn_deploy.runners.base.open_runner`.
+    return Backend(name, open_backend, why_unavailable, _takes_on_gpu, runs_on="cuda")
 
-        Raises:
-            BackendError: ``device`` is ``cpu``, or the provider cannot be had.
-            OnnxFileError: the file is not ours, or was made from another checkpoint of this run.
-        """
-        if device == "cpu":
-            raise BackendError(f"backend {self.name} runs on a GPU", "use --backend ort")
-        return OrtGpuRunner(self, *require_model(run, precision), outputs, threads)
+
+def _takes_on_gpu(precision: Precision) -> bool:
+    # Of a quantised file not everything would run there.
+    return precision in (Precision.FP32, Precision.FP16)
 
 
 def _rtx_missing() -> str | None:
@@ -309,7 +240,6 @@ def _rtx_missing() -> str | None:
     return None
 
 
-#: Backend ``ort-cuda``.
-cuda = OrtGpuBackend("ort-cuda", cuda_missing, cuda_session)
-#: Backend ``ort-rtx``.
-rtx = OrtGpuBackend("ort-rtx", _rtx_missing, rtx_session)
+CPU = Backend("ort", _open_on_cpu, _cpu_missing, runs_on="cpu")
+CUDA = gpu_backend("ort-cuda", cuda_missing, cuda_session)
+RTX = gpu_backend("ort-rtx", _rtx_missing, rtx_session)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import load_onnx
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.runners.openvino.bf16 import with_whole_mean
 
 Floats = NDArray[np.float32]
@@ -185,7 +185,10 @@ def test_our_own_export_is_such_a_graph(tiny_opsets: dict[int, Path], opset: int
     path = tiny_opsets[opset]
     image = np.random.default_rng(2).integers(0, 256, (1, 97, 131, 3), dtype=np.uint8)
     logits = []
-    for model in (with_logits(load_onnx(path)), with_whole_mean(with_logits(load_onnx(path)))):
+    for model in (
+        with_logits(OnnxFile(path).model),
+        with_whole_mean(with_logits(OnnxFile(path).model)),
+    ):
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]
         )

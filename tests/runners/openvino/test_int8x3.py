@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.graph.int8_for_ort_cpu import quantized_convolutions
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import load_onnx
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.runners.openvino.int8x3 import (
     LARGEST_ACTIVATION,
     LARGEST_WEIGHT,
@@ -299,7 +299,7 @@ def test_weights_take_half_the_bytes() -> None:
 @pytest.mark.parametrize("opset", [17, 20])
 def test_our_own_export(tiny_opsets: dict[int, Path], opset: int) -> None:
     path = tiny_opsets[opset]
-    plain, split = load_onnx(path), with_three_products(load_onnx(path))
+    plain, split = OnnxFile(path).model, with_three_products(OnnxFile(path).model)
     assert quantized_convolutions(split) == PRODUCTS_EACH * LARGE_OF_RESNET18
     assert [value.name for value in split.graph.output] == ["mask"]
     kept = [node for node in split.graph.node if ".int8x3." not in node.name]
@@ -309,8 +309,8 @@ def test_our_own_export(tiny_opsets: dict[int, Path], opset: int) -> None:
     logits = [
         ran(model, image, "logits")
         for model in (
-            with_logits(load_onnx(path)),
-            with_three_products(with_logits(load_onnx(path))),
+            with_logits(OnnxFile(path).model),
+            with_three_products(with_logits(OnnxFile(path).model)),
         )
     ]
     assert not np.array_equal(*logits)

@@ -115,6 +115,7 @@ def test_bf16_is_described_as_such_and_names_the_float32_file(tiny_run: Run) -> 
     with open_runner(tiny_run, "openvino-bf16") as runner:
         description = runner.describe()
     assert (description.backend, description.precision) == ("openvino-bf16", "bf16")
+    assert description.arithmetic == "bf16"
     assert description.library.endswith(", mean made whole")
     assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
 
@@ -125,6 +126,7 @@ def test_three_products_are_described_as_float32_and_said(tiny_run: Run) -> None
         description = runner.describe()
     assert (description.backend, description.precision) == ("openvino-int8x3", "fp32")
     assert description.library.endswith(", 16 convolutions as three int8 products")
+    assert description.arithmetic == "int8x3"
     assert not description.is_float32
     assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
 
@@ -246,10 +248,10 @@ def test_bf16_rounds_no_pixel(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) ->
         return float(np.sqrt(np.mean((given - expected) ** 2)))
 
     kept = error()
-    backend = runner_module.bf16
-    arithmetic = replace(backend.arithmetic[Precision.FP32], change=None)
-    with_the_mean = replace(backend, arithmetic={Precision.FP32: arithmetic})
-    monkeypatch.setattr(runner_module, "bf16", with_the_mean)
+    options = runner_module.BF16_OPTIONS
+    arithmetic = replace(options.arithmetic[Precision.FP32], change=None)
+    with_the_mean = replace(options, arithmetic={Precision.FP32: arithmetic})
+    monkeypatch.setattr(runner_module, "BF16", runner_module.openvino_backend(with_the_mean))
     assert kept < 0.9 * error()  # what is left is the weights' own
 
 
@@ -352,11 +354,11 @@ def test_as_many_shapes_are_kept_as_are_asked_for(tiny_run: Run) -> None:
     with open_runner(tiny_run, "openvino", threads=1) as runner:
         assert isinstance(runner, OpenVinoRunner)
         assert runner._network is not None
-        runner.keep(KEPT_SHAPES + 2)
+        runner.reserve_shapes(KEPT_SHAPES + 2)
         for width in range(1, KEPT_SHAPES + 4):
             runner.run(pictures(1, 16, width))
         assert len(runner._network._compiled) == KEPT_SHAPES + 2
-        runner.keep(1)
+        runner.reserve_shapes(1)
         assert runner._network.kept_shapes == KEPT_SHAPES
 
 
@@ -460,7 +462,7 @@ SIGNALS_AFTER_MODELS = """
 import os, pathlib, signal, sys
 os.sched_setaffinity(0, range(os.cpu_count()))  # the suite keeps each worker on one core
 import numpy as np
-from fcn_deploy.artifacts import Run
+from fcn_deploy.core.run import Run
 from fcn_deploy.runners.base import open_runner
 heard = []
 signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))

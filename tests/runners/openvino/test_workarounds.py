@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
-from fcn_deploy.runners.openvino.workarounds import give_spare_column, strided_to_one_column
+from fcn_deploy.runners.openvino.workarounds import pad_single_column, strided_to_one_column
 
 openvino = pytest.importorskip("openvino")
 ops = pytest.importorskip("openvino.opset13")
@@ -105,7 +105,7 @@ def test_a_spare_column_changes_no_number(
     (narrow,) = [node for node in graph.get_ops() if node.get_type_name() == "Convolution"]
     assume(narrow.output(0).get_shape()[3] == 1)
     expected = ran(graph, size)
-    give_spare_column([narrow])
+    pad_single_column([narrow])
     (wide,) = [node for node in graph.get_ops() if node.get_type_name() == "Convolution"]
     assert wide.output(0).get_shape()[3] == 2
     assert graph.output(1).get_names() == {"sums"}

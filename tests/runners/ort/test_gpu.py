@@ -14,7 +14,7 @@ import pytest
 from fcn_deploy.core.errors import BackendError, DeviceMemoryError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.runners.base import BACKENDS, open_runner, unavailable_reason
+from fcn_deploy.runners.base import BACKENDS, OpenRequest, open_runner, unavailable_reason
 from fcn_deploy.runners.ort import runner as ort
 from fcn_deploy.runners.ort import sessions
 from tests.fake_cuda import FakeCuda
@@ -73,10 +73,9 @@ def test_results_pass_through_pinned_memory(
     install(monkeypatch, "11.4.0", cuda)
     run = Run(tmp_path)
     write_onnx(run.onnx(Precision.FP32))
-    backend = ort.OrtGpuBackend("ort-cuda", lambda: None, BoundSession)
+    backend = ort.gpu_backend("ort-cuda", lambda: None, BoundSession)
     assert backend.unavailable_reason() is None
-    runner = backend.open(run, precision=Precision.FP32, outputs=outputs, threads=1, device="auto")
-    with runner:
+    with backend.open(OpenRequest(run, outputs=outputs, threads=1)) as runner:
         for seed, shape in enumerate([(2, 8, 9), (1, 4, 4), (3, 16, 16)]):
             images = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
             found = runner.run(images)
@@ -96,10 +95,9 @@ def test_a_half_file_is_computed_as_such(monkeypatch: pytest.MonkeyPatch, tmp_pa
     install(monkeypatch, "11.4.0", FakeCuda())
     run = Run(tmp_path)
     write_onnx(run.onnx(Precision.FP16), precision=Precision.FP16)
-    backend = ort.OrtGpuBackend("ort-cuda", lambda: None, BoundSession)
-    with backend.open(
-        run, precision=Precision.FP16, outputs=("mask",), threads=1, device="auto"
-    ) as runner:
+    backend = ort.gpu_backend("ort-cuda", lambda: None, BoundSession)
+    with backend.open(OpenRequest(run, Precision.FP16, threads=1)) as runner:
+        assert runner.describe().arithmetic == "fp16"
         assert not runner.describe().widens_halves
         assert "float32" not in runner.describe().library
 
@@ -111,11 +109,9 @@ def test_pinned_memory_that_cannot_be_had_leaves_the_runner_usable(
     install(monkeypatch, "11.4.0", cuda)
     run = Run(tmp_path)
     write_onnx(run.onnx(Precision.FP32))
-    backend = ort.OrtGpuBackend("ort-cuda", lambda: None, BoundSession)
+    backend = ort.gpu_backend("ort-cuda", lambda: None, BoundSession)
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 9, 3), dtype=np.uint8)
-    with backend.open(
-        run, precision=Precision.FP32, outputs=("mask",), threads=1, device="auto"
-    ) as runner:
+    with backend.open(OpenRequest(run, threads=1)) as runner:
         runner.run(images)
         cuda.refuse_pinned = True
         with pytest.raises(DeviceMemoryError):
@@ -217,7 +213,6 @@ def test_without_a_gpu_one_line_says_so(
     assert backend in BACKENDS
     pytest.importorskip("onnxruntime")
     install(monkeypatch, "11.4.0", FakeCuda(devices=0))
-    monkeypatch.setattr(ort, "_rtx_missing", lambda: None)
     reason = unavailable_reason(backend)
     assert reason is not None
     assert "no NVIDIA GPU" in reason
@@ -234,8 +229,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "onnxruntime is not installed" in str(unavailable_reason("ort-rtx"))
 
 
-def test_cpu_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="use --backend ort"):
-        ort.cuda.open(
-            Run(tmp_path), precision=Precision.FP32, outputs=("mask",), threads=1, device="cpu"
-        )
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+def test_cpu_is_refused(backend: str, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"runs on a GPU.*use --backend ort"):
+        open_runner(Run(tmp_path), backend, device="cpu")

@@ -135,10 +135,12 @@ def test_a_half_file_says_that_it_is_computed_in_float32(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with open_runner(tiny_run, "ort", precision=Precision.FP16) as runner:
         description = runner.describe()
+        assert (description.precision, description.arithmetic) == ("fp16", "fp32")
         assert description.widens_halves
         assert description.library.endswith(", half precision computed in float32")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")  # it has kernels for halves
     with open_runner(tiny_run, "ort", precision=Precision.FP16) as runner:
+        assert runner.describe().arithmetic == "fp16"
         assert not runner.describe().widens_halves
     with open_runner(tiny_run, "ort") as runner:
         assert not runner.describe().widens_halves
@@ -179,5 +181,7 @@ def test_a_truncated_onnx_file_is_refused(tmp_path: Path, tiny_run: Run, length:
 
 
 def test_cuda_is_refused(tiny_run: Run) -> None:
-    with pytest.raises(BackendError, match="runs on the CPU"):
+    with pytest.raises(
+        BackendError, match=r"runs on the CPU.*drop --device cuda, or use --backend ort-cuda"
+    ):
         open_runner(tiny_run, "ort", device="cuda")
