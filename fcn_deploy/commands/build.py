@@ -22,8 +22,8 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
 
 if TYPE_CHECKING:
-    from fcn_deploy.tensorrt.build import Engine
     from fcn_deploy.graph.onnx_file import OnnxFile
+    from fcn_deploy.tensorrt.build import Engine
     from fcn_deploy.tensorrt.profiles import Choice
 
 

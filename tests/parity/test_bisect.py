@@ -350,7 +350,10 @@ def test_the_result_file(both: Callable[[Steps], tuple[Path, Path]], tmp_path: P
     paths = both(OVERFLOW)
     calls: list[None] = []
     result = bisect(
-        *map(OnnxFile, paths), listed(seen(3), "three"), threads=1, on_picture=lambda: calls.append(None)
+        *map(OnnxFile, paths),
+        listed(seen(3), "three"),
+        threads=1,
+        on_picture=lambda: calls.append(None),
     )
     assert len(calls) == 3
     target = tmp_path / "bisect" / "fp16.json"
