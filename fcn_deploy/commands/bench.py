@@ -20,7 +20,9 @@ from fcn_deploy.commands.shared.backends import (
 from fcn_deploy.commands.shared.cold_starts import cold_starts
 from fcn_deploy.commands.shared.console import EXIT_FAILED, bar, console
 from fcn_deploy.commands.shared.options import (
+    BackendName,
     Counts,
+    PathType,
     Percentage,
     Size,
     device_option,
@@ -94,60 +96,75 @@ def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ..
 @click.command()
 @run_argument
 @click.option(
-    "--backend", "backends", multiple=True, callback=once,
-    help="Backend, repeatable; default: all that run.",
+    "--backend", "backends", multiple=True, callback=once, type=BackendName(),
+    help="Measure this backend; may be repeated; by default all backends that run here are "
+    "measured.",
 )  # fmt: skip
 @precision_options
 @click.option(
     "--scenario", "scenario_name", type=click.Choice(SCENARIOS),
     default=SINGLE_STREAM, show_default=True,
-    help="MLPerf's: one query after another; all at once; at random moments.",
+    help="Send queries as this scenario of MLPerf does: one after another (single-stream), all "
+    "at once (offline), or at random moments (server).",
 )  # fmt: skip
 @click.option(
     "--target-p99-ms", type=click.FloatRange(min=0, min_open=True),
-    help="Server: bound of the 99th percentile.",
+    help="In scenario server, find the highest rate whose 99th percentile of latency stays "
+    "below this bound, in milliseconds.",
 )  # fmt: skip
 @click.option(
     "--clock", type=click.Choice(["auto", "loadgen", "loop"]), default="auto", show_default=True,
-    help="MLPerf LoadGen, or a plain timed loop (single stream only); auto: LoadGen if installed.",
+    help="Let MLPerf LoadGen measure, or a plain timed loop (single stream only); auto: "
+    "LoadGen where it is installed.",
 )  # fmt: skip
 @click.option(
     "--tier", "tiers", type=click.Choice(["device", "host", "end-to-end"]), multiple=True,
-    callback=once, help="What is in the time, repeatable; default: all that a backend has.",
+    callback=once,
+    help="Measure this part of the work: the network on the device, with copies to and from "
+    "the host, or from file to file; may be repeated; by default all that a backend has.",
 )  # fmt: skip
 @click.option(
     "--batch", "batches", type=Counts(), default="1", show_default=True, callback=once,
-    help="Images per query, several as 1,8.",
+    help="Measure batches of these sizes, e.g. 1,8.",
 )  # fmt: skip
 @click.option(
     "--size", "sizes", type=Size(), multiple=True, default=[(320, 480)], callback=once,
-    help="Size that images are resized to, repeatable; default: 320x480.",
+    show_default="320x480",
+    help="Measure pictures of this height and width, in pixels; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--repeats", type=click.IntRange(min=3), default=5, show_default=True,
-    help="How often every case takes its turn.",
+    help="Measure each row so many times, interleaved with the others: the spread between "
+    "repeats is reported.",
 )  # fmt: skip
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True,
-    help="A row is timed at least so long per repeat (and LoadGen asks at least 64 queries).",
+    help="Time each row for at least so many seconds per repeat; LoadGen sends at least 64 "
+    "queries as well.",
 )  # fmt: skip
 @click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    help="Pictures to measure with; default: built-in scenes.",
-)
+    "--images", type=PathType(),
+    help="Measure with pictures of this folder; by default with the built-in scenes.",
+)  # fmt: skip
 @click.option(
     "--cold-start/--no-cold-start", default=True, show_default=True,
-    help="Also start every backend in a process of its own: cold start and peak memory.",
+    help="Start every backend in a process of its own as well, to measure its cold start and "
+    "its peak memory.",
 )  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Result file.")
 @click.option(
-    "--compare", "older", type=click.Path(path_type=Path),
-    help="An older result of this machine: exit code 1 where a row is slower, or lost.",
+    "--json", "json_file", type=PathType(),
+    help="Write the result to this file; by default to one in RUN/bench that is named after "
+    "what was measured.",
+)  # fmt: skip
+@click.option(
+    "--compare", "older", type=PathType(),
+    help="Compare with this older result of the same machine, and end with exit code 1 where a "
+    "row is slower or missing.",
 )  # fmt: skip
 @click.option(
     "--max-slowdown", type=Percentage(), default="10%", show_default=True,
-    help="How much slower counts, if it is beyond the spread as well.",
+    help="With --compare, let a row be slower by this much; what lies within the spread of the "
+    "repeats never counts.",
 )  # fmt: skip
 @device_option
 @threads_option

@@ -15,6 +15,9 @@ from fcn_deploy.commands.parity_tables import print_layers, print_parity
 from fcn_deploy.commands.shared.backends import open_backend, require_backends, usable_backends
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import (
+    BackendName,
+    PathText,
+    PathType,
     device_option,
     precision_options,
     threads_option,
@@ -85,30 +88,42 @@ class ParityOptions:
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, metavar="[RUN | REF.json CAND.json]")
+@click.argument("arguments", nargs=-1, type=PathText(), metavar="[RUN | REF.json CAND.json]")
 @click.option(
-    "--backend", "backends", multiple=True, help="Candidate, repeatable; default: all that run."
-)
+    "--backend", "backends", multiple=True, type=BackendName(),
+    help="Compare this backend with PyTorch; may be repeated; by default all backends that run "
+    "here are compared.",
+)  # fmt: skip
 @precision_options
-@click.option("--data", metavar="DIR|synthetic", help="Validation set; default: the run's own.")
 @click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    help="Compare on these pictures (unlabelled) instead of the validation images.",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Compare on so many pictures only.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Result file.")
+    "--data", metavar="DIR|synthetic", type=PathText("synthetic", folder=True),
+    help="Compare on the validation images of this folder, or of the built-in scenes "
+    "(`synthetic`); by default on the run's own.",
+)  # fmt: skip
 @click.option(
-    "--save-outputs",
-    "outputs_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="Compare nothing: save what the one --backend gives, to be compared elsewhere.",
-)
+    "--images", type=PathType(),
+    help="Compare on the pictures of this folder, which need no labels, instead of the "
+    "validation images.",
+)  # fmt: skip
+@click.option(
+    "--limit", type=click.IntRange(min=1),
+    help="Compare on so many pictures at most, the first ones.",
+)  # fmt: skip
+@click.option(
+    "--json", "json_file", type=PathType(),
+    help="Write the result to this file; by default to one in RUN/parity that is named after "
+    "what was compared.",
+)  # fmt: skip
+@click.option(
+    "--save-outputs", "outputs_file", type=PathType(), metavar="FILE.json",
+    help="Save the outputs of the one --backend to this file and its folder, to be compared "
+    "elsewhere, and compare nothing here.",
+)  # fmt: skip
 @click.option(
     "--bisect", "bisecting", is_flag=True,
-    help="Find the first layer whose output leaves its tolerance: the FP32 ONNX file against the "
-    "half one (--int8: the INT8 one; or the one that is named), layer by layer, in ONNX Runtime.",
+    help="Find the first layer whose output leaves its tolerance: compute the FP32 and the "
+    "FP16 ONNX file (--int8: the INT8 file; or the file that is named) layer by layer in "
+    "ONNX Runtime.",
 )  # fmt: skip
 @device_option
 @threads_option

@@ -8,7 +8,7 @@
 A CPU's matrix unit (Intel's AMX) multiplies integers of 8 bits and adds up in 32 many times as fast
 as the CPU multiplies float32: three such products take less time than one.  Integers add up without
 rounding, and s is taken anew from every image, so that no activation is too large for it.  How
-exact and how fast that is was measured: docs/architecture.md.  Source: Ootomo, Ozaki, Yokota,
+exact and how fast that is was measured: docs/numerics.md.  Source: Ootomo, Ozaki, Yokota,
 "DGEMM on Integer Matrix Multiplication Unit" (2024), where rows and columns of matrices have the
 scales that images and filters have here.
 
@@ -46,7 +46,7 @@ LARGEST_ACTIVATION = 65407
 #: What the largest weight of a filter becomes: 127·256 + 127.
 LARGEST_WEIGHT = 32639
 #: Of fewer channels, in or out, splitting takes what the products save (measured:
-#: docs/architecture.md).
+#: docs/numerics.md).
 LEAST_CHANNELS = 64
 #: Largest number of products of 255 and 128 whose sum 32 bits hold.
 MOST_TERMS = (2**31 - 1) // (255 * 128)
