@@ -167,7 +167,7 @@ def traced_anew(traced_once: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(
+def tiny_folder(
     tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec, traced_once: Trace
 ) -> Path:
     """A run directory: random weights of ``tiny_spec``, exported in both precisions.
@@ -193,22 +193,28 @@ def tiny_run(
 
 
 @pytest.fixture(scope="session")
-def tiny_opsets(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def tiny_run(tiny_folder: Path) -> Path:
+    """The same run; tests of the runners have it as what ``open_runner`` takes."""
+    return tiny_folder
+
+
+@pytest.fixture(scope="session")
+def tiny_opsets(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """The mask of ``tiny_run`` in float32, as a file of each opset: 17 and 20."""
     from fcn_deploy.export.exporter import onnx_from_checkpoint
 
     older = tmp_path_factory.mktemp("opset17") / "model.onnx"
-    onnx_from_checkpoint(Run(tiny_run).checkpoint, older, opset=17)
-    return {17: older, 20: Run(tiny_run).onnx(Precision.FP32)}
+    onnx_from_checkpoint(Run(tiny_folder).checkpoint, older, opset=17)
+    return {17: older, 20: Run(tiny_folder).onnx(Precision.FP32)}
 
 
 @pytest.fixture(scope="session")
-def tiny_baseline(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_baseline(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plain export of ``tiny_run``, ``baseline.onnx``."""
     from fcn_deploy.export.baseline import plain_onnx_from_checkpoint
 
     run = Run(tmp_path_factory.mktemp("tiny_baseline"))
-    plain_onnx_from_checkpoint(Run(tiny_run).checkpoint, run.baseline_onnx)
+    plain_onnx_from_checkpoint(Run(tiny_folder).checkpoint, run.baseline_onnx)
     return run.baseline_onnx
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.export.baseline import plain_onnx_from_checkpoint
 from fcn_deploy.runners.base import open_runner, takes, unavailable_reason
 from tests.file_reads import counted_reads
 from tests.runners.contract import pictures
@@ -29,12 +30,10 @@ def test_the_exported_file(
     assert reads[tiny_run.onnx(precision).resolve()] == 1
 
 
-def test_the_plain_export(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
-    run = Run(tmp_path_factory.mktemp("plain"))
-    plain_onnx_from_checkpoint(tiny_run.checkpoint, run.baseline_onnx)
+def test_the_plain_export(tiny_baseline: Path) -> None:
     with counted_reads() as reads:
-        open_runner(run, "baseline").close()
-    assert reads[run.baseline_onnx.resolve()] == 1
+        open_runner(Run(tiny_baseline.parent), "baseline").close()
+    assert reads[tiny_baseline.resolve()] == 1
 
 
 @pytest.mark.parametrize("outputs", [("mask",), EVERYTHING], ids=",".join)
