@@ -15,18 +15,18 @@ def _length(u: Field, v: Field) -> Field:
 
 
 def disc(u: Field, v: Field, proportion: float) -> Field:
-    """Return the distance to a disc at (u, v); ``proportion``, 0 to 1, varies its form."""
+    """Return the distance to a disc; ``proportion``, 0 to 1, varies its form."""
     return _length(u, v) - (0.84 + 0.12 * proportion)
 
 
 def ring(u: Field, v: Field, proportion: float) -> Field:
-    """Return the distance to a ring at (u, v); ``proportion``, 0 to 1, varies its form."""
+    """Return the distance to a ring; ``proportion``, 0 to 1, varies its form."""
     inner = 0.36 + 0.12 * proportion
     return np.abs(_length(u, v) - (1 + inner) / 2) - (1 - inner) / 2
 
 
 def box(u: Field, v: Field, proportion: float) -> Field:
-    """Return the distance to a rounded square at (u, v); ``proportion``, 0 to 1, varies its form."""
+    """Return the distance to a rounded square; ``proportion``, 0 to 1, varies its form."""
     corner = 0.10 + 0.12 * proportion
     beyond_u, beyond_v = np.abs(u) - (0.74 - corner), np.abs(v) - (0.74 - corner)
     outside = _length(np.maximum(beyond_u, 0), np.maximum(beyond_v, 0))
@@ -34,7 +34,7 @@ def box(u: Field, v: Field, proportion: float) -> Field:
 
 
 def triangle(u: Field, v: Field, proportion: float) -> Field:
-    """Return the distance to a rounded triangle at (u, v); ``proportion``, 0 to 1, varies its form."""
+    """Return the distance to a rounded triangle; ``proportion``, 0 to 1, varies its form."""
     corner = 0.06 + 0.06 * proportion
     half_edge = (1 - corner) * math.sqrt(3) / 2
     slope = math.sqrt(3)
@@ -53,7 +53,7 @@ _SIN_36 = math.sqrt(10 - 2 * math.sqrt(5)) / 4
 
 
 def star(u: Field, v: Field, proportion: float) -> Field:
-    """Return the distance to a star of five tips at (u, v); ``proportion``, 0 to 1, varies its form."""
+    """Return the distance to a star of five tips; ``proportion``, 0 to 1, varies its form."""
     corner = 0.05
     tip, waist = 1 - corner, 0.50 + 0.12 * proportion
     u = np.abs(u)
@@ -69,7 +69,7 @@ def star(u: Field, v: Field, proportion: float) -> Field:
 
 
 def cross(u: Field, v: Field, proportion: float) -> Field:
-    """Return the distance to a cross at (u, v); ``proportion``, 0 to 1, varies its form."""
+    """Return the distance to a cross; ``proportion``, 0 to 1, varies its form."""
     corner = 0.06
     reach, half_width = 0.92 - corner, 0.31 + 0.08 * proportion - corner
     u, v = np.abs(u), np.abs(v)
@@ -82,7 +82,7 @@ def cross(u: Field, v: Field, proportion: float) -> Field:
 
 
 def crescent(u: Field, v: Field, proportion: float) -> Field:
-    """Return the distance to a crescent at (u, v); ``proportion``, 0 to 1, varies its form."""
+    """Return the distance to a crescent; ``proportion``, 0 to 1, varies its form."""
     bite, shift = 0.62 + 0.10 * proportion, 0.60
     # Where the two circles meet: the crescent's horns.
     horn_u = (1 - bite * bite + shift * shift) / (2 * shift)
