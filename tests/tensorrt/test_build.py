@@ -1,4 +1,4 @@
-"""ONNX → engine on four fake releases: what is written, what is current, what survives a failure."""
+"""ONNX → engine on four fake releases: what is written, what is current, what a failure leaves."""
 
 from __future__ import annotations
 
