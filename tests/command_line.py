@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +24,14 @@ class Finished:
 
 
 FcnDeploy = Callable[..., Finished]
+
+
+def run_command(*words: str) -> tuple[int, str, str]:
+    """Run a command line in a process of its own; return exit code, stdout and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fcn_deploy", *words], capture_output=True, text=True
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 def refused(finished: Finished, *words: str) -> None:

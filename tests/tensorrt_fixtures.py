@@ -1,6 +1,7 @@
 """What the TensorRT tests share: a machine with a fake GPU and a fake release, ONNX files by hand.
 
 Known to no torch: these tests run on Python 3.10 with nothing but the target device's packages.
+They run there with ``--noconftest``, so the fixtures lie here, and a test file takes them by name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fcn_deploy.core.spec import ModelSpec, Precision, Product, SizeRange
 from fcn_deploy.graph.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, SPEC_KEY
 from fcn_deploy.tensorrt import api
 from tests.fake_cuda import FakeCuda
-from tests.fake_tensorrt import NUM_CLASSES, FakeTensorRt
+from tests.fake_tensorrt import NUM_CLASSES, RELEASES, FakeTensorRt
 
 SPEC = ModelSpec(
     architecture="fcn32s-resnet18",
@@ -55,6 +56,18 @@ def install(monkeypatch: pytest.MonkeyPatch, release: str, cuda: FakeCuda) -> Fa
     monkeypatch.setattr(api, "is_installed", lambda asked: asked is product)
     monkeypatch.setattr(api, "_DISTRIBUTIONS", dict.fromkeys(Product, "no-such-package"))
     return FakeMachine(cuda, trt, product, release)
+
+
+@pytest.fixture(params=RELEASES)
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
+    """A fake machine for each release."""
+    return install(monkeypatch, request.param, FakeCuda())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of engines, which is not there yet."""
+    return tmp_path / "engines"
 
 
 def write_onnx(

@@ -10,7 +10,23 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TARGET_PYTHON = os.environ.get("TARGET_PYTHON")
-TESTS = ("test_trt_api.py", "test_engine_file.py", "test_build.py", "runners/test_trt.py")
+TESTS = (
+    "commands/test_build.py",
+    "core/test_shape_profile.py",
+    "runners/test_trt.py",
+    "runners/test_trt_engines.py",
+    "runners/test_trt_graphs.py",
+    "runners/test_trt_streams.py",
+    "tensorrt/test_api.py",
+    "tensorrt/test_build.py",
+    "tensorrt/test_build_missing.py",
+    "tensorrt/test_build_options.py",
+    "tensorrt/test_builder.py",
+    "tensorrt/test_engine_file.py",
+    "tensorrt/test_engine_match.py",
+    "tensorrt/test_layers.py",
+    "tensorrt/test_rtx.py",
+)
 SCRIPT = """
 import sys
 sys.modules["torch"] = None

@@ -109,7 +109,7 @@ step build-fp16 "${trt[@]}" build model-trt --product trt --fp16 "${profiles[@]}
 step build-fp32 "${trt[@]}" build model-trt --product trt "${profiles[@]}"
 step build-int8 "${trt[@]}" build model-trt --product trt --int8 "${profiles[@]}"
 step gpu-tests env GPU_RUN="$work/model-trt" GPU_TIMINGS="$work/timings.cache" \
-    "$trt_python" -m pytest --noconftest -m gpu -rs "$root/tests/machine/test_cuda.py" "$root/tests/runners/test_trt.py"
+    "$trt_python" -m pytest --noconftest -m gpu -rs "$root/tests/machine/test_cuda.py" "$root/tests/runners/test_trt_gpu.py"
 step gpu-tests-torch "$torch_python" -m pytest -p no:cacheprovider -m gpu -rs "$root/tests/runners/test_pytorch.py"
 
 reference=$work/reference

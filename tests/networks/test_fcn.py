@@ -1,39 +1,18 @@
-"""The networks: shapes, bilinear initialisation, skips, dilated bodies, weights from outside."""
+"""The networks: their shapes, their layers' first weights, their skips."""
 
 from __future__ import annotations
 
-import functools
 import math
-import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-from urllib.error import URLError
 
-import numpy as np
 import pytest
 import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcn_deploy.core.errors import ArchitectureError
-from fcn_deploy.data.images import read_image
-from fcn_deploy.data.scenes.render import draw_scene
-from fcn_deploy.networks.architectures import (
-    architecture_names,
-    build_model,
-    find_architecture,
-    with_output_stride,
-)
-from fcn_deploy.networks.upsampling import bilinear_kernel
-
-OneLine = Callable[[Exception], str]
-
-CATDOG = Path(__file__).parents[3] / "shared" / "images" / "catdog.jpg"
+from fcn_deploy.networks.architectures import build_model
 
 
 @pytest.fixture(scope="module")
@@ -42,79 +21,6 @@ def network() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build_model("fcn32s-resnet18", 21).eval()
-
-
-# -- bilinear_kernel ----------------------------------------------------------------------------
-
-
-def tutorial_kernel(size: int) -> NDArray[np.float64]:
-    """The chapter's formula, written out pixel by pixel."""
-    factor = (size + 1) // 2
-    centre = factor - 1 if size % 2 else factor - 0.5
-    return np.array(
-        [
-            [(1 - abs(i - centre) / factor) * (1 - abs(j - centre) / factor) for j in range(size)]
-            for i in range(size)
-        ]
-    )
-
-
-@given(channels_in=st.integers(1, 5), channels_out=st.integers(1, 5), size=st.integers(1, 65))
-@settings(max_examples=60)
-def test_the_kernel_is_the_tutorials_on_the_diagonal_and_zero_beside_it(
-    channels_in: int, channels_out: int, size: int
-) -> None:
-    weight = bilinear_kernel(channels_in, channels_out, size)
-    assert weight.shape == (channels_in, channels_out, size, size)
-    assert weight.dtype == torch.float32
-    for i in range(channels_in):
-        for j in range(channels_out):
-            expected = tutorial_kernel(size) if i == j else np.zeros((size, size))
-            np.testing.assert_allclose(weight[i, j].numpy(), expected, atol=1e-6)
-
-
-def test_known_kernels() -> None:
-    assert bilinear_kernel(1, 1, 1)[0, 0].tolist() == [[1.0]]
-    assert bilinear_kernel(1, 1, 3)[0, 0, 1].tolist() == [0.5, 1.0, 0.5]
-    assert (16 * bilinear_kernel(1, 1, 4)[0, 0]).tolist() == [
-        [1, 3, 3, 1],
-        [3, 9, 9, 3],
-        [3, 9, 9, 3],
-        [1, 3, 3, 1],
-    ]
-
-
-@pytest.mark.parametrize("arguments", [(0, 1, 4), (1, 0, 4), (1, 1, 0), (1, 1, -3)])
-def test_a_kernel_of_nothing_is_an_error(arguments: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        bilinear_kernel(*arguments)
-
-
-def generated_picture() -> NDArray[np.uint8]:
-    return draw_scene(0, 0, (561, 728))[0]
-
-
-def catdog() -> NDArray[np.uint8]:
-    if not CATDOG.exists():
-        pytest.skip(f"needs the tutorial's picture {CATDOG}")
-    return read_image(CATDOG)
-
-
-@pytest.mark.parametrize("picture", [catdog, generated_picture])
-def test_the_tutorials_sanity_check(picture: Callable[[], NDArray[np.uint8]]) -> None:
-    image = picture()
-    assert image.shape == (561, 728, 3)
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    upsample = nn.ConvTranspose2d(3, 3, kernel_size=4, stride=2, padding=1, bias=False)
-    with torch.inference_mode():
-        upsample.weight.copy_(bilinear_kernel(3, 3, 4))
-        larger = upsample(pixels)
-    assert larger[0].permute(1, 2, 0).shape == (1122, 1456, 3)
-    expected = F.interpolate(pixels, scale_factor=2, mode="bilinear", align_corners=False)
-    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-    torch.testing.assert_close(larger[inner], expected[inner], atol=1e-6, rtol=0)
-    # Beyond the border the convolution sees zeros, the interpolation the border itself.
-    assert not torch.allclose(larger[:, :, 0], expected[:, :, 0], atol=1e-3)
 
 
 def test_the_networks_upsampling_starts_as_bilinear_interpolation(network: nn.Module) -> None:
@@ -126,9 +32,6 @@ def test_the_networks_upsampling_starts_as_bilinear_interpolation(network: nn.Mo
     assert larger.shape == (1, 21, 128, 160)
     inner = (slice(None), slice(None), slice(16, -16), slice(16, -16))
     torch.testing.assert_close(larger[inner], expected[inner], atol=1e-5, rtol=0)
-
-
-# -- the networks -------------------------------------------------------------------------------
 
 
 def test_the_tutorials_shapes(network: nn.Module) -> None:
@@ -253,60 +156,6 @@ def test_a_skip_adds_the_scores_of_its_stage_over_their_pixels(layer: str, strid
     torch.testing.assert_close(found, expected, atol=1e-5 * scale, rtol=1e-4)
 
 
-# -- dilated bodies -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("output_stride", [16, 8])
-def test_a_dilated_resnet50_is_torchvisions(output_stride: int) -> None:
-    replaced = [False, output_stride == 8, True]
-    theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=replaced)
-    ours = build_model(f"fcn32s-resnet50-os{output_stride}", 2).get_submodule("body")
-    layers = dict(theirs.named_modules())
-    for name, module in ours.named_modules():
-        if isinstance(module, nn.Conv2d):
-            assert str(module) == str(layers[name]), name
-    ours.load_state_dict(theirs.state_dict(), strict=False)
-    images = torch.randn(1, 3, 37, 50, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = images
-        for module in list(theirs.eval().children())[:-2]:
-            expected = module(expected)
-        assert torch.equal(ours.eval()(images), expected)
-
-
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
-@given(height=st.integers(1, 100), width=st.integers(1, 100))
-@settings(max_examples=8)
-def test_a_dilated_body_gives_the_plain_ones_features_and_those_between(
-    backbone: str, height: int, width: int
-) -> None:
-    plain, *dilated = bodies(backbone)
-    images = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(height))
-    with torch.inference_mode():
-        expected = plain(images)
-        for body, step in zip(dilated, (2, 4), strict=True):
-            features = body(images)
-            stride = 32 // step
-            assert features.shape[2:] == (math.ceil(height / stride), math.ceil(width / stride))
-            scale = float(expected.abs().max())
-            assert scale > 0
-            torch.testing.assert_close(
-                features[:, :, ::step, ::step], expected, atol=1e-5 * scale, rtol=0
-            )
-
-
-@functools.cache
-def bodies(backbone: str) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """The same weights in a body of output stride 32, 16 and 8."""
-    made = []
-    with torch.random.fork_rng(devices=[]):
-        for suffix in ("", "-os16", "-os8"):
-            torch.manual_seed(0)
-            network = build_model(f"fcn32s-{backbone}{suffix}", 2).eval()
-            made.append(network.get_submodule("body"))
-    return made[0], made[1], made[2]
-
-
 @pytest.mark.parametrize("number", [50, 101])
 def test_torchvisions_networks_give_torchvisions_logits(number: int) -> None:
     segmentation = torchvision.models.segmentation
@@ -320,218 +169,3 @@ def test_torchvisions_networks_give_torchvisions_logits(number: int) -> None:
         images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             assert torch.equal(ours(images), theirs(images)["out"])
-
-
-# -- names --------------------------------------------------------------------------------------
-
-
-def test_an_unknown_architecture_says_how_names_are_made(one_line: OneLine) -> None:
-    for name in ("fcn32s-vgg16", "fcn4s-resnet18", "fcn8s-resnet18-os4", "tv-fcn-resnet18", ""):
-        for ask in (find_architecture, lambda name: build_model(name, 5)):
-            with pytest.raises(ArchitectureError) as caught:
-                ask(name)
-            text = one_line(caught.value)
-            assert repr(name) in text
-            for word in ("fcn8s", "resnet101", "-os16", "tv-fcn-resnet50", "fcn32s-resnet18"):
-                assert word in text
-            assert len(text) < 250
-
-
-def test_every_name_says_what_its_row_says() -> None:
-    names = architecture_names()
-    assert len(names) == len(set(names)) == 3 * 4 * 3 + 2
-    for name in names:
-        row = find_architecture(name)
-        assert row.name == name
-        assert name.startswith(f"{row.family}-{row.backbone}")
-    assert {"fcn8s-resnet34-os16", "fcn32s-resnet18", "tv-fcn-resnet101"} <= set(names)
-
-
-def test_a_name_with_another_output_stride(one_line: OneLine) -> None:
-    assert with_output_stride("fcn8s-resnet18", 16) == "fcn8s-resnet18-os16"
-    assert with_output_stride("fcn8s-resnet18-os16", 8) == "fcn8s-resnet18-os8"
-    assert with_output_stride("fcn8s-resnet18-os16", 32) == "fcn8s-resnet18"
-    for name, stride in (("tv-fcn-resnet50", 16), ("fcn8s-resnet18", 4), ("fcn9s", 8)):
-        with pytest.raises(ArchitectureError) as caught:
-            with_output_stride(name, stride)
-        one_line(caught.value)
-
-
-# -- weights from outside -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def published() -> dict[str, Tensor]:
-    """What torchvision's file of ResNet-18 holds, with random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        return torchvision.models.resnet18(weights=None).state_dict()
-
-
-def assert_body_is(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    body = model.get_submodule("body").state_dict()
-    assert "conv1.weight" in body
-    for name, tensor in body.items():
-        if name in weights:
-            assert torch.equal(tensor, weights[name]), name
-
-
-def test_a_file_of_torchvisions_fills_the_body(
-    tmp_path: Path, published: dict[str, Tensor]
-) -> None:
-    torch.save(published, tmp_path / "resnet18.pth")
-    assert_body_is(build_model("fcn32s-resnet18", 4, weights=tmp_path / "resnet18.pth"), published)
-
-
-def test_a_file_from_before_batch_norm_counted_batches(
-    tmp_path: Path, published: dict[str, Tensor]
-) -> None:
-    # PyTorch counts since 0.4.1; torch.save wrote bare pickles until 1.6.
-    older = {name: t for name, t in published.items() if not name.endswith("num_batches_tracked")}
-    assert len(older) < len(published)
-    torch.save(older, tmp_path / "resnet18.pth", _use_new_zipfile_serialization=False)
-    assert_body_is(build_model("fcn32s-resnet18", 4, weights=tmp_path / "resnet18.pth"), older)
-
-
-def test_a_classifier_of_another_size_does_not_matter(
-    tmp_path: Path, published: dict[str, Tensor]
-) -> None:
-    other = {**published, "fc.weight": torch.zeros(10, 512), "fc.bias": torch.zeros(10)}
-    bare = {name: tensor for name, tensor in published.items() if not name.startswith("fc.")}
-    for number, weights in enumerate((other, bare)):
-        path = tmp_path / f"{number}.pth"
-        torch.save(weights, path)
-        assert_body_is(build_model("fcn32s-resnet18", 4, weights=path), published)
-
-
-def refused(path: Path, one_line: OneLine) -> str:
-    """Build with these weights; return the text of the ArchitectureError that must come."""
-    with pytest.raises(ArchitectureError) as caught:
-        build_model("fcn32s-resnet18", 4, weights=path)
-    text = one_line(caught.value)
-    assert str(path) in text
-    assert "--weights none" in text
-    assert len(text) < 600
-    return text
-
-
-def test_a_missing_weights_file(tmp_path: Path, one_line: OneLine) -> None:
-    assert "No such file" in refused(tmp_path / "gone.pth", one_line)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"a text file, not weights\n",
-        b"PK\x03\x04 half a zip archive",
-        b"\x80\x02 half a pickle",
-        b"\x89PNG\r\n\x1a\n",
-        b"0\n",
-        b"]\n",
-        b".",
-        b"\x80\x02\x95",
-        b"(lp0\n",
-        b"cbuiltins\nprint\n.",
-    ],
-)
-def test_a_weights_file_that_is_none(tmp_path: Path, content: bytes, one_line: OneLine) -> None:
-    path = tmp_path / "weights.pth"
-    path.write_bytes(content)
-    refused(path, one_line)
-
-
-def test_other_kinds_of_file_given_as_weights(tmp_path: Path, one_line: OneLine) -> None:
-    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
-        archive.writestr("readme.txt", "no weights here")
-    (tmp_path / "folder").mkdir()
-    for name in ("some.zip", "folder"):
-        refused(tmp_path / name, one_line)
-
-
-@pytest.mark.parametrize("kept", [0.01, 0.5, 0.99])
-def test_a_truncated_weights_file(
-    tmp_path: Path, published: dict[str, Tensor], kept: float, one_line: OneLine
-) -> None:
-    path = tmp_path / "resnet18.pth"
-    torch.save(published, path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole))])
-    refused(path, one_line)
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [
-        {"conv1.weight": torch.zeros(64, 3, 7, 7)},
-        {"state_dict": {"conv1.weight": torch.zeros(64, 3, 7, 7)}},
-        {"bn1.bias": 3, "conv1.weight": "text"},
-        [1, 2, 3],
-        torch.zeros(3),
-        None,
-    ],
-    ids=["part", "nested", "no tensors", "list", "tensor", "none"],
-)
-def test_weights_that_are_no_resnets(tmp_path: Path, weights: Any, one_line: OneLine) -> None:
-    torch.save(weights, tmp_path / "weights.pth")
-    assert "no resnet18 weights" in refused(tmp_path / "weights.pth", one_line)
-
-
-def test_weights_of_another_backbone(tmp_path: Path, one_line: OneLine) -> None:
-    path = tmp_path / "resnet50.pth"
-    torch.save(torchvision.models.resnet50(weights=None).state_dict(), path)
-    text = refused(path, one_line)
-    assert "no resnet18 weights" in text
-    assert "misfit" in text
-
-
-class Bomb:
-    """Unpickling it touches a file."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_malicious_pickle_does_not_run(tmp_path: Path, zipped: bool, one_line: OneLine) -> None:
-    path, mark = tmp_path / "weights.pth", tmp_path / "ran"
-    torch.save({"conv1.weight": Bomb(mark)}, path, _use_new_zipfile_serialization=zipped)
-    text = refused(path, one_line)
-    assert "weights_only" not in text  # no advice to load it all the same
-    assert not mark.exists()
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        URLError("Name or service not known"),
-        TimeoutError("timed out"),
-        ConnectionResetError(104, "Connection reset by peer"),
-        RuntimeError('invalid hash value (expected "f37072fd", got "00000000")'),
-    ],
-)
-def test_imagenet_weights_that_cannot_be_fetched_name_both_ways_out(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, one_line: OneLine
-) -> None:
-    def no_network(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", no_network)
-    with pytest.raises(ArchitectureError) as caught:
-        build_model("fcn32s-resnet18", 4, weights="imagenet")
-    text = one_line(caught.value)
-    assert "ImageNet weights of resnet18" in text
-    assert "--weights none" in text
-    assert "--weights FILE" in text
-
-
-def test_imagenet_weights_that_can_be_fetched(
-    monkeypatch: pytest.MonkeyPatch, published: dict[str, Tensor]
-) -> None:
-    monkeypatch.setattr(
-        torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: dict(published)
-    )
-    assert_body_is(build_model("fcn32s-resnet18", 4, weights="imagenet"), published)

@@ -1,0 +1,43 @@
+"""What the tests of the tails share: upsamplings and their inputs, and a file's outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from fcn_deploy.networks.upsampling import bilinear_kernel
+
+#: Classes of the network that is exported.
+CLASSES = 21
+#: Rounding, in units of the largest |logit|: sums of 4·C products in float32.
+ROUNDING = 1e-5
+
+
+def upsampling(classes: int, stride: int, weight: Tensor | None = None) -> nn.ConvTranspose2d:
+    made = nn.ConvTranspose2d(
+        classes, classes, 2 * stride, stride=stride, padding=stride // 2, bias=False
+    )
+    with torch.no_grad():
+        made.weight.copy_(
+            bilinear_kernel(classes, classes, 2 * stride) if weight is None else weight
+        )
+    return made.requires_grad_(False)
+
+
+def noise(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pictures(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def run(model: onnx.ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": images}), strict=True))

@@ -1,0 +1,196 @@
+"""Weights from outside for a network's body: files of torchvision's, and what is none."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from fcn_deploy.core.errors import ArchitectureError
+from fcn_deploy.networks.architectures import build_model
+
+OneLine = Callable[[Exception], str]
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, Tensor]:
+    """What torchvision's file of ResNet-18 holds, with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return torchvision.models.resnet18(weights=None).state_dict()
+
+
+def assert_body_is(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    body = model.get_submodule("body").state_dict()
+    assert "conv1.weight" in body
+    for name, tensor in body.items():
+        if name in weights:
+            assert torch.equal(tensor, weights[name]), name
+
+
+def test_a_file_of_torchvisions_fills_the_body(
+    tmp_path: Path, published: dict[str, Tensor]
+) -> None:
+    torch.save(published, tmp_path / "resnet18.pth")
+    assert_body_is(build_model("fcn32s-resnet18", 4, weights=tmp_path / "resnet18.pth"), published)
+
+
+def test_a_file_from_before_batch_norm_counted_batches(
+    tmp_path: Path, published: dict[str, Tensor]
+) -> None:
+    # PyTorch counts since 0.4.1; torch.save wrote bare pickles until 1.6.
+    older = {name: t for name, t in published.items() if not name.endswith("num_batches_tracked")}
+    assert len(older) < len(published)
+    torch.save(older, tmp_path / "resnet18.pth", _use_new_zipfile_serialization=False)
+    assert_body_is(build_model("fcn32s-resnet18", 4, weights=tmp_path / "resnet18.pth"), older)
+
+
+def test_a_classifier_of_another_size_does_not_matter(
+    tmp_path: Path, published: dict[str, Tensor]
+) -> None:
+    other = {**published, "fc.weight": torch.zeros(10, 512), "fc.bias": torch.zeros(10)}
+    bare = {name: tensor for name, tensor in published.items() if not name.startswith("fc.")}
+    for number, weights in enumerate((other, bare)):
+        path = tmp_path / f"{number}.pth"
+        torch.save(weights, path)
+        assert_body_is(build_model("fcn32s-resnet18", 4, weights=path), published)
+
+
+def refused(path: Path, one_line: OneLine) -> str:
+    """Build with these weights; return the text of the ArchitectureError that must come."""
+    with pytest.raises(ArchitectureError) as caught:
+        build_model("fcn32s-resnet18", 4, weights=path)
+    text = one_line(caught.value)
+    assert str(path) in text
+    assert "--weights none" in text
+    assert len(text) < 600
+    return text
+
+
+def test_a_missing_weights_file(tmp_path: Path, one_line: OneLine) -> None:
+    assert "No such file" in refused(tmp_path / "gone.pth", one_line)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"a text file, not weights\n",
+        b"PK\x03\x04 half a zip archive",
+        b"\x80\x02 half a pickle",
+        b"\x89PNG\r\n\x1a\n",
+        b"0\n",
+        b"]\n",
+        b".",
+        b"\x80\x02\x95",
+        b"(lp0\n",
+        b"cbuiltins\nprint\n.",
+    ],
+)
+def test_a_weights_file_that_is_none(tmp_path: Path, content: bytes, one_line: OneLine) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    refused(path, one_line)
+
+
+def test_other_kinds_of_file_given_as_weights(tmp_path: Path, one_line: OneLine) -> None:
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        archive.writestr("readme.txt", "no weights here")
+    (tmp_path / "folder").mkdir()
+    for name in ("some.zip", "folder"):
+        refused(tmp_path / name, one_line)
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.5, 0.99])
+def test_a_truncated_weights_file(
+    tmp_path: Path, published: dict[str, Tensor], kept: float, one_line: OneLine
+) -> None:
+    path = tmp_path / "resnet18.pth"
+    torch.save(published, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    refused(path, one_line)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"conv1.weight": torch.zeros(64, 3, 7, 7)},
+        {"state_dict": {"conv1.weight": torch.zeros(64, 3, 7, 7)}},
+        {"bn1.bias": 3, "conv1.weight": "text"},
+        [1, 2, 3],
+        torch.zeros(3),
+        None,
+    ],
+    ids=["part", "nested", "no tensors", "list", "tensor", "none"],
+)
+def test_weights_that_are_no_resnets(tmp_path: Path, weights: Any, one_line: OneLine) -> None:
+    torch.save(weights, tmp_path / "weights.pth")
+    assert "no resnet18 weights" in refused(tmp_path / "weights.pth", one_line)
+
+
+def test_weights_of_another_backbone(tmp_path: Path, one_line: OneLine) -> None:
+    path = tmp_path / "resnet50.pth"
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), path)
+    text = refused(path, one_line)
+    assert "no resnet18 weights" in text
+    assert "misfit" in text
+
+
+class Bomb:
+    """Unpickling it touches a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_pickle_does_not_run(tmp_path: Path, zipped: bool, one_line: OneLine) -> None:
+    path, mark = tmp_path / "weights.pth", tmp_path / "ran"
+    torch.save({"conv1.weight": Bomb(mark)}, path, _use_new_zipfile_serialization=zipped)
+    text = refused(path, one_line)
+    assert "weights_only" not in text  # no advice to load it all the same
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        URLError("Name or service not known"),
+        TimeoutError("timed out"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        RuntimeError('invalid hash value (expected "f37072fd", got "00000000")'),
+    ],
+)
+def test_imagenet_weights_that_cannot_be_fetched_name_both_ways_out(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, one_line: OneLine
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", no_network)
+    with pytest.raises(ArchitectureError) as caught:
+        build_model("fcn32s-resnet18", 4, weights="imagenet")
+    text = one_line(caught.value)
+    assert "ImageNet weights of resnet18" in text
+    assert "--weights none" in text
+    assert "--weights FILE" in text
+
+
+def test_imagenet_weights_that_can_be_fetched(
+    monkeypatch: pytest.MonkeyPatch, published: dict[str, Tensor]
+) -> None:
+    monkeypatch.setattr(
+        torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: dict(published)
+    )
+    assert_body_is(build_model("fcn32s-resnet18", 4, weights="imagenet"), published)

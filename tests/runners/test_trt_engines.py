@@ -1,0 +1,119 @@
+"""Which engines the TensorRT runner opens for a run, and which it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcn_deploy.core.errors import BatchShapeError, EngineError, MissingStageError
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Product
+from fcn_deploy.tensorrt import api
+from fcn_deploy.tensorrt.build_missing import ensure_engine
+from fcn_deploy.tensorrt.engine_file import sidecar_path
+from tests.fake_tensorrt import fake_logits, fake_mask
+from tests.file_reads import counted_reads
+from tests.runners import trt_runner
+from tests.runners.trt_runner import FP16, make_run, open_trt, pictures
+from tests.tensorrt_fixtures import FakeMachine, write_onnx
+
+latest, machine = trt_runner.latest, trt_runner.machine
+
+
+def test_logits_come_from_a_second_engine_and_the_mask_from_the_shipped_one(
+    machine: FakeMachine,
+) -> None:
+    run = make_run(machine)
+    with pytest.raises(MissingStageError) as missing:
+        open_trt(run, "mask", "logits")
+    assert "fcn-deploy export runs/city --fp16 --outputs mask,logits --out runs/city/" in str(
+        missing.value
+    )
+    ensure_engine(run, FP16, outputs=("logits", "margin"), product=machine.product.value)
+    images = pictures((2, 8, 9))
+    with open_trt(run, "mask", "logits", "margin") as runner:
+        assert "logits" not in runner.describe().file
+        outputs = runner.run(images)
+        (streamed,) = runner.stream([images])
+    np.testing.assert_array_equal(outputs.mask, fake_mask(images))
+    assert outputs.logits is not None
+    assert outputs.logits.dtype == np.float32
+    np.testing.assert_array_equal(outputs.logits, fake_logits(images))
+    assert outputs.margin is not None
+    np.testing.assert_array_equal(outputs.margin, np.ones((2, 8, 9), np.float32))
+    np.testing.assert_array_equal(streamed.mask, outputs.mask)
+    assert set(machine.cuda.held().values()) == {0}
+
+
+def test_the_onnx_file_is_read_once_to_build_and_once_to_open(latest: FakeMachine) -> None:
+    run = make_run(latest)
+    path = run.onnx(FP16).resolve()
+    with counted_reads() as building:
+        ensure_engine(run, FP16, outputs=("mask", "logits"), product=latest.product.value)
+    with counted_reads() as opening:
+        open_trt(run, "mask", "logits").close()
+    assert (building[path], opening[path]) == (1, 1)
+
+
+def test_an_engine_that_gives_logits_needs_no_second(latest: FakeMachine) -> None:
+    run = make_run(latest, outputs=("mask", "logits"))
+    images = pictures((2, 8, 9))
+    with open_trt(run, "mask", "logits") as runner:
+        np.testing.assert_array_equal(runner.run(images).logits, fake_logits(images))
+
+
+def test_a_named_engine_is_checked_before_tensorrt_is_loaded(
+    latest: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(latest)
+    (plan,) = Path("engines").glob("*.plan")
+    named = Run.from_argument(plan)
+    with open_trt(named) as runner:
+        images = pictures((1, 8, 8))
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+
+    def must_not_load(product: Product) -> None:
+        raise AssertionError("TensorRT was loaded")
+
+    monkeypatch.setattr(api, "installed_version", lambda product: latest.trt.__version__)
+    monkeypatch.setattr(api, "load", must_not_load)
+    latest.cuda.minor = 0
+    with pytest.raises(EngineError, match="expected compute capability sm80, found sm89"):
+        open_trt(named)
+    latest.cuda.minor = 9
+    plan.write_bytes(plan.read_bytes()[:-1])
+    with pytest.raises(EngineError, match="is truncated"):
+        open_trt(named)
+
+
+def test_a_plan_without_sidecar_runs_only_when_trusted(machine: FakeMachine) -> None:
+    run = make_run(machine)
+    (plan,) = Path("engines").glob("*.plan")
+    sidecar_path(plan).unlink()
+    with pytest.raises(MissingStageError, match="--trust"):
+        open_trt(Run(run.root, plan))
+    with open_trt(Run(run.root, plan, trusted=True)) as runner:
+        images = pictures((1, 8, 8))
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        with pytest.raises(BatchShapeError, match="nearest profile"):
+            runner.run(pictures((9, 8, 8)))
+
+
+def test_an_engine_of_another_export_is_not_taken(latest: FakeMachine) -> None:
+    run = make_run(latest)
+    write_onnx(run.onnx(FP16), FP16, checkpoint="sha256:other")
+    with pytest.raises(MissingStageError) as missing:
+        open_trt(run)
+    assert "was built from another file" in str(missing.value)
+    assert "run `fcn-deploy build runs/city --fp16` first" in str(missing.value)
+
+
+def test_a_machine_with_engines_alone_takes_them_by_name(latest: FakeMachine) -> None:
+    run = make_run(latest)
+    run.onnx(FP16).unlink()
+    with open_trt(run) as runner:
+        runner.run(pictures((1, 8, 8)))
+    with pytest.raises(MissingStageError):
+        open_trt(Run(Path("runs/other")))

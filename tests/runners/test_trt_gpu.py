@@ -1,0 +1,100 @@
+"""The TensorRT runner on a real GPU: the masks of ONNX Runtime, and memory that stays flat."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import BatchShape
+from fcn_deploy.machine import cuda
+from fcn_deploy.runners.base import open_runner, unavailable_reason
+from fcn_deploy.tensorrt.build_missing import ensure_engine
+from tests.runners.trt_runner import FP16, open_trt, pictures, recurring_shapes
+
+on_a_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        unavailable_reason("trt") is not None, reason=f"trt: {unavailable_reason('trt')}"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def built_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the engines of the run that GPU_RUN names, built once for all tests here."""
+    source = os.environ.get("GPU_RUN")
+    if source is None:
+        pytest.skip("set GPU_RUN to a run directory with model.fp16.onnx")
+    folder = tmp_path_factory.mktemp("gpu")
+    run = Run(Path(source).resolve())
+    timings = os.environ.get("GPU_TIMINGS")  # of an earlier build
+    cache = None if timings is None else Path(timings).resolve()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ensure_engine(run, FP16, outputs=("mask", "logits"), timing_cache=cache)
+    return folder
+
+
+@pytest.fixture
+def real_run(built_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run that GPU_RUN names, with its engines in the current folder."""
+    run = Run(Path(os.environ["GPU_RUN"]).resolve())
+    monkeypatch.chdir(built_folder)
+    return run
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 97, 131), (3, 64, 96), (1, 320, 480)])
+class TestOnAGpu:
+    pytestmark = on_a_gpu
+
+    def test_masks_are_those_of_onnx_runtime(self, real_run: Run, shape: BatchShape) -> None:
+        reason = unavailable_reason("ort")
+        if reason is not None:
+            pytest.skip(f"ort, the reference: {reason}")
+        images = pictures(shape)
+        with open_trt(real_run, "mask", "logits") as runner:
+            found = runner.run(images)
+            again = [result.mask for result in runner.stream([images] * 5)]
+        with open_runner(
+            real_run, "ort", precision=FP16, outputs=("mask", "logits", "margin")
+        ) as reference:
+            expected = reference.run(images)
+        assert found.logits is not None
+        assert expected.logits is not None
+        assert expected.margin is not None
+        epsilon = float(np.abs(found.logits - expected.logits).max())
+        decided = expected.margin > 2 * epsilon
+        np.testing.assert_array_equal(found.mask[decided], expected.mask[decided])
+        for mask in again:
+            np.testing.assert_array_equal(mask, found.mask)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    unavailable_reason("trt") is not None, reason=f"trt: {unavailable_reason('trt')}"
+)
+def test_device_memory_is_flat_over_1000_runs(
+    real_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launches = 0
+    launch = cuda.Graph.launch
+
+    def count(graph: cuda.Graph, stream: cuda.Stream) -> None:
+        nonlocal launches
+        launches += 1
+        launch(graph, stream)
+
+    monkeypatch.setattr(cuda.Graph, "launch", count)
+    with open_trt(real_run) as runner:
+        runner.run(pictures((8, 64, 64)))
+        used = []
+        for index, shape in enumerate(recurring_shapes(1000)):
+            runner.run(pictures(shape))
+            if index + 1 in (100, 1000):  # by then there are as many graphs as there may be
+                used.append(cuda.memory_in_use())
+    assert launches > 100
+    assert used[1] - used[0] < 64 << 20  # graphs and TensorRT's own pools come and go

@@ -1,0 +1,175 @@
+"""CUDA graphs of the TensorRT runner: when they are recorded, kept, dropped and done without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcn_deploy.core.spec import ShapeProfile
+from fcn_deploy.tensorrt import api
+from fcn_deploy.tensorrt.execution import MAX_GRAPHS
+from tests import fake_tensorrt
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import fake_mask
+from tests.runners import trt_runner
+from tests.runners.trt_runner import make_run, open_trt, pictures, recurring_shapes
+from tests.tensorrt_fixtures import FakeMachine, install
+
+latest, machine = trt_runner.latest, trt_runner.machine
+
+
+def test_a_shape_that_comes_back_runs_as_a_graph(machine: FakeMachine) -> None:
+    with open_trt(make_run(machine)) as runner:
+        for seed in range(6):
+            images = pictures((1, 8, 8), seed)
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        # Once plainly, once to record, then four launches.
+        assert machine.cuda.launches == 4
+        # Another shape in between leaves the graph as it was.
+        runner.run(pictures((2, 4, 4)))
+        images = pictures((1, 8, 8), 7)
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert machine.cuda.launches == 5
+
+
+def test_graphs_are_few_and_the_least_used_goes(latest: FakeMachine) -> None:
+    with open_trt(make_run(latest)) as runner:
+        runner.run(pictures((8, 100, 100)))  # room for all that follows
+        shapes = [(1, 8, 8 + index) for index in range(MAX_GRAPHS + 3)]
+        for _ in range(3):
+            for shape in shapes:
+                images = pictures(shape)
+                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert latest.cuda.held()["graphs"] == MAX_GRAPHS
+
+
+def test_as_many_graphs_are_kept_as_are_asked_for(latest: FakeMachine) -> None:
+    with open_trt(make_run(latest)) as runner:
+        runner.run(pictures((8, 100, 100)))  # room for all that follows
+        runner.reserve_shapes(MAX_GRAPHS)
+        for shape in [(1, 8, 8 + index) for index in range(MAX_GRAPHS + 3)]:
+            for _ in range(2):
+                runner.run(pictures(shape))
+        assert latest.cuda.held()["graphs"] == MAX_GRAPHS + 3
+
+
+def test_growing_buffers_drop_the_graphs_that_knew_the_old_ones(latest: FakeMachine) -> None:
+    with open_trt(make_run(latest)) as runner:
+        for _ in range(3):
+            runner.run(pictures((1, 8, 8)))
+        assert latest.cuda.held()["graphs"] == 1
+        runner.run(pictures((8, 560, 700)))
+        assert latest.cuda.held()["graphs"] == 0
+        images = pictures((1, 8, 8), 5)
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_8_6_makes_graphs_where_the_engine_shares_its_profiles(
+    shared: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = install(monkeypatch, "8.6.0", FakeCuda())
+    if not shared:
+        monkeypatch.setattr(api, "share_profiles", lambda trt, config: None)
+    small = ShapeProfile((1, 8, 8), (1, 8, 8), (2, 16, 16))
+    large = ShapeProfile((1, 64, 64), (1, 64, 64), (4, 128, 128))
+    run = make_run(old, small, large)
+    with open_trt(run) as runner:
+        for shape in ((1, 8, 8), (1, 64, 64), (2, 8, 8)):
+            for seed in range(4):
+                images = pictures(shape, seed)
+                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert old.cuda.launches == (6 if shared else 0)
+        # One for each profile, and one for each graph; a refusal is not asked for again.
+        assert old.trt._calls.count("context") == (2 + 3 if shared else 2 + 1)
+    assert set(old.cuda.held().values()) == {0}
+
+
+def refuse_at_the_end(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.cuda, "refuse_capture", True)
+
+
+def refuse_beforehand(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.trt, "_capturable", False)
+
+
+def refuse_to_execute(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute = fake_tensorrt._IExecutionContext.execute_async_v3
+    monkeypatch.setattr(
+        fake_tensorrt._IExecutionContext,
+        "execute_async_v3",
+        lambda self, stream: not machine.cuda.is_capturing(stream) and execute(self, stream),
+    )
+
+
+@pytest.mark.parametrize(
+    ("release", "refuse"),
+    [
+        ("11.4.0", refuse_at_the_end),
+        ("11.4.0", refuse_to_execute),
+        ("rtx-1.7.1", refuse_beforehand),  # the release that can be asked
+    ],
+)
+def test_a_capture_that_fails_falls_back_to_plain_enqueues(
+    release: str,
+    refuse: Callable[[FakeMachine, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Also: the context whose capture failed lives until its work is done, as the fake asserts."""
+    monkeypatch.chdir(tmp_path)
+    machine = install(monkeypatch, release, FakeCuda())
+    with open_trt(make_run(machine)) as runner:
+        with pytest.MonkeyPatch.context() as refusing:
+            refuse(machine, refusing)
+            for seed in range(5):
+                images = pictures((1, 8, 8), seed)
+                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            assert machine.cuda.launches == 0
+            # A plain one and the one that was refused: this shape is not tried again.
+            assert machine.trt._calls.count("context") == 2
+            assert len(machine.trt._contexts) == 1
+        # Another shape is.
+        for shape, launches in (((1, 8, 8), 0), ((2, 8, 8), 2)):
+            for seed in range(4):
+                images = pictures(shape, seed)
+                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            assert machine.cuda.launches == launches
+    assert set(machine.cuda.held().values()) == {0}
+
+
+def test_what_is_remembered_of_refused_captures_is_bounded(latest: FakeMachine) -> None:
+    latest.cuda.refuse_capture = True
+    runner = open_trt(make_run(latest))
+    with runner:
+        for width in range(1, 100):
+            for _ in range(2):
+                runner.run(pictures((1, 1, width)))
+        assert runner._engine is not None
+        assert 0 < len(runner._engine._refused) < 99
+
+
+def test_memory_after_1000_runs_of_changing_shapes_as_after_10(machine: FakeMachine) -> None:
+    with open_trt(make_run(machine)) as runner:
+        runner.run(pictures((8, 64, 64)))
+        memory, made = [], []
+        most_contexts = 0
+        for index, shape in enumerate(recurring_shapes(1000)):
+            runner.run(pictures(shape))
+            most_contexts = max(most_contexts, len(machine.trt._contexts))
+            if index + 1 in (10, 1000):
+                memory.append((machine.cuda.in_use(), machine.cuda.in_use("pinned")))
+            if index + 1 in (100, 1000):  # by then there are as many graphs as there may be
+                made.append((len(machine.trt._contexts), machine.cuda.held()["graphs"]))
+        assert memory[0] == memory[1]
+        assert made == [(MAX_GRAPHS + 1, MAX_GRAPHS)] * 2
+        # The figures above mean something only if graphs came and went.
+        assert machine.cuda.launches > 100
+        assert most_contexts > MAX_GRAPHS
+        assert machine.trt._calls.count("context") > 100
+    assert set(machine.cuda.held().values()) == {0}
+    assert len(machine.trt._contexts) == 0

@@ -1,0 +1,80 @@
+"""What the tests of the TensorRT runner share: fake machines, a run with its engine, pictures.
+
+Their fixtures lie here and not in a ``conftest.py``: on a target device and on a GPU these tests
+run with ``--noconftest``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import BatchShape, Precision, ShapeProfile
+from fcn_deploy.graph.onnx_file import OnnxFile
+from fcn_deploy.runners.base import open_runner
+from fcn_deploy.runners.trt import TrtRunner
+from fcn_deploy.tensorrt.build import engine_from_onnx
+from fcn_deploy.tensorrt.build_options import BuildOptions
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import RELEASES
+from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
+
+FP16 = Precision.FP16
+
+
+@pytest.fixture(params=RELEASES)
+def machine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> FakeMachine:
+    monkeypatch.chdir(tmp_path)
+    return install(monkeypatch, request.param, FakeCuda())
+
+
+@pytest.fixture
+def latest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
+    """A machine with one release, for what does not differ between them."""
+    monkeypatch.chdir(tmp_path)
+    return install(monkeypatch, "11.4.0", FakeCuda())
+
+
+def make_run(
+    machine: FakeMachine,
+    *profiles: ShapeProfile,
+    outputs: tuple[str, ...] = ("mask",),
+) -> Run:
+    run = Run(Path("runs/city"))
+    write_onnx(run.onnx(FP16), FP16, outputs)
+    engine_from_onnx(
+        OnnxFile(run.onnx(FP16)),
+        name=run.name,
+        product=machine.product,
+        options=BuildOptions(profiles),
+        command="fcn-deploy build runs/city --fp16",
+    )
+    machine.trt._calls.clear()  # the builder's
+    return run
+
+
+def open_trt(run: Run, *outputs: str) -> TrtRunner:
+    runner = open_runner(run, "trt", precision=FP16, outputs=outputs or ("mask",))
+    assert isinstance(runner, TrtRunner)
+    return runner
+
+
+def pictures(shape: BatchShape, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def recurring_shapes(runs: int) -> Iterator[BatchShape]:
+    """Shapes drawn from 20, each 3 times in a row: seen, recorded, launched, and pushed out."""
+    generator = np.random.default_rng(1)
+    shapes = generator.integers((1, 1, 1), (9, 65, 65), size=(20, 3))
+    for index in range(runs):
+        if index % 3 == 0:
+            batch, height, width = generator.choice(shapes)
+        yield int(batch), int(height), int(width)

@@ -1,0 +1,174 @@
+"""Engines that are missing: built once, as the command that is printed would build them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fcn_deploy.core.errors import BackendError, BuildError, MissingStageError, OnnxFileError
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Precision, Product, ShapeProfile
+from fcn_deploy.graph.onnx_file import OnnxFile
+from fcn_deploy.tensorrt import build_missing
+from fcn_deploy.tensorrt.build import engine_from_onnx
+from fcn_deploy.tensorrt.build_missing import ensure_engine
+from fcn_deploy.tensorrt.build_options import BuildOptions
+from fcn_deploy.tensorrt.engine_file import read_sidecar
+from tests import tensorrt_fixtures
+from tests.fake_cuda import FakeCuda
+from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
+
+folder, machine = tensorrt_fixtures.folder, tensorrt_fixtures.machine
+FP16 = Precision.FP16
+
+
+def test_an_rtx_card_beyond_the_default_gets_an_engine_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    run = Run(tmp_path / "runs" / "city")
+    write_onnx(run.onnx(FP16), FP16)
+    said: list[str] = []
+
+    def ensure() -> None:
+        ensure_engine(run, FP16, outputs=("logits",), folder=folder, say=said.append)
+
+    install(monkeypatch, "rtx-1.7.1", FakeCuda(major=7, minor=5))
+    ensure()
+    ensure()
+    assert len(said) == 2  # the mask's and the logits' engine, once
+    for plan in folder.glob("*.plan"):
+        assert read_sidecar(plan).compute_capabilities == ("sm75",)
+        assert " --compute-capability sm75" in read_sidecar(plan).command
+    install(monkeypatch, "rtx-1.7.1", FakeCuda(major=9, minor=0))
+    with pytest.raises(BackendError, match=r"RTX .* does not run on sm90, .* pip install"):
+        ensure()
+    assert len(said) == 2
+
+
+def test_the_logits_engine_follows_the_masks_profiles(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    machine.cuda.major, machine.cuda.minor = 8, 9
+    run = Run(tmp_path / "runs" / "city")
+    write_onnx(run.onnx(FP16), FP16)
+    said: list[str] = []
+
+    def ensure() -> list[str]:
+        ensure_engine(run, FP16, outputs=("mask", "logits"), folder=folder, say=said.append)
+        return said
+
+    assert len(ensure()) == 2
+    assert {path.suffix for path in folder.iterdir()} == {".plan", ".json"}
+    wider = (ShapeProfile((1, 1, 1), (1, 48, 64), (8, 2000, 2000)),)
+    engine_from_onnx(
+        OnnxFile(run.onnx(FP16)),
+        name=run.name,
+        product=machine.product,
+        options=BuildOptions(wider),
+        folder=folder,
+        command="fcn-deploy build of mine",
+    )
+    assert len(ensure()) == 3
+    assert "has other profiles" in said[-1]
+    for plan in folder.glob("*.plan"):
+        assert read_sidecar(plan).profiles == wider
+        assert read_sidecar(plan).command == "fcn-deploy build of mine"
+    assert len(ensure()) == 3
+
+
+def test_ensure_engine_builds_what_is_missing_once(
+    machine: FakeMachine, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.cuda.major, machine.cuda.minor = 8, 9
+    run = Run(tmp_path / "runs" / "city")
+    write_onnx(run.onnx(FP16), FP16)
+    said: list[str] = []
+
+    def ensure(*outputs: str) -> None:
+        ensure_engine(run, FP16, outputs=outputs, folder=folder, say=said.append)
+
+    ensure("mask")
+    ensure("mask")
+    assert len(said) == 1
+    assert f"there is none in {folder}/" in said[0]
+    assert "building one from" in said[0]
+    ensure("mask", "margin")  # the shipped file hides its logits: a second engine shows them
+    ensure("mask", "logits")
+    assert len(said) == 2
+    names = sorted(path.name.split(".trt")[0] for path in folder.glob("*.plan"))
+    assert names == ["city.fp16", "city.logits.fp16"]
+    write_onnx(run.onnx(FP16), FP16, opset=16)  # exported anew: the old engine does not fit
+    ensure("mask")
+    assert "was built from another file" in said[-1]
+
+
+def test_ensure_engine_names_the_missing_stage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch, "10.16.1", FakeCuda())
+    with pytest.raises(MissingStageError, match="fcn-deploy export"):
+        ensure_engine(Run(tmp_path), FP16)
+    install(monkeypatch, "10.16.1", FakeCuda(devices=0))
+    with pytest.raises(BackendError, match="no NVIDIA GPU"):
+        ensure_engine(Run(tmp_path), FP16)
+
+
+def test_the_command_is_the_one_to_type(tmp_path: Path) -> None:
+    options = BuildOptions((ShapeProfile((1, 1, 1), (1, 2, 3), (4, 5, 6)),), workspace_mib=7)
+    assert build_missing.build_command(Run(Path("runs/fcn")), FP16, Product.TRT) == (
+        "fcn-deploy build --fp16 --product trt"
+    )
+    assert build_missing.build_command(
+        Run(Path("runs/a"), Path("x.onnx")), FP16, Product.RTX, options
+    ) == ("fcn-deploy build x.onnx --product trt-rtx --profile 1x1x1:1x2x3:4x5x6 --workspace 7")
+    spaced = Run(Path("my runs/a"))
+    options = BuildOptions(timing_cache=Path("my cache"))
+    assert build_missing.build_command(spaced, FP16, Product.TRT, options, Path("my engines")) == (
+        "fcn-deploy build 'my runs/a' --fp16 --product trt --timing-cache 'my cache' "
+        "--out 'my engines'"
+    )
+    assert build_missing.export_command(spaced) == "fcn-deploy export 'my runs/a'"
+    assert build_missing.export_command(Run(Path("my runs"), Path("my runs/x.onnx"))) == (
+        "fcn-deploy export 'my runs' --out 'my runs/x.onnx'"
+    )
+
+
+def test_repairs_name_the_export_of_this_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = install(monkeypatch, "8.6.0", FakeCuda())
+    monkeypatch.chdir(tmp_path)
+    run = Run(Path("runs/city"))
+    write_onnx(run.onnx(FP16), FP16, opset=20)
+    with pytest.raises(
+        OnnxFileError, match="run `fcn-deploy export runs/city --fp16 --opset 17` first"
+    ):
+        ensure_engine(run, FP16)
+    write_onnx(run.onnx(FP16), FP16, ("mask", "logits"))
+    machine.trt._half_layers = False
+    with pytest.raises(
+        BuildError, match="run `fcn-deploy export runs/city --fp16 --outputs mask,logits` again"
+    ):
+        ensure_engine(run, FP16)
+
+
+def test_opening_trt_builds_what_is_missing_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fcn_deploy.commands.shared.backends import open_backend
+
+    monkeypatch.chdir(tmp_path)
+    cuda = FakeCuda()
+    install(monkeypatch, "10.16.1", cuda)
+    run = Run(Path("runs/fcn"))
+    write_onnx(run.onnx(FP16), FP16)
+    for lines in (2, 0):  # the shipped engine and the one with logits, once
+        with open_backend(run, "trt", precision=FP16, outputs=("mask", "logits")) as runner:
+            assert runner.describe().precision == "fp16"
+        said = capsys.readouterr().out.splitlines()
+        assert len(said) == lines
+        assert all("building one from" in line for line in said)
+    cuda.devices = 0
+    with pytest.raises(BackendError, match="backend trt does not work here: no NVIDIA GPU"):
+        open_backend(run, "trt", precision=FP16)
