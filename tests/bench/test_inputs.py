@@ -12,13 +12,6 @@ from fcn_deploy.core.errors import InputError
 from fcn_deploy.data.images import read_image
 
 
-@pytest.fixture
-def inputs(tmp_path: Path) -> Inputs:
-    generator = np.random.default_rng(0)
-    pictures = [generator.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(3)]
-    return make_inputs(pictures, (24, 32), tmp_path)
-
-
 def test_inputs_are_distinct_hashed_and_the_same_on_disk_and_in_memory(inputs: Inputs) -> None:
     assert inputs.images.shape == (NUM_INPUTS, 24, 32, 3)
     for path, image in zip(inputs.files, inputs.images, strict=True):

@@ -4,97 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.case import Case
 from fcn_deploy.bench.conditions import ConditionWatch
 from fcn_deploy.bench.inputs import Inputs, make_inputs
-from fcn_deploy.bench.loadgen import LoadGenTest
-from fcn_deploy.bench.measure import BenchPlan, measure_rows
+from fcn_deploy.bench.measure import BenchPlan
 from fcn_deploy.bench.measure import measure as measured_bench
-from fcn_deploy.bench.rows import (
-    MIN_QUERIES,
-    MeasuredRow,
-    percentiles,
-    speedup,
-    verdict_of_repeats,
-    with_ratios,
-)
-from fcn_deploy.bench.scenarios import (
-    Meter,
-    Offline,
-    Repeat,
-    Scenario,
-    Server,
-    SingleStream,
-    TimedLoop,
-)
+from fcn_deploy.bench.scenarios import Meter, Repeat, Server, SingleStream, TimedLoop
 from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError, MeasurementError
-from fcn_deploy.results.bench import (
-    ALL_STAGES,
-    DEVICE,
-    END_TO_END,
-    HOST,
-    OFFLINE,
-    SERVER,
-    TIERS,
-    Bench,
-    BenchRow,
-    LoadGenVerdict,
-    Ratio,
-    Settings,
-)
+from fcn_deploy.results.bench import ALL_STAGES, DEVICE, END_TO_END, HOST, Bench, BenchRow
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.workload import baseline_of
-from fcn_deploy.runners.base import Outputs
+from tests.bench.measuring import measure
 from tests.fakes import FakeRunner
-from tests.result_files import bare_row
-
-needs_loadgen = pytest.mark.skipif(
-    loadgen.unavailable_reason() is not None, reason="LoadGen has no wheel for this Python"
-)
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Inputs:
-    generator = np.random.default_rng(0)
-    pictures = [generator.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(3)]
-    return make_inputs(pictures, (24, 32), tmp_path)
-
-
-def measure(
-    runners: Sequence[FakeRunner],
-    inputs: Sequence[Inputs],
-    batch_sizes: Sequence[int],
-    scenario: Scenario,
-    folder: Path,
-    *,
-    tiers: Sequence[str] = TIERS,
-    repeats: int = 5,
-    seconds: float = 0.5,
-    **told: Any,
-) -> tuple[BenchRow, ...]:
-    plan = BenchPlan(runners, inputs, scenario, folder, batch_sizes, tiers, repeats, seconds)
-    return measure_rows(plan, **told)
-
-
-def row(backend: str, repeats: tuple[float, ...], tier: str = HOST, **rest: Any) -> BenchRow:
-    return bare_row(FakeRunner(backend=backend).describe(), repeats, tier=tier, **rest)
-
-
-def ratio_of(one: BenchRow, over: BenchRow) -> Ratio:
-    """Return how many times faster a row is than another that has the same repeats."""
-    return speedup(*(MeasuredRow(row, dict(enumerate(row.repeats_ms))) for row in (one, over)))
 
 
 def test_every_case_is_measured_and_runs_are_interleaved(inputs: Inputs, tmp_path: Path) -> None:
@@ -158,64 +86,6 @@ def test_a_sleep_is_seen_and_ranked(inputs: Inputs, tmp_path: Path) -> None:
     assert quick.over_baseline.low > 1
 
 
-def test_ratios_pair_the_repeats() -> None:
-    # A machine that slows down hits both rows of a repeat, and the ratio stays.
-    slow, quick = row("baseline", (10, 20, 40)), row("a", (5, 10, 20))
-    assert ratio_of(quick, slow) == ratio_of(row("b", (5, 10, 20)), slow)
-    ratio = ratio_of(quick, slow)
-    assert (ratio.median, ratio.low, ratio.high) == (2, 2, 2)
-
-
-def test_rows_whose_spreads_overlap_are_a_tie() -> None:
-    slow = row("baseline", (10, 11, 12))
-    assert not ratio_of(row("a", (8, 9, 9.9)), slow).tie
-    assert ratio_of(row("a", (9, 10, 10.5)), slow).tie  # faster in each repeat, by less than noise
-    assert ratio_of(row("a", (11, 10, 13)), slow).tie
-    # A server's rate is known to 5 %: its spread is that much wider.
-    served = row("baseline", (10, 11, 12), scenario=SERVER)
-    assert ratio_of(row("a", (9.5, 9.6, 9.7), scenario=SERVER), served).tie
-    assert not ratio_of(row("a", (8, 9, 9.4), scenario=SERVER), served).tie
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        row("baseline", (1, 1, 1), END_TO_END),
-        row("baseline", (1, 1, 1), inputs_digest="x"),
-        row("baseline", (1, 1, 1), scenario=OFFLINE),
-        row("baseline", (1, 1, 1), loadgen=LoadGenVerdict(True, target_p99_ms=50.0)),
-    ],
-)
-def test_unlike_rows_are_not_ranked(other: BenchRow) -> None:
-    with pytest.raises(InputError, match="not ranked"):
-        ratio_of(row("a", (1, 1, 1)), other)
-
-
-def test_a_baseline_has_the_same_workload() -> None:
-    ours, elsewhere = row("a", (1, 1, 1)), row("baseline", (1, 1, 1), END_TO_END)
-    assert baseline_of(ours, [elsewhere]) is None
-
-
-def test_a_gpu_is_held_against_the_plain_export_on_a_gpu() -> None:
-    def on_gpu(backend: str) -> BenchRow:
-        runner = FakeRunner(backend=backend, device="cuda:0 (Fake GPU)").describe()
-        return replace(row(backend, (1, 1, 1)), runner=runner)
-
-    ours, there = row("ort", (1, 1, 1)), on_gpu("trt")
-    cpu_baseline, gpu_baseline = row("baseline", (9, 9, 9)), on_gpu("baseline-cuda")
-    rows = [cpu_baseline, gpu_baseline, ours, there]
-    assert baseline_of(ours, rows) is cpu_baseline
-    assert baseline_of(there, rows) is gpu_baseline
-    assert baseline_of(there, [cpu_baseline, there]) is None  # a ratio of two machines says nothing
-
-
-def test_percentiles_need_their_number_of_queries() -> None:
-    assert percentiles(range(63)) == {"mean": 31, "p50": 31}
-    assert percentiles(range(1, 101)) == {"mean": 50.5, "p50": 50.5, "p90": 90}
-    assert percentiles(range(200, 0, -1)) == {"mean": 100.5, "p50": 100.5, "p90": 180, "p95": 190}
-    assert set(percentiles(range(662))) == {"mean", "p50", *MIN_QUERIES}
-
-
 def test_few_queries_have_neither_percentiles_nor_a_curve(inputs: Inputs, tmp_path: Path) -> None:
     loop = TimedLoop(1e-9)
     (few,) = measure([FakeRunner()], [inputs], [1], loop, tmp_path, tiers=[HOST], repeats=3)
@@ -240,168 +110,6 @@ def test_the_stages_add_up_to_the_wall(inputs: Inputs, tmp_path: Path) -> None:
     )
     (host,) = measure([runner], [inputs], [1], loop, tmp_path, tiers=[HOST], repeats=3)
     assert host.stages_ms is None
-
-
-@needs_loadgen
-def test_single_stream_has_loadgen_s_verdict_and_a_curve(inputs: Inputs, tmp_path: Path) -> None:
-    rows = measure(
-        [FakeRunner(backend="baseline", seconds=0.003), FakeRunner(backend="quick")],
-        [inputs],
-        [2],
-        SingleStream(0.01),
-        tmp_path,
-        tiers=[HOST, END_TO_END],
-        repeats=3,
-    )
-    for found in rows:
-        assert found.loadgen is not None
-        assert found.loadgen.valid
-        assert len(found.repeats_ms) == 3
-        assert found.queries >= 3 * loadgen.P90_QUERIES
-        assert "p90" in found.latency_ms
-        assert found.cdf_ms is not None
-        assert len(found.cdf_ms) == 101
-        assert list(found.cdf_ms) == sorted(found.cdf_ms)
-    assert rows[0].loadgen is not None
-    assert (rows[0].loadgen.early_stopping_ms or 0) >= 3
-
-
-@needs_loadgen
-def test_offline_counts_pictures(inputs: Inputs, tmp_path: Path) -> None:
-    runner = FakeRunner(seconds=0.004)
-    (found,) = measure([runner], [inputs], [4], Offline(0.05), tmp_path, tiers=[HOST], repeats=3)
-    assert found.scenario == OFFLINE
-    assert found.median_ms >= 4
-    assert found.images_per_s <= 1000
-    assert found.latency_ms == {}
-    assert found.cdf_ms is None
-    assert max(shape[0] for shape in runner.shapes) == 4
-
-
-class _Served:
-    """LoadGen's server on a machine that keeps every bound up to a rate, batches of every size."""
-
-    def __init__(self, capacity: float) -> None:
-        self.capacity = capacity
-        self.rates: list[float] = []
-
-    def __call__(
-        self,
-        answer: Callable[[Sequence[int]], None],
-        *,
-        samples: int,
-        min_seconds: float,
-        rate: float,
-        target_p99_ms: float,
-        max_batch: int,
-    ) -> LoadGenTest:
-        self.rates.append(rate)
-        for size in range(1, max_batch + 1):
-            answer([number % samples for number in range(size)])
-        valid = rate <= self.capacity
-        problems = () if valid else ("p99 is beyond its bound",)
-        verdict = LoadGenVerdict(valid, None, target_p99_ms, problems)
-        return LoadGenTest(verdict, 662, rate, {"p50": 9.0, "p99": 29.0})
-
-
-@pytest.mark.parametrize("capacity", [130.0, 610.0, 4321.0])
-def test_server_finds_the_highest_rate_that_keeps_its_bound(
-    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capacity: float
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("fcn_deploy.bench.case.time.perf_counter", lambda: now[0])
-    served = _Served(capacity)
-    monkeypatch.setattr(loadgen, "server", served)
-
-    def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        now[0] += 0.001  # alone: the search begins at 600 pictures a second
-        return images
-
-    (found,) = measure(
-        [FakeRunner(see=see)],
-        [inputs],
-        [4],
-        Server(0.01, target_p99_ms=30),
-        tmp_path,
-        tiers=[HOST],
-        repeats=3,
-    )
-    assert found.scenario == SERVER
-    assert found.loadgen is not None
-    assert found.loadgen.valid
-    assert found.latency_ms["p99"] == 29
-    assert capacity / 1.05 <= found.images_per_s <= capacity
-    assert found.loadgen.target_p99_ms == 30
-    fastest, slowest = found.spread_ms
-    assert slowest / fastest >= 1.05  # a rate is known no finer
-    assert len(served.rates) < 25
-
-
-class _Compiling(FakeRunner):
-    """A runner that prepares each shape when it first comes, for its streams once more."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.compiled: set[tuple[str, tuple[int, ...]]] = set()
-        self.kept = 0
-
-    def reserve_shapes(self, shapes: int) -> None:
-        self.kept = shapes
-
-    def _infer(self, images: NDArray[np.uint8]) -> Outputs:
-        self.compiled.add(("run", images.shape))
-        return super()._infer(images)
-
-    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        all_of_them = list(batches)
-        if len(all_of_them) > 1:  # a lone batch is run
-            self.compiled |= {("stream", images.shape) for images in all_of_them}
-            return (FakeRunner._infer(self, images) for images in all_of_them)
-        return super().stream(all_of_them)
-
-
-@pytest.mark.parametrize(
-    ("scenario", "kept"),
-    [
-        pytest.param(SingleStream(0.001), 2, marks=needs_loadgen),
-        pytest.param(Offline(0.001), 2, marks=needs_loadgen),
-        (Server(0.001, target_p99_ms=1000), 5),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-@pytest.mark.parametrize("tier", [HOST, END_TO_END])
-def test_nothing_is_compiled_on_the_clock(
-    inputs: Inputs,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    scenario: Scenario,
-    kept: int,
-    tier: str,
-) -> None:
-    runner = _Compiling()
-    monkeypatch.setattr(loadgen, "server", _Served(1e9))
-    # How the server's rate is searched is another test's.
-    monkeypatch.setattr(Server, "_search", lambda self, case: (self._trial(case, 1.0), 1.0))
-    for name in ("single_stream", "offline", "server"):
-        asked = getattr(loadgen, name)
-
-        def watched(*arguments: Any, asked: Any = asked, **options: Any) -> Any:
-            before = set(runner.compiled)
-            tested = asked(*arguments, **options)
-            assert runner.compiled == before
-            return tested
-
-        monkeypatch.setattr(loadgen, name, watched)
-    measure([runner], [inputs], [3, 5], scenario, tmp_path, tiers=[tier], repeats=3)
-    # As many shapes as will come again are kept, so that none is prepared anew.
-    assert runner.kept == kept
-
-
-@needs_loadgen
-def test_a_bound_below_one_query_is_refused(inputs: Inputs, tmp_path: Path) -> None:
-    server = Server(0.001, target_p99_ms=10)
-    with pytest.raises(MeasurementError, match="--target-p99-ms"):
-        measure([FakeRunner(seconds=0.02)], [inputs], [8], server, tmp_path, tiers=[HOST])
 
 
 class _Failing(TimedLoop):
@@ -490,22 +198,6 @@ def test_a_batch_too_large_for_the_device_costs_the_others_nothing(
         measured(64)
 
 
-@needs_loadgen
-def test_a_slow_start_costs_no_verdict(inputs: Inputs, tmp_path: Path) -> None:
-    slow_at_first = itertools.count()
-
-    def see(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        time.sleep(0.02 if next(slow_at_first) < 6 else 0.0005)
-        return images
-
-    scenario = SingleStream(0.1)
-    (found,) = measure(
-        [FakeRunner(see=see)], [inputs], [1], scenario, tmp_path, tiers=[HOST], repeats=3
-    )
-    assert found.loadgen is not None
-    assert found.loadgen.valid
-
-
 def test_too_few_repeats_are_refused(inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least 3"):
         measure([FakeRunner()], [inputs], [1], TimedLoop(0.1), tmp_path, repeats=2)
@@ -564,17 +256,6 @@ def test_what_is_dropped_and_one_picture_stand_among_the_warnings(tmp_path: Path
     assert "too slow; the row is left out" in lost
 
 
-def test_each_row_has_its_ratio() -> None:
-    rows = [row("baseline", (10, 20, 40)), row("a", (5, 10, 20)), row("a", (5, 5, 6), END_TO_END)]
-    found = with_ratios([MeasuredRow(row, dict(enumerate(row.repeats_ms))) for row in rows])
-    first, second, third = (row.over_baseline for row in found)
-    assert first is not None
-    assert first.median == 1
-    assert second is not None
-    assert second.median == 2
-    assert third is None  # of another tier
-
-
 def test_the_device_tier_is_never_asked_by_loadgen(inputs: Inputs, tmp_path: Path) -> None:
     plan = BenchPlan([FakeRunner()], [inputs], SingleStream(1), tmp_path)
     assert {(w.tier, w.clock) for w in plan.workloads} == {
@@ -582,22 +263,6 @@ def test_the_device_tier_is_never_asked_by_loadgen(inputs: Inputs, tmp_path: Pat
     }  # fmt: skip
     bound = BenchPlan([FakeRunner()], [inputs], Server(1, 30.0), tmp_path).workloads
     assert {(w.tier, w.target_p99_ms) for w in bound} == {(HOST, 30.0), (END_TO_END, 30.0)}
-
-
-def test_one_invalid_repeat_makes_a_row_invalid() -> None:
-    good = LoadGenVerdict(True, early_stopping_ms=2.0)
-    bad = LoadGenVerdict(False, problems=("too short",))
-    found = verdict_of_repeats([good, bad, bad])
-    assert found == LoadGenVerdict(False, early_stopping_ms=2.0, problems=("too short",))
-    assert verdict_of_repeats([]) is None
-
-
-def test_the_least_that_a_repeat_was_asked_for_is_kept() -> None:
-    found = verdict_of_repeats(
-        [LoadGenVerdict(True, settings=Settings(0.5, queries, 8)) for queries in (640, 64, 320)]
-    )
-    assert found is not None
-    assert found.settings == Settings(0.5, 64, 8)
 
 
 class _DeviceClock(FakeRunner):
@@ -627,59 +292,3 @@ def test_the_device_tier_is_the_device_s_own_time(inputs: Inputs, tmp_path: Path
     ]
     assert told == [(turn, 6) for turn in range(1, 7)]
     assert all(r.loadgen is None for r in rows)
-
-
-class _Metered(FakeRunner):
-    """A runner on a GPU that uses one joule a picture, whoever asks."""
-
-    def __init__(self) -> None:
-        super().__init__(backend="gpu", device="cuda:0 (fake)", seconds=0.0005)
-        self.joules = 0.0
-
-    def _infer(self, images: NDArray[np.uint8]) -> Outputs:
-        self.joules += len(images)
-        return super()._infer(images)
-
-
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        TimedLoop(0.01),
-        pytest.param(SingleStream(0.01), marks=needs_loadgen),
-        pytest.param(Offline(0.01), marks=needs_loadgen),
-    ],
-    ids=lambda scenario: type(scenario).__name__,
-)
-def test_energy_is_that_of_the_queries_counted(
-    inputs: Inputs, tmp_path: Path, scenario: Scenario
-) -> None:
-    runner = _Metered()
-    (found,) = measure(
-        [runner],
-        [inputs],
-        [2],
-        scenario,
-        tmp_path,
-        tiers=[HOST],
-        repeats=3,
-        energy_joules=lambda: runner.joules,
-    )
-    # Warm-up, probes and turns begun anew use energy too, but not these pictures'.
-    assert found.energy_j_per_image == pytest.approx(1, rel=0.02)
-
-
-def test_a_gpu_s_energy_is_not_the_cpu_s(inputs: Inputs, tmp_path: Path) -> None:
-    loop = TimedLoop(1e-9)
-    rows = measure(
-        [FakeRunner(backend="cpu"), FakeRunner(device="cuda:0")],
-        [inputs],
-        [1],
-        loop,
-        tmp_path,
-        tiers=[HOST],
-        repeats=3,
-        energy_joules=itertools.count().__next__,
-    )
-    assert [row.energy_j_per_image is None for row in rows] == [True, False]
-    (without,) = measure([FakeRunner(device="cuda:0")], [inputs], [1], loop, tmp_path, tiers=[HOST])
-    assert without.energy_j_per_image is None

@@ -22,7 +22,7 @@ from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_files
 from tests.fakes import FakeRunner
-from tests.parity.test_compare import listed, made_up
+from tests.parity.comparisons import listed, made_up
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from fcn_deploy.parity.inputs import ODD_SIZES, Pictures
 from fcn_deploy.parity.saved_outputs import read_recording, record
 from fcn_deploy.runners.base import Outputs
 from tests.fakes import FakeRunner
-from tests.parity.test_compare import listed, made_up
+from tests.parity.comparisons import listed, made_up
 
 OneLine = Callable[[Exception], str]
 

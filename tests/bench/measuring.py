@@ -1,0 +1,36 @@
+"""Measures fakes with few words, for the tests of bench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fcn_deploy.bench import loadgen
+from fcn_deploy.bench.inputs import Inputs
+from fcn_deploy.bench.measure import BenchPlan, measure_rows
+from fcn_deploy.bench.scenarios import Scenario
+from fcn_deploy.results.bench import TIERS, BenchRow
+from tests.fakes import FakeRunner
+
+needs_loadgen = pytest.mark.skipif(
+    loadgen.unavailable_reason() is not None, reason="LoadGen has no wheel for this Python"
+)
+
+
+def measure(
+    runners: Sequence[FakeRunner],
+    inputs: Sequence[Inputs],
+    batch_sizes: Sequence[int],
+    scenario: Scenario,
+    folder: Path,
+    *,
+    tiers: Sequence[str] = TIERS,
+    repeats: int = 5,
+    seconds: float = 0.5,
+    **told: Any,
+) -> tuple[BenchRow, ...]:
+    plan = BenchPlan(runners, inputs, scenario, folder, batch_sizes, tiers, repeats, seconds)
+    return measure_rows(plan, **told)

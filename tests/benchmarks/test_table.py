@@ -1,0 +1,177 @@
+"""The command that measures ours beside the peers, and the files that it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import contenders
+import markdown_page
+import peers
+import pytest
+import table
+from click.testing import CliRunner
+from peers import PEERS
+
+from fcn_deploy.bench import loadgen
+from fcn_deploy.bench.regression import read_bench
+from fcn_deploy.core.errors import BackendError, InputError
+from fcn_deploy.core.files import read_json
+from fcn_deploy.core.run import Run
+from fcn_deploy.results import bench
+from fcn_deploy.results.bench import BenchRow
+from fcn_deploy.runners.base import Runner
+from tests.benchmarks.table_inputs import row
+from tests.result_files import measured_bench
+
+LOADGEN_MISSING = loadgen.unavailable_reason()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "cores", "gpu_name", "slug"),
+    [
+        ("Intel(R) Xeon(R) Processor", 2, None, "intel-xeon-processor-2-cores"),
+        (
+            "AMD EPYC 9654 96-Core Processor", 16, "NVIDIA H200",
+            "amd-epyc-9654-96-core-processor-16-cores-nvidia-h200",
+        ),
+        ("Intel(R) Core(TM) i5 @ 2.40GHz", 1, None, "intel-core-i5-2-40ghz-1-core"),
+    ],
+)  # fmt: skip
+def test_machine_slug(cpu: str, cores: int, gpu_name: str | None, slug: str) -> None:
+    assert table.machine_slug({"cpu": cpu, "cores": cores}, gpu_name) == slug
+
+
+def test_the_scenarios_of_a_machine_have_files_of_their_own() -> None:
+    latencies, throughputs = (
+        table.result_name(name) for name in (bench.SINGLE_STREAM, bench.OFFLINE)
+    )
+    assert throughputs == latencies.replace(".json", ".offline.json")
+
+
+def test_a_recorded_result_of_another_network_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "a-cpu-2-cores.json"
+    assert table.beside_others(target, "sha256:0") == target
+    document = measured_bench(row("ort", 1, 2, 3)).to_json()
+    target.write_text(json.dumps(document), encoding="utf-8")
+    assert table.beside_others(target, "sha256:0") == target  # the same network once more
+    assert capsys.readouterr().out == ""
+    own = tmp_path / "a-cpu-2-cores.12345678.json"
+    assert table.beside_others(target, "sha256:123456789abc") == own
+    assert "another network and stays" in capsys.readouterr().out
+    target.write_text("{", encoding="utf-8")
+    assert table.beside_others(target, "sha256:123456789abc") == own
+
+
+class TestCommand:
+    """The whole of it on tiny pictures, with one peer that is right and one that is not."""
+
+    @pytest.fixture
+    def arguments(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        from fcn_deploy.core.spec import Precision
+        from fcn_deploy.export.exporter import onnx_from_checkpoint
+
+        if not run.onnx(Precision.FP32).is_file():
+            onnx_from_checkpoint(run.checkpoint, run.onnx(Precision.FP32))
+        right = next(peer for peer in PEERS if peer.name == "peer:eager")
+        monkeypatch.setattr(contenders, "PEERS", (right,))
+        # LoadGen would ask each of them 64 times, and seconds are wasted on the size reference.
+        monkeypatch.setattr(table.loadgen, "unavailable_reason", lambda: "not asked for")
+        monkeypatch.setattr(table, "REFERENCE_SECONDS", 1e-3)
+        monkeypatch.setattr(contenders, "usable_backends", lambda precision: ("torch", "ort"))
+        words = f"{run.root} --out {tmp_path}/out.json --size 24x32 --repeats 3 --seconds 0.001"
+        words += " --tier host --tier end-to-end"
+        return [*words.split(), "--no-cold-start"]
+
+    def test_what_is_written(self, arguments: list[str], tmp_path: Path) -> None:
+        page = tmp_path / "page.md"
+        page.write_text(
+            f"before\n{markdown_page.BEGIN}\n{markdown_page.END}\nafter\n", encoding="utf-8"
+        )
+        told = CliRunner().invoke(table.table, [*arguments, "--update-page", str(page)])
+        assert told.exit_code == 0, told.output
+        document = read_json(tmp_path / "out.json", "")
+        assert document["masks"].keys() == {
+            "baseline fp32", "torch fp32", "ort fp32", "peer:eager fp32",
+        }  # fmt: skip
+        assert min(document["masks"].values()) > 0.999
+        assert len(document["rows"]) == 4 * 2
+        assert all(row["speedup_over_baseline"] is not None for row in document["rows"])
+        (reference,) = document["references"]
+        assert reference["runner"]["backend"] == "peer:fcn_resnet50"
+        assert (reference["tier"], reference["speedup_over_baseline"]) == ("host", None)
+        read = read_bench(tmp_path / "out.json")
+        assert len(read.rows) == len(document["rows"])
+        assert [row.runner.backend for row in read.references] == ["peer:fcn_resnet50"]
+        assert document["options"] == [
+            "--repeats", "3", "--seconds", "0.001", "--tier", "host", "--tier", "end-to-end",
+            "--size", "24x32", "--no-cold-start",
+        ]  # fmt: skip
+        assert "| peer:eager fp32 |" in (tmp_path / "out.md").read_text(encoding="utf-8")
+        updated = page.read_text(encoding="utf-8")
+        assert "| peer:eager fp32 |" in updated
+        assert updated.startswith("before\n")
+        assert updated.endswith("\nafter\n")
+
+    def test_offline_is_asked_by_loadgen_alone(
+        self, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arguments += ["--scenario", "offline"]
+        told = CliRunner().invoke(table.table, arguments)
+        assert isinstance(told.exception, BackendError)
+        assert told.exception.repair == "or use --scenario single-stream"
+        assert not (tmp_path / "out.json").exists()
+        if LOADGEN_MISSING is not None:
+            pytest.skip(LOADGEN_MISSING)
+        monkeypatch.setattr(table.loadgen, "unavailable_reason", lambda: None)
+        told = CliRunner().invoke(table.table, arguments)
+        assert told.exit_code == 0, told.output
+        document = read_json(tmp_path / "out.json", "")
+        assert {row["scenario"] for row in document["rows"]} == {"offline"}
+        assert document["references"] == []  # a latency has no place among throughputs
+        assert {row.workload.scenario for row in read_bench(tmp_path / "out.json").rows} == {
+            "offline"
+        }
+        page = (tmp_path / "out.md").read_text(encoding="utf-8")
+        assert "interleaved repeats, offline (time per batch" in page
+        assert "peer:fcn_resnet50: it is measured one query at a time only" in page
+
+    def test_a_page_s_table_is_of_latencies(self, arguments: list[str], tmp_path: Path) -> None:
+        page = tmp_path / "page.md"
+        page.write_text("", encoding="utf-8")
+        words = ["--scenario", "offline", "--update-page", str(page)]
+        told = CliRunner().invoke(table.table, [*arguments, *words])
+        assert isinstance(told.exception, InputError)
+        assert not (tmp_path / "out.json").exists()
+
+    def test_a_peer_with_wrong_masks_is_no_peer(
+        self, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (right,) = contenders.PEERS
+
+        def open_wrong(run: Run, threads: int) -> Runner:
+            runner = right.open(run, threads)
+            # Red and blue exchanged: the mistake that such scripts make.
+            infer = runner._infer
+            monkeypatch.setattr(runner, "_infer", lambda images: infer(images[..., ::-1]))
+            return runner
+
+        monkeypatch.setattr(
+            contenders, "PEERS", (peers.Peer(right.name, lambda: None, open_wrong),)
+        )
+
+        def lost(*_: object) -> tuple[BenchRow, ...]:
+            raise BackendError("no memory for it")
+
+        monkeypatch.setattr(table, "measure_reference", lost)
+        told = CliRunner().invoke(table.table, arguments)
+        assert told.exit_code == 1, told.output
+        assert "left out: peer:eager fp32: only" in told.output
+        document = read_json(tmp_path / "out.json", "")
+        assert document["masks"]["peer:eager fp32"] < 0.9999
+        assert "peer:eager" not in {row["runner"]["backend"] for row in document["rows"]}
+        # That the size reference fails costs the others nothing.
+        assert document["references"] == []
+        assert "peer:fcn_resnet50: no memory for it" in (tmp_path / "out.md").read_text("utf-8")
