@@ -11,10 +11,7 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.core.errors import DataError
-from fcn_deploy.data.dataset import (
-    check_and_cache,
-    iterate,
-)
+from fcn_deploy.data.dataset import check_and_cache, iterate
 from fcn_deploy.data.masks import VOC_CLASS_NAMES
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
 from fcn_deploy.data.sources import open_dataset
