@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fcn_deploy.data.dataset import (
-    iterate,
-)
+from fcn_deploy.data.dataset import iterate
 from fcn_deploy.data.scenes.dataset import SCENE_COUNTS, SCENE_SIZE, SceneDataset
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES
 from fcn_deploy.data.sources import open_dataset
