@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from fcn_deploy.data import images
 from fcn_deploy.data.images import IMAGE_SUFFIXES, image_size, read_image
 from tests.data.pictures import WHOLE, picture
+from tests.decoding import PATIENCE
 
 ORIENTATION_TAG = 0x0112
 #: EXIF orientation → what a camera stored, given the upright picture.
@@ -214,3 +218,30 @@ def test_the_first_picture_of_several_counts(tmp_path: Path) -> None:
     first.save(path, format="MPO", save_all=True, append_images=[second])
     np.testing.assert_array_equal(read_image(path), as_pillow_reads(path.read_bytes()))
     assert read_image(path).any()
+
+
+# -- threads ------------------------------------------------------------------------------------
+
+
+def test_threads_that_decode_leave_the_warnings_filters_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_inside, first_has_left = threading.Barrier(2), threading.Event()
+    files = [tmp_path / "first.png", tmp_path / "last.png"]
+    for path in files:
+        Image.new("RGB", (3, 2)).save(path)
+
+    def upright(image: Image.Image, *, in_place: bool) -> None:
+        both_inside.wait(PATIENCE)
+        assert "first" in str(image.filename) or first_has_left.wait(PATIENCE)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", upright)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(2) as pool:
+            first, last = (pool.submit(read_image, path) for path in files)
+            first.result(PATIENCE)
+            first_has_left.set()
+            last.result(PATIENCE)
+        assert list(warnings.filters) == before
