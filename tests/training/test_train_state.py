@@ -1,4 +1,4 @@
-"""The state that a stopped training resumes from, the learning rate, and the average of the weights."""
+"""The state that a stopped run resumes from, its learning rate, and the average of its weights."""
 
 from __future__ import annotations
 
