@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcn_deploy.core.run import Run
 from tests.command_line import FcnDeploy, refused
 
 
@@ -66,3 +67,8 @@ def test_fp16_asked_of_a_float32_file_is_refused(
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     finished = fcn_deploy("predict", tiny_run / "model.onnx", "a.png", "--fp16", "--out", "m")
     refused(finished, "fp32", "--fp16")
+
+
+def test_run_argument_takes_files(tiny_run: Path) -> None:
+    run = Run.from_argument(tiny_run / "model.onnx")
+    assert run.root == tiny_run

@@ -98,8 +98,3 @@ def test_commands_quote_what_a_shell_would_split(tmp_path: Path, one_line: OneLi
     assert f"`fcn-deploy train --out '{run.root}'`" in one_line(caught.value)
     with pytest.raises(MissingStageError, match="--out '"):
         Run.from_argument(run.root)
-
-
-def test_run_argument_takes_files(tiny_run: Path) -> None:
-    run = Run.from_argument(tiny_run / "model.onnx")
-    assert run.root == tiny_run
