@@ -22,6 +22,7 @@ from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
 from tests.command_line import FcnDeploy, Finished
 
 if TYPE_CHECKING:
+    from tests.decoding import Read
     from tests.result_files import AddParity
     from tests.traces import Trace
 
@@ -270,6 +271,14 @@ def one_line() -> Callable[[Exception], str]:
         return text
 
     return text_of
+
+
+@pytest.fixture
+def read_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Read], None]:
+    """Put a decoder in the place of the one for files."""
+    from fcn_deploy.data import pipeline
+
+    return lambda read: monkeypatch.setattr(pipeline, "read_image", read)
 
 
 @pytest.fixture

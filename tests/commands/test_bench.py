@@ -230,3 +230,31 @@ def test_bad_input(
 ) -> None:
     refused(fcn_deploy("bench", ".", *ORT, *QUICK, *words), *expected)
     assert not (exported / "bench").exists() or not list((exported / "bench").iterdir())
+
+
+def test_a_damaged_baseline_is_made_anew(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    for name in ("model.safetensors", "model.onnx"):
+        shutil.copy(tiny_run / name, tmp_path)
+    (tmp_path / "baseline.onnx").write_bytes(b"half a fi")
+    quick = ["--size", "32x32", "--seconds", "0.01", "--repeats", "3", "--no-cold-start"]
+    finished = fcn_deploy("bench", ".", "--backend", "ort", *quick)
+    assert finished.code == 0, finished.err
+    assert "baseline" in finished.out
+
+
+def test_no_baseline_without_pytorch_is_said(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fcn_deploy: FcnDeploy
+) -> None:
+    shutil.copy(tiny_run / "model.onnx", tmp_path)
+    monkeypatch.setattr("fcn_deploy.networks.device._import_error", ImportError("no torch"))
+    finished = fcn_deploy(
+        "bench", ".", "--backend", "ort", "--size", "32x32", "--seconds", "0.01", "--repeats", "3",
+        "--no-cold-start",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    assert "baseline is left out" in finished.out
+    assert "not measured" in finished.out
+    refused(fcn_deploy("export", "."), "fcn-deploy train")
+    refused(fcn_deploy("parity", ".", "--backend", "ort", "--data", "synthetic"), "PyTorch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,14 @@ from PIL import Image
 from fcn_deploy.commands.parity import parity
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.parity import gate
 from fcn_deploy.parity.compare import compare
 from fcn_deploy.parity.inputs import ODD_SIZES
 from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_files
+from tests.command_line import FcnDeploy, refused
+from tests.conftest import WriteVocFolder
 from tests.fakes import FakeRunner
 from tests.parity.comparisons import listed, made_up
 
@@ -237,3 +241,39 @@ def test_a_candidate_that_fails_leaves_no_file_and_nothing_open(
     assert opened["torch"].closed
     assert opened["openvino"].closed
     assert opened["ort"].closed
+
+
+def test_a_failing_gate_is_exit_code_1(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fcn_deploy.core.spec import Precision
+
+    impossible = gate.Gate(min_agreement=1.1, max_relative_epsilon=1.0)
+    monkeypatch.setitem(gate.GATES, Precision.FP32, impossible)
+    Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "a.png")
+    finished = fcn_deploy(
+        "parity", tiny_run, "--backend", "ort", "--images", "a.png", "--json", "p.json"
+    )
+    assert finished.code == 1
+    assert "THE GATE FAILS" in finished.out
+    assert not json.loads((tmp_path / "p.json").read_text())["results"][0]["passed"]
+
+
+def test_parity_refuses_data_of_other_classes(
+    fcn_deploy: FcnDeploy, tiny_run: Path, voc_folder: WriteVocFolder
+) -> None:
+    words = ["parity", tiny_run, "--backend", "ort", "--data"]
+    refused(fcn_deploy(*words, voc_folder()), "8 classes", "the model 5 classes")
+
+
+def test_results_of_other_inputs_have_names_of_their_own(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    for name in ("model.safetensors", "model.onnx"):
+        shutil.copy(tiny_run / name, tmp_path)
+    for folder in ("photos", "slides"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / folder / "a.png")
+        fcn_deploy("parity", ".", "--backend", "ort", "--images", folder)
+    names = sorted(path.name for path in (tmp_path / "parity").glob("*.json"))
+    assert names == ["ort.fp32.photos.json", "ort.fp32.slides.json"]

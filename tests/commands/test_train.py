@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_results
 from fcn_deploy.training import trainer
 from tests.command_line import FcnDeploy
+from tests.commands.quick_training import QUICK
 from tests.conftest import WriteVocFolder
 
 SMALL = ("--recipe", "tutorial", "--crop-size", "64x64", "--batch-size", "2", "--amp", "off")
@@ -204,3 +206,29 @@ def test_an_output_stride_names_the_network(
         "fcn8s-resnet18-os16", "--weights", out / "model.safetensors",
     )  # fmt: skip
     assert again.code == 0, again.err
+
+
+def test_ctrl_c_keeps_the_last_whole_checkpoint(
+    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch, few_scenes: None, tmp_path: Path
+) -> None:
+    from fcn_deploy.networks.checkpoint import load_checkpoint
+    from fcn_deploy.training import trainer
+
+    honest = trainer.segmentation_loss
+    losses: list[object] = []
+
+    def interrupted_in_the_second_epoch(*arguments: object) -> object:
+        losses.append(None)
+        if len(losses) == 2:  # one batch an epoch
+            raise KeyboardInterrupt
+        return honest(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "segmentation_loss", interrupted_in_the_second_epoch)
+    words = ["3" if word == "1" else word for word in QUICK]
+    finished = fcn_deploy("train", *words)
+    assert finished.code == 130
+    assert "stopped" in finished.err
+    assert load_checkpoint(tmp_path / "runs/fcn/model.safetensors").spec.num_classes == 8
+    metrics = json.loads((tmp_path / "runs/fcn/metrics.json").read_text())
+    assert len(metrics["epochs"]) == 1
+    assert metrics["checkpoint_digest"] == file_digest(tmp_path / "runs/fcn/model.safetensors")

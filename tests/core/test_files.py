@@ -1,4 +1,4 @@
-"""Files of a run: whole or not at all, and a missing stage names its command."""
+"""Files of a run: whole or not at all, and a missing one names its command."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from fcn_deploy.core.files import (
     write_bytes,
     write_json,
 )
-from fcn_deploy.core.run import DEFAULT_RUN, Run
-from fcn_deploy.core.spec import Precision
+from fcn_deploy.core.run import Run
 
 OneLine = Callable[[Exception], str]
 
@@ -128,17 +127,6 @@ def test_a_folder_where_the_file_should_be(tmp_path: Path, one_line: OneLine) ->
     assert files_in(tmp_path) == ["a.txt"]
 
 
-def test_probing_refuses_what_writing_would(tmp_path: Path, one_line: OneLine) -> None:
-    (tmp_path / "a.txt").mkdir()
-    (tmp_path / "file").touch()
-    for target in (tmp_path / "a.txt", tmp_path / "file" / "b.txt"):
-        with pytest.raises(ArtifactError, match="choose another place with --here") as caught:
-            probe(target, flags="--here")
-        assert str(target) in one_line(caught.value)
-    probe(tmp_path / "new" / "b.txt")
-    assert files_in(tmp_path / "new") == []
-
-
 @pytest.mark.parametrize("failing", ["content", "voucher"])
 def test_a_pair_is_replaced_together_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
@@ -168,17 +156,6 @@ def test_a_pair_is_replaced_together_or_not_at_all(
     assert files_in(tmp_path) == ["plan", "plan.json"]
 
 
-def test_commands_quote_what_a_shell_would_split(tmp_path: Path, one_line: OneLine) -> None:
-    run = Run(tmp_path / "my run")
-    assert run.command_suffix == f" '{run.root}'"
-    assert run.out_option == f" --out '{run.root}'"
-    with pytest.raises(MissingStageError, match="--out '") as caught:
-        run.require_checkpoint()
-    assert f"`fcn-deploy train --out '{run.root}'`" in one_line(caught.value)
-    with pytest.raises(MissingStageError, match="--out '"):
-        Run.from_argument(run.root)
-
-
 def test_a_name_too_long_for_the_disk(tmp_path: Path, one_line: OneLine) -> None:
     with pytest.raises(ArtifactError, match="cannot write") as caught:
         write_bytes(tmp_path / ("x" * 300), b"new")
@@ -194,6 +171,42 @@ def test_a_folder_without_permission(
     monkeypatch.setattr(Path, "mkdir", refuse)  # root may write everywhere
     with pytest.raises(ArtifactError, match="Permission denied") as caught:
         write_bytes(tmp_path / "out" / "a.txt", b"new")
+    assert "--out" in one_line(caught.value)
+
+
+# -- probe --------------------------------------------------------------------------------------
+
+
+def test_probing_refuses_what_writing_would(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "a.txt").mkdir()
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "a.txt", tmp_path / "file" / "b.txt"):
+        with pytest.raises(ArtifactError, match="choose another place with --here") as caught:
+            probe(target, flags="--here")
+        assert str(target) in one_line(caught.value)
+    probe(tmp_path / "new" / "b.txt")
+    assert files_in(tmp_path / "new") == []
+
+
+def test_a_probe_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "new")
+    files.probe(run.checkpoint)
+    assert files_in(run.root) == []
+
+
+def test_a_probe_keeps_what_is_in_the_folder(tmp_path: Path) -> None:
+    names = ["notes.txt", "test.txt", "writable.txt"]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    files.probe(Run(tmp_path).checkpoint)
+    assert files_in(tmp_path) == names
+    assert {(tmp_path / name).read_text() for name in names} == {"mine"}
+
+
+def test_a_probe_finds_a_folder_that_cannot_be_written(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "runs").write_bytes(b"a file")
+    with pytest.raises(ArtifactError, match="cannot write") as caught:
+        files.probe(Run(tmp_path / "runs" / "fcn").checkpoint)
     assert "--out" in one_line(caught.value)
 
 
@@ -263,103 +276,3 @@ def test_a_json_that_cannot_be_read(tmp_path: Path, path: str, one_line: OneLine
     with pytest.raises(ArtifactError) as caught:
         read_json(tmp_path / path, "run it again")
     assert str(tmp_path / path) in one_line(caught.value)
-
-
-# -- runs ---------------------------------------------------------------------------------------
-
-
-def test_no_argument_is_the_default_run() -> None:
-    run = Run.from_argument(None)
-    assert run == Run(Path("runs/fcn"))
-    assert run.root == DEFAULT_RUN
-
-
-@pytest.mark.parametrize("kind", [str, Path])
-def test_a_directory_is_a_run(tmp_path: Path, kind: type) -> None:
-    run = Run.from_argument(kind(tmp_path))
-    assert run == Run(tmp_path)
-    assert run.checkpoint == tmp_path / "model.safetensors"
-    assert run.onnx(Precision.FP32) == tmp_path / "model.onnx"
-    assert run.onnx(Precision.FP16) == tmp_path / "model.fp16.onnx"
-
-
-def test_a_named_file_stands_for_the_runs_own(tmp_path: Path) -> None:
-    for name in ("best.safetensors", "small.onnx"):
-        (tmp_path / name).touch()
-    named_checkpoint = Run.from_argument(tmp_path / "best.safetensors")
-    assert named_checkpoint.root == tmp_path
-    assert named_checkpoint.require_checkpoint() == tmp_path / "best.safetensors"
-    assert named_checkpoint.onnx(Precision.FP32) == tmp_path / "model.onnx"
-    named_onnx = Run.from_argument(str(tmp_path / "small.onnx"))
-    assert named_onnx.require_onnx(Precision.FP32) == tmp_path / "small.onnx"
-    assert named_onnx.checkpoint == tmp_path / "model.safetensors"
-
-
-@pytest.mark.parametrize("name", ["model.pth", "model.pt", "cat.jpg", "notes"])
-def test_a_file_that_is_no_model_is_not_passed_over(
-    tmp_path: Path, name: str, one_line: OneLine
-) -> None:
-    # Its neighbours must not be taken in its place.
-    for neighbour in ("model.safetensors", "model.onnx", name):
-        (tmp_path / neighbour).touch()
-    with pytest.raises(ArtifactError) as caught:
-        Run.from_argument(tmp_path / name)
-    text = one_line(caught.value)
-    assert str(tmp_path / name) in text
-    assert ".safetensors" in text
-
-
-def test_no_such_run_names_the_training_command(tmp_path: Path, one_line: OneLine) -> None:
-    with pytest.raises(MissingStageError) as caught:
-        Run.from_argument(tmp_path / "nowhere")
-    assert f"`fcn-deploy train --out {tmp_path / 'nowhere'}`" in one_line(caught.value)
-
-
-def test_no_checkpoint_names_the_training_command(tmp_path: Path, one_line: OneLine) -> None:
-    with pytest.raises(MissingStageError) as caught:
-        Run(tmp_path).require_checkpoint()
-    assert str(tmp_path / "model.safetensors") in one_line(caught.value)
-    assert f"`fcn-deploy train --out {tmp_path}`" in one_line(caught.value)
-
-
-@pytest.mark.parametrize(("precision", "flag"), [(Precision.FP32, ""), (Precision.FP16, " --fp16")])
-def test_no_onnx_file_names_the_export_command(
-    tmp_path: Path, precision: Precision, flag: str, one_line: OneLine
-) -> None:
-    with pytest.raises(MissingStageError) as caught:
-        Run(tmp_path).require_onnx(precision)
-    assert f"`fcn-deploy export {tmp_path}{flag}`" in one_line(caught.value)
-
-
-def test_in_the_default_run_the_commands_are_bare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(MissingStageError, match="`fcn-deploy train` first"):
-        Run.from_argument(None).require_checkpoint()
-    with pytest.raises(MissingStageError, match="`fcn-deploy export` first"):
-        Run.from_argument(None).require_onnx(Precision.FP32)
-    with pytest.raises(MissingStageError, match="`fcn-deploy export --fp16` first"):
-        Run.from_argument(None).require_onnx(Precision.FP16)
-
-
-def test_a_probe_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path) -> None:
-    run = Run(tmp_path / "runs" / "new")
-    files.probe(run.checkpoint)
-    assert files_in(run.root) == []
-
-
-def test_a_probe_keeps_what_is_in_the_folder(tmp_path: Path) -> None:
-    names = ["notes.txt", "test.txt", "writable.txt"]
-    for name in names:
-        (tmp_path / name).write_text("mine")
-    files.probe(Run(tmp_path).checkpoint)
-    assert files_in(tmp_path) == names
-    assert {(tmp_path / name).read_text() for name in names} == {"mine"}
-
-
-def test_a_probe_finds_a_folder_that_cannot_be_written(tmp_path: Path, one_line: OneLine) -> None:
-    (tmp_path / "runs").write_bytes(b"a file")
-    with pytest.raises(ArtifactError, match="cannot write") as caught:
-        files.probe(Run(tmp_path / "runs" / "fcn").checkpoint)
-    assert "--out" in one_line(caught.value)

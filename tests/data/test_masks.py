@@ -1,14 +1,12 @@
-"""Class indices and colours: VOC's palette, every form a mask may be stored in, the pictures."""
+"""Class indices and colours: VOC's palette, masks that are written, and pictures of them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import struct
 import subprocess
 import sys
 import threading
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,11 +34,9 @@ from fcn_deploy.data.masks import (
     write_mask,
     write_picture,
 )
+from tests.data.small_masks import MASK, VOC
 
 OneLine = Callable[[Exception], str]
-
-VOC = voc_palette(21)
-MASK = np.array([[0, 1, 15, 255], [20, 2, 0, 255]], np.uint8)
 VOC_COLOURS = {
     0: (0, 0, 0),
     1: (128, 0, 0),
@@ -126,125 +122,6 @@ def test_an_unknown_colour_is_named_with_its_place(one_line: OneLine) -> None:
     assert caught.value.repair
 
 
-# -- reading ------------------------------------------------------------------------------------
-
-
-def as_palette_png(mask: NDArray[np.uint8]) -> Image.Image:
-    image = Image.fromarray(mask)
-    image.putpalette(colour_table(VOC).tobytes())
-    return image
-
-
-STORED = {
-    "palette": as_palette_png,
-    "index": Image.fromarray,
-    "RGB": lambda mask: Image.fromarray(mask_to_colour(mask, VOC)),
-    "RGBA": lambda mask: Image.fromarray(mask_to_colour(mask, VOC)).convert("RGBA"),
-    "16-bit": lambda mask: Image.fromarray(mask.astype(np.uint16)),
-    "grey with alpha": lambda mask: Image.fromarray(mask).convert("LA"),
-}
-
-
-@pytest.mark.parametrize("form", STORED)
-def test_every_form_of_a_mask_gives_its_indices(tmp_path: Path, form: str) -> None:
-    path = tmp_path / "mask.png"
-    STORED[form](MASK).save(path)
-    mask = read_mask(path, VOC)
-    assert mask.dtype == np.uint8
-    np.testing.assert_array_equal(mask, MASK)
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_grey_pngs_of_fewer_bits_keep_their_indices(tmp_path: Path, bits: int) -> None:
-    # Pillow cannot write these, annotation tools do: a hand-made PNG of 1×(8/bits) pixels.
-    values = list(range(8 // bits))
-    packed = sum(value << (8 - bits * (i + 1)) for i, value in enumerate(values))
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + check
-
-    header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
-    pixels = zlib.compress(bytes([0, packed]))
-    (tmp_path / "mask.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    )
-    assert read_mask(tmp_path / "mask.png", VOC).tolist() == [values]
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_palette_pngs_of_fewer_bits(tmp_path: Path, bits: int) -> None:
-    indices = (np.arange(12, dtype=np.uint8).reshape(3, 4) % 2**bits).astype(np.uint8)
-    as_palette_png(indices).save(tmp_path / "mask.png", bits=bits)
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC), indices)
-
-
-def test_a_black_and_white_mask_is_classes_0_and_1(tmp_path: Path) -> None:
-    bits = np.array([[True, False], [False, False]])
-    Image.fromarray(bits).save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC[:2]), bits.astype(np.uint8))
-
-
-def test_the_indices_count_not_the_colours_of_a_palette_png(tmp_path: Path) -> None:
-    image = Image.fromarray(MASK)
-    image.putpalette(np.random.default_rng(0).bytes(768))
-    image.save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC), MASK)
-
-
-def test_a_mask_of_void_alone_is_read(tmp_path: Path) -> None:
-    void = np.full((3, 3), 255, np.uint8)
-    Image.fromarray(void).save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC), void)
-
-
-@pytest.mark.parametrize("form", ["palette", "index", "16-bit"])
-def test_a_value_beyond_the_classes(tmp_path: Path, form: str, one_line: OneLine) -> None:
-    path = tmp_path / "mask.png"
-    STORED[form](np.array([[0, 21], [255, 3]], np.uint8)).save(path)
-    with pytest.raises(DataError) as caught:
-        read_mask(path, VOC)
-    text = one_line(caught.value)
-    assert str(path) in text
-    assert "class 21" in text
-    assert "21 classes" in text
-    assert "classes.txt" in text
-
-
-def test_a_sixteen_bit_value_that_is_no_index(tmp_path: Path, one_line: OneLine) -> None:
-    path = tmp_path / "mask.png"
-    Image.fromarray(np.array([[0, 1000]], np.uint16)).save(path)
-    with pytest.raises(DataError, match="1000") as caught:
-        read_mask(path, VOC)
-    assert str(path) in one_line(caught.value)
-    assert caught.value.repair
-
-
-def test_a_negative_value_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "mask.tif"
-    Image.fromarray(np.array([[0, -7, 3]], np.int32)).save(path)
-    with pytest.raises(DataError, match="value -7"):
-        read_mask(path, VOC)
-
-
-def test_an_unknown_colour_in_a_file(tmp_path: Path, one_line: OneLine) -> None:
-    path = tmp_path / "mask.jpg"
-    Image.fromarray(mask_to_colour(MASK, VOC).repeat(8, 0).repeat(8, 1)).save(path, quality=60)
-    with pytest.raises(DataError, match="is no class") as caught:
-        read_mask(path, VOC)
-    assert str(path) in one_line(caught.value)
-    assert "PNG" in one_line(caught.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"no picture"])
-def test_a_mask_that_is_no_picture(tmp_path: Path, content: bytes, one_line: OneLine) -> None:
-    path = tmp_path / "mask.png"
-    path.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        read_mask(path, VOC)
-    assert str(path) in one_line(caught.value)
-
-
 # -- writing ------------------------------------------------------------------------------------
 
 
@@ -303,6 +180,50 @@ def test_what_is_no_mask_is_refused(
         mask_to_image(mask, VOC)
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda target: write_mask(target, MASK, VOC),
+        lambda target: write_picture(target, mask_to_colour(MASK, VOC)),
+    ],
+    ids=["mask", "picture"],
+)
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, write: Callable[[Path], None], one_line: OneLine
+) -> None:
+    (tmp_path / "out").write_text("a file where a folder should be")
+    target = tmp_path / "out" / "mask.png"
+    with pytest.raises(ArtifactError) as caught:
+        write(target)
+    assert str(target) in one_line(caught.value)
+    assert "--out" in one_line(caught.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda target: write_mask(target, np.zeros((900, 900), np.uint8), VOC),
+        lambda target: write_picture(target, np.zeros((900, 900, 3), np.uint8)),
+    ],
+    ids=["mask", "picture"],
+)
+def test_a_full_disk_keeps_the_old_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[Path], None],
+    one_line: OneLine,
+) -> None:
+    write_mask(tmp_path / "mask.png", MASK, VOC)
+    monkeypatch.setattr("secrets.token_hex", lambda _: "here")
+    (tmp_path / ".mask.here.png").symlink_to("/dev/full")
+    with pytest.raises(ArtifactError, match="disk is full") as caught:
+        write(tmp_path / "mask.png")
+    assert str(tmp_path / "mask.png") in one_line(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC), MASK)
+
+
 # -- equal masks are equal files ----------------------------------------------------------------
 
 
@@ -359,25 +280,6 @@ def test_equal_masks_are_equal_files_in_another_process(
     assert printed.split() == digests_of_files(tmp_path / "here")
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda target: write_mask(target, MASK, VOC),
-        lambda target: write_picture(target, mask_to_colour(MASK, VOC)),
-    ],
-    ids=["mask", "picture"],
-)
-def test_a_folder_that_cannot_be_written(
-    tmp_path: Path, write: Callable[[Path], None], one_line: OneLine
-) -> None:
-    (tmp_path / "out").write_text("a file where a folder should be")
-    target = tmp_path / "out" / "mask.png"
-    with pytest.raises(ArtifactError) as caught:
-        write(target)
-    assert str(target) in one_line(caught.value)
-    assert "--out" in one_line(caught.value)
-
-
 # -- pictures to look at ------------------------------------------------------------------------
 
 
@@ -418,28 +320,3 @@ def test_prediction_grid_is_image_prediction_truth() -> None:
     middle = picture[0, picture.shape[1] // 2]
     assert middle.tolist() == [128, 0, 0]
     assert picture[0, -1].tolist() == [192, 128, 128]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda target: write_mask(target, np.zeros((900, 900), np.uint8), VOC),
-        lambda target: write_picture(target, np.zeros((900, 900, 3), np.uint8)),
-    ],
-    ids=["mask", "picture"],
-)
-def test_a_full_disk_keeps_the_old_file(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    write: Callable[[Path], None],
-    one_line: OneLine,
-) -> None:
-    write_mask(tmp_path / "mask.png", MASK, VOC)
-    monkeypatch.setattr("secrets.token_hex", lambda _: "here")
-    (tmp_path / ".mask.here.png").symlink_to("/dev/full")
-    with pytest.raises(ArtifactError, match="disk is full") as caught:
-        write(tmp_path / "mask.png")
-    assert str(tmp_path / "mask.png") in one_line(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", VOC), MASK)

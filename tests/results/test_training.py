@@ -11,6 +11,7 @@ from fcn_deploy.core.errors import ArtifactError, MissingStageError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.results.read import read_training
+from fcn_deploy.results.training import Epoch, best_of
 from tests.result_files import metrics
 
 HEADER = ("schema", "kind", "created", "machine", "versions")
@@ -47,3 +48,15 @@ def test_figures_that_are_missing_or_damaged_come_with_the_repair(tmp_path: Path
     write_json(run.metrics, metrics(data=[]))
     with pytest.raises(ArtifactError, match="data is not an object; name the data"):
         read_training(run, "name the data")
+
+
+def epoch(number: int, miou: float | None) -> Epoch:
+    return Epoch(number, 0.1, 1.0, 0.5, 0.5, miou, miou, (miou,), 1.0, 1.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("mious", "best"),
+    [([0.1, 0.3, 0.2], 2), ([0.3, 0.3], 1), ([None, 0.1], 2), ([None, None], 2), ([0.0, None], 1)],
+)
+def test_the_best_epoch(mious: list[float | None], best: int) -> None:
+    assert best_of([epoch(i, miou) for i, miou in enumerate(mious, start=1)]).epoch == best

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from fcn_deploy.core.errors import ArtifactError
 from fcn_deploy.core.run import Run
-from fcn_deploy.training.run_files import forget_training, refuse_existing
+from fcn_deploy.training.run_files import TrainingFiles, forget_training, refuse_existing
 
 
 def test_an_older_checkpoint_is_not_replaced_unasked(
@@ -44,3 +45,16 @@ def test_of_an_earlier_training_only_what_the_new_one_replaces_later_is_left(
     forget_training(run)
     assert not any(path.exists() for path in gone)
     assert all(path.exists() for path in kept)
+
+
+def test_curves_beyond_the_place_of_a_resumed_run_are_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = pytest.importorskip("tensorboardX")
+    asked: list[int | None] = []
+    monkeypatch.setattr(
+        library, "SummaryWriter", lambda _, *, purge_step: asked.append(purge_step) or Mock()
+    )
+    for done in (0, 3):
+        TrainingFiles(Run(tmp_path), Mock(), tensorboard=True, done=done).close()
+    assert asked == [None, 4]

@@ -1,0 +1,74 @@
+"""``fcn-deploy predict``: pictures of every kind, and the model that is taken."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcn_deploy.core.run import Run
+from tests.command_line import FcnDeploy, refused
+
+
+def test_broken_pictures_are_reported_and_the_rest_goes_on(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (30, 20)).save(pictures / "good.png")
+    (pictures / "bad.png").write_bytes(b"no")
+    finished = fcn_deploy("predict", tiny_run, pictures, "--out", "masks")
+    assert finished.code == 1
+    assert len(finished.err.strip().splitlines()) == 1
+    assert "bad.png" in finished.err
+    assert "wrote 1 of 2 masks" in finished.out
+    assert (tmp_path / "masks/good.png").is_file()
+    refused(fcn_deploy("predict", tiny_run, pictures / "bad.png", "--out", "masks"), "bad.png")
+
+
+def test_odd_pictures_are_handled(fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path) -> None:
+    Image.new("RGBA", (5, 4)).save(tmp_path / "alpha.png")
+    Image.new("L", (6, 4)).save(tmp_path / "grey.png")
+    Image.fromarray(np.full((4, 7), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    names = ["alpha.png", "grey.png", "deep.png", "turned.jpg"]
+    finished = fcn_deploy("predict", tiny_run, *names, "--out", "masks")
+    assert finished.code == 0, finished.err
+    sizes = [Image.open(tmp_path / "masks" / Path(n).with_suffix(".png")).size for n in names]
+    assert sizes == [(5, 4), (6, 4), (7, 4), (4, 8)]
+
+
+def test_predict_without_a_backend_names_the_export_where_pytorch_cannot_stand_in(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(tiny_run / "model.safetensors", run)
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    done = fcn_deploy("predict", run, "a.png", "--out", "masks")
+    assert "(torch on " in done.out
+    refused(
+        fcn_deploy("predict", run, "a.png", "--int8"),
+        "model.int8.onnx",
+        f"`fcn-deploy export {run} --int8`",
+    )
+    monkeypatch.setattr("fcn_deploy.networks.device._import_error", ImportError("no torch"))
+    refused(fcn_deploy("predict", run, "a.png"), "model.onnx", f"`fcn-deploy export {run}`")
+
+
+def test_fp16_asked_of_a_float32_file_is_refused(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    finished = fcn_deploy("predict", tiny_run / "model.onnx", "a.png", "--fp16", "--out", "m")
+    refused(finished, "fp32", "--fp16")
+
+
+def test_run_argument_takes_files(tiny_run: Path) -> None:
+    run = Run.from_argument(tiny_run / "model.onnx")
+    assert run.root == tiny_run

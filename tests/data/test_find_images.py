@@ -1,0 +1,46 @@
+"""Folders and files that were named give the pictures in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fcn_deploy.core.errors import ImageError
+from fcn_deploy.data.images import find_images
+
+OneLine = Callable[[Exception], str]
+
+
+def test_a_folder_gives_its_pictures_sorted_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "c.tiff", "notes.txt", "README", "d.jpg.bak"):
+        (tmp_path / name).touch()
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "e.png").touch()
+    assert find_images([tmp_path]) == [tmp_path / name for name in ("a.png", "b.JPG", "c.tiff")]
+
+
+def test_named_files_are_taken_in_order_whatever_their_suffix(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.png").touch()
+    for name in ("z.dat", "y.jpg"):
+        (tmp_path / name).touch()
+    sources = [tmp_path / "z.dat", tmp_path / "folder", tmp_path / "y.jpg"]
+    assert find_images(sources) == [sources[0], tmp_path / "folder" / "x.png", sources[2]]
+
+
+def test_a_source_that_does_not_exist(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(ImageError, match="no such file or folder") as caught:
+        find_images([tmp_path / "a.png", tmp_path / "gone"])
+    assert str(tmp_path / "gone") in one_line(caught.value)
+    assert caught.value.repair
+
+
+def test_a_folder_without_pictures(tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ImageError, match="no pictures in") as caught:
+        find_images([tmp_path])
+    assert str(tmp_path) in one_line(caught.value)
+    assert ".jpg" in one_line(caught.value)

@@ -1,0 +1,162 @@
+"""Files that are no picture, damaged or too large are one error that names the file."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fcn_deploy.core.errors import FcnDeployError, ImageError
+from fcn_deploy.data.images import MAX_PIXELS, image_size, read_image
+from tests.data.pictures import WHOLE, picture
+
+OneLine = Callable[[Exception], str]
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A well-formed PNG that declares a size and holds next to nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(64)))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp", ".ppm"])
+def test_a_truncated_picture_is_an_error(
+    tmp_path: Path, suffix: str, kept: float, one_line: OneLine
+) -> None:
+    path = tmp_path / f"half{suffix}"
+    Image.fromarray(picture(120, 160)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    assert str(path) in one_line(caught.value)
+    assert caught.value.repair
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello, I am a text file\n", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"<html></html>"],
+    ids=["empty", "text", "jpeg-start", "png-start", "html"],
+)
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_file_that_is_no_picture(
+    tmp_path: Path, read: Callable[[Path], object], content: bytes, one_line: OneLine
+) -> None:
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        read(path)
+    assert str(path) in one_line(caught.value)
+    assert "not a picture" in one_line(caught.value)
+    assert caught.value.repair
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_missing_file(tmp_path: Path, read: Callable[[Path], object], one_line: OneLine) -> None:
+    path = tmp_path / "gone.jpg"
+    with pytest.raises(ImageError, match="no such picture") as caught:
+        read(path)
+    assert str(path) in one_line(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_folder_is_no_picture(
+    tmp_path: Path, read: Callable[[Path], object], one_line: OneLine
+) -> None:
+    with pytest.raises(ImageError, match="not a picture") as caught:
+        read(tmp_path)
+    assert str(tmp_path) in one_line(caught.value)
+    assert caught.value.repair
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+@pytest.mark.parametrize(
+    "size", [(12_000, 12_000), (60_000, 60_000), (2**31 - 1, 1)], ids=["ours", "Pillow's", "line"]
+)
+def test_a_decompression_bomb_is_refused_by_its_header(
+    tmp_path: Path, size: tuple[int, int], read: Callable[[Path], object], one_line: OneLine
+) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_header(*size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match="pixels") as caught:
+            read(path)
+    assert str(path) in one_line(caught.value)
+    assert "shrink" in one_line(caught.value)
+
+
+def test_the_largest_picture_allowed_is_not_called_a_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (MAX_PIXELS // 10_000, 10_000)).save(path, compress_level=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_size(path) == (10_000, MAX_PIXELS // 10_000)
+
+
+def test_floats_of_unknown_range_are_refused(tmp_path: Path, one_line: OneLine) -> None:
+    path = tmp_path / "depth.tif"
+    Image.fromarray(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)).save(path)
+    with pytest.raises(ImageError, match="float") as caught:
+        read_image(path)
+    assert str(path) in one_line(caught.value)
+    assert caught.value.repair
+
+
+def test_a_file_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_line: OneLine
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)  # root may read everything
+    with pytest.raises(ImageError, match="Permission denied") as caught:
+        read_image(tmp_path / "private.jpg")
+    assert "private.jpg" in one_line(caught.value)
+
+
+@given(
+    format=st.sampled_from(sorted(WHOLE)),
+    damage=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=6),
+    kept=st.integers(0, 6000),
+)
+@settings(max_examples=250)
+def test_damaged_files_give_a_picture_or_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory,
+    format: str,
+    damage: list[tuple[int, int]],
+    kept: int,
+) -> None:
+    content = bytearray(WHOLE[format])
+    for place, value in damage:
+        content[place % min(len(content), 200)] = value  # the headers, where parsers stumble
+    path = tmp_path_factory.getbasetemp() / "damaged.bin"
+    path.write_bytes(content[:kept])
+    refusals = []
+    for read in (read_image, image_size):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow's would be a second line on stderr
+            try:
+                read(path)
+            except FcnDeployError as error:
+                refusals.append(str(error))
+    assert all(str(path) in refusal for refusal in refusals)
