@@ -98,8 +98,8 @@ step export-trt-int8 "${torch[@]}" export model-trt --int8 --calibration "$data"
 # What `bench` holds the others against; the Python of TensorRT cannot make it.
 for model in model model-trt; do
     step "baseline-$model" "$torch_python" -c "
-from fcn_deploy.artifacts import Run
-from fcn_deploy.export import ensure_baseline
+from fcn_deploy.core.run import Run
+from fcn_deploy.export.baseline import ensure_baseline
 print(ensure_baseline(Run.from_argument('$model')))"
 done
 

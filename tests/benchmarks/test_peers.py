@@ -102,7 +102,7 @@ class TestUnavailable:
 
     def test_no_plain_export(self, tmp_path: Path) -> None:
         with pytest.raises(MissingStageError, match=r"baseline\.onnx"):
-            openvino_api.open(Run(tmp_path), THREADS)
+            openvino_api.open_peer(Run(tmp_path), THREADS)
 
     def test_the_table_names_who_is_left_out(
         self, run: Run, monkeypatch: pytest.MonkeyPatch

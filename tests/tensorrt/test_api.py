@@ -21,8 +21,8 @@ from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import RELEASES, api
 from tests.tensorrt_fixtures import FakeMachine, install
 
-PACKAGE = Path(fcn_deploy.__file__).parent
-SOURCES = ("trt_api.py", "build.py", "runners/trt.py")
+PACKAGE = Path(fcn_deploy.__file__).parent / "tensorrt"
+SOURCES = ("api.py", "builder.py", "callbacks.py", "execution.py")
 #: What a variable of that name holds, in those sources.
 CLASS_OF = {
     "builder": "Builder",
@@ -170,7 +170,7 @@ def used_names_of(path: Path) -> set[tuple[str, str]]:
     ],
 )  # fmt: skip
 def test_a_planted_name_without_its_guard_is_found(planted: str, release: str, found: str) -> None:
-    source = (PACKAGE / "build.py").read_text() + "\n\ndef planted(trt, config, context):\n"
+    source = (PACKAGE / "builder.py").read_text() + "\n\ndef planted(trt, config, context):\n"
     assert missing_names(source + textwrap.indent(planted, "    "), release) == {found}
 
 
