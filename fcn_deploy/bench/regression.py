@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.results.bench import Bench, BenchRow, Ratio
+from fcn_deploy.results.bench import Bench, BenchRow, Ratio, baseline_of
 from fcn_deploy.results.environment import Environment, differing
 from fcn_deploy.results.format import runner_name
 from fcn_deploy.results.read import read_files
 from fcn_deploy.results.runner import RunnerDescription
-from fcn_deploy.results.workload import Workload, baseline_of, tie
+from fcn_deploy.results.workload import Workload, tie
 
 #: Properties that make a machine; its system and Python may move on.
 MACHINE_PROPERTIES = ("cpu", "cores", "architecture", "memory_gib")

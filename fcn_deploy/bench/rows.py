@@ -21,8 +21,9 @@ from fcn_deploy.results.bench import (
     BenchRow,
     LoadGenVerdict,
     Ratio,
+    baseline_of,
 )
-from fcn_deploy.results.workload import baseline_of, tie
+from fcn_deploy.results.workload import tie
 
 #: Fewest queries below which a percentile is not printed (MLPerf's rule for its early stopping).
 MIN_QUERIES = {"p90": loadgen.P90_QUERIES, "p95": 130, "p99": loadgen.P99_QUERIES}

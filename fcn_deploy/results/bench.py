@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -355,3 +355,22 @@ class Bench:
             masks=None if masks is None else {name: masks.number(name) for name in masks.values},
             references=tuple(map(BenchRow.from_fields, fields.children("references"))),
         )
+
+
+def baseline_of(row: BenchRow, rows: Iterable[BenchRow]) -> BenchRow | None:
+    """Return the baseline's row of the same workload, or None where it was not measured.
+
+    What runs on a GPU is held against the plain export on a GPU, the rest against that on the CPU.
+
+    Args:
+        row: measured now, or read from a file.
+        rows: of the same run.
+    """
+    for other in rows:
+        if (
+            other.is_baseline
+            and other.workload == row.workload
+            and other.runner.on_gpu == row.runner.on_gpu
+        ):
+            return other
+    return None

@@ -11,12 +11,7 @@ also agree in these and in the model file: see ``fcn_deploy.bench.regression``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fcn_deploy.results.bench import BenchRow
 
 #: Who took the times, as result files call it.
 LOADGEN, LOOP = "loadgen", "timed loop"
@@ -56,22 +51,3 @@ def tie(one: tuple[float, float], other: tuple[float, float]) -> bool:
         other: the same of another row.
     """
     return one[0] <= other[1] and other[0] <= one[1]
-
-
-def baseline_of(row: BenchRow, rows: Iterable[BenchRow]) -> BenchRow | None:
-    """Return the baseline's row of the same workload, or None where it was not measured.
-
-    What runs on a GPU is held against the plain export on a GPU, the rest against that on the CPU.
-
-    Args:
-        row: measured now, or read from a file.
-        rows: of the same run.
-    """
-    for other in rows:
-        if (
-            other.is_baseline
-            and other.workload == row.workload
-            and other.runner.on_gpu == row.runner.on_gpu
-        ):
-            return other
-    return None

@@ -25,8 +25,8 @@ from fcn_deploy.results.bench import (
     LoadGenVerdict,
     Ratio,
     Settings,
+    baseline_of,
 )
-from fcn_deploy.results.workload import baseline_of
 from tests.fakes import FakeRunner
 from tests.result_files import bare_row
 
