@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,42 @@ def test_torch_runner_says_what_is_missing_without_torch() -> None:
         "print(unavailable_reason('torch'))\n"
     )
     assert "pip install torch" in result.stdout, result.stderr
+
+
+SOURCES = sorted(
+    path
+    for folder in ("fcn_deploy", "tests", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def functions_of(path: Path) -> Iterator[ast.FunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+
+
+def test_files_and_functions_stay_short() -> None:
+    assert len(SOURCES) > 300
+    long_files = [p for p in SOURCES if len(p.read_text(encoding="utf-8").splitlines()) > 400]
+    assert not long_files
+    long_functions = [
+        f"{path}:{function.lineno} {function.name}"
+        for path in SOURCES
+        for function in functions_of(path)
+        if (function.end_lineno or 0) - function.lineno + 1 > 60
+    ]
+    assert not long_functions
+
+
+def test_commands_take_their_options_as_one_value() -> None:
+    many = [
+        f"{path}:{function.lineno} {function.name}"
+        for path in (PACKAGE / "commands").rglob("*.py")
+        for function in functions_of(path)
+        if len(function.args.posonlyargs + function.args.args + function.args.kwonlyargs) > 6
+    ]
+    assert not many
 
 
 def test_import_contracts_hold() -> None:
