@@ -1,4 +1,4 @@
-"""Result files for the tests of whoever reads them: documents that the real rooms made."""
+"""Result files for the tests of whoever reads them: documents that the package itself wrote."""
 
 from __future__ import annotations
 

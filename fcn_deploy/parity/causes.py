@@ -1,4 +1,4 @@
-"""Shifted, renamed, swapped ..."""
+"""Tests a difference for known mistakes: BGR input, a shift, renamed classes, normalisation."""
 
 from __future__ import annotations
 

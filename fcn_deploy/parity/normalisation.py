@@ -1,4 +1,4 @@
-"""Wrong mean, scale, channel order."""
+"""Tests whether a difference comes from a wrong mean, scale or channel order of the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worst pictures of a comparison as ``data:`` URIs, to ride inside the result file."""
+"""The worst pictures of a comparison as ``data:`` URIs, as the result file stores them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _JPEG_QUALITY = 85
 
 
 def drawn(drawings: Sequence[Drawing], palette: Palette, budget: int) -> tuple[WorstPicture, ...]:
-    """Return the pictures as they ride inside the result file.
+    """Return the pictures as they are stored in the result file.
 
     Args:
         drawings: worst first.

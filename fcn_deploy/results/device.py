@@ -1,4 +1,4 @@
-"""The device tier of TensorRT."""
+"""What a device file holds: TensorRT's time on the GPU alone, copies, streams and layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Header of every result; which machine; what differs."""
+"""Environment: the machine, the versions and the time with which every result file begins."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class WorstPicture:
     def from_fields(cls, fields: Fields) -> WorstPicture:
         """Read back what :meth:`to_json` gave."""
         views = fields.child("views")
-        # They ride inside the file: it may come from elsewhere, and must not pull in other files.
+        # They are stored in the file: it may come from elsewhere, and must not pull in other files.
         return cls(
             fields.text("name"),
             fields.whole("flips"),

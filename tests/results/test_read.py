@@ -1,4 +1,4 @@
-"""Result files, read back from documents that the real rooms made."""
+"""Result files, read back from documents that the package itself wrote."""
 
 from __future__ import annotations
 
