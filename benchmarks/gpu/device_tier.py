@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     contexts = [int(word) for word in asked.contexts.split(",")]
     run, target = Run.from_argument(asked.run), asked.json
-    environment, gpu = Environment.here(), vars(cuda.describe_gpu())
+    environment, gpu = Environment.current(), vars(cuda.describe_gpu())
     generator = np.random.default_rng(0)
     before = cuda.memory_in_use()
     with ExitStack() as stack:

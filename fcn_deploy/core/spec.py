@@ -239,7 +239,7 @@ class ShapeProfile:
         return cls(smallest, typical, largest)
 
     @classmethod
-    def covering(cls, sizes: SizeRange) -> ShapeProfile:
+    def default_for(cls, sizes: SizeRange) -> ShapeProfile:
         """Return the default profile for a network trained on images of these sizes.
 
         It is tuned for one typical image and starts at a single pixel, since the network takes
@@ -286,7 +286,7 @@ class ShapeProfile:
             for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
         )
 
-    def reaching(self, shape: BatchShape) -> ShapeProfile:
+    def widened_to(self, shape: BatchShape) -> ShapeProfile:
         """Return the profile widened just enough to take ``shape``.
 
         Raises:

@@ -28,7 +28,7 @@ from fcn_deploy.parity.gate import GATES, gate_checks, only_rounding_check
 from fcn_deploy.parity.inputs import ODD_SIZES, Pictures
 from fcn_deploy.parity.saved_outputs import Recording, require_comparable
 from fcn_deploy.parity.tally import ReferenceOutput, Tally
-from fcn_deploy.parity.worst_pictures import drawn
+from fcn_deploy.parity.worst_pictures import rendered
 from fcn_deploy.results.fields import finite_or_none
 from fcn_deploy.results.parity import ComparedPictures, Comparison, parity_document
 from fcn_deploy.results.parity_parts import Check, ClassScore, Gate, Region, Scores
@@ -180,7 +180,7 @@ def _comparison(run: CandidateRun, source: str, budget: int) -> Comparison:
         by_margin=tally.flips_by_margin(),
         by_distance=tally.flips_by_distance(),
         diagnosis=diagnosis,
-        pictures=drawn(tally.drawings(), spec.palette, budget),
+        pictures=rendered(tally.worst_candidates(), spec.palette, budget),
     )
 
 

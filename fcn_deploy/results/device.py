@@ -123,7 +123,7 @@ class DeviceRow:
         fields.child(PINNED).positive("of_floor")
         names = [name for name, value in fields.values.items() if isinstance(value, dict)]
         return cls(
-            batch_size=fields.whole("batch"),
+            batch_size=fields.non_negative_int("batch"),
             size=fields.size("size"),
             timings={
                 name: BatchTiming.from_fields(fields.child(name))
@@ -132,7 +132,7 @@ class DeviceRow:
             layers=tuple(
                 (layer.text("name"), layer.number("ms")) for layer in fields.children("layers")
             ),
-            memory_mib=fields.whole("memory_mib"),
+            memory_mib=fields.non_negative_int("memory_mib"),
         )
 
 
@@ -176,6 +176,6 @@ class DeviceTier:
             runner=RunnerDescription.from_fields(fields.child("runner")),
             rows=tuple(DeviceRow.from_fields(entry) for entry in measured),
             gpu=dict(fields.child("gpu").values),
-            memory_after_open_mib=fields.whole("memory_after_open_mib"),
+            memory_after_open_mib=fields.non_negative_int("memory_after_open_mib"),
             leak=dict(fields.child("leak").values) if "leak" in fields.values else None,
         )

@@ -82,20 +82,20 @@ class Fields:
             raise self.wrong(name, "true or false")
         return value
 
-    def whole(self, name: str) -> int:
+    def non_negative_int(self, name: str) -> int:
         """Return a whole number from 0."""
         value = self.values.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
             raise self.wrong(name, "a whole number")
         return value
 
-    def whole_or_none(self, name: str) -> int | None:
+    def non_negative_int_or_none(self, name: str) -> int | None:
         """Return a whole number from 0; None where it is null."""
-        return None if self._is_null(name) else self.whole(name)
+        return None if self._is_null(name) else self.non_negative_int(name)
 
     def index(self, name: str, count: int) -> int:
         """Return a whole number below ``count``."""
-        value = self.whole(name)
+        value = self.non_negative_int(name)
         if value >= count:
             raise self.wrong(name, f"a whole number below {count}")
         return value
@@ -155,7 +155,7 @@ class Fields:
             raise self.wrong(name, "a list of numbers")
         return tuple(finite(value) for value in values)
 
-    def wholes(self, name: str) -> tuple[int, ...]:
+    def non_negative_ints(self, name: str) -> tuple[int, ...]:
         """Return a list of whole numbers from 0."""
         values = self.items(name)
         if not all(type(value) is int and 0 <= value < 2**63 for value in values):
