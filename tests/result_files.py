@@ -1,4 +1,4 @@
-"""Result files for the tests of whoever reads them: documents that the real rooms made."""
+"""Result files for the tests of whoever reads them: documents that the package itself wrote."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def measured_bench(*rows: BenchRow, **changes: Any) -> Bench:
     """Return a bench of this machine; each row gets its ratio to the baseline among them."""
     by_loadgen = any(row.loadgen is not None for row in rows)
     fields: dict[str, Any] = {
-        "environment": Environment.here(),
+        "environment": Environment.current(),
         "options": (),
         "source": "made up",
         "distinct_inputs": 8,

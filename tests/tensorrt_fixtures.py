@@ -16,8 +16,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fcn_deploy.core.spec import ModelSpec, Precision, Product, SizeRange
-from fcn_deploy.graph.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, SPEC_KEY
+from fcn_deploy.core.spec import SPEC_KEY, ModelSpec, Precision, Product, SizeRange
+from fcn_deploy.graph.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY
 from fcn_deploy.tensorrt import api
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import NUM_CLASSES, RELEASES, FakeTensorRt

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from fcn_deploy.cli import SECTIONS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fcn_deploy"
 TORCH_PACKAGES = {"networks", "training", "export"}
-TORCH_FREE_ROOMS = sorted(
+TORCH_FREE_MODULES = sorted(
     {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in PACKAGE.rglob("*.py")
@@ -21,19 +25,7 @@ TORCH_FREE_ROOMS = sorted(
         and path.relative_to(PACKAGE).parts[0] not in TORCH_PACKAGES
     }
 )
-COMMANDS = (
-    "train",
-    "import",
-    "data",
-    "scenes",
-    "export",
-    "build",
-    "parity",
-    "bench",
-    "predict",
-    "report",
-    "doctor",
-)
+COMMANDS = [command.name for commands in SECTIONS.values() for command in commands]
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
@@ -42,9 +34,9 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_torch_free_room_imports_without_torch() -> None:
-    assert "fcn_deploy.runners.ort.runner" in TORCH_FREE_ROOMS
-    imports = "\n".join(f"import {room}" for room in TORCH_FREE_ROOMS)
+def test_every_torch_free_module_imports_without_torch() -> None:
+    assert "fcn_deploy.runners.ort.runner" in TORCH_FREE_MODULES
+    imports = "\n".join(f"import {module}" for module in TORCH_FREE_MODULES)
     blocked = "import sys\nfor name in ('torch', 'torchvision', 'safetensors'):\n"
     blocked += "    sys.modules[name] = None\n"
     result = run_python(blocked + imports)
@@ -127,6 +119,35 @@ def test_commands_take_their_options_as_one_value() -> None:
         if len(function.args.posonlyargs + function.args.args + function.args.kwonlyargs) > 6
     ]
     assert not many
+
+
+CROSS_REFERENCE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?(fcn_deploy\.[\w.]+)`")
+
+
+def resolves(target: str) -> bool:
+    """Whether a dotted name is a module, or lies in one."""
+    parts = target.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[length:]:
+            found = getattr(found, name, None)
+        return found is not None
+    return False
+
+
+def test_cross_references_resolve() -> None:
+    targets = {
+        (str(path), target)
+        for path in PACKAGE.rglob("*.py")
+        for target in CROSS_REFERENCE.findall(path.read_text(encoding="utf-8"))
+    }
+    assert len(targets) > 10
+    assert not [(path, target) for path, target in sorted(targets) if not resolves(target)]
+    assert not resolves("fcn_deploy.model.DeployGraph")
+    assert not resolves("fcn_deploy.networks.fcn.NoSuchNetwork")
 
 
 def test_import_contracts_hold() -> None:

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,14 @@ from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision
 from fcn_deploy.machine import cuda
-from fcn_deploy.results.environment import result_header
+from fcn_deploy.results.device import DEVICE, PINNED, BatchTiming, DeviceRow, DeviceTier
+from fcn_deploy.results.environment import Environment
 from fcn_deploy.runners.base import Outputs, Runner, open_runner
 from fcn_deploy.runners.trt import TrtRunner
 
 SHAPES: tuple[BatchShape, ...] = (
     (1, 320, 480), (8, 320, 480), (32, 320, 480), (64, 320, 480), (1, 1024, 2048),
 )  # fmt: skip
-DEVICE_SCHEMA = 2
 WARM_UP_RUNS, RUNS, REPEATS = 20, 100, 5
 #: A stream is read for about so long in each repeat.
 STREAM_SECONDS = 1.0
@@ -66,33 +67,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     contexts = [int(word) for word in asked.contexts.split(",")]
     run, target = Run.from_argument(asked.run), asked.json
-    document: dict[str, Any] = {
-        **result_header("device", DEVICE_SCHEMA),
-        "gpu": vars(cuda.describe_gpu()),
-        "rows": [],
-    }
+    environment, gpu = Environment.current(), vars(cuda.describe_gpu())
     generator = np.random.default_rng(0)
     before = cuda.memory_in_use()
     with ExitStack() as stack:
         runners = [_opened(run, asked.precision, stack) for _ in range(max(contexts))]
         first = runners[0]
-        document["runner"] = first.describe().to_json()
-        document["memory_after_open_mib"] = (cuda.memory_in_use() - before) >> 20
+        opened_mib = (cuda.memory_in_use() - before) >> 20
+        tier = DeviceTier(environment, first.describe(), (), gpu, opened_mib)
         for shape in asked.shapes or SHAPES:
-            row: dict[str, Any] = {"batch": shape[0], "size": list(shape[1:])}
-            try:
-                for name, measured in _measures(first, runners, contexts, shape, generator):
-                    row[name] = measured
-            except FcnDeployError as error:
-                row["error"] = str(error)
-            row["memory_mib"] = (cuda.memory_in_use() - before) >> 20
-            document["rows"].append(row)
-            write_json(target, document)
-            print({name: row[name] for name in row if name != "layers"})
+            row = _measured(runners, contexts, shape, generator)
+            row = replace(row, memory_mib=(cuda.memory_in_use() - before) >> 20)
+            tier = replace(tier, rows=(*tier.rows, row))
+            write_json(target, tier.to_json())
+            print(replace(row, layers=()).to_json())
         if not asked.shapes:
-            document["leak"] = _leak(first, generator)
-            write_json(target, document)
-            print(document["leak"])
+            tier = replace(tier, leak=_leak(first, generator))
+            write_json(target, tier.to_json())
+            print(tier.leak)
 
 
 def _opened(run: Run, precision: Precision, stack: ExitStack) -> TrtRunner:
@@ -106,37 +98,61 @@ def _shape(text: str) -> BatchShape:
     return batch, height, width
 
 
-def _measures(
-    first: TrtRunner,
+def _measured(
     runners: Sequence[TrtRunner],
     contexts: Sequence[int],
     shape: BatchShape,
     generator: np.random.Generator,
-) -> Iterator[tuple[str, Any]]:
-    """Yield each measurement with its name as soon as it is there."""
+) -> DeviceRow:
+    """Return a shape's row; after an error, with the timings that were taken before it."""
+    timings: dict[str, BatchTiming] = {}
+    layers: tuple[tuple[str, float], ...] = ()
+    problem = None
+    try:
+        for name, timing in _timings(runners, contexts, shape, generator):
+            timings[name] = timing
+        layers = _layers(runners[0], shape, generator)
+    except FcnDeployError as error:
+        problem = str(error)
+    return DeviceRow(shape[0], shape[1:], timings, layers, error=problem)
+
+
+def _layers(
+    runner: TrtRunner, shape: BatchShape, generator: np.random.Generator
+) -> tuple[tuple[str, float], ...]:
+    """Return each layer's milliseconds by TensorRT's profiler, the slowest first."""
+    images = generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    seconds = runner.layer_seconds(images, runs=RUNS)
+    return tuple(sorted(((n, 1000 * spent) for n, spent in seconds.items()), key=lambda x: -x[1]))
+
+
+def _timings(
+    runners: Sequence[TrtRunner],
+    contexts: Sequence[int],
+    shape: BatchShape,
+    generator: np.random.Generator,
+) -> Iterator[tuple[str, BatchTiming]]:
+    """Yield each timing with its name as soon as it is there."""
+    first = runners[0]
     buffers = [[runner.batch_buffer(shape) for _ in range(BUFFERS)] for runner in runners]
     for buffer in (buffer for own in buffers for buffer in own):
         buffer[...] = generator.integers(0, 256, buffer.shape, dtype=np.uint8)
     device = _device(first, buffers[0])
-    yield "device", device
+    yield DEVICE, device
     bus = _bus(shape)
     yield "bus", bus
-    count = max(BUFFERS, round(STREAM_SECONDS * device["images_per_s"] / shape[0]))
+    count = max(BUFFERS, round(STREAM_SECONDS * device.images_per_s / shape[0]))
     for number in contexts:
         reads = [(runner.stream_views, own) for runner, own in zip(runners, buffers, strict=True)]
         pinned = _streamed(reads[:number], count)
-        pinned["of_floor"] = pinned["images_per_s"] / min(
-            device["images_per_s"], bus["images_per_s"]
-        )
-        yield "pinned" if number == 1 else f"pinned, {number} contexts", pinned
+        floor = pinned.images_per_s / min(device.images_per_s, bus.images_per_s)
+        name = PINNED if number == 1 else f"{PINNED}, {number} contexts"
+        yield name, pinned.with_figures(of_floor=floor)
     pageable = [buffer.copy() for buffer in buffers[0]]
     yield "host", _streamed([(first.stream, pageable)], count)
-    seconds = first.layer_seconds(buffers[0][0], runs=RUNS)
-    layers = [{"name": name, "ms": 1000 * spent} for name, spent in seconds.items()]
-    yield "layers", sorted(layers, key=lambda layer: -float(str(layer["ms"])))
 
 
-def _device(runner: TrtRunner, batches: Sequence[Batch]) -> dict[str, Any]:
+def _device(runner: TrtRunner, batches: Sequence[Batch]) -> BatchTiming:
     for index in range(WARM_UP_RUNS):
         runner.device_seconds(batches[index % len(batches)])
     repeats = [
@@ -145,10 +161,10 @@ def _device(runner: TrtRunner, batches: Sequence[Batch]) -> dict[str, Any]:
         )
         for _ in range(REPEATS)
     ]
-    return _figures(repeats, len(batches[0]))
+    return BatchTiming.of_repeats(repeats, len(batches[0]))
 
 
-def _bus(shape: BatchShape) -> dict[str, Any]:
+def _bus(shape: BatchShape) -> BatchTiming:
     """Time the copies of a batch and of its masks by events, each way alone."""
     pixels = int(np.prod(shape))
     stream, start, end = cuda.Stream(), cuda.Event(), cuda.Event()
@@ -175,14 +191,12 @@ def _bus(shape: BatchShape) -> dict[str, Any]:
         for held in (stream, start, end, host, device):
             held.close()
     inwards, outwards = (statistics.median(way) for way in zip(*ways, strict=True))
-    return {
-        "in_gb_per_s": 3 * pixels / inwards / 1e9,
-        "out_gb_per_s": pixels / outwards / 1e9,
-        **_figures([max(way) for way in ways], shape[0]),
-    }
+    return BatchTiming.of_repeats([max(way) for way in ways], shape[0]).with_figures(
+        in_gb_per_s=3 * pixels / inwards / 1e9, out_gb_per_s=pixels / outwards / 1e9
+    )
 
 
-def _streamed(reads: Sequence[tuple[Read, Sequence[Batch]]], count: int) -> dict[str, Any]:
+def _streamed(reads: Sequence[tuple[Read, Sequence[Batch]]], count: int) -> BatchTiming:
     """Read streams of ``count`` batches each, every one on a thread of its own."""
 
     def read(stream: Read, batches: Sequence[Batch], number: int) -> None:
@@ -210,17 +224,7 @@ def _streamed(reads: Sequence[tuple[Read, Sequence[Batch]]], count: int) -> dict
 
     turn(WARM_UP_RUNS)
     repeats = [turn(count) / count / len(reads) for _ in range(REPEATS)]
-    return _figures(repeats, len(reads[0][1][0]))
-
-
-def _figures(seconds: Sequence[float], images: int) -> dict[str, Any]:
-    """Return what a batch takes, repeat by repeat, and the rate at the median."""
-    median = statistics.median(seconds)
-    return {
-        "repeats_ms": [1000 * spent for spent in seconds],
-        "median_ms": 1000 * median,
-        "images_per_s": images / median,
-    }
+    return BatchTiming.of_repeats(repeats, len(reads[0][1][0]))
 
 
 def _leak(runner: Runner, generator: np.random.Generator) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""How fast, under which conditions. No torch."""
+"""Measures how fast runners are, and under which conditions.  No torch."""

@@ -57,7 +57,7 @@ class _Watch:
         self.stages = dict.fromkeys(ALL_STAGES, 0.0)
         self._last = time.perf_counter()
 
-    def goes_on(self) -> None:
+    def skip(self) -> None:
         """Leave out the time since the last lap."""
         self._last = time.perf_counter()
 
@@ -134,7 +134,7 @@ class Case:
         in_memory = time.perf_counter()
         on_result()
         resumed = time.perf_counter()  # what the listener did is nobody's stage
-        watch.goes_on()
+        watch.skip()
         self._write(outputs.mask)
         watch.stage_done(WRITE)
         wall = (in_memory - started) + (time.perf_counter() - resumed)

@@ -116,7 +116,7 @@ def _figures_of_child(plan: ColdStartPlan) -> dict[str, Any]:
         return {"error": f"no mask within {plan.timeout_s:g} s"}
     except OSError as error:
         return {"error": f"cannot start {sys.executable or 'Python'}: {error.strerror}"}
-    return _read_figures(finished.stdout) or {"error": _how_it_ended(finished)}
+    return _read_figures(finished.stdout) or {"error": _exit_reason(finished)}
 
 
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
@@ -139,7 +139,7 @@ def _read_figures(output: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _how_it_ended(finished: subprocess.CompletedProcess[bytes]) -> str:
+def _exit_reason(finished: subprocess.CompletedProcess[bytes]) -> str:
     code = finished.returncode
     try:
         end = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

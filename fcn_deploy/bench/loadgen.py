@@ -92,7 +92,7 @@ def single_stream(
     lg = _load()
     settings = _settings(lg, lg.TestScenario.SingleStream, min_seconds, min_queries)
     settings.single_stream_expected_latency_ns = max(1, round(0.5e9 * expected_seconds))
-    return _run(lg, settings, samples, _OneByOne(lg, answer))
+    return _run(lg, settings, samples, _StreamAnswers(lg, answer))
 
 
 def offline(
@@ -124,7 +124,7 @@ def offline(
     # In this scenario LoadGen takes its least number of queries for one of samples.
     settings = _settings(lg, lg.TestScenario.Offline, min_seconds, batches * batch_size)
     settings.offline_expected_qps = expected_per_s
-    return _run(lg, settings, samples, _AllAtOnce(lg, answer))
+    return _run(lg, settings, samples, _OfflineAnswers(lg, answer))
 
 
 def server(
@@ -213,7 +213,7 @@ class _Answers:
         )
 
 
-class _OneByOne(_Answers):
+class _StreamAnswers(_Answers):
     def __init__(self, lg: Any, answer: Callable[[int, Callable[[], None]], None]) -> None:
         super().__init__(lg)
         self._answer = answer
@@ -235,7 +235,7 @@ class _OneByOne(_Answers):
             self._complete(samples)
 
 
-class _AllAtOnce(_Answers):
+class _OfflineAnswers(_Answers):
     def __init__(
         self, lg: Any, answer: Callable[[Sequence[int], Callable[[int], None]], None]
     ) -> None:
@@ -331,7 +331,7 @@ def read_log(log: Path) -> LoadGenTest:
                 # 0 where there were too few queries
                 early_stopping_ms=(said.get("early_stopping_latency_ss") or 0) / 1e6 or None,
                 problems=tuple(_problems(said)),
-                settings=_settings_said(said),
+                settings=_logged_settings(said),
             ),
             samples=said["result_query_count"] * said["effective_samples_per_query"],
             samples_per_s=said.get(
@@ -350,7 +350,7 @@ def read_log(log: Path) -> LoadGenTest:
         ) from error
 
 
-def _settings_said(said: dict[str, Any]) -> Settings | None:
+def _logged_settings(said: dict[str, Any]) -> Settings | None:
     names = (
         "requested_min_duration_ms", "requested_min_query_count",
         "effective_performance_sample_count",

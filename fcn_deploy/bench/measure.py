@@ -146,7 +146,7 @@ def measure(
     conditions = watch.ended(rows, warnings)  # before a GPU's clocks fall
     by_loadgen = any(row.loadgen is not None for row in rows)
     return Bench(
-        environment=Environment.here(),
+        environment=Environment.current(),
         options=tuple(plan.options),
         source=plan.source,
         distinct_inputs=plan.distinct_inputs,

@@ -114,7 +114,7 @@ class SpeedChange:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedCases:
     """Cases that a measurement was asked for: each runner, each workload.
 
     Attributes:
@@ -125,7 +125,7 @@ class Asked:
     runners: tuple[RunnerDescription, ...]
     workloads: frozenset[Workload]
 
-    def holds(self, row: BenchRow) -> bool:
+    def __contains__(self, row: BenchRow) -> bool:
         """Say whether a row's case is among them, by all that makes rows comparable."""
         return row.workload in self.workloads and any(
             _identity(runner) == _identity(row.runner) for runner in self.runners
@@ -164,7 +164,9 @@ def require_machine(before: Bench, machine: Environment) -> None:
         )
 
 
-def compare(before: Bench, now: Bench, limit: float, asked: Asked | None = None) -> SpeedChange:
+def compare(
+    before: Bench, now: Bench, limit: float, asked: RequestedCases | None = None
+) -> SpeedChange:
     """Compare the rows that two benches share.
 
     Rows are the same where the workload is, the runner, its threads and its model file.
@@ -186,7 +188,7 @@ def compare(before: Bench, now: Bench, limit: float, asked: Asked | None = None)
             continue  # the unit, not ours to judge
         older = _same_case(row, before)
         if older is None:
-            uncompared.append(f"{_label(row)}: {_why_not(row, before)}")
+            uncompared.append(f"{_label(row)}: {_incomparable_reason(row, before)}")
         elif not older.is_valid:
             uncompared.append(f"{_label(row)}: INVALID by LoadGen then")
         elif not row.is_valid:
@@ -196,7 +198,7 @@ def compare(before: Bench, now: Bench, limit: float, asked: Asked | None = None)
     for row in before.rows:
         if row.is_baseline or any(_case(row) == _case(other) for other in now.rows):
             continue
-        was_asked = asked is not None and row.is_valid and asked.holds(row)
+        was_asked = asked is not None and row.is_valid and row in asked
         (lost if was_asked else uncompared).append(f"{_label(row)}: not measured this time")
     if not changes and not lost:
         raise InputError(
@@ -280,7 +282,7 @@ def _key(row: BenchRow) -> tuple[object, ...]:
     return row.workload, _identity(row.runner)
 
 
-def _why_not(row: BenchRow, bench: Bench) -> str:
+def _incomparable_reason(row: BenchRow, bench: Bench) -> str:
     same = [other for other in bench.rows if _case(other) == _case(row)]
     if not same:
         return f"not in {bench.environment.file}"

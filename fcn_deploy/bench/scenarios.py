@@ -235,7 +235,7 @@ class Server(Scenario):
     def _search(self, case: Case) -> tuple[LoadGenTest, float]:
         alone = _seconds_alone(case)
         if 1000 * alone > self.target_p99_ms:
-            raise self._hopeless(case, alone)
+            raise self._bound_unreachable(alone)
         rate = self._found.get(case, 0.6 / alone)
         best: LoadGenTest | None = None
         low, high = 0.0, math.inf  # valid, invalid
@@ -246,7 +246,7 @@ class Server(Scenario):
             else:
                 high = rate
             if high * alone < LOWEST_UTILISATION:
-                raise self._hopeless(case, alone)
+                raise self._bound_unreachable(alone)
             if high == math.inf:
                 # A later repeat begins at a rate that was valid: one small step up may do.
                 rate = low * ((1 + RATE_RESOLUTION) if case in self._found else 1.5)
@@ -255,7 +255,8 @@ class Server(Scenario):
         assert best is not None  # low has left 0
         return best, low
 
-    def _hopeless(self, case: Case, alone: float) -> MeasurementError:
+    def _bound_unreachable(self, alone: float) -> MeasurementError:
+        """Return the error for a picture that takes longer than the bound at every rate tried."""
         return MeasurementError(
             f"no rate keeps p99 below {self.target_p99_ms:g} ms; a lone picture takes "
             f"{1000 * alone:.3g} ms",

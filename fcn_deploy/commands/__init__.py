@@ -1,4 +1,4 @@
-"""One room per command: each turns words into values and calls the stage of its name.
+"""The commands of `fcn-deploy`: a module each, which reads the options and calls the package.
 
 Heavy imports happen inside the command bodies, so that every ``--help`` answers at once.
 """

@@ -173,7 +173,7 @@ def bench(**typed: Any) -> None:
     """Measure backends and the plain-export baseline, interleaved, with their spread."""
     from fcn_deploy.bench.conditions import ConditionWatch
     from fcn_deploy.bench.measure import measure
-    from fcn_deploy.bench.regression import Asked, compare
+    from fcn_deploy.bench.regression import RequestedCases, compare
     from fcn_deploy.core.files import probe, write_json
     from fcn_deploy.machine.description import usable_cores
     from fcn_deploy.machine.sensors import energy_joules
@@ -197,7 +197,7 @@ def bench(**typed: Any) -> None:
             loop_reason=loop_reason,
             options=typed_options(but=("json_file", "older", "max_slowdown")),
         )
-        asked = Asked(tuple(runner.describe() for runner in plan.runners), plan.workloads)
+        asked = RequestedCases(tuple(runner.describe() for runner in plan.runners), plan.workloads)
         console.print(
             f"{options.threads} CPU threads pinned, {options.repeats} interleaved repeats"
         )
@@ -216,7 +216,7 @@ def _older(path: Path) -> Bench:
     from fcn_deploy.results.environment import Environment
 
     before = read_bench(path)
-    require_machine(before, Environment.here())
+    require_machine(before, Environment.current())
     return before
 
 

@@ -59,7 +59,7 @@ def diagnose() -> Diagnosis:
 
 def _devices() -> str:
     try:
-        # By name, at run time: this room must import where PyTorch is not installed.
+        # By name, at run time: this module must import where PyTorch is not installed.
         import importlib
 
         torch = importlib.import_module("torch")

@@ -15,7 +15,7 @@ import click
 from fcn_deploy.commands.shared.console import console, counter
 from fcn_deploy.commands.shared.options import PathText, Size
 from fcn_deploy.commands.train_options import Epochs, TrainOptions, train_plan
-from fcn_deploy.commands.train_resume import begun_training
+from fcn_deploy.commands.train_resume import resume_point
 from fcn_deploy.core.errors import (
     FcnDeployError,
     InputError,
@@ -248,7 +248,7 @@ def _train(context: click.Context, options: TrainOptions) -> None:
     run = Run(Path(options.out))
     device = choose_device(options.device)
     with joined(device) as world:
-        begun = world.from_leader(lambda: begun_training(context, options, run, device))
+        begun = world.from_leader(lambda: resume_point(context, options, run, device))
         if begun is None:
             console.print(f"{run.checkpoint} is finished: nothing to resume")
             return

@@ -35,7 +35,7 @@ class BegunTraining:
     typed: tuple[str, ...]
 
 
-def begun_training(
+def resume_point(
     context: click.Context, typed: TrainOptions, run: Run, device: torch.device
 ) -> BegunTraining | None:
     """Look at the run directory and the data; None if the run is finished.
@@ -65,7 +65,7 @@ def begun_training(
     if state is None:
         words = options_given(context, typed, str(options.data))
         return BegunTraining(options, None, tuple(words))
-    begun = as_begun(context, options, state.arguments)
+    begun = merge_options(context, options, state.arguments)
     console.print(f"resuming {run.root} at epoch {state.epoch}, batch {state.sums.batches + 1}")
     return BegunTraining(begun, state, state.options)
 
@@ -99,7 +99,9 @@ def _require_finished(run: Run, typed: TrainOptions) -> None:
         )
 
 
-def as_begun(context: click.Context, typed: TrainOptions, saved: Mapping[str, Any]) -> TrainOptions:
+def merge_options(
+    context: click.Context, typed: TrainOptions, saved: Mapping[str, Any]
+) -> TrainOptions:
     """Return the options that the run was begun with; what was typed now must be the same.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Words that every other package uses. Standard library only."""
+"""Errors, the model spec, the run directory, atomic files.  Standard library only."""

@@ -1,4 +1,4 @@
-"""What every stage must know of a model, in one frozen value that rides inside each file.
+"""ModelSpec, the classes and the normalisation of a model, which is stored in each of its files.
 
 Standard library only: a target device reads it without torch, numpy or onnx.
 """
@@ -15,6 +15,8 @@ from typing import Any
 from fcn_deploy.core.errors import ArtifactError, InputError
 
 SPEC_SCHEMA = 1
+#: Key of the spec in the metadata of checkpoints and ONNX files.
+SPEC_KEY = "fcn_deploy.spec"
 #: Label value of pixels that count for nothing: the void border of VOC.
 IGNORE_INDEX = 255
 #: ImageNet statistics of RGB in [0, 1], as torchvision's ResNets were trained with.
@@ -72,7 +74,7 @@ class ModelSpec:
     """Everything a later stage must know of a trained network.
 
     Attributes:
-        architecture: a name from the table in ``networks.py``, e.g. ``fcn32s-resnet18``.
+        architecture: a name from ``networks/architectures.py``, e.g. ``fcn32s-resnet18``.
         class_names: one name per class index.
         palette: one RGB colour (0-255) per class index.
         mean: per-channel mean of RGB in [0, 1] that the network subtracts.
@@ -237,7 +239,7 @@ class ShapeProfile:
         return cls(smallest, typical, largest)
 
     @classmethod
-    def covering(cls, sizes: SizeRange) -> ShapeProfile:
+    def default_for(cls, sizes: SizeRange) -> ShapeProfile:
         """Return the default profile for a network trained on images of these sizes.
 
         It is tuned for one typical image and starts at a single pixel, since the network takes
@@ -284,7 +286,7 @@ class ShapeProfile:
             for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
         )
 
-    def reaching(self, shape: BatchShape) -> ShapeProfile:
+    def widened_to(self, shape: BatchShape) -> ShapeProfile:
         """Return the profile widened just enough to take ``shape``.
 
         Raises:

@@ -130,7 +130,7 @@ def check_scenes(on_sample: Callable[[], None] = lambda: None) -> DataReport:
     splits = {name: SceneDataset.open(name) for name in ("train", "val")}
     counts = _no_counts(len(splits["train"].class_names))
     for dataset in splits.values():
-        for sample in _told(iterate(dataset), on_sample):
+        for sample in _calling_after_each(iterate(dataset), on_sample):
             counts = counts + ClassCounts.of(sample.mask, len(dataset.class_names))
     return DataReport(
         "synthetic",
@@ -144,7 +144,8 @@ def _whole_split(name: str, dataset: Dataset) -> SplitReport:
     return SplitReport(name, len(dataset), len(dataset), Counter(dataset.sizes()))
 
 
-def _told(samples: Iterable[Any], on_sample: Callable[[], None]) -> Iterator[Any]:
+def _calling_after_each(samples: Iterable[Any], on_sample: Callable[[], None]) -> Iterator[Any]:
+    """Yield the samples, and call ``on_sample`` when each has been dealt with."""
     for sample in samples:
         yield sample
         on_sample()
@@ -263,7 +264,7 @@ def _check_split(
             words = f"{path} names {name} {count} times"
             found.faults.append(Fault("listed twice", str(path), words, "keep one line of each"))
     sizes: Counter[tuple[int, int]] = Counter()
-    for name in _told(dict.fromkeys(lines), on_sample):
+    for name in _calling_after_each(dict.fromkeys(lines), on_sample):
         mask = _check_sample(found, split, name)
         if mask is not None:
             sizes[mask.shape[0], mask.shape[1]] += 1

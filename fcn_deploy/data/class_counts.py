@@ -1,4 +1,4 @@
-"""Pixels per class, median frequency."""
+"""Pixels per class of a dataset, and the loss weights that follow: median frequency balancing."""
 
 from __future__ import annotations
 

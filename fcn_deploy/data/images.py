@@ -23,7 +23,7 @@ _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 
 
-class _Quiet:
+class _SuppressWarnings:
     """No warnings while any thread is inside.
 
     Pillow warns of what it can repair (and of large pictures, which we limit ourselves).  Python's
@@ -51,7 +51,7 @@ class _Quiet:
                 self._filters.__exit__(None, None, None)
 
 
-_quiet = _Quiet()
+_suppress_warnings = _SuppressWarnings()
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def decoded(path: Path) -> Iterator[Image.Image]:
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open a picture whose pixels are still to be decoded; what fails inside is explained."""
     try:
-        with _quiet, Image.open(path) as image:
+        with _suppress_warnings, Image.open(path) as image:
             _refuse_bomb(path, image.size)
             yield image
     except FileNotFoundError as error:

@@ -54,7 +54,7 @@ def _channel(index: int, first_bit: int) -> int:
 
 def colour_table(palette: Palette) -> NDArray[np.uint8]:
     """Return uint8 [256, 3]: the palette's colours, VOC's for the indices beyond it."""
-    table = _voc_table().copy()
+    table: NDArray[np.uint8] = _voc_table().copy()
     if len(palette):
         table[: len(palette)] = np.array(palette, dtype=np.uint8)
     return table
@@ -217,7 +217,7 @@ def written_by_us(path: Path) -> bool:
     """Say whether a file is a PNG that :func:`write_mask` or :func:`write_picture` wrote."""
     try:
         with Image.open(path) as image:
-            return image.info.get("Software") == _SOFTWARE
+            return bool(image.info.get("Software") == _SOFTWARE)
     except (OSError, SyntaxError, ValueError):
         return False
 

@@ -1,4 +1,4 @@
-"""From what was typed to a dataset: synthetic, folder, VOC."""
+"""open_dataset: the dataset that ``--data`` names, which is synthetic, a folder, or VOC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plain export to compare with."""
+"""The baseline of the bench: a plain torch.onnx export of the same network."""
 
 from __future__ import annotations
 

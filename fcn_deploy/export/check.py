@@ -1,4 +1,4 @@
-"""The file against the network."""
+"""Compares the outputs of an exported ONNX graph with those of the network it came from."""
 
 from __future__ import annotations
 

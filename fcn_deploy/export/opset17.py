@@ -1,4 +1,4 @@
-"""Down to opset 17."""
+"""Converts an exported ONNX graph down to opset 17, for TensorRT 8.6."""
 
 from __future__ import annotations
 

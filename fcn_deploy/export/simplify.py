@@ -1,4 +1,4 @@
-"""What the tracer leaves behind, removed."""
+"""Removes what the torch.onnx tracer leaves in a graph, and names the nodes after their modules."""
 
 from __future__ import annotations
 

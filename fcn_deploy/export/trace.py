@@ -1,4 +1,4 @@
-"""The trace through torch.onnx."""
+"""Traces a PyTorch module to an ONNX graph with torch.onnx."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""ONNX files, seen and rewritten. No torch."""
+"""Reads, measures, quantizes and rewrites ONNX graphs.  No torch."""

@@ -1,4 +1,4 @@
-"""An export whose output is also its logits."""
+"""Makes the logits an output of an ONNX graph that gives masks alone."""
 
 from __future__ import annotations
 

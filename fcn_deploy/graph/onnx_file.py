@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 from fcn_deploy.core.errors import ArtifactError, BackendError, OnnxFileError
 from fcn_deploy.core.files import content_digest, file_digest
 from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import ModelSpec, Precision, Tail
+from fcn_deploy.core.spec import SPEC_KEY, ModelSpec, Precision, Tail
 
 if TYPE_CHECKING:
     import onnx
 
 
 #: Keys of the file's metadata_props.
-SPEC_KEY = "fcn_deploy.spec"
 PRECISION_KEY = "fcn_deploy.precision"
 CHECKPOINT_DIGEST_KEY = "fcn_deploy.checkpoint_digest"
 TAIL_KEY = "fcn_deploy.tail"
@@ -34,7 +33,7 @@ FOREIGN_REPAIR = "give a file that `fcn-deploy export` wrote"
 
 @dataclass(frozen=True)
 class OnnxMetadata:
-    """What rides inside an ONNX file of ours.
+    """What is stored in an ONNX file of ours.
 
     Attributes:
         spec: classes, colours, normalisation.

@@ -1,1 +1,1 @@
-"""What this computer is and what it does just now."""
+"""The machine: its description, its sensors and its GPU."""

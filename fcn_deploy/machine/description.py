@@ -1,4 +1,4 @@
-"""Which machine and which versions a figure was measured with: data that rides in every result."""
+"""Which machine and which versions a figure was measured with: stored in every result file."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The network itself. Torch."""
+"""The segmentation networks, their checkpoints and the deploy graph, in PyTorch."""

@@ -1,4 +1,4 @@
-"""Names to networks."""
+"""The table of architectures: a name such as ``fcn32s-resnet18`` to the network it builds."""
 
 from __future__ import annotations
 

@@ -14,11 +14,10 @@ from torch import nn
 
 from fcn_deploy.core.errors import ArchitectureError, ArtifactError, CheckpointError
 from fcn_deploy.core.files import atomic_path
-from fcn_deploy.core.spec import ModelSpec
+from fcn_deploy.core.spec import SPEC_KEY, ModelSpec
 from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.fcn import SegmentationNetwork
 
-_SPEC_KEY = "fcn_deploy.spec"
 _REPAIR = "give a model.safetensors that `fcn-deploy train` wrote"
 # A header beyond this is not one of ours: the length field of a foreign file reads as garbage.
 _MAX_HEADER_BYTES = 100_000_000
@@ -48,7 +47,7 @@ def save_checkpoint(path: Path, model: nn.Module, spec: ModelSpec) -> None:
     }
     with atomic_path(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={_SPEC_KEY: spec.to_json()})
+            save_file(tensors, temporary, metadata={SPEC_KEY: spec.to_json()})
         except safetensors.SafetensorError as error:
             # The library reports a full disk as its own error: hand the reason on.
             raise ArtifactError(
@@ -91,10 +90,10 @@ def read_spec(path: Path) -> ModelSpec:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", _REPAIR) from error
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file", _REPAIR) from error
-    if not isinstance(metadata, dict) or _SPEC_KEY not in metadata:
+    if not isinstance(metadata, dict) or SPEC_KEY not in metadata:
         raise CheckpointError(f"{path} carries no fcn-deploy spec", _REPAIR)
     try:
-        return ModelSpec.from_json(metadata[_SPEC_KEY])
+        return ModelSpec.from_json(metadata[SPEC_KEY])
     except ArtifactError as error:
         raise CheckpointError(f"{path}: {error.message}", error.repair or _REPAIR) from error
 

@@ -1,4 +1,4 @@
-"""Is PyTorch there, and which device and kernels it takes."""
+"""Whether PyTorch is installed, and the device and kernels that it uses."""
 
 from __future__ import annotations
 

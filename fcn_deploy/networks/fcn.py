@@ -23,8 +23,8 @@ from fcn_deploy.networks.upsampling import bilinear_upsampling, cropped, interpo
 class SegmentationNetwork(nn.Module):
     """A network that gives class scores on a coarse grid and brings them to the picture's size.
 
-    What :class:`fcn_deploy.model.DeployGraph` needs to know of a network to put another tail in
-    its last step's place.
+    What :class:`fcn_deploy.networks.deploy_graph.DeployGraph` needs to know of a network to put
+    another tail in its last step's place.
     """
 
     def scores(self, images: Tensor) -> Tensor:

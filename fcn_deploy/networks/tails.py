@@ -1,4 +1,4 @@
-"""Resize and argmax in the order that costs least, with the proof."""
+"""Tails of the deploy graph: resize and argmax in the order that costs least, with the proof."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ class EarlyArgmax(nn.Module):
     see docs/numerics.md.
 
     Args:
-        upsample: the transposed convolution; see :class:`~fcn_deploy.networks.UpsamplingNetwork`.
+        upsample: the transposed convolution; see
+            :class:`~fcn_deploy.networks.fcn.UpsamplingNetwork`.
         outputs: a subset of ``OUTPUT_NAMES`` in that order.
 
     Raises:
@@ -211,7 +212,7 @@ def _cell_weight(weight: Tensor, stride: int) -> Tensor:
 
 
 class Interpolated(nn.Module):
-    """The tail of an :class:`~fcn_deploy.networks.InterpolatingNetwork`: stretch, argmax.
+    """The tail of an :class:`~fcn_deploy.networks.fcn.InterpolatingNetwork`: stretch, argmax.
 
     Args:
         outputs: a subset of ``OUTPUT_NAMES`` in that order.

@@ -1,4 +1,4 @@
-"""Bilinear kernels, crop, interpolation."""
+"""Bilinear upsampling of class scores: transposed convolution, interpolation, crop."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Are the masks the same, where not, and why not. No torch."""
+"""Compares the masks of runners, judges the difference and finds its cause.  No torch."""

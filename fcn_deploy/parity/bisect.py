@@ -35,6 +35,7 @@ from fcn_deploy.parity.inputs import Pictures
 from fcn_deploy.parity.layer_pairs import LayerPair, paired_layers
 from fcn_deploy.parity.segments import SegmentedGraph
 from fcn_deploy.results.bisect import BisectedModel, Bisection, Layer, bisect_document
+from fcn_deploy.results.fields import finite_or_none
 
 #: Layers whose outputs are held in memory at once; the figures do not depend on it.
 LAYERS_AT_ONCE = 8
@@ -230,14 +231,10 @@ class _Sums:
             operator=pair.operator,
             tensor=pair.tensor,
             shape=self.shape or (),
-            scale=_number(scale),
-            max_error=_number(self.max_error),
-            rms_error=_number(rms_error),
-            relative_error=_number(relative),
+            scale=finite_or_none(scale),
+            max_error=finite_or_none(self.max_error),
+            rms_error=finite_or_none(rms_error),
+            relative_error=finite_or_none(relative),
             finite=self.finite,
             beyond=not self.finite or relative > tolerance,
         )
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Shifted, renamed, swapped ..."""
+"""Tests a difference for known mistakes: BGR input, a shift, renamed classes, normalisation."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def _shift_of_logits(case: Evidence, allowed: Tolerance) -> tuple[float, float] 
     if candidate.size == 0 or plain == 0:
         return None
 
-    def left_over(shift: tuple[float, float]) -> float:
+    def residual(shift: tuple[float, float]) -> float:
         return rms(candidate - _moved(case.logits, rows, columns, shift))
 
-    best = min(shifts(0.5), key=left_over)
+    best = min(shifts(0.5), key=residual)
     whole = all(part == round(part) for part in best)
     share = allowed.exactly if whole else allowed.half_pixel
-    return best if left_over(best) < share * plain else None
+    return best if residual(best) < share * plain else None
 
 
 def window(shape: tuple[int, ...], margin: int) -> tuple[slice, slice]:

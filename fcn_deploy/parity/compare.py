@@ -11,7 +11,6 @@ whose logits are within ε may flip it.  That alone proves little, as a broken c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -29,7 +28,8 @@ from fcn_deploy.parity.gate import GATES, gate_checks, only_rounding_check
 from fcn_deploy.parity.inputs import ODD_SIZES, Pictures
 from fcn_deploy.parity.saved_outputs import Recording, require_comparable
 from fcn_deploy.parity.tally import ReferenceOutput, Tally
-from fcn_deploy.parity.worst_pictures import drawn
+from fcn_deploy.parity.worst_pictures import rendered
+from fcn_deploy.results.fields import finite_or_none
 from fcn_deploy.results.parity import ComparedPictures, Comparison, parity_document
 from fcn_deploy.results.parity_parts import Check, ClassScore, Gate, Region, Scores
 from fcn_deploy.runners.base import Runner
@@ -162,7 +162,7 @@ def _comparison(run: CandidateRun, source: str, budget: int) -> Comparison:
             source, tally.pictures - len(ODD_SIZES), ODD_SIZES, tally.pixels, tally.digest
         ),
         gate=run.gate,
-        epsilon=_number(tally.epsilon),
+        epsilon=finite_or_none(tally.epsilon),
         logit_scale=tally.logit_scale,
         finite=tally.finite,
         agreement=1 - tally.flips / tally.pixels,
@@ -180,7 +180,7 @@ def _comparison(run: CandidateRun, source: str, budget: int) -> Comparison:
         by_margin=tally.flips_by_margin(),
         by_distance=tally.flips_by_distance(),
         diagnosis=diagnosis,
-        pictures=drawn(tally.drawings(), spec.palette, budget),
+        pictures=rendered(tally.worst_candidates(), spec.palette, budget),
     )
 
 
@@ -192,21 +192,17 @@ def _scores(tally: Tally, spec: ModelSpec) -> Scores | None:
     changes = np.nan_to_num(after.iou() - before.iou())
     worst = int(np.argmin(changes))
     return Scores(
-        reference_miou=_number(before.mean_iou()),
-        candidate_miou=_number(after.mean_iou()),
-        reference_pixel_accuracy=_number(before.pixel_accuracy()),
-        candidate_pixel_accuracy=_number(after.pixel_accuracy()),
+        reference_miou=finite_or_none(before.mean_iou()),
+        candidate_miou=finite_or_none(after.mean_iou()),
+        reference_pixel_accuracy=finite_or_none(before.pixel_accuracy()),
+        candidate_pixel_accuracy=finite_or_none(after.pixel_accuracy()),
         classes=tuple(
-            ClassScore(name, _number(b), _number(a))
+            ClassScore(name, finite_or_none(b), finite_or_none(a))
             for name, b, a in zip(spec.class_names, before.iou(), after.iou(), strict=True)
         ),
         worst_class=spec.class_names[worst],
         worst_change_points=100 * float(changes[worst]),
     )
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def save(

@@ -166,15 +166,15 @@ def _shift_of_masks(case: Evidence) -> tuple[float, float] | None:
     candidate = case.candidate_mask[rows, columns]
     plain = np.count_nonzero(candidate != case.mask[rows, columns])
 
-    def left_over(shift: tuple[float, float]) -> int:
+    def residual(shift: tuple[float, float]) -> int:
         down, right = (int(part) for part in shift)
         moved = case.mask[
             rows.start - down : rows.stop - down, columns.start - right : columns.stop - right
         ]
         return int(np.count_nonzero(candidate != moved))
 
-    best = min(shifts(1.0), key=left_over)
-    return best if left_over(best) < ALONE.exactly * plain else None
+    best = min(shifts(1.0), key=residual)
+    return best if residual(best) < ALONE.exactly * plain else None
 
 
 def _renamed_masks(tally: Tally) -> list[int] | None:

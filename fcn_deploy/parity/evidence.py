@@ -1,4 +1,4 @@
-"""What a diagnosis looks at."""
+"""The picture, logits and runners on which a diagnosis tests causes of a difference."""
 
 from __future__ import annotations
 

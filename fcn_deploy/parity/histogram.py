@@ -1,4 +1,4 @@
-"""Margins in buckets."""
+"""A histogram of margins, so that pixels beyond a margin can be counted without keeping them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensor of one graph is which of the other."""
+"""Pairs the tensors of two ONNX graphs that stand for the same layer output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong mean, scale, channel order."""
+"""Tests whether a difference comes from a wrong mean, scale or channel order of the input."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def changed_normalisation(reference: Runner, case: Evidence, allowed: Tolerance)
     """Test other normalisations, by changing pixels so that the reference's has that effect."""
     mean, std = np.array(reference.spec.mean), np.array(reference.spec.std)
 
-    def left_over(statistics: _NormalisationOf) -> float:
+    def residual(statistics: _NormalisationOf) -> float:
         other_mean, other_std = (np.array(values) for values in statistics(reference.spec))
         # (x - m') / s' = (a x + b - m) / s
         factor = std / other_std
         image = _affine(case.image, factor, 255 * (mean - other_mean * factor))
         return unexplained_error(case, logits_on(reference, image))
 
-    left, sentence = min((left_over(statistics), said) for said, statistics in _NORMALISATIONS)
+    left, sentence = min((residual(statistics), said) for said, statistics in _NORMALISATIONS)
     if left < allowed.normalisation:
         return sentence
     return _fitted_normalisation(reference, case, allowed)
@@ -131,13 +131,13 @@ def _small_change(
         allowed: what may be left.
     """
 
-    def left_over(parameters: Floats) -> float:
+    def residual(parameters: Floats) -> float:
         return rms(missing - parameters.astype(np.float32) @ slopes) / (rms(missing) or math.inf)
 
-    left = left_over(change)
+    left = residual(change)
     if left >= allowed.normalisation or np.abs(change).max() <= _ROUNDED_CONSTANTS:
         return None
-    if left_over(_BY_256) < min(allowed.normalisation, left + 0.1):
+    if residual(_BY_256) < min(allowed.normalisation, left + 0.1):
         return "the candidate divides pixels by 256 instead of 255"
     return _other_statistics(spec, change)
 

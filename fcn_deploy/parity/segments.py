@@ -1,4 +1,4 @@
-"""A graph cut into pieces that run alone."""
+"""Cuts an ONNX graph into segments that run alone, for the bisection."""
 
 from __future__ import annotations
 

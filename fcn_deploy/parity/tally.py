@@ -26,8 +26,8 @@ from fcn_deploy.results.parity_parts import Bucket, ClassFlips, Flip
 
 #: Flips written out one by one, those with the widest margins first.
 MAX_LISTED_FLIPS = 100
-#: Pictures that are kept to be drawn.
-MAX_DRAWN = 4
+#: Pictures that are kept to be rendered.
+MAX_RENDERED = 4
 #: Pixels at most this far from a class edge are boundary pixels.
 EDGE_DISTANCE = 3
 #: Greatest Chebyshev distance to a class edge of each band, in pixels; the last band is beyond.
@@ -37,7 +37,7 @@ MARGIN_STEPS = (0.5, 1.0, 2.0)
 #: Shortest side of pictures in which a shift can be told, in pixels.
 SMALLEST_TELLING = 16
 #: Pixels below which there is nothing to see.
-_SMALLEST_DRAWN = 64 * 64
+_SMALLEST_RENDERED = 64 * 64
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ReferenceOutput:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class WorstCandidate:
     """A picture that is kept for the report: the ones with the most flips.
 
     Attributes:
@@ -138,7 +138,7 @@ class Tally:
     _digest: Any = field(default_factory=hashlib.sha256)
     _order: Iterator[int] = field(default_factory=itertools.count)
     _widest_flips: list[tuple[float, int, Flip]] = field(default_factory=list)
-    _drawings: list[tuple[float, int, Drawing]] = field(default_factory=list)
+    _worst_candidates: list[tuple[float, int, WorstCandidate]] = field(default_factory=list)
     _largest_share: float = 0.0
     _largest_error: float = 0.0
 
@@ -187,11 +187,11 @@ class Tally:
         if flips:
             self._keep_widest(reference, mask, flipped)
         self._keep_worst(picture, flips, error)
-        if mask.size >= _SMALLEST_DRAWN:
-            drawing = Drawing(
+        if mask.size >= _SMALLEST_RENDERED:
+            worst = WorstCandidate(
                 picture.name, flips, mask.size, picture.image, reference.mask, mask, margin
             )
-            _push(self._drawings, (flips / mask.size, -self.pictures, drawing), MAX_DRAWN)
+            _push(self._worst_candidates, (flips / mask.size, -self.pictures, worst), MAX_RENDERED)
         if isinstance(picture, Sample):
             self._score(picture.mask, reference.mask, mask)
 
@@ -296,9 +296,9 @@ class Tally:
         """Return the flips with the widest margins, at most ``MAX_LISTED_FLIPS``."""
         return tuple(flip for _, _, flip in sorted(self._widest_flips, reverse=True))
 
-    def drawings(self) -> list[Drawing]:
+    def worst_candidates(self) -> list[WorstCandidate]:
         """Return the pictures with the largest share of flips, worst first."""
-        return [drawing for _, _, drawing in sorted(self._drawings, reverse=True)]
+        return [worst for _, _, worst in sorted(self._worst_candidates, reverse=True)]
 
     def flips_by_class(self) -> tuple[ClassFlips, ...]:
         """Return each pair of classes that occurs, most flips first."""

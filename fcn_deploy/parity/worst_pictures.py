@@ -1,4 +1,4 @@
-"""The worst pictures of a comparison as ``data:`` URIs, to ride inside the result file."""
+"""The worst pictures of a comparison as ``data:`` URIs, as the result file stores them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fcn_deploy.data.masks import Palette, mask_to_image
-from fcn_deploy.parity.tally import Drawing
+from fcn_deploy.parity.tally import WorstCandidate
 from fcn_deploy.results.fields import InlinePicture
 from fcn_deploy.results.parity import MarginScale, WorstPicture
 
@@ -31,40 +31,42 @@ _BRIGHTEST_GREY = 0.4
 _JPEG_QUALITY = 85
 
 
-def drawn(drawings: Sequence[Drawing], palette: Palette, budget: int) -> tuple[WorstPicture, ...]:
-    """Return the pictures as they ride inside the result file.
+def rendered(
+    worst_candidates: Sequence[WorstCandidate], palette: Palette, budget: int
+) -> tuple[WorstPicture, ...]:
+    """Return the pictures as they are stored in the result file.
 
     Args:
-        drawings: worst first.
+        worst_candidates: worst first.
         palette: RGB per class.
         budget: bytes that all of them may take together; wide pictures are shrunk until they do.
     """
     pictures: tuple[WorstPicture, ...] = ()
     for width in WIDTHS:
-        pictures = tuple(_drawn(drawing, palette, width) for drawing in drawings)
+        pictures = tuple(_rendered(worst, palette, width) for worst in worst_candidates)
         views = (view for picture in pictures for view in picture.views.values())
         if sum(len(view.uri) for view in views) <= budget:
             break
     return pictures
 
 
-def _drawn(drawing: Drawing, palette: Palette, widest: int) -> WorstPicture:
-    height, width = drawing.reference.shape
+def _rendered(worst: WorstCandidate, palette: Palette, widest: int) -> WorstPicture:
+    height, width = worst.reference.shape
     shrunk_width = min(width, widest)
     size = (max(1, round(height * shrunk_width / width)), shrunk_width)
     # Stands in for a network whose every pixel is a tie.
-    high = float(np.percentile(drawing.margin, HEAT_PERCENTILE)) or 1.0
+    high = float(np.percentile(worst.margin, HEAT_PERCENTILE)) or 1.0
     uris = {
-        "image": _jpeg(_shrunk_photograph(drawing.image, size)),
-        "reference": _png(mask_to_image(_nearest(drawing.reference, size), palette)),
-        "candidate": _png(mask_to_image(_nearest(drawing.candidate, size), palette)),
-        "flips": _png(_flips_over_image(drawing, size)),
-        "margin": _smaller(_heat(_nearest(drawing.margin, size), high)),
+        "image": _jpeg(_shrunk_photograph(worst.image, size)),
+        "reference": _png(mask_to_image(_nearest(worst.reference, size), palette)),
+        "candidate": _png(mask_to_image(_nearest(worst.candidate, size), palette)),
+        "flips": _png(_flips_over_image(worst, size)),
+        "margin": _smaller(_heat(_nearest(worst.margin, size), high)),
     }
     return WorstPicture(
-        name=drawing.name,
-        flips=drawing.flips,
-        pixels=drawing.pixels,
+        name=worst.name,
+        flips=worst.flips,
+        pixels=worst.pixels,
         size=(height, width),
         views={view: InlinePicture(uri, size[1], size[0]) for view, uri in uris.items()},
         margin_scale=MarginScale(0.0, high, HEAT_COLOURS),
@@ -86,14 +88,14 @@ def _shrunk_photograph(image: NDArray[np.uint8], size: tuple[int, int]) -> Image
     return photograph.resize((size[1], size[0]), Image.Resampling.BOX)
 
 
-def _flips_over_image(drawing: Drawing, size: tuple[int, int]) -> Image.Image:
-    grey = np.asarray(_shrunk_photograph(drawing.image, size).convert("L"), dtype=np.uint16)
+def _flips_over_image(worst: WorstCandidate, size: tuple[int, int]) -> Image.Image:
+    grey = np.asarray(_shrunk_photograph(worst.image, size).convert("L"), dtype=np.uint16)
     levels = (grey * _GREYS // 256).astype(np.uint8)
     # However much the picture shrinks, no flip is lost, and none is too small to be seen: each is
     # drawn 3 px wide.
-    rows, columns = np.nonzero(drawing.reference != drawing.candidate)
-    rows = rows * size[0] // drawing.reference.shape[0]
-    columns = columns * size[1] // drawing.reference.shape[1]
+    rows, columns = np.nonzero(worst.reference != worst.candidate)
+    rows = rows * size[0] // worst.reference.shape[0]
+    columns = columns * size[1] // worst.reference.shape[1]
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             at = (rows + down).clip(0, size[0] - 1), (columns + right).clip(0, size[1] - 1)

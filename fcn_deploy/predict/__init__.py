@@ -1,1 +1,1 @@
-"""Masks for a folder."""
+"""Segments a folder of pictures and writes the masks."""

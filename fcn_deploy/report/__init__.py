@@ -1,1 +1,1 @@
-"""A run as one HTML page."""
+"""The HTML report of a run, or of several result files."""

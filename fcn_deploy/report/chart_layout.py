@@ -9,7 +9,7 @@
     bottom ┼─┬───┬───┬───┬─┘
          left              right
 
-This room knows places, not meanings: what is charted, and how its figures read, is the caller's.
+This module knows places, not meanings: what is charted, and how its figures read, is the caller's.
 Colours and dashes are the page's; a curve carries the key of its style.
 """
 

@@ -1,9 +1,10 @@
 """Result files → one HTML file that a person reads: no network; a script for the viewer alone.
 
-    Results ──┬─ words: summary, figures, commands ──┐
-              ├─ plots: charts ──────────────────────┼─ render ──▶ report.html
-              ├─ tables: which rows stand together ──┤
-              └─ pictures as data URIs ──────────────┘
+    Results ──┬─ summary: a sentence per backend ────────┐
+              ├─ repeat_commands: how to make them anew ─┤
+              ├─ charts: laid out by chart_layout ───────┼─ templates ──▶ report.html
+              ├─ tables: flips, layers, machines ────────┤
+              └─ pictures as data URIs ──────────────────┘
 
 The page shows what the files say, with one exception: which rows of a bench file tie with one
 another follows from their repeats.  Rows are set side by side only within one file (one
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 #: Where result files of anywhere meet, unless another place is named.
 MERGED_REPORT = Path("report.html")
-#: Pictures are shrunk to this before they ride along: wider is not seen on the page.
+#: Pictures are shrunk to this before they are stored in it: wider is not seen on the page.
 MAX_PICTURE_WIDTH = 1400
 _TEMPLATES = Path(__file__).parent / "templates"
 

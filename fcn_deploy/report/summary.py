@@ -1,4 +1,4 @@
-"""The sentences on top."""
+"""The summary of the report: one sentence per backend on its masks and its speed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Literal
 
 from fcn_deploy.report.repeat_commands import verb_command
 from fcn_deploy.results.bench import END_TO_END, SINGLE_STREAM, Bench, BenchRow, baseline_of
+from fcn_deploy.results.bench_table import MASK_REFERENCE, mask_label
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.format import gate_words, number, runner_name, speed_words
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.runner import RunnerDescription
 
-#: Backend and precision that `parity` compares the others with.
-REFERENCE = "torch fp32"
 State = Literal["failed", "unchecked", "passed", "reference"]
 _LOUDEST_FIRST: tuple[State, ...] = ("failed", "unchecked", "passed", "reference")
 
@@ -162,7 +161,7 @@ def _mask_words(
     if not ours:
         if any(runner_name(c.reference) == label for c in place.comparisons):
             return "reference", "the reference for the masks"
-        if label.startswith(REFERENCE):
+        if mask_label(_known_runner(place, label)) == MASK_REFERENCE:
             return "reference", "the reference for the masks (nothing was compared with it yet)"
         here = " ON THIS MACHINE" if results.several_machines else ""
         return "unchecked", f"MASKS NOT CHECKED{here}: {command}"

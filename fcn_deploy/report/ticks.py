@@ -1,4 +1,4 @@
-"""Round numbers for an axis."""
+"""Round numbers for the ticks of a chart's axis, linear and logarithmic."""
 
 from __future__ import annotations
 

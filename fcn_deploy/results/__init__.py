@@ -1,1 +1,1 @@
-"""The words in which measured things are written and read: one class per thing."""
+"""Result classes and their JSON, both ways."""

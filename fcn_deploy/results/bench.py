@@ -89,8 +89,8 @@ class Settings:
         """
         return cls(
             min_seconds=fields.number("min_seconds"),
-            min_queries=fields.whole("min_queries"),
-            distinct_samples=fields.whole("distinct_samples"),
+            min_queries=fields.non_negative_int("min_queries"),
+            distinct_samples=fields.non_negative_int("distinct_samples"),
         )
 
 
@@ -260,11 +260,11 @@ class BenchRow:
             runner=RunnerDescription.from_fields(fields.child("runner")),
             scenario=fields.text("scenario"),
             tier=fields.text("tier"),
-            batch_size=fields.whole("batch_size"),
+            batch_size=fields.non_negative_int("batch_size"),
             size=fields.size("size"),
             inputs_digest=fields.text("inputs_digest"),
             repeats_ms=fields.numbers("repeats_ms"),
-            queries=fields.whole("queries"),
+            queries=fields.non_negative_int("queries"),
             latency_ms={name: latency.number(name) for name in latency.values},
             median_ms=fields.positive("median_ms"),
             spread_ms=(low, high),
@@ -344,7 +344,7 @@ class Bench:
             environment=environment,
             options=fields.texts("options"),
             source=inputs.text("source"),
-            distinct_inputs=inputs.whole("distinct"),
+            distinct_inputs=inputs.non_negative_int("distinct"),
             clock=clock.text("name"),
             clock_version=clock.text_or_none("version"),
             clock_reason=clock.text_or_none("reason"),

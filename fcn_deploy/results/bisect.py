@@ -54,7 +54,7 @@ class Layer:
             name=fields.text("name"),
             operator=fields.text("operator"),
             tensor=fields.text("tensor"),
-            shape=fields.wholes("shape"),
+            shape=fields.non_negative_ints("shape"),
             scale=fields.number_or_none("scale"),
             max_error=fields.number_or_none("max_error"),
             rms_error=fields.number_or_none("rms_error"),
@@ -135,7 +135,7 @@ class Bisection:
             reference=BisectedModel.from_fields(fields.child("reference")),
             candidate=BisectedModel.from_fields(fields.child("candidate")),
             source=images.text("source"),
-            count=images.whole("count"),
+            count=images.non_negative_int("count"),
             tolerance=fields.positive("tolerance"),
             layers=layers,
         )

@@ -92,7 +92,7 @@ class Conditions:
             ArtifactError: a field is missing or damaged.
         """
         return cls(
-            threads=fields.whole("threads"),
+            threads=fields.non_negative_int("threads"),
             load_before=fields.number_or_none("load_before"),
             load_after=fields.number_or_none("load_after"),
             steal_share=fields.number_or_none("steal_share"),

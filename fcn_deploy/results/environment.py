@@ -1,4 +1,4 @@
-"""Header of every result; which machine; what differs."""
+"""Environment: the machine, the versions and the time with which every result file begins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Environment:
     versions: Mapping[str, str]
 
     @classmethod
-    def here(cls, file: str = "") -> Environment:
+    def current(cls, file: str = "") -> Environment:
         """Return this machine, its versions and the time."""
         return cls(file, utc_now(), describe_machine(), describe_versions())
 
@@ -125,4 +125,4 @@ def result_header(kind: str, schema: int) -> dict[str, Any]:
         kind: of the file, e.g. ``bench``.
         schema: version of its layout.
     """
-    return Environment.here().to_json(kind, schema)
+    return Environment.current().to_json(kind, schema)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ LARGEST = 1e30
 
 @dataclass(frozen=True)
 class InlinePicture:
-    """A picture that rides inside a file as a ``data:`` URI, checked to be one.
+    """A picture that is stored in a file as a ``data:`` URI, checked to be one.
 
     Attributes:
         uri: ``data:image/png;base64,…`` or the same of JPEG.
@@ -81,20 +82,20 @@ class Fields:
             raise self.wrong(name, "true or false")
         return value
 
-    def whole(self, name: str) -> int:
+    def non_negative_int(self, name: str) -> int:
         """Return a whole number from 0."""
         value = self.values.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
             raise self.wrong(name, "a whole number")
         return value
 
-    def whole_or_none(self, name: str) -> int | None:
+    def non_negative_int_or_none(self, name: str) -> int | None:
         """Return a whole number from 0; None where it is null."""
-        return None if self._is_null(name) else self.whole(name)
+        return None if self._is_null(name) else self.non_negative_int(name)
 
     def index(self, name: str, count: int) -> int:
         """Return a whole number below ``count``."""
-        value = self.whole(name)
+        value = self.non_negative_int(name)
         if value >= count:
             raise self.wrong(name, f"a whole number below {count}")
         return value
@@ -154,7 +155,7 @@ class Fields:
             raise self.wrong(name, "a list of numbers")
         return tuple(finite(value) for value in values)
 
-    def wholes(self, name: str) -> tuple[int, ...]:
+    def non_negative_ints(self, name: str) -> tuple[int, ...]:
         """Return a list of whole numbers from 0."""
         values = self.items(name)
         if not all(type(value) is int and 0 <= value < 2**63 for value in values):
@@ -187,7 +188,7 @@ class Fields:
         return tuple((red, green, blue) for red, green, blue in colours)
 
     def picture(self, name: str) -> InlinePicture:
-        """Return a picture that rides inside the file: PNG or JPEG, in base64."""
+        """Return a picture that is stored in the file: PNG or JPEG, in base64."""
         uri = self.text(name)
         kind, _, content = uri.partition(",")
         wrong = self.wrong(name, "a PNG or JPEG picture as a data: URI")
@@ -245,6 +246,11 @@ def finite(value: Any) -> float | None:
     return number if abs(number) <= LARGEST else None
 
 
+def finite_or_none(value: float) -> float | None:
+    """Return a computed number as JSON can hold it: None for NaN and infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
 def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
     """Return plain JSON values as text; null and objects are left out."""
     return {
@@ -259,8 +265,3 @@ def _as_text(value: Any) -> str:
         return str(value)
     # Numbers are a size, such as [64, 96]; words are a list, such as the CPU's flags.
     return ("×" if all(type(v) is int for v in value) else ", ").join(map(str, value))
-
-
-def typed(fields: Fields, name: str) -> tuple[str, ...] | None:
-    """Return words of the command line; None where the file does not say, as older ones do not."""
-    return fields.texts_or_none(name) if name in fields.values else None

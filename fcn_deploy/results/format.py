@@ -1,4 +1,4 @@
-"""Numbers, percents, runner names as a person reads them."""
+"""Numbers, percentages and runner names as text for tables and sentences."""
 
 from __future__ import annotations
 

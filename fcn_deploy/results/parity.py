@@ -89,11 +89,11 @@ class WorstPicture:
     def from_fields(cls, fields: Fields) -> WorstPicture:
         """Read back what :meth:`to_json` gave."""
         views = fields.child("views")
-        # They ride inside the file: it may come from elsewhere, and must not pull in other files.
+        # They are stored in the file: it may come from elsewhere, and must not pull in other files.
         return cls(
             fields.text("name"),
-            fields.whole("flips"),
-            fields.whole("pixels"),
+            fields.non_negative_int("flips"),
+            fields.non_negative_int("pixels"),
             fields.size("size"),
             {view: views.picture(view) for view in VIEWS},
             MarginScale.from_fields(fields.child("margin_scale")),
@@ -127,9 +127,9 @@ class ComparedPictures:
         """Read back what :meth:`to_json` gave."""
         return cls(
             source=fields.text("source"),
-            count=fields.whole("count"),
+            count=fields.non_negative_int("count"),
             odd_sizes=fields.sizes("odd_sizes"),
-            pixels=fields.whole("pixels"),
+            pixels=fields.non_negative_int("pixels"),
             digest=fields.text("digest"),
         )
 
@@ -266,9 +266,9 @@ class Comparison:
             logit_scale=fields.number("logit_scale"),
             finite=fields.flag("finite"),
             agreement=fields.number("agreement"),
-            flips=fields.whole("flips"),
-            decided_pixels=fields.whole("decided_pixels"),
-            decided_flips=fields.whole("decided_flips"),
+            flips=fields.non_negative_int("flips"),
+            decided_pixels=fields.non_negative_int("decided_pixels"),
+            decided_flips=fields.non_negative_int("decided_flips"),
             widest_flip_margin=fields.number("widest_flip_margin"),
             boundary=Region.from_fields(fields.child("boundary")),
             interior=Region.from_fields(fields.child("interior")),

@@ -85,7 +85,11 @@ class BatchCheck:
     @classmethod
     def from_fields(cls, fields: Fields) -> BatchCheck:
         """Read back what :meth:`to_json` gave."""
-        return cls(fields.whole("pictures"), fields.whole("flips"), fields.number("widest_margin"))
+        return cls(
+            fields.non_negative_int("pictures"),
+            fields.non_negative_int("flips"),
+            fields.number("widest_margin"),
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class Region:
     @classmethod
     def from_fields(cls, fields: Fields) -> Region:
         """Read back what :meth:`to_json` gave."""
-        return cls(fields.whole("pixels"), fields.whole("flips"))
+        return cls(fields.non_negative_int("pixels"), fields.non_negative_int("flips"))
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,8 @@ class Bucket(Region):
     def from_fields(cls, fields: Fields, unit: str = "") -> Bucket:
         """Read back what :meth:`to_json` gave."""
         return cls(
-            pixels=fields.whole("pixels"),
-            flips=fields.whole("flips"),
+            pixels=fields.non_negative_int("pixels"),
+            flips=fields.non_negative_int("flips"),
             low=fields.number(f"from{unit}"),
             high=fields.number_or_none(f"to{unit}"),
         )
@@ -165,7 +169,7 @@ class ClassFlips:
         return cls(
             fields.index("reference", num_classes),
             fields.index("candidate", num_classes),
-            fields.whole("flips"),
+            fields.non_negative_int("flips"),
         )
 
 
@@ -200,8 +204,8 @@ class Flip:
         """Read back what :meth:`to_json` gave."""
         return cls(
             picture=fields.text("picture"),
-            row=fields.whole("row"),
-            column=fields.whole("column"),
+            row=fields.non_negative_int("row"),
+            column=fields.non_negative_int("column"),
             reference_class=fields.index("reference_class", num_classes),
             candidate_class=fields.index("candidate_class", num_classes),
             margin=fields.number("margin"),

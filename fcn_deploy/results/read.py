@@ -25,21 +25,20 @@ from fcn_deploy.core.run import Run
 from fcn_deploy.results.bench import SCHEMA as BENCH_SCHEMA
 from fcn_deploy.results.bench import Bench
 from fcn_deploy.results.bisect import BISECT_SCHEMA, BisectFile
-from fcn_deploy.results.device import DeviceTier, device_tier_from_fields
+from fcn_deploy.results.device import DEVICE_SCHEMA, DeviceTier
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.parity import PARITY_SCHEMA, ParityFile
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.training import TRAIN_SCHEMA, Training
 
-#: Kind → schema of the result files that this version reads.  A script outside the package writes
-#: ``device``; a test holds the two numbers against each other.
+#: Kind → schema of the result files that this version reads.
 SCHEMAS = {
     "train": TRAIN_SCHEMA,
     "parity": PARITY_SCHEMA,
     "bench": BENCH_SCHEMA,
     "bisect": BISECT_SCHEMA,
-    "device": 2,
+    "device": DEVICE_SCHEMA,
 }
 #: Kind → the command that writes it, with a place for its RUN argument.
 _COMMANDS = {
@@ -181,7 +180,7 @@ class _Found:
         elif kind == "bisect":
             self.bisect_files.append(BisectFile.from_fields(fields, environment))
         else:
-            self.devices.append(device_tier_from_fields(fields, environment))
+            self.devices.append(DeviceTier.from_fields(fields, environment))
 
     @property
     def empty(self) -> bool:

@@ -89,7 +89,7 @@ class RunnerDescription:
             precision=fields.text("precision"),
             arithmetic=arithmetic,
             library=fields.text("library"),
-            threads=fields.whole("threads"),
+            threads=fields.non_negative_int("threads"),
             file=fields.text("file"),
             digest=fields.text("digest"),
             checkpoint_digest=fields.text("checkpoint_digest"),

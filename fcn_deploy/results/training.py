@@ -68,7 +68,7 @@ class Epoch:
             ArtifactError: a field is missing or damaged.
         """
         return cls(
-            epoch=fields.whole("epoch"),
+            epoch=fields.non_negative_int("epoch"),
             lr=fields.number("lr"),
             loss=fields.number("loss"),
             train_pixel_accuracy=fields.number_or_none("train_pixel_accuracy"),
@@ -122,7 +122,12 @@ class Split:
         Raises:
             ArtifactError: a field is missing or damaged.
         """
-        return cls(name, fields.text("source"), fields.whole("read"), fields.whole("dropped"))
+        return cls(
+            name,
+            fields.text("source"),
+            fields.non_negative_int("read"),
+            fields.non_negative_int("dropped"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,20 +257,20 @@ class Training(TrainingSetup):
         training = cls(
             environment=environment,
             checkpoint_digest=fields.text("checkpoint_digest"),
-            best_epoch=fields.whole("best_epoch"),
+            best_epoch=fields.non_negative_int("best_epoch"),
             architecture=fields.text("architecture"),
             weights=fields.text_or_none("weights"),
-            freeze_epochs=fields.whole_or_none("freeze_epochs"),
-            seed=fields.whole("seed"),
+            freeze_epochs=fields.non_negative_int_or_none("freeze_epochs"),
+            seed=fields.non_negative_int("seed"),
             device=fields.text("device"),
             amp=fields.text("amp"),
             compiled=fields.flag("compiled"),
             sync_batch_norm=fields.flag("sync_batch_norm"),
             deterministic=fields.flag("deterministic"),
-            patience=fields.whole_or_none("patience"),
+            patience=fields.non_negative_int_or_none("patience"),
             recipe=fields.child("recipe").values,
             options=fields.texts("options"),
-            processes=fields.whole("processes"),
+            processes=fields.non_negative_int("processes"),
             class_names=fields.texts("class_names"),
             data_argument=fields.text_or_none("data_argument"),
             splits=tuple(Split.from_fields(name, data.child(name)) for name in data.values),

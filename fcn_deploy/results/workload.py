@@ -1,5 +1,4 @@
-"""Which rows may stand side by side, and when neither of them is faster.  Said once, for whoever
-measures, reads files, or asks whether something has become slower.
+"""Which bench rows may be compared, and when two of them tie.
 
     same workload?   no ─▶ never ranked
                     yes ─▶ do the spreads overlap?   yes ─▶ a tie

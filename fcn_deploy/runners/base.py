@@ -24,7 +24,7 @@ from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision, ordered_outputs
 from fcn_deploy.data.metrics import margin_of
-from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.runner import BASELINES, RunnerDescription
 
 #: Backend → where its :class:`Backend` stands, module:name.  Looked up by name at the last moment,
 #: so that this module (and whoever imports it) loads no backend, and a machine needs only the
@@ -34,21 +34,22 @@ _PLACES = {
     "torch-compile": "pytorch:COMPILED",
     "torch-graphs": "pytorch:GRAPHS",
     "ort": "ort.runner:CPU",
-    "ort-cuda": "ort.runner:CUDA",
-    "ort-rtx": "ort.runner:RTX",
-    "trt": "trt:TRT",
+    "ncnn": "ncnn.runner:NCNN",
     "openvino": "openvino.runner:AS_STORED",
     "openvino-bf16": "openvino.runner:BF16",
     "openvino-int8x3": "openvino.runner:INT8X3",
-    "ncnn": "ncnn.runner:NCNN",
+    "ort-cuda": "ort.runner:CUDA",
+    "ort-rtx": "ort.runner:RTX",
+    "trt": "trt:TRT",
     "baseline": "baseline:CPU",
     "baseline-cuda": "baseline:CUDA",
 }
-#: The backends a user may ask for.
-BACKENDS = (
-    "torch", "torch-compile", "torch-graphs",
-    "ort", "ncnn", "openvino", "openvino-bf16", "openvino-int8x3", "ort-cuda", "ort-rtx", "trt",
-)  # fmt: skip
+#: The backends a user may ask for, in the order in which they are listed and measured.
+BACKENDS = tuple(name for name in _PLACES if name not in BASELINES)
+#: Called with a line for the user.
+Say = Callable[[str], None]
+#: Called with a build's progress: the phase's name, the steps done and the steps in all.
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,8 @@ class Backend:
         takes: whether files of a precision are computed, where the backend works.
         runs_on: the one kind of device that it is for; None: where ``device`` says.
         on_request: never taken unasked, as every batch shape is prepared anew, for minutes.
-        build_missing: builds what a request needs and nobody has built; it is given what says a
-            line to the user, and what is told a build's progress (phase, steps done, steps in all).
-            None: nothing is built.
+        build_missing: builds the engine that a request needs and that is missing, or None where
+            nothing is built.
         build_seconds: how long the model file of a runner took to build, or None.
     """
 
@@ -97,9 +97,7 @@ class Backend:
     takes: Callable[[Precision], bool] = _any_precision
     runs_on: Literal["cpu", "cuda"] | None = None
     on_request: bool = False
-    build_missing: (
-        Callable[[OpenRequest, Callable[[str], None], Callable[[str, int, int], None]], None] | None
-    ) = None
+    build_missing: Callable[[OpenRequest, Say, Progress], None] | None = None
     build_seconds: Callable[[Path], float | None] = lambda file: None
 
     def device_of(self, asked: str) -> str:
@@ -172,11 +170,11 @@ class Runner(ABC):
 
     @property
     def _watched(self) -> bool:
-        """Whether somebody takes the stages' times: then a device is waited for at their ends."""
+        """Whether ``on_stage`` was given: then a device is waited for at the end of each stage."""
         return self._on_stage is not None
 
     def stage_done(self, stage: str) -> None:
-        """Say, inside ``_infer``, that a stage has just ended."""
+        """Call ``on_stage``, inside ``_infer``, for a stage that has just ended."""
         if self._on_stage is not None:
             self._on_stage(stage)
 
@@ -187,8 +185,8 @@ class Runner(ABC):
 
         Args:
             images: uint8 [N, H, W, 3], RGB, N, H, W ≥ 1.
-            on_stage: told each of ``STAGES`` as it ends, for whoever holds a clock.  A backend
-                that cannot tell its stages apart names none of them.
+            on_stage: called with the name of each of ``STAGES`` when it has ended; the bench times
+                stages with it.  A backend that cannot tell its stages apart never calls it.
 
         Returns:
             The outputs that the runner was opened for, on the host.

@@ -256,7 +256,7 @@ class TrtRunner(Runner):
         """Return the device's time for each layer by TensorRT's profiler, in the order they run.
 
         The profiler stands between the layers and there is no graph: the sum is more than
-        :meth:`device_seconds` says.
+        :meth:`device_seconds` says.  ``benchmarks/gpu/device_tier.py`` calls this; no command does.
 
         Args:
             images: a batch.

@@ -1,1 +1,1 @@
-"""Engines: planned, built, stored, matched, executed. No torch."""
+"""TensorRT engines: built, stored, matched to a graph and a GPU, executed.  No torch."""

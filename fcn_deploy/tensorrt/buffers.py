@@ -1,4 +1,4 @@
-"""Batch buffers, pinned and on the device."""
+"""Buffers of a batch: pinned memory of the host and memory of the device."""
 
 from __future__ import annotations
 

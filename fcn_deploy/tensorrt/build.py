@@ -86,7 +86,7 @@ def engine_from_onnx(
     options = options or BuildOptions()
     metadata = file.metadata
     tensorrt = api.load(product)
-    wanted = _wanted(file, tensorrt, options)
+    wanted = _cache_key(file, tensorrt, options)
     targets = wanted["compute_capabilities"]
     path = engine_path(folder, name, metadata.precision, product, tensorrt.version, targets)
     known, differences = _compare(path, name, wanted)
@@ -135,7 +135,7 @@ def _export_options(metadata: OnnxMetadata) -> str:
     return metadata.precision.flag + outputs
 
 
-def _wanted(file: OnnxFile, tensorrt: TensorRt, options: BuildOptions) -> dict[str, Any]:
+def _cache_key(file: OnnxFile, tensorrt: TensorRt, options: BuildOptions) -> dict[str, Any]:
     """Return every field of the sidecar that is known before the build: the cache's key."""
     metadata = file.metadata
     gpu_name = driver = None
@@ -161,7 +161,7 @@ def _wanted(file: OnnxFile, tensorrt: TensorRt, options: BuildOptions) -> dict[s
         "gpu_name": gpu_name,
         "driver": driver,
         "system": f"{platform.system()} {platform.machine()}",
-        "profiles": options.profiles or (ShapeProfile.covering(metadata.spec.image_sizes),),
+        "profiles": options.profiles or (ShapeProfile.default_for(metadata.spec.image_sizes),),
         "flags": {
             "workspace_mib": options.workspace_mib,
             "optimization_level": options.optimization_level,

@@ -1,4 +1,4 @@
-"""Logger, progress and layer times."""
+"""TensorRT's callbacks: its logger, its progress monitor, its profiler of layers."""
 
 from __future__ import annotations
 

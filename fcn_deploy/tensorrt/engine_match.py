@@ -243,7 +243,7 @@ def shape_error(
     """Return the refusal of a shape outside all profiles, naming the nearest and the rebuild."""
     nearest = min(profiles, key=lambda profile: profile.distance(shape))
     try:
-        repair = f"run `{command} --profile {nearest.reaching(shape)}`"
+        repair = f"run `{command} --profile {nearest.widened_to(shape)}`"
     except InputError:
         repair = "no engine takes so many pixels at a time: give smaller batches or pictures"
     return BatchShapeError(

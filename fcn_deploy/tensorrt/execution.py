@@ -1,4 +1,4 @@
-"""An engine on the device: contexts, graphs, streams."""
+"""Executes a TensorRT engine: contexts, CUDA graphs, streams of batches."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Labelled images to a checkpoint. Torch."""
+"""Trains a segmentation network from labelled images, in PyTorch."""

@@ -1,4 +1,4 @@
-"""Scale, crop, flip."""
+"""Augmentation of training images: scaling, crop, flip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is minimised, and where its numbers end.
+"""The training loss, and the layer in which a NaN or an infinity arose.
 
 logits, masks ─▶ segmentation_loss ─NaN, infinity─▶ first_not_finite: the layer to blame
 """
@@ -28,7 +28,7 @@ def segmentation_loss(
     Args:
         logits: float [N, C, H, W].
         masks: uint8 [N, H, W].
-        kind: see :class:`~fcn_deploy.recipes.Recipe`.
+        kind: see :class:`~fcn_deploy.training.recipes.Recipe`.
         class_weights: float [C], or None for all alike.
         world: a batch is that of all its processes.
 

@@ -34,8 +34,8 @@ class Recipe:
         half_size: share of the epochs, the first ones, in which pictures and crops are half as high
             and wide: they show as much for a quarter of the work (progressive resizing, as Howard
             et al. did for DAWNBench, 2018).
-        class_weights: of the loss; see :func:`fcn_deploy.dataset.median_frequency`; ``sqrt-`` takes
-            the root, between all alike and all equally important.
+        class_weights: of the loss; see :func:`fcn_deploy.data.class_counts.median_frequency`;
+            ``sqrt-`` takes the root, between all alike and all equally important.
         ema: decay per step of an exponential moving average of the weights, which is then what is
             validated and saved; None keeps the weights themselves.
         clip_norm: the gradient's norm is cut down to this; None leaves it.

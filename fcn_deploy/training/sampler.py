@@ -1,4 +1,4 @@
-"""Order of the samples, the same after a resume."""
+"""The order of the training samples, which is the same after a resume."""
 
 from __future__ import annotations
 

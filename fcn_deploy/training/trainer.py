@@ -1,4 +1,4 @@
-"""One epoch, one step, one checkpoint."""
+"""Trainer: training steps, epochs, validation, and the state to resume from."""
 
 from __future__ import annotations
 

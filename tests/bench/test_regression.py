@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.bench.inputs import make_inputs
 from fcn_deploy.bench.measure import BenchPlan, measure_rows
-from fcn_deploy.bench.regression import Asked, SpeedChange, compare, read_bench
+from fcn_deploy.bench.regression import RequestedCases, SpeedChange, compare, read_bench
 from fcn_deploy.bench.scenarios import TimedLoop
 from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.results.bench import (
@@ -125,7 +125,7 @@ def test_a_row_that_was_asked_for_and_has_no_figure_is_lost() -> None:
     before = bench(row("ort", STEADY), row("ort", STEADY, batch_size=2), kept)
     workload = Workload(SINGLE_STREAM, None, LOOP, HOST, 1, (24, 32), "sha256:in")
     ort = row("ort", STEADY).runner
-    asked = Asked((ort,), frozenset({workload}))
+    asked = RequestedCases((ort,), frozenset({workload}))
     comparison = compare(before, bench(kept), 0.1, asked)
     assert not comparison.passed
     assert comparison.lost == ("ort fp32 host, batch 1, 24×32: not measured this time",)
@@ -133,9 +133,9 @@ def test_a_row_that_was_asked_for_and_has_no_figure_is_lost() -> None:
     assert list(comparison.sentences())[-1].endswith("of 1 compared; 1 lost")
     assert compare(before, bench(kept), 0.1).passed  # nobody says that it was asked for
     for other in (
-        Asked((ort,), frozenset({replace(workload, inputs_digest="sha256:other")})),
-        Asked((replace(ort, threads=7),), frozenset({workload})),
-        Asked((replace(ort, digest="sha256:other"),), frozenset({workload})),
+        RequestedCases((ort,), frozenset({replace(workload, inputs_digest="sha256:other")})),
+        RequestedCases((replace(ort, threads=7),), frozenset({workload})),
+        RequestedCases((replace(ort, digest="sha256:other"),), frozenset({workload})),
     ):
         assert compare(before, bench(kept), 0.1, other).passed
 

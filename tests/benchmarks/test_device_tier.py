@@ -83,6 +83,8 @@ def test_every_tier_and_the_layers_are_written(script: ModuleType, machine: Fake
     # The report reads it: the shape that was measured, and the engine's layers.
     (device,) = read_files([Path("device.json")]).devices
     (shape,) = device.rows
+    assert shape.to_json() == row  # a row is read back as it was written
+    assert device.to_json() == {**document, "rows": [row], "runner": device.runner.to_json()}
     assert shape.layers == (("conv", pytest.approx(0.25)), ("argmax", pytest.approx(0.125)))
     page = write_merged_report([Path("device.json")]).read_text(encoding="utf-8")
     assert "The slowest layers at 2×8×9" in page
@@ -105,7 +107,7 @@ def test_shapes_that_are_asked_for_are_measured_alone(
 
 def test_many_layers_are_summed_up() -> None:
     layers = tuple((f"layer {number}", 20.0 - number) for number in range(20))
-    row = DeviceRow(1, (320, 480), 1.0, 1.1, 0.7, layers)
+    row = DeviceRow(1, (320, 480), {}, layers)
     found = slowest_layers(row)
     assert len(found) == SLOWEST_LAYERS + 1
     assert found[-1][0] == "8 others"
@@ -116,7 +118,7 @@ def test_contexts_share_the_device_and_a_failure_is_told(script: ModuleType) -> 
     runners = [FakeRunner(), FakeRunner()]
     batches = [np.zeros((2, 4, 4, 3), np.uint8)] * 3
     figures = script._streamed([(runner.stream, batches) for runner in runners], 5)
-    assert figures["images_per_s"] > 0
+    assert figures.images_per_s > 0
     assert [len(runner.shapes) for runner in runners] == [2 + 3 * 5] * 2
     broken = [np.zeros((2, 4, 4), np.uint8)]
     with pytest.raises(InputError, match="rank 3"):

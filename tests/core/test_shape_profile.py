@@ -36,7 +36,7 @@ def test_profiles_survive_text_and_json(profile: ShapeProfile) -> None:
 def test_a_profile_reaches_for_a_shape_and_no_further(
     profile: ShapeProfile, shape: tuple[int, int, int]
 ) -> None:
-    reached = profile.reaching(shape)
+    reached = profile.widened_to(shape)
     assert reached.contains(shape)
     assert all(reached.contains(known) for known in profile.shapes)
     assert profile.contains(shape) == (reached == profile)
@@ -73,7 +73,7 @@ def test_a_profile_is_small_enough_for_tensorrt_or_refused_by_name(
 
 @pytest.mark.parametrize("side", [100, 10_000, 20_000, 26_754])
 def test_the_default_profile_takes_fewer_of_very_large_images(side: int) -> None:
-    largest = ShapeProfile.covering(SizeRange((1, 1), (1, 1), (side, side))).largest
+    largest = ShapeProfile.default_for(SizeRange((1, 1), (1, 1), (side, side))).largest
     assert largest[1] >= side
     assert 1 <= largest[0] <= 8
     assert (largest[0] == 8) == (8 * 3 * largest[1] * largest[2] < 2**31)
@@ -92,7 +92,7 @@ def test_foreign_text_is_refused_in_words(text: str) -> None:
 @given(profiles())
 def test_the_default_profile_covers_the_training_images(profile: ShapeProfile) -> None:
     sizes_seen = SizeRange(*(shape[1:] for shape in profile.shapes))
-    default = ShapeProfile.covering(sizes_seen)
+    default = ShapeProfile.default_for(sizes_seen)
     for height, width in (sizes_seen.smallest, sizes_seen.largest, (1, 1), (561, 728)):
         assert default.contains((8, height, width))
     assert default.typical == (1, *sizes_seen.typical)

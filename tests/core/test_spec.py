@@ -1,4 +1,4 @@
-"""The spec rides inside every file, so it must come back as it was or be refused in words."""
+"""The spec is stored in every file, so it must come back as it was or be refused in words."""
 
 from __future__ import annotations
 

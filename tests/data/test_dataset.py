@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.core.errors import DataError
-from fcn_deploy.data import dataset as dataset_room
+from fcn_deploy.data import dataset as dataset_module
 from fcn_deploy.data.dataset import (
     CachedDataset,
     check_and_cache,
@@ -87,7 +87,7 @@ def test_check_and_cache_keeps_the_samples_in_memory(voc_folder: WriteVocFolder)
 def test_a_set_beyond_the_memory_limit_is_checked_but_not_kept(
     voc_folder: WriteVocFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset_room, "CACHE_BYTES", 2 * 48 * 64 * 4)  # two of three samples
+    monkeypatch.setattr(dataset_module, "CACHE_BYTES", 2 * 48 * 64 * 4)  # two of three samples
     train = VocDataset.open(voc_folder(), "train")
     ticks: list[int] = []
     assert check_and_cache(train, lambda: ticks.append(1)) is train

@@ -16,7 +16,7 @@ from fcn_deploy.core.errors import ExportError, InputError
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.export import exporter as export_room
+from fcn_deploy.export import exporter as exporter_module
 from fcn_deploy.export import simplify
 from fcn_deploy.export.check import check_graph
 from fcn_deploy.export.exporter import deploy_graph, onnx_from_checkpoint
@@ -126,7 +126,7 @@ def test_a_wrong_graph_fails_the_check_and_leaves_no_file(
 ) -> None:
     target = tmp_path / "model.onnx"
     target.write_bytes(b"the old file")
-    monkeypatch.setattr(export_room, "DeployGraph", broken)
+    monkeypatch.setattr(exporter_module, "DeployGraph", broken)
     with pytest.raises(ExportError, match="self-check"):
         onnx_from_checkpoint(tiny_run / "model.safetensors", target)
     assert target.read_bytes() == b"the old file"

@@ -16,12 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fcn_deploy.core.errors import BackendError, OnnxFileError
 from fcn_deploy.core.files import file_digest
-from fcn_deploy.core.spec import ModelSpec, Precision
+from fcn_deploy.core.spec import SPEC_KEY, ModelSpec, Precision
 from fcn_deploy.graph.logits import with_logits
 from fcn_deploy.graph.onnx_file import (
     CHECKPOINT_DIGEST_KEY,
     PRECISION_KEY,
-    SPEC_KEY,
     OnnxFile,
 )
 from tests.file_reads import counted_reads

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.parity.compare import save
-from fcn_deploy.parity.tally import Drawing
-from fcn_deploy.parity.worst_pictures import drawn
+from fcn_deploy.parity.tally import WorstCandidate
+from fcn_deploy.parity.worst_pictures import rendered
 from fcn_deploy.runners.base import Outputs
 from tests.fakes import FAKE_SPEC, FakeRunner
 from tests.parity.comparisons import Images, made_up, result_of
@@ -59,7 +59,7 @@ def test_a_wide_picture_is_shrunk_and_no_flip_is_lost() -> None:
     candidate = reference.copy()
     candidate[501, 333] = 2
     generator = np.random.default_rng(0)
-    drawing = Drawing(
+    drawing = WorstCandidate(
         "wide",
         1,
         reference.size,
@@ -68,7 +68,7 @@ def test_a_wide_picture_is_shrunk_and_no_flip_is_lost() -> None:
         candidate,
         np.linspace(0, 8, reference.size, dtype=np.float32).reshape(reference.shape),
     )
-    (entry,) = drawn([drawing], FAKE_SPEC.palette, budget=10**9)
+    (entry,) = rendered([drawing], FAKE_SPEC.palette, budget=10**9)
     views = {name: unpacked(view.uri) for name, view in entry.views.items()}
     assert (entry.name, entry.flips, entry.pixels) == ("wide", 1, height * width)
     assert entry.size == (height, width)
@@ -83,6 +83,6 @@ def test_a_wide_picture_is_shrunk_and_no_flip_is_lost() -> None:
     brightness = heat[..., 1].mean(axis=1)  # green grows along the whole of viridis
     assert brightness[0] < brightness[320] < brightness[639]
     # Noise compresses badly: a small budget makes the pictures smaller.
-    (small,) = drawn([drawing], FAKE_SPEC.palette, budget=300_000)
+    (small,) = rendered([drawing], FAKE_SPEC.palette, budget=300_000)
     assert sum(len(view.uri) for view in small.views.values()) <= 300_000
     assert unpacked(small.views["image"].uri).width < 960

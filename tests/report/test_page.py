@@ -1,4 +1,4 @@
-"""The report: read back with an HTML parser, from documents that the real rooms made."""
+"""The report: read back with an HTML parser, from documents that the package itself wrote."""
 
 from __future__ import annotations
 

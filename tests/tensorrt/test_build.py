@@ -57,7 +57,7 @@ def test_a_plan_and_its_sidecar(
     assert [tensor.dtype for tensor in sidecar.tensors] == ["uint8", "uint8", "float32"]
     assert sidecar.layers == {precision.value: 1}
     assert sidecar.layers_from == "engine inspector"
-    assert sidecar.profiles == (ShapeProfile.covering(SPEC.image_sizes),)
+    assert sidecar.profiles == (ShapeProfile.default_for(SPEC.image_sizes),)
     assert sidecar.command == "fcn-deploy build x"
     assert (sidecar.gpu_name == "Fake GPU") == (machine.product is Product.TRT)
 

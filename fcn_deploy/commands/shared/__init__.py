@@ -1,1 +1,1 @@
-"""What several verbs need."""
+"""Options, console output and input choices that several commands share."""

@@ -1,4 +1,4 @@
-"""The run that was named."""
+"""The RUN argument of a command as a Run, and the names of result files in it."""
 
 from __future__ import annotations
 

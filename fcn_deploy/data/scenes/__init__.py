@@ -1,1 +1,1 @@
-"""The drawn pictures that need no download."""
+"""The built-in synthetic scenes: training pictures that need no download."""

@@ -1,4 +1,4 @@
-"""The scenes as a dataset."""
+"""SceneDataset: the built-in synthetic scenes as a dataset."""
 
 from __future__ import annotations
 

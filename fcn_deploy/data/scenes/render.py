@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy.core.spec import IGNORE_INDEX
 from fcn_deploy.data.scenes.shapes import box, crescent, cross, disc, ring, star, triangle
 from fcn_deploy.data.scenes.surfaces import (
     Direction,
@@ -41,7 +42,6 @@ from fcn_deploy.data.scenes.surfaces import (
     smoothstep,
 )
 
-VOID = 255
 SHAPE_COUNT = (3, 5)
 RADIUS = (0.22, 0.38)  # at 320 x 480 four to eight cells of a stride-32 network across
 SHADOW_REACH = 0.030  # how far the light throws a shadow
@@ -229,7 +229,7 @@ def _label_shape(mask: NDArray[np.uint8], placed: PlacedShape) -> None:
     # two classes side by side.
     void_width = min(1 + placed.shorter_side / 160, 4.0)
     region = mask[placed.window]
-    region[placed.distance <= void_width / 2] = VOID
+    region[placed.distance <= void_width / 2] = IGNORE_INDEX
     region[placed.distance < -void_width / 2] = placed.shape.class_index
 
 

@@ -264,7 +264,8 @@ def _sharpen(blend: Shade, sharpness: float) -> Shade:
 def _noise(lattice: Shade, y: Shade, x: Shade) -> Shade:
     """A cubic B-spline over the lattice's knots, at y [h, 1] and x [1, w] in knots."""
     rows = _interpolate_rows(lattice, y[:, 0])  # [h, LATTICE]
-    return _interpolate_rows(rows.T, x[0]).T
+    noise: Shade = _interpolate_rows(rows.T, x[0]).T
+    return noise
 
 
 def _interpolate_rows(knots: Shade, at: Shade) -> Shade:

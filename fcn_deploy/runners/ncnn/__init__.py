@@ -1,1 +1,1 @@
-"""ncnn."""
+"""The ncnn backend."""

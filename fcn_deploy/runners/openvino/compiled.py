@@ -1,4 +1,4 @@
-"""Compiled networks and their requests."""
+"""Compiles OpenVINO networks once per batch shape, and keeps their inference requests."""
 
 from __future__ import annotations
 

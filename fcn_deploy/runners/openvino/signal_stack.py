@@ -1,4 +1,4 @@
-"""The signal stack that it takes away."""
+"""Restores the thread's alternate signal stack, which loading OpenVINO takes away."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fcn_deploy.core.spec import IGNORE_INDEX
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
 
-VOID = 255
+VOID = IGNORE_INDEX
 seeds = st.integers(0, 2**32)
 indices = st.integers(0, 10_000)
 sides = st.integers(1, 80)
