@@ -14,7 +14,8 @@ and repair.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,9 +72,10 @@ def read_results(run: Run) -> Results:
         ("bench", run.bench_folder),
         ("bisect", run.bisect_folder),
     ):
-        again = f"run `{_COMMANDS[kind].format(argument)}` again, or delete it"
         for path in _result_files(folder):
-            fields = _opened(path, again)
+            fields = _opened(path, f"run `{_COMMANDS[kind].format(argument)}` again, or delete it")
+            again = f"run `{_same_again(kind, argument, fields.values)}` again, or delete it"
+            fields = Fields(fields.values, path, again)
             if fields.values.get("kind") != OUTPUTS:
                 found.add(fields, kind, _below(run.root, path))
     preview = run.preview if run.preview.is_file() else None
@@ -137,6 +139,18 @@ def read_files(paths: Sequence[Path]) -> Results:
         found.add(Fields(fields.values, path, again), kind, str(path))
     count = "1 result file" if len(names) == 1 else f"{len(names)} result files"
     return found.results(name=count, files=tuple(names))
+
+
+def _same_again(kind: str, argument: str, values: Mapping[str, Any]) -> str:
+    """Return the command that writes a result under the same name: with the options it tells."""
+    options = values.get("options")
+    told = isinstance(options, list) and all(
+        isinstance(word, str) and word.isprintable() for word in options
+    )
+    if not told or not options:
+        return _COMMANDS[kind].format(argument)
+    verb = "bench" if kind == "bench" else "parity"  # `--bisect` is one of the options
+    return f"fcn-deploy {verb}{argument} {shlex.join(options)}"
 
 
 def _below(root: Path, path: Path) -> str:

@@ -223,3 +223,15 @@ def test_missing_files_and_none_at_all(tmp_path: Path) -> None:
         read_files([tmp_path / "nowhere.json"])
     with pytest.raises(InputError):
         read_files([])
+
+
+def test_the_repair_of_another_schema_writes_the_same_file_again(
+    run: Run, one_line: Callable[[Exception], str]
+) -> None:
+    options = ["--backend", "ort", "--images", "my images"]
+    document = bench_document(BASELINE, FAST) | {"schema": 2, "options": options}
+    write_json(run.bench_folder / "ort.json", document)
+    with pytest.raises(ArtifactError) as caught:
+        read_results(run)
+    command = f"fcn-deploy bench {run.root} --backend ort --images 'my images'"
+    assert f"run `{command}` again" in one_line(caught.value)

@@ -126,7 +126,7 @@ def random_light(rng: np.random.Generator) -> Light:
         direction=(-0.6, -0.8) if rng.random() < 0.5 else (0.6, -0.8),
         gain=np.array([exposure * (1 + warmth), exposure, exposure * (1 - warmth)], np.float32),
         falloff=between(rng, 0.05, 0.30),
-        grain=between(rng, 0.02, 0.08),
+        grain=between(rng, 0.01, 0.05),
     )
 
 
