@@ -15,9 +15,6 @@ from fcn_deploy.commands.shared.options import PathText, PathType
 from fcn_deploy.runners.base import BACKENDS
 from tests.command_line import FcnDeploy, refused
 
-#: Commands whose paths are not of these types yet.
-NOT_YET = ("parity", "bench")
-
 
 def offered(*words: str) -> list[tuple[str, str]]:
     """Return type and text of what a shell is offered for the last word."""
@@ -104,7 +101,5 @@ def test_no_folder_is_named_after_the_home_directory(
 
 def test_no_command_takes_a_path_that_keeps_its_tilde() -> None:
     for name, command in cli.fcn_deploy.commands.items():
-        if name in NOT_YET:
-            continue
         kinds = {param.name: type(param.type) for param in command.params}
         assert click.Path not in kinds.values(), (name, kinds)
