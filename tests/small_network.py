@@ -70,7 +70,7 @@ def trained_network(steps: int = 60) -> SmallNetwork:
     scenes = [draw_scene(1, index, (64, 96)) for index in range(6)]
     images = normalised(np.stack([s[0] for s in scenes]), SMALL_SPEC.mean, SMALL_SPEC.std)
     truth = torch.from_numpy(np.stack([s[1] for s in scenes])).long()
-    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=2e-2)
+    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(steps):
         optimiser.zero_grad()
         nn.functional.cross_entropy(network(images), truth, ignore_index=255).backward()

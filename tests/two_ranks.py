@@ -114,7 +114,7 @@ def main(data: Path) -> None:
             ("both ranks see the same half", SameHalf, world, True),
             ("the epoch is cut in chunks", InChunks, world, True),
         ):
-            with patch.object(loop, "EpochOrder", order):
+            with patch.object(trainer, "EpochOrder", order):
                 _, found[name] = trained(data, together, 2, synchronised)
         if world.leads:
             begun, wanted = trained(data, World(), 4, False)

@@ -20,7 +20,7 @@ from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.results import bench
 from fcn_deploy.results.bench import BenchRow
-from fcn_deploy.runners.base import Runner
+from fcn_deploy.runners.base import Outputs, Runner
 from tests.benchmarks.table_inputs import row
 from tests.result_files import measured_bench
 
@@ -153,9 +153,11 @@ class TestCommand:
 
         def open_wrong(run: Run, threads: int) -> Runner:
             runner = right.open(run, threads)
-            # Red and blue exchanged: the mistake that such scripts make.
-            infer = runner._infer
-            monkeypatch.setattr(runner, "_infer", lambda images: infer(images[..., ::-1]))
+            # Each class is the next one: a list of classes without its first, as happens.
+            infer, classes = runner._infer, runner.spec.num_classes
+            monkeypatch.setattr(
+                runner, "_infer", lambda images: Outputs((infer(images).mask + 1) % classes)
+            )
             return runner
 
         monkeypatch.setattr(

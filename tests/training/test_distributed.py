@@ -65,7 +65,8 @@ def test_the_command_under_torchrun(data: Path, tmp_path: Path) -> None:
     ((wanted,), (found,)) = (
         json.loads((run / "metrics.json").read_text())["epochs"] for run in (one, two)
     )
-    assert found["loss"] == pytest.approx(wanted["loss"], rel=2e-3)
+    # The second step starts from weights that rounding has moved apart; exact: the test above.
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-2)
     for name in ("train_pixel_accuracy", "val_pixel_accuracy"):  # near ties may fall otherwise
         assert found[name] == pytest.approx(wanted[name], abs=0.01), name
 
