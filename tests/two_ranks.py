@@ -86,7 +86,7 @@ def trained(
     )
     train_set, val_set = (VocDataset.open(data, split) for split in ("train", "val"))
     with (
-        patch.object(loop, "starting_network", kept_in_float64),
+        patch.object(trainer, "starting_network", kept_in_float64),
         patch.object(loop, "TrainingFiles"),
         patch.object(loop, "save_state"),
     ):
