@@ -55,6 +55,7 @@ def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert agrees(line, promise), f"{where}, promised {promise!r}"
 
 
+@pytest.mark.slow
 def test_every_block_runs_and_prints_what_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

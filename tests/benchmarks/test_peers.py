@@ -29,6 +29,7 @@ def reference(run: Run) -> Iterator[Runner]:
         yield runner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_a_peer_gives_our_masks_tells_its_stages_and_closes_twice(
     peer: Peer, run: Run, reference: Runner

@@ -41,6 +41,7 @@ def exported(tiny_run: Path, tiny_baseline: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @needs_loadgen
 def test_every_row_has_loadgen_s_verdict_and_stages_that_add_up(
     fcn_deploy: FcnDeploy, exported: Path
@@ -77,6 +78,7 @@ def test_without_loadgen_the_loop_runs_and_says_why(
     refused(fcn_deploy("bench", ".", *ORT, "--scenario", "offline"), "no wheel", "single-stream")
 
 
+@pytest.mark.slow
 def test_a_cold_start_of_every_backend(fcn_deploy: FcnDeploy, exported: Path) -> None:
     words = ("--clock", "loop", "--tier", "host", "--json", "b.json")
     finished = fcn_deploy("bench", ".", *QUICK, *words)

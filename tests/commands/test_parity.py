@@ -180,6 +180,7 @@ def test_a_result_does_not_replace_the_outputs_it_is_of(recorded: tuple[Path, Pa
     assert recorded[1].read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--fp16"]])
 def test_what_the_gate_leaves_open_is_said(
     options: list[str], tiny_run: Path, pictures: Path, tmp_path: Path

@@ -80,6 +80,7 @@ def test_no_local_path_leaves_in_the_file(tiny_run: Path) -> None:
     assert b".py" not in content
 
 
+@pytest.mark.slow
 def test_all_outputs(tiny_run: Path, tmp_path: Path) -> None:
     written = onnx_from_checkpoint(
         tiny_run / "model.safetensors", tmp_path / "all.onnx", outputs=["margin", "logits"]
@@ -145,6 +146,7 @@ def test_the_check_sees_nan(tiny_run: Path) -> None:
         check_graph(graph, checkpoint, ("mask", "logits"), Precision.FP32)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_anew")
 def test_the_same_weights_give_the_same_bytes(tiny_run: Path) -> None:
     checkpoint = load_checkpoint(tiny_run / "model.safetensors")

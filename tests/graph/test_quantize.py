@@ -265,6 +265,7 @@ def copied(tiny_run: Path, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_the_command(
     fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, voc_folder: WriteVocFolder
 ) -> None:

@@ -39,6 +39,7 @@ ALWAYS = ["fcn16s-resnet18", "fcn8s-resnet34-os16", "tv-fcn-resnet50"]
 EVERYTHING = os.environ.get("FCN_DEPLOY_ALL_ARCHITECTURES") == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", architecture_names() if EVERYTHING else ALWAYS)
 def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")

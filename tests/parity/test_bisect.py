@@ -231,6 +231,7 @@ def test_the_reference_is_what_the_whole_graph_gives(tiny_run: Path) -> None:
     assert last.scale == pytest.approx(rms, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_overflow_planted_in_a_checkpoint(overflowing: Path, tmp_path: Path) -> None:
     paths = tmp_path / "model.onnx", tmp_path / "model.fp16.onnx"
     for path, precision in zip(paths, (Precision.FP32, Precision.FP16), strict=True):

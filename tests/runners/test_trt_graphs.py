@@ -153,6 +153,7 @@ def test_what_is_remembered_of_refused_captures_is_bounded(latest: FakeMachine) 
         assert 0 < len(runner._engine._refused) < 99
 
 
+@pytest.mark.slow
 def test_memory_after_1000_runs_of_changing_shapes_as_after_10(machine: FakeMachine) -> None:
     with open_trt(make_run(machine)) as runner:
         runner.run(pictures((8, 64, 64)))

@@ -70,6 +70,7 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     return checkpoint
 
 
+@pytest.mark.slow
 @rtx
 @pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(

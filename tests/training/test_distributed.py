@@ -44,6 +44,7 @@ def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
     return process("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *words)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_with_twice_the_batch_learns(data: Path) -> None:
     done = torchrun(HERE / "two_ranks.py", data)
     assert done.returncode == 0, done.stderr
@@ -54,6 +55,7 @@ def test_two_processes_learn_what_one_with_twice_the_batch_learns(data: Path) ->
         assert distances["whole"] >= 1e-2, mistake
 
 
+@pytest.mark.slow
 def test_the_command_under_torchrun(data: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     words = ("-m", "fcn_deploy", "train", "--data", data, *WORDS, "--epochs", "1")
@@ -71,6 +73,7 @@ def test_the_command_under_torchrun(data: Path, tmp_path: Path) -> None:
         assert found[name] == pytest.approx(wanted[name], abs=0.01), name
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_run_with_a_word_and_a_checkpoint(
     data: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +97,7 @@ def test_a_killed_rank_ends_the_run_with_a_word_and_a_checkpoint(
     assert not (run / "state.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_told_to_end_ends_all_with_their_state_saved(
     data: Path, tmp_path: Path
 ) -> None:
@@ -114,6 +118,7 @@ def test_a_rank_that_is_told_to_end_ends_all_with_their_state_saved(
     assert "the run was begun with 2 processes, not 1" in fewer.stderr
 
 
+@pytest.mark.slow
 def test_only_a_lost_process_is_called_one() -> None:
     with pytest.raises(RuntimeError, match="shapes"), lost_ranks_named(World(0, 2)):
         raise RuntimeError("shapes do not fit")
@@ -124,6 +129,7 @@ def test_only_a_lost_process_is_called_one() -> None:
         raise RuntimeError("[gloo/transport] Connection closed by peer")
 
 
+@pytest.mark.slow
 def test_too_few_images_for_all_processes(data: Path, tmp_path: Path) -> None:
     from fcn_deploy.core.errors import DataError
     from fcn_deploy.core.run import Run

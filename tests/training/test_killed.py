@@ -31,6 +31,7 @@ def figures(run: Path) -> tuple[int, list[dict[str, Any]]]:
     return metrics["best_epoch"], epochs
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_twenty_kills_end_as_an_undisturbed_run(tmp_path: Path, voc_folder: WriteVocFolder) -> None:
     data = voc_folder(train=4, val=1, size=(80, 112))

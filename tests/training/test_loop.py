@@ -125,6 +125,7 @@ def test_training_learns(tmp_path: Path) -> None:
     assert epochs[-1].train_mean_iou > 1.2 * epochs[0].train_mean_iou
 
 
+@pytest.mark.slow
 def test_training_learns_in_bfloat16(tmp_path: Path) -> None:
     epochs = run_training(tmp_path, dataclasses.replace(QUICK, epochs=4), length=16, amp="bf16")
     assert epochs[-1].loss < 0.9 * epochs[0].loss

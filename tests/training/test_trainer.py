@@ -80,6 +80,7 @@ def test_rare_classes_weigh_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert used[0].max() > 2 * used[0].min()
 
 
+@pytest.mark.slow
 def test_a_compiled_network_learns_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
