@@ -86,6 +86,7 @@ def test_saving_outputs_needs_no_torch(tiny_run: Path, pictures: Path, tmp_path:
     assert document(tmp_path / "o.json")["runner"]["backend"] == "ort"
 
 
+@pytest.mark.slow
 def test_a_comparison_holds_what_was_typed(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
     target = tmp_path / "live.json"
     options = ["--backend", "ort", "--backend", "torch", "--fp16", "--images", str(pictures),

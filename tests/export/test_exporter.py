@@ -121,6 +121,7 @@ class _Signed(DeployGraph):
         return (super().forward(image)[0].to(torch.int32),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [_ChannelsSwapped, _CropOffByOne, _Signed])
 def test_a_wrong_graph_fails_the_check_and_leaves_no_file(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: type[DeployGraph]

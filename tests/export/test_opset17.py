@@ -31,6 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 def test_the_file_and_what_it_gives(checkpoint: Path, precision: Precision, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

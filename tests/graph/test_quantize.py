@@ -269,8 +269,7 @@ def copied(tiny_run: Path, tmp_path: Path) -> Run:
 def test_the_command(
     fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, voc_folder: WriteVocFolder
 ) -> None:
-    run = copied(tiny_run, tmp_path)
-    data = voc_folder(train=3)
+    run, data = copied(tiny_run, tmp_path), voc_folder(train=3)
     done = fcn_deploy(
         "export", run.root, "--int8", "--calibration", data, "--calibration-size", "2",
         "--outputs", "logits",

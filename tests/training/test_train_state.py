@@ -47,6 +47,7 @@ RESUMED: dict[str, tuple[Recipe, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stop", "workers"),
     [
