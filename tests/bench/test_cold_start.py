@@ -182,13 +182,25 @@ except KeyboardInterrupt:
 """
 
 
+def with_tests_on_the_path() -> dict[str, str]:
+    """The environment of a process that imports our fakes from another folder than ours."""
+    source_tree = str(Path(fcn_deploy.__file__).parents[1])
+    theirs = os.environ.get("PYTHONPATH")
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([source_tree, theirs] if theirs else [source_tree]),
+    }
+
+
 @posix_only
 def test_ctrl_c_kills_the_child(child: Any, tmp_path: Path) -> None:
     python = sys.executable
     folder = child("trap '' INT; echo $$ >part; mv part id; exec sleep 300")
     asked = [python, "-c", INTERRUPTED, str(folder / "child")]
     # A process of its own: a signal that came late would end this one with all its tests.
-    with subprocess.Popen(asked, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as measuring:
+    with subprocess.Popen(
+        asked, cwd=tmp_path, env=with_tests_on_the_path(), stdout=subprocess.PIPE, text=True
+    ) as measuring:
         while not (folder / "id").exists():
             assert measuring.poll() is None
             time.sleep(0.02)
