@@ -11,7 +11,8 @@ DEMO := runs/demo
 RUN ?= runs/bench
 BENCH_FLAGS ?=
 # A worker that dies ends the run: started anew it would leave its tests undone and never end.
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --max-worker-restart 0
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder \
+	--max-worker-restart 0
 
 .PHONY: install demo bench test test-all architectures lint lock clean
 

@@ -20,6 +20,7 @@ from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange
 from fcn_deploy.data.masks import voc_palette, write_mask
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
 from tests.command_line import FcnDeploy, Finished
+from tests.made_once import made_once
 
 if TYPE_CHECKING:
     from tests.decoding import Read
@@ -53,6 +54,21 @@ def pytest_unconfigure() -> None:
     """Delete the traces, also after a failure: they are a gigabyte."""
     if not _worker() and TRACES in os.environ:
         shutil.rmtree(os.environ.pop(TRACES), ignore_errors=True)
+
+
+#: Packages whose modules take longest.  One that a worker began last is waited for by the other.
+_LONGEST_FIRST = ("training", "commands", "parity", "benchmarks", "graph", "networks", "runners")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the modules that take longest first, as ``--no-loadscope-reorder`` keeps the order."""
+    here = Path(__file__).parent
+
+    def turn(item: pytest.Item) -> int:
+        package = item.path.relative_to(here).parts[0]
+        return _LONGEST_FIRST.index(package) if package in _LONGEST_FIRST else len(_LONGEST_FIRST)
+
+    items.sort(key=turn)  # a stable sort: modules stay whole and their tests in order
 
 
 def _worker() -> str:
@@ -168,13 +184,11 @@ def traced_anew(traced_once: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(
-    tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec, traced_once: Trace
-) -> Path:
+def tiny_folder(tiny_spec: ModelSpec, traced_once: Trace) -> Path:
     """A run directory: random weights of ``tiny_spec``, exported in both precisions.
 
     Holds ``model.safetensors``, ``model.onnx`` and ``model.fp16.onnx``.  Shared by the whole
-    session: read it, copy it, but do not change it.
+    session and all its workers: read it, copy it, but do not change it.
     """
     import torch
 
@@ -183,14 +197,16 @@ def tiny_folder(
     from fcn_deploy.networks.architectures import build_model
     from fcn_deploy.networks.checkpoint import save_checkpoint
 
-    run = Run(tmp_path_factory.mktemp("tiny_run"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build_model(tiny_spec.architecture, tiny_spec.num_classes)
-    save_checkpoint(run.checkpoint, model, tiny_spec)
-    for precision in (Precision.FP32, Precision.FP16):
-        onnx_from_checkpoint(run.checkpoint, run.onnx(precision), precision=precision)
-    return run.root
+    def make(folder: Path) -> None:
+        run = Run(folder)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build_model(tiny_spec.architecture, tiny_spec.num_classes)
+        save_checkpoint(run.checkpoint, model, tiny_spec)
+        for precision in (Precision.FP32, Precision.FP16):
+            onnx_from_checkpoint(run.checkpoint, run.onnx(precision), precision=precision)
+
+    return made_once(Path(os.environ[TRACES]), "tiny_run", make)
 
 
 @pytest.fixture(scope="session")
@@ -200,23 +216,26 @@ def tiny_run(tiny_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_opsets(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def tiny_opsets(tiny_folder: Path) -> dict[int, Path]:
     """The mask of ``tiny_run`` in float32, as a file of each opset: 17 and 20."""
     from fcn_deploy.export.exporter import onnx_from_checkpoint
 
-    older = tmp_path_factory.mktemp("opset17") / "model.onnx"
-    onnx_from_checkpoint(Run(tiny_folder).checkpoint, older, opset=17)
-    return {17: older, 20: Run(tiny_folder).onnx(Precision.FP32)}
+    def make(folder: Path) -> None:
+        onnx_from_checkpoint(Run(tiny_folder).checkpoint, folder / "model.onnx", opset=17)
+
+    older = made_once(Path(os.environ[TRACES]), "opset17", make)
+    return {17: older / "model.onnx", 20: Run(tiny_folder).onnx(Precision.FP32)}
 
 
 @pytest.fixture(scope="session")
-def tiny_baseline(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_baseline(tiny_folder: Path) -> Path:
     """The plain export of ``tiny_run``, ``baseline.onnx``."""
     from fcn_deploy.export.baseline import plain_onnx_from_checkpoint
 
-    run = Run(tmp_path_factory.mktemp("tiny_baseline"))
-    plain_onnx_from_checkpoint(Run(tiny_folder).checkpoint, run.baseline_onnx)
-    return run.baseline_onnx
+    def make(folder: Path) -> None:
+        plain_onnx_from_checkpoint(Run(tiny_folder).checkpoint, Run(folder).baseline_onnx)
+
+    return Run(made_once(Path(os.environ[TRACES]), "tiny_baseline", make)).baseline_onnx
 
 
 @pytest.fixture

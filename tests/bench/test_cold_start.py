@@ -92,6 +92,7 @@ def test_the_childs_peak_is_not_its_parents(tiny_run: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows does not tell a process's peak")
+@pytest.mark.slow
 def test_memory_is_that_of_the_largest_batch(tiny_run: Path) -> None:
     one, many = (start(Run(tiny_run), largest=(count, 256, 256)) for count in (1, 16))
     assert one.error is many.error is None

@@ -65,6 +65,7 @@ def test_a_recorded_result_of_another_network_stays(
     assert table.beside_others(target, "sha256:123456789abc") == own
 
 
+@pytest.mark.slow
 class TestCommand:
     """The whole of it on tiny pictures, with one peer that is right and one that is not."""
 

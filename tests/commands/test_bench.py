@@ -175,6 +175,7 @@ def test_the_gate_finds_thirty_percent(
     assert "LOST: ort fp32 host, batch 1" in lost.out
 
 
+@pytest.mark.slow
 def test_one_picture_eight_times_is_said(fcn_deploy: FcnDeploy, exported: Path) -> None:
     Image.new("RGB", (48, 32), (9, 99, 199)).save(exported / "one.png")
     done = fcn_deploy("bench", ".", *ORT, *QUICK, "--images", "one.png", "--json", "b.json")

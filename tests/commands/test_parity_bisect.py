@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.command_line import FcnDeploy, refused
 
 
+@pytest.mark.slow
 def test_bisect_names_the_layer_where_an_overflow_starts(
     fcn_deploy: FcnDeploy, overflowing: Path, tmp_path: Path
 ) -> None:

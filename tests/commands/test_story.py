@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.command_line import FcnDeploy, refused
 from tests.commands.quick_training import QUICK
 
 
+@pytest.mark.slow
 def test_the_story(fcn_deploy: FcnDeploy, few_scenes: None, tmp_path: Path) -> None:
     trained = fcn_deploy("train", *QUICK)
     assert trained.code == 0, trained.err

@@ -135,6 +135,7 @@ def test_a_wrong_graph_fails_the_check_and_leaves_no_file(
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.slow
 def test_the_check_sees_nan(tiny_run: Path) -> None:
     checkpoint = load_checkpoint(tiny_run / "model.safetensors")
     poisoned = DeployGraph(checkpoint.model, checkpoint.spec, ("mask", "logits"))

@@ -27,6 +27,7 @@ def test_explicit_rounding_leaves_no_half_but_the_casts(tiny_run: Path) -> None:
     assert with_explicit_rounding(untouched) is untouched
 
 
+@pytest.mark.slow
 def test_an_export_that_overflows_on_a_gpu_is_refused_on_a_cpu(
     overflowing: Path, tmp_path: Path
 ) -> None:

@@ -97,7 +97,14 @@ def small_extras(first: Sequence[NamedImage]) -> Extras:
     return replace(made, odd_sizes=tuple(small))
 
 
-@pytest.mark.parametrize("architecture", architecture_names())
+@pytest.mark.parametrize(
+    "architecture",
+    # A ResNet-101 has the blocks of a ResNet-50, more of them.
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if "resnet101" in name else [])
+        for name in architecture_names()
+    ],
+)
 def test_any_size_goes_in_and_comes_out(architecture: str) -> None:
     # On the meta device shapes are computed and pixels are not: all of them take seconds.
     with torch.device("meta"):

@@ -24,7 +24,10 @@ from tests.networks.tails import ROUNDING, noise, upsampling
 #: Pictures of 1×1 to 70×70, the sizes that all rewritten tails are tried on.
 LARGEST = 70
 #: Classes and strides; 150 classes at stride 32 would be 400 MB of weights.
-CASES = [(2, 8), (2, 32), (21, 8), (21, 16), (21, 32), (150, 8), (150, 16)]
+CASES = [
+    (2, 8), (2, 32), (21, 8), (21, 16), (21, 32), (150, 8),
+    pytest.param(150, 16, marks=pytest.mark.slow),
+]  # fmt: skip
 
 
 def whole_numbers(*shape: int, seed: int, largest: int = 8) -> Tensor:

@@ -80,6 +80,7 @@ def interpolating(tiny_spec: ModelSpec) -> Checkpoint:
 
 @pytest.mark.parametrize("opset", [17, 20])
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+@pytest.mark.slow
 def test_the_interpolations_file_gives_pytorchs_masks(
     interpolating: Checkpoint, precision: Precision, opset: int, tmp_path: Path
 ) -> None:
@@ -120,6 +121,7 @@ def test_an_interpolation_has_no_other_tail(
     assert "use --tail auto" in one_line(caught.value)
 
 
+@pytest.mark.slow
 def test_an_untrained_upsampling_may_be_resized(tiny_run: Path, tmp_path: Path) -> None:
     written = onnx_from_checkpoint(
         tiny_run / "model.safetensors", tmp_path / "resize.onnx", tail=Tail.RESIZE

@@ -27,7 +27,7 @@ from tests.command_line import FcnDeploy
 from tests.networks.tails import CLASSES, ROUNDING, noise, pictures, run
 from tests.random_network import random_network
 
-pytestmark = pytest.mark.usefixtures("traced_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_once")]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,6 @@ def test_the_rewritten_graph_of_every_stride_is_the_deploy_model(architecture: s
                 assert torch.equal(given[0][decided], mask[decided])
 
 
-@pytest.mark.slow
 def test_a_skip_is_cropped_at_once(tmp_path: Path) -> None:
     network, spec = random_network("fcn8s-resnet18")
     save_checkpoint(tmp_path / "model.safetensors", network, spec)
@@ -204,7 +203,6 @@ def test_nodes_and_bytes(files: dict[Tail, Path]) -> None:
     assert early.flops < 1.01 * late.flops
 
 
-@pytest.mark.slow
 def test_all_outputs_of_the_deconvolution(trained: Path, tmp_path: Path) -> None:
     # Those of early argmax, the default, are tested with the export.
     written = onnx_from_checkpoint(

@@ -30,6 +30,8 @@ from tests.result_files import (
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
+pytestmark = pytest.mark.slow
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: What Chromium needs as root, in a container without a GPU.
 FLAGS = ["--no-sandbox", "--disable-gpu"]

@@ -82,6 +82,7 @@ class CroppedNetwork(SmallNetwork):
         return super().forward(images)[:, :, :height, :width]
 
 
+@pytest.mark.slow
 class TestCompiled:
     @pytest.fixture(autouse=True)
     def _needs_a_compiler(self) -> None:

@@ -107,6 +107,7 @@ def test_it_stops_early_when_nothing_gets_better(
     assert best_of(epochs).epoch == 4
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     for name in ("a", "b"):
         run_training(tmp_path / name)
@@ -119,6 +120,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
 # -- learning -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path: Path) -> None:
     epochs = run_training(tmp_path, dataclasses.replace(QUICK, epochs=6), length=16)
     assert epochs[-1].loss < 0.8 * epochs[0].loss

@@ -164,7 +164,14 @@ def test_nothing_to_resume_is_named(tmp_path: Path) -> None:
 # -- learning -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", ["constant", "one-cycle", "poly"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        pytest.param("constant", marks=pytest.mark.slow),
+        "one-cycle",
+        pytest.param("poly", marks=pytest.mark.slow),
+    ],
+)
 def test_the_learning_rate_follows_its_schedule(tmp_path: Path, schedule: str) -> None:
     recipe = dataclasses.replace(QUICK, schedule=schedule, epochs=4)  # type: ignore[arg-type]
     rates = [epoch.lr for epoch in run_training(tmp_path, recipe, length=4)]
