@@ -37,11 +37,15 @@ TRACES = "FCN_DEPLOY_TEST_TRACES"
 
 
 def pytest_configure() -> None:
-    """Give each of pytest-xdist's workers a core of its own, and all of them one folder.
+    """Give each of pytest-xdist's workers a core of its own, all of them one folder, small extras.
 
     ONNX Runtime and PyTorch take all cores they see, and two pools on the same cores slow each
-    other down manifold.
+    other down manifold.  The larger pictures of every comparison are made small, as they would take
+    most of a test's time; ``tests/parity/test_extras.py`` has them as they are.
     """
+    from fcn_deploy.parity import inputs
+
+    inputs.ODD_SIZES, inputs.LARGE_SIZE = ((1, 1), (97, 131), (161, 128), (97, 7)), (129, 257)
     worker = _worker()
     if not worker:
         os.environ[TRACES] = tempfile.mkdtemp(prefix="fcn-deploy-traces-")

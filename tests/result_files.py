@@ -27,6 +27,7 @@ from fcn_deploy.results.conditions import ColdStart, Conditions, Sensor
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.results.workload import LOADGEN, LOOP
+from tests.candidates import as_candidate
 from tests.fakes import FAKE_SPEC, FakeRunner
 
 #: How files name the pictures that nobody has to bring along.
@@ -109,7 +110,7 @@ def swap_red_and_blue(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 CANDIDATES = {
-    "ort": FakeRunner(backend="ort", noise=1e-4),
+    "ort": FakeRunner(backend="ort", noise=1e-5),
     "ort16": FakeRunner(backend="ort", precision=Precision.FP16),
     "swapped": FakeRunner(backend="swapped", see=swap_red_and_blue),
 }
@@ -119,7 +120,8 @@ def write_parity_results(folder: Path) -> None:
     """Compare every candidate with the reference, each into a file of its own with pictures."""
     for name, candidate in CANDIDATES.items():
         reference = FakeRunner(backend="torch")
-        compare.save(compare.compare(reference, [candidate], pictures()), folder / f"{name}.json")
+        compared = compare.compare(reference, [as_candidate(candidate)], pictures())
+        compare.save(compared, folder / f"{name}.json")
 
 
 def bare_row(

@@ -152,13 +152,13 @@ def _rounded_output(layer: nn.Module, given: Tensor, precision: Precision) -> Te
         for name, value in saved.items()
     }
     layer.load_state_dict(rounded)
-    output: Tensor = layer(_rounded(given, precision))
+    output: Tensor = layer(_rounded(given, precision, axis=0))
     layer.load_state_dict(saved)
-    return _rounded(output, precision)
+    return _rounded(output, precision, axis=0)
 
 
-def _rounded(values: Tensor, precision: Precision, axis: int | None = None) -> Tensor:
-    """Round to what the precision holds; INT8 with a scale for the whole or for each channel."""
+def _rounded(values: Tensor, precision: Precision, axis: int) -> Tensor:
+    """Round to what the precision holds; INT8 with a scale for each channel, or each picture."""
     if precision is Precision.FP16:
         return values.half().float()
     if precision is Precision.BF16:

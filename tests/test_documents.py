@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fcn_deploy.commands.data import SCHEMA as DATA_CHECK_SCHEMA
-from fcn_deploy.parity.saved_outputs import OUTPUTS_SCHEMA
+from fcn_deploy.parity.recording import OUTPUTS_SCHEMA
 from fcn_deploy.results.read import SCHEMAS
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.results.training import Epoch, Training

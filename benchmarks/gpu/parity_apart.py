@@ -23,9 +23,11 @@ from pathlib import Path
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.sources import open_dataset
+from fcn_deploy.parity.candidate import Candidate
 from fcn_deploy.parity.compare import compare_recordings, save
 from fcn_deploy.parity.inputs import labelled_pictures
-from fcn_deploy.parity.saved_outputs import read_recording, record
+from fcn_deploy.parity.recording import read_recording
+from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.runners.base import open_runner
 
 REFERENCE = "reference.json"
@@ -42,10 +44,12 @@ def save_outputs(
         from fcn_deploy.tensorrt.build_missing import ensure_engine
 
         timings = TIMINGS if load(choose_product("auto")).has_timing_cache else None
-        ensure_engine(run, precision, outputs=BOTH, timing_cache=timings, say=print)
+        for outputs in (BOTH, ("mask",)):
+            ensure_engine(run, precision, outputs=outputs, timing_cache=timings, say=print)
     with open_runner(run, backend, precision=precision, outputs=BOTH) as runner:
         pictures = labelled_pictures(open_dataset(data, "val"), runner.spec, limit)
-        print(f"{target}: {record(runner, pictures, target):,.0f} MiB")
+        candidate = Candidate(runner, lambda: open_runner(run, backend, precision=precision))
+        print(f"{target}: {record(candidate, pictures, target):,.0f} MiB")
 
 
 def judge(

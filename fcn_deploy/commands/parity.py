@@ -32,6 +32,7 @@ from fcn_deploy.core.spec import Precision
 
 if TYPE_CHECKING:
     from fcn_deploy.core.spec import ModelSpec
+    from fcn_deploy.parity.candidate import Candidate
     from fcn_deploy.parity.inputs import Pictures
     from fcn_deploy.results.parity import Comparison
     from fcn_deploy.runners.base import Runner
@@ -75,15 +76,26 @@ class ParityOptions:
         """Return what to compare on; ``limit`` pictures at most unless another number was typed."""
         return parity_pictures(source, spec, self.data, self.images, self.limit or limit)
 
-    def open(self, source: Run, backend: str, precision: Precision) -> Runner:
-        """Open a runner that gives masks and logits."""
+    def open(
+        self, source: Run, backend: str, precision: Precision, outputs: tuple[str, ...] = _BOTH
+    ) -> Runner:
+        """Open a runner; unless told otherwise it gives masks and logits."""
         return open_backend(
             source,
             backend,
             precision=precision,
-            outputs=_BOTH,
+            outputs=outputs,
             device=self.device,
             threads=self.threads,
+        )
+
+    def candidate(self, source: Run, backend: str, opened: ExitStack) -> Candidate:
+        """Open a candidate, with what opens it as `predict` does."""
+        from fcn_deploy.parity.candidate import Candidate
+
+        runner = opened.enter_context(self.open(source, backend, self.precision))
+        return Candidate(
+            runner, lambda: self.open(source, backend, self.precision, outputs=("mask",))
         )
 
 
@@ -185,7 +197,7 @@ def _refuse_contradictions(options: ParityOptions) -> None:
 def _compare_saved(options: ParityOptions) -> None:
     from fcn_deploy.core.files import probe
     from fcn_deploy.parity.compare import compare_recordings, save
-    from fcn_deploy.parity.saved_outputs import read_recording
+    from fcn_deploy.parity.recording import read_recording
 
     reference_file, candidate_file = map(Path, options.saved)
     name = result_name(f"{reference_file.stem}-{candidate_file.stem}", "parity")
@@ -207,10 +219,11 @@ def _save_outputs(options: ParityOptions, target: Path) -> None:
     source, (backend,) = options.run(), options.backends
     require_backends([backend], options.device)
     probe(target, flags="--save-outputs")
-    with options.open(source, backend, options.precision) as runner:
-        pictures = options.pictures(source, runner.spec)
+    with ExitStack() as opened:
+        candidate = options.candidate(source, backend, opened)
+        pictures = options.pictures(source, candidate.runner.spec)
         with counter(f"outputs of {backend}", pictures.count) as step:
-            size = record(runner, pictures, target, on_picture=step)
+            size = record(candidate, pictures, target, on_picture=step)
     console.print(f"wrote {target} and its folder, {size:,.1f} MiB")
 
 
@@ -233,9 +246,7 @@ def _compare_live(options: ParityOptions) -> None:
     with ExitStack() as stack:
         reference = stack.enter_context(options.open(source, "torch", Precision.FP32))
         pictures = options.pictures(source, reference.spec)
-        candidates = [
-            stack.enter_context(options.open(source, backend, precision)) for backend in backends
-        ]
+        candidates = [options.candidate(source, backend, stack) for backend in backends]
         step = stack.enter_context(counter("parity", pictures.count))
         comparisons = compare(reference, candidates, pictures, on_picture=step)
     save(comparisons, target, typed=typed_words(but=_NOT_REPEATED))

@@ -70,7 +70,7 @@ def print_parity(comparison: Comparison) -> None:
 
     candidate = comparison.candidate
     table = Table(
-        title=f"{candidate.backend} {candidate.precision} ({candidate.library}, "
+        title=f"{candidate.backend} {candidate.precision_name} ({candidate.library}, "
         f"{candidate.device}) against {comparison.reference.library} fp32",
         title_justify="left",
     )

@@ -61,10 +61,13 @@ class ConfusionMatrix:
         return iou
 
     def mean_iou(self) -> float:
-        """Return the mean IoU over the classes that occur; NaN where nothing was counted."""
-        iou = self.iou()
-        present = ~np.isnan(iou)
-        return float(iou[present].mean()) if present.any() else float("nan")
+        """Return the mean IoU over the classes of the truth; NaN where nothing was counted.
+
+        A class that only the prediction has is no class of the mean: a single pixel of it would
+        bring in an IoU of 0.
+        """
+        present = self.counts.sum(axis=1) > 0
+        return float(self.iou()[present].mean()) if present.any() else float("nan")
 
     def pixel_accuracy(self) -> float:
         """Return the share of counted pixels with the true class; NaN where none was counted."""

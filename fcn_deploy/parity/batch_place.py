@@ -1,4 +1,4 @@
-"""Whether a mask depends on its picture's place in a batch."""
+"""Whether what a picture gets depends on its place in a batch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import InputError
-from fcn_deploy.data.dataset import NamedImage
-from fcn_deploy.data.metrics import margin_of
+from fcn_deploy.parity.candidate import Batch, Candidate, ReferenceLogits
+from fcn_deploy.results.fields import finite_or_none
 from fcn_deploy.results.parity_parts import BatchCheck
-from fcn_deploy.runners.base import Runner
 
 
 @dataclass(frozen=True)
@@ -33,39 +31,43 @@ class BatchPlaceTest:
     """Distinct pictures of one size, each seen alone and at its place in the batch.
 
     Args:
-        reference: asked about a picture where a candidate gives it two masks: once, however many
-            candidates do.
-        pictures: in the order in which they stand in the batch.
+        reference: what masks that differ are measured by.
+        batches: each of pictures in the order in which they stand in it.
     """
 
-    def __init__(self, reference: Runner, pictures: Sequence[NamedImage]) -> None:
-        self._reference = reference
-        self._images = [picture.image for picture in pictures]
-        self._margins: dict[int, NDArray[np.float32]] = {}
+    def __init__(self, reference: ReferenceLogits, batches: Sequence[Batch]) -> None:
+        self._reference, self._batches = reference, batches
 
-    def places_of(self, candidate: Runner) -> BatchPlaces:
-        """Return at which places a candidate gives another mask than to the picture alone."""
-        together = candidate.run(np.stack(self._images)).mask
-        alone = [candidate.run(image[None]).mask[0] for image in self._images]
-        flips, widest = 0, 0.0
+    def places_of(self, candidate: Candidate) -> tuple[BatchPlaces, ...]:
+        """Return, for each batch that the candidate takes, where it gives another mask in it."""
+        first, *others = self._batches
+        # Of the first batch a refusal is an error: without one there is no proof of batches.
+        taken = [first, *(batch for batch in others if candidate.takes(batch))]
+        return tuple(self._places(candidate, batch) for batch in taken)
+
+    def _places(self, candidate: Candidate, batch: Batch) -> BatchPlaces:
+        together = candidate.run(batch, remember=True)
+        assert together.logits is not None  # `run` asks for them
+        flips, widest, epsilon = 0, 0.0, 0.0
+        alone: list[NDArray[np.uint8]] = []
+        differing: list[NDArray[np.bool_]] = []
+        for place, picture in enumerate(batch):
+            by_itself = candidate.run((picture,), remember=True)
+            assert by_itself.logits is not None
+            with np.errstate(invalid="ignore"):  # infinity less infinity
+                error = np.abs(together.logits[place] - by_itself.logits[0])
+            epsilon = float(np.maximum(epsilon, error.max()))  # NaN stays NaN
+            alone.append(by_itself.mask[0])
+            differing.append(alone[place] != together.mask[place])
         sources: list[int | None] = []
-        for place, mask in enumerate(together):
-            differ = alone[place] != mask
+        for place, (picture, differ) in enumerate(zip(batch, differing, strict=True)):
             if not differ.any():
                 sources.append(place)
                 continue
             flips += int(differ.sum())
-            widest = max(widest, float(self._margin(place)[differ].max()))
+            widest = max(widest, float(self._reference.margin_of(picture)[differ].max()))
+            mask = together.mask[place]
             same = (other for other, known in enumerate(alone) if np.array_equal(known, mask))
             sources.append(next(same, None))
-        return BatchPlaces(BatchCheck(len(self._images), flips, widest), tuple(sources))
-
-    def _margin(self, place: int) -> NDArray[np.float32]:
-        if place not in self._margins:
-            logits = self._reference.run(self._images[place][None]).logits
-            if logits is None:
-                raise InputError(
-                    "parity needs runners that give logits", "open them with outputs=logits"
-                )
-            self._margins[place] = margin_of(logits)[0]
-        return self._margins[place]
+        check = BatchCheck(len(batch), together.mask.size, flips, widest, finite_or_none(epsilon))
+        return BatchPlaces(check, tuple(sources))

@@ -1,4 +1,4 @@
-"""Tests a difference for known mistakes: BGR input, a shift, renamed classes, normalisation."""
+"""Tests a difference for known mistakes: BGR, a shift, renamed or biased classes, normalisation."""
 
 from __future__ import annotations
 
@@ -158,6 +158,33 @@ def permutation_words(reference_class: Sequence[int], names: Sequence[str]) -> s
         return list_words(said)
     said = [f"{names[index]} is the reference's {names[reference_class[index]]}" for index in moved]
     return f"classes are permuted: the candidate's {list_words(said)}"
+
+
+def class_bias(names: Sequence[str], case: Evidence, allowed: Tolerance) -> Cause | None:
+    """Return the cause that some classes' logits are lower or higher everywhere, if that is it."""
+    difference = case.candidate_logits - case.logits
+    bias = np.median(difference.reshape(len(difference), -1), axis=1).astype(np.float32)
+    if unexplained_error(case, case.logits + bias[:, None, None]) >= allowed.exactly:
+        return None
+    # A number that all of them share changes no mask.
+    apart = bias - np.median(bias)
+    worst = np.argsort(-np.abs(apart), kind="stable")
+    told = [
+        f"class {names[index]} are {abs(apart[index]):.3g} too {_side(apart[index])}"
+        for index in worst
+        if abs(apart[index]) >= 0.1 * np.abs(apart).max() and apart[index]
+    ]
+    if not told:
+        return None
+    return Cause(
+        "bias",
+        f"the candidate's logits of {list_words(told, most=3)} at every pixel: look at the bias of "
+        "the last layer",
+    )
+
+
+def _side(value: float) -> str:
+    return "high" if value > 0 else "low"
 
 
 def list_words(words: Sequence[str], most: int = 5) -> str:

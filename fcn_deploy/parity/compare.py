@@ -1,12 +1,13 @@
 """Are the masks the same?  Compares candidate runners with the float32 reference, in one pass.
 
-    pictures ─┬─▶ reference ─┬─▶ Tally (errors, flips, counts) ─▶ checks ─▶ Comparison
-              ├─▶ candidate ─┘                                      └ failed ─▶ diagnosis
-              └─▶ candidate …, each with a Tally of its own
+    pictures ─┬─▶ reference ─┬─▶ Tally (errors, flips, counts) ─┬─▶ checks ─▶ Comparison
+              ├─▶ candidate ─┘                                  │     └ failed ─▶ diagnosis
+              └─▶ candidate …, each with a Tally of its own     │
+    extras ─────▶ batches, and the stream of the candidate as it ships
 
 ε is the largest |Δlogit|.  A pixel whose reference margin exceeds 2ε is decided: no candidate
 whose logits are within ε may flip it.  That alone proves little, as a broken candidate only makes
-ε large and leaves no pixel decided; so ε itself is bounded, relative to the largest |logit|.
+ε large and leaves no pixel decided; so ε itself is bounded, relative to the logits' spread.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import write_json
-from fcn_deploy.core.spec import ModelSpec, Precision
+from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.parity.batch_place import BatchPlaceTest
-from fcn_deploy.parity.diagnosis import PLACE_IN_BATCH, diagnose, find_cause
+from fcn_deploy.parity.candidate import Candidate, ReferenceLogits
+from fcn_deploy.parity.diagnosis import NOT_IN_LOGITS, diagnose, find_cause
 from fcn_deploy.parity.evidence import CandidateRun
-from fcn_deploy.parity.gate import GATES, gate_checks, only_rounding_check
-from fcn_deploy.parity.inputs import ODD_SIZES, Pictures
-from fcn_deploy.parity.saved_outputs import Recording, require_comparable
+from fcn_deploy.parity.gate import gate_checks, gate_of, only_rounding_check
+from fcn_deploy.parity.inputs import FIRST_PICTURES, Pictures, within_memory
+from fcn_deploy.parity.recording import Recording, require_comparable
+from fcn_deploy.parity.stream import StreamTest
 from fcn_deploy.parity.tally import ReferenceOutput, Tally
 from fcn_deploy.parity.worst_pictures import rendered
 from fcn_deploy.results.fields import finite_or_none
@@ -40,7 +43,7 @@ PICTURE_BUDGET = 2_300_000
 
 def compare(
     reference: Runner,
-    candidates: Sequence[Runner],
+    candidates: Sequence[Candidate],
     pictures: Pictures,
     *,
     gate: Gate | None = None,
@@ -54,8 +57,8 @@ def compare(
 
     Args:
         reference: float32, opened for ``mask`` and ``logits``.
-        candidates: opened for ``mask`` and ``logits``.
-        pictures: any sizes; the first ones are also resized to ``ODD_SIZES``.
+        candidates: each opened for ``mask`` and ``logits``, with what opens it as it ships.
+        pictures: any sizes; the first ones are also made into extras.
         gate: the limits; by default those of each candidate's precision.
         can_rerun: whether the runners take other pictures than these as well, so that causes of a
             failure can be put to the test; recorded ones do not.
@@ -66,38 +69,59 @@ def compare(
 
     Raises:
         InputError: there are no pictures, or the networks' classes differ.
+        BackendError: a candidate fails, in a run or in its stream.
     """
     spec = reference.spec
-    if any(candidate.spec.class_names != spec.class_names for candidate in candidates):
+    if any(candidate.runner.spec.class_names != spec.class_names for candidate in candidates):
         raise InputError("the candidate has other classes than the reference", "export it again")
-    descriptions = [candidate.describe() for candidate in candidates]
     tallies = [Tally(spec.num_classes) for _ in candidates]
     first: list[NamedImage] = []
     for picture in pictures:
         _add(reference, candidates, tallies, picture)
-        if len(first) < len(ODD_SIZES):
+        if len(first) < FIRST_PICTURES:
             first.append(picture)
         on_picture()
     if not first:
         raise InputError("no pictures to compare on", "name a folder of pictures with --images")
     extras = pictures.extras(first)
     for picture in extras.odd_sizes:
-        _add(reference, candidates, tallies, picture)
-    batch = BatchPlaceTest(reference, extras.batch)
-    runs = [
-        CandidateRun(
-            reference,
-            candidate,
-            description,
-            gate or GATES[Precision(description.precision)],
-            tally,
-            batch.places_of(candidate),
-            can_rerun,
+        _add(reference, candidates, tallies, picture, remember=True)
+    asked_large = _ask_about_large(reference, candidates, tallies, extras.large)
+    logits = ReferenceLogits(reference)
+    batches = BatchPlaceTest(logits, extras.batches)
+    streams = [StreamTest(logits, extras.stream(with_large=large)) for large in asked_large]
+    runs = []
+    for candidate, tally, stream in zip(candidates, tallies, streams, strict=True):
+        description = candidate.runner.describe()
+        limits = gate or gate_of(description)
+        # In this order: the stream is compared with what the batches gave.
+        places, streamed = batches.places_of(candidate), stream.masks_of(candidate)
+        runs.append(
+            CandidateRun(
+                reference, candidate.runner, description, limits, tally, places, streamed, can_rerun
+            )
         )
-        for candidate, description, tally in zip(candidates, descriptions, tallies, strict=True)
-    ]
     budget = PICTURE_BUDGET // max(1, len(candidates))
-    return tuple(_comparison(run, pictures.source, budget) for run in runs)
+    return tuple(
+        _comparison(run, pictures, extras.alone(with_large=large), budget)
+        for run, large in zip(runs, asked_large, strict=True)
+    )
+
+
+def _ask_about_large(
+    reference: Runner,
+    candidates: Sequence[Candidate],
+    tallies: Sequence[Tally],
+    large: NamedImage | None,
+) -> list[bool]:
+    """Compare on the large picture; return which candidates were, as engines may not take it."""
+    if large is None or not within_memory(large, reference.spec):
+        return [False] * len(candidates)
+    asked = [candidate.takes((large,)) for candidate in candidates]
+    takers = [index for index, takes in enumerate(asked) if takes]
+    if takers:
+        _add(reference, [candidates[i] for i in takers], [tallies[i] for i in takers], large)
+    return asked
 
 
 def compare_recordings(reference: Recording, candidate: Recording) -> Comparison:
@@ -110,16 +134,24 @@ def compare_recordings(reference: Recording, candidate: Recording) -> Comparison
     """
     require_comparable(reference, candidate)
     with reference.runner() as one, candidate.runner() as other:
-        (comparison,) = compare(one, [other], reference.pictures(), can_rerun=False)
+        recorded = Candidate(other, candidate.shipped)
+        (comparison,) = compare(one, [recorded], reference.pictures(), can_rerun=False)
     return comparison
 
 
 def _add(
-    reference: Runner, candidates: Sequence[Runner], tallies: Sequence[Tally], picture: NamedImage
+    reference: Runner,
+    candidates: Sequence[Candidate],
+    tallies: Sequence[Tally],
+    picture: NamedImage,
+    *,
+    remember: bool = False,
 ) -> None:
     expected = ReferenceOutput.of(picture, *_mask_and_logits(reference, picture))
     for candidate, tally in zip(candidates, tallies, strict=True):
-        tally.add(expected, *_mask_and_logits(candidate, picture))
+        given = candidate.run((picture,), remember=remember)
+        assert given.logits is not None  # `run` asks for them
+        tally.add(expected, given.mask[0], given.logits[0])
 
 
 def _mask_and_logits(
@@ -133,9 +165,10 @@ def _mask_and_logits(
 
 def _judged(run: CandidateRun) -> tuple[tuple[Check, ...], tuple[str, ...]]:
     """Return the gate's points, and what a failure looks like."""
-    checks = tuple(gate_checks(run.tally, run.batch.check, run.gate))
+    checks = tuple(gate_checks(run))
     failed = {check.name for check in checks if not check.passed}
-    cause = find_cause(run) if run.gate.coarse or failed - {PLACE_IN_BATCH} else None
+    in_logits = failed - NOT_IN_LOGITS
+    cause = find_cause(run, with_bias=bool(in_logits)) if run.gate.coarse or in_logits else None
     if run.gate.coarse:
         checks += (only_rounding_check(cause, run.can_rerun),)
     if all(check.passed for check in checks):
@@ -143,23 +176,27 @@ def _judged(run: CandidateRun) -> tuple[tuple[Check, ...], tuple[str, ...]]:
     return checks, tuple(diagnose(run, cause, failed))
 
 
-def _comparison(run: CandidateRun, source: str, budget: int) -> Comparison:
+def _comparison(
+    run: CandidateRun, pictures: Pictures, extras: Sequence[NamedImage], budget: int
+) -> Comparison:
     """Judge a candidate.
 
     Args:
         run: the candidate.
-        source: of the pictures.
+        pictures: that it was compared on.
+        extras: of odd sizes, and the large one, that it was compared on besides.
         budget: bytes that its worst pictures may take.
     """
     tally, spec = run.tally, run.reference.spec
     checks, diagnosis = _judged(run)
+    sizes = tuple(picture.image.shape[:2] for picture in extras)
     return Comparison(
         reference=run.reference.describe(),
         candidate=run.description,
         class_names=spec.class_names,
         palette=spec.palette,
         images=ComparedPictures(
-            source, tally.pictures - len(ODD_SIZES), ODD_SIZES, tally.pixels, tally.digest
+            pictures.source, tally.pictures - len(sizes), sizes, tally.pixels, tally.digest
         ),
         gate=run.gate,
         epsilon=finite_or_none(tally.epsilon),
@@ -169,11 +206,12 @@ def _comparison(run: CandidateRun, source: str, budget: int) -> Comparison:
         flips=tally.flips,
         decided_pixels=tally.margins.at_least(2 * tally.epsilon),
         decided_flips=tally.decided_flips(),
-        widest_flip_margin=tally.widest_flip_margin(),
+        widest_flip_margin=tally.widest_flip_margin,
         boundary=Region(tally.boundary_pixels, tally.boundary_flips),
         interior=Region(tally.pixels - tally.boundary_pixels, tally.flips - tally.boundary_flips),
         scores=_scores(tally, spec),
-        batch=run.batch.check,
+        batches=tuple(places.check for places in run.batches),
+        stream=run.stream.check,
         checks=checks,
         flip_list=tally.widest_flips(),
         by_class=tally.flips_by_class(),

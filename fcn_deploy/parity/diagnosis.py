@@ -18,10 +18,10 @@ import numpy as np
 
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.metrics import edge_bands
-from fcn_deploy.parity.batch_place import BatchPlaces
 from fcn_deploy.parity.causes import (
     FARTHEST_SHIFT,
     candidate_causes,
+    class_bias,
     list_words,
     permutation_words,
     shift_words,
@@ -38,16 +38,24 @@ from fcn_deploy.parity.evidence import (
     evidence_of,
     triple_words,
 )
+from fcn_deploy.parity.stream import StreamedMasks
 from fcn_deploy.parity.tally import EDGE_DISTANCE, SMALLEST_TELLING, Tally
 
 #: A class that the reference gives this often and the candidate never is called lost.
 _NOTICED_PIXELS = 64
-#: The gate's point that a batch is checked by.
-PLACE_IN_BATCH = "place in batch"
+#: The gate's points that are failed for reasons of their own.
+PLACE_IN_BATCH, STREAM, EVERY_CLASS = "place in batch", "stream", "every class"
+#: Those of them that the logits of single pictures say nothing about.
+NOT_IN_LOGITS = frozenset({PLACE_IN_BATCH, STREAM})
 
 
-def find_cause(run: CandidateRun) -> Cause | None:
+def find_cause(run: CandidateRun, *, with_bias: bool) -> Cause | None:
     """Put causes of a difference of the logits to the test, on the picture with the largest.
+
+    Args:
+        run: the candidate.
+        with_bias: whether a bias of a class is looked for.  Rounding, of weights above all, gives
+            each class a little of it, so that alone it is no mistake.
 
     Returns:
         The cause, or None where none that is known explains the difference.
@@ -60,7 +68,9 @@ def find_cause(run: CandidateRun) -> Cause | None:
         case = cut_down(reference, candidate, case)
     # Where a gate is coarse the candidate also rounds, and undoing the cause leaves that.
     allowed = BESIDE_ROUNDING if run.gate.coarse else ALONE
-    return next(candidate_causes(reference, case, allowed, run.can_rerun), None)
+    known = candidate_causes(reference, case, allowed, run.can_rerun)
+    biased = class_bias(reference.spec.class_names, case, allowed) if with_bias else None
+    return next(known, biased)
 
 
 def diagnose(run: CandidateRun, cause: Cause | None, failed: Collection[str]) -> list[str]:
@@ -81,8 +91,10 @@ def diagnose(run: CandidateRun, cause: Cause | None, failed: Collection[str]) ->
     if cause is not None and not (found and cause.kind == "normalisation"):
         found.append(cause.sentence)
     if PLACE_IN_BATCH in failed:
-        found.append(_misplaced(run.batch))
-    if cause is not None or set(failed) == {PLACE_IN_BATCH}:
+        found += _misplaced(run)
+    if STREAM in failed:
+        found.append(_misplaced_in_stream(run.stream))
+    if cause is not None or NOT_IN_LOGITS.issuperset(failed):
         return found
     small = tally.epsilon <= run.allowed_error
     telling = (tally.most_flipped if small else None) or tally.least_alike
@@ -120,19 +132,35 @@ def _other_normalisation(reference: ModelSpec, candidate: ModelSpec) -> Iterator
         )
 
 
-def _misplaced(batch: BatchPlaces) -> str:
-    said = (
-        f"masks depend on the picture's place in the batch ({batch.check.flips:,} pixels of "
-        f"{batch.check.pictures} pictures)"
-    )
-    moved = [
-        f"place {place} gets the mask of place {source}"
-        for place, source in enumerate(batch.sources)
-        if source not in (None, place)
-    ]
-    cause = f"{list_words(moved)}: " if moved else ""
+def _misplaced(run: CandidateRun) -> Iterator[str]:
     advice = "look for a layer that folds the batch axis, or takes statistics over it"
-    return f"{said}; {cause}{advice}"
+    for batch in run.batches:
+        if not batch.check.flips:
+            continue
+        said = (
+            f"masks depend on the picture's place in the batch ({batch.check.flips:,} pixels of "
+            f"{batch.check.pictures} pictures)"
+        )
+        moved = [
+            f"place {place} gets the mask of place {source}"
+            for place, source in enumerate(batch.sources)
+            if source not in (None, place)
+        ]
+        cause = f"{list_words(moved)}: " if moved else ""
+        yield f"{said}; {cause}{advice}"
+        return  # what is wrong with a second batch is the same
+    yield f"the logits of pictures in a batch are others than those of the same alone; {advice}"
+
+
+def _misplaced_in_stream(stream: StreamedMasks) -> str:
+    check = stream.check
+    said = (
+        f"the stream gives other masks than single runs ({check.flips:,} pixels of "
+        f"{check.batches} batches)"
+    )
+    moved = [f"batch {place} gets the masks of batch {where}" for place, where in stream.misplaced]
+    cause = f"{list_words(moved)}: " if moved else ""
+    return f"{said}; {cause}look at what the stream opens, and at buffers that are used again"
 
 
 def _nothing_to_tell(tally: Tally) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.parity.batch_place import BatchPlaces
+from fcn_deploy.parity.stream import StreamedMasks
 from fcn_deploy.parity.tally import Tally
 from fcn_deploy.results.parity_parts import Gate
 from fcn_deploy.results.runner import RunnerDescription
@@ -19,7 +20,7 @@ from fcn_deploy.runners.base import Runner
 
 #: Larger pictures are cut down to this (height, width) for the reference to be run many times.
 _CUT = (384, 512)
-CauseKind = Literal["channels", "shift", "classes", "normalisation"]
+CauseKind = Literal["channels", "shift", "classes", "normalisation", "bias"]
 Image = NDArray[np.uint8]
 Mask = NDArray[np.uint8]
 Logits = NDArray[np.float32]
@@ -86,7 +87,8 @@ class CandidateRun:
         description: of the candidate, as it was opened.
         gate: the limits.
         tally: the counts.
-        batch: its masks by place in a batch.
+        batches: its masks by place in each batch.
+        stream: its masks in a stream.
         can_rerun: whether the runners take other pictures than they were compared on; recorded
             outputs do not, and tell neither exchanged channels nor a changed normalisation.
     """
@@ -96,7 +98,8 @@ class CandidateRun:
     description: RunnerDescription
     gate: Gate
     tally: Tally
-    batch: BatchPlaces
+    batches: tuple[BatchPlaces, ...]
+    stream: StreamedMasks
     can_rerun: bool
 
     @property

@@ -1,13 +1,13 @@
-"""What a comparison is made on: pictures, their odd sizes, and a batch of them.
+"""What a comparison is made on: pictures, and extras that every candidate is asked beside them.
 
-Every runner that is compared is asked about the same things: each picture by itself, the first
-ones at sizes that no training crop has, and three of one size together in a batch.
+Extras are sizes that no training crop has, one picture beyond 1024×2048, two batches of pictures of
+one size, and a stream of batches of mixed sizes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,27 @@ from fcn_deploy.data.images import find_images, read_image
 #: Sizes (height, width) that every comparison includes: below, beside and beyond the stride, and so
 #: narrow that the last layers see a single column, which some kernels get wrong.
 ODD_SIZES = ((1, 1), (97, 131), (561, 728), (97, 7))
-#: Which of three pictures stands at each place of the batch: none at its own.
+#: Beyond what most networks are tried on, where sums grow long and indices large.
+LARGE_SIZE = (1025, 2049)
+#: Logits that the large picture may have in all, C·H·W, a quarter of a gibibyte: a comparison holds
+#: several times that.  A network of so many classes that there would be more is not asked about it.
+MOST_LOGITS = 1 << 26
+#: Extras are made of so many of the first pictures, or of as many as there are.
+FIRST_PICTURES = len(ODD_SIZES)
+#: Which of three pictures stands at each place of the first batch: none at its own.
 _BATCH_ORDER = (2, 0, 1)
-#: Steps through rows and columns where a picture stands in the batch once, again, and a third time.
-_MIRRORED = ((1, 1), (1, -1), (-1, 1))
+#: Size and number of the pictures of the second batch: more than the first has places for.
+SMALL_BATCH = (8, (64, 96))
+#: Number and size of the pictures of each batch that is streamed besides: neighbours of one size,
+#: sizes that come again, and batches that are not full.
+STREAMED = (
+    (1, (96, 128)), (1, (96, 128)), (2, (64, 96)), (1, (97, 131)),
+    (3, (64, 96)), (1, (128, 96)), (1, (96, 128)), (2, (33, 45)),
+)  # fmt: skip
+#: Steps through rows and columns of a picture's copies, so that none is like another.
+_MIRRORED = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+#: Columns by which further copies are rolled.
+_ROLLED = 5
 
 
 @dataclass(frozen=True)
@@ -33,35 +50,70 @@ class Extras:
 
     Attributes:
         odd_sizes: the first pictures at each of ``ODD_SIZES``.
-        batch: pictures of one size, no two alike, in the order in which they stand in the batch.
+        large: a picture of ``LARGE_SIZE``; None where none was recorded.
+        batches: each of pictures of one size, no two alike, in the order of their places.
+        streamed: further batches, for the stream alone.
     """
 
     odd_sizes: tuple[NamedImage, ...]
-    batch: tuple[NamedImage, ...]
+    large: NamedImage | None
+    batches: tuple[tuple[NamedImage, ...], ...]
+    streamed: tuple[tuple[NamedImage, ...], ...]
+
+    def alone(self, *, with_large: bool) -> tuple[NamedImage, ...]:
+        """Return the pictures that are asked one at a time."""
+        return (*self.odd_sizes, self.large) if with_large and self.large else self.odd_sizes
+
+    def stream(self, *, with_large: bool) -> list[tuple[NamedImage, ...]]:
+        """Return all batches of the stream: large and small ones by turns."""
+        return [
+            *self.streamed[:3],
+            *((picture,) for picture in self.alone(with_large=with_large)),
+            *self.batches,
+            *self.streamed[3:],
+        ]
+
+
+def within_memory(large: NamedImage, spec: ModelSpec) -> bool:
+    """Say whether a network has so few classes that its logits of the large picture fit."""
+    height, width = large.image.shape[:2]
+    return bool(height * width * spec.num_classes <= MOST_LOGITS)
 
 
 def made_extras(first: Sequence[NamedImage]) -> Extras:
     """Make the extras from the first pictures, of which there is at least one."""
-    height, width = first[0].image.shape[:2]
-    together = _distinct(first, len(_BATCH_ORDER))
-    same_size = [resized(picture, (height, width)) for picture in together]
+    together = [
+        resized(picture, first[0].image.shape[:2])
+        for picture in _distinct(first, len(_BATCH_ORDER))
+    ]
+    count, size = SMALL_BATCH
+    copies = iter(_distinct(first, count + sum(number for number, _ in STREAMED)))
     return Extras(
         odd_sizes=tuple(
             resized(picture, size)
             for size, picture in zip(ODD_SIZES, _cycled(first, len(ODD_SIZES)), strict=True)
         ),
-        batch=tuple(same_size[index] for index in _BATCH_ORDER),
+        large=resized(first[0], LARGE_SIZE),
+        batches=(
+            tuple(together[index] for index in _BATCH_ORDER),
+            tuple(resized(next(copies), size) for _ in range(count)),
+        ),
+        streamed=tuple(
+            tuple(resized(next(copies), size) for _ in range(number)) for number, size in STREAMED
+        ),
     )
 
 
 def _distinct(pictures: Sequence[NamedImage], count: int) -> list[NamedImage]:
-    """Return so many pictures; one that comes again is mirrored, as its copies show no mix-up."""
-    cycled = _cycled(pictures, count)
-    steps = [_MIRRORED[index // len(pictures)] for index in range(count)]
-    return [
-        replace(picture, image=picture.image[::down, ::right])
-        for picture, (down, right) in zip(cycled, steps, strict=True)
-    ]
+    """Return so many pictures; one that comes again is changed, as its copies show no mix-up."""
+    found = []
+    for index, picture in enumerate(_cycled(pictures, count)):
+        copy = index // len(pictures)
+        down, right = _MIRRORED[copy % len(_MIRRORED)]
+        rolled = _ROLLED * (copy // len(_MIRRORED))
+        image = np.roll(picture.image, rolled, axis=1)[::down, ::right]
+        found.append(NamedImage(picture.name, np.ascontiguousarray(image)))
+    return found
 
 
 def _cycled(pictures: Sequence[NamedImage], count: int) -> list[NamedImage]:
@@ -76,7 +128,7 @@ class Pictures:
         source: where they come from, for the record.
         count: how many.
         picture: index → image, a `Sample` where it is labelled.
-        extras: the first ``len(ODD_SIZES)`` pictures → what is asked beyond them.
+        extras: the first ``FIRST_PICTURES`` pictures → what is asked beyond them.
     """
 
     source: str

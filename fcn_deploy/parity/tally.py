@@ -49,6 +49,7 @@ class ReferenceOutput:
         mask: uint8 [H, W].
         logits: float32 [C, H, W].
         margin: top-1 minus top-2 logit, float32 [H, W].
+        spread: largest difference between two logits of a pixel; 0 where it is not finite.
         bands: of each of ``DISTANCES``, which pixels lie within it of a class edge, bool [H, W].
     """
 
@@ -56,6 +57,7 @@ class ReferenceOutput:
     mask: NDArray[np.uint8]
     logits: NDArray[np.float32]
     margin: NDArray[np.float32]
+    spread: float
     bands: tuple[NDArray[np.bool_], ...]
 
     @classmethod
@@ -65,7 +67,10 @@ class ReferenceOutput:
         """Return a picture's output with margin and bands."""
         # A NaN in the reference fails the first check; here it must only stay writable as JSON.
         margin = np.nan_to_num(margin_of(logits[None])[0], posinf=0, neginf=0)
-        return cls(picture, mask, logits, margin, tuple(edge_bands(mask, DISTANCES)))
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            spread = float((logits.max(axis=0) - logits.min(axis=0)).max())
+        spread = spread if math.isfinite(spread) else 0.0
+        return cls(picture, mask, logits, margin, spread, tuple(edge_bands(mask, DISTANCES)))
 
 
 @dataclass(frozen=True)
@@ -101,14 +106,16 @@ class Tally:
         pixels: of them all.
         flips: pixels to which the candidate gives another class.
         epsilon: largest |Δlogit|; infinity once a logit is not finite.
-        logit_scale: largest |logit| of the reference.
+        logit_scale: what ε is a share of: the reference's largest spread of a pixel's logits.  A
+            number that is added to all of them changes no mask, and must not widen the limit.
         candidate_broken: pictures in which a logit of the candidate's is NaN or infinite.
         reference_broken: the same of the reference.
         classes: pixels by the reference's class (row) and the candidate's (column).
         edge_pixels: pixels by band of ``DISTANCES``, the last beyond.
         edge_flips: flips by the same bands.
         margins: of all pixels.
-        flip_margins: the reference's margins at the flips, float32 [flips], one per picture.
+        flip_margins: the reference's margins at the flips.
+        widest_flip_margin: the widest of them; 0 where there is none.
         most_flipped: the picture with the largest share of flips, if any is large enough to show
             how they lie.
         least_alike: the same for the largest |Δlogit|.
@@ -130,7 +137,8 @@ class Tally:
         default_factory=lambda: np.zeros(len(DISTANCES) + 1, np.int64)
     )
     margins: MarginHistogram = field(default_factory=MarginHistogram)
-    flip_margins: list[NDArray[np.float32]] = field(default_factory=list)
+    flip_margins: MarginHistogram = field(default_factory=MarginHistogram)
+    widest_flip_margin: float = 0.0
     most_flipped: NamedImage | None = None
     least_alike: NamedImage | None = None
     reference_confusion: ConfusionMatrix | None = None
@@ -176,15 +184,16 @@ class Tally:
         self.pictures += 1
         self.pixels += mask.size
         self._digest.update(image_content(picture.image))
-        error = self._count_errors(reference.logits, logits)
+        error = self._count_errors(reference, logits)
         flipped = reference.mask != mask
         flips = int(np.count_nonzero(flipped))
         self.margins.add(margin)
         self.flips += flips
-        self.flip_margins.append(margin[flipped])
+        self.flip_margins.add(margin[flipped])
         self._count_classes(reference.mask, mask, flipped)
         self._count_bands(reference.bands, flipped)
         if flips:
+            self.widest_flip_margin = max(self.widest_flip_margin, float(margin[flipped].max()))
             self._keep_widest(reference, mask, flipped)
         self._keep_worst(picture, flips, error)
         if mask.size >= _SMALLEST_RENDERED:
@@ -195,8 +204,9 @@ class Tally:
         if isinstance(picture, Sample):
             self._score(picture.mask, reference.mask, mask)
 
-    def _count_errors(self, logits: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
+    def _count_errors(self, reference: ReferenceOutput, candidate: NDArray[np.float32]) -> float:
         """Count a picture's errors and return its largest |Δlogit|."""
+        logits = reference.logits
         with np.errstate(invalid="ignore"):  # infinity less infinity
             difference = candidate - logits
         np.abs(difference, out=difference)
@@ -207,9 +217,7 @@ class Tally:
             self.candidate_broken += not np.isfinite(candidate).all()
             error = math.inf
         self.epsilon = max(self.epsilon, error)
-        if math.isfinite(error):
-            scale = max(float(logits.max()), -float(logits.min()))
-            self.logit_scale = max(self.logit_scale, scale)
+        self.logit_scale = max(self.logit_scale, reference.spread)
         return error
 
     def _count_classes(
@@ -285,12 +293,10 @@ class Tally:
         )
 
     def decided_flips(self) -> int:
-        """Return how many flips have a reference margin beyond 2ε."""
-        return sum(int((margins > 2 * self.epsilon).sum()) for margins in self.flip_margins)
-
-    def widest_flip_margin(self) -> float:
-        """Return the widest reference margin among the flips, 0 where there is none."""
-        return max((float(m.max()) for m in self.flip_margins if m.size), default=0.0)
+        """Return how many flips have a reference margin beyond 2ε: none, or at least so many."""
+        if self.widest_flip_margin <= 2 * self.epsilon:
+            return 0
+        return max(1, self.flip_margins.at_least(2 * self.epsilon))
 
     def widest_flips(self) -> tuple[Flip, ...]:
         """Return the flips with the widest margins, at most ``MAX_LISTED_FLIPS``."""
@@ -312,16 +318,13 @@ class Tally:
     def flips_by_margin(self) -> tuple[Bucket, ...]:
         """Return pixels and flips by the reference's margin, in steps of ε.
 
-        Flips are exact.  Pixels come from the histogram: each bound is rounded up to its next
-        bin, by at most 1/16.  Where ε is 0 or no number, there is a single bucket.
+        Both come from histograms: each bound is rounded up to its next bin, by at most 1/16.
+        Where ε is 0 or no number, there is a single bucket.
         """
         usable = math.isfinite(self.epsilon) and self.epsilon > 0
         bounds = [0.0, *(step * self.epsilon for step in MARGIN_STEPS)] if usable else [0.0]
         pixels = [*map(self.margins.at_least, bounds), 0]
-        flips = [
-            *(sum(int((m >= bound).sum()) for m in self.flip_margins) for bound in bounds),
-            0,
-        ]
+        flips = [*map(self.flip_margins.at_least, bounds), 0]
         return tuple(
             Bucket(pixels[index] - pixels[index + 1], flips[index] - flips[index + 1], start, end)
             for index, (start, end) in enumerate(zip(bounds, [*bounds[1:], None], strict=True))

@@ -23,10 +23,11 @@ from fcn_deploy.results.parity_parts import (
     Gate,
     Region,
     Scores,
+    StreamCheck,
 )
 from fcn_deploy.results.runner import RunnerDescription
 
-PARITY_SCHEMA = 3
+PARITY_SCHEMA = 4
 #: What a comparison's picture is drawn as, in the order in which it is shown.
 VIEWS = ("image", "reference", "candidate", "flips", "margin")
 #: Masks are called the same where this share of all pixels agrees, which is what FP32 must keep.
@@ -146,7 +147,8 @@ class Comparison:
         images: what was compared on.
         gate: the limits.
         epsilon: largest |Δlogit|; None where it is not finite.
-        logit_scale: largest |logit| of the reference.
+        logit_scale: what ε is a share of: the largest difference between two logits of a pixel, in
+            the reference.
         finite: whether all logits are.
         agreement: share of all pixels with the reference's class.
         flips: pixels to which the candidate gives another class.
@@ -156,7 +158,9 @@ class Comparison:
         boundary: pixels near a class edge.
         interior: all others.
         scores: None where no picture is labelled.
-        batch: whether a mask depends on the picture's place in a batch.
+        batches: whether a mask depends on the picture's place in a batch, batch by batch.
+        stream: whether `predict`'s way to run gives the same masks; None where that was not tried:
+            in results from before it was a point of the gate.
         checks: the gate's points, at least one.
         flip_list: flips with the widest margins.
         by_class: pairs of classes, most flips first.
@@ -183,7 +187,8 @@ class Comparison:
     boundary: Region
     interior: Region
     scores: Scores | None
-    batch: BatchCheck
+    batches: tuple[BatchCheck, ...]
+    stream: StreamCheck | None
     checks: tuple[Check, ...]
     flip_list: tuple[Flip, ...]
     by_class: tuple[ClassFlips, ...]
@@ -227,7 +232,8 @@ class Comparison:
             "boundary": self.boundary.to_json(),
             "interior": self.interior.to_json(),
             "scores": None if self.scores is None else self.scores.to_json(),
-            "batch": self.batch.to_json(),
+            "batches": [batch.to_json() for batch in self.batches],
+            "stream": None if self.stream is None else self.stream.to_json(),
             "checks": [check.to_json() for check in self.checks],
             "passed": self.passed,
             "flip_list": [flip.to_json() for flip in self.flip_list],
@@ -252,7 +258,7 @@ class Comparison:
             raise fields.wrong("checks", "a list of at least one check")
         if fields.flag("passed") != all(check.passed for check in checks):
             raise fields.wrong("passed", "what its checks say")
-        scores = fields.child_or_none("scores")
+        scores, stream = fields.child_or_none("scores"), fields.child_or_none("stream")
         class_names = fields.texts("class_names")
         count = len(class_names)
         return cls(
@@ -273,7 +279,8 @@ class Comparison:
             boundary=Region.from_fields(fields.child("boundary")),
             interior=Region.from_fields(fields.child("interior")),
             scores=None if scores is None else Scores.from_fields(scores),
-            batch=BatchCheck.from_fields(fields.child("batch")),
+            batches=tuple(BatchCheck.from_fields(e) for e in fields.children("batches")),
+            stream=None if stream is None else StreamCheck.from_fields(stream),
             checks=checks,
             flip_list=tuple(Flip.from_fields(e, count) for e in fields.children("flip_list")),
             by_class=tuple(

@@ -14,7 +14,10 @@ class Gate:
 
     Attributes:
         min_agreement: share of all pixels with the reference's class.
-        max_relative_epsilon: largest |Δlogit| over the largest reference |logit|.
+        max_relative_epsilon: largest |Δlogit| over the largest spread of the reference's logits.
+        min_class_share: of the pixels of each class, share that keeps it; the same of the pixels
+            to which the candidate gives it.
+        max_moved_share: of a batch's pixels, share that may depend on the place in the batch.
         max_miou_change: of the mean IoU, in points (hundredths), either way.
         coarse: whether it allows so much that a systematic error could hide in it; then causes are
             put to the test though all limits are kept, and what is larger than rounding fails.
@@ -22,6 +25,8 @@ class Gate:
 
     min_agreement: float
     max_relative_epsilon: float
+    min_class_share: float
+    max_moved_share: float
     max_miou_change: float = 0.1
     coarse: bool = False
 
@@ -33,10 +38,12 @@ class Gate:
     def from_fields(cls, fields: Fields) -> Gate:
         """Read back what :meth:`to_json` gave."""
         return cls(
-            fields.number("min_agreement"),
-            fields.number("max_relative_epsilon"),
-            fields.number("max_miou_change"),
-            fields.flag("coarse"),
+            min_agreement=fields.number("min_agreement"),
+            max_relative_epsilon=fields.number("max_relative_epsilon"),
+            min_class_share=fields.number("min_class_share"),
+            max_moved_share=fields.number("max_moved_share"),
+            max_miou_change=fields.number("max_miou_change"),
+            coarse=fields.flag("coarse"),
         )
 
 
@@ -66,17 +73,22 @@ class Check:
 
 @dataclass(frozen=True)
 class BatchCheck:
-    """Whether masks depend on a picture's place in the batch.
+    """Whether what a picture gets depends on its place in a batch.
 
     Attributes:
         pictures: in the batch.
+        pixels: of them all.
         flips: pixels whose class differs between alone and in the batch.
         widest_margin: of the reference, among those flips.
+        epsilon: largest |Δlogit| between alone and in the batch; None where it is not finite, or
+            was not told: in results from before it was a part of the gate.
     """
 
     pictures: int
+    pixels: int
     flips: int
     widest_margin: float
+    epsilon: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -86,9 +98,45 @@ class BatchCheck:
     def from_fields(cls, fields: Fields) -> BatchCheck:
         """Read back what :meth:`to_json` gave."""
         return cls(
-            fields.non_negative_int("pictures"),
-            fields.non_negative_int("flips"),
-            fields.number("widest_margin"),
+            pictures=fields.non_negative_int("pictures"),
+            pixels=fields.non_negative_int("pixels"),
+            flips=fields.non_negative_int("flips"),
+            widest_margin=fields.number("widest_margin"),
+            epsilon=fields.number_or_none("epsilon"),
+        )
+
+
+@dataclass(frozen=True)
+class StreamCheck:
+    """Whether a stream of batches, as `predict` runs it, gives the masks that were compared.
+
+    Attributes:
+        batches: streamed one after the other.
+        pictures: in them.
+        pixels: of them all.
+        flips: pixels to which the stream gives another class than a run of that batch alone.
+        widest_margin: of the reference, among those flips.
+    """
+
+    batches: int
+    pictures: int
+    pixels: int
+    flips: int
+    widest_margin: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> StreamCheck:
+        """Read back what :meth:`to_json` gave."""
+        return cls(
+            batches=fields.non_negative_int("batches"),
+            pictures=fields.non_negative_int("pictures"),
+            pixels=fields.non_negative_int("pixels"),
+            flips=fields.non_negative_int("flips"),
+            widest_margin=fields.number("widest_margin"),
         )
 
 

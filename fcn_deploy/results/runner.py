@@ -8,6 +8,8 @@ from typing import Any
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.fields import Fields
 
+#: How float32 as three products of 8-bit integers is called beside the precisions.
+INT8X3_NAME = "fp32-int8x3"
 #: What a network's numbers are computed in; ``int8x3`` is float32 as three products of 8-bit
 #: integers.
 ARITHMETICS = ("fp32", "fp16", "bf16", "int8", "int8x3")
@@ -55,6 +57,11 @@ class RunnerDescription:
     def is_baseline(self) -> bool:
         """Whether this is the plain export."""
         return self.backend in BASELINES
+
+    @property
+    def precision_name(self) -> str:
+        """The precision of the file, or that of the arithmetic where it is a float32 of its own."""
+        return INT8X3_NAME if self.arithmetic == "int8x3" else self.precision
 
     @property
     def is_float32(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from fcn_deploy.parity.inputs import ODD_SIZES
 from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_files
+from tests.candidates import as_candidate
 from tests.command_line import FcnDeploy, refused
 from tests.conftest import WriteVocFolder
 from tests.fakes import FakeRunner
@@ -111,9 +113,9 @@ def test_a_bisection_holds_what_was_typed(tiny_run: Path, pictures: Path, tmp_pa
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> tuple[Path, Path]:
-    record(FakeRunner(), listed(made_up()), tmp_path / "ref.json")
+    record(as_candidate(FakeRunner()), listed(made_up()), tmp_path / "ref.json")
     swapped = FakeRunner(see=lambda images: images[..., ::-1])
-    record(swapped, listed(made_up()), tmp_path / "swapped.json")
+    record(as_candidate(swapped), listed(made_up()), tmp_path / "swapped.json")
     return tmp_path / "ref.json", tmp_path / "swapped.json"
 
 
@@ -139,7 +141,7 @@ def test_a_failing_gate_says_why_and_where(recorded: tuple[Path, Path], tmp_path
 
 def test_equal_outputs_pass_with_no_table_of_flips(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        record(FakeRunner(), listed(made_up(1)), tmp_path / f"{name}.json")
+        record(as_candidate(FakeRunner()), listed(made_up(1)), tmp_path / f"{name}.json")
     finished = run(tmp_path / "a.json", tmp_path / "b.json")
     assert finished.exit_code == 0, finished.output
     assert "same masks (gate passed on 1 picture and odd sizes)" in finished.output
@@ -197,7 +199,9 @@ def test_what_the_gate_leaves_open_is_said(
 
 def test_every_failure_has_a_reason() -> None:
     (result,) = compare(
-        FakeRunner(), [FakeRunner(noise=1.0, precision=Precision.FP16)], listed(made_up())
+        FakeRunner(),
+        [as_candidate(FakeRunner(noise=1.0, precision=Precision.FP16))],
+        listed(made_up()),
     )
     assert not result.passed
     assert result.diagnosis
@@ -209,7 +213,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeRunner]:
     fakes = {name: FakeRunner(backend=name) for name in ("torch", "ort", "openvino", "ncnn")}
     monkeypatch.setattr(
         "fcn_deploy.commands.parity.open_backend",
-        lambda _source, backend, **_options: fakes[backend],
+        lambda _source, backend, outputs, **_options: (
+            fakes[backend] if "logits" in outputs else copy.copy(fakes[backend])
+        ),
     )
     monkeypatch.setattr("fcn_deploy.commands.parity.require_backends", lambda _backends: None)
     return fakes
@@ -224,7 +230,7 @@ def test_all_candidates_are_compared_in_one_pass(
     assert finished.exit_code == 0, finished.output
     results = document(target)["results"]
     assert [result["candidate"]["backend"] for result in results] == ["ncnn", "ort", "openvino"]
-    assert len(opened["torch"].shapes) == 2 + len(ODD_SIZES)
+    assert len(opened["torch"].shapes) == 2 + len(ODD_SIZES) + 1
     assert all(runner.closed for runner in opened.values())
     assert finished.output.index("ncnn fp32") < finished.output.index("ort fp32")
 

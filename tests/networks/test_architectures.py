@@ -32,6 +32,7 @@ from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.build_options import BuildOptions
 from fcn_deploy.tensorrt.engine_file import read_engine
+from tests.candidates import as_candidate
 from tests.random_network import random_network
 
 #: fcn32s of output stride 32 goes all the way in every other test of the package.
@@ -59,11 +60,11 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
             assert_masks_are_the_same(reference, other, shape)
         scene, _ = draw_scene(0, 0, (80, 112))
         pictures = Pictures("scenes", 1, [NamedImage("scene", scene)].__getitem__, small_extras)
-        (result,) = compare(reference, [candidate], pictures)
+        (result,) = compare(reference, [as_candidate(candidate)], pictures)
         assert result.passed, [check.sentence for check in result.checks if not check.passed]
         if unavailable_reason("openvino-int8x3") is None:
             with open_runner(run, "openvino-int8x3", outputs=("mask", "logits")) as split:
-                (result,) = compare(reference, [split], pictures)
+                (result,) = compare(reference, [as_candidate(split)], pictures)
             assert result.passed, [check.sentence for check in result.checks if not check.passed]
 
     if api.unavailable_reason(Product.RTX) is None:

@@ -13,6 +13,7 @@ from fcn_deploy.parity.compare import compare
 from fcn_deploy.parity.inputs import Pictures
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.runners.base import Outputs, Runner
+from tests.candidates import as_candidate
 from tests.fakes import FAKE_SPEC, FakeRunner
 
 Images = NDArray[np.uint8]
@@ -38,7 +39,7 @@ def listed(pictures: Sequence[NamedImage]) -> Pictures:
 
 def compared(reference: Runner, candidate: Runner, pictures: Pictures) -> Comparison:
     """Compare a single candidate."""
-    (comparison,) = compare(reference, [candidate], pictures)
+    (comparison,) = compare(reference, [as_candidate(candidate)], pictures)
     return comparison
 
 

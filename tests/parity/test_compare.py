@@ -16,10 +16,12 @@ from fcn_deploy.core.errors import ArtifactError, BackendError, DataError, Input
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.dataset import NamedImage, Sample
 from fcn_deploy.data.scenes.dataset import SceneDataset
+from fcn_deploy.parity import inputs
 from fcn_deploy.parity.compare import compare, save
-from fcn_deploy.parity.inputs import ODD_SIZES, Pictures, labelled_pictures
+from fcn_deploy.parity.inputs import Pictures, labelled_pictures
 from fcn_deploy.results.read import read_files
 from fcn_deploy.runners.base import Outputs
+from tests.candidates import as_candidate, as_candidates
 from tests.fakes import FAKE_SPEC, FakeRunner
 from tests.parity.comparisons import Images, compared, failed, listed, made_up, result_of
 
@@ -93,7 +95,7 @@ def leaking(_: Images, outputs: Outputs) -> Outputs:
 
 
 def honest_ones(count: int) -> list[FakeRunner]:
-    return [FakeRunner(backend=f"honest {n}", noise=1e-4, seed=n) for n in range(count)]
+    return [FakeRunner(backend=f"honest {n}", noise=1e-5, seed=n) for n in range(count)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -107,7 +109,7 @@ def test_pictures_are_decoded_and_given_to_the_reference_once(count: int) -> Non
     reference, candidates = FakeRunner(), honest_ones(count)
     results = compare(
         reference,
-        candidates,
+        as_candidates(candidates),
         Pictures("counted", 3, picture),
         on_picture=lambda: steps.append(len(reference.shapes)),
     )
@@ -118,10 +120,15 @@ def test_pictures_are_decoded_and_given_to_the_reference_once(count: int) -> Non
     assert decoded == [0, 1, 2]
     assert steps == [1, 2, 3]
     assert reference.shapes == [(1, *p.image.shape) for p in pictures] + [
-        (1, *size, 3) for size in ODD_SIZES
+        (1, *size, 3) for size in (*inputs.ODD_SIZES, inputs.LARGE_SIZE)
     ]
-    for candidate in candidates:  # each picture, the batch, its pictures alone
-        assert len(candidate.shapes) == 3 + len(ODD_SIZES) + 1 + 3
+    alone = 3 + len(inputs.ODD_SIZES) + 1
+    batches, streamed = [3, 8], 8
+    for candidate in candidates:
+        # Alone, in batches and those one by one, streamed ones, and all but the first in a stream;
+        # whether a batch can be run at all is found by running it.
+        asked = alone + 1 + sum(batches) + len(batches) + 1 + streamed
+        assert len(candidate.shapes) == asked + (alone - 3) + len(batches) + streamed
 
 
 def test_the_reference_is_asked_once_about_a_batch_that_several_get_wrong() -> None:
@@ -129,11 +136,14 @@ def test_the_reference_is_asked_once_about_a_batch_that_several_get_wrong() -> N
     for count in (1, 3):
         reference = FakeRunner()
         results = compare(
-            reference, [FakeRunner(bug=leaking) for _ in range(count)], listed(made_up())
+            reference,
+            as_candidates(FakeRunner(bug=leaking) for _ in range(count)),
+            listed(made_up()),
         )
         assert {check for result in results for check in failed(result)} == {"place in batch"}
         asked.append(len(reference.shapes))
-    assert asked == [3 + len(ODD_SIZES) + 2] * 2  # the first of the three has its own mask
+    # Once about each picture that has two masks: all of a batch but the first.
+    assert asked == [3 + len(inputs.ODD_SIZES) + 1 + (3 - 1) + (8 - 1)] * 2
 
 
 def test_candidates_side_by_side_have_the_results_of_each_alone() -> None:
@@ -145,9 +155,10 @@ def test_candidates_side_by_side_have_the_results_of_each_alone() -> None:
         FakeRunner(backend="leaking", bug=leaking),
     ]
     # Without the search for causes, which asks the reference about each candidate anew.
-    together = compare(FakeRunner(), candidates, listed(made_up()), can_rerun=False)
+    together = compare(FakeRunner(), as_candidates(candidates), listed(made_up()), can_rerun=False)
     alone = [
-        compare(FakeRunner(), [one], listed(made_up()), can_rerun=False)[0] for one in candidates
+        compare(FakeRunner(), [as_candidate(one)], listed(made_up()), can_rerun=False)[0]
+        for one in candidates
     ]
     assert list(together) == alone
     assert [result.passed for result in together] == [True, True, False, False, False]
@@ -168,7 +179,7 @@ def test_logits_are_not_kept() -> None:
 
     compare(
         FakeRunner(bug=watched),
-        [FakeRunner(bug=watched), FakeRunner(bug=watched, noise=0.01)],
+        as_candidates([FakeRunner(bug=watched), FakeRunner(bug=watched, noise=0.01)]),
         listed(made_up(6)),
         on_picture=count,
     )
@@ -183,18 +194,18 @@ def test_a_candidate_that_fails_ends_the_comparison() -> None:
 
     candidates = [*honest_ones(1), FakeRunner(bug=breaks), *honest_ones(1)]
     with pytest.raises(BackendError, match="out of memory"):
-        compare(FakeRunner(), candidates, listed(made_up()))
+        compare(FakeRunner(), as_candidates(candidates), listed(made_up()))
     other = FakeRunner(replace(FAKE_SPEC, class_names=("a", "b", "c", "d", "e")))
     with pytest.raises(InputError, match="other classes"):
-        compare(FakeRunner(), [FakeRunner(), other], listed(made_up()))
+        compare(FakeRunner(), as_candidates([FakeRunner(), other]), listed(made_up()))
 
 
 def test_a_comparison_is_read_back_as_it_was_made(tmp_path: Path) -> None:
     swapped = FakeRunner(backend="swapped", see=lambda images: images[..., ::-1])
     unlabelled = [NamedImage(picture.name, picture.image) for picture in made_up()]
     made = [
-        *compare(FakeRunner(), [*honest_ones(1), swapped], listed(made_up())),
-        *compare(FakeRunner(), [swapped], listed(unlabelled)),
+        *compare(FakeRunner(), as_candidates([*honest_ones(1), swapped]), listed(made_up())),
+        *compare(FakeRunner(), [as_candidate(swapped)], listed(unlabelled)),
     ]
     save(made, tmp_path / "r.json")
     assert list(read_files([tmp_path / "r.json"]).comparisons) == made

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.networks.upsampling import bilinear_kernel
 from fcn_deploy.parity.compare import compare, compare_recordings, save
-from fcn_deploy.parity.saved_outputs import read_recording, record
+from fcn_deploy.parity.recording import read_recording
+from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.results.parity_parts import Gate
+from tests.candidates import as_candidate
 from tests.small_network import (
     SMALL_SPEC,
     SmallNetwork,
@@ -196,13 +198,13 @@ BUGS = {
     ),
     "NaN": Bug(
         {"bug": first_pixel(np.nan)},
-        "the candidate's logits are NaN or infinite in 7 of 7 pictures: "
+        "the candidate's logits are NaN or infinite in 8 of 8 pictures: "
         "run `fcn-deploy parity --bisect` to find the layer",
         "finite logits",
     ),
     "infinity": Bug(
         {"bug": first_pixel(np.inf)},
-        "the candidate's logits are NaN or infinite in 7 of 7 pictures: "
+        "the candidate's logits are NaN or infinite in 8 of 8 pictures: "
         "run `fcn-deploy parity --bisect` to find the layer",
         "finite logits",
     ),
@@ -215,7 +217,7 @@ BUGS = {
 
 
 def compared(reference: SmallRunner, candidate: SmallRunner) -> Comparison:
-    (comparison,) = compare(reference, [candidate], scene_pictures())
+    (comparison,) = compare(reference, [as_candidate(candidate)], scene_pictures())
     return comparison
 
 
@@ -313,8 +315,10 @@ def test_a_class_that_is_lost_is_named(network: SmallNetwork) -> None:
 @pytest.mark.parametrize("coarse", [False, True])
 def test_rounding_alone_is_called_rounding(coarse: bool, network: SmallNetwork) -> None:
     candidate = SmallRunner(network, precision=Precision.FP16)
-    gate = Gate(1.0, 1e-2, coarse=coarse)
-    (result,) = compare(SmallRunner(network), [candidate], scene_pictures(), gate=gate)
+    gate = Gate(1.0, 1e-2, 0.9, 1e-3, coarse=coarse)
+    (result,) = compare(
+        SmallRunner(network), [as_candidate(candidate)], scene_pictures(), gate=gate
+    )
     assert [check.name for check in result.checks if not check.passed] == ["all pixels"]
     (sentence,) = result.diagnosis
     assert sentence.startswith("errors are small (ε = ")
@@ -329,8 +333,12 @@ def test_recordings_are_diagnosed_as_far_as_they_can_be(
     name: str, network: SmallNetwork, tmp_path: Path
 ) -> None:
     bug = BUGS[name]
-    record(SmallRunner(network), scene_pictures(), tmp_path / "reference.json")
-    record(SmallRunner(network, **bug.change), scene_pictures(), tmp_path / "candidate.json")
+    record(as_candidate(SmallRunner(network)), scene_pictures(), tmp_path / "reference.json")
+    record(
+        as_candidate(SmallRunner(network, **bug.change)),
+        scene_pictures(),
+        tmp_path / "candidate.json",
+    )
     result = compare_recordings(
         read_recording(tmp_path / "reference.json"), read_recording(tmp_path / "candidate.json")
     )

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fcn_deploy.core.errors import ArtifactError, InputError
+from fcn_deploy.core.errors import ArtifactError, BatchShapeError, InputError
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.parity.compare import compare, compare_recordings, save
 from fcn_deploy.parity.inputs import ODD_SIZES, Pictures
-from fcn_deploy.parity.saved_outputs import read_recording, record
+from fcn_deploy.parity.recording import read_recording
+from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.runners.base import Outputs
+from tests.candidates import as_candidate
 from tests.fakes import FakeRunner
 from tests.parity.comparisons import listed, made_up
 
@@ -42,8 +44,8 @@ CANDIDATES = {
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     """Two recordings of the same pictures."""
     paths = tmp_path / "ref.json", tmp_path / "cand.json"
-    record(FakeRunner(), listed(made_up()), paths[0])
-    record(CANDIDATES["rounding"], listed(made_up()), paths[1])
+    record(as_candidate(FakeRunner()), listed(made_up()), paths[0])
+    record(as_candidate(CANDIDATES["rounding"]), listed(made_up()), paths[1])
     return paths
 
 
@@ -57,9 +59,11 @@ def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize("labelled", [True, False])
 def test_recordings_compare_like_live_runners(name: str, labelled: bool, tmp_path: Path) -> None:
     pictures = [p if labelled else NamedImage(p.name, p.image) for p in made_up(2)]
-    (live,) = compare(FakeRunner(), [CANDIDATES[name]], listed(pictures), can_rerun=False)
-    mib = record(FakeRunner(), listed(pictures), tmp_path / "r.json")
-    record(CANDIDATES[name], listed(pictures), tmp_path / "c.json")
+    (live,) = compare(
+        FakeRunner(), [as_candidate(CANDIDATES[name])], listed(pictures), can_rerun=False
+    )
+    mib = record(as_candidate(FakeRunner()), listed(pictures), tmp_path / "r.json")
+    record(as_candidate(CANDIDATES[name]), listed(pictures), tmp_path / "c.json")
     result = compare_recordings(
         read_recording(tmp_path / "r.json"), read_recording(tmp_path / "c.json")
     )
@@ -70,12 +74,17 @@ def test_recordings_compare_like_live_runners(name: str, labelled: bool, tmp_pat
 
 def test_what_a_recording_says(pair: tuple[Path, Path]) -> None:
     document = json.loads(pair[1].read_text())
-    assert (document["schema"], document["kind"]) == (3, "outputs")
+    assert (document["schema"], document["kind"]) == (4, "outputs")
     assert document["runner"]["precision"] == "fp16"
     uses = [entry["use"] for entry in document["pictures"]]
-    assert uses == ["picture"] * 3 + ["odd size"] * len(ODD_SIZES) + ["batch"] * 3
-    assert document["batch"]["pictures"] == len(document["batch"]["places"]) == 3
-    assert document["batch"]["flips"] == 0
+    batches = ["batch"] * (3 + 8)
+    assert (
+        uses
+        == [*["picture"] * 3, *["odd size"] * len(ODD_SIZES), "large", *batches] + ["stream"] * 12
+    )
+    assert [len(batch["places"]) for batch in document["batches"]] == [3, 8]
+    # All that was asked before, and eight batches more.
+    assert len(document["stream"]) == len(ODD_SIZES) + 1 + 2 + 8
     with np.load(pair[1].parent / document["pictures"][0]["file"]) as arrays:
         assert set(arrays.files) == {"image", "mask", "logits", "truth"}
 
@@ -99,7 +108,7 @@ def test_recording_again_replaces_the_folder_and_failing_keeps_it(
     notes = path.parent / "ref-notes"
     notes.mkdir()
     before = {p for p in path.parent.iterdir() if p.is_dir()}
-    record(FakeRunner(), listed(made_up()), path)
+    record(as_candidate(FakeRunner()), listed(made_up()), path)
     after = {p for p in path.parent.iterdir() if p.is_dir()}
     assert len(before - after) == len(after - before) == 1
     assert notes in after
@@ -110,7 +119,7 @@ def test_recording_again_replaces_the_folder_and_failing_keeps_it(
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ArtifactError, match=r"disk is full.*--save-outputs"):
-        record(FakeRunner(), listed(made_up()), path)
+        record(as_candidate(FakeRunner()), listed(made_up()), path)
     assert {p for p in path.parent.iterdir() if p.is_dir()} == after
     assert path.read_bytes() == content
 
@@ -120,7 +129,7 @@ def test_only_a_folder_of_its_own_is_removed(tmp_path: Path) -> None:
     kept.mkdir()
     path = tmp_path / "r.json"
     path.write_text(json.dumps({"pictures": [{"file": "photographs/0.npz"}]}))
-    record(FakeRunner(), listed(made_up(1)), path)
+    record(as_candidate(FakeRunner()), listed(made_up(1)), path)
     assert kept.is_dir()
 
 
@@ -144,17 +153,21 @@ def test_other_pictures_checkpoints_and_references_are_refused(
         return one_line(caught.value)
 
     assert "fp16 outputs of fake, but the reference must be float32" in said(candidate, reference)
-    record(FakeRunner(), other_pictures(), tmp_path / "other.json")
+    record(as_candidate(FakeRunner()), other_pictures(), tmp_path / "other.json")
     assert "picture p1 of " in said(reference, read_recording(tmp_path / "other.json"))
-    record(FakeRunner(), listed(made_up(2)), tmp_path / "fewer.json")
+    record(as_candidate(FakeRunner()), listed(made_up(2)), tmp_path / "fewer.json")
     assert "picture p2 of " in said(reference, read_recording(tmp_path / "fewer.json"))
     split = FakeRunner()
     described = replace(split.describe(), arithmetic="int8x3")
     monkeypatch.setattr(split, "describe", lambda: described)
-    record(split, listed(made_up()), tmp_path / "split.json")
+    record(as_candidate(split), listed(made_up()), tmp_path / "split.json")
     reading = read_recording(tmp_path / "split.json")
     assert "fp32 outputs of fake, but" in said(reading, candidate)
-    record(FakeRunner(checkpoint_digest="sha256:x"), listed(made_up()), tmp_path / "later.json")
+    record(
+        as_candidate(FakeRunner(checkpoint_digest="sha256:x")),
+        listed(made_up()),
+        tmp_path / "later.json",
+    )
     assert "another checkpoint" in said(reference, read_recording(tmp_path / "later.json"))
 
 
@@ -166,7 +179,7 @@ def _escape(file: str) -> Callable[[dict[str, Any]], object]:
     ("edit", "said"),
     [
         (lambda d: d.update(kind="parity"), "holds no saved outputs"),
-        (lambda d: d.update(schema=1), "has schema 1, this version reads 3"),
+        (lambda d: d.update(schema=1), "has schema 1, this version reads 4"),
         (lambda d: d.pop("spec"), "is damaged"),
         (lambda d: d.update(spec=7), "is damaged"),
         (lambda d: d.update(spec="{}"), "spec is unreadable"),
@@ -174,7 +187,9 @@ def _escape(file: str) -> Callable[[dict[str, Any]], object]:
         (lambda d: d["runner"].update(precision="int4"), "is damaged"),
         (lambda d: d["runner"].pop("backend"), "is damaged"),
         (lambda d: d["runner"].update(threads="many"), "is damaged"),
-        (lambda d: d["batch"].update(places=["sha256:x", "sha256:y"]), "names no pictures"),
+        (lambda d: d["batches"][0].update(places=["sha256:x", "sha256:y"]), "names no pictures"),
+        (lambda d: d.update(batches=[]), "names no pictures"),
+        (lambda d: d["stream"].pop(5), "its stream is not whole"),
         (lambda d: d["pictures"].pop(3), "odd sizes are missing"),
         (lambda d: d.update(pictures=d["pictures"][3:]), "pictures or odd sizes are missing"),
         (_escape("../../etc/passwd"), "lies outside its folder"),
@@ -259,13 +274,13 @@ def test_a_recorded_runner_answers_only_what_it_was_asked(pair: tuple[Path, Path
         assert runner.spec == FakeRunner().spec
         with pytest.raises(InputError, match="no answer"):
             runner.run(np.zeros((1, 5, 7, 3), np.uint8))
-        with pytest.raises(InputError, match="no answer"):
+        with pytest.raises(BatchShapeError, match="no answer"):
             runner.run(np.stack([picture.image for picture in made_up(2)]))
 
 
 def test_nothing_to_record(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pictures"):
-        record(FakeRunner(), listed([]), tmp_path / "r.json")
+        record(as_candidate(FakeRunner()), listed([]), tmp_path / "r.json")
     with pytest.raises(InputError, match="logits"):
-        record(FakeRunner(outputs=("mask",)), listed(made_up(1)), tmp_path / "r.json")
+        record(as_candidate(FakeRunner(outputs=("mask",))), listed(made_up(1)), tmp_path / "r.json")
     assert list(tmp_path.iterdir()) == []
