@@ -22,7 +22,7 @@ from fcn_deploy.results.format import percent
 from fcn_deploy.runners.base import Runner, takes
 
 #: Share of pixels that must be as the reference has them: the parity gate's.
-MIN_AGREEMENT = {precision.value: gate.min_agreement for precision, gate in GATES.items()}
+MIN_AGREEMENT = {precision: gate.min_agreement for precision, gate in GATES.items()}
 #: Our backends for which half precision is worth measuring: on CPUs it is slower.
 FP16_BACKENDS = ("ort-cuda", "ort-rtx", "trt")
 

@@ -13,14 +13,16 @@ Tiers are never mixed.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.bench.inputs import Inputs
+from fcn_deploy.bench.mask_check import MaskSamples
 from fcn_deploy.data.images import read_image
 from fcn_deploy.data.masks import write_mask
 from fcn_deploy.data.pipeline import (
@@ -75,6 +77,7 @@ class Case:
     Attributes:
         folder: where the end-to-end tier writes its masks.
         threads: that decode ahead in a stream; None: as many as there are cores.
+        samples: masks of what was run since they were last checked.
     """
 
     runner: Runner
@@ -83,6 +86,7 @@ class Case:
     inputs: Inputs
     folder: Path
     threads: int | None = None
+    samples: MaskSamples = field(default_factory=MaskSamples)
 
     @property
     def name(self) -> str:
@@ -115,11 +119,13 @@ class Case:
         return self.runner.device_seconds(self.inputs.batch(self._picked(number)))
 
     def _host_query(self, number: int, on_result: Callable[[], None]) -> Query:
-        images = self.inputs.batch(self._picked(number))
+        picked = self._picked(number)
+        images = self.inputs.batch(picked)
         started = time.perf_counter()
-        self.runner.run(images)
+        outputs = self.runner.run(images)
         latency = time.perf_counter() - started
         on_result()
+        self.samples.keep(picked, outputs.mask)
         return Query(latency, None, latency)
 
     def _end_to_end_query(self, number: int, on_result: Callable[[], None]) -> Query:
@@ -138,6 +144,7 @@ class Case:
         self._write(outputs.mask)
         watch.stage_done(WRITE)
         wall = (in_memory - started) + (time.perf_counter() - resumed)
+        self.samples.keep(picked, outputs.mask)
         return Query(in_memory - started, watch.stages, wall)
 
     def stream(self, pictures: Sequence[int]) -> Iterator[int]:
@@ -153,9 +160,14 @@ class Case:
             yield from self._stream_from_disk(pictures)
             return
         starts = range(0, len(pictures), self.batch_size)
-        batches = (pictures[start : start + self.batch_size] for start in starts)
-        for outputs in self.runner.stream(self.inputs.batch(batch) for batch in batches):
-            yield len(outputs.mask)
+        in_flight: deque[Sequence[int]] = deque()
+
+        def batches() -> Iterator[NDArray[np.uint8]]:
+            for start in starts:
+                in_flight.append(pictures[start : start + self.batch_size])
+                yield self.inputs.batch(in_flight[-1])
+
+        yield from self._streamed(batches(), in_flight)
 
     def _stream_from_disk(self, pictures: Sequence[int]) -> Iterator[int]:
         """Decode the next batches while one is being computed, as `predict` does."""
@@ -163,15 +175,28 @@ class Case:
         with picture_threads(self.threads) as pool:
             ahead = lookahead(self.batch_size, self.threads)
             decoded = all_readable(decoded_ahead(files, pool, ahead))
-            batches = batches_of_one_size(decoded, self.batch_size)
-            for outputs in self.runner.stream(batch.images for batch in batches):
-                yield len(outputs.mask)
+            in_flight: deque[Sequence[int]] = deque()
+
+            def batches() -> Iterator[NDArray[np.uint8]]:
+                for batch in batches_of_one_size(decoded, self.batch_size):
+                    in_flight.append([pictures[place] for place in batch.places])
+                    yield batch.images
+
+            yield from self._streamed(batches(), in_flight)
+
+    def _streamed(
+        self, batches: Iterable[NDArray[np.uint8]], in_flight: deque[Sequence[int]]
+    ) -> Iterator[int]:
+        """Stream batches, of the pictures that come to lie in ``in_flight``."""
+        for outputs in self.runner.stream(batches):
+            self.samples.keep(in_flight.popleft(), outputs.mask)
+            yield len(outputs.mask)
 
     def answer(self, pictures: Sequence[int]) -> None:
         """Run some pictures as one batch, decoded first: nothing is there to overlap with."""
         load = self._decoded if self.tier == END_TO_END else self.inputs.batch
-        for _ in self.runner.stream([load(pictures)]):
-            pass
+        for outputs in self.runner.stream([load(pictures)]):
+            self.samples.keep(pictures, outputs.mask)
 
     def _picked(self, number: int) -> list[int]:
         return self.inputs.query(number, self.batch_size)

@@ -221,7 +221,9 @@ def _one_repeat(case: Case, scenario: Scenario, energy_joules: Meter) -> Repeat:
     scenario.warm_up(case)
     # What a GPU draws idly beside a case of the CPU is not that case's.
     on_gpu = case.runner.describe().on_gpu
-    return scenario.repeat(case, energy_joules if on_gpu else lambda: None)
+    repeat = scenario.repeat(case, energy_joules if on_gpu else lambda: None)
+    case.samples.check(case)
+    return repeat
 
 
 def _measurable(cases: Sequence[Case], on_dropped: Callable[[str], None]) -> list[Case]:

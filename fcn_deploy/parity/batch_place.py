@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy.core.errors import BatchShapeError
 from fcn_deploy.parity.candidate import Batch, Candidate, ReferenceLogits
 from fcn_deploy.results.fields import finite_or_none
 from fcn_deploy.results.parity_parts import BatchCheck
@@ -40,10 +42,12 @@ class BatchPlaceTest:
 
     def places_of(self, candidate: Candidate) -> tuple[BatchPlaces, ...]:
         """Return, for each batch that the candidate takes, where it gives another mask in it."""
-        first, *others = self._batches
-        # Of the first batch a refusal is an error: without one there is no proof of batches.
-        taken = [first, *(batch for batch in others if candidate.takes(batch))]
-        return tuple(self._places(candidate, batch) for batch in taken)
+        found = [self._places(candidate, self._batches[0])]
+        for batch in self._batches[1:]:
+            # Of the first batch a refusal is an error: without one there is no proof of batches.
+            with suppress(BatchShapeError):
+                found.append(self._places(candidate, batch))
+        return tuple(found)
 
     def _places(self, candidate: Candidate, batch: Batch) -> BatchPlaces:
         together = candidate.run(batch, remember=True)

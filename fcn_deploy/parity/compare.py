@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import BatchShapeError, InputError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.dataset import NamedImage
@@ -75,6 +75,36 @@ def compare(
     if any(candidate.runner.spec.class_names != spec.class_names for candidate in candidates):
         raise InputError("the candidate has other classes than the reference", "export it again")
     tallies = [Tally(spec.num_classes) for _ in candidates]
+    first = _ask_about_all(reference, candidates, tallies, pictures, on_picture)
+    extras = pictures.extras(first)
+    for picture in extras.odd_sizes:
+        _add(reference, candidates, tallies, picture, remember=True)
+    asked_large = _ask_about_large(reference, candidates, tallies, extras.large)
+    logits = ReferenceLogits(reference)
+    batches = BatchPlaceTest(logits, extras.batches)
+    budget = PICTURE_BUDGET // max(1, len(candidates))
+    comparisons = []
+    for candidate, tally, large in zip(candidates, tallies, asked_large, strict=True):
+        description = candidate.runner.describe()
+        # In this order: the stream is compared with what the batches gave.
+        places = batches.places_of(candidate)
+        stream = StreamTest(logits, extras.stream(with_large=large)).masks_of(candidate)
+        limits = gate or gate_of(description)
+        run = CandidateRun(
+            reference, candidate.runner, description, limits, tally, places, stream, can_rerun
+        )
+        comparisons.append(_comparison(run, pictures, extras.alone(with_large=large), budget))
+    return tuple(comparisons)
+
+
+def _ask_about_all(
+    reference: Runner,
+    candidates: Sequence[Candidate],
+    tallies: Sequence[Tally],
+    pictures: Pictures,
+    on_picture: Callable[[], None],
+) -> list[NamedImage]:
+    """Compare on all pictures; return the first ones, of which the extras are made."""
     first: list[NamedImage] = []
     for picture in pictures:
         _add(reference, candidates, tallies, picture)
@@ -83,29 +113,7 @@ def compare(
         on_picture()
     if not first:
         raise InputError("no pictures to compare on", "name a folder of pictures with --images")
-    extras = pictures.extras(first)
-    for picture in extras.odd_sizes:
-        _add(reference, candidates, tallies, picture, remember=True)
-    asked_large = _ask_about_large(reference, candidates, tallies, extras.large)
-    logits = ReferenceLogits(reference)
-    batches = BatchPlaceTest(logits, extras.batches)
-    streams = [StreamTest(logits, extras.stream(with_large=large)) for large in asked_large]
-    runs = []
-    for candidate, tally, stream in zip(candidates, tallies, streams, strict=True):
-        description = candidate.runner.describe()
-        limits = gate or gate_of(description)
-        # In this order: the stream is compared with what the batches gave.
-        places, streamed = batches.places_of(candidate), stream.masks_of(candidate)
-        runs.append(
-            CandidateRun(
-                reference, candidate.runner, description, limits, tally, places, streamed, can_rerun
-            )
-        )
-    budget = PICTURE_BUDGET // max(1, len(candidates))
-    return tuple(
-        _comparison(run, pictures, extras.alone(with_large=large), budget)
-        for run, large in zip(runs, asked_large, strict=True)
-    )
+    return first
 
 
 def _ask_about_large(
@@ -117,10 +125,15 @@ def _ask_about_large(
     """Compare on the large picture; return which candidates were, as engines may not take it."""
     if large is None or not within_memory(large, reference.spec):
         return [False] * len(candidates)
-    asked = [candidate.takes((large,)) for candidate in candidates]
-    takers = [index for index, takes in enumerate(asked) if takes]
-    if takers:
-        _add(reference, [candidates[i] for i in takers], [tallies[i] for i in takers], large)
+    expected = ReferenceOutput.of(large, *_mask_and_logits(reference, large))
+    asked = []
+    for candidate, tally in zip(candidates, tallies, strict=True):
+        try:
+            _add_given(candidate, tally, expected, remember=True)
+        except BatchShapeError:
+            asked.append(False)
+        else:
+            asked.append(True)
     return asked
 
 
@@ -149,9 +162,15 @@ def _add(
 ) -> None:
     expected = ReferenceOutput.of(picture, *_mask_and_logits(reference, picture))
     for candidate, tally in zip(candidates, tallies, strict=True):
-        given = candidate.run((picture,), remember=remember)
-        assert given.logits is not None  # `run` asks for them
-        tally.add(expected, given.mask[0], given.logits[0])
+        _add_given(candidate, tally, expected, remember=remember)
+
+
+def _add_given(
+    candidate: Candidate, tally: Tally, expected: ReferenceOutput, *, remember: bool
+) -> None:
+    given = candidate.run((expected.picture,), remember=remember)
+    assert given.logits is not None  # `run` asks for them
+    tally.add(expected, given.mask[0], given.logits[0])
 
 
 def _mask_and_logits(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from fcn_deploy.bench.case import Case
-from fcn_deploy.bench.inputs import make_inputs
+from fcn_deploy.bench.inputs import Inputs, make_inputs
+from fcn_deploy.bench.scenarios import Offline, Scenario, TimedLoop
+from fcn_deploy.core.errors import MeasurementError
 from fcn_deploy.results.bench import END_TO_END, HOST
+from fcn_deploy.runners.base import Outputs
+from tests.bench.measuring import measure
 from tests.decoding import PATIENCE, Read, living_threads
 from tests.fakes import FakeRunner
 
@@ -72,3 +78,92 @@ def test_offline_decodes_on_as_many_threads_as_are_pinned(
     case = Case(FakeRunner(), END_TO_END, 2, inputs, tmp_path, threads)
     assert list(case.stream(range(8))) == [2, 2, 2, 2]
     assert len(decoders) == threads
+
+
+# -- masks of what is timed ---------------------------------------------------------------------
+
+
+class OneBehind(FakeRunner):
+    """A stream that gives each batch the masks of the one before."""
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        before: Outputs | None = None
+        for images in batches:
+            outputs = self.run(images)
+            yield outputs if before is None or before.mask.shape != outputs.mask.shape else before
+            before = outputs
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Inputs:
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(8)]
+    return make_inputs(pictures, (24, 32), tmp_path)
+
+
+@pytest.mark.parametrize("tier", [HOST, END_TO_END])
+def test_masks_of_a_stream_are_those_of_single_runs(
+    tmp_path: Path, tier: str, inputs: Inputs
+) -> None:
+    case = Case(FakeRunner(), tier, 2, inputs, tmp_path)
+    list(case.stream([5, 0, 3, 1, 7, 2, 4, 6, 0]))
+    case.query(3)
+    case.answer([1, 6])
+    case.samples.check(case)
+    wrong = Case(OneBehind(backend="late"), tier, 2, inputs, tmp_path)
+    list(wrong.stream([5, 0, 3, 1, 7, 2, 4, 6, 0]))
+    with pytest.raises(MeasurementError, match=r"^late fp32 .* not those of a single run") as said:
+        wrong.samples.check(wrong)
+    assert "fcn-deploy parity --backend late" in str(said.value)
+    wrong.samples.check(wrong)  # what was wrong is forgotten: the next repeat speaks for itself
+
+
+@pytest.mark.parametrize(("device", "passes"), [("cpu", False), ("cuda:0 (card)", True)])
+def test_few_pixels_may_differ_on_a_gpu(
+    tmp_path: Path, device: str, passes: bool, inputs: Inputs
+) -> None:
+    case = Case(FakeRunner(device=device), HOST, 8, inputs, tmp_path)
+    mask = case.runner.run(inputs.batch(range(8))).mask.copy()
+    mask[3, 4, 5] = (mask[3, 4, 5] + 1) % 5
+    case.samples.keep(range(8), mask)
+    with (
+        contextlib.nullcontext() if passes else pytest.raises(MeasurementError, match="1 of 6,144")
+    ):
+        case.samples.check(case)
+
+
+def test_every_batch_is_as_likely_to_be_kept(tmp_path: Path, inputs: Inputs) -> None:
+    case, masks = Case(FakeRunner(), HOST, 1, inputs, tmp_path), np.zeros((1, 24, 32), np.uint8)
+    kept = np.zeros(40)
+    for _ in range(500):
+        for number in range(40):
+            case.samples.keep([number], masks)
+        for (number,), _ in case.samples._kept:
+            kept[number] += 1
+        case.samples._kept.clear()
+        case.samples._seen = 0
+    assert kept.sum() == 500 * 4
+    assert kept.min() > 20  # of 50 expected
+
+
+@pytest.mark.parametrize("scenario", [TimedLoop(0.01), Offline(0.01)])
+def test_a_row_whose_masks_are_wrong_is_left_out(
+    tmp_path: Path, scenario: Scenario, inputs: Inputs
+) -> None:
+    def unsteady(images: NDArray[np.uint8], outputs: Outputs) -> Outputs:
+        return replace(outputs, mask=outputs.mask + np.uint8(len(wrong.shapes) % 2))
+
+    dropped: list[str] = []
+    wrong = FakeRunner(backend="wrong", bug=unsteady)
+    rows = measure(
+        [FakeRunner(backend="right"), wrong],
+        [inputs],
+        [1],
+        scenario,
+        tmp_path,
+        tiers=[HOST],
+        repeats=3,
+        on_dropped=dropped.append,
+    )
+    assert [row.runner.backend for row in rows] == ["right"]
+    assert "are not those of a single run" in dropped[0]

@@ -256,7 +256,7 @@ def test_a_failing_gate_is_exit_code_1(
 ) -> None:
     from fcn_deploy.core.spec import Precision
 
-    impossible = gate.Gate(min_agreement=1.1, max_relative_epsilon=1.0)
+    impossible = gate.Gate(1.1, max_relative_epsilon=1.0, min_class_share=0, max_moved_share=1)
     monkeypatch.setitem(gate.GATES, Precision.FP32, impossible)
     Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "a.png")
     finished = fcn_deploy(
