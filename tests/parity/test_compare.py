@@ -125,10 +125,9 @@ def test_pictures_are_decoded_and_given_to_the_reference_once(count: int) -> Non
     alone = 3 + len(inputs.ODD_SIZES) + 1
     batches, streamed = [3, 8], 8
     for candidate in candidates:
-        # Alone, in batches and those one by one, streamed ones, and all but the first in a stream;
-        # whether a batch can be run at all is found by running it.
-        asked = alone + 1 + sum(batches) + len(batches) + 1 + streamed
-        assert len(candidate.shapes) == asked + (alone - 3) + len(batches) + streamed
+        # Each once alone or in its batch, those of batches also alone, and the extras in a stream.
+        once = alone + len(batches) + sum(batches) + streamed
+        assert len(candidate.shapes) == once + (alone - 3) + len(batches) + streamed
 
 
 def test_the_reference_is_asked_once_about_a_batch_that_several_get_wrong() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from types import ModuleType
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_batches_are_of_one_size_and_no_two_pictures_share_a_mask(
     assert {id(p) for p in extras.alone(with_large=True)} <= {id(p) for b in stream for p in b}
     # Neighbours of one size in the stream differ, or a mix-up would not show.
     if height * width >= 64 and min(height, width) > 2:
-        for one, other in zip(stream, stream[1:], strict=False):
+        for one, other in itertools.pairwise(stream):
             if len(one) == len(other) and one[0].image.shape == other[0].image.shape:
                 assert not np.array_equal(one[0].image, other[0].image)
 
