@@ -46,14 +46,15 @@ _HOW = {
 }
 
 
-def markdown(bench: Bench, left_out: Sequence[str] = ()) -> str:
+def markdown(bench: Bench, left_out: Sequence[str] = (), file: str = "") -> str:
     """Return the tables, one for each tier, batch and size, fastest first, with what to know.
 
     Args:
         bench: what was measured.
         left_out: sentences: who is missing, and why.
+        file: that holds it, as the page names it; empty for none.
     """
-    parts = [_heading(bench)]
+    parts = [f"{_heading(bench)}{f' File: `{file}`.' if file else ''}"]
     parts += [part for group in bench_groups(bench) for part in _group(group)]
     if bench.references:
         parts.append(
@@ -68,10 +69,7 @@ def markdown(bench: Bench, left_out: Sequence[str] = ()) -> str:
 
 def _heading(bench: Bench) -> str:
     """Say machine, date and conditions, in one line."""
-    machine, threads = bench.environment.properties, bench.conditions.threads
-    words = [
-        machine["cpu"], _plural(int(machine["cores"]), "core"), _plural(threads, "thread"),
-    ]  # fmt: skip
+    words = [*_machine(bench), _plural(bench.conditions.threads, "thread")]
     gpus = [sensor.name for sensor in bench.conditions.gpu_before if sensor.name is not None]
     by = f"MLPerf LoadGen {bench.clock_version}" if bench.clock == LOADGEN else "a timed loop"
     by += f" ({meaning})" if (meaning := valid_means(bench)) else ""
@@ -79,6 +77,11 @@ def _heading(bench: Bench) -> str:
     repeats = max(len(row.repeats_ms) for row in bench.rows)
     asked = f"{repeats} interleaved repeats, {_HOW.get(first.scenario, first.scenario)} by {by}"
     return f"{', '.join([*words, *gpus])}; {bench.environment.created[:10]}; {asked}."
+
+
+def _machine(bench: Bench) -> list[str]:
+    machine = bench.environment.properties
+    return [machine["cpu"], _plural(int(machine["cores"]), "core")]
 
 
 def _plural(count: int, noun: str) -> str:
@@ -89,7 +92,7 @@ def _group(group: BenchGroup) -> Iterator[str]:
     """Yield the table of the rows that may be ranked, and which of them are too close to call."""
     table = group.table.up_to(MAX_RANK)
     yield f"**{group.title}** ({group.about}):\n\n{markdown_table(table)}"
-    yield " ".join(group.notes)
+    yield " ".join([*group.notes, *_headline(group)])
     if group.ties:
         yield f"Too close to call: {'; '.join(f'{one} and {other}' for one, other in group.ties)}."
 
@@ -108,10 +111,14 @@ def _lines(cells_of_lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in cells_of_lines)
 
 
-def short_table(bench: Bench) -> str:
+def short_table(bench: Bench, file: str = "") -> str:
     """Return what the first group comes to: the fastest of ours in each precision beside PyTorch.
 
     Ours are held against the strongest PyTorch row of all that were measured, whosever it is.
+
+    Args:
+        bench: what was measured.
+        file: that holds it, as the page names it; empty for none.
     """
     group = bench_groups(bench)[0]
     titles = [column.title for column in group.table.columns]
@@ -129,7 +136,9 @@ def short_table(bench: Bench) -> str:
         ["---:" if group.table.columns[place].is_figure else "---" for place in places],
         *([str(cells[place]) for place in places] for cells in shown),
     ]
-    return "\n\n".join([*_headline(group), _lines(lines)])
+    about = f"{', '.join(_machine(bench))}, {bench.environment.created[:10]}"
+    about += f" (`{file}`)." if file else "."
+    return "\n\n".join([" ".join([about, *_headline(group)]), _lines(lines)])
 
 
 def _headline(group: BenchGroup) -> Iterator[str]:

@@ -5,9 +5,9 @@
     open ours and every peer ─▶ are the masks the same? ─▶ measure, interleaved ─▶ JSON, Markdown
                  benchmarks/contenders.py                   fcn_deploy.bench   markdown_page.py
 
-Two scenarios, one after the other: single stream, whose figure is a latency, and offline, where all
-pictures are there at once: ours, and on a CPU the peers in PyTorch, compute two batches at a time;
-decoding goes on meanwhile for all.
+Scenario single stream gives latencies.  With ``--scenario offline`` all pictures are there at once:
+ours, and on a CPU the peers in PyTorch, compute two batches at a time; decoding goes on meanwhile
+for all.  Both scenarios take twice as long, one after the other.
 
 The result is ``benchmarks/results/<machine>.json``, offline ``<machine>.offline.json``.  Where
 figures of another network lie there already, they stay, unless ``--replace`` is given: the result
@@ -44,7 +44,7 @@ from fcn_deploy.bench.scenarios import Offline, Scenario, SingleStream, TimedLoo
 from fcn_deploy.commands.bench import once
 from fcn_deploy.commands.shared.cold_starts import cold_starts
 from fcn_deploy.commands.shared.console import EXIT_FAILED, bar, console
-from fcn_deploy.commands.shared.options import Counts, Size, typed_names, typed_options
+from fcn_deploy.commands.shared.options import Counts, Size, typed_options
 from fcn_deploy.commands.shared.pictures import bench_pictures
 from fcn_deploy.commands.shared.runs import run_from_argument
 from fcn_deploy.core.errors import BackendError, FcnDeployError, MeasurementError
@@ -104,7 +104,7 @@ class TableOptions:
 )  # fmt: skip
 @click.option(
     "--scenario", "scenarios", type=click.Choice([SINGLE_STREAM, OFFLINE]), multiple=True,
-    default=[SINGLE_STREAM, OFFLINE], show_default=True, callback=once,
+    default=[SINGLE_STREAM], show_default=True, callback=once,
     help="One query after another; or all pictures at once, which needs LoadGen; repeatable.",
 )  # fmt: skip
 @click.option(
@@ -142,13 +142,9 @@ def table(**typed: Any) -> None:
     source = run_from_argument(options.run, trust=False)
     source.require_checkpoint()  # the peers start from it
     missing = loadgen.unavailable_reason()
-    if missing is not None and OFFLINE in options.scenarios and "scenarios" not in typed_names():
-        console.print(f"{OFFLINE} is left out: {missing}")
-        options = replace(options, scenarios=(SINGLE_STREAM,))
     # All that can be wrong is found before minutes are spent.
     scenarios = {name: _scenario(name, options.seconds, missing) for name in options.scenarios}
     targets = {name: _target(options, source, name) for name in scenarios}
-    pages = (PAGE, README) if options.page == PAGE else (options.page,)
     parts: dict[str, str] = {}
     all_right = True
     for name, target in targets.items():
@@ -156,17 +152,19 @@ def table(**typed: Any) -> None:
         measured, left_out, right = _measured(
             replace(options, cold_start=started), source, scenarios[name], target
         )
-        text = parts[PARTS[name]] = markdown(measured, left_out)
+        file = f"benchmarks/results/{target.name}" if target.parent == RESULTS else ""
+        text = parts[PARTS[name]] = markdown(measured, left_out, file)
         if name == SINGLE_STREAM:
-            parts[SHORT] = short_table(measured)
+            parts[SHORT] = short_table(measured, file)
         click.echo(text)
         markdown_file = _markdown_file(options, target, name)
         write_bytes(markdown_file, text.encode(), flags="--markdown")
         console.print(f"wrote {target} and, for a page, {markdown_file}")
         all_right = all_right and right
-    for page in pages:
-        if page is not None:
-            update_page(page, parts)
+    if options.page is not None:
+        update_page(options.page, parts)
+    if options.page == PAGE and SHORT in parts:
+        update_page(README, parts)
     if not all_right:
         sys.exit(EXIT_FAILED)
 

@@ -160,7 +160,7 @@ step bench-offline-trt-int8 "${trt[@]}" bench model-trt --backend trt --int8 "${
 step bench-offline-others "${torch[@]}" bench model --backend torch --backend torch-graphs --backend ort-cuda --fp16 \
     "${common[@]}" --json "$out/bench-offline-others.json"
 # Our backends beside their peers: PyTorch compiled, with CUDA graphs, fcn_resnet50.
-step peers "$torch_python" "$root/benchmarks/table.py" model --scenario single-stream --out "$out/peers.json" --batch 1,32
+step peers "$torch_python" "$root/benchmarks/table.py" model --out "$out/peers.json" --batch 1,32
 
 step rtx-build "$rtx_python" -m fcn_deploy build model --fp16 --product trt-rtx --out rtx-engines
 for plan in rtx-engines/*.plan; do

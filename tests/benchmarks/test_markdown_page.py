@@ -63,6 +63,10 @@ class TestMarkdown:
             "loop."
         )
 
+    def test_the_file_is_named(self) -> None:
+        text = markdown_page.markdown(self.bench(), (), "results/a.json")
+        assert text.splitlines()[0].endswith("by a timed loop. File: `results/a.json`.")
+
     def test_a_tie_is_called_a_tie_and_the_baseline_is_one(self) -> None:
         assert self.cells(self.text(), "peer:slow")[3] == "tie [0.981–1.02]"
         assert self.cells(self.text(), "plain export")[3] == "1"
@@ -128,8 +132,9 @@ class TestMarkdown:
         near = row("ncnn", 50, 51, 53)
         third = row("openvino", 55, 56, 57)  # of its precision: the page has all
         made = self.bench((*self.ROWS[:3], *self.PYTORCH, quick, near, third))
-        headline, table = markdown_page.short_table(made).split("\n\n")
+        headline, table = markdown_page.short_table(made, "results/a.json").split("\n\n")
         assert headline == (
+            "A CPU, 1 core, 2026-11-27 (`results/a.json`). "
             "Speed as a multiple of the strongest PyTorch row measured (`peer:eager`), then of the "
             "plain export; the fastest of each precision: bf16 `openvino-bf16` **2.90**, then "
             "2.49; fp32 `ort` **1.45**, then 1.24."
@@ -145,7 +150,9 @@ class TestMarkdown:
 
     def test_without_pytorch_there_is_no_headline(self) -> None:
         short = markdown_page.short_table(self.bench())
-        assert short.startswith("| backend | ms per image [spread] | × plain export |")
+        assert short.startswith(
+            "A CPU, 1 core, 2026-11-27.\n\n| backend | ms per image [spread] | × plain export |"
+        )
 
 
 def test_a_page_without_markers_stays_as_it_was(

@@ -93,7 +93,6 @@ class TestCommand:
         page.write_text(f"before\n{first}\n{last}\nafter\n", encoding="utf-8")
         told = CliRunner().invoke(table.table, [*arguments, "--update-page", str(page)])
         assert told.exit_code == 0, told.output
-        assert "offline is left out: not asked for" in told.output
         assert "single-stream: 8 rows × 3 interleaved repeats: about 10 seconds\n" in told.output
         document = read_json(tmp_path / "out.json", "")
         assert document["order_seed"] is not None
@@ -167,6 +166,7 @@ class TestCommand:
             (tmp_path / name).write_text(text, encoding="utf-8")
             monkeypatch.setattr(table, name, tmp_path / name)
         words = [*arguments, "--cold-start", "--update-page", str(tmp_path / "PAGE")]
+        words += ["--scenario", "single-stream", "--scenario", "offline"]
         told = CliRunner().invoke(table.table, words)
         assert told.exit_code == 0, told.output
         # The cold starts are the same in both.
