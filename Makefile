@@ -1,5 +1,6 @@
 # Two commands set everything up on a fresh machine:  make demo   and   make test
-# `make bench` measures our backends beside what people deploy with otherwise (10 minutes).
+# `make bench` measures our backends beside what people deploy with otherwise, and says how long that
+# will take (a quarter of an hour on 2 cores).
 # `make lock` refreshes the exact versions that both install.
 
 PYTHON ?= python3

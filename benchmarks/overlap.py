@@ -13,6 +13,10 @@ all of them.  On a CPU decoding and writing take cores from the network: there t
 they cost, too, and CPU time says it with less noise.  Where computing alone keeps all cores busy
 and is the slower stage, the share can be no larger than its CPU time over that of predict.
 
+Repeats of one run share its minutes, so the interval of the share is bootstrapped by run: whole
+runs are drawn with replacement, and the median of their repeats is taken, many times.  Fewer than
+five runs have no interval.
+
 FILE keeps every run of one backend with one model file on one kind of machine: a run is appended to
 the runs that are in it, and what is printed is of all their repeats.  A file of anything else is
 refused before anything is measured.  In FILE, kind "overlap", schema 3:
@@ -27,6 +31,7 @@ refused before anything is measured.  In FILE, kind "overlap", schema 3:
 
 from __future__ import annotations
 
+import random
 import shutil
 import statistics
 import subprocess
@@ -36,6 +41,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +72,7 @@ from fcn_deploy.runners.base import Runner
 
 OVERLAP, OVERLAP_SCHEMA = "overlap", 3
 MIN_REPEATS = 3
+MIN_RUNS_FOR_INTERVAL, RESAMPLES = 5, 2000
 STAGES = DECODE, COMPUTE, PREDICT = "decode alone", "compute alone", "predict"
 #: What to do about a file that a run cannot be appended to.
 ANOTHER_FILE = "name another file"
@@ -230,12 +237,39 @@ def pooled(runs: Sequence[Mapping[str, Any]]) -> Pace:
     return Pace(rates, cpu)
 
 
-def print_pace(pace: Pace, runs: int) -> None:
+def share_interval(shares_of_runs: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the median share, bootstrapped by run.
+
+    Args:
+        shares_of_runs: of each run, one for each repeat.
+
+    Returns:
+        The interval; None where the runs are too few to be drawn from.
+    """
+    if len(shares_of_runs) < MIN_RUNS_FOR_INTERVAL:
+        return None
+    draw = random.Random(0)  # the same interval for the same file
+    medians = sorted(
+        statistics.median(chain.from_iterable(draw.choices(shares_of_runs, k=len(shares_of_runs))))
+        for _ in range(RESAMPLES)
+    )
+    tail = round(0.025 * RESAMPLES)
+    return medians[tail], medians[-1 - tail]
+
+
+def print_pace(pace: Pace, shares_of_runs: Sequence[Sequence[float]]) -> None:
+    runs = len(shares_of_runs)
     noun = "run" if runs == 1 else "runs"
     console.print(f"{len(pace.pictures_per_s[PREDICT])} repeats in {runs} {noun}")
     for stage, values in pace.pictures_per_s.items():
         console.print(f"{stage:14} {spread(values, '.2f')} pictures/s")
     console.print(f"{'share':14} {spread(shares(pace.pictures_per_s), '.1%')} of the slower stage")
+    interval = share_interval(shares_of_runs)
+    if interval is None:
+        words = f"none: fewer than {MIN_RUNS_FOR_INTERVAL} runs"
+    else:
+        words = f"{interval[0]:.1%} to {interval[1]:.1%}, bootstrapped by run"
+    console.print(f"{'its interval':14} {words}")
     console.print(
         f"{'CPU time':14} computing {spread(pace.cpu_ms[COMPUTE], '.1f')} ms a picture, "
         f"predict {spread(pace.cpu_ms[PREDICT], '.1f')}"
@@ -277,7 +311,7 @@ def overlap(
         load_before = system_load()
         pace = measured(runner, files, batch_size, repeats)
         runs.append(run_to_json(runner, len(files), batch_size, pace, load_before))
-    print_pace(pooled(runs), len(runs))
+    print_pace(pooled(runs), [run["share_of_the_slower_stage"] for run in runs])
     if json_file is not None:
         write_json(json_file, {"schema": OVERLAP_SCHEMA, "kind": OVERLAP, **common, "runs": runs})
 

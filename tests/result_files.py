@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fcn_deploy.bench.rows import MeasuredRow, percentiles, timing, with_ratios
+from fcn_deploy.bench.rows import percentiles, timing
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.dataset import Sample
@@ -25,6 +25,7 @@ from fcn_deploy.results.bench import Bench, BenchRow, LoadGenVerdict
 from fcn_deploy.results.bisect import BisectedModel, Bisection, Layer
 from fcn_deploy.results.conditions import ColdStart, Conditions, Sensor
 from fcn_deploy.results.environment import Environment
+from fcn_deploy.results.ranking import with_ratios
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.results.workload import LOADGEN, LOOP
 from tests.candidates import as_candidate
@@ -140,7 +141,7 @@ def bare_row(
         scenario=scenario,
         tier=tier,
         batch_size=batch_size,
-        **timing(repeats, scenario, batch_size),
+        **timing(dict(enumerate(repeats)), scenario, batch_size),
         **(fields | rest),
     )
 
@@ -159,7 +160,7 @@ def measured_bench(*rows: BenchRow, **changes: Any) -> Bench:
         "seconds": 0.5,
         "conditions": Conditions(threads=1),
         "cold_starts": (),
-        "rows": with_ratios([MeasuredRow(row, dict(enumerate(row.repeats_ms))) for row in rows]),
+        "rows": with_ratios(rows),
     }
     return Bench(**(fields | changes))
 
@@ -174,14 +175,18 @@ def row(
     loadgen: LoadGenVerdict | None = None,
     energy: float | None = None,
 ) -> BenchRow:
-    """Return a row whose latencies spread around the first repeat."""
+    """Return a row whose latencies spread around the first repeat.
+
+    Each repeat comes twice: three would be too few for a verdict, and the interval of six is from
+    the smallest ratio to the largest.
+    """
     spread = np.linspace(0.9, 1.2, 101) ** 2
     latencies = [float(repeats[0] * factor) for factor in np.repeat(spread, 7)[:queries]]
     staged = tier == bench_results.END_TO_END and scenario == bench_results.SINGLE_STREAM
     shares = dict(zip(bench_results.ALL_STAGES, (0.2, 0.05, 0.6, 0.1, 0.15), strict=True))
     return bare_row(
         runner,
-        repeats,
+        2 * repeats,
         scenario=scenario,
         tier=tier,
         batch_size=batch_size,

@@ -12,7 +12,8 @@ from functools import partial
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.runners.base import Backend, Runner
-from peers import eager, fcn_resnet50, openvino_api, torch_options
+from peers import eager, fcn_resnet50, openvino_api, script, torch_options
+from peers.two_workers import TwoWorkers
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,19 @@ def _torch(backend: Backend, precision: Precision) -> Peer:
     return Peer(
         backend.name,
         partial(torch_options.unavailable_reason, backend, precision),
-        partial(torch_options.open_peer, backend=backend, precision=precision),
+        _by_two_workers(partial(torch_options.open_peer, backend=backend, precision=precision)),
     )
+
+
+def _by_two_workers(open_peer: Callable[[Run, int], Runner]) -> Callable[[Run, int], Runner]:
+    """Return what opens a peer in PyTorch that computes a stream as ours do, two at a time."""
+    return lambda run, threads: TwoWorkers(open_peer(run, threads))
 
 
 #: Of the same network: their masks are checked against ours before they are measured.
 PEERS = (
-    Peer("peer:eager", eager.unavailable_reason, eager.open_peer),
+    Peer("peer:eager", eager.unavailable_reason, _by_two_workers(eager.open_peer)),
+    Peer("peer:script", script.unavailable_reason, _by_two_workers(script.open_peer)),
     _torch(torch_options.COMPILED, Precision.FP32),
     _torch(torch_options.COMPILED_FP16, Precision.FP16),
     _torch(torch_options.GRAPHS, Precision.FP16),

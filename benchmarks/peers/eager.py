@@ -1,4 +1,8 @@
-"""PyTorch eager, the way scripts do it: numpy before the network, numpy after it."""
+"""PyTorch eager, as its own performance tuning guide advises.
+
+Inference mode, channels last, one copy to the device, no synchronisation in between; from the
+picture to the mask in torch.
+"""
 
 from __future__ import annotations
 
@@ -24,30 +28,36 @@ def open_peer(run: Run, threads: int) -> EagerPeer:
     """Open a run's checkpoint."""
     network, spec, file, digest = load_network(run)
     return EagerPeer(
-        "peer:eager", network, spec, threads, library="eager", file=file, digest=digest
-    )
+        "peer:eager", network, spec, threads,
+        library="eager, channels last", file=file, digest=digest,
+    )  # fmt: skip
 
 
 class EagerPeer(TorchPeer):
-    """float32 NCHW through ``model(x)``; normalisation and argmax in numpy on the host."""
+    """float32, channels last; normalisation, network and argmax on the device."""
 
     def __init__(
         self, backend: str, network: nn.Module, spec: ModelSpec, threads: int, **about: Any
     ) -> None:
+        network = network.to(memory_format=torch.channels_last)
         super().__init__(backend, network, spec, threads, **about)
-        self._mean = np.array(spec.mean, dtype=np.float32)
-        self._std = np.array(spec.std, dtype=np.float32)
+        self._mean, self._std = (
+            torch.tensor(values, device=self._device).view(1, 3, 1, 1)
+            for values in (spec.mean, spec.std)
+        )
 
     def _segment(self, network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        normalised = (images.astype(np.float32) / 255 - self._mean) / self._std
-        batch = np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))  # (N, 3, H, W)
-        there = torch.from_numpy(batch).to(self._device)
+        # from_numpy refuses arrays that are read-only or run backwards
+        host = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+        there = host.to(self._device)
         self._wait_for_stage(COPY_IN)
-        logits = self._logits(network, there)  # (N, C, H, W)
+        # Pictures lie channels last already; seen as NCHW, they keep that order in memory.
+        batch = there.permute(0, 3, 1, 2).float().div_(255).sub_(self._mean).div_(self._std)
+        mask = self._logits(network, batch).argmax(dim=1).to(torch.uint8)
         self._wait_for_stage(COMPUTE)
-        mask: NDArray[np.uint8] = logits.cpu().numpy().argmax(axis=1).astype(np.uint8)
-        return mask
+        on_host: NDArray[np.uint8] = mask.cpu().numpy()
+        return on_host
 
     def _logits(self, network: nn.Module, batch: Tensor) -> Tensor:
-        logits: Tensor = network(batch)
+        logits: Tensor = network(batch)  # (N, C, H, W)
         return logits

@@ -383,7 +383,3 @@ def _problems(said: dict[str, Any]) -> list[str]:
     if said.get("num_errors"):
         problems.append(f"LoadGen counted {said['num_errors']} errors")
     return problems
-
-
-#: A server's rate is searched to this share of itself.
-RATE_RESOLUTION = 0.05

@@ -1,7 +1,7 @@
 """What runners take: every case in turn, all runners interleaved, figures with their spread.
 
     for each repeat                    # so that a slow minute of the machine hits everyone
-        for each case                  # tier × batch × size × runner, in an order of its own
+        for each case                  # tier × batch × size × runner, in an order drawn by lot
             warm up, then one repeat of the scenario
 
 A scenario says who asks and when: MLPerf LoadGen where it is installed, else a plain timed loop.
@@ -19,16 +19,19 @@ from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.case import Case
 from fcn_deploy.bench.conditions import ConditionWatch
 from fcn_deploy.bench.inputs import Inputs, one_picture_warnings
-from fcn_deploy.bench.rows import row_of_repeats, with_ratios
+from fcn_deploy.bench.rows import row_of_repeats
 from fcn_deploy.bench.scenarios import Meter, Repeat, Scenario, TimedLoop
 from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.results.bench import DEVICE, SINGLE_STREAM, TIERS, Bench, BenchRow
 from fcn_deploy.results.conditions import ColdStart
 from fcn_deploy.results.environment import Environment
+from fcn_deploy.results.ranking import with_ratios
 from fcn_deploy.results.workload import LOADGEN, LOOP, Workload
 from fcn_deploy.runners.base import Runner
 
+#: Below, a row has no spread; for a verdict it takes more: fcn_deploy.results.ratio.
 MIN_REPEATS = 3
+DEFAULT_REPEATS = 7
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class BenchPlan:
         loop_reason: why the timed loop runs in LoadGen's stead, if it does.
         cold_starts: what each runner cost before its first figure.
         options: of the command line, as they were typed.
+        order_seed: the order of the cases in each repeat is drawn from it.
     """
 
     runners: Sequence[Runner]
@@ -57,13 +61,14 @@ class BenchPlan:
     folder: Path
     batch_sizes: Sequence[int] = (1,)
     tiers: Sequence[str] = TIERS
-    repeats: int = 5
+    repeats: int = DEFAULT_REPEATS
     seconds: float = 0.5
     threads: int | None = None
     source: str = ""
     loop_reason: str | None = None
     cold_starts: Sequence[ColdStart] = ()
     options: Sequence[str] = ()
+    order_seed: int = 0
 
     @property
     def distinct_inputs(self) -> int:
@@ -157,6 +162,7 @@ def measure(
         conditions=conditions,
         cold_starts=tuple(plan.cold_starts),
         rows=rows,
+        order_seed=plan.order_seed,
     )
 
 
@@ -195,8 +201,9 @@ def measure_rows(
     on_device = TimedLoop(plan.seconds)
     needed = max(MIN_REPEATS, repeats // 2 + 1)  # of any two rows, some repeats pair up
     taken: dict[Case, dict[int, Repeat]] = {case: {} for case in cases}
+    draw = random.Random(plan.order_seed)
     for number in range(repeats):
-        for step, case in enumerate(_order(cases, number)):
+        for step, case in enumerate(_order(cases, draw)):
             if case in taken:
                 who = on_device if case.tier == DEVICE else scenario
                 try:
@@ -242,13 +249,12 @@ def _measurable(cases: Sequence[Case], on_dropped: Callable[[str], None]) -> lis
     return found
 
 
-def _order(cases: Sequence[Case], repeat: int) -> list[Case]:
-    """Return the cases in the order of a repeat, drawn anew for each, but the same in every run.
+def _order(cases: Sequence[Case], draw: random.Random) -> list[Case]:
+    """Return the cases in the order of one more repeat.
 
     Rows that will be ranked stay side by side, so that what slows the machine down meets them all;
     and none comes behind the same one, with what that leaves behind, every time.
     """
-    draw = random.Random(repeat)
     alike: dict[tuple[object, ...], list[Case]] = {}
     for case in cases:
         alike.setdefault((case.tier, case.batch_size, case.inputs.size), []).append(case)

@@ -9,18 +9,27 @@ A row that had a figure, was asked for again and has none now is lost: that fail
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.results.bench import Bench, BenchRow, Ratio, baseline_of
+from fcn_deploy.results.bench import Bench, BenchRow
 from fcn_deploy.results.environment import Environment, differing
 from fcn_deploy.results.format import runner_name
+from fcn_deploy.results.ranking import baseline_of, resolution_of
+from fcn_deploy.results.ratio import (
+    MIN_REPEATS_FOR_VERDICT,
+    TOO_FEW,
+    Interval,
+    interval_between_runs,
+    verdict_of,
+)
 from fcn_deploy.results.read import read_files
 from fcn_deploy.results.runner import RunnerDescription
-from fcn_deploy.results.workload import Workload, tie
+from fcn_deploy.results.workload import Workload
 
 #: Properties that make a machine; its system and Python may move on.
 MACHINE_PROPERTIES = ("cpu", "cores", "architecture", "memory_gib")
@@ -35,7 +44,7 @@ class Change:
         before: the older row.
         now: the newer one.
         slowdown: 0.1 where it takes 10 % longer, negative where it is faster.
-        beyond_spread: whether the repeats of then and now do not overlap.
+        interval: of how many times longer it takes, from the repeats of then and now.
         by_baseline: whether the baseline of its own minute is the unit.
         limit: slowdown that is allowed.
     """
@@ -43,25 +52,30 @@ class Change:
     before: BenchRow
     now: BenchRow
     slowdown: float
-    beyond_spread: bool
+    interval: Interval
     by_baseline: bool
     limit: float
 
     @property
     def outcome(self) -> Outcome:
-        """Whether it has changed by more than the limit, beyond the spread."""
-        if not self.beyond_spread:
+        """Whether it has changed by more than the limit, beyond the noise."""
+        if not self.beyond_noise:
             return "same"
         if self.slowdown > self.limit:
             return "slower"
         return "faster" if 1 / (1 + self.slowdown) - 1 > self.limit else "same"
 
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the interval leaves no doubt that it has changed."""
+        return verdict_of(self.interval) != "tie"
+
     def __str__(self) -> str:
         unit = "against the baseline of its minute" if self.by_baseline else "in milliseconds"
         words = f"{abs(self.slowdown):.1%} {'slower' if self.slowdown > 0 else 'faster'} {unit}"
-        spread = "beyond the spread" if self.beyond_spread else "within the spread"
+        noise = "beyond the noise" if self.beyond_noise else "within the noise"
         return (
-            f"{_label(self.now)}: {words}, {spread} "
+            f"{_label(self.now)}: {words}, {noise} "
             f"({self.before.median_ms:.4g} → {self.now.median_ms:.4g} ms)"
         )
 
@@ -86,7 +100,7 @@ class SpeedChange:
 
     @property
     def slower(self) -> tuple[Change, ...]:
-        """Rows that have become slower by more than the limit, beyond the spread."""
+        """Rows that have become slower by more than the limit, beyond the noise."""
         return tuple(change for change in self.changes if change.outcome == "slower")
 
     @property
@@ -107,7 +121,7 @@ class SpeedChange:
             yield f"note: {sentence}"
         for sentence in self.uncompared:
             yield f"not compared: {sentence}"
-        allowed = f"more than {self.limit:.0%} slower and beyond the spread"
+        allowed = f"more than {self.limit:.0%} slower and beyond the noise"
         rows = "1 row is" if len(self.slower) == 1 else f"{len(self.slower) or 'no'} rows are"
         lost = f"; {len(self.lost)} lost" if self.lost else ""
         yield f"{rows} {allowed}, of {len(self.changes)} compared{lost}"
@@ -164,6 +178,25 @@ def require_machine(before: Bench, machine: Environment) -> None:
         )
 
 
+def require_repeats(before: Bench, repeats: int) -> None:
+    """Refuse a comparison that will have no verdict.
+
+    Args:
+        before: the older file.
+        repeats: of the measurement that it is to be compared with.
+
+    Raises:
+        InputError: one of the two has too few repeats.
+    """
+    recorded = max((len(row.repeats_ms) for row in before.rows), default=0)
+    for where, count in ((str(before.environment.file), recorded), ("--repeats", repeats)):
+        if count < MIN_REPEATS_FOR_VERDICT:
+            raise InputError(
+                f"{where}: {count} repeats are {TOO_FEW}",
+                f"measure both with --repeats {MIN_REPEATS_FOR_VERDICT} or more",
+            )
+
+
 def compare(
     before: Bench, now: Bench, limit: float, asked: RequestedCases | None = None
 ) -> SpeedChange:
@@ -193,8 +226,11 @@ def compare(
             uncompared.append(f"{_label(row)}: INVALID by LoadGen then")
         elif not row.is_valid:
             lost.append(f"{_label(row)}: VALID then, INVALID by LoadGen now")
+        elif (change := _change(older, before, row, now, limit)) is not None:
+            changes.append(change)
         else:
-            changes.append(_change(older, before, row, now, limit))
+            repeats = f"{len(older.repeats_ms)} then, {len(row.repeats_ms)} now"
+            uncompared.append(f"{_label(row)}: {TOO_FEW}, {repeats}")
     for row in before.rows:
         if row.is_baseline or any(_case(row) == _case(other) for other in now.rows):
             continue
@@ -203,7 +239,7 @@ def compare(
     if not changes and not lost:
         raise InputError(
             f"no row could be compared with {before.environment.file}: {'; '.join(uncompared)}",
-            "measure the same cases",
+            f"measure the same cases, each with {MIN_REPEATS_FOR_VERDICT} repeats or more",
         )
     units = tuple(_units(before, now, limit))
     return SpeedChange(tuple(changes), tuple(lost), tuple(uncompared), units, limit)
@@ -222,7 +258,7 @@ def _units(before: Bench, now: Bench, limit: float) -> Iterator[str]:
             )
         elif not (older.is_valid and row.is_valid):
             yield f"LoadGen calls the baseline INVALID: it is no unit, {row.conditions}"
-        elif not tie(older.spread_ms, row.spread_ms):
+        elif verdict_of(_longer(older, row) or (1.0, 1.0)) != "tie":
             slowdown = row.median_ms / older.median_ms - 1
             figures = f"{row.conditions} ({older.median_ms:.4g} → {row.median_ms:.4g} ms)"
             if slowdown > limit:
@@ -237,25 +273,44 @@ def _units(before: Bench, now: Bench, limit: float) -> Iterator[str]:
                 )
 
 
-def _change(older: BenchRow, before: Bench, newer: BenchRow, now: Bench, limit: float) -> Change:
+def _change(
+    older: BenchRow, before: Bench, newer: BenchRow, now: Bench, limit: float
+) -> Change | None:
+    """Return how a row has changed; None with too few repeats."""
     then, today = _over_same_baseline(older, before, newer, now)
-    if then is not None and today is not None:
-        apart = not tie((then.low, then.high), (today.low, today.high))
-        return Change(older, newer, then.median / today.median - 1, apart, True, limit)
-    apart = not tie(older.spread_ms, newer.spread_ms)
-    return Change(older, newer, newer.median_ms / older.median_ms - 1, apart, False, limit)
+    by_baseline = bool(then and today)
+    if by_baseline:
+        interval = interval_between_runs(today, then, resolution_of(newer))
+        slowdown = statistics.median(then) / statistics.median(today) - 1
+    else:
+        interval = _longer(older, newer)
+        slowdown = newer.median_ms / older.median_ms - 1
+    return (
+        None if interval is None else Change(older, newer, slowdown, interval, by_baseline, limit)
+    )
+
+
+def _longer(older: BenchRow, newer: BenchRow) -> Interval | None:
+    """Return how many times longer a row takes than then."""
+    return interval_between_runs(older.repeats_ms, newer.repeats_ms, resolution_of(newer))
 
 
 def _over_same_baseline(
     older: BenchRow, before: Bench, newer: BenchRow, now: Bench
-) -> tuple[Ratio | None, Ratio | None]:
+) -> tuple[list[float], list[float]]:
+    """Return how many times faster than the baseline a row was in each repeat, then and now."""
     then, today = baseline_of(older, before.rows), baseline_of(newer, now.rows)
     if then is None or today is None or not (then.is_valid and today.is_valid):
-        return None, None
+        return [], []
     one, other = then.runner, today.runner
     if (one.backend, one.digest, one.library) != (other.backend, other.digest, other.library):
-        return None, None
-    return older.over_baseline, newer.over_baseline
+        return [], []
+    return _times_faster(older, then), _times_faster(newer, today)
+
+
+def _times_faster(row: BenchRow, baseline: BenchRow) -> list[float]:
+    theirs = baseline.by_repeat
+    return [theirs[number] / ms for number, ms in row.by_repeat.items() if number in theirs]
 
 
 def _same_case(row: BenchRow, bench: Bench) -> BenchRow | None:

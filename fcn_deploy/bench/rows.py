@@ -1,53 +1,35 @@
-"""From the repeats of a case to the row of a bench, and from two rows to their ratio."""
+"""From the repeats of a case to the row of a bench."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
 
 from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.case import Case, Query
-from fcn_deploy.bench.loadgen import RATE_RESOLUTION
 from fcn_deploy.bench.scenarios import Repeat
-from fcn_deploy.core.errors import InputError
 from fcn_deploy.results.bench import (
     ALL_STAGES,
     CDF_POINTS,
     SERVER,
     BenchRow,
     LoadGenVerdict,
-    Ratio,
-    baseline_of,
 )
-from fcn_deploy.results.workload import tie
+from fcn_deploy.results.ranking import RATE_RESOLUTION
 
 #: Fewest queries below which a percentile is not printed (MLPerf's rule for its early stopping).
 MIN_QUERIES = {"p90": loadgen.P90_QUERIES, "p95": 130, "p99": loadgen.P99_QUERIES}
 
 
-@dataclass(frozen=True)
-class MeasuredRow:
-    """A row of which it is still known which repeats of the run it has.
-
-    Attributes:
-        row: without a ratio yet.
-        by_repeat: number of a repeat → what it took, in milliseconds.
-    """
-
-    row: BenchRow
-    by_repeat: Mapping[int, float]
-
-
-def row_of_repeats(case: Case, scenario: str, by_repeat: Mapping[int, Repeat]) -> MeasuredRow:
-    """Return the row that the repeats of a case make together."""
+def row_of_repeats(case: Case, scenario: str, by_repeat: Mapping[int, Repeat]) -> BenchRow:
+    """Return the row that the repeats of a case make together, without a ratio yet."""
     repeats = [*by_repeat.values()]
     seen = [query for repeat in repeats for query in repeat.seen]
     latencies = [1000 * query.latency for query in seen]
-    row = BenchRow(
+    return BenchRow(
         runner=case.runner.describe(),
         scenario=scenario,
         tier=case.tier,
@@ -61,41 +43,37 @@ def row_of_repeats(case: Case, scenario: str, by_repeat: Mapping[int, Repeat]) -
         wall_ms=_mean_wall(seen),
         loadgen=verdict_of_repeats([r.verdict for r in repeats if r.verdict is not None]),
         energy_j_per_image=_energy_per_image(repeats),
-        **timing([repeat.ms for repeat in repeats], scenario, case.batch_size),
+        **timing({n: repeat.ms for n, repeat in by_repeat.items()}, scenario, case.batch_size),
     )
-    return MeasuredRow(row, {number: repeat.ms for number, repeat in by_repeat.items()})
-
-
-def with_ratios(measured: Sequence[MeasuredRow]) -> tuple[BenchRow, ...]:
-    """Return the rows of a run, each with how many times faster than its baseline it is."""
-    places = {id(entry.row): entry for entry in measured}
-    rows = [entry.row for entry in measured]
-    found = []
-    for entry in measured:
-        baseline = baseline_of(entry.row, rows)
-        ratio = None if baseline is None else speedup(entry, places[id(baseline)])
-        found.append(replace(entry.row, over_baseline=ratio))
-    return tuple(found)
 
 
 class Timing(TypedDict):
     """The fields of a :class:`BenchRow` that follow from its repeats."""
 
     repeats_ms: tuple[float, ...]
+    repeat_numbers: tuple[int, ...]
     median_ms: float
     spread_ms: tuple[float, float]
     cv: float
     images_per_s: float
 
 
-def timing(repeats_ms: Sequence[float], scenario: str, batch_size: int) -> Timing:
-    """Return the median of some repeats with what follows from it and from their spread."""
+def timing(by_repeat: Mapping[int, float], scenario: str, batch_size: int) -> Timing:
+    """Return the median of some repeats with what follows from it and from their spread.
+
+    Args:
+        by_repeat: number of a repeat → what it took, in milliseconds.
+        scenario: of ``SCENARIOS``.
+        batch_size: pictures per query.
+    """
+    repeats_ms = [*by_repeat.values()]
     median = statistics.median(repeats_ms)
     fastest, slowest = min(repeats_ms), max(repeats_ms)
     if scenario == SERVER:  # its rate is known no finer
         fastest /= 1 + RATE_RESOLUTION
     return Timing(
         repeats_ms=tuple(repeats_ms),
+        repeat_numbers=tuple(by_repeat),
         median_ms=median,
         spread_ms=(fastest, slowest),
         cv=statistics.stdev(repeats_ms) / statistics.mean(repeats_ms),
@@ -162,25 +140,3 @@ def percentiles(latencies: Sequence[float]) -> dict[str, float]:
         for name, fewest in MIN_QUERIES.items()
         if len(ordered) >= fewest
     }
-
-
-def speedup(measured: MeasuredRow, over: MeasuredRow) -> Ratio:
-    """Return how many times faster one row is than another, from repeats side by side.
-
-    Raises:
-        InputError: they are of different workloads.
-    """
-    if measured.row.workload != over.row.workload:
-        raise InputError(
-            "rows of different scenario, bound, clock, tier, batch, size or inputs are not ranked"
-        )
-    ours, theirs = measured.by_repeat, over.by_repeat
-    ratios = [theirs[number] / ours[number] for number in ours.keys() & theirs.keys()]
-    searched = measured.row.scenario == SERVER and measured is not over
-    unknown = 1 + RATE_RESOLUTION if searched else 1.0
-    return Ratio(
-        median=statistics.median(ratios),
-        low=min(ratios) / unknown,
-        high=max(ratios) * unknown,
-        tie=tie(measured.row.spread_ms, over.row.spread_ms),
-    )

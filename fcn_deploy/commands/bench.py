@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Container, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from fcn_deploy.commands.shared.options import (
     run_argument,
     threads_option,
     trust_option,
+    typed_names,
     typed_options,
 )
 from fcn_deploy.commands.shared.pictures import bench_pictures
@@ -44,7 +46,12 @@ if TYPE_CHECKING:
     from fcn_deploy.bench.regression import SpeedChange
     from fcn_deploy.bench.scenarios import Scenario
     from fcn_deploy.results.bench import Bench
+    from fcn_deploy.results.conditions import ColdStart
     from fcn_deploy.runners.base import Runner
+
+
+#: What ``--quick`` makes of the options that were not typed.
+QUICK: dict[str, Any] = {"repeats": 3, "seconds": 0.2, "clock": "loop", "cold_start": False}
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,21 @@ class BenchOptions:
     seconds: float
     images: Path | None
     cold_start: bool
+    quick: bool
+    order_seed: int | None
     json_file: Path | None
     older: Path | None
     max_slowdown: float
     device: str
     threads: int | None
     trust: bool
+
+    def as_quick_look(self, typed: Container[str]) -> BenchOptions:
+        """Return the options with ``QUICK`` for all that were not typed."""
+        changes = {name: value for name, value in QUICK.items() if name not in typed}
+        if self.scenario_name != SINGLE_STREAM:
+            changes.pop("clock", None)  # LoadGen alone can ask so
+        return replace(self, **changes)
 
     def result_file(self, run: Run) -> Path:
         """Return where the result goes: named, or by what was typed, so that none is replaced."""
@@ -80,7 +96,8 @@ class BenchOptions:
             "b" + "-".join(map(str, self.batches)),
             None if self.scenario_name == SINGLE_STREAM else self.scenario_name,
             f"p99-{self.target_p99_ms:g}ms" if self.target_p99_ms is not None else None,
-            "loop" if self.clock == "loop" else None,
+            "quick" if self.quick else None,
+            "loop" if self.clock == "loop" and not self.quick else None,
             "-".join(self.tiers),
             f"t{self.threads}" if self.threads is not None else None,
             self.device if self.device != "auto" else None,
@@ -133,9 +150,9 @@ def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ..
     help="Measure pictures of this height and width, in pixels; may be repeated.",
 )  # fmt: skip
 @click.option(
-    "--repeats", type=click.IntRange(min=3), default=5, show_default=True,
-    help="Measure each row so many times, interleaved with the others: the spread between "
-    "repeats is reported.",
+    "--repeats", type=click.IntRange(min=3), default=7, show_default=True,
+    help="Measure each row so many times, interleaved with the others; with fewer than 5, no row "
+    "is called faster than another.",
 )  # fmt: skip
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True,
@@ -152,6 +169,16 @@ def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ..
     "its peak memory.",
 )  # fmt: skip
 @click.option(
+    "--quick", is_flag=True,
+    help="Take a quick look: 3 repeats of 0.2 seconds by a plain loop, no cold starts, unless "
+    "these are set; no row is called faster than another.",
+)  # fmt: skip
+@click.option(
+    "--order-seed", type=click.IntRange(min=0, max=2**32 - 1),
+    help="Draw the order of the rows in each repeat from this number; by default from a new one, "
+    "which the result names.",
+)  # fmt: skip
+@click.option(
     "--json", "json_file", type=PathType(),
     help="Write the result to this file; by default to one in RUN/bench that is named after "
     "what was measured.",
@@ -163,7 +190,7 @@ def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ..
 )  # fmt: skip
 @click.option(
     "--max-slowdown", type=Percentage(), default="10%", show_default=True,
-    help="With --compare, let a row be slower by this much; what lies within the spread of the "
+    help="With --compare, let a row be slower by this much; what lies within the noise of the "
     "repeats never counts.",
 )  # fmt: skip
 @device_option
@@ -179,9 +206,11 @@ def bench(**typed: Any) -> None:
     from fcn_deploy.machine.sensors import energy_joules
 
     options = BenchOptions(**typed)
+    if options.quick:
+        options = options.as_quick_look(typed_names())
     source = run_from_argument(options.run, options.trust)
     scenario, loop_reason = _scenario(options)
-    before = None if options.older is None else _older(options.older)  # before minutes are spent
+    before = None if options.older is None else _older(options)  # before minutes are spent
     chosen = options.backends or usable_backends(options.precision)
     require_backends(chosen, options.device)
     target = options.result_file(source)
@@ -191,16 +220,15 @@ def bench(**typed: Any) -> None:
     options = replace(options, backends=chosen, threads=options.threads or usable_cores())
     watch = ConditionWatch(options.threads or 1)
     with ExitStack() as stack:
-        plan = _plan(options, source, scenario, stack)
+        files = _opened(options, source, options.threads or 1, stack)
         plan = replace(
-            plan,
+            _plan(options, files, scenario, stack),
             loop_reason=loop_reason,
             options=typed_options(but=("json_file", "older", "max_slowdown")),
         )
         asked = RequestedCases(tuple(runner.describe() for runner in plan.runners), plan.workloads)
-        console.print(
-            f"{options.threads} CPU threads pinned, {options.repeats} interleaved repeats"
-        )
+        console.print(_announcement(options, plan))
+        plan = replace(plan, cold_starts=_cold_starts(options, source, files))
         with bar("bench") as show:
             measured = measure(plan, watch, energy_joules=energy_joules, on_step=show)
     write_json(target, measured.to_json())
@@ -210,31 +238,39 @@ def bench(**typed: Any) -> None:
         _gate(compare(before, measured, options.max_slowdown, asked))
 
 
-def _older(path: Path) -> Bench:
-    """Read the result to compare with; refuse one of another machine."""
-    from fcn_deploy.bench.regression import read_bench, require_machine
+def _older(options: BenchOptions) -> Bench:
+    """Read the result to compare with; refuse one that no verdict can come of."""
+    from fcn_deploy.bench.regression import read_bench, require_machine, require_repeats
     from fcn_deploy.results.environment import Environment
 
-    before = read_bench(path)
+    assert options.older is not None
+    before = read_bench(options.older)
     require_machine(before, Environment.current())
+    require_repeats(before, options.repeats)
     return before
 
 
-def _plan(options: BenchOptions, source: Run, scenario: Scenario, stack: ExitStack) -> BenchPlan:
-    """Open the backends and make the pictures; backends and threads of the options are chosen."""
+def _announcement(options: BenchOptions, plan: BenchPlan) -> str:
+    """Say what comes, how long it will take, and what to leave out."""
+    from fcn_deploy.bench.duration import duration_sentence
+
+    words = f"{options.threads} CPU threads pinned; {duration_sentence(plan, options.cold_start)}"
+    if options.quick:
+        return f"{words} (a quick look: no row is called faster than another)"
+    return f"{words} (for a quick look: --quick, fewer --backend, or one --tier)"
+
+
+def _plan(
+    options: BenchOptions, files: Mapping[Runner, Precision], scenario: Scenario, stack: ExitStack
+) -> BenchPlan:
+    """Make the pictures; backends and threads of the options are chosen."""
+    from secrets import randbits
     from tempfile import TemporaryDirectory
 
     from fcn_deploy.bench.inputs import make_inputs
     from fcn_deploy.bench.measure import BenchPlan
 
-    assert options.threads is not None  # the command has chosen
     pictures, origin = bench_pictures(options.images)
-    files = _opened(options, source, options.threads, stack)
-    started = (
-        cold_starts(source, files, options.device, options.threads, options.batches, options.sizes)
-        if options.cold_start
-        else ()
-    )
     folder = Path(stack.enter_context(TemporaryDirectory()))
     return BenchPlan(
         runners=tuple(files),
@@ -247,7 +283,17 @@ def _plan(options: BenchOptions, source: Run, scenario: Scenario, stack: ExitSta
         seconds=options.seconds,
         threads=options.threads,
         source=origin,
-        cold_starts=started,
+        order_seed=randbits(32) if options.order_seed is None else options.order_seed,
+    )
+
+
+def _cold_starts(
+    options: BenchOptions, source: Run, files: Mapping[Runner, Precision]
+) -> tuple[ColdStart, ...]:
+    if not options.cold_start or options.threads is None:
+        return ()
+    return cold_starts(
+        source, files, options.device, options.threads, options.batches, options.sizes
     )
 
 
@@ -294,7 +340,9 @@ def _scenario(options: BenchOptions) -> tuple[Scenario, str | None]:
             raise InputError(
                 f"a plain loop cannot run scenario {name}", "drop --clock loop: LoadGen runs it"
             )
-        reason = "asked for" if clock == "loop" else missing
+        reason = missing
+        if clock == "loop":
+            reason = "a quick look" if options.quick else "asked for"
         console.print(f"timed by a plain loop, not by MLPerf LoadGen: {reason}")
         return TimedLoop(seconds), reason
     if missing is not None:

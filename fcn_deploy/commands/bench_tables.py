@@ -25,6 +25,8 @@ def print_bench(bench: Bench) -> None:
 
     for group in bench_groups(bench):
         print_table(group.table, f"{group.title} ({group.about})")
+        for sentence in group.notes:
+            console.print(sentence)
         for one, other in group.ties:
             console.print(f"too close to call: {one} and {other}")
         if (stages := stage_table(group.rows)) is not None:

@@ -91,7 +91,9 @@ def _times(row: BenchRow) -> str:
     ratio = row.over_baseline
     if row.is_baseline or ratio is None:
         return ""
-    if ratio.tie:
+    if ratio.verdict is None:
+        return " · no verdict"
+    if ratio.verdict == "tie":
         return " · tie"
     return f" · {number(ratio.median)}×"
 

@@ -6,9 +6,10 @@
               ├─ tables: flips, layers, machines ────────┤
               └─ pictures as data URIs ──────────────────┘
 
-The page shows what the files say, with one exception: which rows of a bench file tie with one
-another follows from their repeats.  Rows are set side by side only within one file (one
-interleaved run on one machine) and one group (scenario, tier, batch, size, inputs).
+The page shows what the files say, with one exception: how rows of a bench file compare with one
+another, and with PyTorch's fastest, follows from their repeats.  Rows are set side by side only
+within one file (one interleaved run on one machine) and one group (scenario, tier, batch, size,
+inputs).
 """
 
 from __future__ import annotations

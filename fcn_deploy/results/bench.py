@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from fcn_deploy.results.conditions import ColdStart, Conditions
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.ratio import Ratio
 from fcn_deploy.results.runner import STAGES, RunnerDescription
 from fcn_deploy.results.workload import LOADGEN, LOOP, Workload
 
 #: What the header of a bench file says of its layout.
-KIND, SCHEMA = "bench", 3
+KIND, SCHEMA = "bench", 4
 #: What the backend names of ``benchmarks/peers`` begin with.
 PEER = "peer:"
 DEVICE, HOST, END_TO_END = "device", "host", "end-to-end"
@@ -25,41 +27,6 @@ SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
 SCENARIOS = (SINGLE_STREAM, OFFLINE, SERVER)
 #: Points of a latency distribution: 0, 1, …, 100 % of the queries.
 CDF_POINTS = 101
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times faster a row is than another of the same workload, repeat by repeat.
-
-    Attributes:
-        median: over the repeats.
-        low: the worst repeat.
-        high: the best repeat.
-        tie: whether the spreads of the two rows overlap: then neither is faster.
-    """
-
-    median: float
-    low: float
-    high: float
-    tie: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the ratio as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Ratio:
-        """Read back what :meth:`to_json` gave.
-
-        Raises:
-            ArtifactError: a field is missing or damaged.
-        """
-        return cls(
-            median=fields.positive("median"),
-            low=fields.positive("low"),
-            high=fields.positive("high"),
-            tie=fields.flag("tie"),
-        )
 
 
 @dataclass(frozen=True)
@@ -149,6 +116,7 @@ class BenchRow:
         size: (height, width) in pixels.
         inputs_digest: of the decoded pictures.
         repeats_ms: what each repeat took.
+        repeat_numbers: which repeats of the run these are, from 0: those of two rows pair up.
         queries: in all repeats together.
         latency_ms: mean, p50, and of p90, p95, p99 those for which there were enough queries.
         cdf_ms: latencies at 0, 1, …, 100 % of the queries, or None.
@@ -171,6 +139,7 @@ class BenchRow:
     size: tuple[int, int]
     inputs_digest: str
     repeats_ms: tuple[float, ...]
+    repeat_numbers: tuple[int, ...]
     queries: int
     latency_ms: Mapping[str, float]
     median_ms: float
@@ -196,6 +165,11 @@ class BenchRow:
             self.size,
             self.inputs_digest,
         )
+
+    @property
+    def by_repeat(self) -> dict[int, float]:
+        """Number of a repeat → what it took, in milliseconds."""
+        return dict(zip(self.repeat_numbers, self.repeats_ms, strict=True))
 
     @property
     def conditions(self) -> str:
@@ -230,6 +204,7 @@ class BenchRow:
             "size": list(self.size),
             "inputs_digest": self.inputs_digest,
             "repeats_ms": list(self.repeats_ms),
+            "repeat_numbers": list(self.repeat_numbers),
             "queries": self.queries,
             "latency_ms": dict(self.latency_ms),
             "cdf_ms": None if self.cdf_ms is None else list(self.cdf_ms),
@@ -256,6 +231,9 @@ class BenchRow:
         stages = fields.child_or_none("stages_ms")
         loadgen = fields.child_or_none("loadgen")
         ratio = fields.child_or_none("speedup_over_baseline")
+        repeats, numbers = fields.numbers("repeats_ms"), fields.non_negative_ints("repeat_numbers")
+        if len(numbers) != len(repeats) or any(a >= b for a, b in pairwise(numbers)):
+            raise fields.wrong("repeat_numbers", "a rising list as long as repeats_ms")
         return cls(
             runner=RunnerDescription.from_fields(fields.child("runner")),
             scenario=fields.text("scenario"),
@@ -263,7 +241,8 @@ class BenchRow:
             batch_size=fields.non_negative_int("batch_size"),
             size=fields.size("size"),
             inputs_digest=fields.text("inputs_digest"),
-            repeats_ms=fields.numbers("repeats_ms"),
+            repeats_ms=repeats,
+            repeat_numbers=numbers,
             queries=fields.non_negative_int("queries"),
             latency_ms={name: latency.number(name) for name in latency.values},
             median_ms=fields.positive("median_ms"),
@@ -296,6 +275,7 @@ class Bench:
         masks: backend and precision → share of pixels as our PyTorch runner has them; None where
             the masks were not compared.
         references: rows of other networks, measured apart: they are never ranked.
+        order_seed: from which the order of the rows in each repeat was drawn; None: not recorded.
     """
 
     environment: Environment
@@ -311,6 +291,7 @@ class Bench:
     rows: tuple[BenchRow, ...]
     masks: Mapping[str, float] | None = None
     references: tuple[BenchRow, ...] = ()
+    order_seed: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole document as JSON values, its header first."""
@@ -324,6 +305,7 @@ class Bench:
                 "reason": self.clock_reason,
                 "seconds": self.seconds,
             },
+            "order_seed": self.order_seed,
             "conditions": self.conditions.to_json(),
             "cold_starts": [start.to_json() for start in self.cold_starts],
             "rows": [row.to_json() for row in self.rows],
@@ -354,23 +336,5 @@ class Bench:
             rows=tuple(map(BenchRow.from_fields, fields.children("rows"))),
             masks=None if masks is None else {name: masks.number(name) for name in masks.values},
             references=tuple(map(BenchRow.from_fields, fields.children("references"))),
+            order_seed=fields.non_negative_int_or_none("order_seed"),
         )
-
-
-def baseline_of(row: BenchRow, rows: Iterable[BenchRow]) -> BenchRow | None:
-    """Return the baseline's row of the same workload, or None where it was not measured.
-
-    What runs on a GPU is held against the plain export on a GPU, the rest against that on the CPU.
-
-    Args:
-        row: measured now, or read from a file.
-        rows: of the same run.
-    """
-    for other in rows:
-        if (
-            other.is_baseline
-            and other.workload == row.workload
-            and other.runner.on_gpu == row.runner.on_gpu
-        ):
-            return other
-    return None

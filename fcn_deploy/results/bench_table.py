@@ -26,8 +26,9 @@ from fcn_deploy.results.bench import (
 )
 from fcn_deploy.results.conditions import ColdStart
 from fcn_deploy.results.format import number, percent, runner_name, settings_words, verdict_words
+from fcn_deploy.results.ranking import speedup, strongest_pytorch
+from fcn_deploy.results.ratio import TOO_FEW, Ratio
 from fcn_deploy.results.runner import RunnerDescription
-from fcn_deploy.results.workload import tie
 
 #: What is in the time, in the order of groups: what a user of the model waits for comes first.
 TIER_WORDS = {
@@ -155,7 +156,10 @@ class BenchGroup:
             return "no row counts: MLPerf LoadGen calls each INVALID"
         best, *others = valid
         speed = f"{number(best.images_per_s)} images/s"
-        if others and tie(best.spread_ms, others[0].spread_ms):
+        verdicts = {speedup(best, other).verdict for other in others}
+        if None in verdicts:
+            return f"{TOO_FEW}, {speed}"
+        if verdicts - {"faster"}:
             return f"no clear first, {speed}"
         return f"fastest: {runner_name(best.runner)}, {speed}"
 
@@ -167,8 +171,25 @@ class BenchGroup:
             (runner_name(row.runner), runner_name(other.runner))
             for place, row in enumerate(others)
             for other in others[place + 1 :]
-            if tie(row.spread_ms, other.spread_ms)
+            if speedup(row, other).verdict == "tie"
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences: how the ratios are to be read, and which PyTorch row they are against."""
+        first, *others = self.rows
+        if any(speedup(first, other).verdict is None for other in others):
+            notes = [f"{len(first.repeats_ms)} repeats: {TOO_FEW}."]
+        else:
+            notes = ["Brackets behind a ratio hold its 95 % interval, from the repeats in pairs."]
+        names = dict.fromkeys(
+            runner_name(found.runner)
+            for row in self.rows
+            if (found := strongest_pytorch(row, self.rows)) is not None
+        )
+        if names:
+            notes.append(f"× PyTorch: over {' and '.join(names)}, the fastest PyTorch row here.")
+        return tuple(notes)
 
     @property
     def table(self) -> Table:
@@ -190,8 +211,10 @@ class BenchGroup:
             (Column("runner", is_figure=False), lambda row: Cell(runner_name(row.runner))),
             (Column("ms, median [spread]"), _median_cell),
             (Column("images/s"), lambda row: Cell(number(row.images_per_s))),
-            (Column("× plain export"), self._ratio_cell),
         ]
+        if any(strongest_pytorch(row, self.rows) is not None for row in self.rows):
+            columns.append((Column("× PyTorch"), self._pytorch_cell))
+        columns.append((Column("× plain export"), self._ratio_cell))
         if self.masks is not None:
             columns.append((Column("masks agree", rank=1), self._mask_cell))
         if any(_bound(row) is not None for row in shown):
@@ -219,8 +242,15 @@ class BenchGroup:
             return Cell("1")
         if ratio is None:
             return Cell("no baseline")
-        spread = f"{number(ratio.low)}–{number(ratio.high)}"
-        return Cell("tie", spread, "tie") if ratio.tie else Cell(number(ratio.median), spread)
+        return ratio_cell(ratio)
+
+    def _pytorch_cell(self, row: BenchRow) -> Cell:
+        if row in self.references:
+            return Cell("not ranked")
+        strongest = strongest_pytorch(row, self.rows)
+        if strongest is None:
+            return Cell(_ABSENT)
+        return Cell("1") if row is strongest else ratio_cell(speedup(row, strongest))
 
     def _mask_cell(self, row: BenchRow) -> Cell:
         if row in self.references:
@@ -255,6 +285,16 @@ def bench_groups(bench: Bench) -> list[BenchGroup]:
 def mask_label(runner: RunnerDescription) -> str:
     """Return the key of a runner in :attr:`Bench.masks`: backend and precision."""
     return f"{runner.backend} {runner.precision}"
+
+
+def ratio_cell(ratio: Ratio) -> Cell:
+    """Return a ratio as a figure, or as what it is instead of one: a tie, or no verdict."""
+    spread = "–".join(map(number, ratio.shown))
+    if ratio.verdict is None:
+        return Cell("no verdict", spread)
+    if ratio.verdict == "tie":
+        return Cell("tie", spread, "tie")
+    return Cell(number(ratio.median), spread)
 
 
 def valid_means(bench: Bench) -> str:

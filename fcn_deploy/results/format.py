@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from fcn_deploy.results.bench import BenchRow, Ratio, Settings
+from fcn_deploy.results.bench import BenchRow, Settings
 from fcn_deploy.results.parity import SAME_MASKS
+from fcn_deploy.results.ratio import TOO_FEW, Ratio
 from fcn_deploy.results.runner import RunnerDescription
 
 
@@ -61,12 +62,14 @@ def runner_name(runner: RunnerDescription) -> str:
 
 def speed_words(ratio: Ratio) -> str:
     """Say how a row compares with the baseline; a tie is called a tie."""
-    low, high = number(ratio.low), number(ratio.high)
-    if ratio.tie:
+    low, high = map(number, ratio.shown)
+    if ratio.verdict is None:
+        return f"{low}–{high}× the plain export's speed, {TOO_FEW}"
+    if ratio.verdict == "tie":
         return f"a tie with the plain export ({low}–{high}× its speed)"
-    if ratio.median >= 1:
+    if ratio.verdict == "faster":
         return f"{number(ratio.median)}× faster than the plain export ({low}–{high})"
-    slow, slower = number(1 / ratio.high), number(1 / ratio.low)
+    slow, slower = (number(1 / bound) for bound in reversed(ratio.shown))
     return f"{number(1 / ratio.median)}× slower than the plain export ({slow}–{slower})"
 
 

@@ -1,8 +1,7 @@
-"""Which bench rows may be compared, and when two of them tie.
+"""Which bench rows may be compared.
 
     same workload?   no ─▶ never ranked
-                    yes ─▶ do the spreads overlap?   yes ─▶ a tie
-                                                      no ─▶ one is faster
+                    yes ─▶ the interval of their paired ratios decides: fcn_deploy.results.ratio
 
 Rows of one run have the machine, and the threads that it was pinned to, in common.  Two runs must
 also agree in these and in the model file: see ``fcn_deploy.bench.regression``.
@@ -37,16 +36,3 @@ class Workload:
     batch_size: int
     size: tuple[int, int]
     inputs_digest: str
-
-
-def tie(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Say whether neither of two rows is faster: whether their spreads overlap.
-
-    Repeats that contradict each other, one row being faster in some and slower in others, make the
-    spreads overlap as well; so this is the stricter rule of the two.
-
-    Args:
-        one: the fastest and the slowest repeat of a row, or the least and largest of its ratios.
-        other: the same of another row.
-    """
-    return one[0] <= other[1] and other[0] <= one[1]

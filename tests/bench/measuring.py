@@ -30,7 +30,11 @@ def measure(
     tiers: Sequence[str] = TIERS,
     repeats: int = 5,
     seconds: float = 0.5,
+    order_seed: int = 0,
     **told: Any,
 ) -> tuple[BenchRow, ...]:
-    plan = BenchPlan(runners, inputs, scenario, folder, batch_sizes, tiers, repeats, seconds)
+    plan = BenchPlan(
+        runners, inputs, scenario, folder, batch_sizes, tiers, repeats, seconds,
+        order_seed=order_seed,
+    )  # fmt: skip
     return measure_rows(plan, **told)

@@ -24,10 +24,10 @@ from fcn_deploy.results.bench import (
     HOST,
     Bench,
     BenchRow,
-    baseline_of,
 )
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.ranking import baseline_of
 from tests.bench.measuring import measure
 from tests.fakes import FakeRunner
 
@@ -63,14 +63,17 @@ class _Recorded(TimedLoop):
 
 
 def test_each_repeat_has_an_order_of_its_own(inputs: Inputs, tmp_path: Path) -> None:
-    def names() -> list[list[str]]:
+    def names(seed: int) -> list[list[str]]:
         recorded = _Recorded()
         runners = [FakeRunner(backend=name) for name in "abcd"]
-        measure(runners, [inputs], [1, 2], recorded, tmp_path, tiers=[HOST], repeats=5)
+        measure(
+            runners, [inputs], [1, 2], recorded, tmp_path, tiers=[HOST], repeats=5, order_seed=seed
+        )
         return [recorded.names[start : start + 8] for start in range(0, 40, 8)]
 
-    repeats = names()
-    assert repeats == names()  # in every run the same
+    repeats = names(3)
+    assert repeats == names(3)
+    assert repeats != names(4)
     assert all(sorted(order) == sorted(repeats[0]) for order in repeats)
     for name in repeats[0]:
         before = {order[order.index(name) - 1] for order in repeats}
@@ -175,6 +178,8 @@ def test_a_slow_repeat_costs_that_repeat_alone(inputs: Inputs, tmp_path: Path) -
     pairs = [b / a for a, b in zip(quick.repeats_ms[::2], slow.repeats_ms, strict=True)]
     assert quick.over_baseline is not None
     assert (quick.over_baseline.low, quick.over_baseline.high) == (min(pairs), max(pairs))
+    assert (slow.repeat_numbers, quick.repeat_numbers) == ((0, 2, 4), (0, 1, 2, 3, 4))
+    assert quick.over_baseline.verdict is None  # three pairs
     assert why == [f"baseline fp32 host 1×24×32, repeat {n} of 5: too slow" for n in (2, 4)]
     rows, why = measured(2, 3, 5)  # two repeats show no spread
     assert [row.runner.backend for row in rows] == ["quick"]
@@ -227,6 +232,7 @@ def test_a_bench_is_what_is_written_and_read_again(inputs: Inputs, tmp_path: Pat
         source="made up",
         loop_reason="asked for",
         options=["--clock", "loop"],
+        order_seed=2**32 - 1,
     )
     dropped: list[str] = []
     found = measured_bench(plan, ConditionWatch(threads=2), on_dropped=dropped.append)
@@ -237,13 +243,14 @@ def test_a_bench_is_what_is_written_and_read_again(inputs: Inputs, tmp_path: Pat
     )
     assert (found.source, found.distinct_inputs, found.seconds) == ("made up", 3, 0.25)
     assert found.conditions.threads == 2
+    assert found.order_seed == 2**32 - 1
     assert dropped == []
     assert {row.workload for row in found.rows} == {
         workload for workload in plan.workloads if workload.tier != DEVICE
     }
     text = json.dumps(found.to_json(), allow_nan=False)
     fields = Fields(json.loads(text), tmp_path / "b.json", "measure again")
-    assert (fields.values["kind"], fields.values["schema"]) == ("bench", 3)
+    assert (fields.values["kind"], fields.values["schema"]) == ("bench", 4)
     assert fields.values["machine"]["cores"] >= 1
     assert Bench.from_fields(fields, Environment.from_fields(fields, "")) == found
 

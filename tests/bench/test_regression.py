@@ -26,6 +26,7 @@ from fcn_deploy.results.bench import (
     BenchRow,
     LoadGenVerdict,
 )
+from fcn_deploy.results.ratio import MIN_REPEATS_FOR_VERDICT
 from fcn_deploy.results.workload import LOOP, Workload
 from tests.fakes import FakeRunner
 from tests.result_files import bare_row, measured_bench
@@ -36,8 +37,9 @@ INVALID = LoadGenVerdict(False, problems=("too short",))
 
 
 def row(backend: str, repeats: tuple[float, ...], **changes: Any) -> BenchRow:
+    """Return a row in which each repeat comes twice: three are too few for a verdict."""
     runner = changes.pop("runner", FakeRunner(backend=backend).describe())
-    return bare_row(runner, repeats, **changes)
+    return bare_row(runner, 2 * repeats, **changes)
 
 
 def bench(*rows: BenchRow, machine: dict[str, Any] | None = None) -> Bench:
@@ -55,16 +57,28 @@ def found(comparison: SpeedChange) -> list[str]:
     [
         (STEADY, "same"),
         ((65.0, 66.0, 67.0), "slower"),
-        ((54.0, 54.5, 55.0), "same"),  # beyond the spread, but below 10 %
-        ((51.5, 66.0, 67.0), "same"),  # 29 % slower, but the spreads overlap
+        ((54.0, 54.5, 55.0), "same"),  # beyond the noise, but below 10 %
+        ((49.0, 66.0, 67.0), "same"),  # 29 % slower, but a third of the repeats are not
+        ((51.5, 66.0, 67.0), "slower"),  # the spreads overlap, and hardly any pair of repeats does
         ((30.0, 31.0, 32.0), "faster"),
     ],
 )
-def test_slower_is_beyond_the_limit_and_the_spread(now: tuple[float, ...], outcome: str) -> None:
+def test_slower_is_beyond_the_limit_and_the_noise(now: tuple[float, ...], outcome: str) -> None:
     comparison = compare(bench(row("ort", STEADY)), bench(row("ort", now)), 0.1)
     assert found(comparison) == [outcome]
     assert bool(comparison.slower) == (outcome == "slower")
     assert "1 compared" in list(comparison.sentences())[-1]
+
+
+def test_too_few_repeats_are_not_compared() -> None:
+    few = bare_row(FakeRunner(backend="ort").describe(), STEADY)
+    kept = row("torch", STEADY)
+    comparison = compare(bench(few, kept), bench(row("ort", STEADY), kept), 0.1)
+    assert comparison.uncompared == (
+        "ort fp32 host, batch 1, 24×32: too few repeats for a verdict (at least 5), 3 then, 6 now",
+    )
+    with pytest.raises(InputError, match="no row could be compared"):
+        compare(bench(few), bench(row("ort", STEADY)), 0.1)
 
 
 def test_a_slow_day_of_the_machine_is_no_regression() -> None:
@@ -264,7 +278,7 @@ def test_a_thirty_percent_sleep_is_found_on_a_clock_that_only_it_moves(
             TimedLoop(0.5),
             tmp_path,
             tiers=[HOST, END_TO_END],
-            repeats=3,
+            repeats=5,
         )
         return measured_bench(rows=measure_rows(plan))
 
@@ -281,6 +295,10 @@ def _recorded() -> list[Path]:
 @pytest.mark.parametrize("path", _recorded(), ids=lambda path: path.name)
 def test_recorded_results_are_compared(path: Path) -> None:
     recorded = read_bench(path)
+    if max(len(row.repeats_ms) for row in recorded.rows) < MIN_REPEATS_FOR_VERDICT:
+        with pytest.raises(InputError, match="too few repeats for a verdict"):
+            compare(recorded, recorded, 0.1)
+        return
     comparison = compare(recorded, recorded, 0.1)
     assert set(found(comparison)) == {"same"}
     assert not comparison.uncompared

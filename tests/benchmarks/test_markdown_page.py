@@ -59,16 +59,20 @@ class TestMarkdown:
 
     def test_the_heading_says_machine_day_and_clock(self) -> None:
         assert self.text().splitlines()[0] == (
-            "A CPU, 1 core, 2 threads; 2026-11-27; 3 interleaved repeats, single stream by a timed "
+            "A CPU, 1 core, 2 threads; 2026-11-27; 6 interleaved repeats, single stream by a timed "
             "loop."
         )
+
+    def test_the_file_is_named(self) -> None:
+        text = markdown_page.markdown(self.bench(), (), "results/a.json")
+        assert text.splitlines()[0].endswith("by a timed loop. File: `results/a.json`.")
 
     def test_a_tie_is_called_a_tie_and_the_baseline_is_one(self) -> None:
         assert self.cells(self.text(), "peer:slow")[3] == "tie [0.981–1.02]"
         assert self.cells(self.text(), "plain export")[3] == "1"
 
     def test_neighbours_too_close_to_call_are_named(self) -> None:
-        near = row("near", 41.5, 43, 44)
+        near = row("near", 40.5, 41.2, 41.9)
         host = markdown_page.markdown(self.bench((*self.ROWS, near))).split(
             "**single-stream, host"
         )[1]
@@ -101,12 +105,54 @@ class TestMarkdown:
         assert text.endswith("Left out: peer:cuda-graphs: no GPU.\n")
 
     def test_between_the_markers(self) -> None:
-        page = f"before\n{markdown_page.BEGIN}\nold\n{markdown_page.END}\nafter\n"
-        assert markdown_page.with_table(page, "new\n") == (
-            f"before\n{markdown_page.BEGIN}\n\nnew\n\n{markdown_page.END}\nafter\n"
+        first, last = markdown_page.markers("bench")
+        page = f"before\n{first}\nold\n{last}\nafter\n"
+        assert markdown_page.with_part(page, "bench", "new\n") == (
+            f"before\n{first}\nnew\n{last}\nafter\n"
         )
-        assert markdown_page.with_table("no markers", "new") is None
-        assert markdown_page.with_table(f"{markdown_page.END}{markdown_page.BEGIN}", "new") is None
+        assert markdown_page.with_part(page, "bench-short", "new") is None
+        assert markdown_page.with_part("no markers", "bench", "new") is None
+        assert markdown_page.with_part(f"{last}{first}", "bench", "new") is None
+
+    PYTORCH = (
+        row("torch", 80, 81, 82, library="PyTorch 2.15"),
+        row("peer:eager", 58, 60, 61, library="PyTorch 2.15, eager"),
+    )
+
+    def test_ratios_are_over_the_strongest_pytorch_row(self) -> None:
+        text = markdown_page.markdown(self.bench((*self.ROWS, *self.PYTORCH)))
+        assert self.cells(text, "ort")[3:5] == ["1.45 [1.45–1.46]", "1.24 [1.24–1.25]"]
+        assert self.cells(text, "peer:eager")[3:5] == ["1", "0.852 [0.850–0.862]"]
+        assert self.cells(text, "torch")[3] == "0.741 [0.725–0.744]"
+        assert "× PyTorch: over peer:eager fp32, the fastest PyTorch row here." in text
+
+    def test_the_short_table_has_ours_beside_the_strongest_pytorch_row(self) -> None:
+        quick = row("openvino-bf16", 20, 20.5, 21)
+        quick = replace(quick, runner=replace(quick.runner, precision="bf16"))
+        near = row("ncnn", 50, 51, 53)
+        third = row("openvino", 55, 56, 57)  # of its precision: the page has all
+        made = self.bench((*self.ROWS[:3], *self.PYTORCH, quick, near, third))
+        headline, table = markdown_page.short_table(made, "results/a.json").split("\n\n")
+        assert headline == (
+            "A CPU, 1 core, 2026-11-27 (`results/a.json`). "
+            "Speed as a multiple of the strongest PyTorch row measured (`peer:eager`), then of the "
+            "plain export; the fastest of each precision: bf16 `openvino-bf16` **2.90**, then "
+            "2.49; fp32 `ort` **1.45**, then 1.24."
+        )
+        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+        assert lines[0] == [
+            "backend", "ms per image [spread]", "× PyTorch", "× plain export",
+            "masks as in PyTorch",
+        ]  # fmt: skip
+        names = ["openvino-bf16 bf16", "ort fp32", "plain export", "ncnn fp32", "peer:eager fp32"]
+        assert [line[0] for line in lines[2:]] == names  # torch is not PyTorch's strongest
+        assert lines[5][3] == "tie [0.981–1.00]"
+
+    def test_without_pytorch_there_is_no_headline(self) -> None:
+        short = markdown_page.short_table(self.bench())
+        assert short.startswith(
+            "A CPU, 1 core, 2026-11-27.\n\n| backend | ms per image [spread] | × plain export |"
+        )
 
 
 def test_a_page_without_markers_stays_as_it_was(
@@ -114,6 +160,6 @@ def test_a_page_without_markers_stays_as_it_was(
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text("no markers\n", encoding="utf-8")
-    markdown_page.update_page(page, "new")
+    markdown_page.update_page(page, {"bench": "new"})
     assert page.read_text(encoding="utf-8") == "no markers\n"
     assert "is as it was" in capsys.readouterr().out

@@ -139,7 +139,28 @@ def test_a_run_is_appended_and_the_medians_are_of_all_repeats(command: Overlap) 
     for line, stage in zip(lines[1:4], overlap.STAGES, strict=True):
         assert line == f"{stage:14} {overlap.spread(rates[stage], '.2f')} pictures/s"
     assert overlap.spread(overlap.shares(rates), ".1%") in lines[4]
-    assert overlap.spread(new["cpu_ms_per_picture"][overlap.PREDICT], ".1f") in lines[5]
+    assert lines[5].split() == ["its", "interval", "none:", "fewer", "than", "5", "runs"]
+    assert overlap.spread(new["cpu_ms_per_picture"][overlap.PREDICT], ".1f") in lines[6]
+
+
+def test_the_interval_of_a_share_is_as_wide_as_its_runs_differ() -> None:
+    def width(repeats: int, run_spread: float) -> float:
+        draw = np.random.default_rng(1)
+        runs = [
+            (0.95 + run_spread * draw.standard_normal() + 0.01 * draw.standard_normal(repeats))
+            for _ in range(10)
+        ]
+        interval = overlap.share_interval([run.tolist() for run in runs])
+        assert interval is not None
+        low, high = interval
+        assert low < 0.95 < high
+        assert overlap.share_interval([run.tolist() for run in runs]) == interval
+        return high - low
+
+    # Fifty repeats of ten runs that differ are ten figures, not five hundred.
+    assert width(50, 0.03) > 0.02
+    assert width(50, 0.0) < 0.005
+    assert overlap.share_interval([[0.9, 0.95]] * 4) is None
 
 
 @pytest.mark.parametrize(

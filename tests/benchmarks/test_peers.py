@@ -11,12 +11,13 @@ import contenders
 import numpy as np
 import peers
 import pytest
+from numpy.typing import NDArray
 from peers import PEERS, SIZE_REFERENCE, Peer, openvino_api
 
 from fcn_deploy.core.errors import BackendError, MissingStageError
 from fcn_deploy.core.run import Run
 from fcn_deploy.results.runner import COMPUTE, COPY_IN
-from fcn_deploy.runners.base import Runner, open_runner
+from fcn_deploy.runners.base import Outputs, Runner, open_runner
 from tests.benchmarks.table_inputs import THREADS, pictures
 
 #: (N, H, W).  A compiler takes seconds for each, so it is given the first one alone.
@@ -58,6 +59,32 @@ def test_a_peer_gives_our_masks_tells_its_stages_and_closes_twice(
     runner.close()
     with pytest.raises(BackendError, match="closed"):
         runner.run(pictures(SHAPES[0]))
+
+
+@pytest.mark.parametrize("name", ["peer:eager", "peer:script"])
+def test_a_stream_by_two_workers_has_the_same_masks_in_order(name: str, run: Run) -> None:
+    import torch
+
+    (peer,) = (peer for peer in PEERS if peer.name == name)
+    threads: set[int] = set()
+    batches = [pictures((1, 33, 48 + 8 * index)) for index in range(6)]
+    with peer.open(run, THREADS) as runner:
+        expected = [runner.run(images).mask for images in batches]
+        inner = runner._runner  # type: ignore[attr-defined]
+        infer = inner._infer
+
+        def watched(images: NDArray[np.uint8]) -> Outputs:
+            threads.add(torch.get_num_threads())
+            return infer(images)  # type: ignore[no-any-return]
+
+        inner._infer = watched
+        streamed = [outputs.mask for outputs in runner.stream(batches)]
+        assert threads == {THREADS // 2}
+        assert torch.get_num_threads() == THREADS
+    for mask, other in zip(streamed, expected, strict=True):
+        assert np.array_equal(mask, other)
+    with pytest.raises(BackendError, match="closed"):
+        list(runner.stream(batches))
 
 
 def test_the_reference_network_has_masks_of_several_classes(reference: Runner) -> None:

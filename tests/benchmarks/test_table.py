@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import contenders
@@ -15,7 +16,8 @@ from peers import PEERS
 
 from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.regression import read_bench
-from fcn_deploy.core.errors import BackendError, InputError
+from fcn_deploy.bench.scenarios import Scenario
+from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.results import bench
@@ -88,12 +90,13 @@ class TestCommand:
 
     def test_what_is_written(self, arguments: list[str], tmp_path: Path) -> None:
         page = tmp_path / "page.md"
-        page.write_text(
-            f"before\n{markdown_page.BEGIN}\n{markdown_page.END}\nafter\n", encoding="utf-8"
-        )
+        first, last = markdown_page.markers("bench")
+        page.write_text(f"before\n{first}\n{last}\nafter\n", encoding="utf-8")
         told = CliRunner().invoke(table.table, [*arguments, "--update-page", str(page)])
         assert told.exit_code == 0, told.output
+        assert "single-stream: 8 rows × 3 interleaved repeats: about 10 seconds\n" in told.output
         document = read_json(tmp_path / "out.json", "")
+        assert document["order_seed"] is not None
         assert document["masks"].keys() == {
             "baseline fp32", "torch fp32", "ort fp32", "peer:eager fp32",
         }  # fmt: skip
@@ -137,15 +140,54 @@ class TestCommand:
         }
         page = (tmp_path / "out.md").read_text(encoding="utf-8")
         assert "interleaved repeats, offline (time per batch" in page
-        assert "peer:fcn_resnet50: it is measured one query at a time only" in page
 
-    def test_a_page_s_table_is_of_latencies(self, arguments: list[str], tmp_path: Path) -> None:
-        page = tmp_path / "page.md"
-        page.write_text("", encoding="utf-8")
-        words = ["--scenario", "offline", "--update-page", str(page)]
-        told = CliRunner().invoke(table.table, [*arguments, *words])
-        assert isinstance(told.exception, InputError)
-        assert not (tmp_path / "out.json").exists()
+    def test_one_run_fills_both_pages(
+        self, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[tuple[str, str, bool]] = []
+
+        def measured(
+            options: table.TableOptions, source: Run, scenario: Scenario, target: Path
+        ) -> tuple[bench.Bench, list[str], bool]:
+            asked.append((scenario.name, target.name, options.cold_start))
+            offline = {"scenario": scenario.name}
+            rows = [
+                replace(row("torch", 80, 81, 82, library="PyTorch 2.15"), **offline),
+                replace(row("baseline", 50, 51, 52), **offline),
+                replace(row("ort", 40, 41, 42), **offline),
+            ]
+            return measured_bench(*rows), [f"peer:lame: no {scenario.name}"], True
+
+        monkeypatch.setattr(table, "_measured", measured)
+        monkeypatch.setattr(table.loadgen, "unavailable_reason", lambda: None)
+        parts = {"PAGE": ("bench", "bench-offline"), "README": ("bench-short",)}
+        for name, of_page in parts.items():
+            lines = [line for part in of_page for line in markdown_page.markers(part)]
+            text = "\n".join(["before", *lines, "after"])
+            (tmp_path / name).write_text(text, encoding="utf-8")
+            monkeypatch.setattr(table, name, tmp_path / name)
+        words = [*arguments, "--cold-start", "--update-page", str(tmp_path / "PAGE")]
+        words += ["--scenario", "single-stream", "--scenario", "offline"]
+        told = CliRunner().invoke(table.table, words)
+        assert told.exit_code == 0, told.output
+        # The cold starts are the same in both.
+        assert asked == [
+            ("single-stream", "out.json", True),
+            ("offline", "out.offline.json", False),
+        ]
+        page, readme = ((tmp_path / name).read_text("utf-8") for name in parts)
+        latencies, throughputs = page.split("bench-offline:begin")
+        assert "**single-stream, host" in latencies
+        assert "peer:lame: no single-stream" in latencies
+        assert "**offline, host" in throughputs
+        assert "| ort fp32 | 41.0 [40.0–42.0] | 24.4 | 1.98 [1.95–2.00] |" in throughputs
+        assert "**single-stream" not in throughputs
+        assert "| backend | ms per image [spread] | × PyTorch | × plain export |" in readme
+        assert "fp32 `ort` **1.98**, then 1.24." in readme
+        assert readme.startswith("before\n")
+        assert readme.endswith("after")
+        for file in ("out.md", "out.offline.md"):
+            assert (tmp_path / file).is_file()
 
     def test_a_peer_with_wrong_masks_is_no_peer(
         self, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

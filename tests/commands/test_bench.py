@@ -27,6 +27,8 @@ from tests.command_line import FcnDeploy, refused
 from tests.fakes import FakeRunner
 
 QUICK = ("--size", "64x96", "--repeats", "3", "--seconds", "0.05", "--threads", "1")
+#: As quick, with repeats enough for a verdict.
+DECISIVE = ("--size", "64x96", "--repeats", "5", "--seconds", "0.02", "--threads", "1")
 ORT = ("--backend", "ort", "--no-cold-start")
 needs_loadgen = pytest.mark.skipif(
     loadgen.unavailable_reason() is not None, reason="LoadGen has no wheel for this Python"
@@ -155,7 +157,7 @@ def test_the_gate_finds_thirty_percent(
             return outputs
 
         monkeypatch.setattr(kind, "_infer", infer)
-    words = ("bench", ".", *ORT, *QUICK, "--clock", "loop", "--tier", "host")
+    words = ("bench", ".", *ORT, *DECISIVE, "--clock", "loop", "--tier", "host")
     assert fcn_deploy(*words, "--json", "old.json").code == 0
     again = fcn_deploy(*words, "--compare", "old.json")
     assert again.code == 0, again.out
@@ -185,11 +187,37 @@ def test_one_picture_eight_times_is_said(fcn_deploy: FcnDeploy, exported: Path) 
 
 
 def test_what_is_compared_with_is_not_replaced(fcn_deploy: FcnDeploy, exported: Path) -> None:
-    words = ("bench", ".", *ORT, *QUICK, "--clock", "loop", "--tier", "host", "--json", "old.json")
+    words = (
+        "bench", ".", *ORT, *DECISIVE, "--clock", "loop", "--tier", "host", "--json", "old.json",
+    )  # fmt: skip
     assert fcn_deploy(*words).code == 0
     before = (exported / "old.json").read_bytes()
     refused(fcn_deploy(*words, "--compare", "old.json"), "--json")
     assert (exported / "old.json").read_bytes() == before
+
+
+def test_a_quick_look_is_short_and_calls_no_row_faster(
+    fcn_deploy: FcnDeploy, exported: Path
+) -> None:
+    words = ("bench", ".", "--backend", "ort", "--size", "64x96", "--threads", "1", "--quick")
+    finished = fcn_deploy(*words, "--seconds", "0.02", "--order-seed", "17")
+    assert finished.code == 0, finished.err
+    said = " ".join(finished.out.split())
+    assert "4 rows × 3 interleaved repeats: about 10 seconds (a quick look: no row" in said
+    assert "by a plain loop, not by MLPerf LoadGen: a quick look" in said
+    assert "3 repeats: too few repeats for a verdict (at least 5)." in said
+    (file,) = (exported / "bench").iterdir()
+    assert "quick" in file.name
+    document = json.loads(file.read_text())
+    assert document["clock"]["seconds"] == 0.02  # what is typed stands
+    assert document["cold_starts"] == []
+    assert document["order_seed"] == 17
+    ratios = [row["speedup_over_baseline"] for row in document["rows"]]
+    assert [ratio["interval"] for ratio in ratios] == [None] * 4
+    # Nothing can be compared with it, and that is said before anything is measured.
+    words = (*ORT, "--compare", str(file))
+    refused(fcn_deploy("bench", ".", *words), "3 repeats are too few", "--repeats 5")
+    refused(fcn_deploy("bench", ".", *words, "--quick"), "too few repeats", "--repeats 5")
 
 
 def test_what_is_said_twice_is_measured_once(fcn_deploy: FcnDeploy, exported: Path) -> None:

@@ -216,21 +216,26 @@ def typed_words(but: Collection[str] = ()) -> dict[str, list[str]]:
     return {"arguments": arguments, "options": typed_options(but)}
 
 
+def typed_names() -> frozenset[str]:
+    """Return the names of the running command's parameters that were typed."""
+    context = click.get_current_context()
+    return frozenset(
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    )
+
+
 def typed_options(but: Collection[str] = ()) -> list[str]:
     """Return the options of the running command that were typed, as words of a command line.
 
     Args:
         but: names of parameters that are left out.
     """
-    context = click.get_current_context()
+    context, typed = click.get_current_context(), typed_names()
     words: list[str] = []
     for param in context.command.params:
-        source = context.get_parameter_source(param.name or "")
-        if (
-            not isinstance(param, click.Option)
-            or param.name in but
-            or source is not ParameterSource.COMMANDLINE
-        ):
+        if not isinstance(param, click.Option) or param.name in but or param.name not in typed:
             continue
         value = context.params[param.name]
         for one in value if param.multiple else [value]:

@@ -42,6 +42,7 @@ from fcn_deploy.runners.openvino.compiled import (
 )
 from fcn_deploy.runners.openvino.int8x3 import PRODUCTS_EACH, THREE_PRODUCTS, with_three_products
 from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
+from fcn_deploy.runners.shape_lookahead import by_shape
 
 #: Since then its ArgMax gives the lowest class of a tie (openvino pull request 32217).
 OLDEST_RELEASE = (2025, 4)
@@ -185,10 +186,13 @@ class OpenVinoRunner(OnnxRunner):
                 network.kept_shapes = max(KEPT_SHAPES, shapes)
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        """Yield the outputs of each batch, in order; see :func:`in_lanes`."""
-        if self._streams is None:
-            return super().stream(batches)
-        requests = Requests(self._streams)
+        """Yield the outputs of each batch, in order; see :func:`in_lanes`, :func:`by_shape`."""
+        network = self._streams or self._require_open(self._network)
+        in_given_order = super().stream if self._streams is None else self._in_lanes
+        yield from by_shape(self, batches, network.kept_shapes, in_given_order)
+
+    def _in_lanes(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
+        requests = Requests(self._require_open(self._streams))
 
         def begin(images: NDArray[np.uint8]) -> Request:
             self._require_open(self._network)

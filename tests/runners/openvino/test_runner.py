@@ -19,6 +19,7 @@ from fcn_deploy.machine.description import usable_cores
 from fcn_deploy.runners.base import open_runner
 from fcn_deploy.runners.cpu_streams import LANES
 from fcn_deploy.runners.openvino import runner as runner_module
+from fcn_deploy.runners.openvino.compiled import Network
 from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
 from tests.runners.contract import pictures
 from tests.runners.openvino.arithmetic import THREE_PRODUCTS_ERROR, require
@@ -142,6 +143,28 @@ def test_three_products_in_lanes_give_the_same(tiny_run: Run) -> None:
         alone = [runner.run(images).mask for images in batches]
         for given_back, mask in zip(runner.stream(iter(batches)), alone, strict=True):
             np.testing.assert_array_equal(given_back.mask, mask)
+
+
+def test_many_sizes_in_turn_are_seldom_compiled_and_keep_their_masks(
+    tiny_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[tuple[int, ...]] = []
+    compile_shape = Network._compile
+
+    def counted(network: Network, shape: tuple[int, ...]) -> object:
+        compiled.append(shape)
+        return compile_shape(network, shape)
+
+    monkeypatch.setattr(Network, "_compile", counted)
+    batches = [pictures(1, 40, 40 + 8 * (seed % 4), seed) for seed in range(24)]
+    with open_runner(tiny_run, "openvino", threads=1) as runner:
+        for network in (runner._network, runner._streams):  # type: ignore[attr-defined]
+            if network is not None:
+                network.kept_shapes = 2
+        streamed = [outputs.mask for outputs in runner.stream(batches)]
+        assert len(compiled) == 4  # the two that do not fit wait until the end
+        for images, mask in zip(batches[:8], streamed, strict=False):
+            np.testing.assert_array_equal(mask, runner.run(images).mask)
 
 
 def test_bf16_rounds_no_pixel(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
