@@ -14,6 +14,7 @@ from fcn_deploy.commands.bench import bench
 from fcn_deploy.commands.build import build
 from fcn_deploy.commands.data import data
 from fcn_deploy.commands.doctor import doctor
+from fcn_deploy.commands.evaluate import evaluate
 from fcn_deploy.commands.export import export
 from fcn_deploy.commands.import_network import import_network
 from fcn_deploy.commands.parity import parity
@@ -73,7 +74,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Data": (scenes, data),
     "Train": (train, import_network),
     "Export": (export, build),
-    "Prove": (parity, bench),
+    "Prove": (parity, evaluate, bench),
     "Use": (predict, report),
     "This machine": (doctor,),
 }

@@ -60,6 +60,7 @@ def metrics(epochs: int = 3, **changes: Any) -> dict[str, Any]:
             "data_seconds": 0.5,
             "compute_seconds": 2.0,
             "seconds": 3.0,
+            "val_crops_pixel_accuracy": 0.375 if number == 1 else None,
         }
         for number in range(1, epochs + 1)
     ]

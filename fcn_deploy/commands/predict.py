@@ -9,7 +9,11 @@ from typing import Any
 
 import click
 
-from fcn_deploy.commands.shared.backends import open_backend, require_backends
+from fcn_deploy.commands.shared.backends import (
+    default_backend,
+    open_backend,
+    require_backends,
+)
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import (
     BackendName,
@@ -72,7 +76,7 @@ def predict(**typed: Any) -> None:
     source, words = _split_run(options.arguments)
     source = replace(source, trusted=options.trust)
     pictures = find_images([Path(word) for word in words])
-    backend = options.backend or _default_backend(source, options.precision)
+    backend = options.backend or default_backend(source, options.precision)
     require_backends([backend], options.device)
     folder = options.out or source.root / "predictions"
     done = 0
@@ -97,21 +101,6 @@ def predict(**typed: Any) -> None:
     console.print(f"wrote {done} of {len(pictures)} masks to {folder} ({backend} on {device})")
     if done < len(pictures):
         sys.exit(EXIT_FAILED if done else EXIT_BAD_INPUT)
-
-
-def _default_backend(source: Run, precision: Precision) -> str:
-    """Return ``ort`` where the run has been exported, else ``torch`` where that can do the work.
-
-    Raises:
-        MissingStageError: naming the export that is missing.
-    """
-    from fcn_deploy.runners.base import takes, unavailable_reason
-
-    if source.onnx(precision).is_file():
-        return "ort"
-    if unavailable_reason("torch") is not None or not takes("torch", precision):
-        source.require_onnx(precision)
-    return "torch"
 
 
 def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:

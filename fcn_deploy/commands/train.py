@@ -62,10 +62,8 @@ _SECONDS_SHOWN = 0.1
 )
 @click.option(
     "--arch",
-    default="fcn32s-resnet18",
-    show_default=True,
     help="Train this architecture: fcn32s, fcn16s or fcn8s, a dash, and a body such as resnet18 "
-    "or resnet50.",
+    "or resnet50; by default fcn32s-resnet18, or the recipe's.",
 )
 @click.option(
     "--output-stride",
@@ -114,6 +112,12 @@ _SECONDS_SHOWN = 0.1
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
     help="Set the learning rate, the peak of the schedule; by default the recipe's.",
+)
+@click.option(
+    "--loss",
+    type=click.Choice(["pixel-mean", "image-sum"]),
+    help="Average the loss over all labelled pixels of a batch, or over those of each image and "
+    "sum over the batch; by default as the recipe says.",
 )
 @click.option(
     "--schedule",
@@ -283,10 +287,16 @@ def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, in
     fitting = read.at_least(*recipe.crop_size)
     dropped = len(read) - len(fitting)
     height, width = recipe.crop_size
+    as_in_the_book = ""
+    if recipe.crop_validation:  # as they stand there, to be compared at a glance
+        val_crops = len(val_set.at_least(*recipe.crop_size))
+        as_in_the_book = f"; at least as large: `read {len(fitting)} examples` for training, "
+        as_in_the_book += f"`read {val_crops} examples` for validation on crops"
     console.print(
         f"read {len(read)} training and {len(val_set)} validation examples of "
         f"{len(read.class_names)} classes from {data}; "
         f"dropped {dropped} training examples smaller than the crop {height}x{width}"
+        + as_in_the_book
     )
     return _checked(fitting, "checking train"), _checked(val_set, "checking val"), dropped
 
@@ -356,11 +366,13 @@ def _training_bar(
 
         def on_epoch(epoch: Epoch) -> None:
             share = epoch.data_seconds / (epoch.data_seconds + epoch.compute_seconds)
+            on_crops = epoch.val_crops_pixel_accuracy
+            crops = "" if on_crops is None else f"on crops, void as background: {on_crops:.3f}  "
             bar.console.print(
                 f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  "
                 f"train {_scores(epoch.train_pixel_accuracy, epoch.train_mean_iou)}  "
                 f"val {_scores(epoch.val_pixel_accuracy, epoch.val_mean_iou)} "
-                "(pixel accuracy/mIoU)  "
+                f"(pixel accuracy/mIoU)  {crops}"
                 f"{epoch.examples_per_s:.1f} examples/s, {share:.0%} of the time for data"
             )
 

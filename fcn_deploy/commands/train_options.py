@@ -48,7 +48,7 @@ class TrainOptions:
     data: str | None
     download: bool
     out: str
-    arch: str
+    arch: str | None
     output_stride: int | None
     weights: str
     recipe: str | None
@@ -57,6 +57,7 @@ class TrainOptions:
     crop_size: tuple[int, int] | None
     half_size: float | None
     lr: float | None
+    loss: str | None
     schedule: str | None
     class_weights: str | None
     ema: float | None
@@ -111,18 +112,23 @@ def options_given(context: click.Context, options: TrainOptions, data: str) -> l
 def train_plan(options: TrainOptions, device: torch.device) -> TrainPlan:
     """Return the plan of a training, with all that was left open settled."""
     from fcn_deploy.machine.description import usable_cores
-    from fcn_deploy.networks.architectures import build_model, find_architecture, with_output_stride
+    from fcn_deploy.networks.architectures import (
+        DEFAULT_ARCHITECTURE,
+        build_model,
+        find_architecture,
+        with_output_stride,
+    )
     from fcn_deploy.training.plan import TrainPlan
 
-    architecture = options.arch
+    start = starting_weights(options.weights)
+    recipe = recipe_of(options, pretrained=start is not None)
+    architecture = options.arch or recipe.architecture or DEFAULT_ARCHITECTURE
     if options.output_stride is not None:
         architecture = with_output_stride(architecture, options.output_stride)
     find_architecture(architecture)
-    start = starting_weights(options.weights)
     if start is not None and not str(start).endswith(".safetensors"):
         # Fetched or refused now, not after the data was read.
         build_model(architecture, 2, weights=start)
-    recipe = recipe_of(options, pretrained=start is not None)
     freeze = options.freeze_backbone
     workers = options.workers
     if workers is None:
@@ -149,8 +155,8 @@ def recipe_of(options: TrainOptions, *, pretrained: bool) -> Recipe:
     """Return the recipe that was asked for, with single values overridden."""
     preset = RECIPES[options.recipe or ("tutorial" if pretrained else "scratch")]
     names = (
-        "epochs", "batch_size", "crop_size", "half_size", "lr", "schedule", "class_weights",
-        "validate_every",
+        "epochs", "batch_size", "crop_size", "half_size", "lr", "loss", "schedule",
+        "class_weights", "validate_every",
     )  # fmt: skip
     typed = {name: getattr(options, name) for name in names}
     changed = {name: value for name, value in typed.items() if value is not None}

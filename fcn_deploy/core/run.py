@@ -154,6 +154,11 @@ class Run:
         return self.root / "parity"
 
     @property
+    def evaluate_folder(self) -> Path:
+        """Scores against labels."""
+        return self.root / "evaluate"
+
+    @property
     def bench_folder(self) -> Path:
         """Benchmark results."""
         return self.root / "bench"

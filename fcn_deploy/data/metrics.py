@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,27 +53,66 @@ class ConfusionMatrix:
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
         return ConfusionMatrix(self.counts + other.counts)
 
+    def totals(self) -> ClassTotals:
+        """Return what the scores are made of."""
+        return ClassTotals(np.diag(self.counts), self.counts.sum(axis=1), self.counts.sum(axis=0))
+
     def iou(self) -> NDArray[np.float64]:
         """Return intersection over union per class, float64 [C]; NaN where the union is empty."""
-        intersection = np.diag(self.counts).astype(np.float64)
-        union = self.counts.sum(axis=0) + self.counts.sum(axis=1) - np.diag(self.counts)
-        iou = np.full(len(intersection), np.nan)
-        np.divide(intersection, union, out=iou, where=union > 0)
-        return iou
+        return self.totals().iou()
 
     def mean_iou(self) -> float:
-        """Return the mean IoU over the classes of the truth; NaN where nothing was counted.
+        """Return the mean IoU over the classes of the truth; NaN where nothing was counted."""
+        return float(self.totals().mean_iou())
+
+    def pixel_accuracy(self) -> float:
+        """Return the share of counted pixels with the true class; NaN where none was counted."""
+        return float(self.totals().pixel_accuracy())
+
+
+@dataclass(frozen=True)
+class ClassTotals:
+    """Pixels per class: all of a confusion matrix that its scores need, and what adds up.
+
+    The arrays may have leading axes, one entry per picture or per resample: the scores of all are
+    computed at once.
+
+    Attributes:
+        hits: with the true class, [..., C].
+        labelled: by true class, [..., C].
+        predicted: by predicted class, [..., C].
+    """
+
+    hits: NDArray[Any]
+    labelled: NDArray[Any]
+    predicted: NDArray[Any]
+
+    def iou(self) -> NDArray[np.float64]:
+        """Return intersection over union, float64 [..., C]; NaN where the union is empty."""
+        union = self.labelled + self.predicted - self.hits
+        iou = np.full(self.hits.shape, np.nan)
+        np.divide(self.hits, union, out=iou, where=union > 0)
+        return iou
+
+    def mean_iou(self) -> NDArray[np.float64]:
+        """Return the mean IoU over the classes of the truth, [...]; NaN where nothing was counted.
 
         A class that only the prediction has is no class of the mean: a single pixel of it would
         bring in an IoU of 0.
         """
-        present = self.counts.sum(axis=1) > 0
-        return float(self.iou()[present].mean()) if present.any() else float("nan")
+        present = self.labelled > 0
+        return _divided(self.iou().sum(axis=-1, where=present), present.sum(axis=-1))
 
-    def pixel_accuracy(self) -> float:
-        """Return the share of counted pixels with the true class; NaN where none was counted."""
-        total = int(self.counts.sum())
-        return float(np.trace(self.counts) / total) if total else float("nan")
+    def pixel_accuracy(self) -> NDArray[np.float64]:
+        """Return the share of pixels with the true class, [...]; NaN where none was counted."""
+        return _divided(self.hits.sum(axis=-1), self.labelled.sum(axis=-1))
+
+
+def _divided(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a quotient; NaN where the divisor is 0."""
+    quotient = np.full(np.shape(one), np.nan)
+    np.divide(one, other, out=quotient, where=other > 0)
+    return quotient
 
 
 def edge_bands(mask: NDArray[np.uint8], distances: Sequence[int]) -> list[NDArray[np.bool_]]:

@@ -31,6 +31,7 @@ from fcn_deploy.data.images import read_image
 from fcn_deploy.report import charts, repeat_commands, summary, tables
 from fcn_deploy.results import bench_table, format
 from fcn_deploy.results.bench import ALL_STAGES
+from fcn_deploy.results.evaluation import FEW_PICTURES
 from fcn_deploy.results.parity import VIEWS
 from fcn_deploy.results.read import read_files, read_results
 from fcn_deploy.results.results import Results
@@ -117,6 +118,9 @@ def render(results: Results) -> str:
         "points": format.points,
         "score": format.score,
         "runner": format.runner_name,
+        "estimate": format.estimate_words,
+        "change": format.points_words,
+        "role": format.role_words,
         "prose": prose,
         "margin_words": tables.margin_words,
         "distance_words": tables.distance_words,
@@ -127,6 +131,7 @@ def render(results: Results) -> str:
         "bench_table": bench_table,
         "stages": ALL_STAGES,
         "views": VIEWS,
+        "few_pictures": FEW_PICTURES,
     }
     script = _template("viewer.js")
     return templates.get_template("report.html.j2").render(

@@ -16,6 +16,7 @@ from fcn_deploy.results.bench import Bench
 from fcn_deploy.results.bisect import BisectFile
 from fcn_deploy.results.device import DeviceTier
 from fcn_deploy.results.environment import Environment
+from fcn_deploy.results.evaluation import EvaluationFile
 from fcn_deploy.results.parity import ParityFile
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.runner import RunnerDescription
@@ -82,8 +83,8 @@ def repeat_commands(results: Results) -> list[str]:
     return [*dict.fromkeys(commands), f"fcn-deploy report{run}"]
 
 
-def _compared(results: Results) -> list[ParityFile | BisectFile]:
-    return [*results.parity_files, *results.bisect_files]
+def _compared(results: Results) -> list[ParityFile | BisectFile | EvaluationFile]:
+    return [*results.parity_files, *results.bisect_files, *results.evaluations]
 
 
 def _commands_of_files(results: Results) -> list[str]:
@@ -92,7 +93,8 @@ def _commands_of_files(results: Results) -> list[str]:
     for machine, environment in reversed(machines.items()):
 
         def here(
-            result: Training | ParityFile | Bench | BisectFile | DeviceTier, machine: int = machine
+            result: Training | ParityFile | EvaluationFile | Bench | BisectFile | DeviceTier,
+            machine: int = machine,
         ) -> bool:
             return results.machine_of(result.environment) == machine
 
@@ -125,14 +127,16 @@ def _one_line(text: str) -> str:
 
 
 def _proof_commands(
-    results: Results, compared: Iterable[ParityFile | BisectFile], benches: Iterable[Bench]
+    results: Results,
+    compared: Iterable[ParityFile | BisectFile | EvaluationFile],
+    benches: Iterable[Bench],
 ) -> list[str]:
-    commands = [_parity_command(results, file) for file in compared]
+    commands = [_comparing_command(results, file) for file in compared]
     commands += [_bench_command(results, bench) for bench in benches]
     return list(dict.fromkeys(commands))
 
 
-def _parity_command(results: Results, file: ParityFile | BisectFile) -> str:
+def _comparing_command(results: Results, file: ParityFile | BisectFile | EvaluationFile) -> str:
     if file.arguments is None or file.options is None:
         return _note(file.environment)
     arguments = _shell_words(file.arguments)
@@ -140,7 +144,8 @@ def _parity_command(results: Results, file: ParityFile | BisectFile) -> str:
     names_run = not any(word.endswith((*MODEL_SUFFIXES, ".json")) for word in file.arguments)
     if names_run and not results.files:  # it may lie elsewhere by now
         arguments = results.run_argument
-    return f"fcn-deploy parity{arguments}{_shell_words(file.options)}"
+    verb = "evaluate" if isinstance(file, EvaluationFile) else "parity"
+    return f"fcn-deploy {verb}{arguments}{_shell_words(file.options)}"
 
 
 def _note(environment: Environment) -> str:

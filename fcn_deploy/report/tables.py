@@ -148,6 +148,13 @@ def digests(results: Results) -> list[tuple[str, str]]:
         (f"{images.count} pictures from {images.source}", images.digest) for images in compared_on
     ]
     found += [
+        (
+            f"{file.pictures.count} labelled pictures from {file.pictures.source}",
+            file.pictures.digest,
+        )
+        for file in results.evaluations
+    ]
+    found += [
         (f"inputs at {row.size[0]}×{row.size[1]} from {bench.source}", row.inputs_digest)
         for bench in results.benches
         for row in bench.rows

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from fcn_deploy.results.bench import BenchRow, Settings
+from fcn_deploy.results.evaluation import CHOSE_EPOCH, TRAINED_ON, UNUSED, Estimate
 from fcn_deploy.results.parity import SAME_MASKS
 from fcn_deploy.results.ratio import TOO_FEW, Ratio
 from fcn_deploy.results.runner import RunnerDescription
@@ -50,6 +51,34 @@ def score(share: float | None, decimals: int = 1) -> str:
 def points(change: float | None) -> str:
     """Return a change in points (hundredths) with its sign."""
     return "n/a" if change is None else f"{change:+.3f}"
+
+
+def estimate_words(estimate: Estimate) -> str:
+    """Return a score as a percentage with its interval: ``58.72% [56.10–61.02]``."""
+    if estimate.interval is None or estimate.value is None:
+        return score(estimate.value, 2)
+    low, high = 100 * estimate.interval.low, 100 * estimate.interval.high
+    return f"{score(estimate.value, 2)} [{low:.2f}–{high:.2f}]"
+
+
+def points_words(change: Estimate | None) -> str:
+    """Return a change in points with its interval; what it is a change to has none."""
+    if change is None:
+        return ""
+    if change.interval is None or change.value is None:
+        return points(None if change.value is None else 100 * change.value)
+    low, high = 100 * change.interval.low, 100 * change.interval.high
+    return f"{points(100 * change.value)} [{low:+.3f} to {high:+.3f}]"
+
+
+def role_words(role: str | None) -> str:
+    """Say what the pictures of an evaluation were to the training."""
+    return {
+        UNUSED: "training used this list neither to learn from nor to choose the epoch",
+        CHOSE_EPOCH: "these images chose the epoch: the scores are slightly optimistic",
+        TRAINED_ON: "the network learned from these images: the scores say nothing of others",
+        None: "whether training used these images is not known: no metrics.json of this checkpoint",
+    }[role]
 
 
 def runner_name(runner: RunnerDescription) -> str:

@@ -4,6 +4,7 @@
     parity/*.json      parity ─┤   read_results   ├─ parity files
     bench/*.json       bench  ─┼── read_files ──▶ Results ─┼─ benches
     bisect/*.json      bisect ─┤                  ├─ bisect files
+    evaluate/*.json  evaluate ─┤                  ├─ evaluations
     files by name      device ─┤                  ├─ devices
     preview.png               ─┘                  └─ preview
 
@@ -28,6 +29,7 @@ from fcn_deploy.results.bench import Bench
 from fcn_deploy.results.bisect import BISECT_SCHEMA, BisectFile
 from fcn_deploy.results.device import DEVICE_SCHEMA, DeviceTier
 from fcn_deploy.results.environment import Environment
+from fcn_deploy.results.evaluation import EVALUATION_SCHEMA, EvaluationFile
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.parity import PARITY_SCHEMA, ParityFile
 from fcn_deploy.results.results import Results
@@ -37,6 +39,7 @@ from fcn_deploy.results.training import TRAIN_SCHEMA, Training
 SCHEMAS = {
     "train": TRAIN_SCHEMA,
     "parity": PARITY_SCHEMA,
+    "evaluate": EVALUATION_SCHEMA,
     "bench": BENCH_SCHEMA,
     "bisect": BISECT_SCHEMA,
     "device": DEVICE_SCHEMA,
@@ -45,6 +48,7 @@ SCHEMAS = {
 _COMMANDS = {
     "train": "fcn-deploy train{}",
     "parity": "fcn-deploy parity{}",
+    "evaluate": "fcn-deploy evaluate{}",
     "bench": "fcn-deploy bench{}",
     "bisect": "fcn-deploy parity{} --bisect",
     "device": "python benchmarks/gpu/device_tier.py{}",
@@ -52,7 +56,7 @@ _COMMANDS = {
 #: Kind of the files in which `parity` saves what one runner gave; they hold no result yet.
 OUTPUTS = "outputs"
 #: Whatever knows when it was made.
-_Dated = TypeVar("_Dated", Training, ParityFile, Bench, BisectFile, DeviceTier)
+_Dated = TypeVar("_Dated", Training, ParityFile, EvaluationFile, Bench, BisectFile, DeviceTier)
 
 
 def read_results(run: Run) -> Results:
@@ -69,6 +73,7 @@ def read_results(run: Run) -> Results:
         found.add(_opened(run.metrics, again), "train", _below(run.root, run.metrics))
     for kind, folder in (
         ("parity", run.parity_folder),
+        ("evaluate", run.evaluate_folder),
         ("bench", run.bench_folder),
         ("bisect", run.bisect_folder),
     ):
@@ -149,7 +154,7 @@ def _same_again(kind: str, argument: str, values: Mapping[str, Any]) -> str:
     )
     if not told or not options:
         return _COMMANDS[kind].format(argument)
-    verb = "bench" if kind == "bench" else "parity"  # `--bisect` is one of the options
+    verb = kind if kind in ("bench", "evaluate") else "parity"  # `--bisect` is an option of it
     return f"fcn-deploy {verb}{argument} {shlex.join(options)}"
 
 
@@ -172,6 +177,7 @@ class _Found:
 
     trainings: list[Training] = field(default_factory=list)
     parity_files: list[ParityFile] = field(default_factory=list)
+    evaluations: list[EvaluationFile] = field(default_factory=list)
     benches: list[Bench] = field(default_factory=list)
     bisect_files: list[BisectFile] = field(default_factory=list)
     devices: list[DeviceTier] = field(default_factory=list)
@@ -189,6 +195,8 @@ class _Found:
             self.trainings.append(Training.from_fields(fields, environment))
         elif kind == "parity":
             self.parity_files.append(ParityFile.from_fields(fields, environment))
+        elif kind == "evaluate":
+            self.evaluations.append(EvaluationFile.from_fields(fields, environment))
         elif kind == "bench":
             self.benches.append(Bench.from_fields(fields, environment))
         elif kind == "bisect":
@@ -199,14 +207,15 @@ class _Found:
     @property
     def empty(self) -> bool:
         """Whether nothing has been read."""
-        proofs = self.parity_files or self.benches or self.bisect_files or self.devices
-        return not (self.trainings or proofs)
+        proofs = self.parity_files or self.evaluations or self.benches
+        return not (self.trainings or proofs or self.bisect_files or self.devices)
 
     def results(self, **about: Any) -> Results:
         """Return it all, newest last."""
         return Results(
             trainings=_newest_last(self.trainings),
             parity_files=_newest_last(self.parity_files),
+            evaluations=_newest_last(self.evaluations),
             benches=_newest_last(self.benches),
             bisect_files=_newest_last(self.bisect_files),
             devices=_newest_last(self.devices),

@@ -2,6 +2,7 @@
 
     Results ─┬─ training     Training (epochs, splits)
              ├─ parity_files ParityFile ─▶ Comparison (checks, flips, pictures)
+             ├─ evaluations  EvaluationFile ─▶ Evaluation (scores, confusion)
              ├─ benches      Bench ─▶ BenchRow (one measured case), ColdStart, Conditions
              ├─ bisect_files BisectFile ─▶ Bisection ─▶ Layer
              ├─ devices      DeviceTier ─▶ DeviceRow
@@ -19,6 +20,7 @@ from fcn_deploy.results.bench import Bench
 from fcn_deploy.results.bisect import BisectFile, Bisection
 from fcn_deploy.results.device import DeviceTier
 from fcn_deploy.results.environment import IDENTITY, Environment
+from fcn_deploy.results.evaluation import EvaluationFile
 from fcn_deploy.results.parity import Comparison, ParityFile
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.results.training import Training
@@ -39,6 +41,7 @@ class Results:
         trainings: newest last; a run has one at most.
         preview: the grid image | prediction | truth, if there.
         parity_files: newest last.
+        evaluations: newest last.
         benches: newest last.
         bisect_files: newest last.
         devices: newest last.
@@ -52,6 +55,7 @@ class Results:
     trainings: tuple[Training, ...] = ()
     preview: Path | None = None
     parity_files: tuple[ParityFile, ...] = ()
+    evaluations: tuple[EvaluationFile, ...] = ()
     benches: tuple[Bench, ...] = ()
     bisect_files: tuple[BisectFile, ...] = ()
     devices: tuple[DeviceTier, ...] = ()
@@ -82,6 +86,7 @@ class Results:
         """Of every file that was read, each file once."""
         found = [training.environment for training in self.trainings]
         found += [file.environment for file in self.parity_files]
+        found += [file.environment for file in self.evaluations]
         found += [bench.environment for bench in self.benches]
         found += [file.environment for file in self.bisect_files]
         found += [device.environment for device in self.devices]
@@ -96,10 +101,11 @@ class Results:
 
     @property
     def runners(self) -> tuple[RunnerDescription, ...]:
-        """Every mention of one: each comparison's reference and candidate, then the bench rows."""
+        """Every mention of one: of each comparison its reference and candidate, then the rows."""
         compared = [r for c in self.comparisons for r in (c.reference, c.candidate)]
+        evaluated = [row.runner for file in self.evaluations for row in file.rows]
         measured = [row.runner for bench in self.benches for row in bench.rows]
-        return (*compared, *measured)
+        return (*compared, *evaluated, *measured)
 
     @property
     def several_machines(self) -> bool:

@@ -36,6 +36,8 @@ class Epoch:
         data_seconds: spent waiting for examples.
         compute_seconds: spent learning from them.
         seconds: of the whole epoch, validation included.
+        val_crops_pixel_accuracy: on a crop of each validation image that is large enough, void
+            counted as background; None also where the recipe does not ask for it.
     """
 
     epoch: int
@@ -50,6 +52,7 @@ class Epoch:
     data_seconds: float
     compute_seconds: float
     seconds: float
+    val_crops_pixel_accuracy: float | None = None
 
     @property
     def validated(self) -> bool:
@@ -80,6 +83,11 @@ class Epoch:
             data_seconds=fields.number("data_seconds"),
             compute_seconds=fields.number("compute_seconds"),
             seconds=fields.number("seconds"),
+            val_crops_pixel_accuracy=(
+                fields.number_or_none("val_crops_pixel_accuracy")
+                if "val_crops_pixel_accuracy" in fields.values  # not in files of older versions
+                else None
+            ),
         )
 
 

@@ -6,7 +6,7 @@ logits, masks ─▶ segmentation_loss ─NaN, infinity─▶ first_not_finite: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from fcn_deploy.core.spec import IGNORE_INDEX
 from fcn_deploy.training.distributed import World
+from fcn_deploy.training.recipes import Loss
 
 
 def segmentation_loss(
     logits: Tensor,
     masks: Tensor,
-    kind: Literal["pixel-mean", "image-sum"],
+    kind: Loss,
     class_weights: Tensor | None = None,
     world: World = World(),  # noqa: B008  # a frozen value
 ) -> Tensor:

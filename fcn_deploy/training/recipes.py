@@ -7,6 +7,7 @@ from typing import Literal
 
 Schedule = Literal["constant", "one-cycle", "poly"]
 ClassWeights = Literal["none", "sqrt-median-frequency", "median-frequency"]
+Loss = Literal["pixel-mean", "image-sum"]
 #: Smaller crops leave the stride-32 body a single pixel, of which batch norm learns nothing.
 SMALLEST_CROP = 64
 
@@ -17,7 +18,7 @@ class Recipe:
 
     Attributes:
         name: for people and results.
-        optimizer: SGD as in the tutorial, or AdamW.
+        optimizer: SGD without momentum, as in the tutorial, whatever the schedule; or AdamW.
         lr: learning rate, the peak of the schedule if there is one.
         weight_decay: of the optimizer.
         schedule: ``constant``; ``one-cycle`` (Smith & Topin 2017); or ``poly``, which falls to
@@ -40,6 +41,9 @@ class Recipe:
             validated and saved; None keeps the weights themselves.
         clip_norm: the gradient's norm is cut down to this; None leaves it.
         validate_every: epochs from one validation to the next; the last is always validated.
+        architecture: what is trained unless another one is asked for; None: the default.
+        crop_validation: also give the validation accuracy as the tutorial takes it, on crops; see
+            :class:`fcn_deploy.training.validation.ValidationCrops`.
     """
 
     name: str
@@ -53,12 +57,14 @@ class Recipe:
     scale: tuple[float, float] | None
     flip: bool
     colour_jitter: float
-    loss: Literal["pixel-mean", "image-sum"]
+    loss: Loss
     half_size: float = 0.0
     class_weights: ClassWeights = "none"
     ema: float | None = None
     clip_norm: float | None = None
     validate_every: int = 1
+    architecture: str | None = None
+    crop_validation: bool = False
 
     @property
     def half_size_epochs(self) -> int:
@@ -74,21 +80,29 @@ class Recipe:
         return replace(self, crop_size=(height // 2, width // 2), scale=(low / 2, high / 2))
 
 
+# "Dive into Deep Learning", section "Fully Convolutional Networks": fine-tuning on VOC 2012.  First
+# the tab in PyTorch.
+_TUTORIAL = Recipe(
+    "tutorial",
+    optimizer="sgd",
+    lr=1e-3,
+    weight_decay=1e-3,
+    schedule="constant",
+    epochs=5,
+    batch_size=32,
+    crop_size=(320, 480),
+    scale=None,
+    flip=False,
+    colour_jitter=0,
+    loss="image-sum",
+    crop_validation=True,
+)
 RECIPES = {
-    # "Dive into Deep Learning", section "Fully Convolutional Networks": fine-tuning on VOC 2012.
-    "tutorial": Recipe(
-        "tutorial",
-        optimizer="sgd",
-        lr=1e-3,
-        weight_decay=1e-3,
-        schedule="constant",
-        epochs=5,
-        batch_size=32,
-        crop_size=(320, 480),
-        scale=None,
-        flip=False,
-        colour_jitter=0,
-        loss="image-sum",
+    "tutorial": _TUTORIAL,
+    # The tab in Keras.  Keras decouples the weight decay from the gradient; without momentum that
+    # is the very step that PyTorch takes: w - lr * decay * w - lr * gradient.
+    "tutorial-keras": replace(
+        _TUTORIAL, name="tutorial-keras", architecture="fcn32s-resnet50", loss="pixel-mean"
     ),
     "scratch": Recipe(
         "scratch",

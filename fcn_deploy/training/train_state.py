@@ -138,7 +138,9 @@ def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
 
 def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
     if recipe.schedule == "one-cycle":
-        return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps)
+        # Left to itself it would give SGD, which is asked for without, a momentum of up to 0.95.
+        cycled = recipe.optimizer == "adamw"
+        return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, cycle_momentum=cycled)
     if recipe.schedule == "poly":
         return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps) ** _POLY_POWER)
     return LambdaLR(optimizer, lambda _: 1.0)

@@ -36,7 +36,7 @@ from fcn_deploy.training.loss import first_not_finite, segmentation_loss
 from fcn_deploy.training.plan import Progress, Provenance, TrainPlan
 from fcn_deploy.training.sampler import EpochOrder, RunOrder, seed_of
 from fcn_deploy.training.train_state import ResumeState, Sums, TrainState
-from fcn_deploy.training.validation import draw_preview, evaluate
+from fcn_deploy.training.validation import ValidationCrops, draw_preview, evaluate
 
 #: Within an epoch the state is saved again after so many seconds.
 SAVE_SECONDS = 300.0
@@ -67,6 +67,7 @@ class Trainer:
         self._plan, self._spec, self._world = plan, spec, world
         self._run, self._stop = run, stop
         self._val_set = val_set
+        self._val_crops = ValidationCrops.of(val_set, plan.recipe, plan.seed)
         torch.manual_seed(plan.seed)
         # Channels last: a fifth faster on CPUs with oneDNN, and what tensor cores want.
         network = starting_network(plan, spec).to(plan.device)
@@ -269,10 +270,8 @@ class Trainer:
         self._world.share_buffers(self.learner.result)  # what is scored is what rank 0 saves
         number = len(self.epochs) + 1
         scored = number % plan.recipe.validate_every == 0 or number == plan.recipe.epochs
-        result = ConfusionMatrix.empty(self._spec.num_classes)
-        if scored:
-            network = self.learner.result
-            result = evaluate(network, self._spec, self._val_set, plan.device, self._world)
+        result = self._scored(self._val_set if scored else None)
+        crops = self._scored(self._val_crops if scored else None)
         trained = ConfusionMatrix(self._world.sum(sums.confusion).cpu().numpy())
         epoch = Epoch(
             epoch=number,
@@ -287,10 +286,17 @@ class Trainer:
             data_seconds=sums.data_seconds,
             compute_seconds=sums.compute_seconds,
             seconds=time.perf_counter() - self._started,
+            val_crops_pixel_accuracy=_score(crops.pixel_accuracy()),
         )
         self.epochs.append(epoch)
         self._sums = Sums.empty(self._spec.num_classes, plan.device)
         return epoch
+
+    def _scored(self, samples: Dataset | ValidationCrops | None) -> ConfusionMatrix:
+        if samples is None:
+            return ConfusionMatrix.empty(self._spec.num_classes)
+        network, device = self.learner.result, self._plan.device
+        return evaluate(network, self._spec, samples, device, self._world)
 
     def preview(self) -> NDArray[np.uint8] | None:
         """Draw some of the validation images if the last epoch was scored; rank 0 alone does."""

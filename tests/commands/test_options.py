@@ -32,6 +32,8 @@ def offered(*words: str) -> list[tuple[str, str]]:
         (("predict", "ru"), "file"),
         (("predict", "runs/fcn", "pho"), "file"),
         (("predict", "--out", "ma"), "dir"),
+        (("evaluate", "ru"), "file"),
+        (("evaluate", "--data", "da"), "dir"),
         (("report", "a.json", "b"), "file"),
         (("train", "--data", "da"), "dir"),
         (("train", "--out", "ru"), "dir"),
@@ -57,6 +59,10 @@ def test_backends_are_offered_by_name() -> None:
     assert len(names) > 1
     assert offered("predict", "--backend", "op") == [("plain", name) for name in names]
     assert [name for _, name in offered("predict", "--backend", "")] == list(BACKENDS)
+
+
+def test_the_usual_lists_are_offered_by_name() -> None:
+    assert offered("evaluate", "--split", "t") == [("plain", "test"), ("plain", "train")]
 
 
 def test_a_shell_gets_its_completion_without_heavy_imports() -> None:

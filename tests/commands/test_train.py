@@ -200,6 +200,9 @@ def test_an_output_stride_names_the_network(
     assert fcn_deploy("train", "--data", data, "--out", out, *words).code == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["architecture"] == "fcn8s-resnet18-os16"
+    # The tutorial's own figure stands beside that of whole images.
+    (epoch,) = metrics["epochs"]
+    assert 0 <= epoch["val_crops_pixel_accuracy"] <= 1
     # As weights to start from it is known by that name.
     again = fcn_deploy(
         "train", "--data", data, "--out", tmp_path / "b", *SMALL, "--epochs", "1", "--arch",

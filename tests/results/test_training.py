@@ -25,6 +25,15 @@ def test_what_is_read_is_written_again_without_a_change(tmp_path: Path) -> None:
     assert json.loads(json.dumps(training.to_json())) == body
 
 
+def test_an_older_file_has_no_figure_on_crops(tmp_path: Path) -> None:
+    document, run = metrics(), Run(tmp_path)
+    for epoch in document["epochs"]:
+        del epoch["val_crops_pixel_accuracy"]
+    write_json(run.metrics, document)
+    epochs = read_training(run, "train anew").epochs
+    assert [epoch.val_crops_pixel_accuracy for epoch in epochs] == [None] * 3
+
+
 def test_the_recipe_is_told_as_text_without_what_is_not_set(tmp_path: Path) -> None:
     run, recipe = Run(tmp_path), {"name": "scratch", "ema": None, "crop_size": [64, 96], "lr": 0.5}
     write_json(run.metrics, metrics(recipe=recipe))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fcn_deploy.core.errors import (
     ArtifactError,
@@ -22,9 +23,9 @@ from fcn_deploy.core.errors import (
 )
 from fcn_deploy.core.run import Run
 from fcn_deploy.training.plan import Progress, Provenance
-from fcn_deploy.training.recipes import Recipe
+from fcn_deploy.training.recipes import RECIPES, Recipe, Schedule
 from fcn_deploy.training.run_files import TrainingFiles
-from fcn_deploy.training.train_state import load_state
+from fcn_deploy.training.train_state import TrainState, load_state
 from tests.training.small_runs import (
     QUICK,
     assert_equal_weights,
@@ -182,6 +183,51 @@ def test_the_learning_rate_follows_its_schedule(tmp_path: Path, schedule: str) -
     else:
         assert rates[0] == pytest.approx(recipe.lr / 25)
         assert max(rates) > 10 * rates[0]
+
+
+def one_weight(recipe: Recipe, steps: int = 50) -> TrainState:
+    """Return the training state of a network of a single weight, 2."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 2)
+    return TrainState(network, recipe, steps)
+
+
+def momenta(state: TrainState, steps: int) -> set[float]:
+    """Learn from a constant gradient of 1; return the momenta that the optimizer had."""
+    found = set()
+    for _ in range(steps):
+        (group,) = state.optimizer.param_groups
+        found.add(group["momentum"] if "momentum" in group else group["betas"][0])
+        state.step(state.backward(state.network(torch.ones(1, 1)).sum()))
+    return found
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle", "poly"])
+def test_sgd_has_no_momentum_under_any_schedule(schedule: Schedule) -> None:
+    recipe = dataclasses.replace(RECIPES["tutorial"], schedule=schedule, weight_decay=0.0)
+    state = one_weight(recipe)
+    assert momenta(state, 49) == {0}
+    # Without momentum a step is the gradient of 1 times the learning rate, and nothing else.
+    before, lr = state.network.weight.item(), state.lr
+    momenta(state, 1)
+    assert before - state.network.weight.item() == pytest.approx(lr, abs=1e-7)
+
+
+def test_adamw_keeps_the_cycle_of_its_first_moment() -> None:
+    found = momenta(one_weight(dataclasses.replace(QUICK, ema=None)), 50)
+    assert (min(found), max(found)) == (pytest.approx(0.85), pytest.approx(0.95))
+
+
+def test_a_step_of_the_keras_recipe_is_that_of_keras() -> None:
+    """Keras first shrinks the weight by lr times decay, then subtracts lr times the gradient."""
+    recipe = dataclasses.replace(RECIPES["tutorial-keras"], lr=0.1, weight_decay=0.25)
+    state = one_weight(recipe)
+    expected = 2.0
+    for _ in range(5):
+        expected -= expected * 0.25 * 0.1
+        expected -= 0.1 * 1.0
+        momenta(state, 1)
+        assert state.network.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_average_of_the_weights_is_kept_not_the_weights(tmp_path: Path) -> None:

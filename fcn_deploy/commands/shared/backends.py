@@ -35,6 +35,21 @@ def usable_backends(precision: Precision, skipped: Collection[str] = ()) -> tupl
     return usable
 
 
+def default_backend(source: Run, precision: Precision) -> str:
+    """Return ``ort`` where the run has been exported, else ``torch`` where that can do the work.
+
+    Raises:
+        MissingStageError: naming the export that is missing.
+    """
+    from fcn_deploy.runners.base import takes, unavailable_reason
+
+    if source.onnx(precision).is_file():
+        return "ort"
+    if unavailable_reason("torch") is not None or not takes("torch", precision):
+        source.require_onnx(precision)
+    return "torch"
+
+
 def require_backends(backends: Sequence[str], device: str = "auto") -> None:
     """Refuse a list of backends of which one is unknown or does not work here.
 

@@ -1,0 +1,185 @@
+"""``fcn-deploy evaluate``: how good the masks are by labels, of several backends side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fcn_deploy.commands.evaluate_tables import print_evaluation
+from fcn_deploy.commands.shared.backends import default_backend, open_backend, require_backends
+from fcn_deploy.commands.shared.console import console, counter
+from fcn_deploy.commands.shared.options import (
+    BackendName,
+    ParamType,
+    PathText,
+    PathType,
+    device_option,
+    run_argument,
+    threads_option,
+    trust_option,
+    typed_words,
+)
+from fcn_deploy.commands.shared.runs import result_name, run_from_argument, trained_on
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Precision
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+#: Options that change where a result is written, and nothing in it.
+_NOT_REPEATED = ("json_file",)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """What was typed; the fields are the argument and the options of :func:`evaluate`."""
+
+    run: str | None
+    data: str | None
+    split: str
+    backends: tuple[str, ...]
+    fp32: bool
+    fp16: bool
+    int8: bool
+    batch_size: int
+    json_file: Path | None
+    device: str
+    threads: int | None
+    trust: bool
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that were asked for, float32 first; float32 alone without any."""
+        asked = {Precision.FP32: self.fp32, Precision.FP16: self.fp16, Precision.INT8: self.int8}
+        return tuple(one for one, typed in asked.items() if typed) or (Precision.FP32,)
+
+    def candidates(self, source: Run) -> tuple[tuple[str, Precision], ...]:
+        """Return backend and precision of each row, each once."""
+        found = [
+            (backend, precision)
+            for precision in self.precisions
+            for backend in self.backends or (default_backend(source, precision),)
+        ]
+        return tuple(dict.fromkeys(found))
+
+
+class ListName(ParamType):
+    """The name of a list of images, with or without its suffix."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name without the suffix."""
+        return str(value).removesuffix(".txt")
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the names that are usual."""
+        from click.shell_completion import CompletionItem
+
+        usual = ("val", "test", "train")
+        return [CompletionItem(name) for name in usual if name.startswith(incomplete)]
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--data", metavar="DIR|synthetic", type=PathText("synthetic", folder=True),
+    help="Evaluate on the labelled images of this folder, or on the built-in scenes "
+    "(`synthetic`); by default on the data that the run was trained with.",
+)  # fmt: skip
+@click.option(
+    "--split", default="val", show_default=True, metavar="LIST", type=ListName(),
+    help="Take the images of this list: `test`, `val`, `train`, or any other in "
+    "ImageSets/Segmentation.",
+)  # fmt: skip
+@click.option(
+    "--backend", "backends", multiple=True, type=BackendName(),
+    help="Evaluate the masks of this backend; may be repeated; by default of ort where the run "
+    "has been exported, else of torch.",
+)  # fmt: skip
+@click.option(
+    "--fp32", is_flag=True,
+    help="Evaluate the float32 network, as without any such flag; flags add up, so that `--fp32 "
+    "--int8` says what INT8 costs.",
+)  # fmt: skip
+@click.option(
+    "--fp16", is_flag=True, help="Evaluate the half precision network of model.fp16.onnx."
+)
+@click.option("--int8", is_flag=True, help="Evaluate the 8-bit network of model.int8.onnx.")
+@click.option(
+    "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Segment so many images of one size at once.",
+)  # fmt: skip
+@click.option(
+    "--json", "json_file", type=PathType(),
+    help="Write the result to this file; by default to one in RUN/evaluate that is named after "
+    "what was evaluated.",
+)  # fmt: skip
+@device_option
+@threads_option
+@trust_option
+def evaluate(**typed: Any) -> None:
+    """Score masks against labels: mIoU, IoU per class and confusion, with intervals.
+
+    The first row is what the others are held against: with --fp32 --int8 that says what INT8
+    costs on these images.
+    """
+    options = EvaluateOptions(**typed)
+    from fcn_deploy.core.files import probe, write_json
+    from fcn_deploy.evaluate.evaluate import evaluate as evaluate_runners
+    from fcn_deploy.evaluate.pictures import open_split, require_same_classes, role_of
+
+    source = run_from_argument(options.run, options.trust)
+    candidates = options.candidates(source)
+    require_backends([backend for backend, _ in candidates], options.device)
+    data = options.data or trained_on(source, "name the labelled images with --data DIR")
+    dataset = open_split(data, options.split)
+    target = options.json_file or source.evaluate_folder / _file_name(options, candidates)
+    probe(target)
+    with ExitStack() as stack:
+        # All are opened before the first one works: a file that is missing is found at once.
+        runners = [
+            stack.enter_context(
+                open_backend(
+                    source,
+                    backend,
+                    precision=precision,
+                    device=options.device,
+                    threads=options.threads,
+                )
+            )
+            for backend, precision in candidates
+        ]
+        for runner in runners:
+            require_same_classes(dataset, runner.spec)
+        step = stack.enter_context(counter("evaluate", len(runners) * len(dataset)))
+        result = evaluate_runners(
+            runners,
+            dataset,
+            split=options.split,
+            role=role_of(dataset, source, runners[0].describe().checkpoint_digest),
+            batch_size=options.batch_size,
+            on_picture=step,
+        )
+    words = typed_words(but=_NOT_REPEATED)
+    result = dataclasses.replace(
+        result, arguments=tuple(words["arguments"]), options=tuple(words["options"])
+    )
+    write_json(target, result.to_json())
+    print_evaluation(result)
+    console.print(f"wrote {target}")
+
+
+def _file_name(options: EvaluateOptions, candidates: tuple[tuple[str, Precision], ...]) -> str:
+    return result_name(
+        "-".join(dict.fromkeys(backend for backend, _ in candidates)),
+        "-".join(dict.fromkeys(precision.value for _, precision in candidates)),
+        Path(options.data) if options.data else None,
+        options.split,
+    )

@@ -1,0 +1,1 @@
+"""Scores the masks of backends against labels, with intervals, side by side.  No torch."""

@@ -1,0 +1,205 @@
+"""``fcn-deploy evaluate`` as typed: what it writes, what it prints, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.masks import mask_to_colour, write_mask
+from fcn_deploy.report.repeat_commands import repeat_commands
+from fcn_deploy.results.read import read_files, read_results
+from tests.command_line import FcnDeploy, refused
+from tests.conftest import TINY_CLASS_NAMES, WriteVocFolder
+from tests.fakes import FAKE_SPEC, FakeRunner
+
+
+def write_data(
+    root: Path, names: tuple[str, ...] = FAKE_SPEC.class_names, *, count: int = 3
+) -> Path:
+    """Write labelled pictures that a fake runner segments without an error."""
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    generator = np.random.default_rng(1)
+    for index in range(count):
+        mask = generator.integers(0, len(names), (40, 56), dtype=np.uint8)
+        image = Image.fromarray(mask_to_colour(mask, FAKE_SPEC.palette))
+        image.save(root / "JPEGImages" / f"p{index}.png")
+        write_mask(root / "SegmentationClass" / f"p{index}.png", mask, FAKE_SPEC.palette)
+    listed = "".join(f"p{index}\n" for index in range(count))
+    (root / "ImageSets" / "Segmentation" / "test.txt").write_text(listed)
+    (root / "classes.txt").write_text("\n".join(names))
+    return root
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_data(tmp_path / "data")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, Precision], FakeRunner]:
+    """Backend and precision → the fake that the command is given for it."""
+    fakes = {
+        (backend, precision): FakeRunner(
+            backend=backend, precision=precision, noise=0 if precision is Precision.FP32 else 9.0
+        )
+        for backend in ("ort", "ncnn")
+        for precision in Precision
+    }
+    module = "fcn_deploy.commands.evaluate"
+    monkeypatch.setattr(
+        f"{module}.open_backend",
+        lambda _source, backend, *, precision, **_options: fakes[backend, precision],
+    )
+    monkeypatch.setattr(f"{module}.require_backends", lambda _backends, _device: None)
+    return fakes
+
+
+def document(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def test_backends_and_precisions_stand_side_by_side(
+    fcn_deploy: FcnDeploy, opened: dict[tuple[str, Precision], FakeRunner], data: Path
+) -> None:
+    (run := Path("run")).mkdir()
+    words = ("--backend", "ncnn", "--backend", "ort", "--fp32", "--int8")
+    finished = fcn_deploy("evaluate", run, "--data", data, "--split", "test", *words)
+    assert finished.code == 0, finished
+    target = run / "evaluate" / "ncnn-ort.fp32-int8.data.test.json"
+    assert f"wrote {target}" in finished.out
+    content = document(target)
+    rows = [(row["runner"]["backend"], row["runner"]["precision"]) for row in content["results"]]
+    assert rows == [("ncnn", "fp32"), ("ort", "fp32"), ("ncnn", "int8"), ("ort", "int8")]
+    first, _, int8, _ = content["results"]
+    assert first["mean_iou"]["value"] == 1
+    change = int8["mean_iou_change"]
+    assert change["value"] == int8["mean_iou"]["value"] - 1 < 0
+    assert change["interval"]["low"] <= change["value"] <= change["interval"]["high"]
+    assert content["pictures"]["split"] == "test"
+    assert content["bootstrap"] == {"resamples": 2000, "seed": 0, "level": 0.95}
+    told = " ".join(finished.out.split())
+    assert "3 images of" in told
+    assert "100.00% [100.00–100.00]" in told
+    assert "Δ mIoU, points" in told
+    assert "with only 3 images the intervals mean little" in told
+    assert "IoU per class" in told
+    assert "confusion matrix of ort int8" in told
+    assert "whether training used these images is not known" in told
+    assert all(runner.closed for (_, precision), runner in opened.items()
+               if precision in (Precision.FP32, Precision.INT8))  # fmt: skip
+
+
+def test_what_was_typed_is_kept_and_said_in_the_report(
+    fcn_deploy: FcnDeploy,
+    opened: dict[tuple[str, Precision], FakeRunner],
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    options = ["--data", str(data), "--split", "test.txt", "--backend", "ort", "--batch", "2"]
+    assert fcn_deploy("evaluate", run, *options).code == 0
+    assert opened["ort", Precision.FP32].shapes[0] == (2, 40, 56, 3)
+    options[3] = "test"
+    command = " ".join(["fcn-deploy evaluate", str(run), *options])
+    assert command in repeat_commands(read_files([run / "evaluate" / "ort.fp32.data.test.json"]))
+    results = read_results(Run(run))
+    assert command in repeat_commands(results)
+    assert [file.pictures.count for file in results.evaluations] == [3]
+    assert fcn_deploy("report", run).code == 0
+    page = (run / "report.html").read_text()
+    assert "How good are the masks?" in page
+    assert "Confusion matrix of ort fp32" in page
+
+
+def test_a_failing_backend_leaves_no_file(
+    fcn_deploy: FcnDeploy,
+    opened: dict[tuple[str, Precision], FakeRunner],
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    def breaks(_images: Any, _outputs: Any) -> Any:
+        raise BackendError("out of memory", "use smaller pictures")
+
+    opened["ort", Precision.FP32] = FakeRunner(backend="ort", bug=breaks)
+    words = ("--data", data, "--split", "test", "--backend", "ncnn", "--backend", "ort")
+    refused(fcn_deploy("evaluate", tmp_path, *words, "--json", "e.json"), "out of memory")
+    assert not Path("e.json").exists()
+    assert opened["ncnn", Precision.FP32].closed
+
+
+def test_a_real_backend_is_scored_without_torch(tiny_run: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", TINY_CLASS_NAMES, count=2)
+    words = ["evaluate", str(tiny_run), "--data", str(data), "--split", "test", "--threads", "1",
+             "--json", str(tmp_path / "e.json")]  # fmt: skip
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'safetensors'): sys.modules[name] = None\n"
+        "from fcn_deploy.cli import main\n"
+        f"main({words!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (row,) = document(tmp_path / "e.json")["results"]
+    assert row["runner"]["backend"] == "ort"  # the default where the run has been exported
+    assert sum(map(sum, row["confusion"])) == 2 * 40 * 56
+
+
+@pytest.mark.slow
+def test_the_miou_is_the_one_of_parity(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "data", TINY_CLASS_NAMES, count=2)
+    lists = data / "ImageSets" / "Segmentation"
+    (lists / "test.txt").rename(lists / "val.txt")
+    words = ("--backend", "ort", "--data", data)
+    fcn_deploy("evaluate", tiny_run, *words, "--json", "e.json")
+    fcn_deploy("parity", tiny_run, *words, "--json", "p.json")
+    (row,) = document(Path("e.json"))["results"]
+    (comparison,) = document(Path("p.json"))["results"]
+    scores = comparison["scores"]
+    assert row["mean_iou"]["value"] == scores["candidate_miou"]
+    assert row["pixel_accuracy"]["value"] == scores["candidate_pixel_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--split", "test"], "no list test in"),
+        (["--split", "val"], "has 8 classes, the network 5; evaluate on data with"),
+        (["--backend", "nothing"], "no backend 'nothing' in this version"),
+        (["--int8"], "no .*; run `fcn-deploy export .* --int8` first"),
+        (["--batch", "0"], "--batch"),
+    ],
+)
+def test_bad_input_is_one_line_with_its_repair(
+    fcn_deploy: FcnDeploy,
+    tiny_run: Path,
+    voc_folder: WriteVocFolder,
+    words: list[str],
+    said: str,
+) -> None:
+    folder = voc_folder()
+    finished = fcn_deploy("evaluate", tiny_run, "--data", folder, "--json", "e.json", *words)
+    refused(finished)
+    assert re.search(said, finished.err), finished.err
+    assert not Path("e.json").exists()
+
+
+def test_without_data_and_without_a_training_the_repair_names_the_option(
+    fcn_deploy: FcnDeploy, tiny_run: Path
+) -> None:
+    refused(fcn_deploy("evaluate", tiny_run), "--data DIR")

@@ -1,0 +1,89 @@
+"""Which pictures are evaluated, and what they were to the training."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+
+from fcn_deploy.core.errors import ArtifactError, DataError
+from fcn_deploy.core.files import write_json
+from fcn_deploy.core.run import Run
+from fcn_deploy.evaluate.pictures import open_split, require_same_classes, role_of
+from fcn_deploy.results.evaluation import CHOSE_EPOCH, TRAINED_ON, UNUSED
+from tests.conftest import WriteVocFolder
+from tests.fakes import FAKE_SPEC
+from tests.result_files import metrics
+
+KEPT = "sha256:kept"
+
+
+def test_any_list_is_opened_by_its_name(voc_folder: WriteVocFolder) -> None:
+    folder = voc_folder()
+    lists = folder / "ImageSets" / "Segmentation"
+    (lists / "night.txt").write_text("train_1\nval_0\n")
+    assert open_split(str(folder), "night").names == ("train_1", "val_0")
+    assert open_split("synthetic", "val").names[0].startswith("scene_1_")
+
+
+def test_a_list_that_is_missing_is_answered_with_those_that_are_there(
+    voc_folder: WriteVocFolder,
+) -> None:
+    folder = voc_folder()
+    with pytest.raises(DataError, match=r"no list test in .*; choose --split of train, val$"):
+        open_split(str(folder), "test")
+    with pytest.raises(DataError, match="no list test in the built-in scenes; choose --split of"):
+        open_split("synthetic", "test")
+
+
+def test_a_list_without_labels_is_refused(voc_folder: WriteVocFolder) -> None:
+    folder = voc_folder()
+    shutil.rmtree(folder / "SegmentationClass")
+    with pytest.raises(DataError, match="no picture of the list val has a mask"):
+        open_split(str(folder), "val")
+
+
+def test_a_single_mask_that_is_missing_is_named(voc_folder: WriteVocFolder) -> None:
+    folder = voc_folder()
+    (folder / "SegmentationClass" / "val_1.png").unlink()
+    with pytest.raises(DataError, match=r"val.txt names val_1, but there is no mask"):
+        open_split(str(folder), "val")
+
+
+def test_other_classes_are_named(voc_folder: WriteVocFolder) -> None:
+    scenes = open_split(str(voc_folder()), "val")
+    with pytest.raises(DataError, match="has 8 classes, the network 5"):
+        require_same_classes(scenes, FAKE_SPEC)
+    names = ("background", "disc", "hoop", *scenes.class_names[3:])
+    renamed = dataclasses.replace(FAKE_SPEC, class_names=names, palette=((0, 0, 0),) * 8)
+    with pytest.raises(DataError, match="calls class 2 ring, the network hoop"):
+        require_same_classes(scenes, renamed)
+    same = dataclasses.replace(renamed, class_names=scenes.class_names)
+    require_same_classes(scenes, same)
+
+
+@pytest.mark.parametrize(
+    ("split", "role"), [("val", CHOSE_EPOCH), ("train", TRAINED_ON), ("other", UNUSED)]
+)
+def test_the_run_says_what_the_pictures_were(
+    run: Run, voc_folder: WriteVocFolder, split: str, role: str
+) -> None:
+    folder = voc_folder()
+    lists = folder / "ImageSets" / "Segmentation"
+    (lists / "other.txt").write_text("val_0\n")
+    known = {
+        name: {"source": f"{folder} ({name})", "read": 3, "dropped": 0} for name in ("train", "val")
+    }
+    write_json(run.metrics, metrics(data=known))
+    dataset = open_split(str(folder), split)
+    assert role_of(dataset, run, KEPT) == role
+    assert role_of(dataset, run, "sha256:of other weights") is None
+
+
+def test_without_figures_of_the_training_the_role_is_unknown(run: Run) -> None:
+    dataset = open_split("synthetic", "val")
+    assert role_of(dataset, run, KEPT) is None
+    write_json(run.metrics, {"kind": "train"})
+    with pytest.raises(ArtifactError, match=r"delete .*, or train again"):
+        role_of(dataset, run, KEPT)
