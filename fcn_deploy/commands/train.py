@@ -275,8 +275,10 @@ def _train(context: click.Context, options: TrainOptions) -> None:
 
 def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, int]:
     from fcn_deploy.data.dataset import require_disjoint
-    from fcn_deploy.data.sources import open_dataset, training_split
+    from fcn_deploy.data.sources import class_notice, open_dataset, training_split
 
+    if (notice := class_notice(data)) is not None:
+        console.print(notice)
     read = open_dataset(data, training_split(data))
     val_set = open_dataset(data, "val")
     require_disjoint(read, val_set)
@@ -288,14 +290,16 @@ def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, in
         f"{len(read.class_names)} classes from {data}; "
         f"dropped {dropped} training examples smaller than the crop {height}x{width}"
     )
-    return _checked(fitting, "checking train"), _checked(val_set, "checking val"), dropped
+    # One class alone is no task to learn; a few validation images may well hold no other.
+    train_set = _checked(fitting, "checking train", least_classes=2)
+    return train_set, _checked(val_set, "checking val", least_classes=1), dropped
 
 
-def _checked(dataset: Dataset, title: str) -> Dataset:
+def _checked(dataset: Dataset, title: str, *, least_classes: int) -> Dataset:
     from fcn_deploy.data.dataset import check_and_cache
 
     with counter(title, len(dataset)) as step:
-        return check_and_cache(dataset, step)
+        return check_and_cache(dataset, step, least_classes=least_classes)
 
 
 def _say_end(run: Run, plan: TrainPlan, epochs: list[Epoch]) -> None:
