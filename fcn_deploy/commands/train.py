@@ -256,6 +256,8 @@ def _train(context: click.Context, options: TrainOptions) -> None:
         plan, data = train_plan(options, device), options.data or "synthetic"
         console.print(f"training {plan.architecture} on {device}, {_ARITHMETIC[plan.amp]}")
         train_set, val_set, dropped = _open_training_data(data, plan.recipe)
+        if begun.state is None:
+            _say_start(plan, train_set)
         world.from_leader(lambda: probe(run.checkpoint))
         with _training_bar(plan.recipe.epochs) as (on_batch, on_epoch):
             epochs = run_training(
@@ -271,6 +273,14 @@ def _train(context: click.Context, options: TrainOptions) -> None:
                 on_epoch=on_epoch,
             )
     _say_end(run, plan, epochs)
+
+
+def _say_start(plan: TrainPlan, train_set: Dataset) -> None:
+    from fcn_deploy.networks.starting_weights import start_words
+
+    words = start_words(plan.architecture, train_set.class_names, plan.weights)
+    if words is not None:
+        console.print(words)
 
 
 def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, int]:
