@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,11 @@ from fcn_deploy.core.files import write_json
 from fcn_deploy.results.environment import result_header
 
 if TYPE_CHECKING:
-    from fcn_deploy.data.check import DataReport, SplitReport
+    from fcn_deploy.data.check_report import DataReport, Fault, SplitReport
 
 SCHEMA = 1
+#: Faults of one kind that get a line each.
+_TOLD_SINGLY = 3
 _BAR = 24
 
 
@@ -49,10 +52,10 @@ def check(folder: str, json_file: Path | None) -> None:
             report = data_check.check(Path(folder), step)
     _print_splits(report)
     _print_classes(report)
+    for line in _told(report.faults):
+        console.print(line)
     for note in report.notes:
         console.print(f"note: {note}")
-    for fault in report.faults:
-        console.print(str(fault))
     if json_file is not None:
         write_json(json_file, {**result_header("data-check", SCHEMA), **report.to_json()})
         console.print(f"wrote {json_file}")
@@ -62,6 +65,22 @@ def check(folder: str, json_file: Path | None) -> None:
     files = len({fault.file for fault in report.faults})
     console.print(f"faults: {len(report.faults)}, in {files} files")
     sys.exit(EXIT_FAILED)
+
+
+def _told(faults: Sequence[Fault]) -> Iterator[str]:
+    """Yield a line for each fault, or one for all those that differ in nothing but the file."""
+    alike: dict[tuple[str, str], list[Fault]] = {}
+    for fault in faults:
+        alike.setdefault((fault.kind, fault.repair), []).append(fault)
+    for several in alike.values():
+        if len(several) <= _TOLD_SINGLY:
+            yield from map(str, several)
+            continue
+        first, *others = several
+        files = [Path(name).name for name in dict.fromkeys(f.file for f in others)]
+        few = ", ".join(files[:_TOLD_SINGLY]) + (", …" if len(files) > _TOLD_SINGLY else "")
+        where = "in the same file" if {f.file for f in others} == {first.file} else few
+        yield f"{first} ({len(others)} more like it: {where}; --json FILE keeps all)"
 
 
 def _print_splits(report: DataReport) -> None:
@@ -92,6 +111,8 @@ def _print_classes(report: DataReport) -> None:
 
     counts = report.counts
     labelled = int(counts.pixels.sum())
+    if not labelled:
+        return  # a table of noughts would hide the faults
     weights = median_frequency(counts)
     table = Table(title="classes, by labelled pixels", title_justify="left")
     table.add_column("class")
@@ -106,6 +127,4 @@ def _print_classes(report: DataReport) -> None:
         )  # fmt: skip
     console.print(table)
     everything = labelled + counts.void
-    console.print(
-        f"void: {counts.void / everything:.2%} of all pixels" if everything else "no pixels"
-    )
+    console.print(f"void: {counts.void / everything:.2%} of all pixels")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fcn_deploy.commands.shared.console import console
-from fcn_deploy.commands.shared.options import PathText
+from fcn_deploy.commands.shared.options import PathText, PathType
 from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.files import probe
 from fcn_deploy.core.run import Run
@@ -21,6 +21,7 @@ class ImportOptions:
 
     network: str
     weights: str
+    classes: Path | None
     out: str
     overwrite: bool
 
@@ -30,7 +31,12 @@ class ImportOptions:
 @click.option(
     "--weights", type=PathText("default"), default="default", show_default=True,
     metavar="default|FILE",
-    help="Fetch torchvision's published weights (`default`), or take them from a file.",
+    help="Fetch torchvision's published weights (`default`), or take them from a file, or a "
+    "network of that kind that was trained with torchvision's scripts.",
+)  # fmt: skip
+@click.option(
+    "--classes", type=PathType(),
+    help="Read the names of its classes from this file, one a line; by default they are VOC's.",
 )  # fmt: skip
 @click.option(
     "--out", type=PathText(folder=True), default="runs/fcn", show_default=True,
@@ -46,6 +52,8 @@ def import_network(**typed: Any) -> None:
     options = ImportOptions(**typed)
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"importing needs PyTorch: {reason}")
+    from fcn_deploy.data.class_list import class_list_of
+    from fcn_deploy.data.masks import VOC_CLASS_NAMES
     from fcn_deploy.networks.torchvision_weights import PUBLISHED, import_published
     from fcn_deploy.training.run_files import refuse_existing
 
@@ -58,5 +66,6 @@ def import_network(**typed: Any) -> None:
     run = Run(Path(options.out))
     refuse_existing(run, overwrite=options.overwrite)
     probe(run.checkpoint)
-    spec = import_published(PUBLISHED[network], file, run.checkpoint)
+    names = VOC_CLASS_NAMES if options.classes is None else class_list_of(options.classes).names
+    spec = import_published(PUBLISHED[network], file, run.checkpoint, names)
     console.print(f"wrote {run.checkpoint}: {spec.architecture}, {spec.num_classes} classes")

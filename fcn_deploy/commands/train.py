@@ -260,6 +260,8 @@ def _train(context: click.Context, options: TrainOptions) -> None:
         plan, data = train_plan(options, device), options.data or "synthetic"
         console.print(f"training {plan.architecture} on {device}, {_ARITHMETIC[plan.amp]}")
         train_set, val_set, dropped = _open_training_data(data, plan.recipe)
+        if begun.state is None:
+            _say_start(plan, train_set)
         world.from_leader(lambda: probe(run.checkpoint))
         with _training_bar(plan.recipe.epochs) as (on_batch, on_epoch):
             epochs = run_training(
@@ -277,10 +279,20 @@ def _train(context: click.Context, options: TrainOptions) -> None:
     _say_end(run, plan, epochs)
 
 
+def _say_start(plan: TrainPlan, train_set: Dataset) -> None:
+    from fcn_deploy.networks.starting_weights import start_words
+
+    words = start_words(plan.architecture, train_set.class_names, plan.weights)
+    if words is not None:
+        console.print(words)
+
+
 def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, int]:
     from fcn_deploy.data.dataset import require_disjoint
-    from fcn_deploy.data.sources import open_dataset, training_split
+    from fcn_deploy.data.sources import class_notice, open_dataset, training_split
 
+    if (notice := class_notice(data)) is not None:
+        console.print(notice)
     read = open_dataset(data, training_split(data))
     val_set = open_dataset(data, "val")
     require_disjoint(read, val_set)
@@ -298,14 +310,16 @@ def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, in
         f"dropped {dropped} training examples smaller than the crop {height}x{width}"
         + as_in_the_book
     )
-    return _checked(fitting, "checking train"), _checked(val_set, "checking val"), dropped
+    # One class alone is no task to learn; a few validation images may well hold no other.
+    train_set = _checked(fitting, "checking train", least_classes=2)
+    return train_set, _checked(val_set, "checking val", least_classes=1), dropped
 
 
-def _checked(dataset: Dataset, title: str) -> Dataset:
+def _checked(dataset: Dataset, title: str, *, least_classes: int) -> Dataset:
     from fcn_deploy.data.dataset import check_and_cache
 
     with counter(title, len(dataset)) as step:
-        return check_and_cache(dataset, step)
+        return check_and_cache(dataset, step, least_classes=least_classes)
 
 
 def _say_end(run: Run, plan: TrainPlan, epochs: list[Epoch]) -> None:

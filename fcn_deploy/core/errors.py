@@ -3,7 +3,9 @@
     FcnDeployError             exit code 2, one line on stderr
     ├── DataError              a folder, a list, an image or a mask
     │   ├── ImageError         one file that is no readable picture
-    │   └── LabelError         a mask with a value that is no class
+    │   ├── ListError          a line of a list that is no name of a sample
+    │   ├── LabelError         a mask with a value that is no class
+    │   └── PaletteError       a mask whose colours contradict its indices
     ├── ArtifactError          a file of ours: missing, unreadable, unwritable
     │   ├── MissingStageError  an earlier command has to run first
     │   ├── CheckpointError    model.safetensors
@@ -55,6 +57,14 @@ class DataError(FcnDeployError):
 
 class ImageError(DataError):
     """A file is not a picture that can be decoded."""
+
+
+class ListError(DataError):
+    """A list's line is no plain name, or leads out of the folder."""
+
+
+class PaletteError(DataError):
+    """A mask's indices and its palette's colours name different classes."""
 
 
 class LabelError(DataError):

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import DataError, LabelError
-from fcn_deploy.data.class_counts import ClassCounts, median_frequency
-from fcn_deploy.data.dataset import Dataset, iterate
+from fcn_deploy.core.errors import DataError, LabelError, ListError, PaletteError
+from fcn_deploy.core.spec import IGNORE_INDEX
+from fcn_deploy.data.check_findings import TRAINING, VALIDATION, Findings
+from fcn_deploy.data.check_notes import notes_on
+from fcn_deploy.data.check_report import DataReport, Fault, SplitReport
+from fcn_deploy.data.class_counts import ClassCounts
+from fcn_deploy.data.class_list import ClassList, class_file, read_class_list
+from fcn_deploy.data.dataset import Dataset, iterate, require_labels
 from fcn_deploy.data.images import image_digest, read_image
-from fcn_deploy.data.masks import VOC_CLASS_NAMES, read_mask, voc_palette
+from fcn_deploy.data.masks import read_mask, voc_palette
+from fcn_deploy.data.pairs import size_mismatch, turned_alone
 from fcn_deploy.data.scenes.dataset import SceneDataset
 from fcn_deploy.data.voc import (
     AUGMENTED,
@@ -32,97 +37,10 @@ from fcn_deploy.data.voc import (
     list_lines,
     list_path,
     mask_folder,
-    read_classes,
 )
 
-#: Lists to learn from, and to score on: no sample may be in both kinds.
-TRAINING, VALIDATION = ("train", AUGMENTED), ("val",)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing to mend.
-
-    Attributes:
-        kind: e.g. ``missing image``.
-        file: where.
-        words: what is wrong.
-        repair: what to do about it.
-    """
-
-    kind: str
-    file: str
-    words: str
-    repair: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.words}; {self.repair}"
-
-
-@dataclass(frozen=True)
-class SplitReport:
-    """One list.
-
-    Attributes:
-        name: e.g. ``train``.
-        samples: lines of the list.
-        readable: samples whose image and mask could be read and fit each other.
-        sizes: (height, width) → how many of those.
-    """
-
-    name: str
-    samples: int
-    readable: int
-    sizes: Counter[tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """What a folder holds, and what is wrong with it.
-
-    Attributes:
-        source: the folder.
-        class_names: one per index.
-        splits: its lists, ``train`` and ``val`` first.
-        counts: how often each class occurs, over all readable samples.
-        faults: what has to be mended.
-        notes: what may be as it should be.
-    """
-
-    source: str
-    class_names: tuple[str, ...]
-    splits: tuple[SplitReport, ...]
-    counts: ClassCounts
-    faults: tuple[Fault, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
-        weights = median_frequency(self.counts)
-        return {
-            "source": self.source,
-            "splits": [
-                {
-                    "name": split.name,
-                    "samples": split.samples,
-                    "readable": split.readable,
-                    "sizes": [[*size, count] for size, count in split.sizes.most_common()],
-                }
-                for split in self.splits
-            ],
-            "classes": [
-                {
-                    "name": name,
-                    "pixels": int(self.counts.pixels[index]),
-                    "images": int(self.counts.images[index]),
-                    "median_frequency_weight": float(weights[index]),
-                }
-                for index, name in enumerate(self.class_names)
-            ],
-            "void_pixels": self.counts.void,
-            "faults": [asdict(fault) for fault in self.faults],
-            "notes": list(self.notes),
-        }
+#: What masks are read with where the classes are unknown: any index, VOC's colours.
+_UNKNOWN = ClassList((), voc_palette(IGNORE_INDEX), None)
 
 
 def check_scenes(on_sample: Callable[[], None] = lambda: None) -> DataReport:
@@ -156,28 +74,6 @@ def _no_counts(num_classes: int) -> ClassCounts:
     return ClassCounts(zeros, zeros, zeros)
 
 
-@dataclass
-class _Findings:
-    """What grows while the samples pass by."""
-
-    root: Path
-    class_names: tuple[str, ...]
-    counts: ClassCounts
-    faults: list[Fault] = field(default_factory=list)
-    #: Digest of a picture → the lists and names under which it has been seen.
-    seen: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    #: Kind and file of what has been said of samples: a sample may be in several lists.
-    said: set[tuple[str, Path]] = field(default_factory=set)
-
-    def add(self, kind: str, file: Path, error: DataError) -> None:
-        self.faults.append(Fault(kind, str(file), error.message, error.repair or "mend the file"))
-
-    def add_once(self, kind: str, file: Path, error: DataError) -> None:
-        if (kind, file) not in self.said:
-            self.said.add((kind, file))
-            self.add(kind, file, error)
-
-
 def lists_of(folder: Path) -> list[str]:
     """Return the names of a folder's lists, ``train`` and ``val`` first.
 
@@ -185,7 +81,7 @@ def lists_of(folder: Path) -> list[str]:
         DataError: the folder is not in VOC layout, or has no list.
     """
     lists = list_path(find_voc_root(folder), "x").parent
-    names = sorted(path.stem for path in lists.glob("*.txt"))
+    names = sorted(path.stem for path in lists.glob("*.txt") if not path.name.startswith("."))
     if not names:
         raise DataError(f"no lists in {lists}", "write train.txt and val.txt, one name a line")
     first = [name for name in (*TRAINING, *VALIDATION) if name in names]
@@ -195,13 +91,7 @@ def lists_of(folder: Path) -> list[str]:
 def count_samples(folder: Path) -> int:
     """Return how many samples :func:`check` will look at, for a progress bar."""
     root = find_voc_root(folder)
-    total = 0
-    for split in lists_of(folder):
-        try:
-            total += len(set(list_lines(root, split)))
-        except DataError:
-            continue
-    return total
+    return sum(len(_names(root, split)) for split in lists_of(folder))
 
 
 def check(folder: Path, on_sample: Callable[[], None] = lambda: None) -> DataReport:
@@ -215,28 +105,30 @@ def check(folder: Path, on_sample: Callable[[], None] = lambda: None) -> DataRep
         DataError: the folder is not in VOC layout at all, or has no list.
     """
     root = find_voc_root(folder)
-    names = lists_of(folder)
-    found = _Findings(root, VOC_CLASS_NAMES, _no_counts(len(VOC_CLASS_NAMES)))
+    lists = {split: _names(root, split) for split in lists_of(folder)}
+    learned = AUGMENTED if AUGMENTED in lists else "train"
+    found = Findings(root, lists, learned, _UNKNOWN, _no_counts(0))
     try:
-        found.class_names = read_classes(root)
+        found.classes = read_class_list(root)
     except DataError as error:
-        found.add("classes", root / "classes.txt", error)
-    found.counts = _no_counts(len(found.class_names))
+        found.add("classes", class_file(root) or root, error)
+    found.counts = _no_counts(len(found.classes.names))
     counted: set[str] = set()
-    splits = [_check_split(found, split, counted, on_sample) for split in names]
+    splits = [_check_split(found, split, counted, on_sample) for split in lists]
+    _check_labels(found)
     for needed in ("train", "val"):
-        if needed not in names:
+        if needed not in lists:
             words = f"no list {list_path(root, needed)}"
             repair = "write one name (without suffix) a line"
             found.faults.append(Fault("missing list", str(list_path(root, needed)), words, repair))
     found.faults += _in_both(found)
     return DataReport(
         str(root),
-        found.class_names,
+        found.classes.names,
         tuple(splits),
         found.counts,
         tuple(found.faults),
-        tuple(_notes(found, {name for split in names for name in _names(root, split)})),
+        tuple(notes_on(found)),
     )
 
 
@@ -248,7 +140,7 @@ def _names(root: Path, split: str) -> tuple[str, ...]:
 
 
 def _check_split(
-    found: _Findings, split: str, counted: set[str], on_sample: Callable[[], None]
+    found: Findings, split: str, counted: set[str], on_sample: Callable[[], None]
 ) -> SplitReport:
     path = list_path(found.root, split)
     try:
@@ -264,39 +156,52 @@ def _check_split(
             words = f"{path} names {name} {count} times"
             found.faults.append(Fault("listed twice", str(path), words, "keep one line of each"))
     sizes: Counter[tuple[int, int]] = Counter()
-    for name in _calling_after_each(dict.fromkeys(lines), on_sample):
+    for name in _calling_after_each(found.lists[split], on_sample):
         mask = _check_sample(found, split, name)
         if mask is not None:
             sizes[mask.shape[0], mask.shape[1]] += 1
+            if split == found.learned:
+                found.pixels += np.bincount(mask.ravel(), minlength=256)
             if name not in counted:
-                found.counts = found.counts + ClassCounts.of(mask, len(found.class_names))
+                found.counts = found.counts + ClassCounts.of(mask, len(found.classes.names))
         counted.add(name)
     return SplitReport(split, len(lines), sizes.total(), sizes)
 
 
-def _check_sample(found: _Findings, split: str, name: str) -> NDArray[np.uint8] | None:
+def _check_sample(found: Findings, split: str, name: str) -> NDArray[np.uint8] | None:
     """Return the mask of a sample that is as it should be; name what is not, once."""
-    image, mask = _image(found, split, name), _mask(found, split, name)
-    path = _mask_path(found, split, name)
-    differ = image is not None and mask is not None and image.shape[:2] != mask.shape
-    if image is not None and mask is not None and differ:
-        height, width = mask.shape
-        words = (
-            f"{name}: the image is {image.shape[0]}×{image.shape[1]}, its mask {height}×{width} "
-            "(height×width)"
-        )
-        repair = "make the pair the same size or take it off the list"
-        found.add_once("different sizes", path, DataError(words, repair))
-    void = mask is not None and bool((mask >= len(found.class_names)).all())
-    if void:
+    try:
+        image = _image(found, split, name)
+        mask = _mask(found, split, name)
+    except ListError as error:
+        found.add_once("line of a list", list_path(found.root, split), error, name)
+        return None
+    if mask is None:
+        return None
+    path, labels = mask
+    if image is not None:
+        size = image[1].shape[0], image[1].shape[1]
+        mismatch = size_mismatch(image[0], size, path, (labels.shape[0], labels.shape[1]))
+        if mismatch is not None:
+            found.add_once("different sizes", path, mismatch)
+            image = None
+        elif turned_alone(image[0], path, size):
+            found.turned[name] = image[0]
+    values = np.bincount(labels.ravel(), minlength=256)
+    if not values[:IGNORE_INDEX].any():
         words = f"{name}: every pixel of the mask is void"
         found.add_once("nothing labelled", path, DataError(words, "take it off the list"))
-    return None if image is None or differ or void else mask
+        return None
+    if values[IGNORE_INDEX] and np.count_nonzero(values) == 2:
+        found.void_beside_one[name] = path
+    return None if image is None else labels
 
 
-def _image(found: _Findings, split: str, name: str) -> NDArray[np.uint8] | None:
+def _image(found: Findings, split: str, name: str) -> tuple[Path, NDArray[np.uint8]] | None:
     try:
         path = find_image(found.root, name, split)
+    except ListError:
+        raise
     except DataError as error:
         found.add_once("missing image", found.root / "JPEGImages" / name, error)
         return None
@@ -306,36 +211,46 @@ def _image(found: _Findings, split: str, name: str) -> NDArray[np.uint8] | None:
         found.add_once("unreadable image", path, error)
         return None
     found.seen.setdefault(image_digest(image), []).append((split, name))
-    return image
+    return path, image
 
 
-def _mask(found: _Findings, split: str, name: str) -> NDArray[np.uint8] | None:
+def _mask(found: Findings, split: str, name: str) -> tuple[Path, NDArray[np.uint8]] | None:
     try:
         path = find_mask(found.root, name, split)
+    except ListError:
+        raise
     except DataError as error:
-        found.add_once("missing mask", _mask_path(found, split, name), error)
+        missing = mask_folder(found.root, split) / f"{name}.png"
+        found.add_once("missing mask", missing, error)
         return None
     try:
-        return read_mask(path, voc_palette(len(found.class_names)))
+        return path, read_mask(path, found.classes.palette)
     except LabelError as error:
         found.add_once("mask out of range", path, error)
+    except PaletteError as error:
+        found.add_once("palette out of order", path, error)
     except DataError as error:
         found.add_once("unreadable mask", path, error)
     return None
 
 
-def _mask_path(found: _Findings, split: str, name: str) -> Path:
-    return mask_folder(found.root, split) / f"{name}.png"
+def _check_labels(found: Findings) -> None:
+    """Name a training list whose masks hold one class alone."""
+    if not found.classes.names or not found.pixels.any():
+        return  # what could not be read has been named
+    path = list_path(found.root, found.learned)
+    try:
+        require_labels(str(path), found.classes.names, found.pixels, 2)
+    except DataError as error:
+        found.add("one class alone", path, error)
+        found.void_beside_one.clear()
 
 
-def _in_both(found: _Findings) -> Iterator[Fault]:
+def _in_both(found: Findings) -> Iterator[Fault]:
     """Name pictures that are learned from and scored on: by name, and by their pixels."""
-    learned, scored = (
-        [(split, name) for split in kind for name in _names(found.root, split)]
-        for kind in (TRAINING, VALIDATION)
-    )
-    validated = {name for _, name in scored}
-    first_list = {name: split for split, name in reversed(learned)}
+    validated = {name for split in VALIDATION for name in found.lists.get(split, ())}
+    learned = [(name, split) for split in TRAINING for name in found.lists.get(split, ())]
+    first_list = dict(reversed(learned))
     for name, split in first_list.items():
         if name in validated:
             yield _overlap(found, f"{name} is in {split} and in val")
@@ -347,16 +262,6 @@ def _in_both(found: _Findings) -> Iterator[Fault]:
                 break
 
 
-def _overlap(found: _Findings, words: str) -> Fault:
+def _overlap(found: Findings, words: str) -> Fault:
     file = str(list_path(found.root, "val"))
     return Fault("train and val overlap", file, words, "take it off one of the lists")
-
-
-def _notes(found: _Findings, listed: set[str]) -> Iterator[str]:
-    for folder in ("JPEGImages", "SegmentationClass"):
-        names = {path.stem for path in (found.root / folder).glob("*") if path.is_file()}
-        if unlisted := len(names - listed):
-            yield f"{unlisted} files of {folder} are in no list"
-    for name, images in zip(found.class_names, found.counts.images, strict=True):
-        if not images:
-            yield f"class {name} occurs in no image"

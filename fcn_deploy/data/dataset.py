@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import DataError
-from fcn_deploy.core.spec import SizeRange
+from fcn_deploy.core.spec import IGNORE_INDEX, SizeRange
 
 
 @dataclass(frozen=True)
@@ -110,32 +110,71 @@ class CachedDataset:
         return replace(self, samples=tuple(kept))
 
 
-def check_and_cache(dataset: Dataset, on_sample: Callable[[], None] = lambda: None) -> Dataset:
+def check_and_cache(
+    dataset: Dataset, on_sample: Callable[[], None] = lambda: None, *, least_classes: int = 1
+) -> Dataset:
     """Decode every sample once, so that a broken file is found before hours of training.
 
     Args:
         dataset: what to check.
         on_sample: called after each sample, for a progress bar.
+        least_classes: refuse labels of fewer classes, counted over all samples.
 
     Returns:
         The dataset with its decoded samples in memory if they fit in ``CACHE_BYTES``, else the
         dataset as it was.
 
     Raises:
-        DataError: naming the first file that is broken.
+        DataError: naming the first file that is broken; or see :func:`require_labels`.
     """
     samples: list[Sample] | None = []
     held = 0
+    pixels = np.zeros(IGNORE_INDEX + 1, np.int64)
     for sample in iterate(dataset):
         held += sample.image.nbytes + sample.mask.nbytes
+        pixels += np.bincount(sample.mask.ravel(), minlength=len(pixels))
         if held > CACHE_BYTES:
             samples = None
         if samples is not None:
             samples.append(sample)
         on_sample()
+    if len(dataset):
+        require_labels(dataset.source, dataset.class_names, pixels, least_classes)
     if samples is None:
         return dataset
     return CachedDataset(dataset.class_names, dataset.source, tuple(samples))
+
+
+def require_labels(
+    source: str, class_names: Sequence[str], pixels: NDArray[np.int64], least_classes: int
+) -> None:
+    """Refuse labels that teach nothing: none at all, or of too few classes.
+
+    Args:
+        source: where the masks are from.
+        class_names: one per index.
+        pixels: int64 [256], how often each value occurs in the masks.
+        least_classes: how many classes must occur.
+
+    Raises:
+        DataError: fewer do.
+    """
+    present = [i for i in range(len(class_names)) if pixels[i]]
+    if len(present) >= least_classes:
+        return
+    void = int(pixels[IGNORE_INDEX])
+    absent = next(i for i in range(len(class_names)) if i not in present)
+    meant = (
+        f"{IGNORE_INDEX} is void, never a class: if it is meant as one, save it as that class's "
+        f"index, e.g. {absent} for {class_names[absent]}"
+    )
+    if not present:
+        raise DataError(f"nothing is labelled in {source}: every pixel is void", meant)
+    words = f"the masks of {source} hold no class but {class_names[present[0]]}"
+    if void:
+        share = void / int(pixels.sum())
+        raise DataError(f"{words}; {share:.0%} of their pixels are {IGNORE_INDEX}", meant)
+    raise DataError(words, f"label the others, e.g. {class_names[absent]} with index {absent}")
 
 
 def require_disjoint(train_set: Dataset, val_set: Dataset) -> None:

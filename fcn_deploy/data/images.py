@@ -142,6 +142,17 @@ def image_size(path: Path) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
+def exif_orientation(path: Path) -> int:
+    """Return a picture's EXIF orientation: 1 is upright, 2 to 8 are mirrored or turned.
+
+    Raises:
+        ImageError: the header cannot be read.
+    """
+    with _opened(path) as image:
+        orientation = image.getexif().get(_ORIENTATION)
+    return orientation if isinstance(orientation, int) and 1 < orientation <= 8 else 1
+
+
 def find_images(sources: list[Path]) -> list[Path]:
     """Return the pictures named by files and folders, folders searched one level, sorted.
 

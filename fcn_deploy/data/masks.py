@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fcn_deploy.core.errors import DataError, InputError, LabelError
+from fcn_deploy.core.errors import DataError, InputError, LabelError, PaletteError
 from fcn_deploy.core.files import atomic_path
 from fcn_deploy.core.spec import IGNORE_INDEX
 from fcn_deploy.data.images import decoded
@@ -46,6 +46,12 @@ def voc_palette(num_classes: int = 256) -> tuple[tuple[int, int, int], ...]:
     return tuple(
         (_channel(index, 0), _channel(index, 1), _channel(index, 2)) for index in range(num_classes)
     )
+
+
+#: What void looks like in VOC's masks.
+VOID_COLOUR = (224, 224, 192)
+#: What programs fill palettes up with.
+_FILLING = (0, 0, 0)
 
 
 def _channel(index: int, first_bit: int) -> int:
@@ -93,7 +99,7 @@ def colour_to_mask(colours: NDArray[np.uint8], palette: Palette) -> NDArray[np.u
         DataError: a colour is in neither; the message names it and where it stands.
     """
     index_of_colour = np.full(1 << 24, -1, dtype=np.int16)
-    void_and_classes = [(IGNORE_INDEX, voc_palette()[IGNORE_INDEX]), *enumerate(palette)]
+    void_and_classes = [(IGNORE_INDEX, VOID_COLOUR), *enumerate(palette)]
     for index, (red, green, blue) in void_and_classes:
         index_of_colour[red << 16 | green << 8 | blue] = index
     wide = colours.astype(np.int32)
@@ -101,9 +107,12 @@ def colour_to_mask(colours: NDArray[np.uint8], palette: Palette) -> NDArray[np.u
     if (indices < 0).any():
         row, column = (int(i) for i in np.argwhere(indices < 0)[0])
         red, green, blue = (int(channel) for channel in colours[row, column])
+        grey = bool((colours == colours[..., :1]).all())
         raise DataError(
             f"colour ({red}, {green}, {blue}) at row {row}, column {column} is no class",
-            "save masks as palette or index PNG, or in the VOC colours (JPEG alters colours)",
+            "its three channels are equal: if they are class indices, save one channel alone"
+            if grey
+            else "save masks as palette or index PNG, or in the VOC colours (JPEG alters colours)",
         )
     mask: NDArray[np.uint8] = indices.astype(np.uint8)
     return mask
@@ -112,12 +121,16 @@ def colour_to_mask(colours: NDArray[np.uint8], palette: Palette) -> NDArray[np.u
 def read_mask(path: Path, palette: Palette) -> NDArray[np.uint8]:
     """Read a mask: palette PNG, index PNG, or RGB in the palette's colours.
 
+    The indices of a palette PNG count, whatever its colours are; but if these are the classes' own
+    in another order, a program has sorted the palette, and changed the indices with it.
+
     Returns:
         uint8 [H, W] class indices, 255 = void.
 
     Raises:
         DataError: unreadable, or an unknown colour.
         LabelError: a value beyond the classes.
+        PaletteError: the colours of a palette PNG are the classes' in another order.
     """
     with decoded(path) as image:
         try:
@@ -136,7 +149,9 @@ def read_mask(path: Path, palette: Palette) -> NDArray[np.uint8]:
 
 def _indices(image: Image.Image, palette: Palette, bit_depth: int) -> NDArray[np.uint8]:
     if image.mode == "P":
-        return np.array(image, dtype=np.uint8)
+        mask: NDArray[np.uint8] = np.array(image, dtype=np.uint8)
+        _require_order(mask, image.getpalette("RGB") or [], palette)
+        return mask
     if image.mode == "L":
         # Pillow stretches grey of 2 and 4 bits to 0..255: index 1 would become class 85 or 17.
         stretch = 255 // (2**bit_depth - 1) if bit_depth in (2, 4) else 1
@@ -153,6 +168,36 @@ def _indices(image: Image.Image, palette: Palette, bit_depth: int) -> NDArray[np
             )
         return wide.astype(np.uint8)
     return colour_to_mask(np.array(image.convert("RGB"), dtype=np.uint8), palette)
+
+
+def _require_order(mask: NDArray[np.uint8], stored: list[int], palette: Palette) -> None:
+    """Refuse the classes' own colours at other indices than theirs.
+
+    A palette with a colour that is neither VOC's nor a class's is one of its own, of which only the
+    indices count.
+
+    Raises:
+        PaletteError: naming the first index of another class's colour.
+    """
+    colours = list(zip(stored[::3], stored[1::3], stored[2::3], strict=True))
+    class_of = {VOID_COLOUR: IGNORE_INDEX, **{colour: i for i, colour in enumerate(palette)}}
+    filled = {i for i in range(len(palette), len(colours)) if colours[i] == _FILLING}
+    moved = {i for i, colour in enumerate(colours) if class_of.get(colour, i) != i} - filled
+    if not moved or not {*colours} <= {*voc_palette(), *class_of, _FILLING}:
+        return
+    used = {*np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()} - filled
+    shown = [colours[i] for i in used if i < len(colours)]
+    if len({*shown}) < len(shown):
+        return  # one colour for two indices tells nothing of either
+    for index in sorted(moved & used):
+        meant = class_of[colours[index]]
+        name = "void" if meant == IGNORE_INDEX else f"class {meant}"
+        raise PaletteError(
+            f"index {index} has the colour of {name}, {colours[index]}: the palette is not in the "
+            "order of the classes",
+            "save it as RGB, which is read by its colours; if its indices are right, save it "
+            "without a palette",
+        )
 
 
 def _bit_depth(path: Path) -> int:

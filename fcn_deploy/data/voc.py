@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcn_deploy.core.errors import DataError
+from fcn_deploy.core.errors import DataError, ListError
 from fcn_deploy.core.files import atomic_path, write_bytes
-from fcn_deploy.core.spec import MAX_CLASSES
+from fcn_deploy.data.class_list import ClassList, read_class_list
 from fcn_deploy.data.dataset import Dataset, Sample, iterate
-from fcn_deploy.data.images import image_size, read_image
-from fcn_deploy.data.masks import VOC_CLASS_NAMES, read_mask, voc_palette, write_mask
+from fcn_deploy.data.images import IMAGE_SUFFIXES, image_size, read_image
+from fcn_deploy.data.masks import read_mask, voc_palette, write_mask
+from fcn_deploy.data.pairs import size_mismatch
 
 #: The list that extends VOC 2012's ``train`` by the images of SBD, where somebody has put it.
 AUGMENTED = "trainaug"
+#: Suffixes of images in the order in which they are tried, the usual ones first.
+_COMMON = (".jpg", ".png", ".jpeg")
 _LAYOUT = "expected JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val}.txt"
 
 
@@ -30,7 +35,7 @@ class VocDataset:
     Attributes:
         root: the folder that holds ``JPEGImages/``.
         split: name of the list, e.g. ``train``.
-        class_names: one per index.
+        classes: names and colours.
         names: the samples, in the list's order.
         image_paths: one per sample.
         mask_paths: one per sample.
@@ -39,7 +44,7 @@ class VocDataset:
 
     root: Path
     split: str
-    class_names: tuple[str, ...]
+    classes: ClassList
     names: tuple[str, ...]
     image_paths: tuple[Path, ...]
     mask_paths: tuple[Path, ...]
@@ -60,13 +65,14 @@ class VocDataset:
         masks = tuple(find_mask(root, name, split) for name in names)
         sizes = tuple(image_size(path) for path in images)
         for image, mask, size in zip(images, masks, sizes, strict=True):
-            if image_size(mask) != size:
-                raise DataError(
-                    f"{image} is {_hw(size)} but its mask {mask} is {_hw(image_size(mask))} "
-                    "(height×width)",
-                    "make the pair the same size or take it off the list",
-                )
-        return cls(root, split, read_classes(root), names, images, masks, sizes)
+            if (error := size_mismatch(image, size, mask, image_size(mask))) is not None:
+                raise error
+        return cls(root, split, read_class_list(root), names, images, masks, sizes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per index."""
+        return self.classes.names
 
     @property
     def source(self) -> str:
@@ -82,7 +88,7 @@ class VocDataset:
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Decode a sample's mask alone, uint8 [H, W]."""
-        return read_mask(self.mask_paths[index], voc_palette(len(self.class_names)))
+        return read_mask(self.mask_paths[index], self.classes.palette)
 
     def sizes(self) -> list[tuple[int, int]]:
         """Return (height, width) of every sample, in order."""
@@ -154,58 +160,98 @@ def list_lines(root: Path, split: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def read_classes(root: Path) -> tuple[str, ...]:
-    """Return the names in ``classes.txt``; those of VOC where there is none.
-
-    Raises:
-        DataError: it is unreadable, or lists too few, too many, or a class twice.
-    """
-    path = root / "classes.txt"
-    if not path.exists():
-        return VOC_CLASS_NAMES
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Notepad writes a BOM
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path} ({error})", "save it as UTF-8") from error
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not 2 <= len(names) <= MAX_CLASSES - 1:  # index 255 is void
-        raise DataError(
-            f"{path} lists {len(names)} classes", f"list 2 to {MAX_CLASSES - 1}, one name a line"
-        )
-    if len(set(names)) != len(names):
-        raise DataError(f"{path} lists a class twice", "give every class its own name")
-    return names
-
-
 def find_image(root: Path, name: str, split: str) -> Path:
     """Return the image of a sample.
 
     Raises:
-        DataError: there is none.
+        ListError: the list's line is not the name of a sample alone, or leads out of the folder.
+        DataError: there is no such image.
     """
-    for suffix in (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG"):
-        path = root / "JPEGImages" / f"{name}{suffix}"
-        if path.is_file():
-            return path
-    raise DataError(
-        f"{split}.txt names {name}, but there is no {root / 'JPEGImages' / name}.jpg (or .png)",
-        "add the image or take the line off the list",
-    )
+    _require_inside(root, name, split)
+    path = _located(root / "JPEGImages" / name, _IMAGE_SUFFIXES)
+    if path is None:
+        _refuse_more_than_a_name(root, name, split)
+        raise DataError(
+            f"{split}.txt names {name}, but there is no {root / 'JPEGImages' / name}.jpg (or .png)",
+            "add the image or take the line off the list",
+        )
+    return path
 
 
 def find_mask(root: Path, name: str, split: str) -> Path:
     """Return the mask of a sample.
 
     Raises:
+        ListError: see :func:`find_image`.
         DataError: there is none.
     """
-    path = mask_folder(root, split) / f"{name}.png"
-    if not path.is_file():
+    _require_inside(root, name, split)
+    folder = mask_folder(root, split)
+    path = _located(folder / name, _MASK_SUFFIXES)
+    if path is None:
+        others = sorted(folder.glob(f"{glob.escape(name)}.*"))
         raise DataError(
-            f"{split}.txt names {name}, but there is no mask {path}",
-            "add the mask or take the line off the list",
+            f"{split}.txt names {name}, but there is no mask {folder / name}.png",
+            f"save {others[0]} as PNG, its pixels the class indices"
+            if others
+            else "add the mask or take the line off the list",
         )
     return path
+
+
+def _in_any_case(suffixes: Iterable[str]) -> tuple[str, ...]:
+    known = tuple(suffixes)
+    cases = (known, map(str.upper, known), map(str.title, known))
+    return tuple(dict.fromkeys(suffix for case in cases for suffix in case))
+
+
+_IMAGE_SUFFIXES = _in_any_case((*_COMMON, *sorted(IMAGE_SUFFIXES - {*_COMMON})))
+_MASK_SUFFIXES = _in_any_case([".png"])
+
+
+def _located(stem: Path, suffixes: Sequence[str]) -> Path | None:
+    """Return the first file of these suffixes, or None."""
+    try:
+        paths = (stem.parent / f"{stem.name}{suffix}" for suffix in suffixes)
+        return next((path for path in paths if path.is_file()), None)
+    except OSError:  # a name that is too long for the file system
+        return None
+
+
+def _require_inside(root: Path, name: str, split: str) -> None:
+    """Refuse a list's line that leads elsewhere than below the folder's own images.
+
+    Raises:
+        ListError: it does.
+    """
+    path = PurePosixPath(name)
+    if str(path) != name or path.is_absolute() or ".." in path.parts:
+        _refuse_more_than_a_name(root, name, split)
+        raise ListError(
+            f"{split}.txt: {name} leads out of {root / 'JPEGImages'}",
+            "names stay inside the folder: copy image and mask there",
+        )
+
+
+def _refuse_more_than_a_name(root: Path, line: str, split: str) -> None:
+    """Refuse a line that holds a name among other things: a suffix, a folder, a second column.
+
+    Raises:
+        ListError: there is an image of that name.
+    """
+    for text in (line, re.split(r"[\s,;]+", line)[0]):
+        path = PurePosixPath(text.strip("\"'").replace("\\", "/"))
+        suffixed = path.suffix.lower() in IMAGE_SUFFIXES
+        parts = (path.with_suffix("") if suffixed else path).parts
+        for start in range(len(parts)):
+            name = "/".join(parts[start:])
+            outside = name.startswith("/") or ".." in parts[start:]
+            if outside or name == line or not _located(root / "JPEGImages" / name, _IMAGE_SUFFIXES):
+                continue
+            raise ListError(
+                f"{split}.txt: {line!r} is not a name, {name} is",
+                "write the name alone: no suffix, no folder, no second column",
+            )
 
 
 def mask_folder(root: Path, split: str) -> Path:
@@ -216,10 +262,6 @@ def mask_folder(root: Path, split: str) -> Path:
     augmented = root / "SegmentationClassAug"
     own = split == AUGMENTED and augmented.is_dir()
     return augmented if own else root / "SegmentationClass"
-
-
-def _hw(size: tuple[int, int]) -> str:
-    return f"{size[0]}×{size[1]}"
 
 
 def write_voc_layout(folder: Path, splits: Mapping[str, Dataset]) -> None:

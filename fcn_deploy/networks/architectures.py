@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from fcn_deploy.core.errors import ArchitectureError
-from fcn_deploy.networks.backbones import STAGE_STRIDES, dilate, resnet_body
+from fcn_deploy.networks.backbones import BACKBONES, STAGE_STRIDES, dilate, resnet_body
 from fcn_deploy.networks.fcn import Fcn, SegmentationNetwork, TorchvisionFcn
 
 #: Family → stages whose scores are added to those of the body's end, coarsest first.
@@ -16,8 +16,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "fcn16s": ("layer3",),
     "fcn8s": ("layer3", "layer2"),
 }
-#: torchvision's ResNets → channels of the body's end.
-BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
 #: Pixels of the image per step of the body's last grid.
 OUTPUT_STRIDES = (32, 16, 8)
 #: Our names of torchvision's own networks → their backbone.

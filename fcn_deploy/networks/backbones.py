@@ -6,12 +6,20 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Literal
 
-import torch
 import torchvision
 from torch import Tensor, nn
 
 from fcn_deploy.core.errors import ArchitectureError
+from fcn_deploy.networks.torch_files import (
+    backbone_of,
+    body_of,
+    first_misfit,
+    is_of_body,
+    read_tensors,
+)
 
+#: torchvision's ResNets → channels of the body's end.
+BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
 #: Pixels of the image per step of the grid that each of a ResNet's stages ends with.
 STAGE_STRIDES = {"layer2": 8, "layer3": 16, "layer4": 32}
 
@@ -55,8 +63,7 @@ def _resnet_weights(
     )
     try:
         if isinstance(weights, Path):
-            # weights_only: tensors and containers, nothing that runs code.
-            given = torch.load(weights, map_location="cpu", weights_only=True)
+            given = read_tensors(weights)
         else:
             published = torchvision.models.get_model_weights(backbone).DEFAULT
             given = published.get_state_dict(progress=False, check_hash=True)
@@ -66,22 +73,13 @@ def _resnet_weights(
         spoken = isinstance(error, (OSError, RuntimeError)) and str(error)
         reason = str(error).splitlines()[0] if spoken else "not tensors saved by torch.save"
         raise ArchitectureError(f"cannot read {what} ({reason})", ways_out) from error
-    # Files from before PyTorch 0.4.1 do not count batches; the count decides nothing here.
-    body = {
-        name
-        for name in expected
-        if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
-    }
-    unfit = sorted(
-        name
-        for name in body
-        if not isinstance(given, dict)
-        or name not in given
-        or getattr(given[name], "shape", None) != expected[name].shape
-    )
-    if unfit:
+    body = body_of(given)
+    if (misfit := first_misfit(body, expected)) is not None:
+        other = backbone_of(body, BACKBONES)
         raise ArchitectureError(
-            f"{weights} holds no {backbone} weights (first misfit: {unfit[0]})", ways_out
+            f"{weights} holds no {backbone} weights "
+            + (f"but those of a {other}" if other else f"(first misfit: {misfit})"),
+            f"use an --arch on {other}, or {ways_out}" if other else ways_out,
         )
-    # The classifier is stripped afterwards, so its size does not matter.
-    return {name: given[name] if name in body else expected[name] for name in expected}
+    # The classifier is cut off; how many batches were counted decides nothing here.
+    return {name: body[name] if is_of_body(name) else expected[name] for name in expected}

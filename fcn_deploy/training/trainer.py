@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,9 @@ from fcn_deploy.core.spec import IGNORE_INDEX, ModelSpec
 from fcn_deploy.data.class_counts import class_counts, median_frequency
 from fcn_deploy.data.dataset import Dataset
 from fcn_deploy.data.metrics import ConfusionMatrix
-from fcn_deploy.networks.architectures import build_model
-from fcn_deploy.networks.checkpoint import load_weights, read_spec
 from fcn_deploy.networks.deploy_graph import Normalise
 from fcn_deploy.networks.device import fastest_kernels
+from fcn_deploy.networks.starting_weights import starting_network
 from fcn_deploy.results.training import Epoch, best_of
 from fcn_deploy.training.distributed import World, synchronised
 from fcn_deploy.training.loader import TrainingImages, batches
@@ -70,7 +68,8 @@ class Trainer:
         self._val_crops = ValidationCrops.of(val_set, plan.recipe, plan.seed)
         torch.manual_seed(plan.seed)
         # Channels last: a fifth faster on CPUs with oneDNN, and what tensor cores want.
-        network = starting_network(plan, spec).to(plan.device)
+        network: nn.Module = starting_network(plan.architecture, spec.class_names, plan.weights)
+        network = network.to(plan.device)
         network = network.to(memory_format=torch.channels_last)
         if plan.sync_batch_norm and world.size > 1:
             network = synchronised(network, plan.device)
@@ -346,35 +345,6 @@ def _class_weights(plan: TrainPlan, train_set: Dataset) -> Tensor | None:
     if plan.recipe.class_weights == "sqrt-median-frequency":
         weights = np.sqrt(weights)
     return torch.from_numpy(weights).to(plan.device)
-
-
-def starting_network(plan: TrainPlan, spec: ModelSpec) -> nn.Module:
-    """Build the network that training starts from.
-
-    Raises:
-        ArchitectureError: an unknown architecture, or weights that cannot be had or do not fit.
-        CheckpointError: a checkpoint of another architecture or class list.
-    """
-    if isinstance(plan.weights, Path) and plan.weights.suffix == ".safetensors":
-        network = build_model(plan.architecture, spec.num_classes)
-        _require_same(plan.weights, read_spec(plan.weights), spec)
-        load_weights(plan.weights, network)
-        return network
-    return build_model(plan.architecture, spec.num_classes, weights=plan.weights)
-
-
-def _require_same(path: Path, given: ModelSpec, wanted: ModelSpec) -> None:
-    if given.architecture != wanted.architecture:
-        raise CheckpointError(
-            f"{path} is a {given.architecture}, not a {wanted.architecture}",
-            f"use --arch {given.architecture}",
-        )
-    if given.class_names != wanted.class_names:
-        raise CheckpointError(
-            f"{path} knows {given.num_classes} classes ({', '.join(given.class_names[:3])}, …), "
-            f"the data has {wanted.num_classes} ({', '.join(wanted.class_names[:3])}, …)",
-            "use data with the same classes.txt, or start from --weights none",
-        )
 
 
 def _confusion(masks: Tensor, prediction: Tensor, num_classes: int) -> Tensor:

@@ -54,7 +54,7 @@ def broken_copies(root: Path) -> dict[str, tuple[str, str]]:
     write_mask(mask_of(root, names[3]), mask, voc_palette())
     expected["mask out of range"] = ("class 200", "classes.txt")
     write_mask(mask_of(root, names[4]), np.zeros((5, 6), np.uint8), voc_palette())
-    expected["different sizes"] = ("its mask 5×6", "same size")
+    expected["different sizes"] = ("is 5×6", "same size")
     write_mask(mask_of(root, names[5]), np.full_like(mask, 255), voc_palette())
     expected["nothing labelled"] = (names[5], "off the list")
     lines = list_of(root, "train").read_text()

@@ -141,7 +141,7 @@ def test_weights_of_another_backbone(tmp_path: Path, one_line: OneLine) -> None:
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), path)
     text = refused(path, one_line)
     assert "no resnet18 weights" in text
-    assert "misfit" in text
+    assert "those of a resnet50; use an --arch on resnet50" in text
 
 
 class Bomb:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -86,8 +87,40 @@ def test_weights_of_other_classes_are_counted(
     torch.save(tensors, path)
     with pytest.raises(ArchitectureError, match="with 5 classes, not 21") as caught:
         import_published(RESNET50, path, target)
-    assert RESNET50.url in one_line(caught.value)
+    assert "--classes" in one_line(caught.value)
     assert not target.exists()
+    spec = import_published(RESNET50, path, target, ("ground", "a", "b", "c", "d"))
+    assert spec.class_names == ("ground", "a", "b", "c", "d")
+    scores = load_checkpoint(target).model.get_parameter("classifier.4.bias")
+    assert torch.equal(scores, tensors["classifier.4.bias"])
+
+
+def test_a_file_of_torchvisions_training_script_is_unwrapped(
+    theirs: tuple[torch.nn.Module, Path], tmp_path: Path, fcn_deploy: FcnDeploy
+) -> None:
+    tensors = {f"module.{n}": t for n, t in torch.load(theirs[1], weights_only=True).items()}
+    script = argparse.Namespace(dataset="coco", data_path="/datasets01/COCO", lr=0.01)
+    torch.save({"model": tensors, "epoch": 3, "args": script}, tmp_path / "model_3.pth")
+    (tmp_path / "names.txt").write_text("".join(f"class {i}\n" for i in range(21)))
+    done = fcn_deploy(
+        "import", "torchvision:fcn_resnet50", "--weights", "model_3.pth", "--classes", "names.txt"
+    )
+    assert done.code == 0, done.err
+    loaded = load_checkpoint(tmp_path / "runs/fcn/model.safetensors")
+    assert loaded.spec.class_names[20] == "class 20"
+    expected = theirs[0].state_dict()["classifier.4.weight"]
+    assert torch.equal(loaded.model.get_parameter("classifier.4.weight"), expected)
+
+
+def test_the_words_say_what_a_foreign_file_is(
+    theirs: tuple[torch.nn.Module, Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "model.safetensors"
+    with pytest.raises(ArchitectureError, match="its body is a resnet50"):
+        import_published(PUBLISHED["torchvision:fcn_resnet101"], theirs[1], target)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "body.pth")
+    with pytest.raises(ArchitectureError, match="it is a resnet18 without a head"):
+        import_published(RESNET50, tmp_path / "body.pth", target)
 
 
 def test_the_classes_are_those_of_the_published_weights() -> None:

@@ -1,0 +1,85 @@
+"""What `data check` says of things that may be as they should be: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from fcn_deploy.core.spec import IGNORE_INDEX
+from fcn_deploy.data.check_findings import TRAINING, VALIDATION, Findings
+
+#: Names of a list that are told, before the rest is only counted.
+_NAMES_TOLD = 5
+
+
+def notes_on(found: Findings) -> Iterator[str]:
+    """Yield what the user may want to know of the classes, the files and the lists."""
+    if found.classes.names and found.classes.notice:
+        yield found.classes.notice
+    listed = {name for names in found.lists.values() for name in names}
+    for folder in ("JPEGImages", "SegmentationClass"):
+        if unlisted := len(_stored(found, folder) - listed):
+            yield f"{unlisted} files of {folder} are in no list"
+    yield from _on_lists(found)
+    yield from _on_masks(found)
+
+
+def _stored(found: Findings, folder: str) -> set[str]:
+    """Return the names of a folder's files, those in sub-folders with these."""
+    root = found.root / folder
+    return {
+        path.relative_to(root).with_suffix("").as_posix()
+        for path in root.rglob("*")
+        if not path.name.startswith(".") and path.is_file()
+    }
+
+
+def _on_lists(found: Findings) -> Iterator[str]:
+    """Name the lists that nothing is learned from, and what they share with others."""
+    for split, names in found.lists.items():
+        if split == found.learned or "val" in split:  # as in trainval, of which val is a part
+            continue
+        others = [*VALIDATION] if not split.startswith("test") else [*VALIDATION, *TRAINING]
+        shared = [
+            f"{count} of its {len(names)} images are in {other}.txt too"
+            for other in others
+            if (count := _shared(found, split, other))
+        ]
+        if split in TRAINING:
+            shared = []  # that would be a fault, and is named as one
+        if not split.startswith("test"):
+            shared.insert(0, f"`train` takes {found.learned}.txt instead")
+        if shared:
+            yield f"list {split}.txt: {'; '.join(shared)}"
+
+
+def _shared(found: Findings, split: str, other: str) -> int:
+    """Count the names of a list that another holds too, or whose pixels it does."""
+    names = {*found.lists[split]} & {*found.lists.get(other, ())}
+    for places in found.seen.values():
+        if any(place == other for place, _ in places):
+            names |= {name for place, name in places if place == split}
+    return len(names)
+
+
+def _on_masks(found: Findings) -> Iterator[str]:
+    if found.turned:
+        example = next(iter(found.turned.values()))
+        yield (
+            f"EXIF turns or mirrors {len(found.turned)} images (e.g. {example}): are their masks "
+            "drawn upright, as the images are seen?"
+        )
+    if found.void_beside_one:
+        example = next(iter(found.void_beside_one.values()))
+        yield (
+            f"{len(found.void_beside_one)} masks hold one class and {IGNORE_INDEX} alone (e.g. "
+            f"{example}): {IGNORE_INDEX} is void, never a class"
+        )
+    counted = zip(found.classes.names, found.counts.images, strict=True)
+    absent = [name for name, images in counted if not images]
+    if absent and found.counts.images.any():
+        yield f"classes in no image: {_told(absent)} ({len(absent)} of {len(found.classes.names)})"
+
+
+def _told(names: Collection[str]) -> str:
+    few = ", ".join([*names][:_NAMES_TOLD])
+    return few if len(names) <= _NAMES_TOLD else f"{few}, …"

@@ -1,0 +1,95 @@
+"""DataReport: what `data check` found in a folder of labelled images, fault by fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fcn_deploy.data.class_counts import ClassCounts, median_frequency
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing to mend.
+
+    Attributes:
+        kind: e.g. ``missing image``.
+        file: where.
+        words: what is wrong.
+        repair: what to do about it.
+    """
+
+    kind: str
+    file: str
+    words: str
+    repair: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.words}; {self.repair}"
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One list.
+
+    Attributes:
+        name: e.g. ``train``.
+        samples: lines of the list.
+        readable: samples whose image and mask could be read and fit each other.
+        sizes: (height, width) → how many of those.
+    """
+
+    name: str
+    samples: int
+    readable: int
+    sizes: Counter[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a folder holds, and what is wrong with it.
+
+    Attributes:
+        source: the folder.
+        class_names: one per index.
+        splits: its lists, ``train`` and ``val`` first.
+        counts: how often each class occurs, over all readable samples.
+        faults: what has to be mended.
+        notes: what may be as it should be.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    splits: tuple[SplitReport, ...]
+    counts: ClassCounts
+    faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        weights = median_frequency(self.counts)
+        return {
+            "source": self.source,
+            "splits": [
+                {
+                    "name": split.name,
+                    "samples": split.samples,
+                    "readable": split.readable,
+                    "sizes": [[*size, count] for size, count in split.sizes.most_common()],
+                }
+                for split in self.splits
+            ],
+            "classes": [
+                {
+                    "name": name,
+                    "pixels": int(self.counts.pixels[index]),
+                    "images": int(self.counts.images[index]),
+                    "median_frequency_weight": float(weights[index]),
+                }
+                for index, name in enumerate(self.class_names)
+            ],
+            "void_pixels": self.counts.void,
+            "faults": [asdict(fault) for fault in self.faults],
+            "notes": list(self.notes),
+        }

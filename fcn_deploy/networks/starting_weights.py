@@ -1,0 +1,140 @@
+"""The network that training starts from: of given weights what fits is taken, and said.
+
+imagenet, a file of torch.save   the body
+a checkpoint of ours             all of it; for other classes what does not depend on them; for
+                                 a finer or coarser network on the same body what both have
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import safetensors
+import torch
+
+from fcn_deploy.core.errors import ArchitectureError, CheckpointError
+from fcn_deploy.core.spec import ModelSpec
+from fcn_deploy.networks.architectures import build_model, find_architecture
+from fcn_deploy.networks.checkpoint import load_weights, read_spec
+from fcn_deploy.networks.fcn import SegmentationNetwork
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+Weights = Literal["imagenet"] | Path | None
+Shapes = Mapping[str, Sequence[int]]
+#: Layers that are the same whatever the classes are.
+_WITHOUT_CLASSES = ("body.", "classifier.0.", "classifier.1.")
+
+
+def starting_network(
+    architecture: str, class_names: Sequence[str], weights: Weights
+) -> SegmentationNetwork:
+    """Build a network and fill in what fits of the weights.
+
+    Args:
+        architecture: a name of ``ARCHITECTURES``.
+        class_names: those of the data.
+        weights: nothing, ImageNet's, a file of torch.save, or a ``.safetensors`` checkpoint.
+
+    Raises:
+        ArchitectureError: an unknown architecture, or weights that cannot be had or do not fit.
+        CheckpointError: a checkpoint with another body.
+    """
+    if not _is_checkpoint(weights):
+        return build_model(architecture, len(class_names), weights=weights)
+    network = build_model(architecture, len(class_names))
+    spec = read_spec(weights)
+    if _is_same(spec, architecture, class_names):
+        load_weights(weights, network)
+        return network
+    own = network.state_dict()
+    taken = _fitting(weights, spec, architecture, class_names, _shapes(own))
+    with safetensors.safe_open(weights, "pt") as file:
+        network.load_state_dict({n: file.get_tensor(n) if n in taken else own[n] for n in own})
+    return network
+
+
+def start_words(architecture: str, class_names: Sequence[str], weights: Weights) -> str | None:
+    """Return what :func:`starting_network` takes of a file and what begins anew; None: all fits.
+
+    Raises:
+        CheckpointError: a checkpoint with another body.
+    """
+    if not isinstance(weights, Path):
+        return None
+    if not _is_checkpoint(weights):
+        return f"starting from {weights}: its body is taken, the head begins anew"
+    spec = read_spec(weights)
+    if _is_same(spec, architecture, class_names):
+        return None
+    with torch.device("meta"):  # shapes alone
+        own = build_model(architecture, len(class_names)).state_dict()
+    taken = _fitting(weights, spec, architecture, class_names, _shapes(own))
+    layers = dict.fromkeys(_layer(name) for name in own if name in taken)
+    anew = dict.fromkeys(_layer(name) for name in own if name not in taken)
+    other = "" if spec.class_names == tuple(class_names) else ", other than the data's"
+    return (
+        f"starting from {weights} ({spec.architecture}, {spec.num_classes} classes{other}): "
+        f"{', '.join(layers)} taken; {', '.join(anew)} anew"
+    )
+
+
+def _is_checkpoint(weights: Weights) -> TypeIs[Path]:
+    return isinstance(weights, Path) and weights.suffix == ".safetensors"
+
+
+def _is_same(spec: ModelSpec, architecture: str, class_names: Sequence[str]) -> bool:
+    return spec.architecture == architecture and spec.class_names == tuple(class_names)
+
+
+def _fitting(
+    path: Path, spec: ModelSpec, architecture: str, class_names: Sequence[str], own: Shapes
+) -> set[str]:
+    """Return the names of a checkpoint's tensors that another network can take.
+
+    Raises:
+        CheckpointError: its body is another, or it is damaged.
+    """
+    wanted = find_architecture(architecture)
+    try:
+        given = find_architecture(spec.architecture)
+    except ArchitectureError as error:
+        raise CheckpointError(f"{path}: {error.message}", error.repair) from error
+    if given.backbone != wanted.backbone:
+        raise CheckpointError(
+            f"{path} is a {given.name}, not a {wanted.name}",
+            f"use --arch {given.name}, or another on {given.backbone}",
+        )
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or damaged ({error})", "give another checkpoint"
+        ) from error
+    same_classes = spec.class_names == tuple(class_names)
+    fitting = {
+        name
+        for name, shape in own.items()
+        if name in shapes and list(shapes[name]) == list(shape)
+        if same_classes or name.startswith(_WITHOUT_CLASSES)
+    }
+    absent = sorted(name for name in own if name.startswith("body.") and name not in fitting)
+    if absent:
+        raise CheckpointError(
+            f"{path} is no whole {given.name} (first misfit of {len(absent)}: {absent[0]})",
+            "give another checkpoint",
+        )
+    return fitting
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> Shapes:
+    return {name: list(tensor.shape) for name, tensor in state.items()}
+
+
+def _layer(name: str) -> str:
+    """Return what to call a tensor's layer: the body is one."""
+    return "body" if name.startswith("body.") else name.rpartition(".")[0]
