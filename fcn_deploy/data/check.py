@@ -185,7 +185,7 @@ def lists_of(folder: Path) -> list[str]:
         DataError: the folder is not in VOC layout, or has no list.
     """
     lists = list_path(find_voc_root(folder), "x").parent
-    names = sorted(path.stem for path in lists.glob("*.txt"))
+    names = sorted(path.stem for path in lists.glob("[!.]*.txt"))
     if not names:
         raise DataError(f"no lists in {lists}", "write train.txt and val.txt, one name a line")
     first = [name for name in (*TRAINING, *VALIDATION) if name in names]
@@ -354,7 +354,8 @@ def _overlap(found: _Findings, words: str) -> Fault:
 
 def _notes(found: _Findings, listed: set[str]) -> Iterator[str]:
     for folder in ("JPEGImages", "SegmentationClass"):
-        names = {path.stem for path in (found.root / folder).glob("*") if path.is_file()}
+        files = (path for path in (found.root / folder).glob("[!.]*") if path.is_file())
+        names = {path.stem for path in files}
         if unlisted := len(names - listed):
             yield f"{unlisted} files of {folder} are in no list"
     for name, images in zip(found.class_names, found.counts.images, strict=True):
