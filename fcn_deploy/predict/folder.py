@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,7 @@ def predict(
             return answer.place, Prediction(source, None, answer.error)
         palette = runner.spec.palette
         write_mask(target, answer.mask, palette)
-        if with_overlay:
+        if answer.image is not None:
             blended = overlay(answer.image, answer.mask, palette)
             write_picture(overlays[answer.place], blended)
         return answer.place, Prediction(source, target)
@@ -101,17 +101,18 @@ def predict(
     ahead = lookahead(batch_size)
     # Threads of their own for writing: each write waits for the disk, and must hold up no decoding.
     with picture_threads() as readers, picture_threads() as writers:
-        answers = _answers(runner, decoded_ahead(pictures, readers, ahead), batch_size)
+        decoded = decoded_ahead(pictures, readers, ahead)
+        answers = _answers(runner, decoded, batch_size, keep_images=with_overlay)
         # What is put in order are predictions, not masks: those are on the disk by then.
-        yield from in_order(written_behind(answers, write, writers, ahead))
+        yield from in_order(written_behind(answers, write, writers, ahead, _nbytes))
 
 
 @dataclass(frozen=True, eq=False)
 class _Segmented:
-    """A picture with its mask."""
+    """A mask, with its picture where an overlay is wanted."""
 
     place: int
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] | None
     mask: NDArray[np.uint8]
 
 
@@ -123,8 +124,23 @@ class _Failed:
     error: PredictionError
 
 
+#: Bytes of a pixel while its mask is written, and while an overlay is: the mask, the picture and
+#: the overlay, once as arrays and once as Pillow's pictures.
+_MASK_BYTES, _OVERLAY_BYTES = 2, 12
+
+
+def _nbytes(answer: _Segmented | _Failed) -> int:
+    if isinstance(answer, _Failed):
+        return 0
+    return answer.mask.size * (_MASK_BYTES if answer.image is None else _OVERLAY_BYTES)
+
+
 def _answers(
-    runner: Runner, decoded: Iterable[Picture | Unreadable], batch_size: int
+    runner: Runner,
+    decoded: Iterable[Picture | Unreadable],
+    batch_size: int,
+    *,
+    keep_images: bool,
 ) -> Iterator[_Segmented | _Failed]:
     """Segment what can be read, and pass by the network what cannot."""
     unreadable: deque[_Failed] = deque()
@@ -139,6 +155,8 @@ def _answers(
     for answer in _segmented(runner, batches_of_one_size(readable(), batch_size)):
         while unreadable:
             yield unreadable.popleft()
+        if isinstance(answer, _Segmented) and not keep_images:
+            answer = replace(answer, image=None)
         yield answer
     yield from unreadable
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -270,6 +272,31 @@ def test_a_runner_with_batches_in_flight_loses_none(
     assert content(tmp_path / "out") == content(tmp_path / "1")
 
 
+@pytest.mark.parametrize("with_overlay", [False, True])
+def test_pictures_are_kept_for_overlays_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_overlay: bool
+) -> None:
+    kept: list[bool] = []
+
+    def watched(
+        answers: Iterable[Any],
+        write: Callable[[Any], Any],
+        pool: ThreadPoolExecutor,
+        behind: int,
+        nbytes: Callable[[Any], int],
+    ) -> Iterator[Any]:
+        for answer in answers:
+            kept.append(answer.image is not None)
+            assert nbytes(answer) >= answer.mask.nbytes + (3 * answer.mask.nbytes) * kept[-1]
+            yield write(answer)
+
+    monkeypatch.setattr("fcn_deploy.predict.folder.written_behind", watched)
+    pictures = mixed_pictures(tmp_path)
+    done = list(predict(FakeRunner(), pictures, tmp_path / "out", with_overlay=with_overlay))
+    assert len(done) == len(pictures)
+    assert kept == [with_overlay] * len(pictures)
+
+
 def living_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith(THREAD_NAME)]
 
@@ -317,10 +344,10 @@ def test_a_write_that_waits_for_the_disk_holds_up_no_decoding(
     read = pipeline.read_image
     third_is_decoded = threading.Event()
 
-    def decoded(path: Path) -> NDArray[np.uint8]:
+    def decoded(path: Path, before: Callable[[tuple[int, int]], None]) -> NDArray[np.uint8]:
         if path.stem == "03":
             third_is_decoded.set()
-        return read(path)
+        return read(path, before)
 
     def slow_disk(path: Path, mask: NDArray[np.uint8], palette: object) -> None:
         # The first mask is on the disk only after that; where one thread did both, never.
