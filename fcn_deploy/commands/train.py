@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fcn_deploy.commands.shared.console import console, counter
-from fcn_deploy.commands.shared.options import PathText, Size
+from fcn_deploy.commands.shared.options import PathText, Size, few_threads
 from fcn_deploy.commands.train_options import Epochs, TrainOptions, train_plan
 from fcn_deploy.commands.train_resume import resume_point
 from fcn_deploy.core.errors import (
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from fcn_deploy.data.dataset import Dataset
     from fcn_deploy.results.training import Epoch
     from fcn_deploy.training.plan import Progress, TrainPlan
-    from fcn_deploy.training.recipes import Recipe
 
 
 _ARITHMETIC = {
@@ -190,6 +189,7 @@ _SECONDS_SHOWN = 0.1
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
+    callback=few_threads,
     help="Load data in so many processes beside the one that trains; by default in none on a CPU, "
     "in up to 16 beside a GPU.",
 )
@@ -245,6 +245,10 @@ def _train(context: click.Context, options: TrainOptions) -> None:
 
     if options.download and options.data != "voc2012":
         raise InputError("--download fetches VOC 2012 alone", "add --data voc2012, or drop it")
+    if options.resume and options.overwrite:
+        raise InputError(
+            "--resume goes on with the run in --out, --overwrite replaces it", "give one of them"
+        )
     run = Run(Path(options.out))
     device = choose_device(options.device)
     with joined(device) as world:
@@ -254,8 +258,7 @@ def _train(context: click.Context, options: TrainOptions) -> None:
             return
         options = begun.options
         plan, data = train_plan(options, device), options.data or "synthetic"
-        console.print(f"training {plan.architecture} on {device}, {_ARITHMETIC[plan.amp]}")
-        train_set, val_set, dropped = _open_training_data(data, plan.recipe)
+        train_set, val_set, dropped = _open_training_data(data, plan)
         world.from_leader(lambda: probe(run.checkpoint))
         with _training_bar(plan.recipe.epochs) as (on_batch, on_epoch):
             epochs = run_training(
@@ -273,16 +276,17 @@ def _train(context: click.Context, options: TrainOptions) -> None:
     _say_end(run, plan, epochs)
 
 
-def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, int]:
+def _open_training_data(data: str, plan: TrainPlan) -> tuple[Dataset, Dataset, int]:
     from fcn_deploy.data.dataset import require_disjoint
     from fcn_deploy.data.sources import open_dataset, training_split
 
     read = open_dataset(data, training_split(data))
     val_set = open_dataset(data, "val")
     require_disjoint(read, val_set)
-    fitting = read.at_least(*recipe.crop_size)
+    fitting = read.at_least(*plan.recipe.crop_size)
     dropped = len(read) - len(fitting)
-    height, width = recipe.crop_size
+    height, width = plan.recipe.crop_size
+    console.print(f"training {plan.architecture} on {plan.device}, {_ARITHMETIC[plan.amp]}")
     console.print(
         f"read {len(read)} training and {len(val_set)} validation examples of "
         f"{len(read.class_names)} classes from {data}; "
