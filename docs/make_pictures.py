@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from fcn_deploy.data.images import opened
 
 TUTORIAL = Path(__file__).resolve().parent / "tutorial.md"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -78,7 +78,8 @@ def main() -> None:
         for picture in sorted(Path("img").iterdir()):
             kept = target / picture.name
             # The camera's grain in the scenes makes full colour three times as large.
-            Image.open(picture).quantize(256).save(kept, optimize=True)
+            with opened(picture) as image:
+                image.quantize(256).save(kept, optimize=True)
             print(f"wrote {kept}, {kept.stat().st_size / 1000:.0f} kB")
         os.chdir(TUTORIAL.parent)  # a folder in use cannot be removed everywhere
 

@@ -23,7 +23,7 @@ from fcn_deploy.commands.report import report
 from fcn_deploy.commands.scenes import scenes
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from fcn_deploy.commands.train import train
-from fcn_deploy.core.errors import FcnDeployError
+from fcn_deploy.core.errors import FcnDeployError, WriteError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,8 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, WriteError) and (flags := _output_flags(words)):
+            error.name_flags(flags)
         code = _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _output_flags(words: Sequence[str]) -> str:
+    """Return the options by which the command that was typed may be told where to write."""
+    command: click.Command = fcn_deploy
+    for word in words:
+        if isinstance(command, click.Group):
+            command = command.commands.get(word, command)
+    options = (option for param in command.params for option in param.opts)
+    return " or ".join(option for option in options if option in ("--out", "--json"))
 
 
 def _explain(error: BaseException) -> int:
@@ -50,7 +62,9 @@ def _explain(error: BaseException) -> int:
         line, code = str(error), error.exit_code
     elif isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "fcn-deploy"
-        line, code = f"{error.format_message()} See `{command} --help`.", EXIT_BAD_INPUT
+        line = error.format_message()
+        line += "" if line.endswith((".", "?", "!")) else "."
+        line, code = f"{line} See `{command} --help`.", EXIT_BAD_INPUT
     elif isinstance(error, click.ClickException):
         line, code = error.format_message(), EXIT_BAD_INPUT
     elif isinstance(error, OSError):

@@ -301,7 +301,9 @@ def read_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Read], None]:
     """Put a decoder in the place of the one for files."""
     from fcn_deploy.data import pipeline
 
-    return lambda read: monkeypatch.setattr(pipeline, "read_image", read)
+    return lambda read: monkeypatch.setattr(
+        pipeline, "read_image", lambda path, before=None: read(path)
+    )
 
 
 @pytest.fixture

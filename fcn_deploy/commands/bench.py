@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 #: What ``--quick`` makes of the options that were not typed.
 QUICK: dict[str, Any] = {"repeats": 3, "seconds": 0.2, "clock": "loop", "cold_start": False}
+#: Share by which a row may be slower than in the older result.
+MAX_SLOWDOWN = 0.1
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class BenchOptions:
     order_seed: int | None
     json_file: Path | None
     older: Path | None
-    max_slowdown: float
+    max_slowdown: float | None
     device: str
     threads: int | None
     trust: bool
@@ -145,8 +147,8 @@ def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ..
     help="Measure batches of these sizes, e.g. 1,8.",
 )  # fmt: skip
 @click.option(
-    "--size", "sizes", type=Size(), multiple=True, default=[(320, 480)], callback=once,
-    show_default="320x480",
+    "--size", "sizes", type=Size(), multiple=True, default=["320x480"], callback=once,
+    show_default=True,
     help="Measure pictures of this height and width, in pixels; may be repeated.",
 )  # fmt: skip
 @click.option(
@@ -189,9 +191,9 @@ def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ..
     "row is slower or missing.",
 )  # fmt: skip
 @click.option(
-    "--max-slowdown", type=Percentage(), default="10%", show_default=True,
-    help="With --compare, let a row be slower by this much; what lies within the noise of the "
-    "repeats never counts.",
+    "--max-slowdown", type=Percentage(),
+    help="With --compare, let a row be slower by this much, by default by 10%; what lies within "
+    "the noise of the repeats never counts.",
 )  # fmt: skip
 @device_option
 @threads_option
@@ -206,6 +208,8 @@ def bench(**typed: Any) -> None:
     from fcn_deploy.machine.sensors import energy_joules
 
     options = BenchOptions(**typed)
+    if options.max_slowdown is not None and options.older is None:
+        raise InputError("--max-slowdown is of use with --compare only", "add it, or drop this")
     if options.quick:
         options = options.as_quick_look(typed_names())
     source = run_from_argument(options.run, options.trust)
@@ -235,7 +239,8 @@ def bench(**typed: Any) -> None:
     print_bench(measured)
     console.print(f"wrote {target}")
     if before is not None:
-        _gate(compare(before, measured, options.max_slowdown, asked))
+        allowed = MAX_SLOWDOWN if options.max_slowdown is None else options.max_slowdown
+        _gate(compare(before, measured, allowed, asked))
 
 
 def _older(options: BenchOptions) -> Bench:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.commands.shared.console import build_bar, console
+from fcn_deploy.commands.shared.console import build_bar, console, print_table
 from fcn_deploy.commands.shared.options import (
     Bytes,
     PathText,
@@ -17,6 +17,7 @@ from fcn_deploy.commands.shared.options import (
     Profile,
     precision_options,
 )
+from fcn_deploy.commands.shared.pictures import say_passed_over
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
@@ -185,6 +186,7 @@ def _planned(
     from fcn_deploy.tensorrt.profiles import choices, choose, engine_bytes, mebibytes, picture_sizes
 
     sizes = picture_sizes(folder)
+    say_passed_over([folder])
     model = file.model
 
     @functools.cache
@@ -194,7 +196,8 @@ def _planned(
     found = choices(sizes, memory_of, batch=batch, limit=memory)
     chosen = choose(found)
     table = Table(
-        title=f"{sizes.total()} pictures of {len(sizes)} sizes in {folder}", title_justify="left"
+        title=f"{_counted(sizes.total(), 'picture')} of {_counted(len(sizes), 'size')} in {folder}",
+        title_justify="left",
     )
     for column in ("profiles", "batch", "pictures at their optimum", "memory (estimated)"):
         table.add_column(column, justify="right")
@@ -207,7 +210,7 @@ def _planned(
             mebibytes(choice.memory),
             "chosen" if choice is chosen else "",
         )
-    console.print(table)
+    print_table(table)
     console.print(
         "memory: weights, activations and three batches in flight by the count of the ONNX graph, "
         "not measured; "
@@ -223,3 +226,7 @@ def _batches(choice: Choice) -> str:
     if len(set(choice.batches)) == 1:
         return str(choice.batches[0])
     return f"{', '.join(map(str, choice.batches))} (mean {choice.mean_batch:.1f})"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter
+from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter, print_table
 from fcn_deploy.commands.shared.options import PathText, PathType
-from fcn_deploy.core.files import write_json
+from fcn_deploy.core.files import probe, write_json
 from fcn_deploy.results.environment import result_header
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def check(folder: str, json_file: Path | None) -> None:
     from fcn_deploy.data import check as data_check
     from fcn_deploy.data.scenes.dataset import SCENE_COUNTS
 
+    if json_file is not None:
+        probe(json_file)
     if folder == "synthetic":
         with counter("drawing", sum(SCENE_COUNTS.values())) as step:
             report = data_check.check_scenes(step)
@@ -92,7 +94,7 @@ def _print_splits(report: DataReport) -> None:
         table.add_column(column, justify="right")
     for split in report.splits:
         table.add_row(split.name, str(split.samples), str(split.readable), *_sizes(split))
-    console.print(table)
+    print_table(table)
 
 
 def _sizes(split: SplitReport) -> tuple[str, str, str]:
@@ -125,6 +127,6 @@ def _print_classes(report: DataReport) -> None:
             name, f"{share:.2%}", str(int(counts.images[index])), f"{weights[index]:.2f}",
             "█" * round(_BAR * share) or ("▏" if share else ""),
         )  # fmt: skip
-    console.print(table)
+    print_table(table)
     everything = labelled + counts.void
     console.print(f"void: {counts.void / everything:.2%} of all pixels")

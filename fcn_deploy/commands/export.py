@@ -99,8 +99,9 @@ class ExportOptions:
     "pictures.",
 )  # fmt: skip
 @click.option(
-    "--calibration-size", type=click.IntRange(min=1), show_default=str(CALIBRATION_SIZE),
-    help="With --int8, calibrate on so many of the pictures at most, evenly spaced.",
+    "--calibration-size", type=click.IntRange(min=1),
+    help="With --int8, calibrate on so many of the pictures at most, evenly spaced; by default on "
+    f"{CALIBRATION_SIZE}.",
 )  # fmt: skip
 @click.option(
     "--unchecked", is_flag=True,

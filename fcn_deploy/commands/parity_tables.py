@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fcn_deploy.commands.shared.console import console
+from fcn_deploy.commands.shared.console import console, print_table
 
 if TYPE_CHECKING:
     from fcn_deploy.results.bisect import Bisection, Layer
@@ -32,7 +32,7 @@ def print_layers(bisection: Bisection) -> None:
     table.add_column("")
     for layer in bisection.layers:
         table.add_row(*layer_row(layer))
-    console.print(table, soft_wrap=False)
+    print_table(table)
     first = bisection.first
     if first is None:
         console.print("every layer keeps its tolerance")
@@ -79,7 +79,7 @@ def print_parity(comparison: Comparison) -> None:
     for check in comparison.checks:
         mark = Text("ok", "green") if check.passed else Text("FAILED", "bold red")
         table.add_row(check.name, mark, check.sentence)
-    console.print(table, soft_wrap=False)
+    print_table(table)
     if comparison.flips:
         _print_flips(comparison)
     if comparison.passed:
@@ -108,7 +108,7 @@ def _print_flips(comparison: Comparison) -> None:
     for bucket in comparison.by_distance:
         if bucket.flips:
             table.add_row(_distance_words(bucket), f"{bucket.flips:,}", f"{bucket.pixels:,}")
-    console.print(table, soft_wrap=False)
+    print_table(table)
 
 
 def _margin_words(bucket: Bucket) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,9 +27,17 @@ from fcn_deploy.commands.shared.options import (
     threads_option,
     trust_option,
 )
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.commands.shared.pictures import say_passed_over
+from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.run import MODEL_SUFFIXES, Run
 from fcn_deploy.core.spec import Precision
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+    from fcn_deploy.predict.folder import Prediction
+    from fcn_deploy.runners.base import Runner
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class PredictOptions:
     arguments: tuple[str, ...]
     out: Path | None
     overlay: bool
+    full_names: bool
     batch_size: int
     backend: str | None
     precision: Precision
@@ -53,6 +65,11 @@ class PredictOptions:
 @click.option(
     "--overlay", is_flag=True,
     help="Write overlays/NAME.png as well: each picture blended with the colours of its mask.",
+)  # fmt: skip
+@click.option(
+    "--full-names", is_flag=True,
+    help="Name each mask after its picture's suffix and folder as well, cam1/a.jpg.png, so that "
+    "those of a.jpg and a.png, or of two folders, can be told apart.",
 )  # fmt: skip
 @click.option(
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
@@ -80,15 +97,24 @@ def predict(**typed: Any) -> None:
     require_backends([backend], options.device)
     folder = options.out or source.root / "predictions"
     done = 0
-    with open_backend(
-        source,
-        backend,
-        precision=options.precision,
-        device=options.device,
-        threads=options.threads,
-    ) as runner:
+    with ExitStack() as stack:
+        runner = stack.enter_context(
+            open_backend(
+                source,
+                backend,
+                precision=options.precision,
+                device=options.device,
+                threads=options.threads,
+            )
+        )
         predictions = predict_pictures(
-            runner, pictures, folder, with_overlay=options.overlay, batch_size=options.batch_size
+            runner,
+            pictures,
+            folder,
+            with_overlay=options.overlay,
+            full_names=options.full_names,
+            batch_size=options.batch_size,
+            has_finite_logits=_logits_check(source, runner, options, stack),
         )
         with counter("predict", len(pictures)) as step:
             for prediction in predictions:
@@ -96,11 +122,60 @@ def predict(**typed: Any) -> None:
                 if prediction.error is None:
                     done += 1
                 else:
-                    click.echo(f"fcn-deploy: {prediction.error}", err=True)
+                    click.echo(f"fcn-deploy: {_named(prediction)}", err=True)
         device = runner.describe().device
+    say_passed_over([Path(word) for word in words])
     console.print(f"wrote {done} of {len(pictures)} masks to {folder} ({backend} on {device})")
     if done < len(pictures):
         sys.exit(EXIT_FAILED if done else EXIT_BAD_INPUT)
+
+
+def _named(prediction: Prediction) -> str:
+    """Return an error with the name of its picture, which a backend does not know."""
+    line, name = str(prediction.error), str(prediction.source)
+    return line if name in line else f"{name}: {line}"
+
+
+def _logits_check(
+    source: Run, runner: Runner, options: PredictOptions, stack: ExitStack
+) -> Callable[[NDArray[uint8]], bool]:
+    """Return what says whether a picture's logits are finite.
+
+    Masks do not show it, so the picture is run again, with logits.  What `export` has checked in
+    float32 is not asked again, nor what has no logits: an engine that was built without them.
+    """
+    import numpy as np
+
+    from fcn_deploy.runners.base import find_backend, open_runner
+
+    description = runner.describe()
+    backend = find_backend(description.backend)
+    exported = not backend.name.startswith("torch")
+    if (exported and description.precision != "fp16") or backend.build_missing is not None:
+        return lambda image: True
+
+    @cache
+    def with_logits() -> Runner:
+        return stack.enter_context(
+            open_runner(
+                source,
+                backend.name if exported else "torch",  # eager: nothing is compiled for this
+                precision=options.precision,
+                outputs=("mask", "logits"),
+                threads=options.threads,
+                device=backend.device_of(options.device),
+            )
+        )
+
+    def has_finite_logits(image: NDArray[uint8]) -> bool:
+        try:
+            logits = with_logits().run(image[None]).logits
+        except FcnDeployError:  # they take more memory than the mask did: then nothing is known
+            return True
+        assert logits is not None  # asked for
+        return bool(np.isfinite(logits).all())
+
+    return has_finite_logits
 
 
 def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:

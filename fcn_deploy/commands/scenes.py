@@ -34,7 +34,7 @@ class ScenesOptions:
     help="Draw so many scenes for validation.",
 )  # fmt: skip
 @click.option(
-    "--size", type=Size(), default=(320, 480), show_default="320x480",
+    "--size", type=Size(), default="320x480", show_default=True,
     help="Draw scenes of this height and width, in pixels.",
 )  # fmt: skip
 @click.option(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fcn_deploy.commands.shared.console import console, counter
-from fcn_deploy.commands.shared.options import PathText, Size
+from fcn_deploy.commands.shared.options import PathText, Size, few_threads
 from fcn_deploy.commands.train_options import Epochs, TrainOptions, train_plan
 from fcn_deploy.commands.train_resume import resume_point
 from fcn_deploy.core.errors import (
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from fcn_deploy.data.dataset import Dataset
     from fcn_deploy.results.training import Epoch
     from fcn_deploy.training.plan import Progress, TrainPlan
-    from fcn_deploy.training.recipes import Recipe
 
 
 _ARITHMETIC = {
@@ -194,6 +193,7 @@ _SECONDS_SHOWN = 0.1
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
+    callback=few_threads,
     help="Load data in so many processes beside the one that trains; by default in none on a CPU, "
     "in up to 16 beside a GPU.",
 )
@@ -249,6 +249,10 @@ def _train(context: click.Context, options: TrainOptions) -> None:
 
     if options.download and options.data != "voc2012":
         raise InputError("--download fetches VOC 2012 alone", "add --data voc2012, or drop it")
+    if options.resume and options.overwrite:
+        raise InputError(
+            "--resume goes on with the run in --out, --overwrite replaces it", "give one of them"
+        )
     run = Run(Path(options.out))
     device = choose_device(options.device)
     with joined(device) as world:
@@ -258,8 +262,7 @@ def _train(context: click.Context, options: TrainOptions) -> None:
             return
         options = begun.options
         plan, data = train_plan(options, device), options.data or "synthetic"
-        console.print(f"training {plan.architecture} on {device}, {_ARITHMETIC[plan.amp]}")
-        train_set, val_set, dropped = _open_training_data(data, plan.recipe)
+        train_set, val_set, dropped = _open_training_data(data, plan)
         if begun.state is None:
             _say_start(plan, train_set)
         world.from_leader(lambda: probe(run.checkpoint))
@@ -287,7 +290,7 @@ def _say_start(plan: TrainPlan, train_set: Dataset) -> None:
         console.print(words)
 
 
-def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, int]:
+def _open_training_data(data: str, plan: TrainPlan) -> tuple[Dataset, Dataset, int]:
     from fcn_deploy.data.dataset import require_disjoint
     from fcn_deploy.data.sources import class_notice, open_dataset, training_split
 
@@ -296,12 +299,13 @@ def _open_training_data(data: str, recipe: Recipe) -> tuple[Dataset, Dataset, in
     read = open_dataset(data, training_split(data))
     val_set = open_dataset(data, "val")
     require_disjoint(read, val_set)
-    fitting = read.at_least(*recipe.crop_size)
+    fitting = read.at_least(*plan.recipe.crop_size)
     dropped = len(read) - len(fitting)
-    height, width = recipe.crop_size
+    height, width = plan.recipe.crop_size
+    console.print(f"training {plan.architecture} on {plan.device}, {_ARITHMETIC[plan.amp]}")
     as_in_the_book = ""
-    if recipe.crop_validation:  # as they stand there, to be compared at a glance
-        val_crops = len(val_set.at_least(*recipe.crop_size))
+    if plan.recipe.crop_validation:  # as they stand there, to be compared at a glance
+        val_crops = len(val_set.at_least(*plan.recipe.crop_size))
         as_in_the_book = f"; at least as large: `read {len(fitting)} examples` for training, "
         as_in_the_book += f"`read {val_crops} examples` for validation on crops"
     console.print(

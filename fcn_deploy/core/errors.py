@@ -7,6 +7,7 @@
     │   ├── LabelError         a mask with a value that is no class
     │   └── PaletteError       a mask whose colours contradict its indices
     ├── ArtifactError          a file of ours: missing, unreadable, unwritable
+    │   ├── WriteError         one that cannot be written; options may choose another place
     │   ├── MissingStageError  an earlier command has to run first
     │   ├── CheckpointError    model.safetensors
     │   ├── OnnxFileError      model.onnx
@@ -73,6 +74,28 @@ class LabelError(DataError):
 
 class ArtifactError(FcnDeployError):
     """A file of a run cannot be read or written."""
+
+
+class WriteError(ArtifactError):
+    """A file cannot be written where it was to be.
+
+    Args:
+        message: what cannot be written, and why.
+        repair: what to do about it, up to the options that choose another place.
+        flags: these options, for example ``--out``; None: whoever knows them adds them.
+    """
+
+    def __init__(self, message: str, repair: str | None = None, flags: str | None = None) -> None:
+        super().__init__(message, repair)
+        self.flags: str | None = None
+        if flags is not None:
+            self.name_flags(flags)
+
+    def name_flags(self, flags: str) -> None:
+        """Add the options that choose another place to the repair, unless it has them."""
+        if self.flags is None and self.repair is not None:
+            self.flags = flags
+            self.repair = f"{self.repair} with {flags}"
 
 
 class MissingStageError(ArtifactError):

@@ -11,15 +11,13 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy.core.errors import ArtifactError, MissingStageError
-
-#: What chooses where a command writes, for the repair of a failed write.
-OUTPUT_FLAGS = "--out or --json"
+from fcn_deploy.core.errors import ArtifactError, MissingStageError, WriteError
 
 
 def file_digest(path: Path) -> str:
@@ -30,7 +28,7 @@ def file_digest(path: Path) -> str:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
     except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+        raise ArtifactError(f"cannot read {path}: {error.strerror}", "check the path") from error
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -40,7 +38,7 @@ def content_digest(content: bytes) -> str:
 
 
 @contextmanager
-def atomic_path(target: Path, *, flags: str = OUTPUT_FLAGS) -> Iterator[Path]:
+def atomic_path(target: Path, *, flags: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; move it there if the block succeeds.
 
     On any exception the temporary file is removed and an older ``target`` stays as it was.
@@ -51,8 +49,9 @@ def atomic_path(target: Path, *, flags: str = OUTPUT_FLAGS) -> Iterator[Path]:
     temporary = _temporary(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        mode = _create(temporary)
         yield temporary
-        _flush(temporary)
+        _flush(temporary, mode)
         os.replace(temporary, target)
     except OSError as error:
         if error.errno is None:  # a library's own OSError, not the disk's: let its owner speak
@@ -68,14 +67,23 @@ def _temporary(target: Path) -> Path:
     return target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
 
 
-def _flush(path: Path) -> None:
+def _create(path: Path) -> int:
+    """Make an empty file, and return the mode that it is given here."""
+    path.touch()
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _flush(path: Path, mode: int) -> None:
+    # A library may have put a file of its own in place of ours: safetensors' are for one's eyes.
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
 
 
 @contextmanager
 def atomic_pair(
-    content: Path, voucher: Path, *, flags: str = OUTPUT_FLAGS
+    content: Path, voucher: Path, *, flags: str | None = None
 ) -> Iterator[tuple[Path, Path]]:
     """Yield temporary paths for a file and for another that vouches for it; move both at the end.
 
@@ -88,9 +96,10 @@ def atomic_pair(
     temporaries = _temporary(content), _temporary(voucher)
     try:
         content.parent.mkdir(parents=True, exist_ok=True)
+        modes = [_create(temporary) for temporary in temporaries]
         yield temporaries
-        for temporary in temporaries:
-            _flush(temporary)
+        for temporary, mode in zip(temporaries, modes, strict=True):
+            _flush(temporary, mode)
         voucher.unlink(missing_ok=True)
         os.replace(temporaries[0], content)
         os.replace(temporaries[1], voucher)
@@ -102,24 +111,24 @@ def atomic_pair(
                 temporary.unlink()
 
 
-def write_error(target: Path, error: OSError, *, flags: str = OUTPUT_FLAGS) -> ArtifactError:
+def write_error(target: Path, error: OSError, *, flags: str | None = None) -> WriteError:
     """Translate a failed write into one clear sentence.
 
     Args:
         target: what could not be written.
         error: why.
-        flags: what the user may type to write elsewhere.
+        flags: the options that choose another place; None: the command line adds its own.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        repair = f"the disk is full: free some space, or write elsewhere with {flags}"
+        repair = "the disk is full: free some space, or write elsewhere"
     else:
-        repair = f"choose another place with {flags}"
+        repair = "choose another place"
     # What `mkdir` finds existing is a file in the folder's place; "File exists" would mislead.
     reason = os.strerror(errno.ENOTDIR) if error.errno == errno.EEXIST else error.strerror
-    return ArtifactError(f"cannot write {target}: {reason or error}", repair)
+    return WriteError(f"cannot write {target}: {reason or error}", repair, flags)
 
 
-def probe(target: Path, *, flags: str = OUTPUT_FLAGS) -> None:
+def probe(target: Path, *, flags: str | None = None) -> None:
     """Make the target's folder and try that it can be written, before the work that it is for.
 
     Raises:
@@ -137,7 +146,7 @@ def probe(target: Path, *, flags: str = OUTPUT_FLAGS) -> None:
         raise write_error(target, error, flags=flags) from error
 
 
-def write_bytes(target: Path, content: bytes, *, flags: str = OUTPUT_FLAGS) -> None:
+def write_bytes(target: Path, content: bytes, *, flags: str | None = None) -> None:
     """Write ``content`` to ``target``, whole or not at all."""
     with atomic_path(target, flags=flags) as temporary:
         temporary.write_bytes(content)

@@ -136,7 +136,9 @@ class ModelSpec:
                 mean=_triple(fields["mean"]),
                 std=_triple(fields["std"]),
             )
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        except (
+            KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError,
+        ) as error:  # fmt: skip
             raise ArtifactError(f"the model's spec is unreadable ({error!r})") from error
 
 

@@ -3,24 +3,66 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from fcn_deploy.core.errors import ImageError
 
 #: Refused beyond this: a small file may unfold to gigabytes (a decompression bomb).
 MAX_PIXELS = 100_000_000
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+#: Pillow's name of a format → the suffixes of its files.  No other format is opened, whatever a
+#: file's suffix says: Pillow would hand PostScript, for one, to a program that runs it.
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k"),
+}
+#: What Pillow may have been built without: a format → the feature that it needs.
+_FEATURES = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+
+
+def _is_supported(name: str) -> bool:
+    feature = _FEATURES.get(name)
+    if feature is None:
+        return True
+    # Of a feature that it does not know, an older Pillow warns.
+    return feature in (*features.modules, *features.codecs) and bool(features.check(feature))
+
+
+#: The formats that are read, and the suffixes by which pictures are found in folders.
+IMAGE_FORMATS = tuple(name for name in _SUFFIXES if _is_supported(name))
+IMAGE_SUFFIXES = frozenset(suffix for name in IMAGE_FORMATS for suffix in _SUFFIXES[name])
+#: Suffixes of pictures that are not read; a folder's are counted, so that none is lost unnoticed.
+_OTHER_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes) | {
+    ".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".tga", ".ico", ".exr", ".hdr", ".eps",
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".dcm",
+}  # fmt: skip
+#: TIFF's tag of the channels of a pixel, and how such a file begins in both orders of bytes.
+_CHANNELS = 0x0115
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
 #: EXIF's tag, and its values for pictures that are stored on their side.
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
+
+
+# What Pillow logs would go to stderr, where the error is one line of ours, were there no handler.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class _SuppressWarnings:
@@ -55,23 +97,38 @@ _suppress_warnings = _SuppressWarnings()
 
 
 @contextmanager
-def decoded(path: Path) -> Iterator[Image.Image]:
+def decoded(
+    path: Path, before: Callable[[tuple[int, int]], None] = lambda size: None
+) -> Iterator[Image.Image]:
     """Open and fully decode a picture, turned upright by its EXIF orientation.
 
+    Args:
+        path: the file.
+        before: called with (width, height) in pixels before they are decoded; what it raises,
+            unless it is an OSError or ValueError, is passed on.
+
     Raises:
-        ImageError: missing, not a picture, truncated, or larger than ``MAX_PIXELS``.
+        ImageError: see :func:`opened`; also a picture that is truncated.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
+        before(image.size)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
     yield image
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open a picture whose pixels are still to be decoded; what fails inside is explained."""
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Open a picture whose pixels are still to be decoded; what fails inside is explained.
+
+    The only way to a picture on the disk: no format but :data:`IMAGE_FORMATS` is tried.
+
+    Raises:
+        ImageError: missing, not a file, not a picture, or larger than ``MAX_PIXELS``.
+    """
     try:
-        with _suppress_warnings, Image.open(path) as image:
+        _refuse_pipe(path)
+        with _suppress_warnings, Image.open(path, formats=IMAGE_FORMATS) as image:  # noqa: TID251
             _refuse_bomb(path, image.size)
             yield image
     except FileNotFoundError as error:
@@ -81,12 +138,46 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} unfolds to too many pixels ({error})", "shrink it") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not a picture", "remove or replace it") from error
+        raise _unidentified(path) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(
             f"{path} cannot be decoded ({reason})", "remove or replace the file"
         ) from error
+
+
+def _refuse_pipe(path: Path) -> None:
+    kind = path.stat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # to open a pipe waits for whoever writes
+        raise ImageError(f"{path} is a pipe or a device, not a picture", "name a file")
+
+
+def _unidentified(path: Path) -> ImageError:
+    """Say what a file is that Pillow does not know."""
+    if (channels := _channels_of_tiff(path)) is not None:
+        return ImageError(f"{path} holds {channels} channels", "save three of them as RGB")
+    suffix = path.suffix.lower()
+    if suffix in _OTHER_SUFFIXES - IMAGE_SUFFIXES:
+        return ImageError(f"{path}: {suffix} files are not read", "save it as PNG or JPEG")
+    return ImageError(f"{path} is not a picture", "remove or replace it")
+
+
+def _channels_of_tiff(path: Path) -> int | None:
+    """Return how many channels a TIFF has that cannot be opened, or None where more is wrong."""
+    from PIL import TiffImagePlugin
+
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(8)
+            if not start.startswith(_TIFF_STARTS):
+                return None
+            tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+            stream.seek(tags.next)
+            tags.load(stream)
+        channels = int(tags[_CHANNELS])
+    except Exception:  # of a damaged file: Pillow's parser raises whatever comes of it
+        return None
+    return channels if channels > 4 else None
 
 
 def _refuse_bomb(path: Path, size: tuple[int, int]) -> None:
@@ -98,11 +189,17 @@ def _refuse_bomb(path: Path, size: tuple[int, int]) -> None:
         )
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(
+    path: Path, before: Callable[[tuple[int, int]], None] = lambda size: None
+) -> NDArray[np.uint8]:
     """Read a picture of any common mode as RGB.
 
     Grey, palette, CMYK and alpha pictures are converted (alpha is dropped), 16-bit greys are
     scaled to 8 bits, EXIF orientation is applied.
+
+    Args:
+        path: the file.
+        before: see :func:`decoded`.
 
     Returns:
         uint8 [H, W, 3], RGB.
@@ -110,7 +207,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: see :func:`decoded`; also 32-bit float pictures, whose range is unknown.
     """
-    with decoded(path) as image:
+    with decoded(path, before) as image:
         return _as_rgb(path, image)
 
 
@@ -134,7 +231,7 @@ def image_size(path: Path) -> tuple[int, int]:
         ImageError: the header cannot be read, or names more than ``MAX_PIXELS``; of a TIFF, see
             :func:`decoded`.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.format == "TIFF":
             image.load()  # turns it upright; before that, Pillow's versions disagree
         width, height = image.size
@@ -148,33 +245,72 @@ def exif_orientation(path: Path) -> int:
     Raises:
         ImageError: the header cannot be read.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         orientation = image.getexif().get(_ORIENTATION)
     return orientation if isinstance(orientation, int) and 1 < orientation <= 8 else 1
 
 
-def find_images(sources: list[Path]) -> list[Path]:
+def is_image_name(path: Path) -> bool:
+    """Say whether a file of a folder is taken for a picture, by its name.
+
+    Names that begin with a dot are not: macOS writes ``._photo.jpg`` beside ``photo.jpg``.
+    """
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def find_images(sources: Sequence[Path]) -> list[Path]:
     """Return the pictures named by files and folders, folders searched one level, sorted.
 
-    A file named by the user is taken whatever its suffix, so that a broken one is reported.
+    A file named by the user is taken whatever its name, so that a broken one is reported.  One
+    that is named twice, by itself and by its folder for example, counts once.
 
     Raises:
         ImageError: a source does not exist, or a folder holds no picture.
     """
-    found: list[Path] = []
+    found: dict[Path, Path] = {}
     for source in sources:
         if source.is_dir():
-            inside = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(path for path in source.iterdir() if is_image_name(path))
             if not inside:
-                raise ImageError(
-                    f"no pictures in {source}", f"expected {', '.join(sorted(IMAGE_SUFFIXES))}"
-                )
-            found.extend(inside)
+                raise ImageError(f"no pictures in {source}", _no_pictures_repair(source))
         elif source.exists():
-            found.append(source)
+            inside = [source]
         else:
             raise ImageError(f"no such file or folder: {source}", "check the path")
-    return found
+        for path in inside:
+            # A link is a picture of its own: the folder that it lies in makes the difference.
+            found.setdefault(path.parent.resolve() / path.name, path)
+    return list(found.values())
+
+
+def _no_pictures_repair(folder: Path) -> str:
+    for path in sorted(folder.iterdir()):
+        hidden = path.name.startswith(".")
+        if path.is_dir() and not hidden and any(map(is_image_name, path.iterdir())):
+            return f"sub-folders are not searched: name {path}"
+    other = passed_over([folder])
+    return f"expected {', '.join(sorted(IMAGE_SUFFIXES))}" + (f"; {other}" if other else "")
+
+
+def passed_over(sources: Iterable[Path]) -> str | None:
+    """Count a sentence's worth of the pictures in folders that :func:`find_images` does not take.
+
+    Returns:
+        "2 files passed over (.heic, .psd): save them as PNG or JPEG", or None where there are none.
+    """
+    suffixes = Counter(
+        path.suffix.lower()
+        for source in sources
+        if source.is_dir()
+        for path in source.iterdir()
+        if path.suffix.lower() in _OTHER_SUFFIXES - IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+    if not suffixes:
+        return None
+    files = "1 file" if suffixes.total() == 1 else f"{suffixes.total()} files"
+    them = "it" if suffixes.total() == 1 else "them"
+    kinds = ", ".join(sorted(suffixes))
+    return f"{files} passed over ({kinds}): save {them} as PNG or JPEG"
 
 
 def image_content(image: NDArray[np.uint8]) -> bytes:

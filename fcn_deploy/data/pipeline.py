@@ -8,13 +8,14 @@
 Threads, because decoding pictures and packing masks let go of the interpreter's lock, and because
 arrays need not be copied between processes.  The network is asked from the caller's thread alone:
 a runner is never called from several threads at once.  Everything is pulled from the right, so
-that whoever stops pulling stops the work, and what lies in memory is bounded at each arrow.
+that whoever stops pulling stops the work, and what lies in memory is bounded at each arrow, by a
+number of pictures and by ``HELD_BYTES``: many cores times large pictures would fill any memory.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ _Done = TypeVar("_Done")
 #: sizes in turn still fill their batches, and no more than this many batches lie open.
 WINDOW = 4
 THREAD_NAME = "pictures"
+#: Bytes that may be held at each arrow, or one picture where that takes more.
+HELD_BYTES = 1 << 30
+#: Bytes of a pixel that is being decoded: 3 of the array and 4 of Pillow's own picture.
+_DECODING_BYTES = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,20 +110,104 @@ def decoded_ahead(
     Args:
         files: pictures of any sizes.
         pool: the threads.
-        ahead: at most so many pictures are in work or wait to be taken.
+        ahead: at most so many pictures are in work or wait to be taken; fewer where these would
+            take more than ``HELD_BYTES``.
     """
-    waiting: deque[Future[Picture | Unreadable]] = deque()
+    window = _Window(pool, ahead)
     for place, path in enumerate(files):
-        if len(waiting) == ahead:
-            yield waiting.popleft().result()
-        waiting.append(pool.submit(_decode, place, path))
-    while waiting:
-        yield waiting.popleft().result()
+        if len(window) == ahead:
+            yield window.take()
+        window.add(place, path)
+    while len(window):
+        yield window.take()
 
 
-def _decode(place: int, path: Path) -> Picture | Unreadable:
+class _Postponed(Exception):  # noqa: N818 (nothing is wrong with the picture)
+    """A picture that is large is not decoded before there is room for it."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(needed)
+        self.needed = needed
+
+
+@dataclass(eq=False)
+class _Decoding:
+    """A file in the window: what it became, or will become, and the bytes set aside for it."""
+
+    place: int
+    path: Path
+    future: Future[Picture | Unreadable | _Postponed]
+    held: int = 0
+
+
+class _Window:
+    """Files that are decoded ahead, in order.
+
+    A small picture is decoded at once: all that the window takes of these fit into half of
+    ``HELD_BYTES``.  Of a large one the header is read, and it is decoded, in its turn, when it fits
+    into the other half.  No thread ever waits for room: threads that do would outlast their pool.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, ahead: int) -> None:
+        self._pool = pool
+        self._room = HELD_BYTES // 2
+        self._small = self._room // ahead
+        self._waiting: deque[_Decoding] = deque()
+        self._held = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, place: int, path: Path) -> None:
+        """Begin with a file."""
+        future = self._pool.submit(_decode, place, path, self._small)
+        self._waiting.append(_Decoding(place, path, future))
+
+    def take(self) -> Picture | Unreadable:
+        """Wait for the first file, and return what it became."""
+        first = self._waiting[0]
+        if isinstance(first.future.result(), _Postponed):
+            self._begin_large(wait=True)  # its kin as well, so that all threads have work
+        taken = first.future.result()
+        assert not isinstance(taken, _Postponed)  # with nothing held before it, it was begun
+        self._waiting.popleft()
+        self._held -= first.held
+        self._begin_large(wait=False)
+        return taken
+
+    def _begin_large(self, *, wait: bool) -> None:
+        """Decode the large pictures that have room, up to the first that has none.
+
+        Args:
+            wait: for headers that are still to be read; else up to the first of these.
+        """
+        for each in self._waiting:
+            if not (wait or each.future.done()):
+                return
+            found = each.future.result()
+            if not isinstance(found, _Postponed):
+                continue
+            if self._held and self._held + found.needed > self._room:
+                return
+            each.held = found.needed
+            self._held += found.needed
+            each.future = self._pool.submit(_decode, each.place, each.path)
+
+
+def _decode(
+    place: int, path: Path, most_bytes: int | None = None
+) -> Picture | Unreadable | _Postponed:
+    """Decode a file, unless that would take more than so many bytes."""
+
+    def postpone_large(size: tuple[int, int]) -> None:
+        needed = size[0] * size[1] * _DECODING_BYTES
+        if most_bytes is not None and needed > most_bytes:
+            raise _Postponed(needed)
+
     try:
-        return Picture(place, read_image(path))
+        return Picture(place, read_image(path, postpone_large))
+    except _Postponed as postponed:
+        return postponed
     except ImageError as error:
         return Unreadable(place, error)
 
@@ -139,7 +228,8 @@ def batches_of_one_size(pictures: Iterable[Picture], batch_size: int) -> Iterato
     """Fill batches with pictures of one size; nothing is padded or resized.
 
     A batch that does not fill up leaves when its oldest picture falls ``WINDOW`` batches behind
-    the newest: rare sizes neither pile up nor hold back the results of the others.
+    the newest, or when all that are open hold more than ``HELD_BYTES``: rare sizes neither pile up
+    nor hold back the results of the others.
 
     Args:
         pictures: with rising places.
@@ -153,7 +243,8 @@ def batches_of_one_size(pictures: Iterable[Picture], batch_size: int) -> Iterato
     for picture in pictures:
         while open_batches:
             oldest = next(iter(open_batches))
-            if picture.place - open_batches[oldest][0].place < WINDOW * batch_size:
+            far = picture.place - open_batches[oldest][0].place >= WINDOW * batch_size
+            if not far and picture.image.nbytes + _nbytes(open_batches) <= HELD_BYTES:
                 break
             yield _closed(open_batches.pop(oldest))
         size = picture.image.shape
@@ -162,6 +253,11 @@ def batches_of_one_size(pictures: Iterable[Picture], batch_size: int) -> Iterato
             yield _closed(open_batches.pop(size))
     while open_batches:
         yield _closed(open_batches.pop(next(iter(open_batches))))
+
+
+def _nbytes(open_batches: Mapping[tuple[int, ...], Sequence[Picture]]) -> int:
+    # Those of one batch are of one size.
+    return sum(len(pictures) * pictures[0].image.nbytes for pictures in open_batches.values())
 
 
 def _closed(pictures: list[Picture]) -> Batch:
@@ -176,6 +272,7 @@ def written_behind(
     write: Callable[[_Answer], _Done],
     pool: ThreadPoolExecutor,
     behind: int,
+    nbytes: Callable[[_Answer], int] = lambda answer: 0,
 ) -> Iterator[_Done]:
     """Write answers while the next ones are being computed.
 
@@ -183,7 +280,9 @@ def written_behind(
         answers: pulled in the caller's thread: pulling is what computes them.
         write: called on a thread for each answer.
         pool: the threads.
-        behind: at most so many answers are written or wait for it.
+        behind: at most so many answers are written or wait for it; fewer where these take more than
+            ``HELD_BYTES``.
+        nbytes: what an answer takes until it is written.
 
     Yields:
         What ``write`` returned, in the order of the answers, as soon as it is there.
@@ -191,13 +290,19 @@ def written_behind(
     Raises:
         Exception: whatever ``write`` raised, after the results of the answers before.
     """
-    waiting: deque[Future[_Done]] = deque()
+    waiting: deque[tuple[int, Future[_Done]]] = deque()
+    held = 0
     for answer in answers:
-        waiting.append(pool.submit(write, answer))
-        while waiting and (len(waiting) >= behind or waiting[0].done()):
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        # The answer is let go of at once: until the next one comes is when the network computes.
+        waiting.append((nbytes(answer), pool.submit(write, answer)))
+        del answer
+        held += waiting[-1][0]
+        while waiting and (len(waiting) >= behind or waiting[0][1].done() or held > HELD_BYTES):
+            written, future = waiting.popleft()
+            held -= written
+            yield future.result()
+    for _, future in waiting:
+        yield future.result()
 
 
 def in_order(numbered: Iterable[tuple[int, _Done]]) -> Iterator[_Done]:

@@ -113,7 +113,7 @@ def find_voc_root(folder: Path) -> Path:
         DataError: missing, empty, or not in VOC layout.
     """
     if not folder.is_dir():
-        raise DataError(f"no data folder {folder}", f"{_LAYOUT}; or use --data synthetic")
+        raise DataError(f"no data folder {folder}", f"{_LAYOUT}; or give `synthetic`")
     candidates = [folder, folder / "VOC2012", folder / "VOCdevkit" / "VOC2012"]
     candidates += sorted(folder.glob("VOCdevkit/VOC*"), reverse=True)
     for candidate in candidates:

@@ -75,7 +75,9 @@ class OnnxFile:
                 f"no ONNX file {self.path}", "run `fcn-deploy export` first"
             ) from error
         except OSError as error:
-            raise OnnxFileError(f"cannot read {self.path}: {error.strerror}") from error
+            raise OnnxFileError(
+                f"cannot read {self.path}: {error.strerror}", FOREIGN_REPAIR
+            ) from error
         known = vars(self).get("digest")  # of a reading before
         if known is not None and content_digest(content) != known:
             raise OnnxFileError(f"{self.path} has changed since it was opened", "open it anew")
@@ -91,7 +93,8 @@ class OnnxFile:
         """The graph, which all who have this file share: copy it to change it.
 
         Raises:
-            OnnxFileError: the file is missing, truncated or no ONNX file.
+            OnnxFileError: the file is missing, truncated or no ONNX file, or keeps its weights
+                elsewhere.
             BackendError: the onnx package is missing.
         """
         try:
@@ -108,6 +111,8 @@ class OnnxFile:
             raise foreign from error
         if not model.graph.node:
             raise foreign
+        if _keeps_weights_elsewhere(model.graph):
+            raise OnnxFileError(f"{self.path} keeps its weights in another file", FOREIGN_REPAIR)
         return model
 
     @cached_property
@@ -145,6 +150,18 @@ class OnnxFile:
             self.digest  # noqa: B018 (of what was read; a later reading is held against it)
         for name in ("bytes", "model"):
             vars(self).pop(name, None)
+
+
+def _keeps_weights_elsewhere(graph: onnx.GraphProto) -> bool:
+    from onnx import TensorProto
+
+    tensors = [*graph.initializer]
+    for node in graph.node:
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors]
+            if any(map(_keeps_weights_elsewhere, (attribute.g, *attribute.graphs))):
+                return True
+    return any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors)
 
 
 def shape_arithmetic(model: onnx.ModelProto) -> frozenset[str]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fcn_deploy.core.errors import ArchitectureError, ArtifactError, CheckpointError
+from fcn_deploy.core.errors import ArchitectureError, ArtifactError, CheckpointError, WriteError
 from fcn_deploy.core.files import atomic_path
 from fcn_deploy.core.spec import SPEC_KEY, ModelSpec
 from fcn_deploy.networks.architectures import build_model
@@ -50,8 +50,8 @@ def save_checkpoint(path: Path, model: nn.Module, spec: ModelSpec) -> None:
             save_file(tensors, temporary, metadata={SPEC_KEY: spec.to_json()})
         except safetensors.SafetensorError as error:
             # The library reports a full disk as its own error: hand the reason on.
-            raise ArtifactError(
-                f"cannot write {path}: {error}", "free some space, or write elsewhere with --out"
+            raise WriteError(
+                f"cannot write {path}: {error}", "free some space, or write elsewhere"
             ) from error
 
 
@@ -88,7 +88,7 @@ def read_spec(path: Path) -> ModelSpec:
         raise CheckpointError(f"no checkpoint {path}", _REPAIR) from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", _REPAIR) from error
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file", _REPAIR) from error
     if not isinstance(metadata, dict) or SPEC_KEY not in metadata:
         raise CheckpointError(f"{path} carries no fcn-deploy spec", _REPAIR)

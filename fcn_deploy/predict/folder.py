@@ -6,9 +6,10 @@ decode (threads) ──▶ batches of one size ──▶ runner.stream ──▶
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,9 @@ def predict(
     out: Path,
     *,
     with_overlay: bool = False,
+    full_names: bool = False,
     batch_size: int = 1,
+    has_finite_logits: Callable[[NDArray[np.uint8]], bool] = lambda image: True,
 ) -> Iterator[Prediction]:
     """Segment pictures of any sizes and write palette PNG masks of the same size.
 
@@ -73,7 +76,12 @@ def predict(
         pictures: files; one that cannot be read is reported and the rest goes on.
         out: folder for ``NAME.png`` and, with overlays, ``overlays/NAME.png``.
         with_overlay: also write the mask blended over its picture.
+        full_names: name each mask after its picture's folder and suffix too; see
+            :func:`mask_paths`.
         batch_size: most pictures to segment at once; those of a batch are of one size.
+        has_finite_logits: asked of an image, uint8 [H, W, 3], whose mask is of class 0 alone: that
+            is what the argmax of numbers that are none gives.  Where it says no, the picture gets
+            no mask.
 
     Yields:
         One :class:`Prediction` per picture, in the order of the pictures, as it is done.
@@ -83,9 +91,9 @@ def predict(
             would be overwritten; nothing has been written then.
         ArtifactError: ``out`` cannot be written.
     """
-    targets = mask_paths(pictures, out)
-    overlays = [out / OVERLAY_FOLDER / target.name for target in targets]
-    _refuse_foreign(targets + (overlays if with_overlay else []))
+    targets = mask_paths(pictures, out, full_names=full_names)
+    overlays = _overlay_paths(targets, out) if with_overlay else []
+    _refuse_foreign([*targets, *overlays])
 
     def write(answer: _Segmented | _Failed) -> tuple[int, Prediction]:
         source, target = pictures[answer.place], targets[answer.place]
@@ -93,7 +101,7 @@ def predict(
             return answer.place, Prediction(source, None, answer.error)
         palette = runner.spec.palette
         write_mask(target, answer.mask, palette)
-        if with_overlay:
+        if answer.image is not None:
             blended = overlay(answer.image, answer.mask, palette)
             write_picture(overlays[answer.place], blended)
         return answer.place, Prediction(source, target)
@@ -101,17 +109,21 @@ def predict(
     ahead = lookahead(batch_size)
     # Threads of their own for writing: each write waits for the disk, and must hold up no decoding.
     with picture_threads() as readers, picture_threads() as writers:
-        answers = _answers(runner, decoded_ahead(pictures, readers, ahead), batch_size)
+        decoded = decoded_ahead(pictures, readers, ahead)
+        answers = (
+            _checked(answer, has_finite_logits, keep_image=with_overlay)
+            for answer in _answers(runner, decoded, batch_size)
+        )
         # What is put in order are predictions, not masks: those are on the disk by then.
-        yield from in_order(written_behind(answers, write, writers, ahead))
+        yield from in_order(written_behind(answers, write, writers, ahead, _nbytes))
 
 
 @dataclass(frozen=True, eq=False)
 class _Segmented:
-    """A picture with its mask."""
+    """A mask, with its picture where an overlay is wanted."""
 
     place: int
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] | None
     mask: NDArray[np.uint8]
 
 
@@ -121,6 +133,39 @@ class _Failed:
 
     place: int
     error: PredictionError
+
+
+#: Bytes of a pixel while its mask is written, and while an overlay is: the mask, the picture and
+#: the overlay, once as arrays and once as Pillow's pictures.
+_MASK_BYTES, _OVERLAY_BYTES = 2, 12
+
+
+def _nbytes(answer: _Segmented | _Failed) -> int:
+    if isinstance(answer, _Failed):
+        return 0
+    return answer.mask.size * (_MASK_BYTES if answer.image is None else _OVERLAY_BYTES)
+
+
+def _checked(
+    answer: _Segmented | _Failed,
+    has_finite_logits: Callable[[NDArray[np.uint8]], bool],
+    *,
+    keep_image: bool,
+) -> _Segmented | _Failed:
+    """Refuse a mask of logits that are not finite; let go of a picture that is needed no more."""
+    if isinstance(answer, _Failed):
+        return answer
+    assert answer.image is not None
+    if not answer.mask.any() and not has_finite_logits(answer.image):
+        return _Failed(answer.place, _not_finite())
+    return answer if keep_image else replace(answer, image=None)
+
+
+def _not_finite() -> BackendError:
+    return BackendError(
+        "the network's logits are not finite",
+        "use float32 if that was half precision, else train anew with a smaller --lr",
+    )
 
 
 def _answers(
@@ -195,6 +240,16 @@ def _failed(place: int, error: FcnDeployError) -> _Failed:
     return _Failed(place, error)
 
 
+def _overlay_paths(targets: Sequence[Path], out: Path) -> list[Path]:
+    overlays = [out / OVERLAY_FOLDER / target.relative_to(out) for target in targets]
+    if both := set(targets).intersection(overlays):
+        raise InputError(
+            f"a mask and an overlay would both be written to {min(both)}",
+            f"rename the folder {OVERLAY_FOLDER} of the pictures",
+        )
+    return overlays
+
+
 def _refuse_foreign(targets: Sequence[Path]) -> None:
     for target in targets:
         if target.exists() and not written_by_us(target):
@@ -204,20 +259,35 @@ def _refuse_foreign(targets: Sequence[Path]) -> None:
             )
 
 
-def mask_paths(pictures: Sequence[Path], out: Path) -> list[Path]:
+def mask_paths(pictures: Sequence[Path], out: Path, *, full_names: bool = False) -> list[Path]:
     """Return the mask's path for each picture.
+
+    Args:
+        pictures: files, each once.
+        out: the folder of the masks.
+        full_names: ``a.jpg.png`` in place of ``a.png``; where the pictures come from several
+            folders, in folders that lie below ``out`` as theirs do below the one they share.
 
     Raises:
         InputError: two would be the same, or one would replace a picture.
     """
+    if full_names:
+        folders = [picture.parent.resolve() for picture in pictures]
+        shared = os.path.commonpath(folders) if folders else ""
+        names = [
+            folder.relative_to(shared) / f"{picture.name}.png"
+            for folder, picture in zip(folders, pictures, strict=True)
+        ]
+    else:
+        names = [Path(f"{picture.stem}.png") for picture in pictures]
     owner: dict[Path, Path] = {}
     sources = {picture.resolve() for picture in pictures}
-    for picture in pictures:
-        target = out / f"{picture.stem}.png"
+    for picture, name in zip(pictures, names, strict=True):
+        target = out / name
         if target in owner:
             raise InputError(
                 f"{owner[target]} and {picture} would both be written to {target}",
-                "predict them into different folders with --out",
+                "add --full-names, which tells suffixes and folders apart",
             )
         if target.resolve() in sources:
             raise InputError(

@@ -196,7 +196,8 @@ class Fields:
             raise wrong
         try:
             data = base64.b64decode(content, validate=True)
-            with Image.open(io.BytesIO(data), formats=[_PICTURE_KINDS[kind]]) as image:
+            formats = [_PICTURE_KINDS[kind]]
+            with Image.open(io.BytesIO(data), formats=formats) as image:  # noqa: TID251 (no file)
                 width, height = image.size
                 image.verify()
         except (

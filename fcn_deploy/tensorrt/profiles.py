@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.spec import BatchShape, ShapeProfile
-from fcn_deploy.data.images import IMAGE_SUFFIXES, find_images, image_size
+from fcn_deploy.data.images import find_images, image_size, is_image_name
 from fcn_deploy.graph.cost import peak_bytes
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def picture_sizes(folder: Path) -> Counter[Size]:
         ImageError: there are none, or one has no readable header.
     """
     inside = folder / "JPEGImages"
-    holds = folder.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir())
+    holds = folder.is_dir() and any(map(is_image_name, folder.iterdir()))
     files = find_images([inside if inside.is_dir() and not holds else folder])
     return Counter(image_size(path) for path in files)
 

@@ -41,6 +41,17 @@ from tests.commands.quick_training import QUICK
         (["bench", "--backend", "trt"], ["trt", "install"]),
         (["bench", "--batch", "1,x"], ["1,8"]),
         (["export", "--outputs", "maks"], ["maks", "logits"]),
+        *(
+            ([*command, "--fp16", "--int8"], ["--fp16 and --int8", "give one of them"])
+            for command in (["export"], ["build"], ["parity"], ["bench"], ["predict", "x.png"])
+        ),
+        (["predict", "x.png", "--threads", "99999"], ["--threads 99999 is too many", "at most"]),
+        (["train", "--workers", "99999"], ["--workers 99999 is too many", "at most"]),
+        (["train", "--resume", "--overwrite"], ["give one of them"]),
+        (["bench", "--max-slowdown", "5%"], ["--max-slowdown is of use with --compare only"]),
+        (["bench", "--compare", "nope.json"], ["cannot read nope.json", "check the path"]),
+        (["report", "nope.json"], ["cannot read nope.json", "check the path"]),
+        (["scenes", "s", "--size", "3"], ["e.g. 320x480. See `fcn-deploy scenes --help`"]),
     ],
 )
 def test_bad_words(
@@ -96,6 +107,18 @@ def test_an_output_folder_that_cannot_be_written(
     refused(fcn_deploy("export", tiny_run, "--out", "file/m.onnx"), "cannot write", "--out")
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     refused(fcn_deploy("predict", tiny_run, "a.png", "--out", "file"), "cannot write", "--out")
+
+
+def test_only_options_that_a_command_has_are_named(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    checked = fcn_deploy("data", "check", "synthetic", "--json", "file/check.json")
+    refused(checked, "cannot write", "choose another place with --json\n")
+    assert checked.out == ""  # before minutes are spent
+    refused(fcn_deploy("scenes", "file/scenes"), "cannot write", "choose another place\n")
+
+
+def test_a_training_that_has_no_data_prints_nothing_before(fcn_deploy: FcnDeploy) -> None:
+    assert fcn_deploy("train", "--data", "nowhere").out == ""
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,12 @@ def test_the_help_of_an_option_is_a_sentence(option: str) -> None:
     assert not re.match(r"(Default|Overrides|Of)\b", text), text
 
 
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_default_is_shown_as_it_is_typed(option: str) -> None:
+    # What is no value click sets in brackets of its own: [default: (320x480)].
+    assert not isinstance(OPTIONS[option].show_default, str)
+
+
 def test_a_group_without_a_command_gives_its_help(fcn_deploy: FcnDeploy) -> None:
     alone, asked = fcn_deploy("data"), fcn_deploy("data", "--help")
     assert (alone.code, alone.err) == (0, "")

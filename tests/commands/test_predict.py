@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.core.run import Run
+from fcn_deploy.data.scenes.render import draw_scene
 from tests.command_line import FcnDeploy, refused
 
 
@@ -27,6 +28,27 @@ def test_broken_pictures_are_reported_and_the_rest_goes_on(
     assert "wrote 1 of 2 masks" in finished.out
     assert (tmp_path / "masks/good.png").is_file()
     refused(fcn_deploy("predict", tiny_run, pictures / "bad.png", "--out", "masks"), "bad.png")
+
+
+def test_a_folder_s_other_files_are_counted_or_passed_over(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("a.jpg", "a.png", "b.gif"):
+        Image.new("RGB", (30, 20)).save(pictures / name)
+    (pictures / "b.gif").rename(pictures / "b.jfif")  # by its content, whatever its name
+    (pictures / "phone.heic").write_bytes(b"no")
+    (pictures / "._a.jpg").write_bytes(b"no")
+    words = ("predict", tiny_run, pictures, pictures / "a.jpg", "--out", "masks")
+    refused(fcn_deploy(*words), "a.jpg", "a.png", "would both be written", "--full-names")
+    finished = fcn_deploy(*words, "--full-names", "--overlay")
+    assert finished.code == 0, finished.err
+    assert "1 file passed over (.heic): save it as PNG or JPEG" in finished.out
+    assert "wrote 3 of 3 masks" in finished.out
+    names = ["a.jpg.png", "a.png.png", "b.jfif.png"]
+    assert sorted(path.name for path in (tmp_path / "masks/overlays").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "masks").glob("*.png")) == names
 
 
 def test_odd_pictures_are_handled(fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path) -> None:
@@ -52,13 +74,25 @@ def test_predict_without_a_backend_names_the_export_where_pytorch_cannot_stand_i
     Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
     done = fcn_deploy("predict", run, "a.png", "--out", "masks")
     assert "(torch on " in done.out
-    refused(
-        fcn_deploy("predict", run, "a.png", "--int8"),
-        "model.int8.onnx",
-        f"`fcn-deploy export {run} --int8`",
-    )
+    for precision in ("fp16", "int8"):
+        refused(
+            fcn_deploy("predict", run, "a.png", f"--{precision}"),
+            f"model.{precision}.onnx",
+            f"`fcn-deploy export {run} --{precision}`",
+        )
     monkeypatch.setattr("fcn_deploy.networks.device._import_error", ImportError("no torch"))
     refused(fcn_deploy("predict", run, "a.png"), "model.onnx", f"`fcn-deploy export {run}`")
+
+
+def test_halves_that_overflow_are_an_error_of_the_picture(
+    fcn_deploy: FcnDeploy, overflowing: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(draw_scene(3, 1, (64, 64))[0]).save(tmp_path / "a.png")
+    words = ("predict", overflowing, "a.png", "--backend", "torch", "--out", "masks")
+    assert fcn_deploy(*words).code == 0
+    (tmp_path / "masks/a.png").unlink()
+    refused(fcn_deploy(*words, "--fp16"), "a.png: the network's logits are not finite")
+    assert not (tmp_path / "masks/a.png").exists()
 
 
 def test_fp16_asked_of_a_float32_file_is_refused(

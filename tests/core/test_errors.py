@@ -65,3 +65,14 @@ def test_a_broken_picture_is_bad_data_and_a_missing_stage_a_bad_artifact() -> No
     assert issubclass(ImageError, DataError)
     assert issubclass(MissingStageError, ArtifactError)
     assert issubclass(InputError, ValueError)  # for those who call the Python API
+
+
+def test_the_options_that_choose_another_place_are_named_once() -> None:
+    error = errors.WriteError("cannot write a.png", "choose another place")
+    assert str(error) == "cannot write a.png; choose another place"
+    for _ in range(2):
+        error.name_flags("--out")
+    assert str(error) == "cannot write a.png; choose another place with --out"
+    named = errors.WriteError("cannot write a.png", "choose another place", "--here")
+    named.name_flags("--out")
+    assert str(named) == "cannot write a.png; choose another place with --here"

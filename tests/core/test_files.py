@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,6 +50,27 @@ def test_a_file_appears_only_when_its_block_ends(tmp_path: Path) -> None:
     assert files_in(target.parent) == ["model.png"]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_every_file_has_the_umask_s_mode(tmp_path: Path, mask: int) -> None:
+    """A library may write a file of its own mode in the temporary one's place."""
+
+    def write_privately(path: Path) -> None:
+        path.unlink()
+        path.touch(0o600)
+
+    before = os.umask(mask)
+    try:
+        with atomic_path(tmp_path / "one") as temporary:
+            write_privately(temporary)
+        with atomic_pair(tmp_path / "two", tmp_path / "three") as pair:
+            for temporary in pair:
+                write_privately(temporary)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(["one", "two", "three"], 0o666 & ~mask)
+
+
 def test_an_older_file_is_replaced(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_bytes(b"old and longer")
@@ -87,7 +109,7 @@ def test_a_full_disk_keeps_the_old_file(
         write_bytes(target, b"new")
     text = one_line(caught.value)
     assert str(target) in text
-    assert "disk is full" in text
+    assert "disk is full: free some space, or write elsewhere" in text
     assert target.read_bytes() == b"old"
     assert files_in(tmp_path) == ["a.txt"]
 
@@ -99,6 +121,7 @@ def test_a_disk_that_fills_up_while_writing(tmp_path: Path, one_line: OneLine) -
 
     def fill_the_disk() -> None:
         with atomic_path(target) as temporary:
+            temporary.unlink()
             temporary.symlink_to("/dev/full")
             temporary.write_bytes(bytes(100_000))
 
@@ -115,7 +138,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path, below: str, one_line: O
     with pytest.raises(ArtifactError) as caught:
         write_bytes(tmp_path / below, b"new")
     assert str(tmp_path / below) in one_line(caught.value)
-    assert "--out" in one_line(caught.value)
+    assert "; choose another place" in one_line(caught.value)
     assert (tmp_path / "out").read_bytes() == b"in the way"
 
 
@@ -171,7 +194,7 @@ def test_a_folder_without_permission(
     monkeypatch.setattr(Path, "mkdir", refuse)  # root may write everywhere
     with pytest.raises(ArtifactError, match="Permission denied") as caught:
         write_bytes(tmp_path / "out" / "a.txt", b"new")
-    assert "--out" in one_line(caught.value)
+    assert "; choose another place" in one_line(caught.value)
 
 
 # -- probe --------------------------------------------------------------------------------------
@@ -207,7 +230,7 @@ def test_a_probe_finds_a_folder_that_cannot_be_written(tmp_path: Path, one_line:
     (tmp_path / "runs").write_bytes(b"a file")
     with pytest.raises(ArtifactError, match="cannot write") as caught:
         files.probe(Run(tmp_path / "runs" / "fcn").checkpoint)
-    assert "--out" in one_line(caught.value)
+    assert "; choose another place" in one_line(caught.value)
 
 
 # -- digests and JSON ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from fcn_deploy.core.errors import FcnDeployError, ImageError
 from fcn_deploy.data.images import MAX_PIXELS, image_size, read_image
+from fcn_deploy.data.masks import written_by_us
 from tests.data.pictures import WHOLE, picture
 
 OneLine = Callable[[Exception], str]
@@ -128,10 +130,81 @@ def test_a_file_that_may_not_be_read(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
+    (tmp_path / "private.jpg").touch()
     monkeypatch.setattr(Image, "open", refuse)  # root may read everything
     with pytest.raises(ImageError, match="Permission denied") as caught:
         read_image(tmp_path / "private.jpg")
     assert "private.jpg" in one_line(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n",
+        b"%PDF-1.4\n%%EOF\n",
+        b"\x00\x00\x01\x00\x01\x00" + bytes(64),
+    ],
+    ids=["PostScript", "PDF", "icon"],
+)
+def test_a_format_that_is_not_meant_is_not_opened(
+    tmp_path: Path, read: Callable[[Path], object], content: bytes, one_line: OneLine
+) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="not a picture") as caught:
+        read(path)
+    assert str(path) in one_line(caught.value)
+
+
+def test_postscript_reaches_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands it to Ghostscript, which runs it."""
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(picture()).save(path, format="EPS")
+    with Image.open(path) as image:  # Pillow takes it, by its content
+        assert image.format == "EPS"
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("was run"))
+    with pytest.raises(ImageError, match="not a picture"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "photo.jpg")
+    with pytest.raises(ImageError, match=r"photo\.jpg is a pipe or a device"):
+        read(tmp_path / "photo.jpg")
+    assert not written_by_us(tmp_path / "photo.jpg")
+
+
+def test_a_bomb_is_not_written_by_us(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(png_header(60_000, 60_000))
+    assert not written_by_us(tmp_path / "bomb.png")
+
+
+def tiff_of_channels(channels: int) -> bytes:
+    """A TIFF of one pixel, of so many 8-bit channels."""
+    tags = [(256, 1), (257, 1), (259, 1), (262, 1), (273, 8), (277, channels), (279, channels)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    pixels = bytes(channels).ljust(16)
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(pixels))
+    return start + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_a_tiff_of_many_channels_is_told_apart(
+    tmp_path: Path, one_line: OneLine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "satellite.tif"
+    path.write_bytes(tiff_of_channels(8))
+    with pytest.raises(ImageError, match="holds 8 channels; save three of them as RGB") as caught:
+        read_image(path)
+    assert str(path) in one_line(caught.value)
+    assert capfd.readouterr() == ("", "")  # Pillow logs what it finds
+
+
+def test_a_kind_that_is_not_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(ImageError, match=r"\.heic files are not read; save it as PNG or JPEG"):
+        read_image(tmp_path / "phone.HEIC")
 
 
 @given(

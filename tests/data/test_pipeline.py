@@ -122,6 +122,47 @@ def test_no_more_pictures_are_in_memory_than_asked_for(
     assert (taken, living) == (60, 0)
 
 
+def sized(monkeypatch: pytest.MonkeyPatch, side_of: Callable[[int], int]) -> list[int]:
+    """Let the n-th file hold a picture of so many pixels a side; return the places decoded."""
+    decoded: list[int] = []
+
+    def read(path: Path, before: Callable[[tuple[int, int]], None]) -> NDArray[np.uint8]:
+        place = int(path.stem)
+        side = side_of(place)
+        before((side, side))
+        decoded.append(place)
+        return np.full((side, side, 3), place, np.uint8)
+
+    monkeypatch.setattr(pipeline, "read_image", read)
+    return decoded
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_large_pictures_are_bounded_by_their_bytes(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    side = 20
+    monkeypatch.setattr(pipeline, "HELD_BYTES", 2 * at_once * 7 * side * side)
+    decoded = sized(monkeypatch, lambda place: side)
+    with picture_threads(4) as pool:
+        for taken, picture in enumerate(decoded_ahead(files(40), pool, 16), start=1):
+            assert picture.place == taken - 1
+            assert len(decoded) <= taken + at_once
+    assert sorted(decoded) == list(range(40))
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_pictures_of_all_sizes_come_in_order(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    # Of 7 bytes a pixel: 2 fit into a place of the window, 14 into its room, 60 into neither.
+    sides = [1, 2, 14, 60]
+    monkeypatch.setattr(pipeline, "HELD_BYTES", 2 * 7 * 14 * 14)
+    sized(monkeypatch, lambda place: sides[place * place % 7 % 4])
+    with picture_threads(workers) as pool:
+        pictures = list(all_readable(decoded_ahead(files(60), pool, 8)))
+    assert [int(picture.image[0, 0, 0]) for picture in pictures] == list(range(60))
+    assert [len(p.image) for p in pictures] == [sides[n * n % 7 % 4] for n in range(60)]
+
+
 def test_the_next_picture_is_decoded_while_the_present_one_is_computed(
     read_by: Callable[[Read], None],
 ) -> None:
@@ -179,6 +220,30 @@ def test_writes_that_wait_are_bounded(behind: int) -> None:
     with picture_threads(2) as pool:
         assert list(written_behind(computed(), write, pool, behind)) == list(range(50))
     assert most <= behind
+
+
+def test_answers_that_wait_to_be_written_are_bounded_by_their_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "HELD_BYTES", 25)
+    sizes = [10, 10, 10, 40, 1, 10, 10, 10, 10]
+    lock = threading.Lock()
+    unwritten: list[int] = []
+
+    def computed() -> Iterator[int]:
+        for size in sizes:
+            with lock:
+                assert sum(unwritten) <= 25
+                unwritten.append(size)
+            yield size
+
+    def write(size: int) -> int:
+        with lock:
+            unwritten.remove(size)
+        return size
+
+    with picture_threads(2) as pool:
+        assert list(written_behind(computed(), write, pool, 100, lambda size: size)) == sizes
 
 
 def test_a_failed_write_comes_after_the_results_before_it_and_stops_the_work() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fcn_deploy.data import pipeline
 from fcn_deploy.data.pipeline import WINDOW, Picture, batches_of_one_size, in_order
 
 SIZES = st.sampled_from([(1, 1), (2, 3), (3, 2), (4, 4), (5, 1), (7, 7)])
@@ -55,6 +57,14 @@ def test_sizes_that_take_turns_fill_their_batches() -> None:
     sizes = [(2, 3), (3, 2), (4, 4)] * 8
     pictures = (Picture(n, np.zeros((*size, 3), np.uint8)) for n, size in enumerate(sizes))
     assert [len(batch.places) for batch in batches_of_one_size(pictures, 4)] == [4] * 6
+
+
+def test_open_batches_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "HELD_BYTES", 3 * 18)
+    images = [np.zeros((2, 3, 3), np.uint8)] * 7 + [np.zeros((9, 9, 3), np.uint8)]
+    pictures = (Picture(n, image) for n, image in enumerate(images))
+    batches = [batch.places for batch in batches_of_one_size(pictures, 100)]
+    assert batches == [(0, 1, 2), (3, 4, 5), (6,), (7,)]
 
 
 def test_one_picture_is_not_copied() -> None:

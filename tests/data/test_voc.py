@@ -125,7 +125,7 @@ def refused(folder: Path, one_line: OneLine) -> str:
 def test_no_data_folder(tmp_path: Path, one_line: OneLine) -> None:
     text = refused(tmp_path / "nowhere", one_line)
     assert str(tmp_path / "nowhere") in text
-    assert "--data synthetic" in text
+    assert "give `synthetic`" in text
 
 
 def test_an_empty_data_folder(tmp_path: Path, one_line: OneLine) -> None:

@@ -218,7 +218,7 @@ def test_metadata_that_cannot_be_read(
     refused(write(tmp_path / "model.onnx", small_graph(properties=properties)), one_line)
 
 
-def test_a_file_whose_external_weights_are_missing(tmp_path: Path, one_line: OneLine) -> None:
+def test_a_file_with_external_weights(tmp_path: Path, one_line: OneLine) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(
         small_graph(),
@@ -227,8 +227,10 @@ def test_a_file_whose_external_weights_are_missing(tmp_path: Path, one_line: One
         location="weights.bin",
         size_threshold=0,
     )
+    refusal = "keeps its weights in another file; give a file that `fcn-deploy export` wrote"
+    assert refusal in refused(path, one_line)  # whatever lies there: a file of ours is whole
     (tmp_path / "weights.bin").unlink()
-    refused(path, one_line)
+    assert refusal in refused(path, one_line)
 
 
 # -- with_logits --------------------------------------------------------------------------------

@@ -121,6 +121,14 @@ def test_weights_that_require_grad_or_are_strided_are_saved(
     assert torch.equal(loaded.state_dict()["weight"], model.state_dict()["weight"])
 
 
+def test_a_checkpoint_may_be_read_by_whom_any_file_may(
+    tmp_path: Path, tiny_spec: ModelSpec
+) -> None:
+    save_checkpoint(tmp_path / "model.safetensors", small_network(), tiny_spec)
+    (tmp_path / "any").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 # -- refused ------------------------------------------------------------------------------------
 
 
@@ -270,4 +278,16 @@ def test_an_unwritable_folder(tmp_path: Path, tiny_spec: ModelSpec, one_line: On
     (tmp_path / "runs").touch()
     with pytest.raises(ArtifactError, match="cannot write") as caught:
         save_checkpoint(tmp_path / "runs" / "model.safetensors", small_network(), tiny_spec)
-    assert "--out" in one_line(caught.value)
+    assert "choose another place" in one_line(caught.value)
+
+
+@pytest.mark.parametrize("metadata", ["{}", '{{"fcn_deploy.spec": "{}"}}'], ids=["header", "spec"])
+def test_a_header_that_is_nested_too_deeply(
+    tmp_path: Path, metadata: str, one_line: OneLine
+) -> None:
+    deep = '{"__metadata__": ' + metadata.format("[" * 200_000 + "]" * 200_000) + "}"
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(deep)) + deep.encode())
+    with pytest.raises(CheckpointError) as caught:
+        read_spec(path)
+    assert str(path) in one_line(caught.value)

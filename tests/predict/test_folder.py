@@ -3,7 +3,9 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +17,11 @@ from fcn_deploy.core.errors import (
     BackendError,
     DeviceMemoryError,
     FcnDeployError,
-    InputError,
 )
 from fcn_deploy.data import pipeline
 from fcn_deploy.data.masks import read_mask, write_mask
 from fcn_deploy.data.pipeline import THREAD_NAME, WINDOW
-from fcn_deploy.predict.folder import mask_paths, predict
+from fcn_deploy.predict.folder import predict
 from fcn_deploy.runners.base import Outputs
 from fcn_deploy.runners.cpu_streams import in_lanes
 from tests.fakes import FAKE_SPEC, FakeRunner
@@ -58,38 +59,11 @@ def test_one_broken_picture_is_reported_and_the_rest_goes_on(tmp_path: Path) -> 
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    picture = save_picture(tmp_path / "a.png")
-    before = picture.read_bytes()
-    with pytest.raises(InputError, match="would overwrite its picture"):
-        list(predict(FakeRunner(), [picture], tmp_path))
-    assert picture.read_bytes() == before
-    with pytest.raises(InputError, match="would both be written"):
-        mask_paths([Path("a.jpg"), Path("b/a.png")], tmp_path)
-
-
 def test_an_unwritable_folder_is_explained(tmp_path: Path) -> None:
     picture = save_picture(tmp_path / "a.png")
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ArtifactError, match=r"cannot write.*--out"):
+    with pytest.raises(ArtifactError, match=r"cannot write.*another place"):
         list(predict(FakeRunner(), [picture], tmp_path / "file"))
-
-
-def test_files_of_others_are_never_replaced_and_ours_are(tmp_path: Path) -> None:
-    Image.new("RGB", (9, 7)).save(tmp_path / "a.jpg")
-    label = save_picture(tmp_path / "a.png")  # the label beside its picture
-    before = label.read_bytes()
-    with pytest.raises(InputError, match="not written by fcn-deploy"):
-        list(predict(FakeRunner(), [tmp_path / "a.jpg"], tmp_path))
-    assert label.read_bytes() == before
-    (tmp_path / "out" / "overlays").mkdir(parents=True)
-    save_picture(tmp_path / "out" / "overlays" / "a.png")
-    with pytest.raises(InputError, match="overlays"):
-        list(predict(FakeRunner(), [label], tmp_path / "out", with_overlay=True))
-    assert not (tmp_path / "out" / "a.png").exists()
-    for _ in range(2):
-        (done,) = predict(FakeRunner(), [label], tmp_path / "again", with_overlay=True)
-        assert done.error is None
 
 
 def test_a_picture_that_the_backend_cannot_take_is_reported(tmp_path: Path) -> None:
@@ -138,6 +112,26 @@ def test_broken_pictures_among_many_stand_where_they_stood(tmp_path: Path, batch
     assert [p.source for p in done] == pictures
     assert [n for n, p in enumerate(done) if p.error is not None] == broken
     assert len(content(tmp_path / "out")) == len(SIZES) - len(broken)
+
+
+def test_a_mask_of_logits_that_are_not_finite_is_an_error_of_its_picture(tmp_path: Path) -> None:
+    pictures = [save_picture(tmp_path / f"{n}.png", (7, 9)) for n in range(2)]
+    black = np.broadcast_to(np.array(FAKE_SPEC.palette[0], np.uint8), (5, 4, 3)).copy()
+    for name in ("sound", "overflowing"):
+        Image.fromarray(black).save(tmp_path / f"{name}.png")
+    pictures += [tmp_path / "sound.png", tmp_path / "overflowing.png"]
+    asked: list[tuple[int, ...]] = []
+
+    def has_finite_logits(image: NDArray[np.uint8]) -> bool:
+        asked.append(image.shape)
+        return len(asked) == 1
+
+    out = tmp_path / "out"
+    done = list(predict(FakeRunner(), pictures, out, has_finite_logits=has_finite_logits))
+    assert asked == [(5, 4, 3)] * 2  # those of class 0 alone
+    assert [p.error is None for p in done] == [True, True, True, False]
+    assert "logits are not finite" in str(done[3].error)
+    assert sorted(content(out)) == ["0.png", "1.png", "sound.png"]
 
 
 def refusing(error: FcnDeployError, when: Callable[[NDArray[np.uint8]], bool]) -> FakeRunner:
@@ -270,6 +264,31 @@ def test_a_runner_with_batches_in_flight_loses_none(
     assert content(tmp_path / "out") == content(tmp_path / "1")
 
 
+@pytest.mark.parametrize("with_overlay", [False, True])
+def test_pictures_are_kept_for_overlays_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_overlay: bool
+) -> None:
+    kept: list[bool] = []
+
+    def watched(
+        answers: Iterable[Any],
+        write: Callable[[Any], Any],
+        pool: ThreadPoolExecutor,
+        behind: int,
+        nbytes: Callable[[Any], int],
+    ) -> Iterator[Any]:
+        for answer in answers:
+            kept.append(answer.image is not None)
+            assert nbytes(answer) >= answer.mask.nbytes + (3 * answer.mask.nbytes) * kept[-1]
+            yield write(answer)
+
+    monkeypatch.setattr("fcn_deploy.predict.folder.written_behind", watched)
+    pictures = mixed_pictures(tmp_path)
+    done = list(predict(FakeRunner(), pictures, tmp_path / "out", with_overlay=with_overlay))
+    assert len(done) == len(pictures)
+    assert kept == [with_overlay] * len(pictures)
+
+
 def living_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith(THREAD_NAME)]
 
@@ -317,10 +336,10 @@ def test_a_write_that_waits_for_the_disk_holds_up_no_decoding(
     read = pipeline.read_image
     third_is_decoded = threading.Event()
 
-    def decoded(path: Path) -> NDArray[np.uint8]:
+    def decoded(path: Path, before: Callable[[tuple[int, int]], None]) -> NDArray[np.uint8]:
         if path.stem == "03":
             third_is_decoded.set()
-        return read(path)
+        return read(path, before)
 
     def slow_disk(path: Path, mask: NDArray[np.uint8], palette: object) -> None:
         # The first mask is on the disk only after that; where one thread did both, never.

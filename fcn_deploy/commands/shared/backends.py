@@ -36,16 +36,18 @@ def usable_backends(precision: Precision, skipped: Collection[str] = ()) -> tupl
 
 
 def default_backend(source: Run, precision: Precision) -> str:
-    """Return ``ort`` where the run has been exported, else ``torch`` where that can do the work.
+    """Return ``ort`` where the run has been exported, else ``torch`` where float32 is wanted.
+
+    An export in half precision is checked for numbers that overflow; PyTorch's halves are not.
 
     Raises:
         MissingStageError: naming the export that is missing.
     """
-    from fcn_deploy.runners.base import takes, unavailable_reason
+    from fcn_deploy.runners.base import unavailable_reason
 
     if source.onnx(precision).is_file():
         return "ort"
-    if unavailable_reason("torch") is not None or not takes("torch", precision):
+    if precision is not Precision.FP32 or unavailable_reason("torch") is not None:
         source.require_onnx(precision)
     return "torch"
 

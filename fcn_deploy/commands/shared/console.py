@@ -6,8 +6,12 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 #: Exit codes: a gate that failed or work that was done in part, bad input, Ctrl-C.
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -17,6 +21,23 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 console = Console(
     markup=False, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160
 )
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where the terminal is too narrow for its longest words, row by row.
+
+    There rich would cut the words off: "wei… by med… fre…" for "weight by median frequency".
+    """
+    free = console.options.update(width=10_000)
+    if console.measure(table, options=free).minimum <= console.width:
+        console.print(table, soft_wrap=False)
+        return
+    if table.title is not None:
+        console.print(table.title)
+    heads = [str(column.header) for column in table.columns]
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        first, *others = (f"{head} {cell}".strip() for head, cell in zip(heads, cells, strict=True))
+        console.print(f"{first}: {', '.join(others)}")
 
 
 @contextmanager

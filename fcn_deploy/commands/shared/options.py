@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 from click.core import ParameterSource
 
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.spec import Precision, ShapeProfile
 
 if TYPE_CHECKING:
@@ -245,8 +247,6 @@ def typed_options(but: Collection[str] = ()) -> list[str]:
 
 def _option_words(option: click.Option, value: Any) -> list[str]:
     if option.is_flag:
-        if isinstance(option.flag_value, str):  # of several flags for one value, this one's
-            return [option.opts[0]] if value == option.flag_value else []
         return [(option.opts if value else option.secondary_opts)[0]]
     if isinstance(option.type, Size):
         height, width = value
@@ -263,20 +263,36 @@ def precision_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add ``--fp16`` and ``--int8``; the command is given a ``precision``."""
 
     @functools.wraps(command)
-    def with_precision(*arguments: Any, precision: str | None, **options: Any) -> None:
-        command(*arguments, precision=Precision(precision or "fp32"), **options)
+    def with_precision(*arguments: Any, fp16: bool, int8: bool, **options: Any) -> None:
+        if fp16 and int8:
+            raise InputError("--fp16 and --int8 choose one network each", "give one of them")
+        precision = Precision.FP16 if fp16 else Precision.INT8 if int8 else Precision.FP32
+        command(*arguments, precision=precision, **options)
 
     for name, words in (("int8", "8-bit integers"), ("fp16", "half precision")):
         with_precision = click.option(
-            f"--{name}", "precision", flag_value=name,
+            f"--{name}", is_flag=True,
             help=f"Use {words} in place of float32: the network of model.{name}.onnx.",
         )(with_precision)  # fmt: skip
     return with_precision
 
 
+def few_threads(context: click.Context, param: click.Parameter, value: int | None) -> int | None:
+    """Refuse numbers of threads or processes that a machine spends minutes on."""
+    cores = os.cpu_count() or 1
+    most = max(16, 4 * cores)
+    if value is not None and value > most:
+        raise InputError(
+            f"{param.opts[0]} {value} is too many for {cores} CPU cores",
+            f"drop it, or give at most {most}",
+        )
+    return value
+
+
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
+    callback=few_threads,
     help="Compute with so many CPU threads; by default with one for each usable core.",
 )
 device_option = click.option(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fcn_deploy.commands.shared.console import console
 from fcn_deploy.commands.shared.runs import trained_on
 from fcn_deploy.core.run import Run
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
     from fcn_deploy.core.spec import ModelSpec
     from fcn_deploy.parity.inputs import Pictures
+
+
+def say_passed_over(sources: Sequence[Path]) -> None:
+    """Print how many pictures of folders are not read, where there are any."""
+    from fcn_deploy.data.images import passed_over
+
+    if (note := passed_over(sources)) is not None:
+        console.print(note)
 
 
 def calibration_pictures(
@@ -32,6 +41,7 @@ def calibration_pictures(
         places = _spread(len(dataset), size)
         return len(places), dataset.source, (dataset[place].image for place in places)
     files = find_images([folder])
+    say_passed_over([folder])
     places = _spread(len(files), size)
     return len(places), calibration, (read_image(files[place]) for place in places)
 
@@ -52,7 +62,9 @@ def parity_pictures(
     from fcn_deploy.parity.inputs import labelled_pictures, unlabelled_pictures
 
     if images is not None:
-        return unlabelled_pictures(images, limit)
+        pictures = unlabelled_pictures(images, limit)
+        say_passed_over([images])
+        return pictures
     dataset = open_dataset(data or trained_on(source, _NAME_PICTURES), "val")
     return labelled_pictures(dataset, spec, limit)
 
@@ -65,6 +77,7 @@ def bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
 
     if images is not None:
         files = find_images([images])[:NUM_INPUTS]
+        say_passed_over([images])
         return [read_image(path) for path in files], str(images)
     scenes = SceneDataset.open("val")
     return [scenes[index].image for index in range(NUM_INPUTS)], scenes.source

@@ -162,8 +162,14 @@ class _Network:
 
         Raises:
             BackendError: ncnn gave up, for want of memory for example.
+            OnnxFileError: the two parts do not fit.
         """
         (entries,) = self._head.run(None, {"image": images})
+        if self._graph.channels not in (None, entries.shape[1]):  # ncnn would read beyond them
+            raise OnnxFileError(
+                f"{self._graph.entry} has {entries.shape[1]} channels, not {self._graph.channels}",
+                FOREIGN_REPAIR,
+            )
         tensors: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self._graph.seam}
         for entry in entries:
             extractor = self._net.create_extractor()

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.graph.cost import Shape, tensor_shapes
+from fcn_deploy.runners.ncnn.layers import REPAIR, attributes_of, layers_of, require_fitting
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 _MAGIC = 7767517
 #: Before the weights of a layer: they are float32.
 _FLOAT32_TAG = b"\0\0\0\0"
-_REPAIR = "export it again, or use --backend ort"
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class SplitGraph:
     Attributes:
         head: the first part: reads ``image``, gives ``entry``.
         entry: the tensor that goes into the second part, float32 [N, C, h, w].
+        channels: C, where a layer says how many it reads.
         param: the second part's layers, as ncnn's text.
         weights: their weights, as ncnn reads them.
         seam: the tensors that the second part gives, float32 [N, K, h, w] each.
@@ -51,6 +52,7 @@ class SplitGraph:
 
     head: onnx.ModelProto
     entry: str
+    channels: int | None
     param: str
     weights: bytes
     seam: tuple[str, ...]
@@ -68,15 +70,17 @@ def split_graph(
 
     Raises:
         OnnxFileError: one path from the picture to a layer that ncnn computes with fewer products
-            is not to be found, or the graph's shapes contradict each other.
+            is not to be found, or the graph's shapes contradict each other; see also
+            :func:`fcn_deploy.runners.ncnn.layers.require_fitting`.
     """
     from onnx import numpy_helper
 
     weights = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
     entry = _entrance(model.graph)
-    layers = _layers(model.graph.node, weights, entry)
+    layers = layers_of(model.graph.node, weights, entry)
     if not layers:
         raise _nothing_to_compute()
+    channels = require_fitting(layers, weights, entry)
     given = {node.output[0] for node in layers}
     inside = {node.name for node in layers}
     read_outside = {
@@ -90,7 +94,7 @@ def split_graph(
     head = _part(model, "head", (), [_feature_maps(entry, "C")])
     seams = [_feature_maps(name, f"K{place}") for place, name in enumerate(seam)]
     rest = _part(model, "rest", seams, list(model.graph.output))
-    return SplitGraph(head, entry, param, content, seam, rest)
+    return SplitGraph(head, entry, channels, param, content, seam, rest)
 
 
 def _entrance(graph: onnx.GraphProto) -> str:
@@ -132,7 +136,7 @@ def _leading_to(last: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeP
 
 def _nothing_to_compute() -> OnnxFileError:
     return OnnxFileError(
-        "no single path leads from the picture to a layer that ncnn computes faster", _REPAIR
+        "no single path leads from the picture to a layer that ncnn computes faster", REPAIR
     )
 
 
@@ -140,38 +144,11 @@ def _has_fewer_products(node: onnx.NodeProto) -> bool:
     """Say whether Winograd's filtering serves a node: a 3×3 convolution of stride 1."""
     if node.op_type != "Conv":
         return False
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     ones = (attributes["strides"], attributes["dilations"], [attributes["group"]])
-    return list(attributes["kernel_shape"]) == [3, 3] and all(set(each) == {1} for each in ones)
-
-
-def _layers(
-    nodes: Sequence[onnx.NodeProto], weights: Mapping[str, NDArray[Any]], entry: str
-) -> list[onnx.NodeProto]:
-    """Return the nodes that ncnn computes: all that is reached from ``entry`` by them alone."""
-    known = {entry}
-    layers = []
-    for node in nodes:  # ONNX graphs are sorted
-        if node.op_type in ("Relu", "MaxPool", "Add"):
-            takes = all(name in known for name in node.input)
-        elif node.op_type == "Conv":
-            takes = (
-                node.input[0] in known
-                and all(name in weights for name in node.input[1:])
-                and _attributes(node)["group"] == 1
-            )
-        else:
-            takes = False
-        if takes:
-            known.add(node.output[0])
-            layers.append(node)
-    return layers
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    from onnx import helper
-
-    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    return list(attributes.get("kernel_shape", ())) == [3, 3] and all(
+        set(each) == {1} for each in ones
+    )
 
 
 def _as_ncnn(
@@ -251,7 +228,7 @@ def _layer(
         return "ReLU", {}
     if node.op_type == "Add":
         return "BinaryOp", {0: 0}
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     (kernel_h, kernel_w), (stride_h, stride_w) = attributes["kernel_shape"], attributes["strides"]
     top, left, bottom, right = attributes["pads"]
     if node.op_type == "MaxPool":

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -254,6 +259,111 @@ class TestSplitGraph:
                 node.op_type = "ConvInteger"
         with pytest.raises(OnnxFileError, match="no single path"):
             split_graph(model)
+
+
+def changed(model: onnx.ModelProto, name: str, values: NDArray[Any]) -> None:
+    """Put other values in an initializer's place."""
+    for entry in model.graph.initializer:
+        if entry.name == name:
+            entry.CopyFrom(onnx.numpy_helper.from_array(values, name))
+
+
+class TestWeightsThatDoNotFit:
+    """ncnn reads as many bytes as the layers' text makes it, wherever the weights end."""
+
+    @pytest.fixture
+    def model(self, tiny_run: Run) -> onnx.ModelProto:
+        return OnnxFile(tiny_run.onnx(Precision.FP32)).model
+
+    @pytest.fixture
+    def layer(self, model: onnx.ModelProto) -> onnx.NodeProto:
+        """A convolution that ncnn computes, with biases, behind another one."""
+        named = split_graph(model).param
+        nodes = [n for n in model.graph.node if n.op_type == "Conv" and f" {n.name} " in named]
+        if len(nodes[1].input) == 2:
+            filters = next(e for e in model.graph.initializer if e.name == nodes[1].input[1])
+            biases = np.zeros(filters.dims[0], np.float32)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(biases, "biases"))
+            nodes[1].input.append("biases")
+        return nodes[1]
+
+    @pytest.fixture
+    def weights(self, model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+        return {e.name: onnx.numpy_helper.to_array(e) for e in model.graph.initializer}
+
+    @pytest.mark.parametrize(
+        "damage",
+        [lambda b: b[:1], lambda b: b[:0], lambda b: b[None], lambda b: b.astype(np.float64)],
+        ids=["short", "empty", "rank", "double"],
+    )
+    def test_biases(
+        self,
+        model: onnx.ModelProto,
+        layer: onnx.NodeProto,
+        weights: dict[str, NDArray[Any]],
+        damage: Callable[[NDArray[Any]], NDArray[Any]],
+    ) -> None:
+        changed(model, layer.input[2], damage(weights[layer.input[2]]))
+        with pytest.raises(OnnxFileError, match=f"the biases of {re.escape(layer.name)} are"):
+            split_graph(model)
+
+    @pytest.mark.parametrize(
+        ("damage", "refusal"),
+        [
+            (lambda w: w[:, :, :2], "the filters of"),
+            (lambda w: w.astype(np.float64), "the filters of"),
+            (lambda w: w.reshape(-1), "the filters of"),
+            (lambda w: w[:, 1:], "the channels at"),
+            (lambda w: np.concatenate([w, w], axis=1), "the channels at"),
+            (lambda w: w[:-1], "the biases of"),
+        ],
+        ids=["window", "double", "rank", "fewer channels", "more channels", "fewer filters"],
+    )
+    def test_filters(
+        self,
+        model: onnx.ModelProto,
+        layer: onnx.NodeProto,
+        weights: dict[str, NDArray[Any]],
+        damage: Callable[[NDArray[Any]], NDArray[Any]],
+        refusal: str,
+    ) -> None:
+        changed(model, layer.input[1], np.ascontiguousarray(damage(weights[layer.input[1]])))
+        with pytest.raises(OnnxFileError, match=refusal):
+            split_graph(model)
+
+    def test_names(self, model: onnx.ModelProto, layer: onnx.NodeProto) -> None:
+        for name in ("", "two words", "x" * 300):
+            layer.name = name
+            with pytest.raises(OnnxFileError, match="for a name"):
+                split_graph(model)
+
+    def test_windows_that_cannot_be_written_stay_in_onnx_runtime(
+        self, model: onnx.ModelProto, layer: onnx.NodeProto
+    ) -> None:
+        assert f" {layer.name} " in split_graph(model).param
+        for attribute in layer.attribute:
+            if attribute.name == "auto_pad":
+                attribute.s = b"SAME_UPPER"
+        assert f" {layer.name} " not in split_graph(model).param
+
+    def test_a_first_part_of_other_channels(self, model: onnx.ModelProto) -> None:
+        graph = split_graph(model)
+        assert graph.channels
+        network = _Network(replace(graph, channels=graph.channels + 1), 1, 1)
+        with pytest.raises(OnnxFileError, match="channels, not"):
+            network.seam(pictures(1, 8, 8))
+
+    def test_the_runner_refuses_such_a_file(
+        self,
+        model: onnx.ModelProto,
+        layer: onnx.NodeProto,
+        weights: dict[str, NDArray[Any]],
+        tmp_path: Path,
+    ) -> None:
+        changed(model, layer.input[2], weights[layer.input[2]][:1])
+        onnx.save(model, tmp_path / "model.onnx")
+        with pytest.raises(OnnxFileError):
+            open_runner(tmp_path / "model.onnx", "ncnn", threads=1)
 
 
 def test_layers_that_ncnn_refuses_are_an_error(
