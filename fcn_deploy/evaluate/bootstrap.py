@@ -10,7 +10,7 @@ pixels, because the pixels of a picture are right or wrong together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from fcn_deploy.results.evaluation import Bootstrap, Interval
 #: width (of a normal distribution: 0.06 of the 3.92 standard deviations).
 RESAMPLES = 2000
 LEVEL = 0.95
+#: How many draws are in memory at once: 64 MiB of them.
+BLOCK_VALUES = 1 << 23
 
 
 class Resamples:
@@ -36,20 +38,28 @@ class Resamples:
     def __init__(self, pictures: int, *, seed: int = 0, resamples: int = RESAMPLES) -> None:
         self.settings = Bootstrap(resamples=resamples, seed=seed, level=LEVEL)
         self._pictures = pictures
-        shares = np.full(pictures, 1 / pictures)
-        # [R, P]: how often each picture is in each resample.
-        self._draws = np.random.default_rng(seed).multinomial(pictures, shares, size=resamples)
 
     def totals(self, pictures: Sequence[ClassTotals]) -> ClassTotals:
         """Return the totals of every resample, [R, C], of those of each picture, [C]."""
         # As floats, for the product of whole numbers is slow; exact below 2^53 pixels.
-        draws = self._draws.astype(np.float64)
-        return ClassTotals(
-            *(
-                draws @ np.stack([getattr(one, name) for one in pictures]).astype(np.float64)
-                for name in ("hits", "labelled", "predicted")
-            )
-        )
+        stacked = [
+            np.stack([getattr(one, name) for one in pictures]).astype(np.float64)
+            for name in ("hits", "labelled", "predicted")
+        ]
+        blocks = [[draws @ totals for totals in stacked] for draws in self._draws()]
+        return ClassTotals(*map(np.concatenate, zip(*blocks, strict=True)))
+
+    def _draws(self) -> Iterator[NDArray[np.float64]]:
+        """Yield how often each picture is in each resample, [r, P]: blocks of them all, in order.
+
+        They are drawn again for every row: of many pictures they are too many to be kept.
+        """
+        generator = np.random.default_rng(self.settings.seed)
+        shares = np.full(self._pictures, 1 / self._pictures)
+        step = max(1, BLOCK_VALUES // self._pictures)
+        for start in range(0, self.settings.resamples, step):
+            size = min(step, self.settings.resamples - start)
+            yield generator.multinomial(self._pictures, shares, size=size).astype(np.float64)
 
     def interval(self, scores: NDArray[np.float64]) -> Interval | None:
         """Return the percentile interval of a score, one of each resample.

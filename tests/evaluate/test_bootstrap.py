@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fcn_deploy.data.metrics import ClassTotals, ConfusionMatrix
+from fcn_deploy.evaluate import bootstrap
 from fcn_deploy.evaluate.bootstrap import Resamples
 from fcn_deploy.results.evaluation import Bootstrap, Interval
 
@@ -45,6 +46,17 @@ def test_all_resamples_at_once_are_as_one_by_one() -> None:
         )
     ]
     np.testing.assert_allclose(together, slow_scores(pictures, 40), rtol=1e-12)
+
+
+@pytest.mark.parametrize("values", [1, 5, 33])
+def test_blocks_of_resamples_change_nothing(monkeypatch: pytest.MonkeyPatch, values: int) -> None:
+    totals = [one.totals() for one in matrices(5)]
+    whole = Resamples(5, resamples=40).totals(totals)
+    monkeypatch.setattr(bootstrap, "BLOCK_VALUES", values)
+    blocks = Resamples(5, resamples=40).totals(totals)
+    np.testing.assert_array_equal(blocks.hits, whole.hits)
+    np.testing.assert_array_equal(blocks.predicted, whole.predicted)
+    assert len(blocks.hits) == 40
 
 
 def test_an_interval_holds_its_share_of_the_resamples() -> None:
