@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -50,13 +49,13 @@ def test_the_tutorial_s_counts_are_said_as_the_book_prints_them(
     voc_folder: WriteVocFolder, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     folder = voc_folder(train=4, val=3, size=(64, 80))
-    recipe = dataclasses.replace(RECIPES[name], crop_size=(64, 64))
-    train_command._open_training_data(str(folder), recipe)
+    plan = plan_of("--recipe", name, "--crop-size", "64x64")
+    train_command._open_training_data(str(folder), plan)
     said = " ".join(capsys.readouterr().out.split())
     assert "read 4 training and 3 validation examples of 8 classes" in said
     book = "at least as large: `read 4 examples` for training, `read 3 examples` for validation"
     assert (book in said) is (name != "scratch")
-    recipe = dataclasses.replace(recipe, crop_size=(65, 64))
-    train_command._open_training_data(str(folder), recipe)
+    plan = plan_of("--recipe", name, "--crop-size", "65x64")
+    train_command._open_training_data(str(folder), plan)
     said = " ".join(capsys.readouterr().out.split())
     assert ("`read 0 examples` for validation on crops" in said) is (name != "scratch")

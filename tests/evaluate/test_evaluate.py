@@ -17,6 +17,7 @@ from fcn_deploy.parity.inputs import labelled_pictures
 from fcn_deploy.results.evaluation import UNUSED, EvaluationFile
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.runners.base import Outputs
+from tests.candidates import as_candidate
 from tests.evaluate.labelled import labelled
 from tests.fakes import FAKE_SPEC, FakeRunner
 
@@ -79,7 +80,9 @@ def test_the_scores_are_those_of_parity() -> None:
     dataset = labelled(4)
     noisy = FakeRunner(noise=6.0)
     (row,) = evaluate([noisy], dataset, split="val").rows
-    (comparison,) = compare(FakeRunner(), [noisy], labelled_pictures(dataset, FAKE_SPEC))
+    (comparison,) = compare(
+        FakeRunner(), [as_candidate(noisy)], labelled_pictures(dataset, FAKE_SPEC)
+    )
     assert comparison.scores is not None
     assert row.mean_iou.value == comparison.scores.candidate_miou < 1
     assert row.pixel_accuracy.value == comparison.scores.candidate_pixel_accuracy
