@@ -14,6 +14,7 @@ from pathlib import Path
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.core.errors import ArtifactError
 from fcn_deploy.core.files import write_bytes
+from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.bench import OFFLINE, SINGLE_STREAM, Bench, BenchRow
 from fcn_deploy.results.bench_table import (
     BenchGroup,
@@ -36,7 +37,7 @@ _SHORT_COLUMNS = {
     "ms, median [spread]": "ms per image [spread]",
     "× PyTorch": "× PyTorch",
     "× plain export": "× plain export",
-    "masks agree": "masks as in PyTorch",
+    "masks agree": "masks as in PyTorch, 8 images",
 }
 #: Columns of a higher rank are left to the report: a page is narrower.
 MAX_RANK = 2
@@ -127,8 +128,8 @@ def short_table(bench: Bench, file: str = "") -> str:
     ours = Counter[str]()
     shown = []
     for row, line in zip(group.rows, group.table.rows, strict=False):
-        ours[row.runner.precision] += _is_ours(row)
-        named = _is_ours(row) and ours[row.runner.precision] <= SHORT_ROWS
+        ours[row.runner.precision_name] += _is_ours(row)
+        named = _is_ours(row) and ours[row.runner.precision_name] <= SHORT_ROWS
         if named or row in strongest or row.is_baseline:
             shown.append(line.cells)
     lines = [
@@ -149,19 +150,19 @@ def _headline(group: BenchGroup) -> Iterator[str]:
         strongest = strongest_pytorch(row, group.rows)
         if strongest is None or row is strongest or not _is_ours(row) or row.over_baseline is None:
             continue
-        names[strongest.runner.backend] = None
+        names[f"`{strongest.runner.backend}` in {strongest.runner.precision}"] = None
         over_pytorch = ratio_cell(speedup(row, strongest)).text
         over_baseline = ratio_cell(row.over_baseline).text
         said.setdefault(
-            row.runner.precision,
-            f"{row.runner.precision} `{row.runner.backend}` **{over_pytorch}**, then "
-            f"{over_baseline}",
+            row.runner.precision_name,
+            f"in {row.runner.precision_name} `{row.runner.backend}`: **{over_pytorch}** × PyTorch, "
+            f"{over_baseline} × plain export",
         )
     if said:
-        rows = " and ".join(f"`{name}`" for name in names)
+        in_order = sorted(said, key=lambda name: name != Precision.FP32.value)  # float32 first
         yield (
-            f"Speed as a multiple of the strongest PyTorch row measured ({rows}), then of the "
-            f"plain export; the fastest of each precision: {'; '.join(said.values())}."
+            f"The fastest of each precision: {'; '.join(said[name] for name in in_order)}. "
+            f"PyTorch is the strongest PyTorch row that was measured, {' and '.join(names)}."
         )
 
 

@@ -135,14 +135,14 @@ class TestMarkdown:
         headline, table = markdown_page.short_table(made, "results/a.json").split("\n\n")
         assert headline == (
             "A CPU, 1 core, 2026-11-27 (`results/a.json`). "
-            "Speed as a multiple of the strongest PyTorch row measured (`peer:eager`), then of the "
-            "plain export; the fastest of each precision: bf16 `openvino-bf16` **2.90**, then "
-            "2.49; fp32 `ort` **1.45**, then 1.24."
+            "The fastest of each precision: in fp32 `ort`: **1.45** × PyTorch, 1.24 × plain export; "
+            "in bf16 `openvino-bf16`: **2.90** × PyTorch, 2.49 × plain export. PyTorch is the "
+            "strongest PyTorch row that was measured, `peer:eager` in fp32."
         )
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
         assert lines[0] == [
             "backend", "ms per image [spread]", "× PyTorch", "× plain export",
-            "masks as in PyTorch",
+            "masks as in PyTorch, 8 images",
         ]  # fmt: skip
         names = ["openvino-bf16 bf16", "ort fp32", "plain export", "ncnn fp32", "peer:eager fp32"]
         assert [line[0] for line in lines[2:]] == names  # torch is not PyTorch's strongest
