@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BatchShapeError
 from fcn_deploy.parity.candidate import Batch, Candidate, ReferenceLogits
 from fcn_deploy.results.fields import finite_or_none
 from fcn_deploy.results.parity_parts import BatchCheck
@@ -45,7 +43,7 @@ class BatchPlaceTest:
         found = [self._places(candidate, self._batches[0])]
         for batch in self._batches[1:]:
             # Of the first batch a refusal is an error: without one there is no proof of batches.
-            with suppress(BatchShapeError):
+            if candidate.takes(batch):
                 found.append(self._places(candidate, batch))
         return tuple(found)
 

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BatchShapeError, InputError
+from fcn_deploy.core.errors import (
+    BackendError,
+    BatchShapeError,
+    DeviceMemoryError,
+    FcnDeployError,
+    InputError,
+)
 from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.runners.base import Outputs, Runner
@@ -55,8 +61,10 @@ class Candidate:
             return True
         try:
             self._masks[_key(batch)] = self.runner.run(stacked(batch)).mask
-        except BatchShapeError:
-            return False
+        except FcnDeployError as error:
+            if is_too_large(error):
+                return False
+            raise
         return True
 
     def masks_of(self, batch: Batch) -> NDArray[np.uint8]:
@@ -64,6 +72,15 @@ class Candidate:
         if _key(batch) not in self._masks:
             self._masks[_key(batch)] = self.runner.run(stacked(batch)).mask
         return self._masks[_key(batch)]
+
+
+def is_too_large(error: FcnDeployError) -> bool:
+    """Say whether a runner refused a batch for its shape, or for want of memory."""
+    if isinstance(error, BatchShapeError | DeviceMemoryError):
+        return True
+    # The libraries' exceptions share no base; what they are about is in their words alone.
+    words = str(error).lower()
+    return isinstance(error, BackendError) and ("alloc" in words or "out of memory" in words)
 
 
 def _key(batch: Batch) -> tuple[int, ...]:

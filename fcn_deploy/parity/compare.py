@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BatchShapeError, InputError
+from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.parity.batch_place import BatchPlaceTest
-from fcn_deploy.parity.candidate import Candidate, ReferenceLogits
+from fcn_deploy.parity.candidate import Candidate, ReferenceLogits, is_too_large
 from fcn_deploy.parity.diagnosis import NOT_IN_LOGITS, diagnose, find_cause
 from fcn_deploy.parity.evidence import CandidateRun
 from fcn_deploy.parity.gate import gate_checks, gate_of, only_rounding_check
@@ -78,7 +78,7 @@ def compare(
     first = _ask_about_all(reference, candidates, tallies, pictures, on_picture)
     extras = pictures.extras(first)
     for picture in extras.odd_sizes:
-        _add(reference, candidates, tallies, picture, remember=True)
+        _add(reference, candidates, tallies, picture, is_extra=True)
     asked_large = _ask_about_large(reference, candidates, tallies, extras.large)
     logits = ReferenceLogits(reference)
     batches = BatchPlaceTest(logits, extras.batches)
@@ -122,18 +122,28 @@ def _ask_about_large(
     tallies: Sequence[Tally],
     large: NamedImage | None,
 ) -> list[bool]:
-    """Compare on the large picture; return which candidates were, as engines may not take it."""
+    """Compare on the large picture; return which candidates were.
+
+    Engines may not be built for it, and small devices may lack the memory: that proves nothing
+    against them.
+    """
+    asked = [False] * len(candidates)
     if large is None or not within_memory(large, reference.spec):
-        return [False] * len(candidates)
-    expected = ReferenceOutput.of(large, *_mask_and_logits(reference, large))
-    asked = []
-    for candidate, tally in zip(candidates, tallies, strict=True):
+        return asked
+    try:
+        expected = ReferenceOutput.of(large, *_mask_and_logits(reference, large))
+    except FcnDeployError as error:
+        if not is_too_large(error):
+            raise
+        return asked
+    for index, (candidate, tally) in enumerate(zip(candidates, tallies, strict=True)):
         try:
-            _add_given(candidate, tally, expected, remember=True)
-        except BatchShapeError:
-            asked.append(False)
+            _add_given(candidate, tally, expected, is_extra=True)
+        except FcnDeployError as error:
+            if not is_too_large(error):
+                raise
         else:
-            asked.append(True)
+            asked[index] = True
     return asked
 
 
@@ -158,19 +168,20 @@ def _add(
     tallies: Sequence[Tally],
     picture: NamedImage,
     *,
-    remember: bool = False,
+    is_extra: bool = False,
 ) -> None:
     expected = ReferenceOutput.of(picture, *_mask_and_logits(reference, picture))
     for candidate, tally in zip(candidates, tallies, strict=True):
-        _add_given(candidate, tally, expected, remember=remember)
+        _add_given(candidate, tally, expected, is_extra=is_extra)
 
 
 def _add_given(
-    candidate: Candidate, tally: Tally, expected: ReferenceOutput, *, remember: bool
+    candidate: Candidate, tally: Tally, expected: ReferenceOutput, *, is_extra: bool
 ) -> None:
-    given = candidate.run((expected.picture,), remember=remember)
+    # The extras are streamed later on, and what they give alone is what the stream must give.
+    given = candidate.run((expected.picture,), remember=is_extra)
     assert given.logits is not None  # `run` asks for them
-    tally.add(expected, given.mask[0], given.logits[0])
+    tally.add(expected, given.mask[0], given.logits[0], is_extra=is_extra)
 
 
 def _mask_and_logits(

@@ -31,10 +31,10 @@ GATES = {
     Precision.FP16.value: Gate(0.995, 1e-2, 0.99, 1e-3, coarse=True),
     # Eight bits of mantissa, or of all: what counts is what the labels say.
     Precision.BF16.value: Gate(0.98, 0.1, 0.95, 1e-3, 0.5, coarse=True),
-    # A trained fcn32s-resnet18 on CamVid (ONNX Runtime and OpenVINO, parity-int8.json below
-    # benchmarks/results) agrees on 99.58 and 99.62 % of the pixels, its ε is 0.039 and 0.040 of the
-    # largest |logit|, and its mIoU changes by 0.118 point at most.  The limits are 4.8, 3.7 and 4.2
-    # times that: room for deeper bodies.
+    # A trained fcn32s-resnet18 on CamVid (ONNX Runtime and OpenVINO, camvid-20-epochs below
+    # benchmarks/results) agrees on 99.46 and 99.49 % of the pixels, its ε is at most 0.018 of the
+    # largest spread, a class keeps 91.3 % at least, and its mIoU changes by 0.109 point at most:
+    # the limits leave room for deeper bodies.
     Precision.INT8.value: Gate(0.98, 0.15, 0.90, 1e-3, 0.5, coarse=True),
 }
 
@@ -76,41 +76,53 @@ def gate_checks(run: CandidateRun) -> Iterator[Check]:
         f"{count_words(wrong)} among the {share_words(decided, tally.pixels)} of pixels whose "
         "margin exceeds 2ε; allowed 0",
     )
-    agreement = 1 - tally.flips / tally.pixels
-    yield Check(
-        "all pixels",
-        agreement >= gate.min_agreement,
-        f"{share_words(tally.pixels - tally.flips, tally.pixels)} of {tally.pixels:,} pixels agree "
-        f"({count_words(tally.flips)}, "
-        f"{tally.boundary_flips} of them within {EDGE_DISTANCE} px of a class edge); "
-        f"required {gate.min_agreement:.2%}",
-    )
+    yield _all_pixels(run)
     yield _every_class(run)
     yield from _mean_iou(run)
     yield _place_in_batch(run)
     yield _stream(run)
 
 
+def _all_pixels(run: CandidateRun) -> Check:
+    """Check the share that agrees, of the pictures and of what was made of them apart.
+
+    The extras have millions of pixels: beside a few small pictures they would decide alone.
+    """
+    tally, gate = run.tally, run.gate
+    own, extra = tally.own_classes, tally.classes - tally.own_classes
+    kept = all(
+        np.trace(counts) >= gate.min_agreement * counts.sum()
+        for counts in (own, extra)
+        if counts.any()
+    )
+    return Check(
+        "all pixels",
+        kept,
+        f"{share_words(tally.pixels - tally.flips, tally.pixels)} of {tally.pixels:,} pixels agree "
+        f"({count_words(tally.flips)}, "
+        f"{tally.boundary_flips} of them within {EDGE_DISTANCE} px of a class edge), of the "
+        f"pictures alone {share_words(int(np.trace(own)), int(own.sum()))}; "
+        f"required {gate.min_agreement:.2%}",
+    )
+
+
 def _every_class(run: CandidateRun) -> Check:
     """Check that no class loses, or is given, many pixels: a few per cent of all may be one."""
-    counts, names = run.tally.classes, run.reference.spec.class_names
-    agreed, before, after = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    shares = [
-        (agreed[index] / whole[index], index, words)
-        for whole, words in ((before, "keep it"), (after, "given it are the reference's"))
-        for index in range(len(names))
-        if whole[index] >= JUDGED_PIXELS
-    ]
-    if not shares:
+    names, limit = run.reference.spec.class_names, run.gate.min_class_share
+    worst: tuple[float, str] | None = None
+    for counts in (run.tally.own_classes, run.tally.classes):
+        agreed, before, after = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+        for whole, words in ((before, "keep it"), (after, "given it are the reference's")):
+            for index in np.flatnonzero(whole >= JUDGED_PIXELS):
+                share = float(agreed[index] / whole[index])
+                if worst is None or share < worst[0]:
+                    said = share_words(int(agreed[index]), int(whole[index]))
+                    pixels = f"{said} of the {int(whole[index]):,} pixels {words}"
+                    worst = share, f"worst is class {names[index]}: {pixels}"
+    if worst is None:
         return Check(EVERY_CLASS, True, f"no class has {JUDGED_PIXELS:,} pixels: none is judged")
-    share, index, words = min(shares)
-    whole = before if words == "keep it" else after
-    return Check(
-        EVERY_CLASS,
-        bool(share >= run.gate.min_class_share),
-        f"worst is class {names[index]}: {share_words(int(agreed[index]), int(whole[index]))} of "
-        f"the {int(whole[index]):,} pixels {words}; required {run.gate.min_class_share:.1%}",
-    )
+    share, sentence = worst
+    return Check(EVERY_CLASS, share >= limit, f"{sentence}; required {limit:.1%}")
 
 
 def _mean_iou(run: CandidateRun) -> Iterator[Check]:
@@ -152,6 +164,8 @@ def _stream(run: CandidateRun) -> Check:
         f"{count_words(check.flips)} among {check.pixels:,} pixels of {check.batches} batches, "
         "streamed as `predict` does, against a run of each"
     )
+    if check.refused:
+        said += f" ({check.refused} more are of shapes that it does not take)"
     if not run.description.on_gpu:
         return Check(STREAM, check.flips == 0, f"{said}; allowed 0")
     # There kernels are chosen by timing them, for each file that is built or opened anew.

@@ -38,6 +38,8 @@ STREAMED = (
     (1, (96, 128)), (1, (96, 128)), (2, (64, 96)), (1, (97, 131)),
     (3, (64, 96)), (1, (128, 96)), (1, (96, 128)), (2, (33, 45)),
 )  # fmt: skip
+#: Batches of a stream that nothing is left out of.
+STREAM_LENGTH = len(ODD_SIZES) + 1 + 2 + len(STREAMED)
 #: Steps through rows and columns of a picture's copies, so that none is like another.
 _MIRRORED = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 #: Columns by which further copies are rolled.

@@ -21,7 +21,7 @@ from fcn_deploy.core.files import read_json
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.data.dataset import NamedImage, Sample
 from fcn_deploy.data.images import image_digest
-from fcn_deploy.parity.inputs import ODD_SIZES, Extras, Pictures
+from fcn_deploy.parity.inputs import ODD_SIZES, STREAM_LENGTH, Extras, Pictures
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import Outputs, Runner
@@ -68,6 +68,7 @@ class Recording:
     _entries: tuple[_Entry, ...]
     _batches: tuple[_Batch, ...]
     _stream: tuple[_Batch, ...]
+    _refused: int
 
     def runner(self) -> Runner:
         """Return a runner that answers from the files, and only what was recorded."""
@@ -138,7 +139,8 @@ class Recording:
             return self._answer_to_batch(places, (count, *size))
         entry = next((e for e in self._entries if (e.digest,) == places), None)
         if entry is None:
-            raise InputError(f"{self.path} holds no answer to these pictures", _REPAIR)
+            # It was made for the comparison, and the runner that was recorded did not take it.
+            raise BatchShapeError(f"{self.path} holds no answer to these pictures", _REPAIR)
         arrays = self._arrays(entry.file)
         mask = self._mask(arrays, entry.file, tuple(size))
         channels = (self.spec.num_classes, *size)
@@ -282,6 +284,7 @@ def read_recording(path: Path) -> Recording:
         _entries=entries,
         _batches=_batches(fields, "batches"),
         _stream=_batches(fields, "stream"),
+        _refused=fields.non_negative_int("refused"),
     )
     _require_whole(recording)
     return recording
@@ -306,7 +309,8 @@ def _require_whole(recording: Recording) -> None:
         raise ArtifactError(f"{path} is damaged: a batch names no pictures of its own", _REPAIR)
     streamed = {batch.places for batch in stream}
     asked = {(entry.digest,) for entry in recording._entries if entry.use in ("odd size", "large")}
-    if not streamed.issuperset(asked | {batch.places for batch in batches}):
+    complete = len(stream) + recording._refused == STREAM_LENGTH
+    if not complete or not streamed.issuperset(asked | {batch.places for batch in batches}):
         raise ArtifactError(f"{path} is damaged: its stream is not whole", _REPAIR)
 
 

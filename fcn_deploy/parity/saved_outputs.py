@@ -22,7 +22,7 @@ from fcn_deploy.core.files import atomic_path, json_bytes, read_json, write_byte
 from fcn_deploy.data.dataset import NamedImage, Sample
 from fcn_deploy.data.images import image_digest
 from fcn_deploy.parity.candidate import Batch, Candidate
-from fcn_deploy.parity.inputs import FIRST_PICTURES, Extras, Pictures, within_memory
+from fcn_deploy.parity.inputs import FIRST_PICTURES, STREAM_LENGTH, Extras, Pictures, within_memory
 from fcn_deploy.parity.recording import FLAG, OUTPUTS_SCHEMA
 from fcn_deploy.parity.stream import run_and_stream
 from fcn_deploy.results.environment import result_header
@@ -75,6 +75,7 @@ def record(
             "pictures": answers.entries,
             "batches": answers.batches,
             "stream": answers.stream,
+            "refused": STREAM_LENGTH - len(answers.stream),
         }
         content = json_bytes(document)
         write_bytes(target, content, flags=FLAG)

@@ -89,7 +89,8 @@ class StreamTest:
             misplaced += [(place, where) for where in [next(same, place)] if where != place]
         pictures = sum(map(len, batches))
         pixels = sum(masks.size for masks in expected)
-        check = StreamCheck(len(batches), pictures, pixels, flips, widest)
+        refused = len(self._batches) - len(batches)
+        check = StreamCheck(len(batches), pictures, pixels, flips, widest, refused)
         return StreamedMasks(check, tuple(misplaced))
 
     def _widest(self, batch: Batch, differ: NDArray[np.bool_]) -> float:

@@ -111,6 +111,7 @@ class Tally:
         candidate_broken: pictures in which a logit of the candidate's is NaN or infinite.
         reference_broken: the same of the reference.
         classes: pixels by the reference's class (row) and the candidate's (column).
+        own_classes: the same of the pictures that were given, without what was made of them.
         edge_pixels: pixels by band of ``DISTANCES``, the last beyond.
         edge_flips: flips by the same bands.
         margins: of all pixels.
@@ -130,6 +131,7 @@ class Tally:
     candidate_broken: int = 0
     reference_broken: int = 0
     classes: NDArray[np.int64] = field(init=False)
+    own_classes: NDArray[np.int64] = field(init=False)
     edge_pixels: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros(len(DISTANCES) + 1, np.int64)
     )
@@ -152,6 +154,7 @@ class Tally:
 
     def __post_init__(self) -> None:
         self.classes = np.zeros((self.num_classes, self.num_classes), dtype=np.int64)
+        self.own_classes = np.zeros_like(self.classes)
 
     @property
     def finite(self) -> bool:
@@ -178,8 +181,17 @@ class Tally:
         reference: ReferenceOutput,
         mask: NDArray[np.uint8],
         logits: NDArray[np.float32],
+        *,
+        is_extra: bool = False,
     ) -> None:
-        """Count one picture: what the candidate gives for it, uint8 [H, W], float32 [C, H, W]."""
+        """Count one picture.
+
+        Args:
+            reference: what it gives.
+            mask: the candidate's, uint8 [H, W].
+            logits: the candidate's, float32 [C, H, W].
+            is_extra: whether the picture was made for the comparison, not given by the user.
+        """
         picture, margin = reference.picture, reference.margin
         self.pictures += 1
         self.pixels += mask.size
@@ -190,7 +202,7 @@ class Tally:
         self.margins.add(margin)
         self.flips += flips
         self.flip_margins.add(margin[flipped])
-        self._count_classes(reference.mask, mask, flipped)
+        self._count_classes(reference.mask, mask, flipped, is_extra)
         self._count_bands(reference.bands, flipped)
         if flips:
             self.widest_flip_margin = max(self.widest_flip_margin, float(margin[flipped].max()))
@@ -225,6 +237,7 @@ class Tally:
         mask: NDArray[np.uint8],
         candidate: NDArray[np.uint8],
         flipped: NDArray[np.bool_],
+        is_extra: bool,
     ) -> None:
         count = self.num_classes
         before = mask[flipped].astype(np.int64)
@@ -235,8 +248,10 @@ class Tally:
         cells = np.bincount(before * count + after, minlength=count * count)
         cells = cells.reshape(count, count)
         stayed = np.bincount(mask.ravel(), minlength=count) - cells.sum(axis=1)
+        cells[np.diag_indices(count)] += stayed
         self.classes += cells
-        self.classes[np.diag_indices(count)] += stayed
+        if not is_extra:
+            self.own_classes += cells
 
     def _count_bands(self, bands: Sequence[NDArray[np.bool_]], flipped: NDArray[np.bool_]) -> None:
         # Each band contains those before it, and everything lies within the last.

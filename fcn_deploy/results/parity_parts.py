@@ -116,6 +116,7 @@ class StreamCheck:
         pixels: of them all.
         flips: pixels to which the stream gives another class than a run of that batch alone.
         widest_margin: of the reference, among those flips.
+        refused: further batches, of shapes that the candidate does not take.
     """
 
     batches: int
@@ -123,6 +124,7 @@ class StreamCheck:
     pixels: int
     flips: int
     widest_margin: float
+    refused: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -137,6 +139,7 @@ class StreamCheck:
             pixels=fields.non_negative_int("pixels"),
             flips=fields.non_negative_int("flips"),
             widest_margin=fields.number("widest_margin"),
+            refused=fields.non_negative_int("refused"),
         )
 
 

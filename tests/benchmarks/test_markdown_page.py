@@ -135,9 +135,9 @@ class TestMarkdown:
         headline, table = markdown_page.short_table(made, "results/a.json").split("\n\n")
         assert headline == (
             "A CPU, 1 core, 2026-11-27 (`results/a.json`). "
-            "The fastest of each precision: in fp32 `ort`: **1.45** × PyTorch, 1.24 × plain export; "
-            "in bf16 `openvino-bf16`: **2.90** × PyTorch, 2.49 × plain export. PyTorch is the "
-            "strongest PyTorch row that was measured, `peer:eager` in fp32."
+            "The fastest of each precision: in fp32 `ort`: **1.45** × PyTorch, 1.24 × plain "
+            "export; in bf16 `openvino-bf16`: **2.90** × PyTorch, 2.49 × plain export. PyTorch is "
+            "the strongest PyTorch row that was measured, `peer:eager` in fp32."
         )
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
         assert lines[0] == [

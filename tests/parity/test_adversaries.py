@@ -6,17 +6,21 @@ import copy
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.errors import BackendError, BatchShapeError
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.parity import inputs
-from fcn_deploy.parity.compare import compare
+from fcn_deploy.parity.compare import compare, compare_recordings
 from fcn_deploy.parity.gate import GATES, gate_of
+from fcn_deploy.parity.recording import read_recording
+from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.runners.base import Outputs
 from tests.candidates import as_candidate
@@ -251,3 +255,78 @@ def test_a_large_picture_that_comes_out_wrong() -> None:
     result = compared(FakeRunner(), FakeRunner(bug=overflowing), listed(made_up()))
     assert {"decided pixels", "all pixels"} <= failed(result)
     assert result.images.odd_sizes == (*inputs.ODD_SIZES, large)
+
+
+class WrongOnItsOwn(SmallRunner):
+    """Gives undecided pixels their second class in the user's pictures, and in no others."""
+
+    undecided: float = 0.0
+
+    def _infer(self, images: Images) -> Outputs:
+        outputs = super()._infer(images)
+        assert outputs.logits is not None
+        if images.shape != (1, 96, 128, 3):
+            return outputs
+        order = outputs.logits.argsort(axis=1)
+        ranked = np.take_along_axis(outputs.logits, order[:, -2:], axis=1)
+        close = ranked[:, 1] - ranked[:, 0] < self.undecided
+        return replace(outputs, mask=np.where(close, order[:, -2], outputs.mask).astype(np.uint8))
+
+
+def test_pictures_that_are_few_beside_what_is_made_of_them(network: SmallNetwork) -> None:
+    own = [SmallRunner(network).run(p.image[None]).logits for p in scene_pictures()]
+    margins = np.concatenate([margin_of(logits).ravel() for logits in own if logits is not None])
+    candidate = WrongOnItsOwn(network, precision=Precision.INT8)
+    candidate.undecided = float(np.quantile(margins, 0.045))
+    result = small(network, candidate)
+    assert result.agreement > result.gate.min_agreement  # of all pixels together
+    assert "all pixels" in failed(result)
+
+
+# -- candidates that do not take all ------------------------------------------------------------
+
+
+class Bounded(FakeRunner):
+    """An engine: it was built for batches of up to three, and for no large picture."""
+
+    def _infer(self, images: Images) -> Outputs:
+        if len(images) > 3 or images.shape[1:3] == inputs.LARGE_SIZE:
+            raise BatchShapeError("no profile takes the shape", "build it for that")
+        return super()._infer(images)
+
+
+class OutOfMemory(FakeRunner):
+    def _infer(self, images: Images) -> Outputs:
+        if images.shape[1:3] == inputs.LARGE_SIZE:
+            raise BackendError("backend fake failed (RuntimeError: can't allocate memory)")
+        return super()._infer(images)
+
+
+@pytest.mark.parametrize(("kind", "refused"), [(Bounded, 1), (OutOfMemory, 0)])
+def test_what_a_candidate_does_not_take_is_told(
+    kind: type[FakeRunner], refused: int, tmp_path: Path
+) -> None:
+    for reference, candidate in ((FakeRunner(), kind()), (kind(), FakeRunner())):
+        (live,) = compare(reference, [as_candidate(candidate)], listed(made_up()))
+        assert live.passed
+        assert live.images.odd_sizes == inputs.ODD_SIZES
+        if isinstance(candidate, kind):
+            assert live.stream is not None
+            assert live.stream.refused == refused
+    record(as_candidate(FakeRunner()), listed(made_up()), tmp_path / "reference.json")
+    record(as_candidate(kind()), listed(made_up()), tmp_path / "candidate.json")
+    one, other = (read_recording(tmp_path / f"{n}.json") for n in ("reference", "candidate"))
+    for pair in ((one, other), (other, one)):
+        recorded = compare_recordings(*pair)
+        assert recorded.passed, recorded.checks
+        assert recorded.images.odd_sizes == inputs.ODD_SIZES
+
+
+def test_another_failure_is_no_shape_that_is_not_taken() -> None:
+    def fails(images: Images, outputs: Outputs) -> Outputs:
+        if images.shape[1:3] == inputs.LARGE_SIZE:
+            raise BackendError("illegal instruction")
+        return outputs
+
+    with pytest.raises(BackendError, match="illegal instruction"):
+        compare(FakeRunner(), [as_candidate(FakeRunner(bug=fails))], listed(made_up()))

@@ -272,7 +272,7 @@ def test_damaged_arrays(
 def test_a_recorded_runner_answers_only_what_it_was_asked(pair: tuple[Path, Path]) -> None:
     with read_recording(pair[0]).runner() as runner:
         assert runner.spec == FakeRunner().spec
-        with pytest.raises(InputError, match="no answer"):
+        with pytest.raises(BatchShapeError, match="no answer"):
             runner.run(np.zeros((1, 5, 7, 3), np.uint8))
         with pytest.raises(BatchShapeError, match="no answer"):
             runner.run(np.stack([picture.image for picture in made_up(2)]))
