@@ -21,7 +21,7 @@ from fcn_deploy.bench.conditions import ConditionWatch
 from fcn_deploy.bench.inputs import Inputs, one_picture_warnings
 from fcn_deploy.bench.rows import row_of_repeats
 from fcn_deploy.bench.scenarios import Meter, Repeat, Scenario, TimedLoop
-from fcn_deploy.core.errors import FcnDeployError, InputError
+from fcn_deploy.core.errors import FcnDeployError, InputError, MaskMismatchError
 from fcn_deploy.results.bench import DEVICE, SINGLE_STREAM, TIERS, Bench, BenchRow
 from fcn_deploy.results.conditions import ColdStart
 from fcn_deploy.results.environment import Environment
@@ -179,7 +179,8 @@ def measure_rows(
         plan: what is measured.
         energy_joules: reads the GPU's energy counter, or gives None.
         on_dropped: told why a case, or one repeat of it, has no figure; the others go on.  A case
-            keeps its row as long as most of its repeats, and ``MIN_REPEATS`` of them, have one.
+            keeps its row as long as most of its repeats, and ``MIN_REPEATS`` of them, have one, and
+            all masks that were checked are right.
         on_step: told after each repeat of a case how many are done, and of how many.
 
     Raises:
@@ -209,10 +210,11 @@ def measure_rows(
                 try:
                     taken[case][number] = _one_repeat(case, who, energy_joules)
                 except FcnDeployError as error:
-                    why = f"{case.name}, repeat {number + 1} of {repeats}: {error.message}"
+                    why = _said(error, case, f"repeat {number + 1} of {repeats}")
                     possible = len(taken[case]) + repeats - (number + 1)
+                    wrong = isinstance(error, MaskMismatchError)
                     # What fails at once would fail again.
-                    if not taken[case] or possible < needed:
+                    if wrong or not taken[case] or possible < needed:
                         del taken[case]
                         why += "; the row is left out"
                     on_dropped(why)
@@ -231,6 +233,14 @@ def _one_repeat(case: Case, scenario: Scenario, energy_joules: Meter) -> Repeat:
     repeat = scenario.repeat(case, energy_joules if on_gpu else lambda: None)
     case.samples.check(case)
     return repeat
+
+
+def _said(error: FcnDeployError, case: Case, repeat: str) -> str:
+    """Return why a repeat has no figure; of wrong masks also what tells the cause."""
+    if not isinstance(error, MaskMismatchError):
+        return f"{case.name}, {repeat}: {error.message}"
+    advice = "" if error.repair is None else f"; {error.repair}"
+    return f"{error.message} in {repeat}{advice}"
 
 
 def _measurable(cases: Sequence[Case], on_dropped: Callable[[str], None]) -> list[Case]:

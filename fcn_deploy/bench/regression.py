@@ -4,7 +4,8 @@ A machine that is slower today is slower for the baseline too.  So where both fi
 baseline beside a row, what is compared is the row's speed in units of the baseline's, measured in
 the same minute; else milliseconds.  A baseline is the same where its file and its library are.
 
-A row that had a figure, was asked for again and has none now is lost: that fails as slowness does.
+A row that had a figure, was asked for again and has none now, or too few repeats for a verdict, is
+lost: that fails as slowness does.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class SpeedChange:
 
     Attributes:
         changes: rows that could be compared, in the newer one's order.
-        lost: sentences: rows that were asked for and have no figure any more.
+        lost: sentences: rows that were asked for and have no figure any more, or too few repeats.
         uncompared: sentences: rows that could not be compared, and why.
         units: sentences: baselines that have changed themselves.
         limit: slowdown that is allowed.
@@ -230,7 +231,11 @@ def compare(
             changes.append(change)
         else:
             repeats = f"{len(older.repeats_ms)} then, {len(row.repeats_ms)} now"
-            uncompared.append(f"{_label(row)}: {TOO_FEW}, {repeats}")
+            was_enough = len(older.repeats_ms) >= MIN_REPEATS_FOR_VERDICT
+            was_asked = asked is not None and row in asked
+            (lost if was_enough and was_asked else uncompared).append(
+                f"{_label(row)}: {TOO_FEW}, {repeats}"
+            )
     for row in before.rows:
         if row.is_baseline or any(_case(row) == _case(other) for other in now.rows):
             continue
@@ -258,6 +263,8 @@ def _units(before: Bench, now: Bench, limit: float) -> Iterator[str]:
             )
         elif not (older.is_valid and row.is_valid):
             yield f"LoadGen calls the baseline INVALID: it is no unit, {row.conditions}"
+        elif min(len(older.repeats_ms), len(row.repeats_ms)) < MIN_REPEATS_FOR_VERDICT:
+            yield f"the baseline has {TOO_FEW}: it is no unit, {row.conditions}"
         elif verdict_of(_longer(older, row) or (1.0, 1.0)) != "tie":
             slowdown = row.median_ms / older.median_ms - 1
             figures = f"{row.conditions} ({older.median_ms:.4g} → {row.median_ms:.4g} ms)"
@@ -280,7 +287,9 @@ def _change(
     then, today = _over_same_baseline(older, before, newer, now)
     by_baseline = bool(then and today)
     if by_baseline:
-        interval = interval_between_runs(today, then, resolution_of(newer))
+        # Then and now a quotient of two figures, each of them known to the resolution alone.
+        resolution = (1 + resolution_of(newer)) ** 2 - 1
+        interval = interval_between_runs(today, then, resolution)
         slowdown = statistics.median(then) / statistics.median(today) - 1
     else:
         interval = _longer(older, newer)
@@ -298,14 +307,18 @@ def _longer(older: BenchRow, newer: BenchRow) -> Interval | None:
 def _over_same_baseline(
     older: BenchRow, before: Bench, newer: BenchRow, now: Bench
 ) -> tuple[list[float], list[float]]:
-    """Return how many times faster than the baseline a row was in each repeat, then and now."""
+    """Return how many times faster than the baseline a row was in each repeat, then and now.
+
+    Both are empty where it is no unit, or shares too few repeats with the row.
+    """
     then, today = baseline_of(older, before.rows), baseline_of(newer, now.rows)
     if then is None or today is None or not (then.is_valid and today.is_valid):
         return [], []
     one, other = then.runner, today.runner
     if (one.backend, one.digest, one.library) != (other.backend, other.digest, other.library):
         return [], []
-    return _times_faster(older, then), _times_faster(newer, today)
+    ratios = _times_faster(older, then), _times_faster(newer, today)
+    return ratios if min(map(len, ratios)) >= MIN_REPEATS_FOR_VERDICT else ([], [])
 
 
 def _times_faster(row: BenchRow, baseline: BenchRow) -> list[float]:

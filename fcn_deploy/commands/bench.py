@@ -40,6 +40,7 @@ from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.bench import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM, TIERS
+from fcn_deploy.results.ratio import MIN_REPEATS_FOR_VERDICT
 
 if TYPE_CHECKING:
     from fcn_deploy.bench.measure import BenchPlan
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 #: What ``--quick`` makes of the options that were not typed.
 QUICK: dict[str, Any] = {"repeats": 3, "seconds": 0.2, "clock": "loop", "cold_start": False}
+#: What to type instead of a long measurement.
+QUICKER = "for a quick look: --quick, fewer --backend, or one --tier"
 #: Share by which a row may be slower than in the older result.
 MAX_SLOWDOWN = 0.1
 
@@ -89,7 +92,7 @@ class BenchOptions:
             changes.pop("clock", None)  # LoadGen alone can ask so
         return replace(self, **changes)
 
-    def result_file(self, run: Run) -> Path:
+    def result_file(self, run: Run, typed: Container[str]) -> Path:
         """Return where the result goes: named, or by what was typed, so that none is replaced."""
         return self.json_file or run.bench_folder / result_name(
             "-".join(self.backends) or "all",
@@ -99,7 +102,7 @@ class BenchOptions:
             None if self.scenario_name == SINGLE_STREAM else self.scenario_name,
             f"p99-{self.target_p99_ms:g}ms" if self.target_p99_ms is not None else None,
             "quick" if self.quick else None,
-            "loop" if self.clock == "loop" and not self.quick else None,
+            self.clock if "clock" in typed else None,
             "-".join(self.tiers),
             f"t{self.threads}" if self.threads is not None else None,
             self.device if self.device != "auto" else None,
@@ -173,7 +176,7 @@ def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ..
 @click.option(
     "--quick", is_flag=True,
     help="Take a quick look: 3 repeats of 0.2 seconds by a plain loop, no cold starts, unless "
-    "these are set; no row is called faster than another.",
+    "these are set; with fewer than 5 repeats, no row is called faster than another.",
 )  # fmt: skip
 @click.option(
     "--order-seed", type=click.IntRange(min=0, max=2**32 - 1),
@@ -217,7 +220,7 @@ def bench(**typed: Any) -> None:
     before = None if options.older is None else _older(options)  # before minutes are spent
     chosen = options.backends or usable_backends(options.precision)
     require_backends(chosen, options.device)
-    target = options.result_file(source)
+    target = options.result_file(source, typed_names())
     if options.older is not None and options.older.resolve() == target.resolve():
         raise InputError(f"{target} would replace what it is compared with", "name another --json")
     probe(target)
@@ -260,9 +263,10 @@ def _announcement(options: BenchOptions, plan: BenchPlan) -> str:
     from fcn_deploy.bench.duration import duration_sentence
 
     words = f"{options.threads} CPU threads pinned; {duration_sentence(plan, options.cold_start)}"
-    if options.quick:
-        return f"{words} (a quick look: no row is called faster than another)"
-    return f"{words} (for a quick look: --quick, fewer --backend, or one --tier)"
+    about = "a quick look" if options.quick else QUICKER
+    if options.repeats < MIN_REPEATS_FOR_VERDICT:
+        about += f"; with {options.repeats} repeats no row is called faster than another"
+    return f"{words} ({about})"
 
 
 def _plan(

@@ -22,6 +22,7 @@
     │   ├── LostProcessError   another process of the run has ended
     │   └── TrainingStoppedError  a signal asked for an end (exit code 130)
     ├── MeasurementError       the clock gave no figures
+    │   └── MaskMismatchError  figures of masks that are not the network's
     ├── BuildError             TensorRT built no engine that may be used (exit code 1)
     └── ExportError            the exported graph failed its own check (exit code 1)
 
@@ -160,6 +161,10 @@ class TrainingStoppedError(TrainingError):
 
 class MeasurementError(FcnDeployError):
     """A measurement ended without figures."""
+
+
+class MaskMismatchError(MeasurementError):
+    """The masks that were timed are wrong: no repeat of that case counts."""
 
 
 class ExportError(FcnDeployError):

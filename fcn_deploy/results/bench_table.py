@@ -26,7 +26,7 @@ from fcn_deploy.results.bench import (
 )
 from fcn_deploy.results.conditions import ColdStart
 from fcn_deploy.results.format import number, percent, runner_name, settings_words, verdict_words
-from fcn_deploy.results.ranking import speedup, strongest_pytorch
+from fcn_deploy.results.ranking import notes_on_repeats, speedup, strongest_pytorch
 from fcn_deploy.results.ratio import TOO_FEW, Ratio
 from fcn_deploy.results.runner import RunnerDescription
 
@@ -177,11 +177,7 @@ class BenchGroup:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences: how the ratios are to be read, and which PyTorch row they are against."""
-        first, *others = self.rows
-        if any(speedup(first, other).verdict is None for other in others):
-            notes = [f"{len(first.repeats_ms)} repeats: {TOO_FEW}."]
-        else:
-            notes = ["Brackets behind a ratio hold its 95 % interval, from the repeats in pairs."]
+        notes = list(notes_on_repeats(self.rows))
         names = dict.fromkeys(
             runner_name(found.runner)
             for row in self.rows

@@ -6,12 +6,14 @@ is held against what runs on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.results.bench import SERVER, BenchRow
-from fcn_deploy.results.ratio import Ratio, paired_ratio
+from fcn_deploy.results.format import runner_name
+from fcn_deploy.results.ratio import MIN_REPEATS_FOR_VERDICT, TOO_FEW, Ratio, paired_ratio
 
 #: The server scenario bisects its rate until valid and invalid are so close together.
 RATE_RESOLUTION = 0.05
@@ -38,6 +40,28 @@ def speedup(row: BenchRow, over: BenchRow) -> Ratio:
 def resolution_of(row: BenchRow) -> float:
     """Return how finely a row's figures are known: a server's rate is searched in steps."""
     return RATE_RESOLUTION if row.scenario == SERVER else 0.0
+
+
+def notes_on_repeats(rows: Sequence[BenchRow]) -> Iterator[str]:
+    """Yield sentences: whether ratios between rows of one workload have intervals, else why not.
+
+    Of two rows that share too few repeats for a verdict, the one that lost more is named.
+    """
+    numbers = [frozenset(row.repeat_numbers) for row in rows]
+    shared = [len(one & other) for one, other in combinations(numbers, 2)]
+    measured = len(frozenset().union(*numbers))
+    if shared and measured < MIN_REPEATS_FOR_VERDICT:
+        yield f"{measured} repeats: {TOO_FEW}."
+        return
+    if not shared or max(shared) >= MIN_REPEATS_FOR_VERDICT:
+        yield "Brackets behind a ratio hold its 95 % interval, from the repeats in pairs."
+    for row, ours in zip(rows, numbers, strict=True):
+        fewest = min(len(ours & theirs) for theirs in numbers if len(theirs) >= len(ours))
+        if len(ours) < measured and fewest < MIN_REPEATS_FOR_VERDICT:
+            yield (
+                f"{runner_name(row.runner)} has {len(ours)} of {measured} repeats and shares "
+                f"{fewest} with another row: {TOO_FEW}."
+            )
 
 
 def with_ratios(rows: Sequence[BenchRow]) -> tuple[BenchRow, ...]:

@@ -22,7 +22,8 @@ from fcn_deploy.runners.base import Outputs, Runner, check_images
 #: Most batches that wait.
 MAX_WAITING = 128
 #: So many batches, and bytes of them, may come behind one that waits: their outputs wait for its,
-#: and whoever reads the stream may keep them until then.
+#: and whoever reads the stream may keep them until then.  Masks take a third of these bytes; logits
+#: of 21 classes would take 28 times as many.
 MAX_BEHIND, MAX_BEHIND_BYTES = 2 * MAX_WAITING, 128 * 2**20
 
 Shape = tuple[int, ...]
@@ -40,7 +41,7 @@ def by_shape(
     It keeps the promise of :meth:`Runner.stream`.
 
     Args:
-        runner: whose stream this is.
+        runner: whose stream this is; it gives masks alone, which are smaller than their batches.
         batches: each may lie in the array of the one before.
         kept_shapes: how many stay prepared; the least recently used one makes room.
         stream: computes batches in the order in which it is given them, with the same promise.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from fcn_deploy.bench.case import Case
 from fcn_deploy.bench.inputs import Inputs, make_inputs
-from fcn_deploy.bench.scenarios import Offline, Scenario, TimedLoop
-from fcn_deploy.core.errors import MeasurementError
+from fcn_deploy.bench.scenarios import Meter, Offline, Repeat, Scenario, TimedLoop
+from fcn_deploy.core.errors import MaskMismatchError
+from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.bench import END_TO_END, HOST
 from fcn_deploy.runners.base import Outputs
 from tests.bench.measuring import measure
@@ -112,24 +112,59 @@ def test_masks_of_a_stream_are_those_of_single_runs(
     case.samples.check(case)
     wrong = Case(OneBehind(backend="late"), tier, 2, inputs, tmp_path)
     list(wrong.stream([5, 0, 3, 1, 7, 2, 4, 6, 0]))
-    with pytest.raises(MeasurementError, match=r"^late fp32 .* not those of a single run") as said:
+    with pytest.raises(MaskMismatchError, match=r"^late fp32 .* not those of a single run") as said:
         wrong.samples.check(wrong)
-    assert "fcn-deploy parity --backend late" in str(said.value)
+    assert said.value.repair == "run `fcn-deploy parity --backend late`, which tells the cause"
     wrong.samples.check(wrong)  # what was wrong is forgotten: the next repeat speaks for itself
 
 
-@pytest.mark.parametrize(("device", "passes"), [("cpu", False), ("cuda:0 (card)", True)])
+@pytest.mark.parametrize(
+    ("device", "precision", "allowed"),
+    [
+        ("cpu", Precision.FP32, 0),
+        ("cpu", Precision.FP16, 0),
+        ("cuda:0 (card)", Precision.FP32, 1),  # of 12,288 pixels
+        ("cuda:0 (card)", Precision.FP16, 12),
+    ],
+)
 def test_few_pixels_may_differ_on_a_gpu(
-    tmp_path: Path, device: str, passes: bool, inputs: Inputs
+    tmp_path: Path, device: str, precision: Precision, allowed: int, inputs: Inputs
 ) -> None:
-    case = Case(FakeRunner(device=device), HOST, 8, inputs, tmp_path)
-    mask = case.runner.run(inputs.batch(range(8))).mask.copy()
-    mask[3, 4, 5] = (mask[3, 4, 5] + 1) % 5
-    case.samples.keep(range(8), mask)
-    with (
-        contextlib.nullcontext() if passes else pytest.raises(MeasurementError, match="1 of 6,144")
-    ):
+    case = Case(FakeRunner(device=device, precision=precision), HOST, 8, inputs, tmp_path)
+    right = case.runner.run(inputs.batch(range(8))).mask
+    for flips in (allowed, allowed + 1):
+        wrong = right.copy()
+        wrong[3, 4, :flips] = (wrong[3, 4, :flips] + 1) % 5
+        case.samples.keep(range(8), right)
+        case.samples.keep(range(8), wrong)
+        if flips > allowed:
+            with pytest.raises(MaskMismatchError, match=f"{flips} of 12,288"):
+                case.samples.check(case)
+        else:
+            case.samples.check(case)
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "command"),
+    [
+        ("trt", Precision.FP16, "parity --backend trt --fp16`"),
+        ("ort", Precision.INT8, "parity --backend ort --int8`"),
+        ("openvino-bf16", Precision.BF16, "parity --backend openvino-bf16`"),
+        ("baseline", Precision.FP32, None),
+        ("peer:plain", Precision.FP32, None),
+    ],
+)
+def test_the_advice_is_a_command_that_parity_takes(
+    tmp_path: Path, inputs: Inputs, backend: str, precision: Precision, command: str | None
+) -> None:
+    case = Case(FakeRunner(backend=backend, precision=precision), HOST, 1, inputs, tmp_path)
+    case.samples.keep([0], case.runner.run(inputs.batch([0])).mask + np.uint8(1))
+    with pytest.raises(MaskMismatchError) as said:
         case.samples.check(case)
+    if command is None:
+        assert said.value.repair is None
+    else:
+        assert command in str(said.value)
 
 
 def test_every_batch_is_as_likely_to_be_kept(tmp_path: Path, inputs: Inputs) -> None:
@@ -167,3 +202,37 @@ def test_a_row_whose_masks_are_wrong_is_left_out(
     )
     assert [row.runner.backend for row in rows] == ["right"]
     assert "are not those of a single run" in dropped[0]
+
+
+def test_wrong_masks_in_one_repeat_cost_the_row(tmp_path: Path, inputs: Inputs) -> None:
+    class WrongOnce(TimedLoop):
+        turns = 0
+
+        def repeat(self, case: Case, meter: Meter) -> Repeat:
+            found = super().repeat(case, meter)
+            if case.runner.describe().backend == "wrong":
+                self.turns += 1
+                if self.turns == 4:
+                    case.samples._seen = 0  # so that the next is kept
+                    case.samples.keep([0], case.runner.run(inputs.batch([0])).mask + np.uint8(1))
+            return found
+
+    scenario, dropped = WrongOnce(1e-9), list[str]()
+    rows = measure(
+        [FakeRunner(backend="right"), FakeRunner(backend="wrong")],
+        [inputs],
+        [1],
+        scenario,
+        tmp_path,
+        tiers=[HOST],
+        repeats=7,
+        on_dropped=dropped.append,
+    )
+    assert [(row.runner.backend, len(row.repeats_ms)) for row in rows] == [("right", 7)]
+    assert scenario.turns == 4
+    (why,) = dropped
+    assert why.startswith("wrong fp32 host 1×24×32: the masks that were timed are not those")
+    assert why.endswith(
+        "in repeat 4 of 7; run `fcn-deploy parity --backend wrong`, which tells the cause; "
+        "the row is left out"
+    )

@@ -154,6 +154,41 @@ def test_a_row_that_was_asked_for_and_has_no_figure_is_lost() -> None:
         assert compare(before, bench(kept), 0.1, other).passed
 
 
+def test_a_row_that_was_asked_for_and_has_too_few_repeats_is_lost() -> None:
+    kept, few = row("torch", STEADY), bare_row(FakeRunner(backend="ort").describe(), STEADY)
+    before = bench(row("ort", STEADY), kept)
+    workload = Workload(SINGLE_STREAM, None, LOOP, HOST, 1, (24, 32), "sha256:in")
+    asked = RequestedCases((few.runner,), frozenset({workload}))
+    comparison = compare(before, bench(few, kept), 0.1, asked)
+    assert not comparison.passed
+    assert comparison.lost == (
+        "ort fp32 host, batch 1, 24×32: too few repeats for a verdict (at least 5), 6 then, 3 now",
+    )
+    assert compare(before, bench(few, kept), 0.1).passed  # nobody says that it was asked for
+    assert compare(bench(few, kept), bench(few, kept), 0.1, asked).passed  # nor were then
+
+
+def test_a_baseline_that_lost_repeats_is_no_unit() -> None:
+    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    few = bare_row(before.rows[0].runner, (100, 101, 102))
+    comparison = compare(before, bench(few, row("ort", (75, 76, 77))), 0.1)
+    assert found(comparison) == ["slower"]
+    assert "in milliseconds" in str(comparison.slower[0])
+    (unit,) = comparison.units
+    assert unit.startswith("the baseline has too few repeats")
+
+
+@pytest.mark.parametrize(("scenario", "outcome"), [(SINGLE_STREAM, "slower"), (SERVER, "same")])
+def test_in_units_of_the_baseline_a_searched_rate_counts_twice(scenario: str, outcome: str) -> None:
+    def measured(ms: float) -> Bench:
+        rows = row("baseline", (100, 100, 100)), row("ort", (ms, ms, ms))
+        return bench(*(replace(made, scenario=scenario) for made in rows))
+
+    # 8 % lie between a rate's resolution of 5 % and that of a quotient of two, 10 %.
+    assert found(compare(measured(50), measured(54), 0.05)) == [outcome]
+    assert found(compare(measured(50), measured(56), 0.05)) == ["slower"]
+
+
 def test_the_unit_is_the_baseline_of_the_rows_own_device() -> None:
     def on_gpu(backend: str, repeats: tuple[float, ...]) -> BenchRow:
         runner = FakeRunner(backend=backend, device="cuda:0 (Fake GPU)").describe()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,8 +14,11 @@ from PIL import Image
 
 from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.cold_start import ColdStartPlan
+from fcn_deploy.bench.measure import BenchPlan
+from fcn_deploy.commands.bench import BenchOptions, _announcement
+from fcn_deploy.commands.bench import bench as bench_command
 from fcn_deploy.commands.shared.cold_starts import cold_starts
-from fcn_deploy.commands.shared.options import typed_options
+from fcn_deploy.commands.shared.options import typed_names, typed_options
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
@@ -30,6 +33,7 @@ QUICK = ("--size", "64x96", "--repeats", "3", "--seconds", "0.05", "--threads", 
 #: As quick, with repeats enough for a verdict.
 DECISIVE = ("--size", "64x96", "--repeats", "5", "--seconds", "0.02", "--threads", "1")
 ORT = ("--backend", "ort", "--no-cold-start")
+CLOCKS = ("auto", "loadgen", "loop")
 needs_loadgen = pytest.mark.skipif(
     loadgen.unavailable_reason() is not None, reason="LoadGen has no wheel for this Python"
 )
@@ -203,7 +207,10 @@ def test_a_quick_look_is_short_and_calls_no_row_faster(
     finished = fcn_deploy(*words, "--seconds", "0.02", "--order-seed", "17")
     assert finished.code == 0, finished.err
     said = " ".join(finished.out.split())
-    assert "4 rows × 3 interleaved repeats: about 10 seconds (a quick look: no row" in said
+    assert (
+        "4 rows × 3 interleaved repeats: about 10 seconds (a quick look; with 3 repeats no row"
+        in said
+    )
     assert "by a plain loop, not by MLPerf LoadGen: a quick look" in said
     assert "3 repeats: too few repeats for a verdict (at least 5)." in said
     (file,) = (exported / "bench").iterdir()
@@ -218,6 +225,34 @@ def test_a_quick_look_is_short_and_calls_no_row_faster(
     words = (*ORT, "--compare", str(file))
     refused(fcn_deploy("bench", ".", *words), "3 repeats are too few", "--repeats 5")
     refused(fcn_deploy("bench", ".", *words, "--quick"), "too few repeats", "--repeats 5")
+
+
+def _parsed(*words: str) -> tuple[BenchOptions, frozenset[str]]:
+    with bench_command.make_context("bench", list(words)) as context:
+        params = {name: context.params[name] for name in context.params.keys() - {"fp16", "int8"}}
+        options, typed = BenchOptions(precision=Precision.FP32, **params), typed_names()
+    return options.as_quick_look(typed) if options.quick else options, typed
+
+
+def test_a_typed_clock_stands_in_the_name_of_the_file(tmp_path: Path) -> None:
+    def name(*words: str) -> str:
+        options, typed = _parsed(*words)
+        return options.result_file(Run(tmp_path), typed).name
+
+    assert name("--clock", "loop") == "all.fp32.320x480.b1.loop.json"
+    asked = [("--quick",), (), *((*q, "--clock", c) for q in [("--quick",), ()] for c in CLOCKS)]
+    assert len({name(*words) for words in asked}) == len(asked) == 8
+
+
+@pytest.mark.parametrize("look", ["--quick", "--no-cold-start"])
+@pytest.mark.parametrize(("repeats", "verdict"), [(3, False), (4, False), (5, True), (7, True)])
+def test_no_verdict_is_announced_by_the_repeats(
+    monkeypatch: pytest.MonkeyPatch, look: str, repeats: int, verdict: bool
+) -> None:
+    monkeypatch.setattr("fcn_deploy.bench.duration.duration_sentence", lambda *_: "not long")
+    options, _ = _parsed(look, "--repeats", str(repeats))
+    said = _announcement(options, cast(BenchPlan, None))
+    assert ("no row is called faster" not in said) == verdict
 
 
 def test_what_is_said_twice_is_measured_once(fcn_deploy: FcnDeploy, exported: Path) -> None:

@@ -18,7 +18,16 @@ from fcn_deploy.results.bench_table import (
     cold_start_table,
     stage_table,
 )
-from tests.result_files import BASELINE, FAST, SLOW, cold_start, described, measured_bench, row
+from tests.result_files import (
+    BASELINE,
+    FAST,
+    SLOW,
+    bare_row,
+    cold_start,
+    described,
+    measured_bench,
+    row,
+)
 from tests.result_files import verdict as loadgen_verdict
 
 
@@ -160,3 +169,29 @@ def test_a_narrow_terminal_shows_what_matters_most_unbroken(
     assert "queries" not in table
     assert "library" not in table
     assert max(map(len, table.splitlines())) <= 100
+
+
+def test_rows_that_lost_repeats_are_named() -> None:
+    def measured(backend: str, *numbers: int) -> BenchRow:
+        made = bare_row(described(backend), [10.0 + number for number in numbers])
+        return replace(made, repeat_numbers=numbers)
+
+    whole, few = measured("ort", *range(7)), measured("torch", 0, 1, 2, 4)
+    brackets = "Brackets behind a ratio hold its 95 % interval, from the repeats in pairs."
+    lost = (
+        "torch fp32 has 4 of 7 repeats and shares 4 with another row: "
+        "too few repeats for a verdict (at least 5)."
+    )
+
+    def notes(*rows: BenchRow) -> list[str]:
+        return [note for note in group_of(*rows).notes if not note.startswith("× PyTorch")]
+
+    assert notes(whole) == notes(whole, measured("ncnn", *range(7))) == [brackets]
+    assert notes(whole, few) == [lost]  # it lost more than the other
+    assert notes(whole, few, measured("ncnn", 0, 1, 2, 3, 4, 5)) == [brackets, lost]
+    # Each of them has five pairs with the fastest, and three with the other.
+    both = notes(whole, measured("ncnn", 0, 1, 2, 3, 4), measured("torch", 2, 3, 4, 5, 6))
+    assert [note.split(" shares ")[-1][:1] for note in both[1:]] == ["3", "3"]
+    assert notes(measured("ort", 0, 1, 2), measured("ncnn", 0, 1, 2)) == [
+        "3 repeats: too few repeats for a verdict (at least 5)."
+    ]

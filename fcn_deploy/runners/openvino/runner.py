@@ -187,6 +187,9 @@ class OpenVinoRunner(OnnxRunner):
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order; see :func:`in_lanes`, :func:`by_shape`."""
+        if not self._masks_alone:  # logits are far too large to wait for their turn
+            yield from super().stream(batches)
+            return
         network = self._streams or self._require_open(self._network)
         in_given_order = super().stream if self._streams is None else self._in_lanes
         yield from by_shape(self, batches, network.kept_shapes, in_given_order)

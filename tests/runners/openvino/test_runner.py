@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import onnx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
@@ -165,6 +167,23 @@ def test_many_sizes_in_turn_are_seldom_compiled_and_keep_their_masks(
         assert len(compiled) == 4  # the two that do not fit wait until the end
         for images, mask in zip(batches[:8], streamed, strict=False):
             np.testing.assert_array_equal(mask, runner.run(images).mask)
+
+
+def test_logits_do_not_wait_for_those_of_another_size(tiny_run: Run) -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[NDArray[np.uint8]]:
+        for seed in range(4):
+            taken.append(seed)
+            yield pictures(1, 40, 40 + 8 * (seed % 4), seed)
+
+    with open_runner(tiny_run, "openvino", outputs=("mask", "logits"), threads=1) as runner:
+        runner._network.kept_shapes = 1  # type: ignore[attr-defined]
+        for number, outputs in enumerate(runner.stream(source())):
+            assert taken[-1] == number
+            assert outputs.logits is not None
+            assert outputs.logits.shape[-1] == 40 + 8 * number
+    assert len(taken) == 4
 
 
 def test_bf16_rounds_no_pixel(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
