@@ -17,6 +17,7 @@ from fcn_deploy.data.voc import (
     list_lines,
     list_path,
     mask_folder,
+    mask_path,
     read_list,
 )
 from fcn_deploy.results.evaluation import CHOSE_EPOCH, TRAINED_ON, UNUSED
@@ -41,10 +42,9 @@ def open_split(source: str, split: str) -> Dataset:
     root = find_voc_root(Path(source).resolve())
     lists = list_path(root, split).parent
     _require_list(split, tuple(sorted(path.stem for path in lists.glob("*.txt"))), str(lists))
-    masks = mask_folder(root, split)
-    if not any((masks / f"{name}.png").is_file() for name in read_list(root, split)):
+    if not any(mask_path(root, name, split) for name in read_list(root, split)):
         raise DataError(
-            f"no picture of the list {split} has a mask in {masks}",
+            f"no picture of the list {split} has a mask in {mask_folder(root, split)}",
             "add the masks, or name a list that has some with --split",
         )
     return open_dataset(root, split)

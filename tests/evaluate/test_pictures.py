@@ -47,6 +47,16 @@ def test_a_list_without_labels_is_refused(voc_folder: WriteVocFolder) -> None:
         open_split(str(folder), "val")
 
 
+@pytest.mark.parametrize("suffix", [".PNG", ".Png"])
+def test_masks_are_found_whatever_the_case_of_their_suffix(
+    voc_folder: WriteVocFolder, suffix: str
+) -> None:
+    folder = voc_folder()
+    for mask in (folder / "SegmentationClass").iterdir():
+        mask.rename(mask.with_suffix(suffix))
+    assert open_split(str(folder), "val").names == ("val_0", "val_1")
+
+
 def test_a_single_mask_that_is_missing_is_named(voc_folder: WriteVocFolder) -> None:
     folder = voc_folder()
     (folder / "SegmentationClass" / "val_1.png").unlink()
