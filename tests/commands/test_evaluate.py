@@ -199,6 +199,52 @@ def test_bad_input_is_one_line_with_its_repair(
     assert not Path("e.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fp32"], "model.fp16.onnx holds a fp16 network, not fp32; drop --fp32"),
+        (["--int8"], "model.fp16.onnx holds a fp16 network, not int8; drop --int8"),
+        (["--fp32", "--fp16"], "has one precision, and --fp32 --fp16 ask for 2; evaluate the run"),
+    ],
+)
+def test_a_named_file_is_refused_with_other_precisions_than_its_own(
+    fcn_deploy: FcnDeploy, tiny_run: Path, words: list[str], said: str
+) -> None:
+    file = Run(tiny_run).onnx(Precision.FP16)
+    refused(fcn_deploy("evaluate", file, *words, "--json", "e.json"), said)
+    assert not Path("e.json").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--fp16"]])
+def test_a_named_file_is_evaluated_in_its_own_precision(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, words: list[str]
+) -> None:
+    data = write_data(tmp_path / "data", TINY_CLASS_NAMES, count=1)
+    options = ["--data", data, "--split", "test", "--threads", "1", "--json", "e.json", *words]
+    finished = fcn_deploy("evaluate", Run(tiny_run).onnx(Precision.FP16), *options)
+    assert finished.code == 0, finished
+    (row,) = document(Path("e.json"))["results"]
+    assert row["runner"]["precision"] == "fp16"
+
+
+def test_a_named_engine_is_refused_with_another_precision(
+    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch, data: Path, tmp_path: Path
+) -> None:
+    engine = tmp_path / "fcn.plan"
+    engine.write_bytes(b"an engine")
+    module = "fcn_deploy.commands.evaluate"
+    monkeypatch.setattr(
+        f"{module}.open_backend",
+        lambda *_words, **_options: FakeRunner(backend="trt", precision=Precision.INT8),
+    )
+    monkeypatch.setattr(f"{module}.require_backends", lambda _backends, _device: None)
+    words = ("--data", data, "--split", "test", "--backend", "trt", "--json", "e.json")
+    refused(fcn_deploy("evaluate", engine, *words, "--fp16"), "fcn.plan holds a int8 network")
+    refused(fcn_deploy("evaluate", engine, *words, "--fp16", "--int8"), "has one precision")
+    assert not Path("e.json").exists()
+    assert fcn_deploy("evaluate", engine, *words, "--int8").code == 0
+
+
 def test_without_data_and_without_a_training_the_repair_names_the_option(
     fcn_deploy: FcnDeploy, tiny_run: Path
 ) -> None:
