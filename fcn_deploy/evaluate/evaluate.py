@@ -3,7 +3,8 @@
     samples ─decoded ahead─▶ batches of one size ─▶ runner.stream ─▶ counts of each picture ─┐
                                                                    Evaluation ◀─ resamples ◀─┘
 
-Every runner streams masks alone, as `predict` does: what is scored is what it would write.
+Every runner streams masks alone, as `predict` does, and all of them are scored: also of pictures
+whose logits are not finite, to which `predict` gives no mask.
 """
 
 from __future__ import annotations
