@@ -6,21 +6,27 @@ import json
 import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from fcn_deploy.commands import evaluate_tables
+from fcn_deploy.commands.shared import console
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.masks import mask_to_colour, write_mask
+from fcn_deploy.evaluate.evaluate import evaluate as evaluate_runners
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_files, read_results
 from tests.command_line import FcnDeploy, refused
 from tests.conftest import TINY_CLASS_NAMES, WriteVocFolder
+from tests.evaluate.labelled import labelled
 from tests.fakes import FAKE_SPEC, FakeRunner
 
 
@@ -197,6 +203,19 @@ def test_bad_input_is_one_line_with_its_repair(
     refused(finished)
     assert re.search(said, finished.err), finished.err
     assert not Path("e.json").exists()
+
+
+def test_on_a_narrow_terminal_no_word_of_the_tables_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = StringIO()
+    narrow = Console(file=stream, width=30, soft_wrap=True)
+    monkeypatch.setattr(evaluate_tables, "console", narrow)
+    monkeypatch.setattr(console, "console", narrow)
+    runners = [FakeRunner(), FakeRunner(backend="another", noise=6.0)]
+    evaluate_tables.print_evaluation(evaluate_runners(runners, labelled(3), split="val"))
+    assert "…" not in stream.getvalue()
+    assert "background: of pixels" in " ".join(stream.getvalue().split())
 
 
 @pytest.mark.parametrize(
