@@ -56,9 +56,9 @@ _OTHER_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix
 #: TIFF's tag of the channels of a pixel, and how such a file begins in both orders of bytes.
 _CHANNELS = 0x0115
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
-#: EXIF's tag, and its values for pictures that are stored on their side.
+#: EXIF's tag of the orientation, and its values that turn a picture by 90°.
 _ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)
+SIDEWAYS = (5, 6, 7, 8)
 
 
 # What Pillow logs would go to stderr, where the error is one line of ours, were there no handler.
@@ -235,7 +235,7 @@ def image_size(path: Path) -> tuple[int, int]:
         if image.format == "TIFF":
             image.load()  # turns it upright; before that, Pillow's versions disagree
         width, height = image.size
-        sideways = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+        sideways = image.getexif().get(_ORIENTATION, 1) in SIDEWAYS
     return (width, height) if sideways else (height, width)
 
 
