@@ -215,9 +215,11 @@ def _as_rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "F":
         raise ImageError(f"{path} holds 32-bit floats of unknown range", "save it as 8-bit")
     if image.mode.startswith("I"):  # "I;16*", or "I" from 16-bit PNGs in older Pillow
-        grey16 = np.asarray(image).astype(np.int64).clip(0, 65535)
-        grey = ((grey16 * 255 + 32767) // 65535).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        grey *= 255  # with the half that rounds: 65535·255 + 32767 is below 2^32
+        grey += 32767
+        grey //= 65535
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB would warn
     # Converting what is RGB already would copy it.
