@@ -10,6 +10,7 @@ arrays need not be copied between processes.  The network is asked from the call
 a runner is never called from several threads at once.  Everything is pulled from the right, so
 that whoever stops pulling stops the work, and what lies in memory is bounded at each arrow, by a
 number of pictures and by ``HELD_BYTES``: many cores times large pictures would fill any memory.
+What is no file alone, such as an image with its mask, takes the same way by ``loaded_ahead``.
 """
 
 from __future__ import annotations
