@@ -24,7 +24,7 @@ from fcn_deploy.results.ranking import baseline_of, resolution_of
 from fcn_deploy.results.ratio import (
     MIN_REPEATS_FOR_VERDICT,
     TOO_FEW,
-    Interval,
+    Bounds,
     interval_between_runs,
     verdict_of,
 )
@@ -53,7 +53,7 @@ class Change:
     before: BenchRow
     now: BenchRow
     slowdown: float
-    interval: Interval
+    interval: Bounds
     by_baseline: bool
     limit: float
 
@@ -299,7 +299,7 @@ def _change(
     )
 
 
-def _longer(older: BenchRow, newer: BenchRow) -> Interval | None:
+def _longer(older: BenchRow, newer: BenchRow) -> Bounds | None:
     """Return how many times longer a row takes than then."""
     return interval_between_runs(older.repeats_ms, newer.repeats_ms, resolution_of(newer))
 

@@ -24,17 +24,17 @@ def print_bench(bench: Bench) -> None:
     )
 
     for group in bench_groups(bench):
-        print_table(group.table, f"{group.title} ({group.about})")
+        print_bench_table(group.table, f"{group.title} ({group.about})")
         for sentence in group.notes:
             console.print(sentence)
         for one, other in group.ties:
             console.print(f"too close to call: {one} and {other}")
         if (stages := stage_table(group.rows)) is not None:
-            print_table(stages, stages.title)
+            print_bench_table(stages, stages.title)
     if meaning := valid_means(bench):
         console.print(f"LoadGen: {meaning}")
     if (starts := cold_start_table(bench.cold_starts)) is not None:
-        print_table(starts, starts.title)
+        print_bench_table(starts, starts.title)
         for row in starts.rows:
             if row.problem:
                 console.print(f"no cold start of {row.cells[0]}: {row.problem}")
@@ -42,7 +42,7 @@ def print_bench(bench: Bench) -> None:
         console.print(f"warning: {warning}")
 
 
-def print_table(table: Table, title: str) -> None:
+def print_bench_table(table: Table, title: str) -> None:
     """Print a table; on a narrow terminal its least needed columns are left out."""
     from rich import box
     from rich.table import Table as RichTable

@@ -24,6 +24,7 @@ from fcn_deploy.commands.shared.options import (
     typed_words,
 )
 from fcn_deploy.commands.shared.runs import result_name, run_from_argument, trained_on
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 
@@ -52,10 +53,15 @@ class EvaluateOptions:
     trust: bool
 
     @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """Those that were asked for, float32 first; float32 alone without any."""
+    def typed_precisions(self) -> tuple[Precision, ...]:
+        """Those that were typed, float32 first."""
         asked = {Precision.FP32: self.fp32, Precision.FP16: self.fp16, Precision.INT8: self.int8}
-        return tuple(one for one, typed in asked.items() if typed) or (Precision.FP32,)
+        return tuple(one for one, typed in asked.items() if typed)
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that were typed; float32 alone without any."""
+        return self.typed_precisions or (Precision.FP32,)
 
     def candidates(self, source: Run) -> tuple[tuple[str, Precision], ...]:
         """Return backend and precision of each row, each once."""
@@ -136,6 +142,7 @@ def evaluate(**typed: Any) -> None:
     from fcn_deploy.evaluate.pictures import open_split, require_same_classes, role_of
 
     source = run_from_argument(options.run, options.trust)
+    _require_precision_of_file(source, options)
     candidates = options.candidates(source)
     require_backends([backend for backend, _ in candidates], options.device)
     data = options.data or trained_on(source, "name the labelled images with --data DIR")
@@ -158,6 +165,8 @@ def evaluate(**typed: Any) -> None:
         ]
         for runner in runners:
             require_same_classes(dataset, runner.spec)
+            if source.named_engine is not None and runner.describe().backend == "trt":
+                _require_typed(source.named_engine, runner.describe().precision, options)
         step = stack.enter_context(counter("evaluate", len(runners) * len(dataset)))
         result = evaluate_runners(
             runners,
@@ -174,6 +183,36 @@ def evaluate(**typed: Any) -> None:
     write_json(target, result.to_json())
     print_evaluation(result)
     console.print(f"wrote {target}")
+
+
+def _require_precision_of_file(source: Run, options: EvaluateOptions) -> None:
+    """Refuse precisions that a model file given by name does not have.
+
+    Raises:
+        InputError: more than one was typed, or another one than the ONNX file's.
+        OnnxFileError: the ONNX file is not ours.
+    """
+    file, typed = source.named_file, options.typed_precisions
+    if file is None or file.suffix == ".safetensors" or not typed:
+        return
+    if len(typed) > 1:
+        flags = " ".join(f"--{precision.value}" for precision in typed)
+        raise InputError(
+            f"{file} has one precision, and {flags} ask for {len(typed)}",
+            f"evaluate the run {file.parent}, which has a file of each",
+        )
+    if file.suffix == ".onnx":
+        from fcn_deploy.graph.onnx_file import OnnxFile
+
+        _require_typed(file, OnnxFile(file).metadata.precision.value, options)
+
+
+def _require_typed(file: Path, held: str, options: EvaluateOptions) -> None:
+    for precision in options.typed_precisions:
+        if precision.value != held:
+            raise InputError(
+                f"{file} holds a {held} network, not {precision.value}", f"drop --{precision.value}"
+            )
 
 
 def _file_name(options: EvaluateOptions, candidates: tuple[tuple[str, Precision], ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fcn_deploy.commands.shared.console import console
+from fcn_deploy.commands.shared.console import console, print_table
 from fcn_deploy.results.format import estimate_words, points_words, role_words, runner_name
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _print_rows(result: EvaluationFile) -> None:
         if len(result.rows) > 1:
             cells += [points_words(row.mean_iou_change), points_words(row.pixel_accuracy_change)]
         table.add_row(runner_name(row.runner), *cells)
-    console.print(table, soft_wrap=False)
+    print_table(table)
 
 
 def _print_classes(result: EvaluationFile) -> None:
@@ -78,7 +78,7 @@ def _print_classes(result: EvaluationFile) -> None:
         share = entry.pixels / result.pictures.labelled_pixels
         ious = [estimate_words(row.classes[index].iou) for row in result.rows]
         table.add_row(entry.name, f"{share:.2%}", f"{entry.pictures:,}", *ious)
-    console.print(table, soft_wrap=False)
+    print_table(table)
 
 
 def _print_matrix(row: Evaluation) -> None:
@@ -94,7 +94,7 @@ def _print_matrix(row: Evaluation) -> None:
     for name, shares in zip(row.class_names, row.confusion_shares(), strict=True):
         cells = ("-" if share is None else f"{100 * share:.1f}" for share in shares)
         table.add_row(name, *cells)
-    console.print(table, soft_wrap=False)
+    print_table(table)
 
 
 def _print_most_confused(row: Evaluation) -> None:

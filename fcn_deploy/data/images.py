@@ -56,9 +56,9 @@ _OTHER_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix
 #: TIFF's tag of the channels of a pixel, and how such a file begins in both orders of bytes.
 _CHANNELS = 0x0115
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
-#: EXIF's tag, and its values for pictures that are stored on their side.
+#: EXIF's tag of the orientation, and its values that turn a picture by 90°.
 _ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)
+SIDEWAYS = (5, 6, 7, 8)
 
 
 # What Pillow logs would go to stderr, where the error is one line of ours, were there no handler.
@@ -215,9 +215,11 @@ def _as_rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "F":
         raise ImageError(f"{path} holds 32-bit floats of unknown range", "save it as 8-bit")
     if image.mode.startswith("I"):  # "I;16*", or "I" from 16-bit PNGs in older Pillow
-        grey16 = np.asarray(image).astype(np.int64).clip(0, 65535)
-        grey = ((grey16 * 255 + 32767) // 65535).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        grey *= 255  # with the half that rounds: 65535·255 + 32767 is below 2^32
+        grey += 32767
+        grey //= 65535
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB would warn
     # Converting what is RGB already would copy it.
@@ -235,7 +237,7 @@ def image_size(path: Path) -> tuple[int, int]:
         if image.format == "TIFF":
             image.load()  # turns it upright; before that, Pillow's versions disagree
         width, height = image.size
-        sideways = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+        sideways = image.getexif().get(_ORIENTATION, 1) in SIDEWAYS
     return (width, height) if sideways else (height, width)
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcn_deploy.core.errors import DataError
-from fcn_deploy.data.images import exif_orientation
+from fcn_deploy.data.images import SIDEWAYS, exif_orientation
 
 Size = tuple[int, int]
-#: EXIF orientations that turn a picture by 90°.
-_SIDEWAYS = (5, 6, 7, 8)
 
 
 def size_mismatch(image: Path, image_size: Size, mask: Path, mask_size: Size) -> DataError | None:
@@ -30,7 +28,7 @@ def size_mismatch(image: Path, image_size: Size, mask: Path, mask_size: Size) ->
     if image_size == mask_size[::-1]:
         for turned, other in (("image", "mask"), ("mask", "image")):
             orientation = exif_orientation(image if turned == "image" else mask)
-            if orientation in _SIDEWAYS:
+            if orientation in SIDEWAYS:
                 return DataError(
                     f"{words}: EXIF orientation {orientation} turns the {turned} by 90°",
                     f"turn the {other} by 90° too; or, if they fit as they are stored, take the "
@@ -53,7 +51,7 @@ def turned_alone(image: Path, mask: Path, size: Size) -> bool:
     orientation = exif_orientation(image)
     if orientation in (1, exif_orientation(mask)):
         return False
-    return orientation not in _SIDEWAYS or size[0] == size[1]
+    return orientation not in SIDEWAYS or size[0] == size[1]
 
 
 def _hw(size: Size) -> str:

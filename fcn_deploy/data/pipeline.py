@@ -10,6 +10,7 @@ arrays need not be copied between processes.  The network is asked from the call
 a runner is never called from several threads at once.  Everything is pulled from the right, so
 that whoever stops pulling stops the work, and what lies in memory is bounded at each arrow, by a
 number of pictures and by ``HELD_BYTES``: many cores times large pictures would fill any memory.
+What is no file alone, such as an image with its mask, takes the same way by ``loaded_ahead``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,10 @@ from fcn_deploy.machine.description import usable_cores
 
 _Answer = TypeVar("_Answer")
 _Done = TypeVar("_Done")
+_Item = TypeVar("_Item")
+_Loaded = TypeVar("_Loaded")
+#: Takes the bytes that a load will need.
+Reserve = Callable[[int], None]
 #: How far apart, in batches, two pictures of one batch may stand among the files: pictures of four
 #: sizes in turn still fill their batches, and no more than this many batches lie open.
 WINDOW = 4
@@ -110,20 +115,42 @@ def decoded_ahead(
     Args:
         files: pictures of any sizes.
         pool: the threads.
-        ahead: at most so many pictures are in work or wait to be taken; fewer where these would
-            take more than ``HELD_BYTES``.
+        ahead: see :func:`loaded_ahead`.
     """
-    window = _Window(pool, ahead)
-    for place, path in enumerate(files):
+    return loaded_ahead(enumerate(files), _decode, pool, ahead)
+
+
+def loaded_ahead(
+    items: Iterable[_Item],
+    load: Callable[[_Item, Reserve], _Loaded],
+    pool: ThreadPoolExecutor,
+    ahead: int,
+) -> Iterator[_Loaded]:
+    """Load items before they are asked for, and deliver them in order.
+
+    Args:
+        items: that are to be loaded.
+        load: called on a thread with an item and a function, to which it gives the bytes that it
+            will take before it takes them, and whose exceptions it passes on.  It is called a
+            second time for an item that takes many.
+        pool: the threads.
+        ahead: at most so many items are in work or wait to be taken; fewer where these would take
+            more than ``HELD_BYTES``.
+
+    Raises:
+        Exception: whatever ``load`` raised, after the items before.
+    """
+    window = _Window(load, pool, ahead)
+    for item in items:
         if len(window) == ahead:
             yield window.take()
-        window.add(place, path)
+        window.add(item)
     while len(window):
         yield window.take()
 
 
-class _Postponed(Exception):  # noqa: N818 (nothing is wrong with the picture)
-    """A picture that is large is not decoded before there is room for it."""
+class _Postponed(Exception):  # noqa: N818 (nothing is wrong with the item)
+    """An item that is large is not loaded before there is room for it."""
 
     def __init__(self, needed: int) -> None:
         super().__init__(needed)
@@ -131,40 +158,43 @@ class _Postponed(Exception):  # noqa: N818 (nothing is wrong with the picture)
 
 
 @dataclass(eq=False)
-class _Decoding:
-    """A file in the window: what it became, or will become, and the bytes set aside for it."""
+class _Loading(Generic[_Item, _Loaded]):
+    """An item in the window: what it became, or will become, and the bytes set aside for it."""
 
-    place: int
-    path: Path
-    future: Future[Picture | Unreadable | _Postponed]
+    item: _Item
+    future: Future[_Loaded | _Postponed]
     held: int = 0
 
 
-class _Window:
-    """Files that are decoded ahead, in order.
+class _Window(Generic[_Item, _Loaded]):
+    """Items that are loaded ahead, in order.
 
-    A small picture is decoded at once: all that the window takes of these fit into half of
-    ``HELD_BYTES``.  Of a large one the header is read, and it is decoded, in its turn, when it fits
-    into the other half.  No thread ever waits for room: threads that do would outlast their pool.
+    A small one is loaded at once: all that the window takes of these fit into half of
+    ``HELD_BYTES``.  Of a large one the size is asked for, and it is loaded, in its turn, when it
+    fits into the other half.  No thread ever waits for room: threads that do would outlast their
+    pool.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, ahead: int) -> None:
+    def __init__(
+        self, load: Callable[[_Item, Reserve], _Loaded], pool: ThreadPoolExecutor, ahead: int
+    ) -> None:
+        self._load = load
         self._pool = pool
         self._room = HELD_BYTES // 2
         self._small = self._room // ahead
-        self._waiting: deque[_Decoding] = deque()
+        self._waiting: deque[_Loading[_Item, _Loaded]] = deque()
         self._held = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, place: int, path: Path) -> None:
-        """Begin with a file."""
-        future = self._pool.submit(_decode, place, path, self._small)
-        self._waiting.append(_Decoding(place, path, future))
+    def add(self, item: _Item) -> None:
+        """Begin with an item."""
+        future = self._pool.submit(self._load_or_postpone, item, self._small)
+        self._waiting.append(_Loading(item, future))
 
-    def take(self) -> Picture | Unreadable:
-        """Wait for the first file, and return what it became."""
+    def take(self) -> _Loaded:
+        """Wait for the first item, and return what it became."""
         first = self._waiting[0]
         if isinstance(first.future.result(), _Postponed):
             self._begin_large(wait=True)  # its kin as well, so that all threads have work
@@ -176,10 +206,10 @@ class _Window:
         return taken
 
     def _begin_large(self, *, wait: bool) -> None:
-        """Decode the large pictures that have room, up to the first that has none.
+        """Load the large items that have room, up to the first that has none.
 
         Args:
-            wait: for headers that are still to be read; else up to the first of these.
+            wait: for sizes that are still to be told; else up to the first of these.
         """
         for each in self._waiting:
             if not (wait or each.future.done()):
@@ -191,25 +221,28 @@ class _Window:
                 return
             each.held = found.needed
             self._held += found.needed
-            each.future = self._pool.submit(_decode, each.place, each.path)
+            each.future = self._pool.submit(self._load_or_postpone, each.item)
+
+    def _load_or_postpone(self, item: _Item, most_bytes: int | None = None) -> _Loaded | _Postponed:
+        """Load an item, unless that would take more than so many bytes."""
+
+        def reserve(nbytes: int) -> None:
+            if most_bytes is not None and nbytes > most_bytes:
+                raise _Postponed(nbytes)
+
+        try:
+            return self._load(item, reserve)
+        except _Postponed as postponed:
+            return postponed
 
 
-def _decode(
-    place: int, path: Path, most_bytes: int | None = None
-) -> Picture | Unreadable | _Postponed:
-    """Decode a file, unless that would take more than so many bytes."""
-
-    def postpone_large(size: tuple[int, int]) -> None:
-        needed = size[0] * size[1] * _DECODING_BYTES
-        if most_bytes is not None and needed > most_bytes:
-            raise _Postponed(needed)
-
+def _decode(file: tuple[int, Path], reserve: Reserve) -> Picture | Unreadable:
+    place, path = file
     try:
-        return Picture(place, read_image(path, postpone_large))
-    except _Postponed as postponed:
-        return postponed
+        image = read_image(path, lambda size: reserve(size[0] * size[1] * _DECODING_BYTES))
     except ImageError as error:
         return Unreadable(place, error)
+    return Picture(place, image)
 
 
 def all_readable(decoded: Iterable[Picture | Unreadable]) -> Iterator[Picture]:

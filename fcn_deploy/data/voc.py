@@ -186,9 +186,9 @@ def find_mask(root: Path, name: str, split: str) -> Path:
         DataError: there is none.
     """
     _require_inside(root, name, split)
-    folder = mask_folder(root, split)
-    path = _located(folder / name, _MASK_SUFFIXES)
+    path = mask_path(root, name, split)
     if path is None:
+        folder = mask_folder(root, split)
         others = sorted(folder.glob(f"{glob.escape(name)}.*"))
         raise DataError(
             f"{split}.txt names {name}, but there is no mask {folder / name}.png",
@@ -197,6 +197,11 @@ def find_mask(root: Path, name: str, split: str) -> Path:
             else "add the mask or take the line off the list",
         )
     return path
+
+
+def mask_path(root: Path, name: str, split: str) -> Path | None:
+    """Return the mask of a sample, ``NAME.png`` or ``NAME.PNG``; None where there is none."""
+    return _located(mask_folder(root, split) / name, _MASK_SUFFIXES)
 
 
 def _in_any_case(suffixes: Iterable[str]) -> tuple[str, ...]:

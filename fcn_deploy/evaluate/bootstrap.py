@@ -22,7 +22,7 @@ from fcn_deploy.results.evaluation import Bootstrap, Interval
 #: width (of a normal distribution: 0.06 of the 3.92 standard deviations).
 RESAMPLES = 2000
 LEVEL = 0.95
-#: How many draws are in memory at once: 64 MiB of them.
+#: How many draws are in memory at once: 64 MiB of them as whole numbers, and as many as floats.
 BLOCK_VALUES = 1 << 23
 
 

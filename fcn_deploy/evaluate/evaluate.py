@@ -3,7 +3,8 @@
     samples ─decoded ahead─▶ batches of one size ─▶ runner.stream ─▶ counts of each picture ─┐
                                                                    Evaluation ◀─ resamples ◀─┘
 
-Every runner streams masks alone, as `predict` does: what is scored is what it would write.
+Every runner streams masks alone, as `predict` does, and all of them are scored: also of pictures
+whose logits are not finite, to which `predict` gives no mask.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,14 @@ from fcn_deploy.core.errors import DataError
 from fcn_deploy.data.dataset import Dataset, Sample
 from fcn_deploy.data.images import image_content
 from fcn_deploy.data.metrics import ClassTotals, ConfusionMatrix
-from fcn_deploy.data.pipeline import Batch, Picture, batches_of_one_size, picture_threads
+from fcn_deploy.data.pipeline import (
+    Batch,
+    Picture,
+    Reserve,
+    batches_of_one_size,
+    loaded_ahead,
+    picture_threads,
+)
 from fcn_deploy.evaluate.bootstrap import Resamples
 from fcn_deploy.evaluate.pictures import require_same_classes
 from fcn_deploy.results.environment import Environment
@@ -37,6 +44,9 @@ from fcn_deploy.runners.base import Runner
 
 #: Threads that decode; with so few, what lies in memory stays small on any machine.
 _DECODERS = 4
+#: Bytes of a pixel while a sample is decoded: 3 of the image and, of a mask stored as colours, what
+#: Pillow holds and what it takes to look them up.
+_DECODING_BYTES = 32
 
 
 def evaluate(
@@ -143,14 +153,15 @@ def _counted(
 
 def _decoded_ahead(dataset: Dataset, batch_size: int) -> Iterator[Sample]:
     """Decode samples before they are asked for, and deliver them in order."""
+    sizes = dataset.sizes()
+
+    def decode(index: int, reserve: Reserve) -> Sample:
+        height, width = sizes[index]
+        reserve(height * width * _DECODING_BYTES)
+        return dataset[index]
+
     with picture_threads(_DECODERS) as pool:
-        waiting: deque[Future[Sample]] = deque()
-        for index in range(len(dataset)):
-            if len(waiting) == batch_size + _DECODERS:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(dataset.__getitem__, index))
-        while waiting:
-            yield waiting.popleft().result()
+        yield from loaded_ahead(range(len(dataset)), decode, pool, batch_size + _DECODERS)
 
 
 @dataclass(frozen=True)

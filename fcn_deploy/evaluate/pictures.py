@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.dataset import Dataset
-from fcn_deploy.data.scenes.dataset import SCENE_SEEDS
+from fcn_deploy.data.scenes.dataset import SCENE_SEEDS, SceneDataset
 from fcn_deploy.data.sources import open_dataset
-from fcn_deploy.data.voc import find_voc_root, list_path, mask_folder, read_list
+from fcn_deploy.data.voc import (
+    VocDataset,
+    find_voc_root,
+    list_lines,
+    list_path,
+    mask_folder,
+    mask_path,
+    read_list,
+)
 from fcn_deploy.results.evaluation import CHOSE_EPOCH, TRAINED_ON, UNUSED
 from fcn_deploy.results.read import read_training
 
@@ -33,10 +42,9 @@ def open_split(source: str, split: str) -> Dataset:
     root = find_voc_root(Path(source).resolve())
     lists = list_path(root, split).parent
     _require_list(split, tuple(sorted(path.stem for path in lists.glob("*.txt"))), str(lists))
-    masks = mask_folder(root, split)
-    if not any((masks / f"{name}.png").is_file() for name in read_list(root, split)):
+    if not any(mask_path(root, name, split) for name in read_list(root, split)):
         raise DataError(
-            f"no picture of the list {split} has a mask in {masks}",
+            f"no picture of the list {split} has a mask in {mask_folder(root, split)}",
             "add the masks, or name a list that has some with --split",
         )
     return open_dataset(root, split)
@@ -70,11 +78,12 @@ def require_same_classes(dataset: Dataset, spec: ModelSpec) -> None:
 def role_of(dataset: Dataset, run: Run, checkpoint_digest: str) -> str | None:
     """Return what the pictures were to the training, one of ``ROLES``.
 
-    None where the run does not say: it was not trained here, or the checkpoint is another one than
-    that whose training the run tells.
+    None where that cannot be told: the run was not trained here, its figures are of another
+    checkpoint, the images lie in another folder than those of the training, or a list of the
+    training is no longer there or has another number of names.
 
     Args:
-        dataset: the pictures.
+        dataset: the images; compared with those of the training by their names in its lists.
         run: of the network.
         checkpoint_digest: of the checkpoint whose masks are evaluated.
 
@@ -86,7 +95,25 @@ def role_of(dataset: Dataset, run: Run, checkpoint_digest: str) -> str | None:
     training = read_training(run, f"delete {run.metrics}, or train again")
     if training.checkpoint_digest != checkpoint_digest:
         return None
-    names = {split.source: split.name for split in training.splits}
-    if dataset.source not in names:
-        return UNUSED
-    return CHOSE_EPOCH if names[dataset.source] == "val" else TRAINED_ON
+    recorded = {split.name: split for split in training.splits}
+    for name, role in (("train", TRAINED_ON), ("val", CHOSE_EPOCH)):
+        names = _listed_names(dataset, recorded[name].source) if name in recorded else None
+        if names is None or len(names) != recorded[name].read:
+            return None
+        if not set(dataset.names).isdisjoint(names):
+            return role
+    return UNUSED
+
+
+def _listed_names(dataset: Dataset, source: str) -> tuple[str, ...] | None:
+    """Return the names in the list of a source; None unless it is a list of the same folder."""
+    if not isinstance(dataset, VocDataset):
+        scenes = map(SceneDataset.open, SCENE_SEEDS)
+        return next((each.names for each in scenes if each.source == source), None)
+    for path in list_path(dataset.root, dataset.split).parent.glob("*.txt"):
+        if replace(dataset, split=path.stem).source == source:
+            try:
+                return list_lines(dataset.root, path.stem)
+            except DataError:  # nobody has asked to evaluate on that list
+                return None
+    return None

@@ -74,10 +74,13 @@ def points_words(change: Estimate | None) -> str:
 def role_words(role: str | None) -> str:
     """Say what the pictures of an evaluation were to the training."""
     return {
-        UNUSED: "training used this list neither to learn from nor to choose the epoch",
-        CHOSE_EPOCH: "these images chose the epoch: the scores are slightly optimistic",
-        TRAINED_ON: "the network learned from these images: the scores say nothing of others",
-        None: "whether training used these images is not known: no metrics.json of this checkpoint",
+        UNUSED: "training used none of these images, not even to choose the epoch",
+        CHOSE_EPOCH: "all or some of these images chose the epoch: the scores are slightly "
+        "optimistic",
+        TRAINED_ON: "the network learned from all or some of these images: the scores say nothing "
+        "of others",
+        None: "whether training used these images is not known: metrics.json of this checkpoint, "
+        "or the lists that it names, are not there",
     }[role]
 
 

@@ -32,7 +32,8 @@ ERROR_RATE = 0.05
 TOO_FEW = f"too few repeats for a verdict (at least {MIN_REPEATS_FOR_VERDICT})"
 #: Student's t for four degrees of freedom, two-sided at :data:`ERROR_RATE`.
 _T_OF_FIVE = 2.7764
-Interval = tuple[float, float]
+#: Lower and upper end of an interval, of ratios or of their logarithms.
+Bounds = tuple[float, float]
 Verdict = Literal["faster", "slower", "tie"]
 
 
@@ -50,7 +51,7 @@ class Ratio:
     median: float
     low: float
     high: float
-    interval: Interval | None
+    interval: Bounds | None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -58,7 +59,7 @@ class Ratio:
         return None if self.interval is None else verdict_of(self.interval)
 
     @property
-    def shown(self) -> Interval:
+    def shown(self) -> Bounds:
         """The interval; without one, the worst and the best repeat."""
         return (self.low, self.high) if self.interval is None else self.interval
 
@@ -89,7 +90,7 @@ class Ratio:
         )
 
 
-def verdict_of(interval: Interval) -> Verdict:
+def verdict_of(interval: Bounds) -> Verdict:
     """Return what an interval of a ratio says."""
     low, high = interval
     if low > 1:
@@ -115,7 +116,7 @@ def paired_ratio(ratios: Sequence[float], resolution: float = 0.0) -> Ratio:
 
 def interval_between_runs(
     then: Sequence[float], now: Sequence[float], resolution: float = 0.0
-) -> Interval | None:
+) -> Bounds | None:
     """Return how many times larger the figures of a run are than those of another.
 
     Args:
@@ -133,11 +134,11 @@ def interval_between_runs(
     return _as_ratios((shifts[cut], shifts[-1 - cut]), 1 + resolution)
 
 
-def _as_ratios(logs: Interval | None, unknown: float) -> Interval | None:
+def _as_ratios(logs: Bounds | None, unknown: float) -> Bounds | None:
     return None if logs is None else (math.exp(logs[0]) / unknown, math.exp(logs[1]) * unknown)
 
 
-def _paired_logs(logs: Sequence[float]) -> Interval | None:
+def _paired_logs(logs: Sequence[float]) -> Bounds | None:
     count = len(logs)
     if count < MIN_REPEATS_FOR_VERDICT:
         return None

@@ -6,21 +6,27 @@ import json
 import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from fcn_deploy.commands import evaluate_tables
+from fcn_deploy.commands.shared import console
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.masks import mask_to_colour, write_mask
+from fcn_deploy.evaluate.evaluate import evaluate as evaluate_runners
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_files, read_results
 from tests.command_line import FcnDeploy, refused
 from tests.conftest import TINY_CLASS_NAMES, WriteVocFolder
+from tests.evaluate.labelled import labelled
 from tests.fakes import FAKE_SPEC, FakeRunner
 
 
@@ -197,6 +203,65 @@ def test_bad_input_is_one_line_with_its_repair(
     refused(finished)
     assert re.search(said, finished.err), finished.err
     assert not Path("e.json").exists()
+
+
+def test_on_a_narrow_terminal_no_word_of_the_tables_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = StringIO()
+    narrow = Console(file=stream, width=30, soft_wrap=True)
+    monkeypatch.setattr(evaluate_tables, "console", narrow)
+    monkeypatch.setattr(console, "console", narrow)
+    runners = [FakeRunner(), FakeRunner(backend="another", noise=6.0)]
+    evaluate_tables.print_evaluation(evaluate_runners(runners, labelled(3), split="val"))
+    assert "…" not in stream.getvalue()
+    assert "background: of pixels" in " ".join(stream.getvalue().split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fp32"], "model.fp16.onnx holds a fp16 network, not fp32; drop --fp32"),
+        (["--int8"], "model.fp16.onnx holds a fp16 network, not int8; drop --int8"),
+        (["--fp32", "--fp16"], "has one precision, and --fp32 --fp16 ask for 2; evaluate the run"),
+    ],
+)
+def test_a_named_file_is_refused_with_other_precisions_than_its_own(
+    fcn_deploy: FcnDeploy, tiny_run: Path, words: list[str], said: str
+) -> None:
+    file = Run(tiny_run).onnx(Precision.FP16)
+    refused(fcn_deploy("evaluate", file, *words, "--json", "e.json"), said)
+    assert not Path("e.json").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--fp16"]])
+def test_a_named_file_is_evaluated_in_its_own_precision(
+    fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path, words: list[str]
+) -> None:
+    data = write_data(tmp_path / "data", TINY_CLASS_NAMES, count=1)
+    options = ["--data", data, "--split", "test", "--threads", "1", "--json", "e.json", *words]
+    finished = fcn_deploy("evaluate", Run(tiny_run).onnx(Precision.FP16), *options)
+    assert finished.code == 0, finished
+    (row,) = document(Path("e.json"))["results"]
+    assert row["runner"]["precision"] == "fp16"
+
+
+def test_a_named_engine_is_refused_with_another_precision(
+    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch, data: Path, tmp_path: Path
+) -> None:
+    engine = tmp_path / "fcn.plan"
+    engine.write_bytes(b"an engine")
+    module = "fcn_deploy.commands.evaluate"
+    monkeypatch.setattr(
+        f"{module}.open_backend",
+        lambda *_words, **_options: FakeRunner(backend="trt", precision=Precision.INT8),
+    )
+    monkeypatch.setattr(f"{module}.require_backends", lambda _backends, _device: None)
+    words = ("--data", data, "--split", "test", "--backend", "trt", "--json", "e.json")
+    refused(fcn_deploy("evaluate", engine, *words, "--fp16"), "fcn.plan holds a int8 network")
+    refused(fcn_deploy("evaluate", engine, *words, "--fp16", "--int8"), "has one precision")
+    assert not Path("e.json").exists()
+    assert fcn_deploy("evaluate", engine, *words, "--int8").code == 0
 
 
 def test_without_data_and_without_a_training_the_repair_names_the_option(

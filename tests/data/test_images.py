@@ -91,6 +91,13 @@ def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path: Path, suffix: str) -> Non
     assert image_size(path) == (2, 4)
 
 
+def test_every_sixteen_bit_value_is_rounded_to_the_nearest_of_eight(tmp_path: Path) -> None:
+    grey = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    expected = np.rint(grey / 257).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png")[:, :, 1], expected)
+
+
 def test_big_endian_sixteen_bit_grey(tmp_path: Path) -> None:
     grey = np.array([[0, 257 * 7], [257 * 200, 65535]], np.uint16)
     path = tmp_path / "grey.tif"

@@ -23,6 +23,7 @@ from fcn_deploy.data.pipeline import (
     Unreadable,
     all_readable,
     decoded_ahead,
+    loaded_ahead,
     lookahead,
     picture_threads,
     written_behind,
@@ -149,6 +150,26 @@ def test_large_pictures_are_bounded_by_their_bytes(
             assert picture.place == taken - 1
             assert len(decoded) <= taken + at_once
     assert sorted(decoded) == list(range(40))
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_whatever_is_loaded_is_bounded_by_the_bytes_it_reserves(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(pipeline, "HELD_BYTES", 2 * at_once * 100)
+    loaded: list[str] = []
+
+    def load(item: str, reserve: Callable[[int], None]) -> str:
+        reserve(100)
+        loaded.append(item)
+        return item.upper()
+
+    letters = "abcdefghijklmnop"
+    with picture_threads(4) as pool:
+        for taken, letter in enumerate(loaded_ahead(letters, load, pool, 8), start=1):
+            assert letter == letters[taken - 1].upper()
+            assert len(loaded) <= taken + at_once
+    assert sorted(loaded) == list(letters)
 
 
 @pytest.mark.parametrize("workers", [1, 4])

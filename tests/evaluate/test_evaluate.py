@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from fcn_deploy.core.errors import BackendError, DataError
+from fcn_deploy.data import pipeline
+from fcn_deploy.data.dataset import CachedDataset, Sample
 from fcn_deploy.data.metrics import ConfusionMatrix
 from fcn_deploy.evaluate.evaluate import evaluate
 from fcn_deploy.parity.compare import compare
@@ -117,6 +119,32 @@ def test_differences_are_paired() -> None:
     assert better.value == 1.0 - (rows[0].mean_iou.value or 0)
     assert 0 < better.interval.low <= better.value <= better.interval.high
     assert rows[2].pixel_accuracy_change is not None
+
+
+def test_samples_that_are_decoded_ahead_are_bounded_by_their_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[int] = []
+
+    class Noted(CachedDataset):
+        def __getitem__(self, index: int) -> Sample:
+            decoded.append(index)
+            return super().__getitem__(index)
+
+    samples = labelled(12)
+    dataset = Noted(samples.class_names, samples.source, samples.samples)
+    told: list[int] = []
+
+    def on_picture() -> None:
+        told.append(len(decoded) - len(told))
+
+    unbounded = evaluate([FakeRunner()], samples, split="val")
+    monkeypatch.setattr(pipeline, "HELD_BYTES", 1)
+    bounded = evaluate([FakeRunner()], dataset, split="val", on_picture=on_picture)
+    # The picture that is being scored, and one that was begun when it was taken.
+    assert max(told) <= 2
+    assert sorted(decoded) == list(range(12))
+    assert (bounded.rows, bounded.pictures) == (unbounded.rows, unbounded.pictures)
 
 
 def test_one_picture_has_no_interval() -> None:
