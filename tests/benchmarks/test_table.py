@@ -183,7 +183,7 @@ class TestCommand:
         assert "| ort fp32 | 41.0 [40.0–42.0] | 24.4 | 1.98 [1.95–2.00] |" in throughputs
         assert "**single-stream" not in throughputs
         assert "| backend | ms per image [spread] | × PyTorch | × plain export |" in readme
-        assert "fp32 `ort` **1.98**, then 1.24." in readme
+        assert "in fp32 `ort`: **1.98** × PyTorch, 1.24 × plain export." in readme
         assert readme.startswith("before\n")
         assert readme.endswith("after")
         for file in ("out.md", "out.offline.md"):
