@@ -22,10 +22,10 @@ step "Export at half precision: the same network in half the bytes." \
     fcn-deploy export "$run" --fp16
 step "Parity: does ONNX Runtime give the same masks as PyTorch, pixel by pixel?" \
     fcn-deploy parity "$run" --backend ort
-step "Parity at half precision: which pixels change their class, and was it close?" \
-    fcn-deploy parity "$run" --backend ort --fp16
-step "Bench: how long does each backend take from a picture to its mask?" \
-    fcn-deploy bench "$run" --repeats 3 --tier end-to-end
+step "Parity at half precision, on eight pictures: which pixels change their class, and was it close?" \
+    fcn-deploy parity "$run" --backend ort --fp16 --limit 8
+step "Bench: a quick look at how long each backend takes from a picture to its mask." \
+    fcn-deploy bench "$run" --quick --tier end-to-end
 step "Six new pictures, of a size that the network has not seen, written to disk as JPEG files." \
     fcn-deploy scenes "$run/scenes" --train 1 --val 6 --size 277x363 --seed 7
 step "Predict: a mask for each picture, and an overlay to look at." \
