@@ -24,6 +24,7 @@ from tests.fakes import FakeRunner
 
 
 @needs_loadgen
+@pytest.mark.slow
 def test_single_stream_has_loadgen_s_verdict_and_a_curve(inputs: Inputs, tmp_path: Path) -> None:
     rows = measure(
         [FakeRunner(backend="baseline", seconds=0.003), FakeRunner(backend="quick")],

@@ -21,6 +21,8 @@ from fcn_deploy.runners.base import Outputs, Runner, open_runner
 from tests.benchmarks.table_inputs import THREADS, pictures
 
 #: (N, H, W).  A compiler takes seconds for each, so it is given the first one alone.
+pytestmark = pytest.mark.slow
+
 SHAPES = ((3, 97, 131), (1, 97, 131), (1, 33, 64), (2, 1, 1))
 
 

@@ -145,6 +145,7 @@ def test_options_are_kept_as_they_were_typed(typed: list[str]) -> None:
     assert parsed([*words, "--json", "b.json"]) == (words, meant)
 
 
+@pytest.mark.slow
 def test_the_gate_finds_thirty_percent(
     fcn_deploy: FcnDeploy, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +299,7 @@ def test_bad_input(
     assert not (exported / "bench").exists() or not list((exported / "bench").iterdir())
 
 
+@pytest.mark.slow
 def test_a_damaged_baseline_is_made_anew(
     fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
 ) -> None:

@@ -277,6 +277,7 @@ def test_parity_refuses_data_of_other_classes(
     refused(fcn_deploy(*words, voc_folder()), "8 classes", "the model 5 classes")
 
 
+@pytest.mark.slow
 def test_results_of_other_inputs_have_names_of_their_own(
     fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
 ) -> None:

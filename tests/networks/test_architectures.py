@@ -100,9 +100,9 @@ def small_extras(first: Sequence[NamedImage]) -> Extras:
 
 @pytest.mark.parametrize(
     "architecture",
-    # A ResNet-101 has the blocks of a ResNet-50, more of them.
+    # A ResNet-101 has the blocks of a ResNet-50, and a ResNet-34 those of a ResNet-18.
     [
-        pytest.param(name, marks=[pytest.mark.slow] if "resnet101" in name else [])
+        pytest.param(name, marks=[pytest.mark.slow] * ("resnet101" in name or "resnet34" in name))
         for name in architecture_names()
     ],
 )

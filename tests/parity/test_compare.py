@@ -146,6 +146,7 @@ def test_the_reference_is_asked_once_about_a_batch_that_several_get_wrong() -> N
     assert asked == [3 + len(inputs.ODD_SIZES) + 1 + (3 - 1) + (8 - 1)] * 2
 
 
+@pytest.mark.slow
 def test_candidates_side_by_side_have_the_results_of_each_alone() -> None:
     candidates = [
         FakeRunner(backend="equal"),

@@ -68,6 +68,7 @@ def test_the_kept_model_is_that_of_the_best_epoch(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.json").read_text())["best_epoch"] == best + 1
 
 
+@pytest.mark.slow
 def test_only_some_epochs_are_validated(tmp_path: Path) -> None:
     recipe = dataclasses.replace(QUICK, epochs=3, validate_every=2)
     epochs = run_training(tmp_path, recipe)
@@ -78,6 +79,7 @@ def test_only_some_epochs_are_validated(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_stops_early_when_nothing_gets_better(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
             run_training(tmp_path, state=begun)
 
 
+@pytest.mark.slow
 def test_files_that_a_kill_kept_from_being_written_are_written_by_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +231,7 @@ def test_a_step_of_the_keras_recipe_is_that_of_keras() -> None:
         assert state.network.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_average_of_the_weights_is_kept_not_the_weights(tmp_path: Path) -> None:
     recipe = dataclasses.replace(QUICK, epochs=1)
     run_training(tmp_path / "plain", dataclasses.replace(recipe, ema=None))

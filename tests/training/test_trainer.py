@@ -124,6 +124,7 @@ def test_a_checkpoint_with_another_body_is_refused(tmp_path: Path, tiny_run: Pat
 # -- numbers that are not finite ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_loss_beyond_numbers_stops_and_keeps_the_last_whole_epoch(tmp_path: Path) -> None:
     run_training(tmp_path, dataclasses.replace(QUICK, epochs=1))
     before = (tmp_path / "model.safetensors").read_bytes()
@@ -133,6 +134,7 @@ def test_a_loss_beyond_numbers_stops_and_keeps_the_last_whole_epoch(tmp_path: Pa
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_weights_that_the_last_batch_of_an_epoch_spoiled_are_not_written(tmp_path: Path) -> None:
     run = Run(tmp_path)
     recipe = dataclasses.replace(QUICK, schedule="constant", epochs=1, ema=None)
