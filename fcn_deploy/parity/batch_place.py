@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.parity.candidate import Batch, Candidate, ReferenceLogits
+from fcn_deploy.parity.candidate import (
+    Batch,
+    Candidate,
+    ReferenceLogits,
+    passing_over_too_large,
+)
 from fcn_deploy.results.fields import finite_or_none
 from fcn_deploy.results.parity_parts import BatchCheck
 
@@ -43,24 +48,22 @@ class BatchPlaceTest:
         found = [self._places(candidate, self._batches[0])]
         for batch in self._batches[1:]:
             # Of the first batch a refusal is an error: without one there is no proof of batches.
-            if candidate.takes(batch):
+            with passing_over_too_large():
                 found.append(self._places(candidate, batch))
         return tuple(found)
 
     def _places(self, candidate: Candidate, batch: Batch) -> BatchPlaces:
-        together = candidate.run(batch, remember=True)
-        assert together.logits is not None  # `run` asks for them
+        masks, logits = candidate.run(batch, remember=True)
         flips, widest, epsilon = 0, 0.0, 0.0
         alone: list[NDArray[np.uint8]] = []
         differing: list[NDArray[np.bool_]] = []
         for place, picture in enumerate(batch):
-            by_itself = candidate.run((picture,), remember=True)
-            assert by_itself.logits is not None
+            own_masks, own_logits = candidate.run((picture,), remember=True)
             with np.errstate(invalid="ignore"):  # infinity less infinity
-                error = np.abs(together.logits[place] - by_itself.logits[0])
+                error = np.abs(logits[place] - own_logits[0])
             epsilon = float(np.maximum(epsilon, error.max()))  # NaN stays NaN
-            alone.append(by_itself.mask[0])
-            differing.append(alone[place] != together.mask[place])
+            alone.append(own_masks[0])
+            differing.append(own_masks[0] != masks[place])
         sources: list[int | None] = []
         for place, (picture, differ) in enumerate(zip(batch, differing, strict=True)):
             if not differ.any():
@@ -68,8 +71,8 @@ class BatchPlaceTest:
                 continue
             flips += int(differ.sum())
             widest = max(widest, float(self._reference.margin_of(picture)[differ].max()))
-            mask = together.mask[place]
-            same = (other for other, known in enumerate(alone) if np.array_equal(known, mask))
+            given = masks[place]
+            same = (other for other, known in enumerate(alone) if np.array_equal(known, given))
             sources.append(next(same, None))
-        check = BatchCheck(len(batch), together.mask.size, flips, widest, finite_or_none(epsilon))
+        check = BatchCheck(len(batch), masks.size, flips, widest, finite_or_none(epsilon))
         return BatchPlaces(check, tuple(sources))

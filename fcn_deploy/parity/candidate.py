@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +18,11 @@ from fcn_deploy.core.errors import (
 )
 from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.data.metrics import margin_of
-from fcn_deploy.runners.base import Outputs, Runner
+from fcn_deploy.runners.base import Runner
 
 Batch = Sequence[NamedImage]
+Masks = NDArray[np.uint8]
+Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +37,10 @@ class Candidate:
 
     runner: Runner
     open_shipped: Callable[[], Runner]
-    _masks: dict[tuple[int, ...], NDArray[np.uint8]] = field(default_factory=dict)
+    _masks: dict[tuple[int, ...], Masks] = field(default_factory=dict)
 
-    def run(self, batch: Batch, *, remember: bool = False) -> Outputs:
-        """Run a batch in one go.
+    def run(self, batch: Batch, *, remember: bool = False) -> tuple[Masks, Logits]:
+        """Run a batch in one go: masks uint8 [N, H, W], logits float32 [N, C, H, W].
 
         Args:
             batch: pictures of one size.
@@ -46,36 +49,45 @@ class Candidate:
         Raises:
             InputError: the runner gives no logits.
         """
-        outputs = self.runner.run(stacked(batch))
-        if outputs.logits is None:
-            raise InputError(
-                "parity needs runners that give logits", "open them with outputs=logits"
-            )
+        masks, logits = masks_and_logits(self.runner, stacked(batch))
         if remember:
-            self._masks[_key(batch)] = outputs.mask
-        return outputs
+            self._masks[_key(batch)] = masks
+        return masks, logits
 
-    def takes(self, batch: Batch) -> bool:
-        """Say whether a batch of that shape can be run; an engine is built for some shapes only."""
-        if _key(batch) in self._masks:
-            return True
-        try:
-            self._masks[_key(batch)] = self.runner.run(stacked(batch)).mask
-        except FcnDeployError as error:
-            if is_too_large(error):
-                return False
-            raise
-        return True
-
-    def masks_of(self, batch: Batch) -> NDArray[np.uint8]:
+    def masks_of(self, batch: Batch) -> Masks:
         """Return the masks of a batch that was run in one go, uint8 [N, H, W]."""
         if _key(batch) not in self._masks:
             self._masks[_key(batch)] = self.runner.run(stacked(batch)).mask
         return self._masks[_key(batch)]
 
 
-def is_too_large(error: FcnDeployError) -> bool:
-    """Say whether a runner refused a batch for its shape, or for want of memory."""
+def masks_and_logits(runner: Runner, images: NDArray[np.uint8]) -> tuple[Masks, Logits]:
+    """Return what a runner gives for uint8 [N, H, W, 3]: masks [N, H, W], logits [N, C, H, W].
+
+    Raises:
+        InputError: it was not opened for logits.
+    """
+    outputs = runner.run(images)
+    if outputs.logits is None:
+        raise InputError("parity needs runners that give logits", "open them with outputs=logits")
+    return outputs.mask, outputs.logits
+
+
+@contextmanager
+def passing_over_too_large() -> Iterator[None]:
+    """Leave a block early where a runner refuses a batch for its shape, or for want of memory.
+
+    An engine is built for some shapes only, and a small device lacks the memory: neither proves
+    anything against it.
+    """
+    try:
+        yield
+    except FcnDeployError as error:
+        if not _is_too_large(error):
+            raise
+
+
+def _is_too_large(error: FcnDeployError) -> bool:
     if isinstance(error, BatchShapeError | DeviceMemoryError):
         return True
     # The libraries' exceptions share no base; what they are about is in their words alone.
@@ -102,16 +114,12 @@ class ReferenceLogits:
 
     def __init__(self, reference: Runner) -> None:
         self._reference = reference
-        self._known: dict[int, NDArray[np.float32]] = {}
+        self._known: dict[int, Logits] = {}
 
-    def of(self, picture: NamedImage) -> NDArray[np.float32]:
+    def of(self, picture: NamedImage) -> Logits:
         """Return a picture's logits, float32 [C, H, W]."""
         if id(picture) not in self._known:
-            logits = self._reference.run(picture.image[None]).logits
-            if logits is None:
-                raise InputError(
-                    "parity needs runners that give logits", "open them with outputs=logits"
-                )
+            _, logits = masks_and_logits(self._reference, picture.image[None])
             self._known[id(picture)] = logits[0]
         return self._known[id(picture)]
 

@@ -16,14 +16,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import FcnDeployError, InputError
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.dataset import NamedImage
 from fcn_deploy.parity.batch_place import BatchPlaceTest
-from fcn_deploy.parity.candidate import Candidate, ReferenceLogits, is_too_large
+from fcn_deploy.parity.candidate import (
+    Candidate,
+    ReferenceLogits,
+    masks_and_logits,
+    passing_over_too_large,
+)
 from fcn_deploy.parity.diagnosis import NOT_IN_LOGITS, diagnose, find_cause
 from fcn_deploy.parity.evidence import CandidateRun
 from fcn_deploy.parity.gate import gate_checks, gate_of, only_rounding_check
@@ -122,28 +126,16 @@ def _ask_about_large(
     tallies: Sequence[Tally],
     large: NamedImage | None,
 ) -> list[bool]:
-    """Compare on the large picture; return which candidates were.
-
-    Engines may not be built for it, and small devices may lack the memory: that proves nothing
-    against them.
-    """
+    """Compare on the large picture; return which candidates took it."""
     asked = [False] * len(candidates)
     if large is None or not within_memory(large, reference.spec):
         return asked
-    try:
-        expected = ReferenceOutput.of(large, *_mask_and_logits(reference, large))
-    except FcnDeployError as error:
-        if not is_too_large(error):
-            raise
-        return asked
-    for index, (candidate, tally) in enumerate(zip(candidates, tallies, strict=True)):
-        try:
-            _add_given(candidate, tally, expected, is_extra=True)
-        except FcnDeployError as error:
-            if not is_too_large(error):
-                raise
-        else:
-            asked[index] = True
+    with passing_over_too_large():
+        expected = _expected(reference, large)
+        for index, (candidate, tally) in enumerate(zip(candidates, tallies, strict=True)):
+            with passing_over_too_large():
+                _add_given(candidate, tally, expected, is_extra=True)
+                asked[index] = True
     return asked
 
 
@@ -170,7 +162,7 @@ def _add(
     *,
     is_extra: bool = False,
 ) -> None:
-    expected = ReferenceOutput.of(picture, *_mask_and_logits(reference, picture))
+    expected = _expected(reference, picture)
     for candidate, tally in zip(candidates, tallies, strict=True):
         _add_given(candidate, tally, expected, is_extra=is_extra)
 
@@ -179,18 +171,13 @@ def _add_given(
     candidate: Candidate, tally: Tally, expected: ReferenceOutput, *, is_extra: bool
 ) -> None:
     # The extras are streamed later on, and what they give alone is what the stream must give.
-    given = candidate.run((expected.picture,), remember=is_extra)
-    assert given.logits is not None  # `run` asks for them
-    tally.add(expected, given.mask[0], given.logits[0], is_extra=is_extra)
+    masks, logits = candidate.run((expected.picture,), remember=is_extra)
+    tally.add(expected, masks[0], logits[0], is_extra=is_extra)
 
 
-def _mask_and_logits(
-    runner: Runner, picture: NamedImage
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    outputs = runner.run(picture.image[None])
-    if outputs.logits is None:
-        raise InputError("parity needs runners that give logits", "open them with outputs=logits")
-    return outputs.mask[0], outputs.logits[0]
+def _expected(reference: Runner, picture: NamedImage) -> ReferenceOutput:
+    masks, logits = masks_and_logits(reference, picture.image[None])
+    return ReferenceOutput.of(picture, masks[0], logits[0])
 
 
 def _judged(run: CandidateRun) -> tuple[tuple[Check, ...], tuple[str, ...]]:

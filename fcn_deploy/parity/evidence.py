@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.parity.batch_place import BatchPlaces
+from fcn_deploy.parity.candidate import masks_and_logits
 from fcn_deploy.parity.stream import StreamedMasks
 from fcn_deploy.parity.tally import Tally
 from fcn_deploy.results.parity_parts import Gate
@@ -110,10 +111,9 @@ class CandidateRun:
 
 def evidence_of(reference: Runner, candidate: Runner, image: Image) -> Evidence:
     """Run both networks on a picture and return what they give."""
-    expected, given = reference.run(image[None]), candidate.run(image[None])
-    assert expected.logits is not None  # the comparison needed them before
-    assert given.logits is not None
-    return Evidence(image, expected.mask[0], expected.logits[0], given.mask[0], given.logits[0])
+    masks, logits = masks_and_logits(reference, image[None])
+    given_masks, given_logits = masks_and_logits(candidate, image[None])
+    return Evidence(image, masks[0], logits[0], given_masks[0], given_logits[0])
 
 
 def cut_down(reference: Runner, candidate: Runner, case: Evidence) -> Evidence:
@@ -144,8 +144,7 @@ def triple_words(values: Iterable[float]) -> str:
 
 def logits_on(reference: Runner, image: Image) -> Logits:
     """Return the reference's logits of a picture, float32 [C, H, W]."""
-    logits = reference.run(np.ascontiguousarray(image)[None]).logits
-    assert logits is not None  # it gave some before
+    _, logits = masks_and_logits(reference, np.ascontiguousarray(image)[None])
     first: Logits = logits[0]
     return first
 

@@ -21,7 +21,7 @@ from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.core.files import atomic_path, json_bytes, read_json, write_bytes
 from fcn_deploy.data.dataset import NamedImage, Sample
 from fcn_deploy.data.images import image_digest
-from fcn_deploy.parity.candidate import Batch, Candidate
+from fcn_deploy.parity.candidate import Batch, Candidate, passing_over_too_large
 from fcn_deploy.parity.inputs import FIRST_PICTURES, STREAM_LENGTH, Extras, Pictures, within_memory
 from fcn_deploy.parity.recording import FLAG, OUTPUTS_SCHEMA
 from fcn_deploy.parity.stream import run_and_stream
@@ -121,10 +121,9 @@ class _Answers:
     def save(self, picture: NamedImage, use: str, *, remember: bool = False) -> None:
         """Save one picture with its answer."""
         digest = image_digest(picture.image)
-        found = self._candidate.run((picture,), remember=remember)
-        assert found.logits is not None  # `run` asks for them
+        masks, logits = self._candidate.run((picture,), remember=remember)
         if digest not in self._file_of:
-            arrays = {"image": picture.image, "mask": found.mask[0], "logits": found.logits[0]}
+            arrays = {"image": picture.image, "mask": masks[0], "logits": logits[0]}
             if isinstance(picture, Sample):
                 arrays["truth"] = picture.mask
             self._file_of[digest] = self._write(f"{len(self._file_of):05}.npz", arrays)
@@ -135,23 +134,15 @@ class _Answers:
         """Save what is asked beyond the pictures; left out is what an engine does not take."""
         for picture in extras.odd_sizes:
             self.save(picture, "odd size", remember=True)
-        candidate, large = self._candidate, extras.large
-        with_large = (
-            large is not None
-            and within_memory(large, candidate.runner.spec)
-            and candidate.takes((large,))
-        )
-        if with_large and large is not None:
-            self.save(large, "large", remember=True)
-        first, *others = extras.batches
-        for batch in (first, *(batch for batch in others if candidate.takes(batch))):
-            for picture in batch:
-                self.save(picture, "batch", remember=True)
-            together = candidate.run(batch, remember=True)
-            assert together.logits is not None
-            self._save_batch(
-                self.batches, "batch", batch, mask=together.mask, logits=together.logits
-            )
+        candidate, large, with_large = self._candidate, extras.large, False
+        if large is not None and within_memory(large, candidate.runner.spec):
+            with passing_over_too_large():
+                self.save(large, "large", remember=True)
+                with_large = True
+        self._save_together(extras.batches[0])
+        for batch in extras.batches[1:]:
+            with passing_over_too_large():
+                self._save_together(batch)
         streamed, expected, given = run_and_stream(candidate, extras.stream(with_large=with_large))
         known = {entry["digest"] for entry in self.entries}
         for pictures, mask, found in zip(streamed, expected, given, strict=True):
@@ -160,6 +151,12 @@ class _Answers:
                 if image_digest(picture.image) not in known:
                     self.save(picture, "stream")
             self._save_batch(self.stream, "stream", pictures, mask=mask, streamed=found)
+
+    def _save_together(self, batch: Batch) -> None:
+        masks, logits = self._candidate.run(batch, remember=True)
+        for picture in batch:
+            self.save(picture, "batch", remember=True)
+        self._save_batch(self.batches, "batch", batch, mask=masks, logits=logits)
 
     def _save_batch(
         self, entries: list[dict[str, Any]], name: str, batch: Batch, **arrays: NDArray[Any]

@@ -14,10 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError
-from fcn_deploy.parity.candidate import Batch, Candidate, ReferenceLogits, stacked
+from fcn_deploy.parity.candidate import (
+    Batch,
+    Candidate,
+    Masks,
+    ReferenceLogits,
+    passing_over_too_large,
+    stacked,
+)
 from fcn_deploy.results.parity_parts import StreamCheck
-
-Masks = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,11 @@ def run_and_stream(
     Raises:
         BackendError: the stream gives more or fewer results than it was given batches.
     """
-    taken = [batch for batch in batches if candidate.takes(batch)]
-    expected = [candidate.masks_of(batch) for batch in taken]
+    taken, expected = [], []
+    for batch in batches:
+        with passing_over_too_large():
+            expected.append(candidate.masks_of(batch))
+            taken.append(batch)
     with candidate.open_shipped() as shipped:
         backend = shipped.describe().backend
         # A runner may use its buffers again once the next result is asked for.

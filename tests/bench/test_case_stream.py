@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from fcn_deploy.results.bench import END_TO_END, HOST
 from fcn_deploy.runners.base import Outputs
 from tests.bench.measuring import measure
 from tests.decoding import PATIENCE, Read, living_threads
-from tests.fakes import FakeRunner
+from tests.fakes import FakeRunner, OneBehind
 
 
 @pytest.mark.parametrize("tier", [HOST, END_TO_END])
@@ -81,17 +81,6 @@ def test_offline_decodes_on_as_many_threads_as_are_pinned(
 
 
 # -- masks of what is timed ---------------------------------------------------------------------
-
-
-class OneBehind(FakeRunner):
-    """A stream that gives each batch the masks of the one before."""
-
-    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        before: Outputs | None = None
-        for images in batches:
-            outputs = self.run(images)
-            yield outputs if before is None or before.mask.shape != outputs.mask.shape else before
-            before = outputs
 
 
 @pytest.fixture

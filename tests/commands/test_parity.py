@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,11 @@ from fcn_deploy.parity.inputs import ODD_SIZES
 from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_files
-from fcn_deploy.runners.base import Outputs
 from fcn_deploy.runners.ort.runner import OrtRunner
 from tests.candidates import as_candidate
 from tests.command_line import FcnDeploy, refused
 from tests.conftest import WriteVocFolder
-from tests.fakes import FakeRunner
+from tests.fakes import FakeRunner, one_behind
 from tests.parity.comparisons import listed, made_up
 
 
@@ -294,14 +292,6 @@ def test_results_of_other_inputs_have_names_of_their_own(
 def test_a_stream_of_a_real_backend_that_is_one_picture_behind(
     tiny_run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one_behind(runner: OrtRunner, batches: Iterable[Any]) -> Iterator[Outputs]:
-        before: Outputs | None = None
-        for images in batches:
-            outputs = runner.run(images)
-            late = before is not None and before.mask.shape == outputs.mask.shape
-            yield before if late and before is not None else outputs
-            before = outputs
-
     monkeypatch.setattr(OrtRunner, "stream", one_behind)
     words = ("--backend", "ort", "--images", pictures, "--json", tmp_path / "out.json")
     finished = run(tiny_run, *words)

@@ -24,7 +24,7 @@ from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.runners.base import Outputs
 from tests.candidates import as_candidate
-from tests.fakes import FAKE_SPEC, FakeRunner
+from tests.fakes import FAKE_SPEC, FakeRunner, OneBehind
 from tests.parity.comparisons import Images, compared, failed, listed, made_up
 from tests.small_network import (
     SMALL_SPEC,
@@ -52,18 +52,6 @@ def small(network: SmallNetwork, candidate: SmallRunner) -> Comparison:
 
 
 # -- what ships ---------------------------------------------------------------------------------
-
-
-class OneBehind(FakeRunner):
-    """A stream that gives the masks of the batch before, where they have the right shape."""
-
-    def stream(self, batches: Iterable[Images]) -> Iterator[Outputs]:
-        before: NDArray[np.uint8] | None = None
-        for images in batches:
-            outputs = self.run(images)
-            late = before if before is not None and before.shape == outputs.mask.shape else None
-            before = outputs.mask
-            yield outputs if late is None else replace(outputs, mask=late)
 
 
 class OneTooFew(FakeRunner):
@@ -110,13 +98,17 @@ class SecondBest(SmallRunner):
 
     undecided: float = 0.0
 
+    def spares(self, images: Images) -> slice:
+        """Return the places whose masks are right."""
+        return slice(1)
+
     def _infer(self, images: Images) -> Outputs:
         outputs = super()._infer(images)
         assert outputs.logits is not None
         order = outputs.logits.argsort(axis=1)
         ranked = np.take_along_axis(outputs.logits, order[:, -2:], axis=1)
         close = ranked[:, 1] - ranked[:, 0] < self.undecided
-        close[0] = False
+        close[self.spares(images)] = False
         second = order[:, -2].astype(np.uint8)
         return replace(outputs, mask=np.where(close, second, outputs.mask))
 
@@ -257,20 +249,11 @@ def test_a_large_picture_that_comes_out_wrong() -> None:
     assert result.images.odd_sizes == (*inputs.ODD_SIZES, large)
 
 
-class WrongOnItsOwn(SmallRunner):
+class WrongOnItsOwn(SecondBest):
     """Gives undecided pixels their second class in the user's pictures, and in no others."""
 
-    undecided: float = 0.0
-
-    def _infer(self, images: Images) -> Outputs:
-        outputs = super()._infer(images)
-        assert outputs.logits is not None
-        if images.shape != (1, 96, 128, 3):
-            return outputs
-        order = outputs.logits.argsort(axis=1)
-        ranked = np.take_along_axis(outputs.logits, order[:, -2:], axis=1)
-        close = ranked[:, 1] - ranked[:, 0] < self.undecided
-        return replace(outputs, mask=np.where(close, order[:, -2], outputs.mask).astype(np.uint8))
+    def spares(self, images: Images) -> slice:
+        return slice(0) if images.shape == (1, 96, 128, 3) else slice(None)
 
 
 def test_pictures_that_are_few_beside_what_is_made_of_them(network: SmallNetwork) -> None:

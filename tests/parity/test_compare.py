@@ -126,8 +126,7 @@ def test_pictures_are_decoded_and_given_to_the_reference_once(count: int) -> Non
     batches, streamed = [3, 8], 8
     for candidate in candidates:
         # Each once alone or in its batch, those of batches also alone, and the extras in a stream.
-        # Whether the second batch is taken at all is found by running it.
-        once = alone + len(batches) + 1 + sum(batches) + streamed
+        once = alone + len(batches) + sum(batches) + streamed
         assert len(candidate.shapes) == once + (alone - 3) + len(batches) + streamed
 
 
