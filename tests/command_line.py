@@ -34,6 +34,17 @@ def run_command(*words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def run_without_torch(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a process in which PyTorch cannot be imported."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'safetensors'): sys.modules[name] = None\n"
+        "from fcn_deploy.cli import main\n"
+        f"main({list(words)!r})\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
 def refused(finished: Finished, *words: str) -> None:
     """Assert that a command ended with one clear line and exit code 2."""
     assert finished.code == 2, finished

@@ -13,7 +13,6 @@ Tiers are never mixed.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ from fcn_deploy.data.pipeline import (
 )
 from fcn_deploy.results.bench import ALL_STAGES, DECODE, DEVICE, END_TO_END, HOST, WRITE
 from fcn_deploy.results.runner import COMPUTE, COPY_OUT
-from fcn_deploy.runners.base import Runner
+from fcn_deploy.runners.base import Runner, stream_by_key
 
 
 @dataclass(frozen=True)
@@ -160,14 +159,8 @@ class Case:
             yield from self._stream_from_disk(pictures)
             return
         starts = range(0, len(pictures), self.batch_size)
-        in_flight: deque[Sequence[int]] = deque()
-
-        def batches() -> Iterator[NDArray[np.uint8]]:
-            for start in starts:
-                in_flight.append(pictures[start : start + self.batch_size])
-                yield self.inputs.batch(in_flight[-1])
-
-        yield from self._streamed(batches(), in_flight)
+        batches = (pictures[start : start + self.batch_size] for start in starts)
+        yield from self._streamed((batch, self.inputs.batch(batch)) for batch in batches)
 
     def _stream_from_disk(self, pictures: Sequence[int]) -> Iterator[int]:
         """Decode the next batches while one is being computed, as `predict` does."""
@@ -175,21 +168,17 @@ class Case:
         with picture_threads(self.threads) as pool:
             ahead = lookahead(self.batch_size, self.threads)
             decoded = all_readable(decoded_ahead(files, pool, ahead))
-            in_flight: deque[Sequence[int]] = deque()
-
-            def batches() -> Iterator[NDArray[np.uint8]]:
-                for batch in batches_of_one_size(decoded, self.batch_size):
-                    in_flight.append([pictures[place] for place in batch.places])
-                    yield batch.images
-
-            yield from self._streamed(batches(), in_flight)
+            yield from self._streamed(
+                ([pictures[place] for place in batch.places], batch.images)
+                for batch in batches_of_one_size(decoded, self.batch_size)
+            )
 
     def _streamed(
-        self, batches: Iterable[NDArray[np.uint8]], in_flight: deque[Sequence[int]]
+        self, batches: Iterable[tuple[Sequence[int], NDArray[np.uint8]]]
     ) -> Iterator[int]:
-        """Stream batches, of the pictures that come to lie in ``in_flight``."""
-        for outputs in self.runner.stream(batches):
-            self.samples.keep(in_flight.popleft(), outputs.mask)
+        """Stream batches, each with the numbers of its pictures."""
+        for picked, outputs in stream_by_key(self.runner, batches):
+            self.samples.keep(picked, outputs.mask)
             yield len(outputs.mask)
 
     def answer(self, pictures: Sequence[int]) -> None:

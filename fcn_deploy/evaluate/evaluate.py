@@ -10,7 +10,6 @@ whose logits are not finite, to which `predict` gives no mask.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,6 @@ from fcn_deploy.data.dataset import Dataset, Sample
 from fcn_deploy.data.images import image_content
 from fcn_deploy.data.metrics import ClassTotals, ConfusionMatrix
 from fcn_deploy.data.pipeline import (
-    Batch,
     Picture,
     Reserve,
     batches_of_one_size,
@@ -40,7 +38,7 @@ from fcn_deploy.results.evaluation import (
     EvaluationFile,
 )
 from fcn_deploy.results.fields import finite_or_none
-from fcn_deploy.runners.base import Runner
+from fcn_deploy.runners.base import Runner, stream_by_key
 
 #: Threads that decode; with so few, what lies in memory stays small on any machine.
 _DECODERS = 4
@@ -124,7 +122,6 @@ def _counted(
 ) -> _Counts:
     digest = hashlib.sha256()
     truths: dict[int, NDArray[np.uint8]] = {}
-    in_flight: deque[Batch] = deque()
 
     def pictures() -> Iterator[Picture]:
         for place, sample in enumerate(_decoded_ahead(dataset, batch_size)):
@@ -133,16 +130,12 @@ def _counted(
             truths[place] = sample.mask
             yield Picture(place, sample.image)
 
-    def images() -> Iterator[NDArray[np.uint8]]:
-        for batch in batches_of_one_size(pictures(), batch_size):
-            in_flight.append(batch)
-            yield batch.images
-
+    batches = batches_of_one_size(pictures(), batch_size)
     num_classes = runner.spec.num_classes
     confusion = ConfusionMatrix.empty(num_classes)
     totals: dict[int, ClassTotals] = {}
-    for outputs in runner.stream(images()):
-        for place, mask in zip(in_flight.popleft().places, outputs.mask, strict=True):
+    for places, outputs in stream_by_key(runner, ((b.places, b.images) for b in batches)):
+        for place, mask in zip(places, outputs.mask, strict=True):
             one = ConfusionMatrix.of(truths.pop(place), mask, num_classes)
             confusion += one
             totals[place] = one.totals()

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,7 @@ _PLACES = {
 }
 #: The backends a user may ask for, in the order in which they are listed and measured.
 BACKENDS = tuple(name for name in _PLACES if name not in BASELINES)
+_Key = TypeVar("_Key")
 #: Called with a line for the user.
 Say = Callable[[str], None]
 #: Called with a build's progress: the phase's name, the steps done and the steps in all.
@@ -257,6 +259,26 @@ class Runner(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def stream_by_key(
+    runner: Runner, batches: Iterable[tuple[_Key, NDArray[np.uint8]]]
+) -> Iterator[tuple[_Key, Outputs]]:
+    """Yield the outputs of a runner's stream, each with the key of its batch.
+
+    Args:
+        runner: an open runner; see :meth:`Runner.stream`.
+        batches: key and images, uint8 [N, H, W, 3], of each.
+    """
+    in_flight: deque[_Key] = deque()
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        for key, batch in batches:
+            in_flight.append(key)
+            yield batch
+
+    for outputs in runner.stream(images()):
+        yield in_flight.popleft(), outputs
 
 
 def check_images(images: NDArray[np.uint8]) -> None:

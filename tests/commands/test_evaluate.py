@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from fcn_deploy.data.masks import mask_to_colour, write_mask
 from fcn_deploy.evaluate.evaluate import evaluate as evaluate_runners
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_files, read_results
-from tests.command_line import FcnDeploy, refused
+from tests.command_line import FcnDeploy, refused, run_without_torch
 from tests.conftest import TINY_CLASS_NAMES, WriteVocFolder
 from tests.evaluate.labelled import labelled
 from tests.fakes import FAKE_SPEC, FakeRunner
@@ -151,13 +149,7 @@ def test_a_real_backend_is_scored_without_torch(tiny_run: Path, tmp_path: Path) 
     data = write_data(tmp_path / "data", TINY_CLASS_NAMES, count=2)
     words = ["evaluate", str(tiny_run), "--data", str(data), "--split", "test", "--threads", "1",
              "--json", str(tmp_path / "e.json")]  # fmt: skip
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'torchvision', 'safetensors'): sys.modules[name] = None\n"
-        "from fcn_deploy.cli import main\n"
-        f"main({words!r})\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_without_torch(*words)
     assert done.returncode == 0, done.stderr
     (row,) = document(tmp_path / "e.json")["results"]
     assert row["runner"]["backend"] == "ort"  # the default where the run has been exported

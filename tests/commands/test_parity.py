@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_files
 from fcn_deploy.runners.ort.runner import OrtRunner
 from tests.candidates import as_candidate
-from tests.command_line import FcnDeploy, refused
+from tests.command_line import FcnDeploy, refused, run_without_torch
 from tests.conftest import WriteVocFolder
 from tests.fakes import FakeRunner, one_behind
 from tests.parity.comparisons import listed, made_up
@@ -78,13 +76,7 @@ def test_outputs_saved_apart_give_the_result_of_a_live_comparison(
 def test_saving_outputs_needs_no_torch(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
     words = [str(tiny_run), "--backend", "ort", "--images", str(pictures), "--save-outputs",
              str(tmp_path / "o.json")]  # fmt: skip
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'torchvision', 'safetensors'): sys.modules[name] = None\n"
-        "from fcn_deploy.cli import main\n"
-        f"main({['parity', *words]!r})\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_without_torch("parity", *words)
     assert done.returncode == 0, done.stderr
     assert document(tmp_path / "o.json")["runner"]["backend"] == "ort"
 
