@@ -106,12 +106,12 @@ def layer_profiler(base: Any, times: LayerTimes) -> Any:
 
 
 @contextmanager
-def logged_messages(start: str) -> Iterator[list[str]]:
-    """Collect what TensorRT logs, at any level, that starts with ``start``."""
+def logged_messages(*starts: str) -> Iterator[list[str]]:
+    """Collect what TensorRT logs, at any level, that starts with one of ``starts``."""
     messages: list[str] = []
 
     def keep(message: str) -> None:
-        if message.startswith(start):
+        if message.startswith(starts):
             messages.append(message)
 
     _listeners.append(keep)

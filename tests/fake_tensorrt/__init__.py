@@ -8,6 +8,7 @@ The names come from ``tests/fixtures/trt-api/*.json``: a name that a release lac
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -66,6 +67,9 @@ class FakeTensorRt(ModuleType):
         self.__version__ = version_of(release)
         self._release, self._cuda = release, cuda
         self._half_layers = True
+        self._logs_layers = self._loads_engines = True
+        #: Gives the inspector's text in place of what the plan says, or raises.
+        self._inspector: Callable[[], str] | None = None
         self._calls: list[str] = []
         self._capturable = True
         self._contexts: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -51,8 +51,10 @@ class _Builder:
         else:
             assert network._flags == 0
         half = network._half and trt._half_layers
+        integers = network._quantized
         if not trt._strongly_typed:
             half = half and "FP16" in config._flags
+            integers = integers and "INT8" in config._flags
         monitor = config._settings.get("progress_monitor")
         if monitor is not None:
             monitor.phase_start("Building", None, 2)
@@ -60,23 +62,36 @@ class _Builder:
                 if not monitor.step_complete("Building", step):
                     return None
             monitor.phase_finish("Building")
-        kind = "Half" if half else "Float"
-        self._logger.log(
-            trt.ILogger.VERBOSE,
-            "Layers:\nName: conv, LayerType: correlation, Inputs: [ { Name: image, Datatype: UInt8,"
-            " Format: Linear }], Constants: [ { Name: w, Datatype: Float }], Outputs: [ { Name: x,"
-            f" Datatype: {kind}, Format: Linear }}], TacticName: t, StreamId: 0",
-        )
+        if trt._logs_layers:
+            self._logger.log(trt.ILogger.VERBOSE, self._listing(half, integers))
         payload = {
             "profiles": config._profiles,
             "outputs": network._outputs,
             "half": half,
+            "integers": integers,
+            "version_compatible": "VERSION_COMPATIBLE" in config._flags,
             "detailed": config._settings["profiling_verbosity"].name == "DETAILED",
             "shared": trt._release != "8.6.0" or "PROFILE_SHARING_0806" in config._features,
         }
         numbers = [*map(int, trt.__version__.split(".")), 0][:4]  # noqa: RUF048 - whole numbers here
         tag = b"vtrt" if trt._release.startswith("rtx") else b"ftrt"
         return tag + bytes(20) + struct.pack("4B", *numbers) + json.dumps(payload).encode()
+
+    def _listing(self, half: bool, integers: bool) -> str:
+        """What the builder logs at its end, as 8.6 writes it and as the later ones do."""
+        kind = "Half" if half else "Float"
+        source, given = ("Int8", kind) if integers else ("UInt8", kind)
+        if not self._trt._strongly_typed:
+            return (
+                "Engine Layer Information:\n"
+                f"Layer(CaskConvolution): conv + (Unnamed Layer* 3) [Activation], Tactic: "
+                f"0x00000000000003ea, image ({source}[-1,-1,-1,3]) -> x ({given}[-1,64:8,-1,-1])"
+            )
+        return (
+            f"Layers:\nName: conv, LayerType: correlation, Inputs: [ {{ Name: image, Datatype: "
+            f"{source}, Format: Linear }}], Constants: [ {{ Name: w, Datatype: Float }}], Outputs: "
+            f"[ {{ Name: x, Datatype: {given}, Format: Linear }}], TacticName: t, StreamId: 0"
+        )
 
 
 class _IBuilderConfig:
@@ -149,6 +164,7 @@ class _IBuilderConfig:
     profiling_verbosity = _setting("profiling_verbosity")
     builder_optimization_level = _setting("builder_optimization_level")
     progress_monitor = _setting("progress_monitor")
+    hardware_compatibility_level = _setting("hardware_compatibility_level")
     num_compute_capabilities = _setting("num_compute_capabilities")
 
 
@@ -169,6 +185,7 @@ class _INetworkDefinition:
     _trt: FakeTensorRt
     _flags = 0
     _half = False
+    _quantized = False
     _outputs: list[str] = []  # noqa: RUF012
 
     num_inputs = 1
@@ -213,20 +230,35 @@ class _OnnxParser:
         self._network._half = any(
             tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer
         )
+        weights = {
+            tensor.name for tensor in model.graph.initializer
+            if tensor.data_type == onnx.TensorProto.INT8 and tensor.dims
+        }  # fmt: skip
         for index, node in enumerate(model.graph.node):
+            self._network._quantized |= node.op_type == "DequantizeLinear"
             if node.op_type == "Unheard":
-                problem = self._trt.ParserError()
-                problem._index, problem._node = index, node
-                self._errors.append(problem)
+                self._refuse(index, node, "no importer\nfor this operator")
+            elif (
+                node.op_type == "DequantizeLinear"
+                and node.input[0] in weights
+                and not self._trt._strongly_typed
+            ):
+                self._refuse(index, node, "invalid weights type of Int8")
         return not self._errors
+
+    def _refuse(self, index: int, node: Any, description: str) -> None:
+        problem = self._trt.ParserError()
+        problem._index, problem._node, problem._description = index, node, description
+        self._errors.append(problem)
 
 
 class _ParserError:
     _index: int
     _node: Any
+    _description: str
 
     def desc(self) -> str:
-        return "no importer\nfor this operator"
+        return self._description
 
     def node(self) -> int:
         return self._index

@@ -26,14 +26,20 @@ class _IProfiler:
 
 class _Runtime:
     _trt: FakeTensorRt
+    engine_host_code_allowed = False
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
+        content = json.loads(bytes(plan)[28:])
+        carries_code = content.get("version_compatible") and not self.engine_host_code_allowed
+        if carries_code or not self._trt._loads_engines:
+            self._logger.log(self._trt.ILogger.ERROR, "The engine cannot be deserialized.")
+            return None
         engine = self._trt.ICudaEngine()
         engine._logger, engine._users = self._logger, weakref.WeakSet()
-        engine._plan = json.loads(bytes(plan)[28:])
+        engine._plan = content
         return engine
 
 
@@ -99,14 +105,21 @@ class _EngineInspector:
 
     def get_engine_information(self, layer_format: Member) -> str:
         assert layer_format.name == "JSON"
+        if self._trt._inspector is not None:
+            return str(self._trt._inspector())
         if not self._plan["detailed"]:
             return json.dumps({"Layers": ["conv"]})
         kind = f"Row major linear {'FP16' if self._plan['half'] else 'FP32'} format"
+        source = "Row major linear Int8 format" if self._plan["integers"] else ""
         # As an H100 with 8.6.0 showed it.
         old = self._trt.__version__.startswith("8.")
         if old and (self.execution_context is None or not self.execution_context._shape):
-            kind = "N/A due to dynamic shapes"
-        layer = {"Name": "conv", "Outputs": [{"Format/Datatype": kind}]}
+            kind, source = "N/A due to dynamic shapes", ""
+        # 11.x tells type and format apart.
+        field = "DataType" if self._trt.__version__.startswith("11.") else "Format/Datatype"
+        layer: dict[str, Any] = {"Name": "conv", "Outputs": [{field: kind}]}
+        if source:
+            layer["Inputs"] = [{field: source}]
         information = json.dumps({"Layers": [layer], "Metadata": "one\nother"})
         return information.replace("\\n", "\n") if old else information
 
