@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fcn_deploy.graph.int8_weights import with_integer_weights
 from fcn_deploy.graph.nodes import (
     consumers_of,
     is_never_negative,
@@ -62,6 +63,7 @@ def for_onnx_runtime_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     rewritten = ModelProto()
     rewritten.CopyFrom(model)
+    with_integer_weights(rewritten)
     graph = rewritten.graph
     maker, readers = producers_of(graph), consumers_of(graph)
 

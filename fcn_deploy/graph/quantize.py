@@ -3,10 +3,12 @@
     model.onnx ──pictures──▶ ranges ──▶ Q/DQ ──▶ check ──▶ model.int8.onnx
 
 Weights are int8 per output channel, activations int8 per tensor, all zero points 0, biases float:
-what TensorRT reads.  Q/DQ stands on the inputs of convolutions and on the residual inputs of sums,
-not on what a convolution gives: Conv + Add + Relu can then be one kernel, and no sum is rounded
-twice.  :mod:`fcn_deploy.graph.int8_for_ort_cpu` says what ONNX Runtime's CPU
-provider needs instead.
+what TensorRT reads.  At opset 17, which is TensorRT 8.6's, the weights are floats with a
+QuantizeLinear behind them that gives the same int8 (:mod:`fcn_deploy.graph.int8_weights`).
+
+Q/DQ stands on the inputs of convolutions and on the residual inputs of sums, not on what a
+convolution gives: Conv + Add + Relu can then be one kernel, and no sum is rounded twice.
+:mod:`fcn_deploy.graph.int8_for_ort_cpu` says what ONNX Runtime's CPU provider needs instead.
 
 The first convolution and all from the scores on stay in float, together 8 % of the arithmetic: in
 int8, the first costs 0.24 point of mean IoU (CamVid), and the scores are too few to save anything.
@@ -31,6 +33,7 @@ from fcn_deploy.core.errors import ExportError, FcnDeployError, InputError, Onnx
 from fcn_deploy.core.files import content_digest, write_bytes
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.int8_for_ort_cpu import SUM_SCALES_KEY, for_onnx_runtime_cpu
+from fcn_deploy.graph.int8_weights import FLOAT_WEIGHTS_OPSET, with_float_weights
 from fcn_deploy.graph.nodes import initializers_of, opset_of, producers_of, remove_dead_nodes
 from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, PRECISION_KEY, OnnxFile
 from fcn_deploy.graph.session import cpu_session
@@ -114,9 +117,7 @@ def quantized_onnx(
         )
     reader = _Reader(pictures)
     quantized = _with_scales(model, chosen, reader)
-    scales = _unquantize_sums(quantized)
-    remove_dead_nodes(quantized.graph)
-    _write_metadata(quantized, model, scales)
+    _finish(quantized, model, _unquantize_sums(quantized))
     agreement = _check(source, quantized, chosen, reader.first, threads) if checked else None
     if agreement is not None and agreement < min_agreement:
         raise ExportError(
@@ -279,9 +280,9 @@ def _unquantize_sums(model: onnx.ModelProto) -> dict[str, float]:
     return scales
 
 
-def _write_metadata(
-    quantized: onnx.ModelProto, source: onnx.ModelProto, scales: dict[str, float]
-) -> None:
+def _finish(quantized: onnx.ModelProto, source: onnx.ModelProto, scales: dict[str, float]) -> None:
+    """Take out what nobody reads, write the metadata, give TensorRT 8.6 weights that it reads."""
+    remove_dead_nodes(quantized.graph)
     del quantized.metadata_props[:]
     for entry in source.metadata_props:
         value = Precision.INT8.value if entry.key == PRECISION_KEY else entry.value
@@ -294,6 +295,8 @@ def _write_metadata(
     del quantized.graph.value_info[:]  # inferred by whoever reads the file, as in our others
     for holder in (quantized.graph, *quantized.graph.node):
         holder.doc_string = ""
+    if opset_of(quantized) <= FLOAT_WEIGHTS_OPSET:
+        with_float_weights(quantized)
 
 
 def _check(
