@@ -31,6 +31,7 @@ from fcn_deploy.tensorrt.engine_file import (
     same_release,
     sidecar_path,
 )
+from fcn_deploy.tensorrt.portability import Portability, fits_gpu, fits_release, portability_of
 
 
 def installed_products() -> list[Product]:
@@ -118,6 +119,7 @@ class EngineIdentity:
         outputs: that its sidecar names; empty where it has none.
         profiles: batch shapes that it takes; empty: ask the engine.
         command: what rebuilds it.
+        portable: what it was built to fit beyond one release and one kind of GPU, or None.
     """
 
     path: Path
@@ -129,6 +131,7 @@ class EngineIdentity:
     outputs: tuple[str, ...]
     profiles: tuple[ShapeProfile, ...]
     command: str
+    portable: Portability | None = None
 
 
 def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
@@ -167,6 +170,7 @@ def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
         outputs=sidecar.outputs,
         profiles=sidecar.profiles,
         command=sidecar.command,
+        portable=portability_of(sidecar.flags),
     )
 
 
@@ -207,9 +211,10 @@ def check_belongs(
         command = re.sub(r" --compute-capability \S+", "", command)
         command += f" --compute-capability {compute_capability}"
     repair = f"run `{command}` here"
-    if (sidecar.product, sidecar.version) != (product, version):
+    portable = portability_of(sidecar.flags)
+    if sidecar.product is not product or not fits_release(portable, sidecar.version, version):
         raise _release_error(plan, sidecar.release, f"{product.value}-{version}", repair)
-    if compute_capability not in sidecar.compute_capabilities:
+    if not fits_gpu(portable, sidecar.compute_capabilities, compute_capability):
         built_on = "" if sidecar.gpu_name is None else f" (built on {sidecar.gpu_name})"
         raise EngineError(
             f"{plan} is for another GPU: expected compute capability {compute_capability}, found "

@@ -19,6 +19,7 @@ from fcn_deploy.tensorrt.api import TensorRt
 from fcn_deploy.tensorrt.buffers import INPUT_NAME, BatchBuffers, Lanes, mib
 from fcn_deploy.tensorrt.callbacks import LayerTimes
 from fcn_deploy.tensorrt.engine_match import EngineIdentity, choose_profile, shape_error
+from fcn_deploy.tensorrt.portability import allow_host_code
 
 #: How many (slot, shape) pairs keep a CUDA graph, unless more are asked for; the least recently
 #: used one makes room.
@@ -47,6 +48,7 @@ class DeviceEngine:
         trt = self.tensorrt.trt
         callbacks.clear_errors()
         runtime = trt.Runtime(self.tensorrt.logger)
+        allow_host_code(runtime, identity.portable)
         engine = runtime.deserialize_cuda_engine(identity.path.read_bytes())
         if engine is None:
             raise EngineError(
