@@ -44,6 +44,7 @@ class EngineBuildOptions:
     opt_level: int | None
     timing_cache: Path | None
     compute_capability: str | None
+    portable: str | None
     out: Path
 
     def require_consistent(self) -> None:
@@ -103,11 +104,17 @@ class EngineBuildOptions:
 )  # fmt: skip
 @click.option(
     "--timing-cache", type=PathType(),
-    help="Keep the timings of kernels in this file, so that the next build measures less.",
+    help="Keep the timings of kernels in this file, so that the next build measures less; by "
+    "default in a file beside the engines.",
 )  # fmt: skip
 @click.option(
     "--compute-capability", metavar="sm89,…",
     help="Build for these GPUs, not for this machine's (TensorRT for RTX only).",
+)  # fmt: skip
+@click.option(
+    "--portable", type=click.Choice(["version", "ampere+"]),
+    help="Let the engine run on later releases of TensorRT too (version), or on every GPU from "
+    "Ampere on (ampere+); either may make it slower.",
 )  # fmt: skip
 @click.option(
     "--out", type=PathType(folder=True), default="engines", show_default=True,
@@ -126,7 +133,7 @@ def build(**typed: Any) -> None:
     engine = _build_engine(source, options)
     if engine is None:
         return
-    from fcn_deploy.tensorrt.layers import census
+    from fcn_deploy.tensorrt.layers import layers_in_words
 
     built = engine.sidecar
     if engine.current:
@@ -139,7 +146,7 @@ def build(**typed: Any) -> None:
         console.print(f"built anew, because of {'; '.join(engine.differences)}")
     console.print(
         f"wrote {engine.path}: {built.plan_bytes / 2**20:.1f} MiB in {built.build_seconds:.1f} s; "
-        f"{census(built.layers)} ({built.layers_from}); "
+        f"{layers_in_words(built.layers, built.layers_from)}; "
         f"profiles {', '.join(map(str, built.profiles))}"
     )
 
@@ -151,6 +158,7 @@ def _build_engine(source: Run, options: EngineBuildOptions) -> Engine | None:
     from fcn_deploy.tensorrt.build import engine_from_onnx
     from fcn_deploy.tensorrt.build_missing import build_command, export_command
     from fcn_deploy.tensorrt.build_options import BuildOptions, parse_capabilities
+    from fcn_deploy.tensorrt.portability import Portability
 
     named = options.compute_capability
     capabilities = () if named is None else parse_capabilities(named)
@@ -161,8 +169,14 @@ def _build_engine(source: Run, options: EngineBuildOptions) -> Engine | None:
         if options.dry_run:
             return None
     product = choose_product(options.product)
+    portable = None if options.portable is None else Portability(options.portable)
     settings = BuildOptions(
-        profiles, options.workspace, options.opt_level, options.timing_cache, capabilities
+        profiles,
+        options.workspace,
+        options.opt_level,
+        options.timing_cache,
+        capabilities,
+        portable,
     )
     with build_bar() as on_progress:
         return engine_from_onnx(

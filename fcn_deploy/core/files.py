@@ -81,36 +81,6 @@ def _flush(path: Path, mode: int) -> None:
         os.fsync(stream.fileno())
 
 
-@contextmanager
-def atomic_pair(
-    content: Path, voucher: Path, *, flags: str | None = None
-) -> Iterator[tuple[Path, Path]]:
-    """Yield temporary paths for a file and for another that vouches for it; move both at the end.
-
-    As long as one of the two is not whole on the disk, an older pair stays as it was.  A crash
-    between the moves leaves ``content`` without a voucher, never beside the voucher of another.
-
-    Raises:
-        ArtifactError: the folder cannot be made or written, or the disk is full.
-    """
-    temporaries = _temporary(content), _temporary(voucher)
-    try:
-        content.parent.mkdir(parents=True, exist_ok=True)
-        modes = [_create(temporary) for temporary in temporaries]
-        yield temporaries
-        for temporary, mode in zip(temporaries, modes, strict=True):
-            _flush(temporary, mode)
-        voucher.unlink(missing_ok=True)
-        os.replace(temporaries[0], content)
-        os.replace(temporaries[1], voucher)
-    except OSError as error:
-        raise write_error(content, error, flags=flags) from error
-    finally:
-        for temporary in temporaries:
-            with suppress(OSError):  # it may never have come to be, nor its folder
-                temporary.unlink()
-
-
 def write_error(target: Path, error: OSError, *, flags: str | None = None) -> WriteError:
     """Translate a failed write into one clear sentence.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import glob
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,29 @@ from fcn_deploy.machine import cuda
 from fcn_deploy.machine.description import utc_now
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.api import TensorRt
-from fcn_deploy.tensorrt.build_options import CACHE_FLAG, BuildOptions, sorted_capabilities
+from fcn_deploy.tensorrt.build_options import (
+    CACHE_FLAG,
+    BuildOptions,
+    default_timing_cache,
+    sorted_capabilities,
+)
 from fcn_deploy.tensorrt.builder import BuiltPlan, EngineBuilder
 from fcn_deploy.tensorrt.callbacks import OnProgress
 from fcn_deploy.tensorrt.engine_file import (
     ENGINES_FOLDER,
     EngineSidecar,
+    accept_engine,
     engine_path,
     read_engine,
-    write_engine,
+    write_unverified,
+)
+from fcn_deploy.tensorrt.layer_census import LayerCount, count_layers, require_precision
+from fcn_deploy.tensorrt.portability import (
+    Portability,
+    capabilities_in_name,
+    portability_of,
+    release_in_name,
+    require_portable,
 )
 
 
@@ -81,53 +95,96 @@ def engine_from_onnx(
         InputError: an option that this TensorRT does not have.
         ArtifactError: the engine or the timing cache cannot be written.
         BuildError: TensorRT refuses the network, or an FP16 or INT8 engine has no layer of that
-            precision.
+            precision; its plan is left beside its place then, and the timing cache is written.
     """
     options = options or BuildOptions()
-    metadata = file.metadata
     tensorrt = api.load(product)
     wanted = _cache_key(file, tensorrt, options)
-    targets = wanted["compute_capabilities"]
-    path = engine_path(folder, name, metadata.precision, product, tensorrt.version, targets)
+    path = _path(folder, name, wanted)
     known, differences = _compare(path, name, wanted)
     if known is not None and not differences:
         return Engine(path, known, current=True)
     # A build takes minutes: what it is for must not fail after it.
-    _check_opset(file, tensorrt, export + _export_options(metadata))
-    probe(path, flags="--out")
-    if options.timing_cache is not None:
-        probe(options.timing_cache, flags=CACHE_FLAG)
+    export += _export_options(file.metadata)
+    _check_opset(file, tensorrt, export)
+    settings = _with_timing_cache(options, tensorrt, folder, wanted)
+    for place, flags in ((path, "--out"), (settings.timing_cache, CACHE_FLAG)):
+        if place is not None:
+            probe(place, flags=flags)
+    targets = wanted["compute_capabilities"] if tensorrt.chooses_capabilities else ()
+    builder = EngineBuilder(tensorrt, file, settings, wanted["profiles"], targets, export)
     started = time.monotonic()
-    built = EngineBuilder(
-        tensorrt,
-        file,
-        options,
-        wanted["profiles"],
-        targets if tensorrt.chooses_capabilities else (),
-        export + _export_options(metadata),
-    ).run(on_progress)
-    sidecar = _write(path, built, wanted, command, seconds=time.monotonic() - started)
-    if options.timing_cache is not None:
-        write_bytes(options.timing_cache, built.timing_cache, flags=CACHE_FLAG)
+    built = builder.run(on_progress)
+    seconds = round(time.monotonic() - started, 3)
+    # Both are kept before a question is asked of the engine: minutes of work lie in them.
+    lost = _write_timings(settings.timing_cache, built.timing_cache)
+    unverified = write_unverified(path, memoryview(built.plan))
+    count = count_layers(tensorrt, built, wanted["profiles"][0].typical, options.portable)
+    require_precision(count, file.metadata.precision, file.path, export, unverified)
+    sidecar = _sidecar(_with_flags(wanted, built, options), built, count, command, seconds)
+    sidecar = accept_engine(unverified, path, sidecar)
+    if lost is not None:
+        raise lost
     return Engine(path, sidecar, current=False, differences=differences)
 
 
-def _write(
-    path: Path, built: BuiltPlan, wanted: dict[str, Any], command: str, *, seconds: float
+def _path(folder: Path, name: str, wanted: dict[str, Any]) -> Path:
+    portable = portability_of(wanted["flags"])
+    return engine_path(
+        folder,
+        name,
+        wanted["precision"],
+        wanted["product"],
+        release_in_name(wanted["version"], portable),
+        capabilities_in_name(wanted["compute_capabilities"], portable),
+    )
+
+
+def _with_timing_cache(
+    options: BuildOptions, tensorrt: TensorRt, folder: Path, wanted: dict[str, Any]
+) -> BuildOptions:
+    """Return the options with the folder's timing cache, where none is named and one is of use."""
+    if options.timing_cache is not None or not tensorrt.has_timing_cache:
+        return options
+    cache = default_timing_cache(
+        folder, wanted["product"], wanted["version"], wanted["compute_capabilities"]
+    )
+    return replace(options, timing_cache=cache)
+
+
+def _write_timings(path: Path | None, content: bytes) -> ArtifactError | None:
+    """Write the timing cache; return what kept it from being written."""
+    if path is None or not content:
+        return None
+    try:
+        write_bytes(path, content, flags=CACHE_FLAG)
+    except ArtifactError as error:  # no reason to lose the engine too
+        return error
+    return None
+
+
+def _with_flags(wanted: dict[str, Any], built: BuiltPlan, options: BuildOptions) -> dict[str, Any]:
+    """Return what is known before the build with what is known after it of the settings."""
+    flags = {**wanted["flags"], "builder": list(built.flags)}
+    if options.timing_cache is not None:  # the engine that shows the logits takes it too
+        flags["timing_cache"] = str(options.timing_cache)
+    return {**wanted, "flags": flags}
+
+
+def _sidecar(
+    known: dict[str, Any], built: BuiltPlan, count: LayerCount, command: str, seconds: float
 ) -> EngineSidecar:
-    """Write an engine and its sidecar, both or neither."""
-    sidecar = EngineSidecar(
-        **{**wanted, "flags": {**wanted["flags"], "builder": list(built.flags)}},
+    return EngineSidecar(
+        **known,
         plan_digest="",
         plan_bytes=0,
-        layers=built.layers,
-        layers_from=built.layers_from,
+        layers=count.layers,
+        layers_from=count.source,
         tensors=built.tensors,
         command=command,
         built_at=utc_now(),
-        build_seconds=round(seconds, 3),
+        build_seconds=seconds,
     )
-    return write_engine(path, memoryview(built.plan), sidecar)
 
 
 def _export_options(metadata: OnnxMetadata) -> str:
@@ -151,6 +208,7 @@ def _cache_key(file: OnnxFile, tensorrt: TensorRt, options: BuildOptions) -> dic
         device = cuda.describe_gpu()
         gpu_name, driver = device.name, device.driver
         capabilities = (device.compute_capability,)
+    require_portable(tensorrt, options.portable, capabilities)
     return {
         "product": tensorrt.product,
         "version": tensorrt.version,
@@ -165,6 +223,7 @@ def _cache_key(file: OnnxFile, tensorrt: TensorRt, options: BuildOptions) -> dic
         "flags": {
             "workspace_mib": options.workspace_mib,
             "optimization_level": options.optimization_level,
+            "portable": None if options.portable is None else options.portable.value,
         },
         "spec": metadata.spec,
     }
@@ -182,10 +241,13 @@ def _compare(
         ArtifactError: the folder cannot be looked into.
     """
     start = f"{name}.{wanted['precision'].value}.{wanted['product'].value}-"
-    target = "-".join(wanted["compute_capabilities"])
+    portable = portability_of(wanted["flags"])
+    target = "-".join(capabilities_in_name(wanted["compute_capabilities"], portable))
+    # A version-compatible engine is another one than that for its own release alone.
+    later = "+" if portable is Portability.VERSION else "[0-9]"
     try:
         others = sorted(
-            path.parent.glob(f"{glob.escape(start)}[0-9]*.{target}.plan"), key=_modified
+            path.parent.glob(f"{glob.escape(start)}[0-9]*{later}.{target}.plan"), key=_modified
         )
         there = path if path.is_file() else others[-1] if others else None
         if there is None:

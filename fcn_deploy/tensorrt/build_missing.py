@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import Precision, Product, ShapeProfile
+from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.graph.logits import with_logits
 from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.machine import cuda
@@ -20,6 +20,7 @@ from fcn_deploy.tensorrt.build_options import BuildOptions
 from fcn_deploy.tensorrt.callbacks import OnProgress
 from fcn_deploy.tensorrt.engine_file import ENGINES_FOLDER, EngineSidecar, read_sidecar
 from fcn_deploy.tensorrt.engine_match import newest_engine
+from fcn_deploy.tensorrt.portability import portability_of
 
 
 def ensure_engine(
@@ -45,7 +46,8 @@ def ensure_engine(
         outputs: that the runner will be asked for.
         product: ``auto``, ``trt`` or ``trt-rtx``.
         folder: where engines lie.
-        timing_cache: of :class:`BuildOptions`.
+        timing_cache: of :class:`BuildOptions`; None: the one that the engine of the masks was built
+            with, else the folder's own.
         say: takes a line before each build.
         on_progress: as for :func:`engine_from_onnx`.
 
@@ -122,7 +124,7 @@ class _Engines:
         write_bytes(exposed, with_logits(self.file.model).SerializeToString())
         try:
             # It follows the masks' engine: to change this one is to rebuild that one.
-            options = self._options(shipped.profiles)
+            options = self._options(shipped)
             self._build(OnnxFile(exposed), name, reason, options, shipped.command)
         finally:
             exposed.unlink()  # made for this build alone
@@ -141,11 +143,25 @@ class _Engines:
             checkpoint_digest=checkpoint_digest,
         )
 
-    def _options(self, profiles: tuple[ShapeProfile, ...] = ()) -> BuildOptions:
-        return BuildOptions(
-            profiles=profiles,
+    def _options(self, shipped: EngineSidecar | None = None) -> BuildOptions:
+        """Return how to build, like the engine that is there already where there is one."""
+        options = BuildOptions(
             timing_cache=self.timing_cache,
             compute_capabilities=_capabilities_here(self.product, self.capability),
+        )
+        if shipped is None:
+            return options
+        flags = shipped.flags
+        cache = self.timing_cache
+        if cache is None and Path(flags.get("timing_cache") or "").is_file():
+            cache = Path(flags["timing_cache"])
+        return replace(
+            options,
+            profiles=shipped.profiles,
+            workspace_mib=flags.get("workspace_mib"),
+            optimization_level=flags.get("optimization_level"),
+            timing_cache=cache,
+            portable=portability_of(flags),
         )
 
     def _build(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.spec import ShapeProfile
+from fcn_deploy.core.spec import Product, ShapeProfile
+from fcn_deploy.tensorrt.portability import PORTABLE_FLAG, Portability
 
 CACHE_FLAG = "--timing-cache"
 
@@ -22,9 +23,11 @@ class BuildOptions:
         profiles: batch shapes to take; empty: one that the training images' sizes suggest.
         workspace_mib: device memory that a layer's tactic may use; None: TensorRT's choice.
         optimization_level: 0 (quick build) to 5 (quick engine); None: TensorRT's choice.
-        timing_cache: file that carries timings from one build to the next, or None.
+        timing_cache: file that carries timings from one build to the next; None: the one in the
+            engines' folder, see :func:`default_timing_cache`.
         compute_capabilities: GPUs to build for, e.g. ``("sm89",)``; empty: this machine's, or
             all that TensorRT for RTX takes by default.
+        portable: what the engine must fit beyond this release and this kind of GPU, or None.
     """
 
     profiles: tuple[ShapeProfile, ...] = ()
@@ -32,6 +35,7 @@ class BuildOptions:
     optimization_level: int | None = None
     timing_cache: Path | None = None
     compute_capabilities: tuple[str, ...] = ()
+    portable: Portability | None = None
 
     def cli_options(self) -> str:
         """Return the options as typed after `fcn-deploy build`."""
@@ -44,7 +48,20 @@ class BuildOptions:
             words.append(f"--timing-cache {shlex.quote(str(self.timing_cache))}")
         if self.compute_capabilities:
             words.append(f"--compute-capability {','.join(self.compute_capabilities)}")
+        if self.portable is not None:
+            words.append(f"{PORTABLE_FLAG} {self.portable.value}")
         return "".join(f" {word}" for word in words)
+
+
+def default_timing_cache(
+    folder: Path, product: Product, version: str, capabilities: Iterable[str]
+) -> Path:
+    """Return the timing cache of a folder of engines: one for each release and kind of GPU.
+
+    The engine of the masks and the one that shows the logits share nearly all their layers, so
+    the second of any two builds in a folder measures little.
+    """
+    return folder / f"timing.{product.value}-{version}.{'-'.join(capabilities)}.cache"
 
 
 def parse_capabilities(text: str) -> tuple[str, ...]:

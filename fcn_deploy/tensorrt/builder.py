@@ -1,36 +1,24 @@
-"""EngineBuilder: one run of TensorRT's builder, from the parsed network to the counted layers."""
+"""EngineBuilder: one run of TensorRT's builder, from the parsed network to the plan."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from fcn_deploy.core.errors import ArtifactError, BuildError, FcnDeployError, InputError
-from fcn_deploy.core.files import write_bytes
-from fcn_deploy.core.spec import Precision, ShapeProfile
+from fcn_deploy.core.errors import ArtifactError, BuildError, InputError
+from fcn_deploy.core.spec import ShapeProfile
 from fcn_deploy.graph.onnx_file import OnnxFile
-from fcn_deploy.machine import cuda
 from fcn_deploy.tensorrt import api, callbacks
 from fcn_deploy.tensorrt.api import TensorRt
 from fcn_deploy.tensorrt.build_options import CACHE_FLAG, BuildOptions
 from fcn_deploy.tensorrt.callbacks import OnProgress
 from fcn_deploy.tensorrt.engine_file import EngineTensor
-from fcn_deploy.tensorrt.layers import (
-    census,
-    layers_by_precision,
-    layers_of_inspector,
-    layers_of_listing,
-)
+from fcn_deploy.tensorrt.layers import LISTINGS
+from fcn_deploy.tensorrt.portability import configure_portable
 
 #: The deploy graph's input; its channel axis is the last.
 INPUT_NAME, CHANNELS = "image", 3
 _NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "BOOL": "bool"}
-#: Precisions whose engine is a failure without a layer of theirs; how a layer and its arithmetic
-#: are called.
-_LAYER_WORDS = {
-    Precision.FP16: ("half-precision", "half precision"),
-    Precision.INT8: ("8-bit", "8-bit arithmetic"),
-}
 #: How many of the parser's complaints go into the one-line error.
 _SHOWN_PROBLEMS = 3
 
@@ -41,16 +29,14 @@ class BuiltPlan:
 
     Attributes:
         plan: its bytes, in memory of TensorRT's.
-        layers: precision → number of layers that compute in it.
-        layers_from: who listed them.
+        listings: the builder's log messages that list its layers.
         tensors: in and outputs.
         flags: of the builder that were set.
         timing_cache: timings that the next build may begin with; empty where none is kept.
     """
 
     plan: Any
-    layers: dict[str, int]
-    layers_from: str
+    listings: tuple[str, ...]
     tensors: tuple[EngineTensor, ...]
     flags: tuple[str, ...]
     timing_cache: bytes
@@ -77,14 +63,16 @@ class EngineBuilder:
         self._export = export
 
     def run(self, on_progress: OnProgress | None) -> BuiltPlan:
-        """Parse, configure, build, count the layers."""
+        """Parse, configure, build."""
         trt = self._tensorrt.trt
         builder = trt.Builder(self._tensorrt.logger)
         network = self._parse(builder)
         config = builder.create_builder_config()
         flags = self._configure(builder, config)
+        # Asked before the build: nothing but the build itself may cost its minutes.
+        tensors = _tensors(trt, network)
         with (
-            callbacks.logged_messages("Layers:") as listings,
+            callbacks.logged_messages(*LISTINGS) as listings,
             self._tensorrt.progress(config, on_progress),
         ):
             callbacks.clear_errors()
@@ -95,16 +83,8 @@ class EngineBuilder:
                 f"{callbacks.last_error()}",
                 "try a smaller --profile or a larger --workspace",
             )
-        cache = self._options.timing_cache
-        timings = b"" if cache is None else _timings(config)
-        try:
-            layers, source = self._count_layers(plan, listings)
-            self._check_precision(layers)
-        except FcnDeployError:
-            if cache is not None:  # worth minutes, also to the next attempt
-                write_bytes(cache, timings, flags=CACHE_FLAG)
-            raise
-        return BuiltPlan(plan, layers, source, _tensors(trt, network), flags, timings)
+        timings = b"" if self._options.timing_cache is None else _timings(config)
+        return BuiltPlan(plan, tuple(listings), tensors, flags, timings)
 
     def _parse(self, builder: Any) -> Any:
         trt = self._tensorrt.trt
@@ -158,6 +138,7 @@ class EngineBuilder:
             *self._tensorrt.set_precision(config, self._metadata.precision),
             *self._tensorrt.leave_out_external_tactics(config),
             *([] if sharing is None else [sharing]),
+            *configure_portable(self._tensorrt, config, self._options.portable),
         )
 
     def _load_timing_cache(self, config: Any) -> None:
@@ -180,47 +161,10 @@ class EngineBuilder:
         if cache is None or not config.set_timing_cache(cache, False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
-    def _count_layers(self, plan: Any, listings: list[str]) -> tuple[dict[str, int], str]:
-        trt = self._tensorrt.trt
-        if cuda.unavailable_reason() is None:
-            runtime = trt.Runtime(self._tensorrt.logger)
-            engine = runtime.deserialize_cuda_engine(plan)
-            if engine is not None:
-                information = self._inspected(engine)
-                return layers_by_precision(layers_of_inspector(information)), "engine inspector"
-        # No GPU to load the engine on: the builder listed the same layers as it finished.
-        layers = [layer for listing in listings for layer in layers_of_listing(listing)]
-        return layers_by_precision(layers), "builder log"
-
-    def _inspected(self, engine: Any) -> str:
-        trt = self._tensorrt.trt
-        inspector = engine.create_engine_inspector()
-        # Before 10 a tensor of dynamic size has no type until a context knows the size.
-        context = self._tensorrt.create_context(engine, 0, 0)
-        typical = self._profiles[0].shapes[1]
-        if not context.set_input_shape(INPUT_NAME, (*typical, CHANNELS)):
-            raise BuildError(
-                f"{self._tensorrt.label} refuses {typical} of the engine's own profile: "
-                f"{callbacks.last_error()}"
-            )
-        inspector.execution_context = context
-        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-
-    def _check_precision(self, layers: dict[str, int]) -> None:
-        precision = self._metadata.precision
-        if precision in _LAYER_WORDS and not layers.get(precision.value):
-            adjective, arithmetic = _LAYER_WORDS[precision]
-            raise BuildError(
-                f"the engine from {self._file.path} has no {adjective} layer "
-                f"({census(layers) or 'TensorRT lists no layers'}), so it is no "
-                f"{precision.value.upper()} engine",
-                f"run `{self._export}` again; on a GPU without fast {arithmetic}, build without "
-                f"{precision.flag.strip()}",
-            )
-
 
 def _timings(config: Any) -> bytes:
-    return bytes(config.get_timing_cache().serialize())
+    cache = config.get_timing_cache()
+    return b"" if cache is None else bytes(cache.serialize())
 
 
 def _tensors(trt: Any, network: Any) -> tuple[EngineTensor, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fcn_deploy.core.errors import ArtifactError, EngineError, MissingStageError
-from fcn_deploy.core.files import atomic_pair, file_digest, json_bytes, read_json
+from fcn_deploy.core.files import atomic_path, file_digest, json_bytes, read_json
 from fcn_deploy.core.spec import ModelSpec, Precision, Product, ShapeProfile
 
 SIDECAR_SCHEMA = 1
@@ -62,8 +63,10 @@ class EngineSidecar:
         onnx_digest: of the ONNX file it was built from.
         checkpoint_digest: of the checkpoint that the ONNX file stems from.
         precision: of the network's arithmetic.
-        layers: number of compiled layers by the precision that they work in.
-        layers_from: who counted: the engine's inspector, or the builder's own log.
+        layers: number of compiled layers by the precision that they work in; empty where TensorRT
+            tells none.
+        layers_from: who counted: the engine's inspector, or the builder's own log; else "not told"
+            with the reason.
         compute_capabilities: GPUs that it runs on, e.g. ``("sm89",)``.
         gpu_name: of the GPU that it was built on; None where it was built without one.
         driver: CUDA version of that GPU's driver; None likewise.
@@ -183,25 +186,46 @@ def sidecar_path(plan: Path) -> Path:
     return plan.with_name(f"{plan.name}.json")
 
 
-def write_engine(path: Path, plan: memoryview, sidecar: EngineSidecar) -> EngineSidecar:
-    """Write a plan with its sidecar; until both are whole, an older engine stays as it was.
+def write_unverified(path: Path, plan: memoryview) -> Path:
+    """Write a plan beside its place, whole, before anything is asked of it; return where.
 
     Args:
-        path: of the plan.
+        path: the plan's place.
         plan: what TensorRT wrote.
+
+    Raises:
+        ArtifactError: the folder cannot be written, or the disk is full.
+    """
+    unverified = path.with_name(f"{path.name}.unverified")
+    with atomic_path(unverified, flags="--out") as temporary:
+        temporary.write_bytes(plan)
+    return unverified
+
+
+def accept_engine(unverified: Path, path: Path, sidecar: EngineSidecar) -> EngineSidecar:
+    """Give a plan its name and its sidecar; until both are whole, an older engine stays as it was.
+
+    Args:
+        unverified: where the plan lies; it is moved from there.
+        path: of the plan.
         sidecar: all that is to be said of it but its digest and size.
 
     Returns:
         The sidecar with the plan's digest and size.
 
     Raises:
-        ArtifactError: the folder cannot be written, or the disk is full.
+        ArtifactError: the folder cannot be written, or the disk is full; the plan stays then.
     """
-    with atomic_pair(path, sidecar_path(path), flags="--out") as (plan_file, sidecar_file):
-        plan_file.write_bytes(plan)
-        size = plan_file.stat().st_size
-        sidecar = replace(sidecar, plan_digest=file_digest(plan_file), plan_bytes=size)
-        sidecar_file.write_bytes(json_bytes(sidecar.to_json()))
+    size = unverified.stat().st_size
+    sidecar = replace(sidecar, plan_digest=file_digest(unverified), plan_bytes=size)
+    voucher = sidecar_path(path)
+    with atomic_path(voucher, flags="--out") as temporary:
+        temporary.write_bytes(json_bytes(sidecar.to_json()))
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        # A crash from here on leaves a plan without a sidecar, never beside that of another.
+        voucher.unlink(missing_ok=True)
+        os.replace(unverified, path)
     return sidecar
 
 

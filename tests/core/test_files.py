@@ -16,7 +16,6 @@ import pytest
 from fcn_deploy.core import files
 from fcn_deploy.core.errors import ArtifactError, MissingStageError
 from fcn_deploy.core.files import (
-    atomic_pair,
     atomic_path,
     file_digest,
     probe,
@@ -62,13 +61,10 @@ def test_every_file_has_the_umask_s_mode(tmp_path: Path, mask: int) -> None:
     try:
         with atomic_path(tmp_path / "one") as temporary:
             write_privately(temporary)
-        with atomic_pair(tmp_path / "two", tmp_path / "three") as pair:
-            for temporary in pair:
-                write_privately(temporary)
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == dict.fromkeys(["one", "two", "three"], 0o666 & ~mask)
+    assert modes == {"one": 0o666 & ~mask}
 
 
 def test_an_older_file_is_replaced(tmp_path: Path) -> None:
@@ -148,35 +144,6 @@ def test_a_folder_where_the_file_should_be(tmp_path: Path, one_line: OneLine) ->
         write_bytes(tmp_path / "a.txt", b"new")
     assert str(tmp_path / "a.txt") in one_line(caught.value)
     assert files_in(tmp_path) == ["a.txt"]
-
-
-@pytest.mark.parametrize("failing", ["content", "voucher"])
-def test_a_pair_is_replaced_together_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
-    content, voucher = tmp_path / "plan", tmp_path / "plan.json"
-    real, seen = os.fsync, []
-
-    def fsync(descriptor: int) -> None:
-        seen.append(descriptor)
-        if len(seen) == (1 if failing == "content" else 2):
-            disk_full()
-        real(descriptor)
-
-    def write(text: str) -> None:
-        with atomic_pair(content, voucher) as temporaries:
-            for temporary in temporaries:
-                temporary.write_text(text)
-
-    write("old")
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", fsync)
-        with pytest.raises(ArtifactError, match="disk is full"):
-            write("new")
-    assert (content.read_text(), voucher.read_text()) == ("old", "old")
-    write("new")
-    assert (content.read_text(), voucher.read_text()) == ("new", "new")
-    assert files_in(tmp_path) == ["plan", "plan.json"]
 
 
 def test_a_name_too_long_for_the_disk(tmp_path: Path, one_line: OneLine) -> None:

@@ -15,6 +15,7 @@ from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.build_missing import ensure_engine
 from fcn_deploy.tensorrt.build_options import BuildOptions
 from fcn_deploy.tensorrt.engine_file import read_sidecar
+from fcn_deploy.tensorrt.portability import Portability
 from tests import tensorrt_fixtures
 from tests.fake_cuda import FakeCuda
 from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
@@ -59,7 +60,8 @@ def test_the_logits_engine_follows_the_masks_profiles(
         return said
 
     assert len(ensure()) == 2
-    assert {path.suffix for path in folder.iterdir()} == {".plan", ".json"}
+    caches = {".cache"} if machine.product is Product.TRT else set()
+    assert {path.suffix for path in folder.iterdir()} == {".plan", ".json"} | caches
     wider = (ShapeProfile((1, 1, 1), (1, 48, 64), (8, 2000, 2000)),)
     engine_from_onnx(
         OnnxFile(run.onnx(FP16)),
@@ -101,6 +103,55 @@ def test_ensure_engine_builds_what_is_missing_once(
     write_onnx(run.onnx(FP16), FP16, opset=16)  # exported anew: the old engine does not fit
     ensure("mask")
     assert "was built from another file" in said[-1]
+
+
+def test_the_engines_of_a_folder_share_one_timing_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    """Whichever command builds: the second engine begins with the timings of the first."""
+    run = Run(tmp_path / "runs" / "city")
+    write_onnx(run.onnx(FP16), FP16)
+    install(monkeypatch, "10.16.1", FakeCuda())
+    ensure_engine(run, FP16, outputs=("mask", "logits"), folder=folder)
+    cache = folder / "timing.trt-10.16.1.11.sm89.cache"
+    assert cache.read_bytes() == b" timed timed"
+    install(monkeypatch, "11.4.0", FakeCuda())  # timings of another release are no use
+    ensure_engine(run, FP16, folder=folder)
+    assert cache.read_bytes() == b" timed timed"
+    assert (folder / "timing.trt-11.4.0.106.sm89.cache").read_bytes() == b" timed"
+
+
+def test_the_logits_engine_is_built_as_the_masks_engine_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    machine = install(monkeypatch, "8.6.0", FakeCuda())
+    run, cache = Run(tmp_path / "runs" / "city"), tmp_path / "mine.cache"
+    write_onnx(run.onnx(FP16), FP16)
+    options = BuildOptions(
+        workspace_mib=7,
+        optimization_level=1,
+        timing_cache=cache,
+        portable=Portability.AMPERE,
+    )
+    engine_from_onnx(
+        OnnxFile(run.onnx(FP16)),
+        name=run.name,
+        product=machine.product,
+        options=options,
+        folder=folder,
+    )
+    machine.trt._calls.clear()
+    ensure_engine(run, FP16, outputs=("logits",), folder=folder)
+    assert f"WORKSPACE {7 << 20}" in machine.trt._calls
+    assert cache.read_bytes() == b" timed timed"
+    (shown,) = folder.glob("*.logits.*.plan")
+    flags = read_sidecar(shown).flags
+    assert (flags["optimization_level"], flags["portable"]) == (1, "ampere+")
+    assert not list(folder.glob("*.cache"))
+    cache.unlink()  # away, and the folder's own takes its place
+    write_onnx(run.onnx(FP16), FP16, checkpoint="sha256:other")
+    ensure_engine(run, FP16, outputs=("logits",), folder=folder)
+    assert (folder / "timing.trt-8.6.0.sm89.cache").read_bytes() == b" timed timed"
 
 
 def test_ensure_engine_names_the_missing_stage(

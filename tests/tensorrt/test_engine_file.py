@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,18 +10,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from fcn_deploy.core.errors import EngineError, MissingStageError
+from fcn_deploy.core.errors import ArtifactError, EngineError, MissingStageError
 from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.tensorrt.engine_file import (
+    accept_engine,
     read_engine,
     read_plan_header,
     read_sidecar,
     sidecar_path,
-    write_engine,
+    write_unverified,
 )
 from tests.tensorrt import engine_files
 from tests.tensorrt.engine_files import plan_bytes, sidecar_of, write_sidecar
@@ -152,13 +154,35 @@ def test_a_crash_between_the_moves_leaves_a_refused_engine(
         moved.append(target)
         real_replace(source, target)
 
+    unverified = write_unverified(plan, memoryview(plan_bytes() + b"new"))
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        write_engine(plan, memoryview(plan_bytes() + b"new"), sidecar_of(plan))
+        accept_engine(unverified, plan, sidecar_of(plan))
     with pytest.raises(MissingStageError, match="has no sidecar"):
         read_engine(plan)
     assert moved == [plan]
     assert list(plan.parent.iterdir()) == [plan]
+
+
+def test_a_full_disk_leaves_the_older_engine_and_the_new_plan(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_engine(plan)
+    unverified = write_unverified(plan, memoryview(plan_bytes() + b"new"))
+    assert read_engine(plan) == before
+
+    def disk_full(descriptor: int) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", disk_full)
+        with pytest.raises(ArtifactError, match="disk is full"):
+            accept_engine(unverified, plan, before)
+    assert read_engine(plan) == before
+    accepted = accept_engine(unverified, plan, before)
+    assert read_engine(plan) == accepted
+    assert plan.read_bytes().endswith(b"new")
+    assert not unverified.exists()
 
 
 def test_sidecars_are_read_alone(plan: Path) -> None:

@@ -1,0 +1,221 @@
+"""A new engine's layers: whatever goes wrong in counting them, engine and timings are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from fcn_deploy.core.errors import BuildError
+from fcn_deploy.core.spec import Precision, Product
+from fcn_deploy.graph.onnx_file import OnnxFile
+from fcn_deploy.tensorrt import build
+from fcn_deploy.tensorrt.build import engine_from_onnx
+from fcn_deploy.tensorrt.build_options import BuildOptions
+from fcn_deploy.tensorrt.engine_file import read_engine
+from tests import tensorrt_fixtures
+from tests.fake_cuda import FakeCuda
+from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
+
+folder, machine = tensorrt_fixtures.folder, tensorrt_fixtures.machine
+FP16, INT8 = Precision.FP16, Precision.INT8
+
+
+def raises() -> NoReturn:
+    raise RuntimeError("Error in get engine information.\n(of the binding)")
+
+
+def layers(*types: str) -> Callable[[], str]:
+    """An inspector's text with layers that give tensors of these types."""
+    entries = [
+        {"Name": f"conv {index}", "Outputs": [{"Format/Datatype": kind}]}
+        for index, kind in enumerate(types)
+    ]
+    return lambda: json.dumps({"Layers": entries})
+
+
+NOT_TOLD = "N/A due to dynamic shapes"
+TROUBLES: dict[str, tuple[Callable[[], str], str]] = {
+    "no JSON": (lambda: "Layer(s): conv\nconv2", "engine inspector: no JSON (Expecting value"),
+    "nothing": (lambda: "", "engine inspector: no JSON (Expecting value"),
+    "a list": (lambda: "[1, 2]", "no JSON (expected a JSON object, found list)"),
+    "odd layers": (
+        lambda: '{"Layers": [7, {"Outputs": {}}, {"Inputs": [null]}]}',
+        "engine inspector: no types",
+    ),
+    "raises": (raises, "RuntimeError: Error in get engine information. (of the binding)"),
+    "no types": (layers(NOT_TOLD, NOT_TOLD), "engine inspector: no types"),
+}
+
+
+def built(
+    machine: FakeMachine, path: Path, folder: Path, cache: Path | None = None
+) -> build.Engine:
+    options = BuildOptions(timing_cache=cache if machine.product is Product.TRT else None)
+    return engine_from_onnx(
+        OnnxFile(path), name="fcn", product=machine.product, options=options, folder=folder
+    )
+
+
+def is_kept(machine: FakeMachine, engine: build.Engine, cache: Path) -> bool:
+    """Whether engine, sidecar and timings lie in their places, and nothing else does."""
+    assert read_engine(engine.path) == engine.sidecar
+    assert not list(engine.path.parent.glob("*.unverified"))
+    return machine.product is Product.RTX or cache.read_bytes() == b" timed"
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_an_engine_whose_layers_are_not_told_is_kept_and_says_so(
+    machine: FakeMachine, trouble: str, tmp_path: Path, folder: Path
+) -> None:
+    machine.trt._inspector, reason = TROUBLES[trouble]
+    machine.trt._logs_layers = False
+    path = write_onnx(tmp_path / "model.onnx", FP16)
+    engine = built(machine, path, folder, tmp_path / "timing.cache")
+    assert engine.sidecar.layers == {}
+    assert engine.sidecar.layers_from.startswith("not told (")
+    assert reason in engine.sidecar.layers_from
+    assert len(engine.sidecar.layers_from.splitlines()) == 1
+    assert is_kept(machine, engine, tmp_path / "timing.cache")
+
+
+def test_an_engine_that_tensorrt_does_not_load_is_kept_with_its_word(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    machine.trt._loads_engines = False
+    machine.trt._logs_layers = False
+    path = write_onnx(tmp_path / "model.onnx", FP16)
+    engine = built(machine, path, folder, tmp_path / "timing.cache")
+    assert engine.sidecar.layers == {}
+    assert engine.sidecar.layers_from == (
+        "not told (engine inspector: TensorRT does not load its own engine: "
+        "The engine cannot be deserialized.)"
+    )
+    assert is_kept(machine, engine, tmp_path / "timing.cache")
+
+
+def test_the_builders_log_tells_what_the_inspector_does_not(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    machine.trt._inspector = layers(NOT_TOLD)
+    path = write_onnx(tmp_path / "model.onnx", FP16)
+    engine = built(machine, path, folder)
+    assert engine.sidecar.layers == {"fp16": 1}
+    assert engine.sidecar.layers_from == "builder log; engine inspector: no types"
+
+
+def test_a_log_without_half_layers_refuses_as_the_inspector_does(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    machine.trt._inspector, machine.trt._half_layers = layers(NOT_TOLD), False
+    path = write_onnx(tmp_path / "model.onnx", FP16)
+    with pytest.raises(BuildError, match=r"no half-precision layer \(1 layers fp32, builder log"):
+        built(machine, path, folder)
+
+
+@pytest.mark.parametrize(
+    ("types", "count"),
+    [
+        # What is told is float32, but what is not told may be half.
+        (("Row major linear FP32", NOT_TOLD), {"fp32": 1, "unknown": 1}),
+        # Nothing told is a float.
+        (("Row major linear INT32",), {"int32": 1}),
+    ],
+)
+def test_an_engine_is_refused_only_where_all_its_floats_are_told(
+    machine: FakeMachine,
+    types: tuple[str, ...],
+    count: dict[str, int],
+    tmp_path: Path,
+    folder: Path,
+) -> None:
+    machine.trt._inspector, machine.trt._logs_layers = layers(*types), False
+    path = write_onnx(tmp_path / "model.onnx", FP16)
+    assert built(machine, path, folder).sidecar.layers == count
+    machine.trt._inspector = layers("Row major linear FP32", "Row major linear INT32")
+    with pytest.raises(BuildError, match="no half-precision layer"):
+        built(machine, write_onnx(path, FP16, checkpoint="sha256:other"), folder)
+
+
+def test_a_refused_engine_leaves_its_plan_beside_its_place_and_the_next_takes_it_away(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    machine.trt._half_layers = False
+    path, cache = write_onnx(tmp_path / "model.onnx", FP16), tmp_path / "timing.cache"
+    with pytest.raises(BuildError) as failed:
+        built(machine, path, folder, cache)
+    (left,) = folder.iterdir()
+    assert left.name.endswith(".plan.unverified")
+    assert f"its plan is left at {left}" in str(failed.value)
+    assert len(str(failed.value).splitlines()) == 1
+    assert left.read_bytes()[:4] in (b"ftrt", b"vtrt")
+    machine.trt._half_layers = True
+    engine = built(machine, path, folder)
+    assert engine.path == left.with_suffix("")
+    assert not left.exists()
+
+
+def test_plan_and_timings_lie_on_the_disk_before_the_engine_is_asked(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    """What ends the process there, as a crash of TensorRT's would, costs neither."""
+
+    def killed() -> NoReturn:
+        raise KeyboardInterrupt
+
+    machine.trt._inspector = killed
+    path, cache = write_onnx(tmp_path / "model.onnx", FP16), tmp_path / "timing.cache"
+    with pytest.raises(KeyboardInterrupt):
+        built(machine, path, folder, cache)
+    (left,) = folder.iterdir()
+    assert left.name.endswith(".plan.unverified")
+    assert machine.product is Product.RTX or cache.read_bytes() == b" timed"
+
+
+def test_a_timing_cache_that_cannot_be_written_costs_no_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    from fcn_deploy.core.errors import ArtifactError
+
+    machine = install(monkeypatch, "10.16.1", FakeCuda())
+    cache = tmp_path / "timing.cache"
+
+    def inspected() -> str:
+        return layers("Row major linear FP16 format")()
+
+    def timings_lost(path: Path, content: bytes, *, flags: str | None = None) -> NoReturn:
+        raise ArtifactError(f"cannot write {path}: No space left on device", "free some space")
+
+    machine.trt._inspector = inspected
+    monkeypatch.setattr(build, "write_bytes", timings_lost)
+    with pytest.raises(ArtifactError, match=r"cannot write .*timing\.cache"):
+        built(machine, write_onnx(tmp_path / "model.onnx", FP16), folder, cache)
+    (plan,) = folder.glob("*.plan")
+    assert read_engine(plan).layers == {"fp16": 1}
+
+
+@pytest.mark.parametrize("release", ["8.6.0", "10.16.1"])
+def test_a_float_rest_is_no_fault_of_an_int8_engine(
+    monkeypatch: pytest.MonkeyPatch, release: str, tmp_path: Path, folder: Path
+) -> None:
+    machine = install(monkeypatch, release, FakeCuda())
+    machine.trt._inspector = layers("Row major Int8 format", "Row major linear FP32")
+    path = write_onnx(tmp_path / "model.onnx", INT8)
+    assert built(machine, path, folder).sidecar.layers == {"fp32": 1, "int8": 1}
+
+
+def test_the_command_says_that_the_layers_are_not_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fcn_deploy.cli import fcn_deploy as command
+
+    machine = install(monkeypatch, "8.6.0", FakeCuda())
+    machine.trt._inspector, machine.trt._logs_layers = layers(NOT_TOLD), False
+    write_onnx(tmp_path / "model.fp16.onnx", FP16)
+    words = ["build", str(tmp_path), "--fp16", "--out", str(tmp_path / "engines")]
+    command.main(words, standalone_mode=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "layers not told (engine inspector: no types)" in said
