@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,19 +11,15 @@ from numpy.typing import NDArray
 from fcn_deploy.core.errors import BackendError, DeviceMemoryError, EngineError, FcnDeployError
 from fcn_deploy.core.spec import BatchShape, ShapeProfile
 from fcn_deploy.machine import cuda
-from fcn_deploy.machine.cuda import DeviceBuffer, Graph, Stream
+from fcn_deploy.machine.cuda import DeviceBuffer, Stream
 from fcn_deploy.results.runner import COMPUTE, COPY_IN
 from fcn_deploy.tensorrt import api, callbacks
 from fcn_deploy.tensorrt.api import TensorRt
 from fcn_deploy.tensorrt.buffers import INPUT_NAME, BatchBuffers, Lanes, mib
 from fcn_deploy.tensorrt.callbacks import LayerTimes
 from fcn_deploy.tensorrt.engine_match import EngineIdentity, choose_profile, shape_error
+from fcn_deploy.tensorrt.graphs import ShapeGraphs
 
-#: How many (slot, shape) pairs keep a CUDA graph, unless more are asked for; the least recently
-#: used one makes room.
-MAX_GRAPHS = 8
-#: How many (slot, shape) pairs are remembered as seen, and as refused by a capture, for each graph.
-_REMEMBERED_PER_GRAPH = 4
 #: Slots of an engine: two of ``stream``, one of ``run``.
 _SLOTS = 3
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -57,14 +52,11 @@ class DeviceEngine:
         self.names = self._output_names(trt, engine)
         self._profiles = identity.profiles or self._engine_profiles(engine)
         self._plain_contexts: dict[int, Any] = {}
-        self._graphs: OrderedDict[tuple[int, BatchShape], tuple[Graph, Any]] = OrderedDict()
-        self._seen: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
-        self._refused: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
-        self._max_graphs = MAX_GRAPHS
         self._shares_profiles = True
         self._scratch = self._allocate_scratch(self.tensorrt.scratch_bytes(engine))
         self.lanes = Lanes(Stream(), Stream(), Stream())
         self._compute = self.lanes.compute
+        self._graphs = ShapeGraphs(self._compute)
         self._one_lane = Lanes(self._compute, self._compute, self._compute)
         self.stream_slots = (BatchBuffers(0), BatchBuffers(1))
         self._run_slot = BatchBuffers(2)
@@ -192,7 +184,7 @@ class DeviceEngine:
 
     def reserve_shapes(self, shapes: int) -> None:
         """Keep a CUDA graph of so many shapes in every slot; never fewer than ``MAX_GRAPHS``."""
-        self._max_graphs = max(MAX_GRAPHS, _SLOTS * shapes)
+        self._graphs.reserve(_SLOTS * shapes)
 
     def _make_room(self, slot: BatchBuffers, shape: BatchShape) -> None:
         sizes = {INPUT_NAME: int(np.prod(shape)) * 3}
@@ -200,7 +192,7 @@ class DeviceEngine:
         if slot.fits(sizes):
             return
         # Graphs have the old addresses built in.
-        self._drop_graphs([key for key in self._graphs if key[0] == slot.index])
+        self._graphs.drop_slot(slot.index)
         try:
             slot.grow(sizes)
         except DeviceMemoryError as error:
@@ -213,12 +205,12 @@ class DeviceEngine:
     def _enqueue(self, slot: BatchBuffers, shape: BatchShape, profile: int) -> None:
         """Compute a batch: plainly the first time, then as a graph for as long as it is kept."""
         key = (slot.index, shape)
-        if key in self._graphs:
-            self._graphs.move_to_end(key)
-            self._graphs[key][0].launch(self._compute)
+        graph = self._graphs.find(key)
+        if graph is not None:
+            graph.launch(self._compute)
             return
         context = None
-        if self._shares_profiles and key in self._seen and key not in self._refused:
+        if self._shares_profiles and self._graphs.is_due(key):
             # A graph keeps a context of its own: a change of its shape would break the graph.
             context = self._further_context(profile)
         if context is None:
@@ -227,52 +219,16 @@ class DeviceEngine:
             context = self._plain_contexts[profile]
             self._bind(context, slot, shape)
             self._execute(context)
-            self._remember(self._seen, key)
+            self._graphs.see(key)
             return
         self._bind(context, slot, shape)
         self._execute(context)  # serves this batch, and settles what a capture must not contain
-        if not self._capture(key, context):
-            # Another shape may do better; this one is not tried again and again.
-            self._remember(self._refused, key)
-            # The context goes with this call, and its work is on the stream.
-            self._compute.synchronize()
-
-    def _capture(self, key: tuple[int, BatchShape], context: Any) -> bool:
-        """Record a context's work and keep the graph; False where that is refused."""
         if not self.tensorrt.is_capturable(context, self._compute):
-            return False
-        try:
-            self._compute.begin_capture()
-            try:
-                self._execute(context)
-            except FcnDeployError:
-                self._compute.abandon_capture()
-                raise
-            graph = self._compute.end_capture()
-        except FcnDeployError as error:
-            callbacks.LOGGER.info("no CUDA graph, enqueuing plainly instead: %s", error)
-            return False
-        self._graphs[key] = (graph, context)
-        while len(self._graphs) > self._max_graphs:
-            self._drop_graphs([next(iter(self._graphs))])
-        return True
-
-    def _remember(
-        self,
-        keys: OrderedDict[tuple[int, BatchShape], None],
-        key: tuple[int, BatchShape],
-    ) -> None:
-        keys[key] = None
-        keys.move_to_end(key)
-        while len(keys) > _REMEMBERED_PER_GRAPH * self._max_graphs:
-            keys.popitem(last=False)
-
-    def _drop_graphs(self, keys: list[tuple[int, BatchShape]]) -> None:
-        if keys:
-            self._compute.synchronize()
-        for key in keys:
-            graph, _context = self._graphs.pop(key)
-            graph.close()
+            self._graphs.refuse(key)
+        elif self._graphs.record(key, context, lambda: self._execute(context)):
+            return
+        # The context goes with this call, and its work is on the stream.
+        self._compute.synchronize()
 
     def _further_context(self, profile: int) -> Any | None:
         """Return one more context on a profile that has one, or None where the engine has none.
@@ -340,7 +296,7 @@ class DeviceEngine:
         self._open = False
         for stream in (self.lanes.copy_in, self.lanes.compute, self.lanes.copy_out):
             stream.synchronize()
-        self._drop_graphs(list(self._graphs))
+        self._graphs.close()
         self._plain_contexts.clear()
         for slot in (*self.stream_slots, self._run_slot):
             slot.close()

@@ -10,7 +10,7 @@ import pytest
 
 from fcn_deploy.core.spec import ShapeProfile
 from fcn_deploy.tensorrt import api
-from fcn_deploy.tensorrt.execution import MAX_GRAPHS
+from fcn_deploy.tensorrt.graphs import MAX_GRAPHS
 from tests import fake_tensorrt
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import fake_mask
@@ -150,7 +150,7 @@ def test_what_is_remembered_of_refused_captures_is_bounded(latest: FakeMachine) 
             for _ in range(2):
                 runner.run(pictures((1, 1, width)))
         assert runner._engine is not None
-        assert 0 < len(runner._engine._refused) < 99
+        assert 0 < len(runner._engine._graphs._refused) < 99
 
 
 @pytest.mark.slow

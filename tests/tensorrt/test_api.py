@@ -22,7 +22,7 @@ from tests.fake_tensorrt import RELEASES, api
 from tests.tensorrt_fixtures import FakeMachine, install
 
 PACKAGE = Path(fcn_deploy.__file__).parent / "tensorrt"
-SOURCES = ("api.py", "builder.py", "callbacks.py", "execution.py")
+SOURCES = ("api.py", "binding.py", "builder.py", "callbacks.py", "execution.py")
 #: What a variable of that name holds, in those sources.
 CLASS_OF = {
     "builder": "Builder",
