@@ -2,6 +2,10 @@
 
 ``api.TensorRt`` inherits them and adds what builds engines; differences between the releases are
 asked by name here as there.
+
+TensorRT's library answers a call that fails with false or null, and its Python binding passes some
+of these answers on and raises at others: ``set_optimization_profile_async`` and ``infer_shapes``
+raise ``RuntimeError`` in every release.  Whichever it is, it comes as an error of ours from here.
 """
 
 from __future__ import annotations
@@ -10,9 +14,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.errors import BackendError, DeviceMemoryError
 from fcn_deploy.machine.cuda import Stream
-from fcn_deploy.tensorrt.callbacks import LayerTimes, last_error, layer_profiler, logger
+from fcn_deploy.tensorrt.buffers import free_memory
+from fcn_deploy.tensorrt.callbacks import (
+    LayerTimes,
+    clear_errors,
+    last_error,
+    layer_profiler,
+    logger,
+)
+
+#: What pybind's wrappers raise: for a call that failed, for arguments or an answer that do not fit.
+_RAISED = (RuntimeError, TypeError, ValueError)
 
 
 class Binding:
@@ -28,6 +42,19 @@ class Binding:
         self.trt = trt
         self.label = label
         self.logger = logger(trt)
+
+    @contextmanager
+    def _call(self, failure: str) -> Iterator[None]:
+        """Let what a call raises come as our error, with what TensorRT logged in the meantime."""
+        clear_errors()
+        silence = last_error()
+        try:
+            yield
+        except _RAISED as error:
+            said = last_error()
+            if said == silence:
+                said = str(error)
+            raise BackendError(f"{self.label} {failure}: {said}") from error
 
     def scratch_bytes(self, engine: Any) -> int:
         """Return the device memory that one execution needs beside inputs and outputs."""
@@ -49,22 +76,88 @@ class Binding:
             BackendError: TensorRT made no context.
         """
         trt = self.trt
-        if hasattr(trt, "ExecutionContextAllocationStrategy"):
-            context = engine.create_execution_context(
-                trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            )
-        elif hasattr(engine, "create_execution_context_without_device_memory"):
-            context = engine.create_execution_context_without_device_memory()
-        else:
-            context = None
+        with self._call("made no execution context"):
+            if hasattr(trt, "ExecutionContextAllocationStrategy"):
+                context = engine.create_execution_context(
+                    trt.ExecutionContextAllocationStrategy.USER_MANAGED
+                )
+            elif hasattr(engine, "create_execution_context_without_device_memory"):
+                context = engine.create_execution_context_without_device_memory()
+            else:
+                context = None
         if context is None:
             raise BackendError(f"{self.label} made no execution context: {last_error()}")
         if scratch:
-            if hasattr(context, "set_device_memory"):
-                context.set_device_memory(scratch, nbytes)
-            else:
-                context.device_memory = scratch
+            with self._call("takes no scratch memory"):
+                if hasattr(context, "set_device_memory"):
+                    context.set_device_memory(scratch, nbytes)
+                else:
+                    context.device_memory = scratch
         return context
+
+    def set_profile(self, context: Any, profile: int, stream: Stream) -> None:
+        """Let a context take the shapes of a profile.
+
+        Raises:
+            BackendError: another context has the profile, and the engine does not share it.
+        """
+        with self._call(f"cannot switch to profile {profile}"):
+            context.set_optimization_profile_async(profile, int(stream.handle))
+
+    def set_input_shape(self, context: Any, name: str, shape: tuple[int, ...]) -> bool:
+        """Tell a context the shape of an input; False: its profile does not hold it."""
+        with self._call(f"takes no shape for {name}"):
+            return bool(context.set_input_shape(name, shape))
+
+    def infer_shapes(self, context: Any) -> None:
+        """Let a context work out the shapes that follow from those of the inputs.
+
+        Raises:
+            BackendError: it cannot, or lacks the shape of an input.
+        """
+        with self._call("cannot infer the shapes"):
+            missing = context.infer_shapes()
+        if missing:
+            raise BackendError(f"{self.label} lacks the shapes of {', '.join(missing)}")
+
+    def tensor_shape(self, context: Any, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, as it follows from those of the inputs.
+
+        Raises:
+            BackendError: it is not known; TensorRT answers with a shape of length -1.
+        """
+        with self._call(f"knows no shape of {name}"):
+            return tuple(context.get_tensor_shape(name))
+
+    def set_address(self, context: Any, name: str, pointer: int) -> None:
+        """Tell a context where a tensor lies.
+
+        Raises:
+            BackendError: it takes no such address.
+        """
+        with self._call(f"takes no address for {name}"):
+            taken = context.set_tensor_address(name, pointer)
+        if not taken:
+            raise BackendError(f"{self.label} takes no address for {name}: {last_error()}")
+
+    def execute(self, context: Any, stream: Stream) -> None:
+        """Enqueue a context's work.
+
+        Raises:
+            DeviceMemoryError: TensorRT ran out of memory.
+            BackendError: it cannot run for another reason.
+        """
+        with self._call("could not run the engine"):
+            enqueued = context.execute_async_v3(int(stream.handle))
+        if enqueued:
+            return
+        message = last_error()
+        if "memory" in message.lower():
+            raise DeviceMemoryError(
+                f"TensorRT ran out of memory ({message}), {free_memory()}",
+                "use smaller batches or free memory on the GPU",
+            )
+        raise BackendError(f"{self.label} could not run the engine: {message}")
 
     @contextmanager
     def layers_timed(self, context: Any) -> Iterator[LayerTimes]:
@@ -82,5 +175,6 @@ class Binding:
     def is_capturable(self, context: Any, stream: Stream) -> bool:
         """Say whether the context's work can be recorded in a CUDA graph."""
         if hasattr(context, "is_stream_capturable"):
-            return bool(context.is_stream_capturable(int(stream.handle)))
+            with self._call("does not tell whether a stream can be captured"):
+                return bool(context.is_stream_capturable(int(stream.handle)))
         return True

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError, DeviceMemoryError, EngineError, FcnDeployError
+from fcn_deploy.core.errors import DeviceMemoryError, EngineError, FcnDeployError
 from fcn_deploy.core.spec import BatchShape, ShapeProfile
 from fcn_deploy.machine import cuda
 from fcn_deploy.machine.cuda import DeviceBuffer, Stream
 from fcn_deploy.results.runner import COMPUTE, COPY_IN
 from fcn_deploy.tensorrt import api, callbacks
 from fcn_deploy.tensorrt.api import TensorRt
-from fcn_deploy.tensorrt.buffers import INPUT_NAME, BatchBuffers, Lanes, mib
+from fcn_deploy.tensorrt.buffers import INPUT_NAME, BatchBuffers, Lanes, free_memory, mib
 from fcn_deploy.tensorrt.callbacks import LayerTimes
 from fcn_deploy.tensorrt.engine_match import EngineIdentity, choose_profile, shape_error
 from fcn_deploy.tensorrt.graphs import ShapeGraphs
@@ -89,7 +89,7 @@ class DeviceEngine:
         except DeviceMemoryError as error:
             raise DeviceMemoryError(
                 f"the engine needs {mib(nbytes)} MiB of scratch memory on the GPU, "
-                f"{_free_memory()}",
+                f"{free_memory()}",
                 f"free some, or run `{self._identity.command}` with a smaller --profile",
             ) from error
 
@@ -198,7 +198,7 @@ class DeviceEngine:
         except DeviceMemoryError as error:
             raise DeviceMemoryError(
                 f"a batch of {'x'.join(map(str, shape))} (N×H×W) needs "
-                f"{mib(sum(sizes.values()))} MiB for its inputs and outputs, {_free_memory()}",
+                f"{mib(sum(sizes.values()))} MiB for its inputs and outputs, {free_memory()}",
                 "use smaller batches or free memory on the GPU",
             ) from error
 
@@ -243,7 +243,6 @@ class DeviceEngine:
             return None
 
     def _new_context(self, profile: int) -> Any:
-        callbacks.clear_errors()
         scratch = self._scratch
         context = self.tensorrt.create_context(
             self._engine,
@@ -251,43 +250,27 @@ class DeviceEngine:
             0 if scratch is None else scratch.nbytes,
         )
         # Profile 0 too: a context starts with it only where no other context has taken it.
-        if not context.set_optimization_profile_async(profile, int(self._compute.handle)):
-            raise BackendError(
-                f"TensorRT cannot switch to profile {profile}: {callbacks.last_error()}"
-            )
+        self.tensorrt.set_profile(context, profile, self._compute)
         return context
 
     def _bind(self, context: Any, slot: BatchBuffers, shape: BatchShape) -> None:
         """Tell a context the batch's shape and where its tensors lie; all by name."""
-        callbacks.clear_errors()
-        if not context.set_input_shape(INPUT_NAME, (*shape, 3)):
+        tensorrt = self.tensorrt
+        if not tensorrt.set_input_shape(context, INPUT_NAME, (*shape, 3)):
             raise shape_error(self._profiles, self._identity.command, shape)
-        missing = context.infer_shapes()
-        if missing:
-            raise BackendError(f"TensorRT lacks the shapes of {', '.join(missing)}")
+        tensorrt.infer_shapes(context)
         for name, buffer in slot.device.items():
             if name != INPUT_NAME:
-                found, expected = tuple(context.get_tensor_shape(name)), self._shape(name, shape)
+                found, expected = tensorrt.tensor_shape(context, name), self._shape(name, shape)
                 if found != expected:
                     raise EngineError(
                         f"{self._identity.path} gives {name} of {found}, expected {expected}",
                         f"run `{self._identity.command}` again",
                     )
-            if not context.set_tensor_address(name, buffer.pointer):
-                raise BackendError(
-                    f"TensorRT takes no address for {name}: {callbacks.last_error()}"
-                )
+            tensorrt.set_address(context, name, buffer.pointer)
 
     def _execute(self, context: Any) -> None:
-        callbacks.clear_errors()
-        if not context.execute_async_v3(int(self._compute.handle)):
-            message = callbacks.last_error()
-            if "memory" in message.lower():
-                raise DeviceMemoryError(
-                    f"TensorRT ran out of memory ({message}), {_free_memory()}",
-                    "use smaller batches or free memory on the GPU",
-                )
-            raise BackendError(f"TensorRT could not run the engine: {message}")
+        self.tensorrt.execute(context, self._compute)
 
     def close(self) -> None:
         """Free everything on the device; calling it twice is harmless."""
@@ -305,8 +288,3 @@ class DeviceEngine:
         for stream in (self.lanes.copy_in, self.lanes.compute, self.lanes.copy_out):
             stream.close()
         self._engine = self._runtime = None
-
-
-def _free_memory() -> str:
-    free, total = cuda.cuda("cudaMemGetInfo")
-    return f"{mib(free)} of {mib(total)} MiB are free"

@@ -1,4 +1,9 @@
-"""The fake runtime: engines, their contexts, and what they compute."""
+"""The fake runtime: engines, their contexts, and what they compute.
+
+A call that fails answers as the real binding's does (``python/src/infer/pyCore.cpp`` of TensorRT):
+``set_optimization_profile_async`` and ``infer_shapes`` raise, the others return False or None, and
+a shape that is not known is one of length -1.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,13 @@ NUM_CLASSES = 5
 SCRATCH_BYTES = 4096
 #: What its profiler tells of each run, in milliseconds.
 LAYER_MS = {"conv": 0.25, "argmax": 0.125}
+
+
+class _UnknownShape:
+    """A shape of which TensorRT knows nothing: ``tuple`` of it is a ``ValueError``."""
+
+    def __len__(self) -> int:
+        return -1
 
 
 class _IProfiler:
@@ -134,9 +146,11 @@ class _IExecutionContext:
                 self._trt.ILogger.ERROR,
                 f"Profile {profile} has been chosen by another IExecutionContext.",
             )
-            return False
+            raise RuntimeError("Error in set optimization profile async.")
+        if profile >= len(self._plan["profiles"]):
+            raise RuntimeError("Error in set optimization profile async.")
         self._profile = profile
-        return profile < len(self._plan["profiles"])
+        return True  # whatever happens: a failure is raised
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         if self._profile < 0:
@@ -149,7 +163,9 @@ class _IExecutionContext:
     def infer_shapes(self) -> list[str]:
         return [] if self._shape else ["image"]
 
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+    def get_tensor_shape(self, name: str) -> Any:
+        if not self._shape or name not in ["image", *self._plan["outputs"]]:
+            return _UnknownShape()
         batch, height, width, _ = self._shape
         return (batch, NUM_CLASSES, height, width) if name == "logits" else (batch, height, width)
 

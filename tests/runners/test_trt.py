@@ -156,7 +156,7 @@ def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(
     [
         ("execute_async_v3", "could not run the engine: no message"),
         ("set_tensor_address", "takes no address for image: no message"),
-        ("set_optimization_profile_async", "cannot switch to profile 0: no message"),
+        ("set_optimization_profile_async", "cannot switch to profile 0: Error in set optimization"),
     ],
 )
 def test_an_older_error_of_tensorrt_is_not_quoted(
@@ -175,7 +175,13 @@ def test_an_older_error_of_tensorrt_is_not_quoted(
     with open_trt(run) as runner:
         runner.run(pictures((1, 8, 8)))
         complain()
-        monkeypatch.setattr(fake_tensorrt._IExecutionContext, call, lambda *arguments: False)
+
+        def fail(*arguments: object) -> bool:
+            if call == "set_optimization_profile_async":
+                raise RuntimeError("Error in set optimization profile async.")
+            return False
+
+        monkeypatch.setattr(fake_tensorrt._IExecutionContext, call, fail)
         if call == "execute_async_v3":
             monkeypatch.setattr(fake_tensorrt._IExecutionContext, "infer_shapes", infer_shapes)
         if call == "set_optimization_profile_async":
@@ -184,6 +190,56 @@ def test_an_older_error_of_tensorrt_is_not_quoted(
             complain()
         with runner, pytest.raises(BackendError, match=message):
             runner.run(pictures((2, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        RuntimeError("Error code: -1"),
+        TypeError("incompatible function arguments"),
+        ValueError("__len__() should return >= 0"),
+    ],
+    ids=["runtime", "type", "value"],
+)
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ("set_optimization_profile_async", "cannot switch to profile 0"),
+        ("set_input_shape", "takes no shape for image"),
+        ("infer_shapes", "cannot infer the shapes"),
+        ("get_tensor_shape", "knows no shape of mask"),
+        ("set_tensor_address", "takes no address for image"),
+        ("execute_async_v3", "could not run the engine"),
+    ],
+)
+def test_what_a_call_of_the_binding_raises_is_an_error_of_ours(
+    call: str,
+    sentence: str,
+    raised: Exception,
+    latest: FakeMachine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logger = api.load(latest.product).logger
+
+    def fail(*arguments: object) -> None:
+        raise raised
+
+    def complain_and_fail(*arguments: object) -> None:
+        logger.log(latest.trt.ILogger.ERROR, "Error Code 4: no\nsuch profile")
+        raise raised
+
+    with open_trt(make_run(latest)) as runner:
+        for failing, reason in (
+            (fail, str(raised)),
+            (complain_and_fail, "Code 4: no such profile"),
+        ):
+            with monkeypatch.context() as patched:
+                patched.setattr(fake_tensorrt._IExecutionContext, call, failing)
+                with pytest.raises(BackendError, match=sentence) as refused:
+                    runner.run(pictures((1, 8, 8)))
+            assert str(refused.value).endswith(reason)
+        images = pictures((1, 8, 8), 1)
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
 
 
 def test_an_older_error_does_not_explain_a_plan_that_cannot_be_loaded(

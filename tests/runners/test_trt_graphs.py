@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ShapeProfile
 from fcn_deploy.tensorrt import api
+from fcn_deploy.tensorrt.engine_file import sidecar_path
 from fcn_deploy.tensorrt.graphs import MAX_GRAPHS
 from tests import fake_tensorrt
 from tests.fake_cuda import FakeCuda
@@ -86,6 +88,33 @@ def test_8_6_makes_graphs_where_the_engine_shares_its_profiles(
         assert old.cuda.launches == (6 if shared else 0)
         # One for each profile, and one for each graph; a refusal is not asked for again.
         assert old.trt._calls.count("context") == (2 + 3 if shared else 2 + 1)
+    assert set(old.cuda.held().values()) == {0}
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_an_8_6_engine_that_shares_no_profile_serves_every_batch_plainly(
+    trusted: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As ``trtexec`` builds it: a second context on its profile is refused with an exception."""
+    monkeypatch.chdir(tmp_path)
+    old = install(monkeypatch, "8.6.0", FakeCuda())
+    monkeypatch.setattr(api, "share_profiles", lambda trt, config: None)
+    run = make_run(old)
+    if trusted:
+        (plan,) = Path("engines").glob("*.plan")
+        sidecar_path(plan).unlink()
+        run = Run(run.root, plan, trusted=True)
+    batches = [pictures((1 + seed % 2, 8, 8), seed) for seed in range(12)]
+    with open_trt(run) as runner:
+        for images in batches:
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        for images, result in zip(batches, runner.stream(batches), strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        assert old.cuda.launches == 0
+        assert old.trt._calls.count("execute") == 2 * len(batches)
+        # The plain one, and one that was refused: it is not asked for again.
+        assert old.trt._calls.count("context") == 2
+        assert len(old.trt._contexts) == 1
     assert set(old.cuda.held().values()) == {0}
 
 
