@@ -6,6 +6,10 @@ asked by name here as there.
 TensorRT's library answers a call that fails with false or null, and its Python binding passes some
 of these answers on and raises at others: ``set_optimization_profile_async`` and ``infer_shapes``
 raise ``RuntimeError`` in every release.  Whichever it is, it comes as an error of ours from here.
+
+Where TensorRT cannot start CUDA (its driver is too old for it, though ``cuda-bindings`` may work),
+``Builder(logger)`` is a ``TypeError``, and so is ``Runtime(logger)``, but for 8.6's: that one ends
+the process.  Both are made here and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,11 +26,14 @@ from fcn_deploy.tensorrt.callbacks import (
     clear_errors,
     last_error,
     layer_profiler,
+    logged_messages,
     logger,
 )
 
 #: What pybind's wrappers raise: for a call that failed, for arguments or an answer that do not fit.
 _RAISED = (RuntimeError, TypeError, ValueError)
+#: What TensorRT says where it cannot start CUDA, before the number of CUDA's error.
+_CUDA_START = "CUDA initialization failure"
 
 
 class Binding:
@@ -42,6 +49,68 @@ class Binding:
         self.trt = trt
         self.label = label
         self.logger = logger(trt)
+        #: Whether this process has seen TensorRT start CUDA.
+        self._has_started_cuda = False
+
+    def create_builder(self) -> Any:
+        """Return TensorRT's builder.
+
+        Raises:
+            BackendError: TensorRT cannot start CUDA, or lacks the library of its builder.
+        """
+        trt = self.trt
+        clear_errors()
+        with logged_messages("") as messages:
+            try:
+                builder = trt.Builder(self.logger)
+            except TypeError as error:
+                raise self._start_error("builder", messages) from error
+        self._has_started_cuda = True
+        return builder
+
+    def create_runtime(self, *, driver_serves: bool = False) -> Any:
+        """Return TensorRT's runtime.
+
+        Args:
+            driver_serves: this release is known to start CUDA under this machine's driver.
+
+        Raises:
+            BackendError: TensorRT cannot start CUDA.
+        """
+        trt = self.trt
+        # 8.6, which has no STRONGLY_TYPED.  A builder may fail there; but it loads kernels, for
+        # seconds and for good, so it is not made where the answer is known.
+        ends_the_process = not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+        if ends_the_process and not driver_serves and not self._has_started_cuda:
+            try:
+                self.create_builder()
+            except BackendError:
+                if not self._has_started_cuda:
+                    raise
+        clear_errors()
+        with logged_messages("") as messages:
+            try:
+                runtime = trt.Runtime(self.logger)
+            except TypeError as error:
+                raise self._start_error("runtime", messages) from error
+        self._has_started_cuda = True
+        return runtime
+
+    def _start_error(self, what: str, messages: list[str]) -> BackendError:
+        said = last_error()
+        if "load library" in said:
+            self._has_started_cuda = True  # it comes first, and a runtime does without that library
+            return BackendError(
+                f"{self.label} made no {what}: {said}",
+                "install all libraries of that TensorRT, where the loader looks for them",
+            )
+        # It complains of CUDA's start in a warning, which is no last error.
+        said = next((text for text in reversed(messages) if _CUDA_START in text), said)
+        return BackendError(
+            f"{self.label} cannot use this GPU's driver: {said}",
+            "update the NVIDIA driver, or install a TensorRT for the CUDA version that the driver "
+            "supports (see `nvidia-smi`)",
+        )
 
     @contextmanager
     def _call(self, failure: str) -> Iterator[None]:

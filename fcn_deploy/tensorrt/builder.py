@@ -79,7 +79,7 @@ class EngineBuilder:
     def run(self, on_progress: OnProgress | None) -> BuiltPlan:
         """Parse, configure, build, count the layers."""
         trt = self._tensorrt.trt
-        builder = trt.Builder(self._tensorrt.logger)
+        builder = self._tensorrt.create_builder()
         network = self._parse(builder)
         config = builder.create_builder_config()
         flags = self._configure(builder, config)
@@ -181,9 +181,8 @@ class EngineBuilder:
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def _count_layers(self, plan: Any, listings: list[str]) -> tuple[dict[str, int], str]:
-        trt = self._tensorrt.trt
         if cuda.unavailable_reason() is None:
-            runtime = trt.Runtime(self._tensorrt.logger)
+            runtime = self._tensorrt.create_runtime()
             engine = runtime.deserialize_cuda_engine(plan)
             if engine is not None:
                 information = self._inspected(engine)

@@ -118,6 +118,7 @@ class EngineIdentity:
         outputs: that its sidecar names; empty where it has none.
         profiles: batch shapes that it takes; empty: ask the engine.
         command: what rebuilds it.
+        driver: CUDA version of the driver that it was built under; None where it is not known.
     """
 
     path: Path
@@ -129,6 +130,11 @@ class EngineIdentity:
     outputs: tuple[str, ...]
     profiles: tuple[ShapeProfile, ...]
     command: str
+    driver: str | None = None
+
+    def is_served_by(self, driver: str) -> bool:
+        """Say whether a driver is as new as the one under which this release built the engine."""
+        return self.driver is not None and _numbers(driver) >= _numbers(self.driver)
 
 
 def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
@@ -167,7 +173,12 @@ def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
         outputs=sidecar.outputs,
         profiles=sidecar.profiles,
         command=sidecar.command,
+        driver=sidecar.driver,
     )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(word) for word in version.split(".") if word.isdigit()]
 
 
 def check_release(plan: Path, header: PlanHeader, product: Product, version: str) -> None:

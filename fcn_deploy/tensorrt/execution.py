@@ -40,8 +40,10 @@ class DeviceEngine:
         self._identity = identity
         self.tensorrt: TensorRt = api.load(identity.product)
         trt = self.tensorrt.trt
+        cuda.memory_in_use()  # starts CUDA where a failure is an error: 8.6's runtime would crash
+        driver_serves = identity.is_served_by(cuda.describe_gpu().driver)
+        runtime = self.tensorrt.create_runtime(driver_serves=driver_serves)
         callbacks.clear_errors()
-        runtime = trt.Runtime(self.tensorrt.logger)
         engine = runtime.deserialize_cuda_engine(identity.path.read_bytes())
         if engine is None:
             raise EngineError(

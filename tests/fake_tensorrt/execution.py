@@ -40,6 +40,7 @@ class _Runtime:
     _trt: FakeTensorRt
 
     def __init__(self, logger: Any) -> None:
+        self._trt._start(logger, "runtime")
         self._logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
