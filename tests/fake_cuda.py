@@ -93,6 +93,11 @@ class FakeCuda:
     def is_capturing(self, handle: int) -> bool:
         return self.streams[int(handle)].captured is not None
 
+    def is_idle(self, handle: int) -> bool:
+        """Whether all work given to a stream is done."""
+        stream = self.streams[int(handle)]
+        return stream.done == len(stream.work)
+
     def enqueue(self, handle: int, step: Callable[[], None]) -> None:
         stream = self.streams[int(handle)]
         if stream.captured is not None:

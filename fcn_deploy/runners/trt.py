@@ -107,6 +107,7 @@ class TrtRunner(Runner):
         self._device = f"cuda:0 ({cuda.describe_gpu().name})"
         self._stream_token: _Reading | None = None  # of the stream() that owns the two slots
         self._engine: DeviceEngine | None = DeviceEngine(shipped)
+        self._graph_counts = self._engine.graph_counts  # they outlive the engine
         self._probe: DeviceEngine | None = None
         try:
             self._library = self._engine.tensorrt.label
@@ -148,6 +149,7 @@ class TrtRunner(Runner):
             file=str(self._identity.path),
             digest=self._identity.digest,
             checkpoint_digest=self._identity.checkpoint_digest,
+            cuda_graphs=self._graph_counts(),
         )
 
     def _open_engine(self) -> DeviceEngine:

@@ -12,7 +12,7 @@ from fcn_deploy.core.errors import DeviceMemoryError, EngineError, FcnDeployErro
 from fcn_deploy.core.spec import BatchShape, ShapeProfile
 from fcn_deploy.machine import cuda
 from fcn_deploy.machine.cuda import DeviceBuffer, Stream
-from fcn_deploy.results.runner import COMPUTE, COPY_IN
+from fcn_deploy.results.runner import COMPUTE, COPY_IN, GraphCounts
 from fcn_deploy.tensorrt import api, callbacks
 from fcn_deploy.tensorrt.api import TensorRt
 from fcn_deploy.tensorrt.buffers import INPUT_NAME, BatchBuffers, Lanes, free_memory, mib
@@ -90,8 +90,7 @@ class DeviceEngine:
             return DeviceBuffer(nbytes) if nbytes else None
         except DeviceMemoryError as error:
             raise DeviceMemoryError(
-                f"the engine needs {mib(nbytes)} MiB of scratch memory on the GPU, "
-                f"{free_memory()}",
+                f"the engine needs {mib(nbytes)} MiB of scratch memory on the GPU, {free_memory()}",
                 f"free some, or run `{self._identity.command}` with a smaller --profile",
             ) from error
 
@@ -188,6 +187,10 @@ class DeviceEngine:
         """Keep a CUDA graph of so many shapes in every slot; never fewer than ``MAX_GRAPHS``."""
         self._graphs.reserve(_SLOTS * shapes)
 
+    def graph_counts(self) -> GraphCounts:
+        """Return how many recordings have become CUDA graphs so far, and how many were refused."""
+        return GraphCounts(self._graphs.recorded, self._graphs.refused)
+
     def _make_room(self, slot: BatchBuffers, shape: BatchShape) -> None:
         sizes = {INPUT_NAME: int(np.prod(shape)) * 3}
         sizes |= {name: self._size(name, shape) for name in self.names}
@@ -211,26 +214,39 @@ class DeviceEngine:
         if graph is not None:
             graph.launch(self._compute)
             return
-        context = None
-        if self._shares_profiles and self._graphs.is_due(key):
-            # A graph keeps a context of its own: a change of its shape would break the graph.
-            context = self._further_context(profile)
-        if context is None:
-            if profile not in self._plain_contexts:
-                self._plain_contexts[profile] = self._new_context(profile)
-            context = self._plain_contexts[profile]
-            self._bind(context, slot, shape)
-            self._execute(context)
+        due = self._shares_profiles and self._graphs.is_due(key)
+        if not due or not self._enqueue_recorded(slot, shape, profile):
+            self._enqueue_plainly(slot, shape, profile)
             self._graphs.see(key)
-            return
+
+    def _enqueue_plainly(self, slot: BatchBuffers, shape: BatchShape, profile: int) -> None:
+        if profile not in self._plain_contexts:
+            self._plain_contexts[profile] = self._new_context(profile)
+        context = self._plain_contexts[profile]
         self._bind(context, slot, shape)
-        self._execute(context)  # serves this batch, and settles what a capture must not contain
+        self._execute(context)
+
+    def _enqueue_recorded(self, slot: BatchBuffers, shape: BatchShape, profile: int) -> bool:
+        """Compute a batch and keep its work as a graph; False: this batch is not computed yet."""
+        # A graph keeps a context of its own: a change of its shape would break the graph.
+        context = self._further_context(profile)
+        if context is None:
+            return False
+        key = (slot.index, shape)
+        try:
+            self._bind(context, slot, shape)
+            self._execute(context)  # serves this batch, and settles what a capture must not contain
+        except FcnDeployError as error:  # the first context on this profile may still run it
+            self._compute.synchronize()
+            self._graphs.refuse(key, str(error))
+            return False
         if not self.tensorrt.is_capturable(context, self._compute):
-            self._graphs.refuse(key)
+            self._graphs.refuse(key, "TensorRT says that it cannot be captured")
         elif self._graphs.record(key, context, lambda: self._execute(context)):
-            return
+            return True
         # The context goes with this call, and its work is on the stream.
         self._compute.synchronize()
+        return True
 
     def _further_context(self, profile: int) -> Any | None:
         """Return one more context on a profile that has one, or None where the engine has none.
@@ -241,7 +257,8 @@ class DeviceEngine:
             return self._new_context(profile)
         except FcnDeployError as error:
             self._shares_profiles = False  # a property of the engine: asked once
-            callbacks.LOGGER.info("no CUDA graphs, enqueuing plainly instead: %s", error)
+            # As text: a record of the error itself would keep the refused context alive.
+            callbacks.LOGGER.warning("no CUDA graphs, enqueuing plainly instead: %s", str(error))
             return None
 
     def _new_context(self, profile: int) -> Any:

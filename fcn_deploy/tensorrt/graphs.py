@@ -21,9 +21,15 @@ GraphKey = tuple[int, BatchShape]
 
 
 class ShapeGraphs:
-    """The CUDA graphs of one compute stream, by slot and shape."""
+    """The CUDA graphs of one compute stream, by slot and shape.
+
+    Attributes:
+        recorded: how many times a graph was made.
+        refused: how many times none could be made.
+    """
 
     def __init__(self, compute: Stream) -> None:
+        self.recorded = self.refused = 0
         self._compute = compute
         self._max_graphs = MAX_GRAPHS
         self._kept: OrderedDict[GraphKey, tuple[Graph, Any]] = OrderedDict()
@@ -57,6 +63,9 @@ class ShapeGraphs:
             context: that the graph needs for as long as it is kept.
             execute: enqueues the work.
         """
+        # What the plain enqueue before has begun must not be under way while its like is recorded:
+        # TensorRT may still settle things that a capture forbids.  trtexec waits here as well.
+        self._compute.synchronize()
         try:
             self._compute.begin_capture()
             try:
@@ -66,16 +75,24 @@ class ShapeGraphs:
                 raise
             graph = self._compute.end_capture()
         except FcnDeployError as error:
-            LOGGER.info("no CUDA graph, enqueuing plainly instead: %s", error)
-            self.refuse(key)
+            self.refuse(key, str(error))
             return False
+        self.recorded += 1
         self._kept[key] = (graph, context)
         while len(self._kept) > self._max_graphs:
             self._drop([next(iter(self._kept))])
         return True
 
-    def refuse(self, key: GraphKey) -> None:
+    def refuse(self, key: GraphKey, reason: str) -> None:
         """Remember that a batch cannot be recorded: it is not tried again and again."""
+        self.refused += 1
+        shape = key[1]
+        if not any(shape == refused for _, refused in self._refused):  # in another slot
+            LOGGER.warning(
+                "no CUDA graph of %s (N×H×W), it is enqueued plainly instead: %s",
+                "x".join(map(str, shape)),
+                reason,
+            )
         self._remember(self._refused, key)
 
     def _remember(self, keys: OrderedDict[GraphKey, None], key: GraphKey) -> None:

@@ -80,7 +80,7 @@ class FakeTensorRt(ModuleType):
         self._half_layers = self._starts_cuda = self._has_kernels = True
         self._made = {"builder": 0, "runtime": 0}
         self._calls: list[str] = []
-        self._capturable = True
+        self._capturable = self._further_contexts_run = True
         self._contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         behaviours = {cls.__name__.removeprefix("_"): cls for cls in _BEHAVIOURS}
         for name, members in api(release).items():

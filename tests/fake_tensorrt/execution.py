@@ -92,6 +92,7 @@ class _ICudaEngine:
     def _context(self) -> Any:
         context = self._trt.IExecutionContext()
         context._plan, context._engine = self._plan, self
+        context._number = self._trt._calls.count("context")
         context._profile = -1 if self._is_taken(0) else 0
         self._users.add(context)
         self._trt._contexts.add(context)
@@ -177,10 +178,22 @@ class _IExecutionContext:
     def is_stream_capturable(self, stream: int) -> bool:
         return self._trt._capturable
 
+    def _refusal(self, captured: bool, idle: bool) -> str | None:
+        if captured and not idle:  # what the first enqueue has begun is not settled yet
+            return "IExecutionContext::enqueueV3: operation not permitted when stream is capturing"
+        first = min(self._engine._users, key=lambda context: context._number)
+        if not self._trt._further_contexts_run and first is not self:
+            return "IExecutionContext::enqueueV3: the scratch memory is another context's"
+        return None
+
     def execute_async_v3(self, stream: int) -> bool:
         cuda, shape, addresses = self._trt._cuda, self._shape, dict(self._addresses)
         assert self._scratch
         scratch, captured, changes = self._scratch, cuda.is_capturing(stream), self._changes
+        refused = self._refusal(captured, cuda.is_idle(stream))
+        if refused is not None:
+            self._engine._logger.log(self._trt.ILogger.ERROR, refused)
+            return False
         # Weakly: work on a stream keeps no context alive, and needs it.
         alive = weakref.ref(self)
 

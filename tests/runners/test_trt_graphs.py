@@ -10,7 +10,8 @@ import pytest
 
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ShapeProfile
-from fcn_deploy.tensorrt import api
+from fcn_deploy.results.runner import GraphCounts
+from fcn_deploy.tensorrt import api, callbacks
 from fcn_deploy.tensorrt.engine_file import sidecar_path
 from fcn_deploy.tensorrt.graphs import MAX_GRAPHS
 from tests import fake_tensorrt
@@ -168,6 +169,55 @@ def test_a_capture_that_fails_falls_back_to_plain_enqueues(
                 images = pictures(shape, seed)
                 np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
             assert machine.cuda.launches == launches
+    assert set(machine.cuda.held().values()) == {0}
+
+
+def test_a_capture_waits_for_the_batch_before_it(machine: FakeMachine) -> None:
+    """The fake refuses to record while its stream has work: so may TensorRT."""
+    batches = [pictures((1, 8, 8), seed) for seed in range(8)]
+    with open_trt(make_run(machine)) as runner:
+        for images, result in zip(batches, runner.stream(batches), strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        # Two slots, in each of them once plainly and once to record.
+        assert machine.cuda.launches == 4
+        assert runner.describe().cuda_graphs == GraphCounts(recorded=2, refused=0)
+
+
+def test_a_refused_capture_is_told_once_for_a_shape_and_counted(
+    latest: FakeMachine, caplog: pytest.LogCaptureFixture
+) -> None:
+    latest.cuda.refuse_capture = True
+    with open_trt(make_run(latest)) as runner, caplog.at_level("WARNING", callbacks.LOGGER.name):
+        assert runner.describe().cuda_graphs == GraphCounts(0, 0)
+        for shape in ((1, 8, 8), (2, 8, 8)):
+            for seed in range(4):
+                runner.run(pictures(shape, seed))
+            list(runner.stream([pictures(shape, seed) for seed in range(6)]))
+        latest.cuda.refuse_capture = False
+        for _ in range(3):
+            runner.run(pictures((1, 9, 9)))
+    # Three slots; and the counts are there when the engine is gone.
+    assert runner.describe().cuda_graphs == GraphCounts(recorded=1, refused=6)
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        f"no CUDA graph of {shape} (N×H×W)" for shape in ("1x8x8", "2x8x8")
+    ]
+    assert "cudaErrorStreamCaptureInvalidated" in caplog.messages[0]
+
+
+def test_a_further_context_that_does_not_run_leaves_its_batches_to_the_first(
+    machine: FakeMachine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody says that contexts of 8.6 may share a profile and scratch memory both."""
+    machine.trt._further_contexts_run = False
+    batches = [pictures((1, 8, 8), seed) for seed in range(6)]
+    with open_trt(make_run(machine)) as runner:
+        for images in batches:
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        for images, result in zip(batches, runner.stream(batches), strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        assert runner.describe().cuda_graphs == GraphCounts(recorded=0, refused=3)
+        assert "the scratch memory is another context's" in caplog.text
+    assert machine.cuda.launches == 0
     assert set(machine.cuda.held().values()) == {0}
 
 
