@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from fcn_deploy.core.errors import DeviceMemoryError, EngineError, FcnDeployError
 from fcn_deploy.core.spec import BatchShape, ShapeProfile
 from fcn_deploy.machine import cuda
-from fcn_deploy.machine.cuda import DeviceBuffer, Stream
+from fcn_deploy.machine.cuda import DeviceBuffer, Event, Stream
 from fcn_deploy.results.runner import COMPUTE, COPY_IN, GraphCounts
 from fcn_deploy.tensorrt import api, callbacks
 from fcn_deploy.tensorrt.api import TensorRt
@@ -22,11 +24,27 @@ from fcn_deploy.tensorrt.graphs import ShapeGraphs
 
 #: Slots of an engine: two of ``stream``, one of ``run``.
 _SLOTS = 3
+#: A batch is enqueued plainly, then to be recorded.
+_RUNS_UNTIL_A_GRAPH = 2
 _DTYPES: dict[str, np.dtype[Any]] = {
     "mask": np.dtype(np.uint8),
     "logits": np.dtype(np.float32),
     "margin": np.dtype(np.float32),
 }
+
+
+@dataclass(frozen=True)
+class LaunchLatency:
+    """The device's time for a batch among launches in a row.
+
+    Attributes:
+        seconds: of one.
+        graph: whether a CUDA graph was launched; else the work was enqueued plainly, and where the
+            host needs longer for that than the device for the work, this is the host's time.
+    """
+
+    seconds: float
+    graph: bool
 
 
 class DeviceEngine:
@@ -109,6 +127,37 @@ class DeviceEngine:
     def last_compute_seconds(self) -> float:
         """Return the device's time for computing the last batch of :meth:`run`."""
         return self._run_slot.computed.seconds_since(self._run_slot.started)
+
+    def launch_latency(self, images: NDArray[np.uint8], launches: int) -> LaunchLatency:
+        """Compute a batch so many times in a row and return the device's time for one.
+
+        Between the two marks nothing is copied, and the device does not wait for the host: while
+        one launch runs, the next is handed in.
+        """
+        slot = self._run_slot
+        for _ in range(_RUNS_UNTIL_A_GRAPH):
+            self.run(images)
+        graph = self._graphs.find((slot.index, slot.shape))
+        if graph is not None:
+            launch = partial(graph.launch, self._compute)
+        else:
+            profile = choose_profile(self._profiles, slot.shape)
+            assert profile is not None  # the runs have found one
+            context = self._plain_context(profile)
+            self._bind(context, slot, slot.shape)
+            launch = partial(self._execute, context)
+        started, ended = Event(), Event()
+        try:
+            launch()  # the device is still busy with this one when the first mark is handed in
+            started.record(self._compute)
+            for _ in range(launches):
+                launch()
+            ended.record(self._compute)
+            ended.synchronize()
+            return LaunchLatency(ended.seconds_since(started) / launches, graph is not None)
+        finally:
+            started.close()
+            ended.close()
 
     def layer_times(self, images: NDArray[np.uint8], runs: int) -> LayerTimes:
         """Run a batch several times under TensorRT's profiler."""
@@ -220,11 +269,14 @@ class DeviceEngine:
             self._graphs.see(key)
 
     def _enqueue_plainly(self, slot: BatchBuffers, shape: BatchShape, profile: int) -> None:
-        if profile not in self._plain_contexts:
-            self._plain_contexts[profile] = self._new_context(profile)
-        context = self._plain_contexts[profile]
+        context = self._plain_context(profile)
         self._bind(context, slot, shape)
         self._execute(context)
+
+    def _plain_context(self, profile: int) -> Any:
+        if profile not in self._plain_contexts:
+            self._plain_contexts[profile] = self._new_context(profile)
+        return self._plain_contexts[profile]
 
     def _enqueue_recorded(self, slot: BatchBuffers, shape: BatchShape, profile: int) -> bool:
         """Compute a batch and keep its work as a graph; False: this batch is not computed yet."""

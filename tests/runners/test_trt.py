@@ -112,27 +112,6 @@ def test_predict_reports_a_picture_that_the_engine_does_not_take_and_goes_on(
             np.testing.assert_array_equal(read_mask(prediction.mask, palette), expected)
 
 
-def test_layers_are_timed_and_the_engine_runs_on_as_before(machine: FakeMachine) -> None:
-    with open_trt(make_run(machine)) as runner:
-        for _ in range(3):
-            runner.run(pictures((1, 8, 8)))
-        launches = machine.cuda.launches
-        found = runner.layer_seconds(pictures((1, 8, 8), 1), runs=5)
-        assert list(found) == list(fake_tensorrt.LAYER_MS)
-        assert found == {
-            name: pytest.approx(ms / 1000) for name, ms in fake_tensorrt.LAYER_MS.items()
-        }
-        # The graph is as it was, and a new shape finds a context without a profiler.
-        for shape in ((1, 8, 8), (2, 8, 8)):
-            images = pictures(shape, 2)
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
-        assert machine.cuda.launches == launches + 2
-        with pytest.raises(EngineError, match="takes no batch"):
-            runner.layer_seconds(pictures((99, 8, 8)))
-        assert all(context.profiler is None for context in list(machine.trt._contexts))
-    assert set(machine.cuda.held().values()) == {0}
-
-
 def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(
     machine: FakeMachine,
 ) -> None:
@@ -274,12 +253,6 @@ def test_no_room_for_the_engine_itself(latest: FakeMachine) -> None:
     with pytest.raises(DeviceMemoryError, match="scratch memory"):
         open_trt(run)
     assert set(latest.cuda.held().values()) == {0}
-
-
-def test_the_device_tells_its_own_time(latest: FakeMachine) -> None:
-    with open_trt(make_run(latest)) as runner:
-        # The fake's clock: 100 ms for the engine, 1 ms for the second mark.
-        assert runner.device_seconds(pictures((1, 8, 8))) == pytest.approx(0.101)
 
 
 def test_closed_means_closed(latest: FakeMachine) -> None:
