@@ -55,6 +55,7 @@ class RunnerDescription:
         providers: ONNX Runtime's execution providers in use; empty for others.
         cuda_graphs: of the batches so far, for ``trt``; None for others, and in older files.  It
             grows while the runner runs, and so does not tell one runner from another.
+        note: what is unusual about the model file; None: nothing.
         threads: CPU threads it was pinned to.
         file: path of the model file.
         digest: of that file.
@@ -72,6 +73,7 @@ class RunnerDescription:
     checkpoint_digest: str
     providers: tuple[str, ...] = field(default=())
     cuda_graphs: GraphCounts | None = field(default=None, compare=False)
+    note: str | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -104,8 +106,9 @@ class RunnerDescription:
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""
         values = asdict(self)
-        if self.cuda_graphs is None:
-            del values["cuda_graphs"]
+        for optional in ("cuda_graphs", "note"):
+            if values[optional] is None:
+                del values[optional]
         return values
 
     @classmethod
@@ -131,4 +134,5 @@ class RunnerDescription:
             checkpoint_digest=fields.text("checkpoint_digest"),
             providers=fields.texts("providers"),
             cuda_graphs=None if graphs is None else GraphCounts.from_fields(graphs),
+            note=fields.text_or_none("note"),
         )

@@ -150,6 +150,7 @@ class TrtRunner(Runner):
             digest=self._identity.digest,
             checkpoint_digest=self._identity.checkpoint_digest,
             cuda_graphs=self._graph_counts(),
+            note=self._identity.note,
         )
 
     def _open_engine(self) -> DeviceEngine:

@@ -25,6 +25,7 @@ from fcn_deploy.tensorrt.engine_file import (
     REPAIR,
     EngineSidecar,
     PlanHeader,
+    header_problem,
     read_engine,
     read_plan_header,
     read_sidecar,
@@ -119,6 +120,7 @@ class EngineIdentity:
         profiles: batch shapes that it takes; empty: ask the engine.
         command: what rebuilds it.
         driver: CUDA version of the driver that it was built under; None where it is not known.
+        note: what is unusual about it, or None.
     """
 
     path: Path
@@ -131,6 +133,7 @@ class EngineIdentity:
     profiles: tuple[ShapeProfile, ...]
     command: str
     driver: str | None = None
+    note: str | None = None
 
     def is_served_by(self, driver: str) -> bool:
         """Say whether a driver is as new as the one under which this release built the engine."""
@@ -174,6 +177,7 @@ def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
         profiles=sidecar.profiles,
         command=sidecar.command,
         driver=sidecar.driver,
+        note=header_problem(plan),
     )
 
 

@@ -33,6 +33,12 @@ def test_a_file_without_counts_is_read_and_written_as_it_was() -> None:
     assert json.loads(json.dumps(read(values).to_json())) == values
 
 
+def test_a_note_is_written_where_there_is_one() -> None:
+    assert "note" not in described("trt").to_json()
+    noted = replace(described("trt"), note="its header says nothing")
+    assert read(json.loads(json.dumps(noted.to_json()))) == noted
+
+
 def test_damaged_counts_are_named() -> None:
     values = json.loads(json.dumps(described("trt").to_json()))
     values["cuda_graphs"] = {"recorded": 3, "refused": "none"}
