@@ -83,18 +83,16 @@ class DeviceEngine:
         self._open = True
 
     def _output_names(self, trt: Any, engine: Any) -> tuple[str, ...]:
-        names = []
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
-                names.append(name)
-        unknown = sorted(set(names) - set(_DTYPES))
-        if unknown or "mask" not in names:
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
+        inputs = [name for name in names if name not in outputs]
+        if inputs != [INPUT_NAME] or "mask" not in outputs or set(outputs) - set(_DTYPES):
             raise EngineError(
-                f"{self._identity.path} gives {', '.join(names)}, not the outputs of our graph",
+                f"{self._identity.path} takes {', '.join(inputs)} and gives {', '.join(outputs)}, "
+                "not what our graph takes and gives",
                 f"run `{self._identity.command}` again",
             )
-        return tuple(names)
+        return tuple(outputs)
 
     def _engine_profiles(self, engine: Any) -> tuple[ShapeProfile, ...]:
         profiles = []

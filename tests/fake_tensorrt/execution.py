@@ -63,17 +63,23 @@ class _ICudaEngine:
         return 1 + len(self._plan["outputs"])
 
     def get_tensor_name(self, index: int) -> str:
-        return ["image", *self._plan["outputs"]][index]
+        return [self._input, *self._plan["outputs"]][index]
+
+    @property
+    def _input(self) -> str:
+        return str(self._plan.get("input", "image"))
 
     def get_tensor_mode(self, name: str) -> Any:
         modes = self._trt.TensorIOMode
-        return modes.INPUT if name == "image" else modes.OUTPUT
+        return modes.INPUT if name == self._input else modes.OUTPUT
 
     @property
     def num_optimization_profiles(self) -> int:
         return len(self._plan["profiles"])
 
     def get_tensor_profile_shape(self, name: str, index: int) -> Any:
+        if name != self._input:
+            return [_UnknownShape()] * 3
         return self._plan["profiles"][index]
 
     def create_engine_inspector(self) -> Any:

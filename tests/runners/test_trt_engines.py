@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,27 @@ def test_a_plan_whose_header_says_nothing_runs_on_the_word_of_its_sidecar(
     sidecar_path(plan).unlink()
     with pytest.raises(EngineError, match="is no TensorRT plan"):
         open_trt(Run(run.root, plan, trusted=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"input": "data"}, "takes data and gives mask, not what our graph takes and gives"),
+        ({"outputs": ["scores"]}, "takes image and gives scores, not what our graph"),
+        ({"outputs": ["mask", "boxes"]}, "takes image and gives mask, boxes, not what our graph"),
+    ],
+)
+def test_a_trusted_engine_of_another_network_is_refused(
+    latest: FakeMachine, changed: dict[str, object], sentence: str
+) -> None:
+    run = make_run(latest)
+    (plan,) = Path("engines").glob("*.plan")
+    sidecar_path(plan).unlink()
+    header, payload = plan.read_bytes()[:28], json.loads(plan.read_bytes()[28:])
+    plan.write_bytes(header + json.dumps({**payload, **changed}).encode())
+    with pytest.raises(EngineError, match=sentence):
+        open_trt(Run(run.root, plan, trusted=True))
+    assert set(latest.cuda.held().values()) == {0}
 
 
 def test_an_engine_of_another_export_is_not_taken(latest: FakeMachine) -> None:
