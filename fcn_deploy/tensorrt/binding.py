@@ -113,8 +113,15 @@ class Binding:
         )
 
     @contextmanager
-    def _call(self, failure: str) -> Iterator[None]:
-        """Let what a call raises come as our error, with what TensorRT logged in the meantime."""
+    def call(self, failure: str) -> Iterator[None]:
+        """Let what a call raises come as our error, with what TensorRT logged in the meantime.
+
+        Args:
+            failure: what it then means, to go on behind the product's name.
+
+        Raises:
+            BackendError: the call raised.
+        """
         clear_errors()
         silence = last_error()
         try:
@@ -145,7 +152,7 @@ class Binding:
             BackendError: TensorRT made no context.
         """
         trt = self.trt
-        with self._call("made no execution context"):
+        with self.call("made no execution context"):
             if hasattr(trt, "ExecutionContextAllocationStrategy"):
                 context = engine.create_execution_context(
                     trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -157,7 +164,7 @@ class Binding:
         if context is None:
             raise BackendError(f"{self.label} made no execution context: {last_error()}")
         if scratch:
-            with self._call("takes no scratch memory"):
+            with self.call("takes no scratch memory"):
                 if hasattr(context, "set_device_memory"):
                     context.set_device_memory(scratch, nbytes)
                 else:
@@ -170,12 +177,12 @@ class Binding:
         Raises:
             BackendError: another context has the profile, and the engine does not share it.
         """
-        with self._call(f"cannot switch to profile {profile}"):
+        with self.call(f"cannot switch to profile {profile}"):
             context.set_optimization_profile_async(profile, int(stream.handle))
 
     def set_input_shape(self, context: Any, name: str, shape: tuple[int, ...]) -> bool:
         """Tell a context the shape of an input; False: its profile does not hold it."""
-        with self._call(f"takes no shape for {name}"):
+        with self.call(f"takes no shape for {name}"):
             return bool(context.set_input_shape(name, shape))
 
     def infer_shapes(self, context: Any) -> None:
@@ -184,7 +191,7 @@ class Binding:
         Raises:
             BackendError: it cannot, or lacks the shape of an input.
         """
-        with self._call("cannot infer the shapes"):
+        with self.call("cannot infer the shapes"):
             missing = context.infer_shapes()
         if missing:
             raise BackendError(f"{self.label} lacks the shapes of {', '.join(missing)}")
@@ -195,7 +202,7 @@ class Binding:
         Raises:
             BackendError: it is not known; TensorRT answers with a shape of length -1.
         """
-        with self._call(f"knows no shape of {name}"):
+        with self.call(f"knows no shape of {name}"):
             return tuple(context.get_tensor_shape(name))
 
     def set_address(self, context: Any, name: str, pointer: int) -> None:
@@ -204,7 +211,7 @@ class Binding:
         Raises:
             BackendError: it takes no such address.
         """
-        with self._call(f"takes no address for {name}"):
+        with self.call(f"takes no address for {name}"):
             taken = context.set_tensor_address(name, pointer)
         if not taken:
             raise BackendError(f"{self.label} takes no address for {name}: {last_error()}")
@@ -216,7 +223,7 @@ class Binding:
             DeviceMemoryError: TensorRT ran out of memory.
             BackendError: it cannot run for another reason.
         """
-        with self._call("could not run the engine"):
+        with self.call("could not run the engine"):
             enqueued = context.execute_async_v3(int(stream.handle))
         if enqueued:
             return
@@ -244,6 +251,6 @@ class Binding:
     def is_capturable(self, context: Any, stream: Stream) -> bool:
         """Say whether the context's work can be recorded in a CUDA graph."""
         if hasattr(context, "is_stream_capturable"):
-            with self._call("does not tell whether a stream can be captured"):
+            with self.call("does not tell whether a stream can be captured"):
                 return bool(context.is_stream_capturable(int(stream.handle)))
         return True

@@ -15,6 +15,7 @@ from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.engine_file import sidecar_path
+from tests import fake_tensorrt
 from tests.fake_cuda import INVALID, FakeCuda
 from tests.fake_tensorrt import fake_mask
 from tests.runners import trt_runner
@@ -121,6 +122,32 @@ def test_cuda_is_started_before_a_runtime_that_would_crash(
     with pytest.raises(CudaError, match="cudaMemGetInfo failed"):
         open_trt(run)
     assert old.trt._made == {"builder": 0, "runtime": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "raised", "sentence"),
+    [
+        ("_IOptimizationProfile", "set_shape", RuntimeError("Shape provided for min is wrong."),
+         r"refuses the profile \S+: Shape provided for min"),
+        ("_OnnxParser", "__init__", TypeError("factory function returned nullptr"),
+         "made no ONNX parser: factory function"),
+    ],
+)  # fmt: skip
+def test_what_a_build_raises_in_the_binding_is_an_error_of_ours(
+    machine: FakeMachine,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    call: str,
+    raised: Exception,
+    sentence: str,
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(getattr(fake_tensorrt, kind), call, fail)
+    file = OnnxFile(write_onnx(Path("model.onnx")))
+    with pytest.raises(BackendError, match=sentence):
+        engine_from_onnx(file, name="fcn", product=machine.product)
 
 
 def test_builders_and_runtimes_are_made_in_one_place() -> None:
