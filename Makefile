@@ -34,7 +34,7 @@ demo: install
 # Without a run of that name, the built-in scenes are learned for a minute first.
 bench: install
 	test -f $(RUN)/model.safetensors || \
-		$(BIN)/fcn-deploy train --epochs 10 --crop-size 128x192 --batch-size 4 --out $(RUN)
+		$(BIN)/fcn-deploy train --epochs 9 --crop-size 128x192 --batch-size 4 --out $(RUN)
 	test -f $(RUN)/model.onnx || $(BIN)/fcn-deploy export $(RUN)
 	test -f $(RUN)/model.fp16.onnx || $(BIN)/fcn-deploy export $(RUN) --fp16
 	$(BIN)/python benchmarks/table.py $(RUN) $(BENCH_FLAGS)

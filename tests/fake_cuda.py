@@ -72,6 +72,8 @@ class FakeCuda:
         self.launches = 0
         self.refuse_capture = self.refuse_pinned = False
         self.clock = 0
+        #: Newest CUDA version that the driver supports, as 1000 · major + 10 · minor.
+        self.driver_version = 13000
         self._handles = itertools.count(1)
 
     # What tests ask
@@ -90,6 +92,11 @@ class FakeCuda:
 
     def is_capturing(self, handle: int) -> bool:
         return self.streams[int(handle)].captured is not None
+
+    def is_idle(self, handle: int) -> bool:
+        """Whether all work given to a stream is done."""
+        stream = self.streams[int(handle)]
+        return stream.done == len(stream.work)
 
     def enqueue(self, handle: int, step: Callable[[], None]) -> None:
         stream = self.streams[int(handle)]
@@ -117,7 +124,7 @@ class FakeCuda:
         return SUCCESS, properties
 
     def cudaDriverGetVersion(self) -> tuple[Any, int]:
-        return SUCCESS, 13000
+        return SUCCESS, self.driver_version
 
     def cudaGetLastError(self) -> tuple[Any]:
         return (SUCCESS,)

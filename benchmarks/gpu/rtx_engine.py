@@ -36,7 +36,7 @@ def main() -> None:
         content["our_check"] = "accepted"
     except FcnDeployError as error:
         content["our_check"] = str(error)
-    runtime = tensorrt.trt.Runtime(tensorrt.logger)
+    runtime = tensorrt.create_runtime()
     if hasattr(runtime, "get_engine_validity"):
         content["engine_validity"] = [
             str(part) for part in runtime.get_engine_validity(plan.read_bytes())

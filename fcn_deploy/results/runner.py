@@ -21,6 +21,28 @@ STAGES = COPY_IN, COMPUTE, COPY_OUT = ("copy in", "compute", "copy out")
 
 
 @dataclass(frozen=True)
+class GraphCounts:
+    """How many times a runner has tried to record a batch's work as a CUDA graph.
+
+    Attributes:
+        recorded: times that it became a graph.
+        refused: times that it did not; such batches are enqueued plainly, which costs host time.
+    """
+
+    recorded: int
+    refused: int
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> GraphCounts:
+        """Read the counts back.
+
+        Raises:
+            ArtifactError: a field is missing or damaged.
+        """
+        return cls(fields.non_negative_int("recorded"), fields.non_negative_int("refused"))
+
+
+@dataclass(frozen=True)
 class RunnerDescription:
     """What a runner really is, as built, for results and reports.
 
@@ -31,6 +53,9 @@ class RunnerDescription:
         arithmetic: what the numbers are computed in, of :data:`ARITHMETICS`.
         library: name and version of what executes it.
         providers: ONNX Runtime's execution providers in use; empty for others.
+        cuda_graphs: of the batches so far, for ``trt``; None for others, and in older files.  It
+            grows while the runner runs, and so does not tell one runner from another.
+        note: what is unusual about the model file; None: nothing.
         threads: CPU threads it was pinned to.
         file: path of the model file.
         digest: of that file.
@@ -47,6 +72,8 @@ class RunnerDescription:
     digest: str
     checkpoint_digest: str
     providers: tuple[str, ...] = field(default=())
+    cuda_graphs: GraphCounts | None = field(default=None, compare=False)
+    note: str | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -78,7 +105,11 @@ class RunnerDescription:
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        for optional in ("cuda_graphs", "note"):
+            if values[optional] is None:
+                del values[optional]
+        return values
 
     @classmethod
     def from_fields(cls, fields: Fields) -> RunnerDescription:
@@ -90,6 +121,7 @@ class RunnerDescription:
         arithmetic = fields.text("arithmetic")
         if arithmetic not in ARITHMETICS:
             raise fields.wrong("arithmetic", f"one of {', '.join(ARITHMETICS)}")
+        graphs = fields.child("cuda_graphs") if "cuda_graphs" in fields.values else None
         return cls(
             backend=fields.text("backend"),
             device=fields.text("device"),
@@ -101,4 +133,6 @@ class RunnerDescription:
             digest=fields.text("digest"),
             checkpoint_digest=fields.text("checkpoint_digest"),
             providers=fields.texts("providers"),
+            cuda_graphs=None if graphs is None else GraphCounts.from_fields(graphs),
+            note=fields.text_or_none("note"),
         )

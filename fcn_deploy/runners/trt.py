@@ -38,7 +38,7 @@ from fcn_deploy.tensorrt.engine_match import (
     identify,
     installed_products,
 )
-from fcn_deploy.tensorrt.execution import DeviceEngine
+from fcn_deploy.tensorrt.execution import DeviceEngine, LaunchLatency
 
 
 def _missing() -> str | None:
@@ -107,6 +107,7 @@ class TrtRunner(Runner):
         self._device = f"cuda:0 ({cuda.describe_gpu().name})"
         self._stream_token: _Reading | None = None  # of the stream() that owns the two slots
         self._engine: DeviceEngine | None = DeviceEngine(shipped)
+        self._graph_counts = self._engine.graph_counts  # they outlive the engine
         self._probe: DeviceEngine | None = None
         try:
             self._library = self._engine.tensorrt.label
@@ -148,6 +149,8 @@ class TrtRunner(Runner):
             file=str(self._identity.path),
             digest=self._identity.digest,
             checkpoint_digest=self._identity.checkpoint_digest,
+            cuda_graphs=self._graph_counts(),
+            note=self._identity.note,
         )
 
     def _open_engine(self) -> DeviceEngine:
@@ -251,6 +254,34 @@ class TrtRunner(Runner):
         loaded = self._open_engine()
         loaded.run(images)
         return loaded.last_compute_seconds()
+
+    def launch_seconds(self, images: NDArray[np.uint8], *, launches: int = 50) -> float:
+        """Return the device's time for a batch without the host's: that of one launch of many.
+
+        As :meth:`launch_latency`, which also tells whether a CUDA graph was launched.
+        """
+        return self.launch_latency(images, launches=launches).seconds
+
+    def launch_latency(self, images: NDArray[np.uint8], *, launches: int = 50) -> LaunchLatency:
+        """Launch a batch's CUDA graph many times in a row, between two marks on the device.
+
+        :meth:`device_seconds` has one launch between its marks, and for a small batch the device
+        waits there for the host to make it.  Here the host is ahead of the device.
+
+        Args:
+            images: a batch; it is copied once, before the first mark.
+            launches: how many there are between the marks.
+
+        Returns:
+            The mean of one launch; where there is no graph, of one plain enqueue.
+
+        Raises:
+            InputError: fewer than one launch.
+        """
+        check_images(images)
+        if launches < 1:
+            raise InputError(f"{launches} launches take no time", "ask for one at least")
+        return self._open_engine().launch_latency(images, launches)
 
     def layer_seconds(self, images: NDArray[np.uint8], *, runs: int = 100) -> dict[str, float]:
         """Return the device's time for each layer by TensorRT's profiler, in the order they run.

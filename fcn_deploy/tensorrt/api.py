@@ -11,8 +11,9 @@
 | contexts per profile | one, more on request | many | many | many |
 
 Every difference is asked of the API itself, by name (``hasattr``), never of a version number: a
-test holds each name used here, in ``build.py`` and in ``runners/trt.py`` against the names of the
-four releases and accepts one that a release lacks only behind such a question.
+test holds each name used here and in the modules beside this one against the names of the four
+releases and accepts one that a release lacks only behind such a question.  The calls that run an
+engine lie in ``binding``.
 
 Knows no torch.  TensorRT is imported when it is first asked for.
 """
@@ -32,16 +33,8 @@ from typing import Any
 
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.core.spec import Precision, Product
-from fcn_deploy.machine.cuda import Stream
-from fcn_deploy.tensorrt.callbacks import (
-    LOGGER,
-    LayerTimes,
-    OnProgress,
-    last_error,
-    layer_profiler,
-    logger,
-    progress_monitor,
-)
+from fcn_deploy.tensorrt.binding import Binding
+from fcn_deploy.tensorrt.callbacks import LOGGER, OnProgress, progress_monitor
 
 # What TensorRT says reaches those who listen; nobody else's stderr.
 LOGGER.addHandler(logging.NullHandler())
@@ -160,26 +153,18 @@ def _load_rtx_libraries() -> None:
         ctypes.CDLL(str(libraries[-1]), mode=ctypes.RTLD_GLOBAL)
 
 
-class TensorRt:
+class TensorRt(Binding):
     """A product that is loaded, and what its release can do.
 
     Attributes:
-        trt: the module, ``tensorrt`` or ``tensorrt_rtx_bindings``.
         product: which of the two it is.
         version: the full release, e.g. ``10.16.1.11``.
-        logger: TensorRT's own, one per process; its messages go to ``logging``.
     """
 
     def __init__(self, product: Product, trt: Any) -> None:
-        self.trt = trt
+        super().__init__(trt, f"{_LABELS[product]} {trt.__version__}")
         self.product = product
         self.version: str = trt.__version__
-        self.logger = logger(trt)
-
-    @property
-    def label(self) -> str:
-        """Product and version, for people."""
-        return f"{_LABELS[self.product]} {self.version}"
 
     @property
     def strongly_typed(self) -> bool:
@@ -314,62 +299,6 @@ class TensorRt:
                 )
             )
         return problems
-
-    def scratch_bytes(self, engine: Any) -> int:
-        """Return the device memory that one execution needs beside inputs and outputs."""
-        if hasattr(engine, "device_memory_size_v2"):
-            return int(engine.device_memory_size_v2)
-        if hasattr(engine, "device_memory_size"):
-            return int(engine.device_memory_size)
-        raise BackendError(f"{self.label} does not tell its engine's memory")
-
-    def create_context(self, engine: Any, scratch: int, nbytes: int) -> Any:
-        """Return an execution context on scratch memory of ours, so that contexts can share it.
-
-        Args:
-            engine: what to execute.
-            scratch: address of device memory, or 0 where the engine needs none.
-            nbytes: its size.
-
-        Raises:
-            BackendError: TensorRT made no context.
-        """
-        trt = self.trt
-        if hasattr(trt, "ExecutionContextAllocationStrategy"):
-            context = engine.create_execution_context(
-                trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            )
-        elif hasattr(engine, "create_execution_context_without_device_memory"):
-            context = engine.create_execution_context_without_device_memory()
-        else:
-            context = None
-        if context is None:
-            raise BackendError(f"{self.label} made no execution context: {last_error()}")
-        if scratch:
-            if hasattr(context, "set_device_memory"):
-                context.set_device_memory(scratch, nbytes)
-            else:
-                context.device_memory = scratch
-        return context
-
-    @contextmanager
-    def layers_timed(self, context: Any) -> Iterator[LayerTimes]:
-        """Collect the time of each layer whenever the context runs.
-
-        It runs slower so, and each run waits for its end.  The context keeps its profiler: let go
-        of it before this ends.
-        """
-        times: LayerTimes = {}
-        profiler = layer_profiler(self.trt.IProfiler, times)
-        context.profiler = profiler
-        yield times
-        del profiler  # the context only borrows it
-
-    def is_capturable(self, context: Any, stream: Stream) -> bool:
-        """Say whether the context's work can be recorded in a CUDA graph."""
-        if hasattr(context, "is_stream_capturable"):
-            return bool(context.is_stream_capturable(int(stream.handle)))
-        return True
 
 
 def share_profiles(trt: Any, config: Any) -> str | None:

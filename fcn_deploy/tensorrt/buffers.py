@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.core.spec import BatchShape
+from fcn_deploy.machine import cuda
 from fcn_deploy.machine.cuda import DeviceBuffer, Event, PinnedBuffer, Stream
 
 INPUT_NAME = "image"
@@ -77,6 +78,12 @@ class BatchBuffers:
         self.release()
         for event in (self.arrived, self.started, self.computed, self.returned):
             event.close()
+
+
+def free_memory() -> str:
+    """Return in words how much of the GPU's memory is free."""
+    free, total = cuda.cuda("cudaMemGetInfo")
+    return f"{mib(free)} of {mib(total)} MiB are free"
 
 
 def mib(nbytes: int) -> int:

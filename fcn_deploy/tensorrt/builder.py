@@ -65,7 +65,7 @@ class EngineBuilder:
     def run(self, on_progress: OnProgress | None) -> BuiltPlan:
         """Parse, configure, build."""
         trt = self._tensorrt.trt
-        builder = trt.Builder(self._tensorrt.logger)
+        builder = self._tensorrt.create_builder()
         network = self._parse(builder)
         config = builder.create_builder_config()
         flags = self._configure(builder, config)
@@ -89,7 +89,8 @@ class EngineBuilder:
     def _parse(self, builder: Any) -> Any:
         trt = self._tensorrt.trt
         network = self._tensorrt.create_network(builder)
-        parser = trt.OnnxParser(network, self._tensorrt.logger)
+        with self._tensorrt.call("made no ONNX parser"):
+            parser = trt.OnnxParser(network, self._tensorrt.logger)
         callbacks.clear_errors()
         if parser.parse(self._file.bytes):
             self._file.release()  # the build takes minutes, and memory of its own
@@ -116,7 +117,8 @@ class EngineBuilder:
         for shapes in self._profiles:
             profile = builder.create_optimization_profile()
             smallest, typical, largest = ((*shape, CHANNELS) for shape in shapes.shapes)
-            profile.set_shape(INPUT_NAME, smallest, typical, largest)
+            with self._tensorrt.call(f"refuses the profile {shapes}"):
+                profile.set_shape(INPUT_NAME, smallest, typical, largest)
             callbacks.clear_errors()
             if config.add_optimization_profile(profile) < 0:
                 raise BuildError(

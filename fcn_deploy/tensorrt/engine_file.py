@@ -23,6 +23,7 @@ from typing import Any
 from fcn_deploy.core.errors import ArtifactError, EngineError, MissingStageError
 from fcn_deploy.core.files import atomic_path, file_digest, json_bytes, read_json
 from fcn_deploy.core.spec import ModelSpec, Precision, Product, ShapeProfile
+from fcn_deploy.tensorrt.callbacks import LOGGER
 
 SIDECAR_SCHEMA = 1
 ENGINES_FOLDER = Path("engines")
@@ -31,6 +32,8 @@ _PLAN_TAGS = {b"ftrt": Product.TRT, b"vtrt": Product.RTX}
 #: Both products write the release (major, minor, patch, build) into these bytes of the header;
 #: read off plans of TensorRT for RTX 1.7.1 and off trtexec's ``--getPlanVersionOnly``.
 _PLAN_HEADER_BYTES, _PLAN_VERSION_OFFSET = 28, 24
+#: TensorRT's layout of plans for which that holds, by the four bytes behind the tag.
+_PLAN_LAYOUT_OFFSET, _KNOWN_LAYOUT = 4, 0
 REPAIR = "run `fcn-deploy build` again"
 
 
@@ -269,7 +272,7 @@ def read_plan_header(plan: Path) -> PlanHeader:
 
     Raises:
         MissingStageError: there is no such file.
-        EngineError: it is no plan, or ends within its header.
+        EngineError: it is no plan, ends within its header, or has a layout that is not known.
     """
     try:
         with plan.open("rb") as stream:
@@ -290,16 +293,36 @@ def read_plan_header(plan: Path) -> PlanHeader:
             f"{' or '.join(repr(tag) for tag in _PLAN_TAGS)}, found {start[:4]!r}",
             REPAIR,
         )
+    product = _PLAN_TAGS[start[:4]]
+    (layout,) = struct.unpack_from("<I", start, _PLAN_LAYOUT_OFFSET)
+    if product is Product.TRT and layout != _KNOWN_LAYOUT:
+        raise EngineError(
+            f"{plan} is a plan of another layout: expected serialization version {_KNOWN_LAYOUT}, "
+            f"found {layout}",
+            REPAIR,
+        )
     version = struct.unpack_from("4B", start, _PLAN_VERSION_OFFSET)
-    return PlanHeader(_PLAN_TAGS[start[:4]], version)
+    return PlanHeader(product, version)
+
+
+def header_problem(plan: Path) -> str | None:
+    """Return why a plan's first bytes do not tell its release, or None where they do."""
+    try:
+        read_plan_header(plan)
+    except EngineError as error:
+        return error.message
+    return None
 
 
 def read_engine(plan: Path) -> EngineSidecar:
     """Check that a plan is the one that its sidecar describes; TensorRT is not needed.
 
+    A plan with that digest whose header says nothing is taken, with a warning: it is what TensorRT
+    wrote, and a release may write its header differently.
+
     Raises:
         MissingStageError: the plan or its sidecar is missing.
-        EngineError: the sidecar was changed; the plan is truncated, changed, or no plan.
+        EngineError: the sidecar was changed; the plan is truncated, changed, or another release's.
     """
     if not plan.is_file():
         raise MissingStageError(f"no engine {plan}", REPAIR)
@@ -317,6 +340,10 @@ def read_engine(plan: Path) -> EngineSidecar:
             f"{digest}",
             repair,
         )
+    problem = header_problem(plan)
+    if problem is not None:
+        LOGGER.warning("%s; it has the digest that its sidecar names, so it is taken", problem)
+        return sidecar
     header = read_plan_header(plan)
     if header.product is not sidecar.product or not same_release(header, sidecar.version):
         raise EngineError(

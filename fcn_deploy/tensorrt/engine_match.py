@@ -25,13 +25,20 @@ from fcn_deploy.tensorrt.engine_file import (
     REPAIR,
     EngineSidecar,
     PlanHeader,
+    header_problem,
     read_engine,
     read_plan_header,
     read_sidecar,
     same_release,
     sidecar_path,
 )
-from fcn_deploy.tensorrt.portability import Portability, fits_gpu, fits_release, portability_of
+from fcn_deploy.tensorrt.portability import (
+    Portability,
+    fits_gpu,
+    fits_release,
+    portability_of,
+    version_numbers,
+)
 
 
 def installed_products() -> list[Product]:
@@ -119,6 +126,8 @@ class EngineIdentity:
         outputs: that its sidecar names; empty where it has none.
         profiles: batch shapes that it takes; empty: ask the engine.
         command: what rebuilds it.
+        driver: CUDA version of the driver that it was built under; None where it is not known.
+        note: what is unusual about it, or None.
         portable: what it was built to fit beyond one release and one kind of GPU, or None.
     """
 
@@ -132,6 +141,12 @@ class EngineIdentity:
     profiles: tuple[ShapeProfile, ...]
     command: str
     portable: Portability | None = None
+    driver: str | None = None
+    note: str | None = None
+
+    def is_served_by(self, driver: str) -> bool:
+        """Say whether a driver is as new as the one under which this release built the engine."""
+        return self.driver is not None and version_numbers(driver) >= version_numbers(self.driver)
 
 
 def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
@@ -171,6 +186,8 @@ def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
         profiles=sidecar.profiles,
         command=sidecar.command,
         portable=portability_of(sidecar.flags),
+        driver=sidecar.driver,
+        note=header_problem(plan),
     )
 
 

@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError, DeviceMemoryError, EngineError, FcnDeployError
+from fcn_deploy.core.errors import DeviceMemoryError, EngineError, FcnDeployError
 from fcn_deploy.core.spec import BatchShape, ShapeProfile
 from fcn_deploy.machine import cuda
-from fcn_deploy.machine.cuda import DeviceBuffer, Graph, Stream
-from fcn_deploy.results.runner import COMPUTE, COPY_IN
+from fcn_deploy.machine.cuda import DeviceBuffer, Event, Stream
+from fcn_deploy.results.runner import COMPUTE, COPY_IN, GraphCounts
 from fcn_deploy.tensorrt import api, callbacks
 from fcn_deploy.tensorrt.api import TensorRt
-from fcn_deploy.tensorrt.buffers import INPUT_NAME, BatchBuffers, Lanes, mib
+from fcn_deploy.tensorrt.buffers import INPUT_NAME, BatchBuffers, Lanes, free_memory, mib
 from fcn_deploy.tensorrt.callbacks import LayerTimes
 from fcn_deploy.tensorrt.engine_match import EngineIdentity, choose_profile, shape_error
+from fcn_deploy.tensorrt.graphs import ShapeGraphs
 from fcn_deploy.tensorrt.portability import allow_host_code
 
-#: How many (slot, shape) pairs keep a CUDA graph, unless more are asked for; the least recently
-#: used one makes room.
-MAX_GRAPHS = 8
-#: How many (slot, shape) pairs are remembered as seen, and as refused by a capture, for each graph.
-_REMEMBERED_PER_GRAPH = 4
 #: Slots of an engine: two of ``stream``, one of ``run``.
 _SLOTS = 3
+#: A batch is enqueued plainly, then to be recorded.
+_RUNS_UNTIL_A_GRAPH = 2
 _DTYPES: dict[str, np.dtype[Any]] = {
     "mask": np.dtype(np.uint8),
     "logits": np.dtype(np.float32),
     "margin": np.dtype(np.float32),
 }
+
+
+@dataclass(frozen=True)
+class LaunchLatency:
+    """The device's time for a batch among launches in a row.
+
+    Attributes:
+        seconds: of one.
+        graph: whether a CUDA graph was launched; else the work was enqueued plainly, and where the
+            host needs longer for that than the device for the work, this is the host's time.
+    """
+
+    seconds: float
+    graph: bool
 
 
 class DeviceEngine:
@@ -46,8 +59,10 @@ class DeviceEngine:
         self._identity = identity
         self.tensorrt: TensorRt = api.load(identity.product)
         trt = self.tensorrt.trt
+        cuda.memory_in_use()  # starts CUDA where a failure is an error: 8.6's runtime would crash
+        driver_serves = identity.is_served_by(cuda.describe_gpu().driver)
+        runtime = self.tensorrt.create_runtime(driver_serves=driver_serves)
         callbacks.clear_errors()
-        runtime = trt.Runtime(self.tensorrt.logger)
         allow_host_code(runtime, identity.portable)
         engine = runtime.deserialize_cuda_engine(identity.path.read_bytes())
         if engine is None:
@@ -59,32 +74,27 @@ class DeviceEngine:
         self.names = self._output_names(trt, engine)
         self._profiles = identity.profiles or self._engine_profiles(engine)
         self._plain_contexts: dict[int, Any] = {}
-        self._graphs: OrderedDict[tuple[int, BatchShape], tuple[Graph, Any]] = OrderedDict()
-        self._seen: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
-        self._refused: OrderedDict[tuple[int, BatchShape], None] = OrderedDict()
-        self._max_graphs = MAX_GRAPHS
         self._shares_profiles = True
         self._scratch = self._allocate_scratch(self.tensorrt.scratch_bytes(engine))
         self.lanes = Lanes(Stream(), Stream(), Stream())
         self._compute = self.lanes.compute
+        self._graphs = ShapeGraphs(self._compute)
         self._one_lane = Lanes(self._compute, self._compute, self._compute)
         self.stream_slots = (BatchBuffers(0), BatchBuffers(1))
         self._run_slot = BatchBuffers(2)
         self._open = True
 
     def _output_names(self, trt: Any, engine: Any) -> tuple[str, ...]:
-        names = []
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
-                names.append(name)
-        unknown = sorted(set(names) - set(_DTYPES))
-        if unknown or "mask" not in names:
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
+        inputs = [name for name in names if name not in outputs]
+        if inputs != [INPUT_NAME] or "mask" not in outputs or set(outputs) - set(_DTYPES):
             raise EngineError(
-                f"{self._identity.path} gives {', '.join(names)}, not the outputs of our graph",
+                f"{self._identity.path} takes {', '.join(inputs)} and gives {', '.join(outputs)}, "
+                "not what our graph takes and gives",
                 f"run `{self._identity.command}` again",
             )
-        return tuple(names)
+        return tuple(outputs)
 
     def _engine_profiles(self, engine: Any) -> tuple[ShapeProfile, ...]:
         profiles = []
@@ -98,8 +108,7 @@ class DeviceEngine:
             return DeviceBuffer(nbytes) if nbytes else None
         except DeviceMemoryError as error:
             raise DeviceMemoryError(
-                f"the engine needs {mib(nbytes)} MiB of scratch memory on the GPU, "
-                f"{_free_memory()}",
+                f"the engine needs {mib(nbytes)} MiB of scratch memory on the GPU, {free_memory()}",
                 f"free some, or run `{self._identity.command}` with a smaller --profile",
             ) from error
 
@@ -118,6 +127,37 @@ class DeviceEngine:
     def last_compute_seconds(self) -> float:
         """Return the device's time for computing the last batch of :meth:`run`."""
         return self._run_slot.computed.seconds_since(self._run_slot.started)
+
+    def launch_latency(self, images: NDArray[np.uint8], launches: int) -> LaunchLatency:
+        """Compute a batch so many times in a row and return the device's time for one.
+
+        Between the two marks nothing is copied, and the device does not wait for the host: while
+        one launch runs, the next is handed in.
+        """
+        slot = self._run_slot
+        for _ in range(_RUNS_UNTIL_A_GRAPH):
+            self.run(images)
+        graph = self._graphs.find((slot.index, slot.shape))
+        if graph is not None:
+            launch = partial(graph.launch, self._compute)
+        else:
+            profile = choose_profile(self._profiles, slot.shape)
+            assert profile is not None  # the runs have found one
+            context = self._plain_context(profile)
+            self._bind(context, slot, slot.shape)
+            launch = partial(self._execute, context)
+        started, ended = Event(), Event()
+        try:
+            launch()  # the device is still busy with this one when the first mark is handed in
+            started.record(self._compute)
+            for _ in range(launches):
+                launch()
+            ended.record(self._compute)
+            ended.synchronize()
+            return LaunchLatency(ended.seconds_since(started) / launches, graph is not None)
+        finally:
+            started.close()
+            ended.close()
 
     def layer_times(self, images: NDArray[np.uint8], runs: int) -> LayerTimes:
         """Run a batch several times under TensorRT's profiler."""
@@ -194,7 +234,11 @@ class DeviceEngine:
 
     def reserve_shapes(self, shapes: int) -> None:
         """Keep a CUDA graph of so many shapes in every slot; never fewer than ``MAX_GRAPHS``."""
-        self._max_graphs = max(MAX_GRAPHS, _SLOTS * shapes)
+        self._graphs.reserve(_SLOTS * shapes)
+
+    def graph_counts(self) -> GraphCounts:
+        """Return how many recordings have become CUDA graphs so far, and how many were refused."""
+        return GraphCounts(self._graphs.recorded, self._graphs.refused)
 
     def _make_room(self, slot: BatchBuffers, shape: BatchShape) -> None:
         sizes = {INPUT_NAME: int(np.prod(shape)) * 3}
@@ -202,79 +246,59 @@ class DeviceEngine:
         if slot.fits(sizes):
             return
         # Graphs have the old addresses built in.
-        self._drop_graphs([key for key in self._graphs if key[0] == slot.index])
+        self._graphs.drop_slot(slot.index)
         try:
             slot.grow(sizes)
         except DeviceMemoryError as error:
             raise DeviceMemoryError(
                 f"a batch of {'x'.join(map(str, shape))} (N×H×W) needs "
-                f"{mib(sum(sizes.values()))} MiB for its inputs and outputs, {_free_memory()}",
+                f"{mib(sum(sizes.values()))} MiB for its inputs and outputs, {free_memory()}",
                 "use smaller batches or free memory on the GPU",
             ) from error
 
     def _enqueue(self, slot: BatchBuffers, shape: BatchShape, profile: int) -> None:
         """Compute a batch: plainly the first time, then as a graph for as long as it is kept."""
         key = (slot.index, shape)
-        if key in self._graphs:
-            self._graphs.move_to_end(key)
-            self._graphs[key][0].launch(self._compute)
+        graph = self._graphs.find(key)
+        if graph is not None:
+            graph.launch(self._compute)
             return
-        context = None
-        if self._shares_profiles and key in self._seen and key not in self._refused:
-            # A graph keeps a context of its own: a change of its shape would break the graph.
-            context = self._further_context(profile)
-        if context is None:
-            if profile not in self._plain_contexts:
-                self._plain_contexts[profile] = self._new_context(profile)
-            context = self._plain_contexts[profile]
-            self._bind(context, slot, shape)
-            self._execute(context)
-            self._remember(self._seen, key)
-            return
+        due = self._shares_profiles and self._graphs.is_due(key)
+        if not due or not self._enqueue_recorded(slot, shape, profile):
+            self._enqueue_plainly(slot, shape, profile)
+            self._graphs.see(key)
+
+    def _enqueue_plainly(self, slot: BatchBuffers, shape: BatchShape, profile: int) -> None:
+        context = self._plain_context(profile)
         self._bind(context, slot, shape)
-        self._execute(context)  # serves this batch, and settles what a capture must not contain
-        if not self._capture(key, context):
-            # Another shape may do better; this one is not tried again and again.
-            self._remember(self._refused, key)
-            # The context goes with this call, and its work is on the stream.
-            self._compute.synchronize()
+        self._execute(context)
 
-    def _capture(self, key: tuple[int, BatchShape], context: Any) -> bool:
-        """Record a context's work and keep the graph; False where that is refused."""
-        if not self.tensorrt.is_capturable(context, self._compute):
+    def _plain_context(self, profile: int) -> Any:
+        if profile not in self._plain_contexts:
+            self._plain_contexts[profile] = self._new_context(profile)
+        return self._plain_contexts[profile]
+
+    def _enqueue_recorded(self, slot: BatchBuffers, shape: BatchShape, profile: int) -> bool:
+        """Compute a batch and keep its work as a graph; False: this batch is not computed yet."""
+        # A graph keeps a context of its own: a change of its shape would break the graph.
+        context = self._further_context(profile)
+        if context is None:
             return False
+        key = (slot.index, shape)
         try:
-            self._compute.begin_capture()
-            try:
-                self._execute(context)
-            except FcnDeployError:
-                self._compute.abandon_capture()
-                raise
-            graph = self._compute.end_capture()
-        except FcnDeployError as error:
-            callbacks.LOGGER.info("no CUDA graph, enqueuing plainly instead: %s", error)
-            return False
-        self._graphs[key] = (graph, context)
-        while len(self._graphs) > self._max_graphs:
-            self._drop_graphs([next(iter(self._graphs))])
-        return True
-
-    def _remember(
-        self,
-        keys: OrderedDict[tuple[int, BatchShape], None],
-        key: tuple[int, BatchShape],
-    ) -> None:
-        keys[key] = None
-        keys.move_to_end(key)
-        while len(keys) > _REMEMBERED_PER_GRAPH * self._max_graphs:
-            keys.popitem(last=False)
-
-    def _drop_graphs(self, keys: list[tuple[int, BatchShape]]) -> None:
-        if keys:
+            self._bind(context, slot, shape)
+            self._execute(context)  # serves this batch, and settles what a capture must not contain
+        except FcnDeployError as error:  # the first context on this profile may still run it
             self._compute.synchronize()
-        for key in keys:
-            graph, _context = self._graphs.pop(key)
-            graph.close()
+            self._graphs.refuse(key, str(error))
+            return False
+        if not self.tensorrt.is_capturable(context, self._compute):
+            self._graphs.refuse(key, "TensorRT says that it cannot be captured")
+        elif self._graphs.record(key, context, lambda: self._execute(context)):
+            return True
+        # The context goes with this call, and its work is on the stream.
+        self._compute.synchronize()
+        return True
 
     def _further_context(self, profile: int) -> Any | None:
         """Return one more context on a profile that has one, or None where the engine has none.
@@ -285,11 +309,11 @@ class DeviceEngine:
             return self._new_context(profile)
         except FcnDeployError as error:
             self._shares_profiles = False  # a property of the engine: asked once
-            callbacks.LOGGER.info("no CUDA graphs, enqueuing plainly instead: %s", error)
+            # As text: a record of the error itself would keep the refused context alive.
+            callbacks.LOGGER.warning("no CUDA graphs, enqueuing plainly instead: %s", str(error))
             return None
 
     def _new_context(self, profile: int) -> Any:
-        callbacks.clear_errors()
         scratch = self._scratch
         context = self.tensorrt.create_context(
             self._engine,
@@ -297,43 +321,27 @@ class DeviceEngine:
             0 if scratch is None else scratch.nbytes,
         )
         # Profile 0 too: a context starts with it only where no other context has taken it.
-        if not context.set_optimization_profile_async(profile, int(self._compute.handle)):
-            raise BackendError(
-                f"TensorRT cannot switch to profile {profile}: {callbacks.last_error()}"
-            )
+        self.tensorrt.set_profile(context, profile, self._compute)
         return context
 
     def _bind(self, context: Any, slot: BatchBuffers, shape: BatchShape) -> None:
         """Tell a context the batch's shape and where its tensors lie; all by name."""
-        callbacks.clear_errors()
-        if not context.set_input_shape(INPUT_NAME, (*shape, 3)):
+        tensorrt = self.tensorrt
+        if not tensorrt.set_input_shape(context, INPUT_NAME, (*shape, 3)):
             raise shape_error(self._profiles, self._identity.command, shape)
-        missing = context.infer_shapes()
-        if missing:
-            raise BackendError(f"TensorRT lacks the shapes of {', '.join(missing)}")
+        tensorrt.infer_shapes(context)
         for name, buffer in slot.device.items():
             if name != INPUT_NAME:
-                found, expected = tuple(context.get_tensor_shape(name)), self._shape(name, shape)
+                found, expected = tensorrt.tensor_shape(context, name), self._shape(name, shape)
                 if found != expected:
                     raise EngineError(
                         f"{self._identity.path} gives {name} of {found}, expected {expected}",
                         f"run `{self._identity.command}` again",
                     )
-            if not context.set_tensor_address(name, buffer.pointer):
-                raise BackendError(
-                    f"TensorRT takes no address for {name}: {callbacks.last_error()}"
-                )
+            tensorrt.set_address(context, name, buffer.pointer)
 
     def _execute(self, context: Any) -> None:
-        callbacks.clear_errors()
-        if not context.execute_async_v3(int(self._compute.handle)):
-            message = callbacks.last_error()
-            if "memory" in message.lower():
-                raise DeviceMemoryError(
-                    f"TensorRT ran out of memory ({message}), {_free_memory()}",
-                    "use smaller batches or free memory on the GPU",
-                )
-            raise BackendError(f"TensorRT could not run the engine: {message}")
+        self.tensorrt.execute(context, self._compute)
 
     def close(self) -> None:
         """Free everything on the device; calling it twice is harmless."""
@@ -342,7 +350,7 @@ class DeviceEngine:
         self._open = False
         for stream in (self.lanes.copy_in, self.lanes.compute, self.lanes.copy_out):
             stream.synchronize()
-        self._drop_graphs(list(self._graphs))
+        self._graphs.close()
         self._plain_contexts.clear()
         for slot in (*self.stream_slots, self._run_slot):
             slot.close()
@@ -351,8 +359,3 @@ class DeviceEngine:
         for stream in (self.lanes.copy_in, self.lanes.compute, self.lanes.copy_out):
             stream.close()
         self._engine = self._runtime = None
-
-
-def _free_memory() -> str:
-    free, total = cuda.cuda("cudaMemGetInfo")
-    return f"{mib(free)} of {mib(total)} MiB are free"

@@ -97,16 +97,16 @@ def _inspector_text(
     tensorrt: TensorRt, plan: Any, typical: BatchShape, portable: Portability | None
 ) -> str:
     trt = tensorrt.trt
-    callbacks.clear_errors()
-    runtime = trt.Runtime(tensorrt.logger)
+    runtime = tensorrt.create_runtime()
     allow_host_code(runtime, portable)
+    callbacks.clear_errors()
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BuildError(f"TensorRT does not load its own engine: {callbacks.last_error()}")
     inspector = engine.create_engine_inspector()
     # Before 10 a tensor of dynamic size has no type until a context knows the size.
     context = tensorrt.create_context(engine, 0, 0)
-    if not context.set_input_shape(INPUT_NAME, (*typical, CHANNELS)):
+    if not tensorrt.set_input_shape(context, INPUT_NAME, (*typical, CHANNELS)):
         raise BuildError(f"its context refuses {typical}: {callbacks.last_error()}")
     inspector.execution_context = context
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

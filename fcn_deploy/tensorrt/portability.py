@@ -103,7 +103,7 @@ def fits_release(portable: Portability | None, built: str, installed: str) -> bo
     """Say whether an engine that one release built runs on another of the same product."""
     if built == installed or portable is not Portability.VERSION:
         return built == installed
-    old, new = _numbers(built), _numbers(installed)
+    old, new = version_numbers(built), version_numbers(installed)
     later_majors = (old[0], *_LATER_MAJORS.get(old[0], ()))
     return old <= new and new[0] in later_majors
 
@@ -132,5 +132,6 @@ def _number(capability: str) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in version.split(".") if word.isdecimal())
+def version_numbers(version: str) -> list[int]:
+    """Return the numbers of a version, to be compared."""
+    return [int(word) for word in version.split(".") if word.isdecimal()]

@@ -13,7 +13,7 @@ from fcn_deploy.bench.inputs import Inputs
 from fcn_deploy.bench.measure import BenchPlan, measure_rows
 from fcn_deploy.bench.scenarios import Scenario
 from fcn_deploy.results.bench import TIERS, BenchRow
-from tests.fakes import FakeRunner
+from fcn_deploy.runners.base import Runner
 
 needs_loadgen = pytest.mark.skipif(
     loadgen.unavailable_reason() is not None, reason="LoadGen has no wheel for this Python"
@@ -21,7 +21,7 @@ needs_loadgen = pytest.mark.skipif(
 
 
 def measure(
-    runners: Sequence[FakeRunner],
+    runners: Sequence[Runner],
     inputs: Sequence[Inputs],
     batch_sizes: Sequence[int],
     scenario: Scenario,

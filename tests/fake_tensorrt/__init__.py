@@ -46,6 +46,7 @@ __all__ = [
     "RELEASES",
     "SCRATCH_BYTES",
     "FakeTensorRt",
+    "ProcessEndedError",
     "api",
     "fake_logits",
     "fake_mask",
@@ -53,8 +54,19 @@ __all__ = [
 ]
 
 
+#: What pybind raises where TensorRT's library gives no object.
+_NULLPTR = "pybind11::init(): factory function returned nullptr"
+
+
+class ProcessEndedError(BaseException):
+    """The process would have ended here, whatever it catches."""
+
+
 class FakeTensorRt(ModuleType):
     """The module of one release.
+
+    ``_starts_cuda`` false: the driver is too old for it.  ``_has_kernels`` false: the library of
+    its builder is missing.  ``_made`` counts the builders and runtimes.
 
     Args:
         release: of :data:`RELEASES`.
@@ -66,12 +78,13 @@ class FakeTensorRt(ModuleType):
         self.__spec__ = ModuleSpec(self.__name__, None)
         self.__version__ = version_of(release)
         self._release, self._cuda = release, cuda
-        self._half_layers = True
+        self._half_layers = self._starts_cuda = self._has_kernels = True
+        self._made = {"builder": 0, "runtime": 0}
         self._logs_layers = self._loads_engines = True
         #: Gives the inspector's text in place of what the plan says, or raises.
         self._inspector: Callable[[], str] | None = None
         self._calls: list[str] = []
-        self._capturable = True
+        self._capturable = self._further_contexts_run = True
         self._contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         behaviours = {cls.__name__.removeprefix("_"): cls for cls in _BEHAVIOURS}
         for name, members in api(release).items():
@@ -85,6 +98,26 @@ class FakeTensorRt(ModuleType):
             else:
                 made = _enumeration(name, members)
             setattr(self, name, made)
+
+    def _start(self, logger: Any, what: str) -> None:
+        """Start CUDA and make a builder or a runtime, or fail as the release does."""
+        self._made[what] += 1
+        if not self._starts_cuda:
+            logger.log(
+                self.ILogger.WARNING,
+                "CUDA initialization failure with error: 35. Please check your CUDA installation:"
+                "  http://docs.nvidia.com/cuda/cuda-installation-guide-linux/index.html",
+            )
+            if what == "runtime" and self._release == "8.6.0":
+                raise ProcessEndedError
+            raise TypeError(_NULLPTR)
+        if what == "builder" and not self._has_kernels:
+            logger.log(
+                self.ILogger.ERROR,
+                "6: [libLoader.cpp::Impl::293] Error Code 6: Internal Error (Unable to load "
+                f"library: libnvinfer_builder_resource.so.{self.__version__})",
+            )
+            raise TypeError(_NULLPTR)
 
     @property
     def _strongly_typed(self) -> bool:

@@ -28,6 +28,7 @@ class _Builder:
     _trt: FakeTensorRt
 
     def __init__(self, logger: Any) -> None:
+        self._trt._start(logger, "builder")
         self._logger = logger
 
     def create_network(self, flags: int) -> Any:

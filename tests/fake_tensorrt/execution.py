@@ -1,4 +1,9 @@
-"""The fake runtime: engines, their contexts, and what they compute."""
+"""The fake runtime: engines, their contexts, and what they compute.
+
+A call that fails answers as the real binding's does (``python/src/infer/pyCore.cpp`` of TensorRT):
+``set_optimization_profile_async`` and ``infer_shapes`` raise, the others return False or None, and
+a shape that is not known is one of length -1.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,13 @@ SCRATCH_BYTES = 4096
 LAYER_MS = {"conv": 0.25, "argmax": 0.125}
 
 
+class _UnknownShape:
+    """A shape of which TensorRT knows nothing: ``tuple`` of it is a ``ValueError``."""
+
+    def __len__(self) -> int:
+        return -1
+
+
 class _IProfiler:
     def __init__(self) -> None:
         pass
@@ -29,6 +41,7 @@ class _Runtime:
     engine_host_code_allowed = False
 
     def __init__(self, logger: Any) -> None:
+        self._trt._start(logger, "runtime")
         self._logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
@@ -56,17 +69,23 @@ class _ICudaEngine:
         return 1 + len(self._plan["outputs"])
 
     def get_tensor_name(self, index: int) -> str:
-        return ["image", *self._plan["outputs"]][index]
+        return [self._input, *self._plan["outputs"]][index]
+
+    @property
+    def _input(self) -> str:
+        return str(self._plan.get("input", "image"))
 
     def get_tensor_mode(self, name: str) -> Any:
         modes = self._trt.TensorIOMode
-        return modes.INPUT if name == "image" else modes.OUTPUT
+        return modes.INPUT if name == self._input else modes.OUTPUT
 
     @property
     def num_optimization_profiles(self) -> int:
         return len(self._plan["profiles"])
 
     def get_tensor_profile_shape(self, name: str, index: int) -> Any:
+        if name != self._input:
+            return [_UnknownShape()] * 3
         return self._plan["profiles"][index]
 
     def create_engine_inspector(self) -> Any:
@@ -85,6 +104,7 @@ class _ICudaEngine:
     def _context(self) -> Any:
         context = self._trt.IExecutionContext()
         context._plan, context._engine = self._plan, self
+        context._number = self._trt._calls.count("context")
         context._profile = -1 if self._is_taken(0) else 0
         self._users.add(context)
         self._trt._contexts.add(context)
@@ -147,9 +167,11 @@ class _IExecutionContext:
                 self._trt.ILogger.ERROR,
                 f"Profile {profile} has been chosen by another IExecutionContext.",
             )
-            return False
+            raise RuntimeError("Error in set optimization profile async.")
+        if profile >= len(self._plan["profiles"]):
+            raise RuntimeError("Error in set optimization profile async.")
         self._profile = profile
-        return profile < len(self._plan["profiles"])
+        return True  # whatever happens: a failure is raised
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         if self._profile < 0:
@@ -162,7 +184,9 @@ class _IExecutionContext:
     def infer_shapes(self) -> list[str]:
         return [] if self._shape else ["image"]
 
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+    def get_tensor_shape(self, name: str) -> Any:
+        if not self._shape or name not in ["image", *self._plan["outputs"]]:
+            return _UnknownShape()
         batch, height, width, _ = self._shape
         return (batch, NUM_CLASSES, height, width) if name == "logits" else (batch, height, width)
 
@@ -173,10 +197,22 @@ class _IExecutionContext:
     def is_stream_capturable(self, stream: int) -> bool:
         return self._trt._capturable
 
+    def _refusal(self, captured: bool, idle: bool) -> str | None:
+        if captured and not idle:  # what the first enqueue has begun is not settled yet
+            return "IExecutionContext::enqueueV3: operation not permitted when stream is capturing"
+        first = min(self._engine._users, key=lambda context: context._number)
+        if not self._trt._further_contexts_run and first is not self:
+            return "IExecutionContext::enqueueV3: the scratch memory is another context's"
+        return None
+
     def execute_async_v3(self, stream: int) -> bool:
         cuda, shape, addresses = self._trt._cuda, self._shape, dict(self._addresses)
         assert self._scratch
         scratch, captured, changes = self._scratch, cuda.is_capturing(stream), self._changes
+        refused = self._refusal(captured, cuda.is_idle(stream))
+        if refused is not None:
+            self._engine._logger.log(self._trt.ILogger.ERROR, refused)
+            return False
         # Weakly: work on a stream keeps no context alive, and needs it.
         alive = weakref.ref(self)
 

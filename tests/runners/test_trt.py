@@ -112,27 +112,6 @@ def test_predict_reports_a_picture_that_the_engine_does_not_take_and_goes_on(
             np.testing.assert_array_equal(read_mask(prediction.mask, palette), expected)
 
 
-def test_layers_are_timed_and_the_engine_runs_on_as_before(machine: FakeMachine) -> None:
-    with open_trt(make_run(machine)) as runner:
-        for _ in range(3):
-            runner.run(pictures((1, 8, 8)))
-        launches = machine.cuda.launches
-        found = runner.layer_seconds(pictures((1, 8, 8), 1), runs=5)
-        assert list(found) == list(fake_tensorrt.LAYER_MS)
-        assert found == {
-            name: pytest.approx(ms / 1000) for name, ms in fake_tensorrt.LAYER_MS.items()
-        }
-        # The graph is as it was, and a new shape finds a context without a profiler.
-        for shape in ((1, 8, 8), (2, 8, 8)):
-            images = pictures(shape, 2)
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
-        assert machine.cuda.launches == launches + 2
-        with pytest.raises(EngineError, match="takes no batch"):
-            runner.layer_seconds(pictures((99, 8, 8)))
-        assert all(context.profiler is None for context in list(machine.trt._contexts))
-    assert set(machine.cuda.held().values()) == {0}
-
-
 def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(
     machine: FakeMachine,
 ) -> None:
@@ -156,7 +135,7 @@ def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(
     [
         ("execute_async_v3", "could not run the engine: no message"),
         ("set_tensor_address", "takes no address for image: no message"),
-        ("set_optimization_profile_async", "cannot switch to profile 0: no message"),
+        ("set_optimization_profile_async", "cannot switch to profile 0: Error in set optimization"),
     ],
 )
 def test_an_older_error_of_tensorrt_is_not_quoted(
@@ -175,7 +154,13 @@ def test_an_older_error_of_tensorrt_is_not_quoted(
     with open_trt(run) as runner:
         runner.run(pictures((1, 8, 8)))
         complain()
-        monkeypatch.setattr(fake_tensorrt._IExecutionContext, call, lambda *arguments: False)
+
+        def fail(*arguments: object) -> bool:
+            if call == "set_optimization_profile_async":
+                raise RuntimeError("Error in set optimization profile async.")
+            return False
+
+        monkeypatch.setattr(fake_tensorrt._IExecutionContext, call, fail)
         if call == "execute_async_v3":
             monkeypatch.setattr(fake_tensorrt._IExecutionContext, "infer_shapes", infer_shapes)
         if call == "set_optimization_profile_async":
@@ -184,6 +169,56 @@ def test_an_older_error_of_tensorrt_is_not_quoted(
             complain()
         with runner, pytest.raises(BackendError, match=message):
             runner.run(pictures((2, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        RuntimeError("Error code: -1"),
+        TypeError("incompatible function arguments"),
+        ValueError("__len__() should return >= 0"),
+    ],
+    ids=["runtime", "type", "value"],
+)
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ("set_optimization_profile_async", "cannot switch to profile 0"),
+        ("set_input_shape", "takes no shape for image"),
+        ("infer_shapes", "cannot infer the shapes"),
+        ("get_tensor_shape", "knows no shape of mask"),
+        ("set_tensor_address", "takes no address for image"),
+        ("execute_async_v3", "could not run the engine"),
+    ],
+)
+def test_what_a_call_of_the_binding_raises_is_an_error_of_ours(
+    call: str,
+    sentence: str,
+    raised: Exception,
+    latest: FakeMachine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logger = api.load(latest.product).logger
+
+    def fail(*arguments: object) -> None:
+        raise raised
+
+    def complain_and_fail(*arguments: object) -> None:
+        logger.log(latest.trt.ILogger.ERROR, "Error Code 4: no\nsuch profile")
+        raise raised
+
+    with open_trt(make_run(latest)) as runner:
+        for failing, reason in (
+            (fail, str(raised)),
+            (complain_and_fail, "Code 4: no such profile"),
+        ):
+            with monkeypatch.context() as patched:
+                patched.setattr(fake_tensorrt._IExecutionContext, call, failing)
+                with pytest.raises(BackendError, match=sentence) as refused:
+                    runner.run(pictures((1, 8, 8)))
+            assert str(refused.value).endswith(reason)
+        images = pictures((1, 8, 8), 1)
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
 
 
 def test_an_older_error_does_not_explain_a_plan_that_cannot_be_loaded(
@@ -218,12 +253,6 @@ def test_no_room_for_the_engine_itself(latest: FakeMachine) -> None:
     with pytest.raises(DeviceMemoryError, match="scratch memory"):
         open_trt(run)
     assert set(latest.cuda.held().values()) == {0}
-
-
-def test_the_device_tells_its_own_time(latest: FakeMachine) -> None:
-    with open_trt(make_run(latest)) as runner:
-        # The fake's clock: 100 ms for the engine, 1 ms for the second mark.
-        assert runner.device_seconds(pictures((1, 8, 8))) == pytest.approx(0.101)
 
 
 def test_closed_means_closed(latest: FakeMachine) -> None:

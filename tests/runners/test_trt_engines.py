@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fcn_deploy.core.errors import BatchShapeError, EngineError, MissingStageError
+from fcn_deploy.core.files import file_digest, json_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Product
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build_missing import ensure_engine
-from fcn_deploy.tensorrt.engine_file import sidecar_path
+from fcn_deploy.tensorrt.engine_file import read_sidecar, sidecar_path
 from tests.fake_tensorrt import fake_logits, fake_mask
 from tests.file_reads import counted_reads
 from tests.runners import trt_runner
@@ -99,6 +102,45 @@ def test_a_plan_without_sidecar_runs_only_when_trusted(machine: FakeMachine) -> 
         np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
         with pytest.raises(BatchShapeError, match="nearest profile"):
             runner.run(pictures((9, 8, 8)))
+
+
+def test_a_plan_whose_header_says_nothing_runs_on_the_word_of_its_sidecar(
+    machine: FakeMachine,
+) -> None:
+    run = make_run(machine)
+    (plan,) = Path("engines").glob("*.plan")
+    sidecar = read_sidecar(plan)
+    plan.write_bytes(b"????" + plan.read_bytes()[4:])
+    renewed = replace(sidecar, plan_digest=file_digest(plan))
+    sidecar_path(plan).write_bytes(json_bytes(renewed.to_json()))
+    images = pictures((1, 8, 8))
+    with open_trt(run) as runner:
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert "is no TensorRT plan" in str(runner.describe().to_json()["note"])
+    sidecar_path(plan).unlink()
+    with pytest.raises(EngineError, match="is no TensorRT plan"):
+        open_trt(Run(run.root, plan, trusted=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"input": "data"}, "takes data and gives mask, not what our graph takes and gives"),
+        ({"outputs": ["scores"]}, "takes image and gives scores, not what our graph"),
+        ({"outputs": ["mask", "boxes"]}, "takes image and gives mask, boxes, not what our graph"),
+    ],
+)
+def test_a_trusted_engine_of_another_network_is_refused(
+    latest: FakeMachine, changed: dict[str, object], sentence: str
+) -> None:
+    run = make_run(latest)
+    (plan,) = Path("engines").glob("*.plan")
+    sidecar_path(plan).unlink()
+    header, payload = plan.read_bytes()[:28], json.loads(plan.read_bytes()[28:])
+    plan.write_bytes(header + json.dumps({**payload, **changed}).encode())
+    with pytest.raises(EngineError, match=sentence):
+        open_trt(Run(run.root, plan, trusted=True))
+    assert set(latest.cuda.held().values()) == {0}
 
 
 def test_an_engine_of_another_export_is_not_taken(latest: FakeMachine) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape
 from fcn_deploy.machine import cuda
+from fcn_deploy.results.runner import GraphCounts
 from fcn_deploy.runners.base import open_runner, unavailable_reason
 from fcn_deploy.tensorrt.build_missing import ensure_engine
 from tests.runners.trt_runner import FP16, open_trt, pictures, recurring_shapes
@@ -71,6 +72,18 @@ class TestOnAGpu:
         np.testing.assert_array_equal(found.mask[decided], expected.mask[decided])
         for mask in again:
             np.testing.assert_array_equal(mask, found.mask)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    unavailable_reason("trt") is not None, reason=f"trt: {unavailable_reason('trt')}"
+)
+def test_a_batch_that_comes_back_is_launched_as_a_graph(real_run: Run) -> None:
+    with open_trt(real_run) as runner:
+        latency = runner.launch_latency(pictures((1, 320, 480)))
+        assert latency.graph
+        assert latency.seconds > 0
+        assert runner.describe().cuda_graphs == GraphCounts(recorded=1, refused=0)
 
 
 @pytest.mark.gpu

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ShapeProfile
-from fcn_deploy.tensorrt import api
-from fcn_deploy.tensorrt.execution import MAX_GRAPHS
+from fcn_deploy.results.runner import GraphCounts
+from fcn_deploy.tensorrt import api, callbacks
+from fcn_deploy.tensorrt.engine_file import sidecar_path
+from fcn_deploy.tensorrt.graphs import MAX_GRAPHS
 from tests import fake_tensorrt
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import fake_mask
@@ -89,6 +92,33 @@ def test_8_6_makes_graphs_where_the_engine_shares_its_profiles(
     assert set(old.cuda.held().values()) == {0}
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_an_8_6_engine_that_shares_no_profile_serves_every_batch_plainly(
+    trusted: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As ``trtexec`` builds it: a second context on its profile is refused with an exception."""
+    monkeypatch.chdir(tmp_path)
+    old = install(monkeypatch, "8.6.0", FakeCuda())
+    monkeypatch.setattr(api, "share_profiles", lambda trt, config: None)
+    run = make_run(old)
+    if trusted:
+        (plan,) = Path("engines").glob("*.plan")
+        sidecar_path(plan).unlink()
+        run = Run(run.root, plan, trusted=True)
+    batches = [pictures((1 + seed % 2, 8, 8), seed) for seed in range(12)]
+    with open_trt(run) as runner:
+        for images in batches:
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        for images, result in zip(batches, runner.stream(batches), strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        assert old.cuda.launches == 0
+        assert old.trt._calls.count("execute") == 2 * len(batches)
+        # The plain one, and one that was refused: it is not asked for again.
+        assert old.trt._calls.count("context") == 2
+        assert len(old.trt._contexts) == 1
+    assert set(old.cuda.held().values()) == {0}
+
+
 def refuse_at_the_end(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.cuda, "refuse_capture", True)
 
@@ -142,6 +172,55 @@ def test_a_capture_that_fails_falls_back_to_plain_enqueues(
     assert set(machine.cuda.held().values()) == {0}
 
 
+def test_a_capture_waits_for_the_batch_before_it(machine: FakeMachine) -> None:
+    """The fake refuses to record while its stream has work: so may TensorRT."""
+    batches = [pictures((1, 8, 8), seed) for seed in range(8)]
+    with open_trt(make_run(machine)) as runner:
+        for images, result in zip(batches, runner.stream(batches), strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        # Two slots, in each of them once plainly and once to record.
+        assert machine.cuda.launches == 4
+        assert runner.describe().cuda_graphs == GraphCounts(recorded=2, refused=0)
+
+
+def test_a_refused_capture_is_told_once_for_a_shape_and_counted(
+    latest: FakeMachine, caplog: pytest.LogCaptureFixture
+) -> None:
+    latest.cuda.refuse_capture = True
+    with open_trt(make_run(latest)) as runner, caplog.at_level("WARNING", callbacks.LOGGER.name):
+        assert runner.describe().cuda_graphs == GraphCounts(0, 0)
+        for shape in ((1, 8, 8), (2, 8, 8)):
+            for seed in range(4):
+                runner.run(pictures(shape, seed))
+            list(runner.stream([pictures(shape, seed) for seed in range(6)]))
+        latest.cuda.refuse_capture = False
+        for _ in range(3):
+            runner.run(pictures((1, 9, 9)))
+    # Three slots; and the counts are there when the engine is gone.
+    assert runner.describe().cuda_graphs == GraphCounts(recorded=1, refused=6)
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        f"no CUDA graph of {shape} (N×H×W)" for shape in ("1x8x8", "2x8x8")
+    ]
+    assert "cudaErrorStreamCaptureInvalidated" in caplog.messages[0]
+
+
+def test_a_further_context_that_does_not_run_leaves_its_batches_to_the_first(
+    machine: FakeMachine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody says that contexts of 8.6 may share a profile and scratch memory both."""
+    machine.trt._further_contexts_run = False
+    batches = [pictures((1, 8, 8), seed) for seed in range(6)]
+    with open_trt(make_run(machine)) as runner:
+        for images in batches:
+            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        for images, result in zip(batches, runner.stream(batches), strict=True):
+            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        assert runner.describe().cuda_graphs == GraphCounts(recorded=0, refused=3)
+        assert "the scratch memory is another context's" in caplog.text
+    assert machine.cuda.launches == 0
+    assert set(machine.cuda.held().values()) == {0}
+
+
 def test_what_is_remembered_of_refused_captures_is_bounded(latest: FakeMachine) -> None:
     latest.cuda.refuse_capture = True
     runner = open_trt(make_run(latest))
@@ -150,7 +229,7 @@ def test_what_is_remembered_of_refused_captures_is_bounded(latest: FakeMachine) 
             for _ in range(2):
                 runner.run(pictures((1, 1, width)))
         assert runner._engine is not None
-        assert 0 < len(runner._engine._refused) < 99
+        assert 0 < len(runner._engine._graphs._refused) < 99
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ from tests.tensorrt_fixtures import FakeMachine, install
 
 PACKAGE = Path(fcn_deploy.__file__).parent / "tensorrt"
 SOURCES = (
-    "api.py", "builder.py", "callbacks.py", "execution.py", "layer_census.py", "portability.py"
+    "api.py", "binding.py", "builder.py", "callbacks.py", "execution.py", "layer_census.py",
+    "portability.py",
 )  # fmt: skip
 #: What a variable of that name holds, in those sources.
 CLASS_OF = {

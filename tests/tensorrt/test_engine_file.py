@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -88,11 +89,6 @@ def swap_plan(plan: Path) -> None:
     write_sidecar(plan, replace(sidecar_of(plan), version="10.16.1.11"))
 
 
-def not_a_plan(plan: Path) -> None:
-    plan.write_bytes(b"PK\x03\x04" + bytes(100))
-    write_sidecar(plan, sidecar_of(plan))
-
-
 REFUSALS: list[tuple[Callable[[Path], None], str, str]] = [
     (corrupt, "is not the plan that was built: expected sha256:", "fcn-deploy build --fp16"),
     (truncate, "is truncated: expected 128 bytes, found 127", "fcn-deploy build --fp16"),
@@ -103,7 +99,6 @@ REFUSALS: list[tuple[Callable[[Path], None], str, str]] = [
     (break_sidecar, "is not JSON", "fcn-deploy build"),
     (newer_sidecar, "has schema 99, this version reads 1", "fcn-deploy build"),
     (swap_plan, "expected a plan of trt-10.16.1.11, found one of trt-8.6.0.12", "fcn-deploy build"),
-    (not_a_plan, "is no TensorRT plan", "fcn-deploy build"),
     (Path.unlink, "no engine ", "fcn-deploy build"),
 ]  # fmt: skip
 
@@ -118,6 +113,32 @@ def test_each_harm_has_its_own_sentence(
     assert sentence in str(refused.value)
     assert repair in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"PK\x03\x04" + bytes(100), "is no TensorRT plan: expected it to start with b'ftrt'"),
+        (b"ftrt\x01" + plan_bytes()[5:], "is a plan of another layout: .* version 0, found 1"),
+        (plan_bytes()[:20], "is truncated: expected a header of 28 bytes, found 20"),
+    ],
+    ids=["tag", "layout", "length"],
+)
+def test_a_header_that_says_nothing_is_a_warning_where_the_digest_fits(
+    plan: Path, content: bytes, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan.write_bytes(content)
+    write_sidecar(plan, sidecar_of(plan))
+    with caplog.at_level("WARNING", "fcn_deploy.tensorrt"):
+        assert read_engine(plan) == sidecar_of(plan)
+    (warning,) = caplog.messages
+    assert re.search(problem, warning)
+    assert "so it is taken" in warning
+    with pytest.raises(EngineError, match=problem):  # nobody vouches for it without a sidecar
+        read_plan_header(plan)
+    corrupt(plan)
+    with pytest.raises(EngineError, match="is not the plan that was built"):
+        read_engine(plan)
 
 
 def test_a_plan_that_ends_in_its_header_is_truncated(tmp_path: Path) -> None:
