@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from fcn_deploy.core.errors import ArtifactError, BuildError, InputError
+from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.spec import ShapeProfile
 from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import api, callbacks
@@ -77,13 +79,17 @@ class EngineBuilder:
         ):
             callbacks.clear_errors()
             plan = builder.build_serialized_network(network, config)
+        cache = self._options.timing_cache
+        timings = b"" if cache is None else _timings(config)
         if plan is None:
+            if cache is not None and timings:  # the next attempt measures what is left
+                with suppress(ArtifactError):
+                    write_bytes(cache, timings)
             raise BuildError(
                 f"{self._tensorrt.label} built no engine from {self._file.path}: "
                 f"{callbacks.last_error()}",
                 "try a smaller --profile or a larger --workspace",
             )
-        timings = b"" if self._options.timing_cache is None else _timings(config)
         return BuiltPlan(plan, tuple(listings), tensors, flags, timings)
 
     def _parse(self, builder: Any) -> Any:
@@ -165,8 +171,12 @@ class EngineBuilder:
 
 
 def _timings(config: Any) -> bytes:
-    cache = config.get_timing_cache()
-    return b"" if cache is None else bytes(cache.serialize())
+    try:
+        cache = config.get_timing_cache()
+        return b"" if cache is None else bytes(cache.serialize())
+    except Exception as error:  # whatever the binding raises: no timings are worth the engine
+        callbacks.LOGGER.warning("the timing cache is lost: %s", error)
+        return b""
 
 
 def _tensors(trt: Any, network: Any) -> tuple[EngineTensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,28 @@ def test_timings_are_kept_though_the_engine_is_refused(
         )
     assert cache.read_bytes() == b" timed"
     assert not list(folder.glob("*.plan"))
+
+
+def test_timings_are_kept_though_no_engine_was_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    machine = install(monkeypatch, "10.16.1", FakeCuda())
+
+    def out_of_memory(builder: Any, network: Any, config: Any) -> None:
+        builder._logger.log(machine.trt.ILogger.ERROR, "Could not allocate workspace memory.")
+
+    monkeypatch.setattr(machine.trt.Builder, "build_serialized_network", out_of_memory)
+    cache = tmp_path / "timing.cache"
+    with pytest.raises(BuildError, match=r"built no engine .*: Could not allocate workspace"):
+        engine_from_onnx(
+            OnnxFile(write_onnx(tmp_path / "model.onnx", FP16)),
+            name="fcn",
+            product=machine.product,
+            options=BuildOptions(timing_cache=cache),
+            folder=folder,
+        )
+    assert cache.read_bytes() == b" timed"
+    assert list(folder.glob("*")) == []
 
 
 def test_what_the_parser_refuses_is_told_by_node(

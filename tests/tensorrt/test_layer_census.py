@@ -197,6 +197,20 @@ def test_a_timing_cache_that_cannot_be_written_costs_no_engine(
     assert read_engine(plan).layers == {"fp16": 1}
 
 
+def test_timings_that_tensorrt_does_not_give_cost_no_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    machine = install(monkeypatch, "10.16.1", FakeCuda())
+
+    def fails(cache: object) -> NoReturn:
+        raise RuntimeError("no memory to serialize in")
+
+    monkeypatch.setattr(machine.trt.ITimingCache, "serialize", fails)
+    engine = built(machine, write_onnx(tmp_path / "model.onnx", FP16), folder, tmp_path / "cache")
+    assert read_engine(engine.path).layers == {"fp16": 1}
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize("release", ["8.6.0", "10.16.1"])
 def test_a_float_rest_is_no_fault_of_an_int8_engine(
     monkeypatch: pytest.MonkeyPatch, release: str, tmp_path: Path, folder: Path
