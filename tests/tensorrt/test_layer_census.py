@@ -97,6 +97,35 @@ def test_an_engine_that_tensorrt_does_not_load_is_kept_with_its_word(
     assert is_kept(machine, engine, tmp_path / "timing.cache")
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (False, "its context refuses (1, 48, 64)"),
+        (RuntimeError("of the binding"), "of the binding"),
+    ],
+)
+def test_an_engine_whose_context_does_not_serve_is_kept(
+    machine: FakeMachine,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: bool | Exception,
+    reason: str,
+    tmp_path: Path,
+    folder: Path,
+) -> None:
+    def set_input_shape(context: object, name: str, shape: object) -> bool:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(machine.trt.IExecutionContext, "set_input_shape", set_input_shape)
+    machine.trt._logs_layers = False
+    path = write_onnx(tmp_path / "model.onnx", FP16)
+    engine = built(machine, path, folder, tmp_path / "timing.cache")
+    assert engine.sidecar.layers == {}
+    assert reason in engine.sidecar.layers_from
+    assert is_kept(machine, engine, tmp_path / "timing.cache")
+
+
 def test_the_builders_log_tells_what_the_inspector_does_not(
     machine: FakeMachine, tmp_path: Path, folder: Path
 ) -> None:
