@@ -1,19 +1,22 @@
 """What one engine and the bus give, from the device alone to masks in host memory.
 
-    python device_tier.py RUN PRECISION JSON [--contexts 1,2] [--shape NxHxW …]
+    python device_tier.py RUN PRECISION JSON [--contexts 1,2] [--shape NxHxW …] [--leak]
 
 For each shape (those asked for, or all that ``docs/gpu-checks.md`` asks for):
 
-    device   computing alone, between two events on the compute stream
+    layers   TensorRT's own profile, layer by layer
+    launches computing alone: its graph launched many times in a row between two events
+    device   computing one batch between two events after its copy: at batch 1 the device waits
+             there for the host to make the launch
     bus      the copies alone, in and out, as if both ways were free at once
     pinned   batches in pinned memory → masks in pinned memory: no copy by the host
     host     the same from and to memory of the caller's own
-    layers   TensorRT's own profile, layer by layer
 
-and, where no shape was asked for, the memory over 1,000 runs of recurring shapes.  ``of_floor`` is
-the share that `pinned` reaches of what the slower of bus and device would allow.  ``--contexts``
-also lets that many threads, each with an engine context and streams of its own, share the device.
-Written after every shape, so that a run that is cut off leaves what it had measured.
+and, where no shape was asked for, the memory over 1,000 runs of recurring shapes; ``--leak`` asks
+for that alone, or beside the shapes that are named.  ``of_floor`` is the share that `pinned`
+reaches of what the slower of bus and launches would allow.  ``--contexts`` also lets that many
+threads, each with an engine context and streams of its own, share the device.  Written after every
+measurement: a run that is cut off leaves what it had, its last row with the error that says so.
 """
 
 from __future__ import annotations
@@ -36,7 +39,14 @@ from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision
 from fcn_deploy.machine import cuda
-from fcn_deploy.results.device import DEVICE, PINNED, BatchTiming, DeviceRow, DeviceTier
+from fcn_deploy.results.device import (
+    DEVICE,
+    LAUNCHES,
+    PINNED,
+    BatchTiming,
+    DeviceRow,
+    DeviceTier,
+)
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.runners.base import Outputs, Runner, open_runner
 from fcn_deploy.runners.trt import TrtRunner
@@ -52,6 +62,10 @@ BUFFERS = 3
 LEAK_RUNS, LEAK_MARKS = 1000, (10, 100, 1000)
 #: More shapes than graphs are kept, each often enough in a row to be recorded and launched.
 LEAK_SHAPES, LEAK_IN_A_ROW = 20, 3
+#: Of one batch, between two events.
+LAUNCHES_IN_A_ROW = 50
+#: Error of a row whose measuring goes on.
+UNFINISHED = "cut off before all of it was measured"
 
 Batch = NDArray[np.uint8]
 Read = Callable[[Iterator[Batch]], Iterator[Outputs]]
@@ -64,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("json", type=Path)
     parser.add_argument("--contexts", default="1", help="numbers of contexts at once, e.g. 1,2")
     parser.add_argument("--shape", dest="shapes", type=_shape, action="append", help="NxHxW")
+    parser.add_argument("--leak", action="store_true", help="memory over 1,000 runs")
     asked = parser.parse_args(arguments)
+    shapes = asked.shapes or (() if asked.leak else SHAPES)
     contexts = [int(word) for word in asked.contexts.split(",")]
     run, target = Run.from_argument(asked.run), asked.json
     environment, gpu = Environment.current(), vars(cuda.describe_gpu())
@@ -75,13 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         first = runners[0]
         opened_mib = (cuda.memory_in_use() - before) >> 20
         tier = DeviceTier(environment, first.describe(), (), gpu, opened_mib)
-        for shape in asked.shapes or SHAPES:
-            row = _measured(runners, contexts, shape, generator)
-            row = replace(row, memory_mib=(cuda.memory_in_use() - before) >> 20)
-            tier = replace(tier, rows=(*tier.rows, row))
-            write_json(target, tier.to_json())
-            print(replace(row, layers=()).to_json())
-        if not asked.shapes:
+        for shape in shapes:
+            earlier = tier.rows
+            for row in _measured(runners, contexts, shape, generator):
+                row = replace(row, memory_mib=(cuda.memory_in_use() - before) >> 20)
+                # The description counts the graphs that were recorded by now.
+                tier = replace(tier, rows=(*earlier, row), runner=first.describe())
+                write_json(target, tier.to_json())
+            print(replace(tier.rows[-1], layers=()).to_json())
+        if asked.leak or not asked.shapes:
             tier = replace(tier, leak=_leak(first, generator))
             write_json(target, tier.to_json())
             print(tier.leak)
@@ -103,18 +121,19 @@ def _measured(
     contexts: Sequence[int],
     shape: BatchShape,
     generator: np.random.Generator,
-) -> DeviceRow:
-    """Return a shape's row; after an error, with the timings that were taken before it."""
-    timings: dict[str, BatchTiming] = {}
-    layers: tuple[tuple[str, float], ...] = ()
-    problem = None
+) -> Iterator[DeviceRow]:
+    """Yield a shape's row after each measurement; the last one has all, or says what failed."""
+    row = DeviceRow(shape[0], shape[1:], {}, error=UNFINISHED)
     try:
+        row = replace(row, layers=_layers(runners[0], shape, generator))
+        yield row
         for name, timing in _timings(runners, contexts, shape, generator):
-            timings[name] = timing
-        layers = _layers(runners[0], shape, generator)
+            row = replace(row, timings={**row.timings, name: timing})
+            yield row
     except FcnDeployError as error:
-        problem = str(error)
-    return DeviceRow(shape[0], shape[1:], timings, layers, error=problem)
+        yield replace(row, error=str(error))
+    else:
+        yield replace(row, error=None)
 
 
 def _layers(
@@ -137,19 +156,27 @@ def _timings(
     buffers = [[runner.batch_buffer(shape) for _ in range(BUFFERS)] for runner in runners]
     for buffer in (buffer for own in buffers for buffer in own):
         buffer[...] = generator.integers(0, 256, buffer.shape, dtype=np.uint8)
-    device = _device(first, buffers[0])
-    yield DEVICE, device
+    launches = _launches(first, buffers[0][0])
+    yield LAUNCHES, launches
+    yield DEVICE, _device(first, buffers[0])
     bus = _bus(shape)
     yield "bus", bus
-    count = max(BUFFERS, round(STREAM_SECONDS * device.images_per_s / shape[0]))
+    count = max(BUFFERS, round(STREAM_SECONDS * launches.images_per_s / shape[0]))
     for number in contexts:
         reads = [(runner.stream_views, own) for runner, own in zip(runners, buffers, strict=True)]
         pinned = _streamed(reads[:number], count)
-        floor = pinned.images_per_s / min(device.images_per_s, bus.images_per_s)
+        floor = pinned.images_per_s / min(launches.images_per_s, bus.images_per_s)
         name = PINNED if number == 1 else f"{PINNED}, {number} contexts"
         yield name, pinned.with_figures(of_floor=floor)
     pageable = [buffer.copy() for buffer in buffers[0]]
     yield "host", _streamed([(first.stream, pageable)], count)
+
+
+def _launches(runner: TrtRunner, batch: Batch) -> BatchTiming:
+    for _ in range(WARM_UP_RUNS):
+        runner.run(batch)
+    repeats = [runner.launch_seconds(batch, launches=LAUNCHES_IN_A_ROW) for _ in range(REPEATS)]
+    return BatchTiming.of_repeats(repeats, len(batch))
 
 
 def _device(runner: TrtRunner, batches: Sequence[Batch]) -> BatchTiming:

@@ -69,10 +69,10 @@ def test_every_tier_and_the_layers_are_written(script: ModuleType, machine: Fake
     row, refused = document["rows"]
     assert row["batch"] == 2
     assert row["size"] == [8, 9]
-    for tier in ("device", "bus", "pinned", "host"):
+    for tier in ("launches", "device", "bus", "pinned", "host"):
         assert len(row[tier]["repeats_ms"]) == 3
         assert row[tier]["images_per_s"] == pytest.approx(2000 / row[tier]["median_ms"])
-    floor = min(row["device"]["images_per_s"], row["bus"]["images_per_s"])
+    floor = min(row["launches"]["images_per_s"], row["bus"]["images_per_s"])
     assert row["pinned"]["of_floor"] == pytest.approx(row["pinned"]["images_per_s"] / floor)
     assert {layer["name"]: layer["ms"] for layer in row["layers"]} == pytest.approx(LAYER_MS)
     assert row["layers"][0]["name"] == "conv"  # the slowest
@@ -103,6 +103,37 @@ def test_shapes_that_are_asked_for_are_measured_alone(
     assert [(row["batch"], row["size"]) for row in document["rows"]] == [(1, [8, 9]), (3, [4, 5])]
     assert all("pinned" in row for row in document["rows"])
     assert "leak" not in document  # minutes, for whoever has minutes
+
+
+def test_the_leak_can_be_looked_for_alone(script: ModuleType, machine: FakeMachine) -> None:
+    script.main([str(RUN.root), "fp16", "leak.json", "--leak"])
+    document = read_json(Path("leak.json"), "measure it")
+    assert document["rows"] == []
+    assert list(document["leak"]["memory_in_use_mib_after"]) == ["5", "10"]
+    script.main([str(RUN.root), "fp16", "both.json", "--leak", "--shape", "1x8x9"])
+    document = read_json(Path("both.json"), "measure it")
+    assert len(document["rows"]) == 1
+    assert "leak" in document
+    for name in ("leak.json", "both.json"):
+        assert "In short" in write_merged_report([Path(name)]).read_text(encoding="utf-8")
+
+
+def test_what_was_measured_before_the_end_is_in_the_file(
+    script: ModuleType, machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CutOffError(BaseException):
+        """A process that is ended."""
+
+    def ended(shape: object) -> None:
+        raise CutOffError
+
+    monkeypatch.setattr(script, "_bus", ended)
+    with pytest.raises(CutOffError):
+        script.main([str(RUN.root), "fp16", "device.json", "--shape", "1x8x9"])
+    (row,) = read_json(Path("device.json"), "measure it")["rows"]
+    assert row["error"] == "cut off before all of it was measured"
+    assert row.keys() == {"batch", "size", "memory_mib", "layers", "launches", "device", "error"}
+    assert read_files([Path("device.json")]).files == ("device.json",)
 
 
 def test_many_layers_are_summed_up() -> None:
