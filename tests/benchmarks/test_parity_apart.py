@@ -1,0 +1,96 @@
+"""Masks compared with a recording, without the logits of the candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.files import read_json
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.parity.saved_outputs import record
+from fcn_deploy.runners.base import Outputs
+from tests.benchmarks.gpu_scripts import load_script
+from tests.candidates import as_candidate
+from tests.fakes import FakeRunner
+from tests.parity.comparisons import listed, made_up
+
+Compare = Callable[..., int]
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    return load_script("parity_apart")
+
+
+@pytest.fixture
+def compare(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
+    """Compare a runner with the recording of the float32 one; return the exit code."""
+    (tmp_path / "run").mkdir()
+    record(as_candidate(FakeRunner()), listed(made_up(3)), tmp_path / "reference.json")
+
+    def compared(runner: FakeRunner, *options: str) -> int:
+        def opened(run: object, backend: str, **asked: Any) -> FakeRunner:
+            assert asked == {"precision": Precision.FP16}  # the mask alone
+            return runner
+
+        monkeypatch.setattr(script, "open_runner", opened)
+        words = ["run", "ort-cuda", "fp16", "data", ".", "masks.json", "--masks-only", *options]
+        try:
+            script.main(["compare", *words])
+        except SystemExit as stop:
+            return int(str(stop.code))
+        return 0
+
+    monkeypatch.chdir(tmp_path)
+    return compared
+
+
+def test_the_share_of_equal_masks_is_told(
+    compare: Compare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def other_class(images: NDArray[np.uint8], outputs: Outputs) -> Outputs:
+        mask = outputs.mask.copy()
+        mask[:, 0, :5] = (mask[:, 0, :5] + 1) % 5
+        return replace(outputs, mask=mask)
+
+    half = partial(FakeRunner, bug=other_class, precision=Precision.FP16, outputs=("mask",))
+    assert compare(half()) == 0
+    document = read_json(Path("masks.json"), "")
+    flips = [picture["flips"] for picture in document["pictures"]]
+    assert flips == [5, 5, 5]
+    assert (document["kind"], document["flips"], document["required"]) == ("masks", 15, 0.995)
+    assert document["agreement"] == 1 - 15 / document["pixels"]
+    margins = [FakeRunner().run(picture.image[None]).margin for picture in made_up(3)]
+    widest = max(float(margin[0, 0, :5].max()) for margin in margins if margin is not None)
+    assert document["widest_flip_margin"] == pytest.approx(widest)
+    assert f"(15 do not, the widest margin among them {widest:.3g})" in capsys.readouterr().out
+    assert compare(half(), "--limit", "2") == 0
+    assert len(read_json(Path("masks.json"), "")["pictures"]) == 2
+
+
+def test_equal_masks_have_no_flip(compare: Compare) -> None:
+    assert compare(FakeRunner(precision=Precision.FP16, outputs=("mask",))) == 0
+    document = read_json(Path("masks.json"), "")
+    assert (document["flips"], document["agreement"], document["widest_flip_margin"]) == (0, 1, 0)
+
+
+def test_masks_of_something_else_fail(compare: Compare) -> None:
+    swapped = FakeRunner(
+        see=lambda images: np.ascontiguousarray(images[..., ::-1]), precision=Precision.FP16
+    )
+    assert compare(swapped) == 1
+    assert read_json(Path("masks.json"), "")["agreement"] < 0.995
+
+
+def test_masks_of_another_network_are_refused(compare: Compare) -> None:
+    with pytest.raises(InputError, match="another checkpoint"):
+        compare(FakeRunner(precision=Precision.FP16, checkpoint_digest="sha256:other"))
