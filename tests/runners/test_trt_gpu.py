@@ -14,7 +14,12 @@ from fcn_deploy.machine import cuda
 from fcn_deploy.results.runner import GraphCounts
 from fcn_deploy.runners.base import open_runner, unavailable_reason
 from fcn_deploy.tensorrt.build_missing import ensure_engine
-from tests.runners.trt_runner import FP16, open_trt, pictures, recurring_shapes
+from fcn_deploy.tensorrt.engine_file import ENGINES_FOLDER
+from tests.runners import trt_runner
+from tests.runners.trt_runner import FP16, make_run, open_trt, pictures, recurring_shapes
+from tests.tensorrt_fixtures import FakeMachine
+
+latest = trt_runner.latest
 
 on_a_gpu = [
     pytest.mark.gpu,
@@ -31,6 +36,7 @@ def built_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if source is None:
         pytest.skip("set GPU_RUN to a run directory with model.fp16.onnx")
     folder = tmp_path_factory.mktemp("gpu")
+    link_engines(os.environ.get("GPU_ENGINES"), folder)
     run = Run(Path(source).resolve())
     timings = os.environ.get("GPU_TIMINGS")  # of an earlier build
     cache = None if timings is None else Path(timings).resolve()
@@ -38,6 +44,26 @@ def built_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         ensure_engine(run, FP16, outputs=("mask", "logits"), timing_cache=cache)
     return folder
+
+
+def link_engines(there: str | None, folder: Path) -> None:
+    """Put the engines of a folder, if one was named, where they are looked for."""
+    engines = folder / ENGINES_FOLDER
+    engines.mkdir()
+    for file in [] if there is None else Path(there).resolve().iterdir():
+        (engines / file.name).symlink_to(file)
+
+
+def test_engines_that_are_there_are_not_built_again(latest: FakeMachine, tmp_path: Path) -> None:
+    run, elsewhere = make_run(latest), tmp_path / "elsewhere"
+    ensure_engine(run, FP16, outputs=("mask", "logits"))
+    for there, more in ((None, 2), ("engines", 0)):
+        folder = elsewhere / str(there)
+        folder.mkdir(parents=True)
+        link_engines(there, folder)
+        before = latest.trt._made["builder"]
+        ensure_engine(run, FP16, outputs=("mask", "logits"), folder=folder / ENGINES_FOLDER)
+        assert latest.trt._made["builder"] == before + more
 
 
 @pytest.fixture
