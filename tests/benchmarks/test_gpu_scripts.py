@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -108,26 +109,72 @@ def run_sh(folder: Path, *options: str) -> dict[str, int]:
 
 
 def test_the_script_goes_on_after_a_step_that_failed(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    codes = run_sh(tmp_path / "out", "--data", str(data))
-    # A training that left no metrics.json has failed, and nvidia-smi may be missing.
-    assert {name for name, code in codes.items() if code} >= {"train-fcn32s", "train-fcn8s"}
-    assert codes["peers"] == codes["turns"] == codes["parity-record"] == 0
-    assert not (tmp_path / "out" / "work" / "reference").exists()
+    # A training that left no metrics.json has failed.
+    codes = run_sh(tmp_path / "out", "--only", "train-fcn.*|export|peers|turns")
+    assert codes == {"turns": 0, "train-fcn32s": 1, "train-fcn8s": 1}
+    waiting = (tmp_path / "out" / "not-run.txt").read_text().splitlines()
+    assert waiting == ["export: needs model/model.safetensors", "peers: needs done/export.ok"]
+    with tarfile.open(tmp_path / "out" / "results.tgz") as packed:
+        assert {"./steps.jsonl", "./train-fcn32s.log", "./not-run.txt"} <= set(packed.getnames())
+        assert not [name for name in packed.getnames() if name.startswith("./work")]
 
 
-def test_steps_can_be_chosen(tmp_path: Path) -> None:
-    options = ("--only", "build-.*|turns", "--work", str(tmp_path / "work"))
-    assert [*run_sh(tmp_path / "out", *options)] == [
-        "build-fp16", "build-fp32", "build-int8", "turns"
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--run", "nowhere"], "nowhere holds no trained network"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--nothing", "x"], "unknown option --nothing"),
+    ],
+)
+def test_what_is_not_there_is_said_before_any_step(
+    options: list[str], message: str, tmp_path: Path
+) -> None:
+    result = subprocess.run(
+        ["bash", SCRIPTS / "run.sh", "out", *options],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out" / "steps.jsonl").exists()
 
 
-def test_the_list_of_checks_names_steps_that_there_are(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    steps = {*run_sh(tmp_path / "out", "--data", str(data)), "rtx-load"}  # where a plan was built
+def test_steps_can_be_chosen_and_run_again(tmp_path: Path) -> None:
+    options = ("--only", "build-(fp|int).*|turns", "--work", str(tmp_path / "work"))
+    for turn in (1, 2):
+        assert [*run_sh(tmp_path / f"out-{turn}", *options)] == [
+            "build-fp16", "turns", "build-int8", "build-fp32"
+        ]  # fmt: skip
+
+
+def test_an_engine_that_cannot_be_built_for_this_gpu_is_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi = tmp_path / "nvidia-smi"
+    nvidia_smi.write_text("#!/bin/sh\necho 9.0\n")
+    nvidia_smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert [*run_sh(tmp_path / "out", "--only", "rtx-.*|turns")] == ["turns"]
+    nvidia_smi.write_text("#!/bin/sh\necho 8.9\n")
+    assert [*run_sh(tmp_path / "out-2", "--only", "rtx-.*")] == ["rtx-build", "rtx-load"]
+
+
+def test_backends_that_are_missing_are_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, target = load_script("backends"), tmp_path / "backends"
+    reasons = {"torch": None, "torch-graphs": None, "ort-cuda": "onnxruntime-gpu is missing"}
+    monkeypatch.setattr(script, "unavailable_reason", reasons.get)
+    script.main([str(target), *reasons])
+    assert target.read_text().split() == ["--backend", "torch", "--backend", "torch-graphs"]
+    assert capsys.readouterr().out == "ort-cuda is left out: onnxruntime-gpu is missing\n"
+    with pytest.raises(SystemExit, match="of ort-cuda none works here"):
+        script.main([str(target), "ort-cuda"])
+
+
+def test_the_list_of_checks_names_steps_that_there_are() -> None:
+    listed = (SCRIPTS / "steps.txt").read_text(encoding="utf-8")
+    steps = set(re.findall(r"^\+?([a-z0-9-]+) \|", listed, re.MULTILINE))
     page = (SCRIPTS.parents[1] / "docs" / "gpu-checks.md").read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
     named = [

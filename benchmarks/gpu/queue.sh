@@ -1,0 +1,302 @@
+#!/usr/bin/env bash
+# A queue of GPU checks for a borrowed machine, to which everything comes in pieces; see README.md.
+#
+#   queue.sh WORK VERB…          as many of these as wanted, in this order or another:
+#     --receive FILE…            take files that have come: archives, pieces, their lists of checksums
+#     --start SECONDS            run the queue in the background; it ends SECONDS from now
+#     --again STEP…              let these steps run again
+#     --all-sent                 nothing more will come
+#     --report OUT [SECONDS]     wait so long for the queue's end, then copy the results into OUT
+#   queue.sh WORK                the queue itself, here and now: what --start and run.sh call
+#
+# Of steps.txt (or the file that STEPS names) always the first step runs whose needs are there and that
+# still fits.  After each, all results are packed into WORK/results.tgz.  A step that fails stops no
+# other; one that hangs ends at its limit.  WORK/done/STEP says that a step has had its turn,
+# WORK/done/STEP.ok that it ended well.
+set -uo pipefail
+shopt -s nullglob
+
+usage="usage: queue.sh WORK [--receive FILE…] [--start SECONDS] [--again STEP…] [--all-sent]
+                     [--report OUT [SECONDS]]"
+#: Seconds before the deadline at which the last step ends: for the last archive.
+spare=${SPARE:-10}
+#: What may come back at once, in MiB: of one file, and of all together, which makes 8 files at most.
+piece_mib=15 most_mib=60
+
+look_at_clock() { # set left: the seconds until the deadline
+    printf -v left '%(%s)T' -1
+    if [ -e "$work/deadline" ]; then left=$(($(< "$work/deadline") - left)); else left=999999; fi
+}
+is_running() { ! flock -n "$work/queue.lock" true; }
+alive() { [ -e "$1" ] && kill -0 "$(cat "$1")" 2> /dev/null; }
+
+# What steps.txt calls: a Python with PyTorch, one with TensorRT, one with TensorRT for RTX.
+# shellcheck disable=SC2329
+{
+torch() {
+    local ort=
+    [ ! -e "$work/ort/.unpacked" ] || ort=:$work/ort # half of it would hide the machine's own
+    PYTHONPATH=$src:$work/site312$ort${PYTHONPATH:+:$PYTHONPATH} "$torch_python" "$@"
+}
+trt() { PYTHONPATH=$src${trt_path:+:$trt_path} "$trt_python" "$@"; }
+rtx() { PYTHONPATH=$src${PYTHONPATH:+:$PYTHONPATH} "$rtx_python" "$@"; }
+}
+
+settings() { # what steps.txt leaves open; run.sh sets it otherwise
+    export work out src gpu torch_python trt_python rtx_python trt_path data opset few workspace shapes \
+        contexts batches cold_start
+    torch_python=${torch_python:-python3} rtx_python=${rtx_python:-python3} trt_path=${trt_path:-}
+    trt_python=${trt_python:-$work/kit/bin/python3.10}
+    opset=${opset:-17} workspace=${workspace---workspace 8192} few=${few:-}
+    shapes=${shapes---shape 1x320x480 --shape 32x320x480} contexts=${contexts:-1} batches=${batches:-32}
+    cold_start=${cold_start---no-cold-start}
+    data=${named_data:=${data:-none}}
+    if [ "$data" = none ]; then
+        data=synthetic
+        [ ! -d "$work/camvid" ] || data=camvid
+    fi
+    export -f torch trt rtx
+    export PYTHONUNBUFFERED=1 CUDA_MODULE_LOADING=LAZY
+}
+
+# ── what comes ──
+
+unxz_to_stdout() {
+    if command -v xz > /dev/null; then xz -dc "$1"; else
+        python3 -c 'import lzma, shutil, sys
+shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer, 1 << 20)' "$1"
+    fi
+}
+take_source() { # the project as it came with this call; a step that runs keeps the one it began with
+    local new
+    new=$(mktemp -d "$work/src.XXXXXX")
+    tar -C "$root" --exclude=__pycache__ --exclude='.*_cache' --exclude=benchmarks/results -cf - \
+        fcn_deploy tests benchmarks pyproject.toml | tar -C "$new" -xf -
+    ln -sfn "$new" "$work/.src" && mv -T "$work/.src" "$work/src"
+}
+take() { cp "$1" "$pieces/.coming" && mv "$pieces/.coming" "$pieces/${1##*/}"; } # whole under its name
+receive() { # receive FILE…: a piece is taken only whole
+    local file name entry expected
+    for file; do
+        name=${file##*/}
+        case $name in
+            *.tar.xz)
+                rm -rf "$work/.coming"; mkdir "$work/.coming"
+                if unxz_to_stdout "$file" | tar -C "$work/.coming" -xf -; then
+                    for entry in "$work/.coming"/*; do
+                        rm -rf "${work:?}/${entry##*/}"; mv "$entry" "$work/"
+                    done
+                else echo "damaged: $name; send it again"; fi
+                rm -rf "$work/.coming"
+                ;;
+            *.sums | *.layout | unpack.sh) take "$file" ;;
+            *)
+                expected=$(cat /dev/null "$pieces"/*.sums | awk -v name="$name" '$2 == name {print $1}')
+                if [ -z "$expected" ]; then
+                    echo "no list names $name: send its .sums first"
+                elif [ "$(sha256sum < "$file" | cut -d' ' -f1)" != "$expected" ]; then
+                    echo "damaged: $name; send it again"
+                else take "$file"; fi
+                ;;
+        esac
+    done
+}
+missing() { # missing [LIST…]: the pieces that the lists name and that are not here
+    local _ name
+    cat /dev/null "${@:-$pieces/none}" 2> /dev/null | while read -r _ name; do
+        [ -e "$pieces/$name" ] || echo "$name"
+    done
+}
+unpack_in_background() { # each archive while its pieces come
+    local list name
+    [ -e "$pieces/unpack.sh" ] || return 0
+    for list in "$pieces"/*.sums; do
+        name=${list##*/} name=${name%.sums}
+        if [ -e "$work/$name/.unpacked" ] || alive "$pieces/$name.pid"; then continue; fi
+        setsid bash "$pieces/unpack.sh" "$pieces" "$work/$name" "$name" \
+            > "$out/unpack-$name.log" 2>&1 < /dev/null &
+        echo $! > "$pieces/$name.pid"
+    done
+}
+settle() { # say by files what is here: TensorRT, and all that will come
+    local list name
+    if [ "$trt_python" != "$work/kit/bin/python3.10" ] || [ -e kit/.unpacked ]; then : > trt-here; fi
+    [ -e all-sent ] && [ ! -e all-there ] || return 0
+    for list in "$pieces"/*.sums; do
+        name=${list##*/} name=${name%.sums}
+        # An archive of which a piece is missing will not be there; one that is being unpacked will.
+        if [ ! -e "$name/.unpacked" ] && [ -z "$(missing "$list")" ] && alive "$pieces/$name.pid"; then
+            return 0
+        fi
+    done
+    : > all-there
+}
+
+# ── the queue ──
+
+start() { # start SECONDS
+    echo $(($(date +%s) + $1)) > "$work/deadline"
+    launch
+}
+launch() {
+    local pid
+    if is_running; then return; fi
+    rm -f "$work/finished"
+    setsid bash "$here/queue.sh" "$work" > "$work/queue.log" 2>&1 < /dev/null &
+    pid=$!
+    echo $pid > "$work/queue.pid"
+    until is_running || [ -e "$work/finished" ] || ! kill -0 $pid 2> /dev/null; do sleep 0.05; done
+}
+again() { # again STEP…
+    local step
+    for step; do rm -f "$work/done/$step" "$work/done/$step.ok"; done
+    launch
+}
+next_step() { # set name, limit and command of the step to run; 1 if there is none
+    local needs need least room
+    look_at_clock
+    steps=${STEPS:-$src/benchmarks/gpu/steps.txt}
+    # shellcheck disable=SC2162 # a backslash at the end of a line goes on with the next one
+    while IFS='|' read name needs least limit command; do
+        name=${name//[[:space:]]/}
+        case $name in '' | '#'* | +*) continue ;; esac # +: on a machine that one owns, see run.sh
+        [ ! -e "done/$name" ] || continue
+        for need in $needs; do [ -e "$need" ] || continue 2; done
+        room=$((left - spare)) limit=$((${STEP_SECONDS:-limit}))
+        ((room > 0 && room >= least)) || continue
+        ((limit < room)) || limit=$room
+        return 0
+    done < "$steps"
+    return 1
+}
+run_step() {
+    local started=$SECONDS code
+    : > "done/$name"; rm -f "done/$name.ok" "$out/$name.json" # a former result is none of this run
+    echo "$name" > running; echo "── $name: $command"
+    { # the shell itself would say on stderr that a step was killed
+        timeout -k "${GRACE:-5}" "$limit" bash -eo pipefail -c "$command" \
+            > "$out/$name.log" 2>&1 < /dev/null 9>&-
+        code=$?
+    } 2> /dev/null
+    rm -f running; look_at_clock
+    if ((code)); then failed=1; else : > "done/$name.ok"; fi
+    printf '{"step": "%s", "exit_code": %d, "seconds": %d, "limit": %d, "left": %d, "log": "%s.log"}\n' \
+        "$name" "$code" $((SECONDS - started)) "$limit" "$left" "$name" >> "$out/steps.jsonl"
+    echo "   exit code $code, $((SECONDS - started)) s"; tail -n 3 "$out/$name.log" | sed 's/^/   /'
+    pack
+}
+not_run() { # the steps that had no turn, and why
+    local name needs least limit command need why
+    # shellcheck disable=SC2162
+    while IFS='|' read name needs least limit command; do
+        name=${name//[[:space:]]/} why=
+        case $name in '' | '#'* | +*) continue ;; esac
+        [ ! -e "done/$name" ] || continue
+        for need in $needs; do [ -e "$need" ] || why+=" $need"; done
+        if [ -n "$why" ]; then echo "$name: needs$why"; else echo "$name: too little time"; fi
+    done < "${steps:-/dev/null}"
+}
+run_queue() {
+    failed=0
+    exec 9> queue.lock
+    flock -w 2 9 || { echo "queue.sh: a queue runs in $work already" >&2; exit 2; }
+    rm -f finished running all-there trt-here
+    look_at_clock
+    while ((left > spare)); do
+        src=$root
+        [ ! -e src ] || src=$(readlink -f src)
+        gpu=$src/benchmarks/gpu
+        settings; settle
+        if next_step; then run_step; elif [ -e all-there ]; then break; else sleep 0.2; fi
+        look_at_clock
+    done
+    not_run > "$out/not-run.txt"
+    pack
+    : > finished
+    return "$failed"
+}
+
+# ── what comes back ──
+
+pack() { # all results as one archive, which is there whole or as it was before
+    local archive=${RESULTS:-$work/results.tgz} made
+    made=${archive%/*}/.$$.${archive##*/}
+    cp -u "$work"/engines/*.json "$out/" 2> /dev/null
+    # Exit code 1: a step is writing into a file that was read.
+    tar -C "$out" --exclude=./work --exclude="./*${archive##*/}" -czf "$made" . 2> /dev/null
+    (($? > 1)) || mv "$made" "$archive"
+    rm -f "$made"
+}
+engines_that_fit() { # engines_that_fit MIB: timing cache, engines with their sidecars, those with logits last
+    local room=$(($1 << 20)) file size all=(engines/*.plan) logits=(engines/*.logits.*.plan)
+    for file in timings.cache $(printf '%s\n' "${all[@]}" | grep -v '\.logits\.') "${logits[@]}"; do
+        [ -s "$file" ] || continue
+        size=$(stat -c %s "$file")
+        if ((size > room)); then echo "left there, too large: $file" >&2; continue; fi
+        room=$((room - size - 65536)); echo "$file"
+        [ ! -e "$file.json" ] || echo "$file.json"
+    done
+}
+report() { # report OUT SECONDS
+    local to wait_until=$((SECONDS + $2)) engines
+    mkdir -p "$1"; to=$(cd "$1" && pwd)
+    cd "$work" || exit
+    while is_running && ((SECONDS < wait_until)); do sleep 0.2; done
+    pack
+    if (($(stat -c %s results.tgz) > piece_mib << 20)); then
+        split -b ${piece_mib}m -d -a 1 results.tgz "$to/results.tgz."
+    else cp results.tgz "$to/"; fi
+    if [ -e finished ] || (($2)); then
+        engines=$(engines_that_fit $((most_mib - ($(stat -c %s results.tgz) >> 20) - 1)))
+        # shellcheck disable=SC2086 # a list of names without spaces
+        [ -z "$engines" ] || tar -cf - $engines | split -b ${piece_mib}m -d -a 1 - "$to/engines.tar."
+    fi
+    say_state
+    (cd "$to" && sha256sum ./*)
+    cd - > /dev/null || exit
+}
+say_state() {
+    local log lacking name
+    if [ -e "$out/steps.jsonl" ]; then
+        cat "$out/steps.jsonl"
+        # shellcheck disable=SC2012 # the names are ours
+        ls -t "$out"/*.log | head -n 2 | while read -r log; do echo "== ${log##*/}"; tail -n 5 "$log"; done
+    fi
+    lacking=$(missing "$pieces"/*.sums | tr '\n' ' ')
+    [ -z "$lacking" ] || echo "not here: ${lacking% }; send again what was sent"
+    for name in "$pieces"/*.sums; do
+        name=${name##*/} name=${name%.sums}
+        if [ ! -e "$work/$name/.unpacked" ] && [ -e "$pieces/$name.pid" ] && ! alive "$pieces/$name.pid"; then
+            echo "$name was not unpacked: $(tail -n 1 "$out/unpack-$name.log")"
+        fi
+    done
+    if [ -e finished ]; then
+        echo "the queue has ended"; cat "$out/not-run.txt"
+    elif is_running; then
+        echo "running: $(cat running 2> /dev/null || echo 'nothing, waiting')"
+    else echo "the queue does not run: --start SECONDS"; fi
+    look_at_clock; echo "left: $left s"
+}
+
+main() {
+    local verb words
+    work=${1:?$usage}; shift
+    here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd); root=$(cd "$here/../.." && pwd)
+    mkdir -p "$work/done" "$work/pieces"; work=$(cd "$work" && pwd)
+    pieces=$work/pieces; out=${out:-$work/out}; mkdir -p "$out"
+    if ((!$#)); then cd "$work" && run_queue; exit; fi
+    case " $* " in *" --receive "* | *" --start "* | *" --again "*) take_source ;; esac
+    while (($#)); do
+        verb=$1 words=(); shift
+        while (($#)) && [[ $1 != --* ]]; do words+=("$1"); shift; done
+        case $verb in
+            --receive) receive "${words[@]}"; unpack_in_background ;;
+            --start) start "${words[0]:?$usage}" ;;
+            --again) again "${words[@]}" ;;
+            --all-sent) : > "$work/all-sent" ;;
+            --report) report "${words[0]:?$usage}" "${words[1]:-0}" ;;
+            *) echo "$usage" >&2; exit 2 ;;
+        esac
+    done
+}
+main "$@"; exit
