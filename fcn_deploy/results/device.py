@@ -12,8 +12,10 @@ from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.runner import RunnerDescription
 
 DEVICE_SCHEMA = 2
-#: The timings that every measured row has: computing alone, and a stream from pinned memory.
-DEVICE, PINNED = "device", "pinned"
+#: Computing alone, by launches of its graph in a row: without the host's time to make a launch.
+LAUNCHES = "launches"
+#: Computing one batch; the copies alone; streams from pinned and from ordinary memory.
+DEVICE, BUS, PINNED, HOST = "device", "bus", "pinned", "host"
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ class DeviceRow:
         batch_size: pictures at once.
         size: (height, width) in pixels.
         timings: what was timed → how long it takes; ``device`` is computing one batch, recorded as
-            a graph, by the device's events, ``pinned`` a batch of a stream from and to pinned
-            memory.
+            a graph, by the device's events, ``launches`` the same by many launches in a row,
+            ``pinned`` a batch of a stream from and to pinned memory.
+            Of a row that ends early, those that were taken before.
         layers: (name, ms) by TensorRT's profiler, the slowest first.
         memory_mib: GPU memory in use after the row, beyond what was in use before the engine.
         error: why the row ends early, or None.
@@ -86,19 +89,32 @@ class DeviceRow:
     error: str | None = None
 
     @property
-    def device_ms(self) -> float:
-        """Computing one batch, by the device's events."""
-        return self.timings[DEVICE].median_ms
+    def device_ms(self) -> float | None:
+        """Computing one batch, by the device's events; None where it was not measured."""
+        return self._median_ms(DEVICE)
 
     @property
-    def pinned_ms(self) -> float:
-        """A batch of a stream from and to pinned memory."""
-        return self.timings[PINNED].median_ms
+    def launches_ms(self) -> float | None:
+        """One launch of many in a row, or None where that was not measured."""
+        return self._median_ms(LAUNCHES)
 
     @property
-    def of_floor(self) -> float:
-        """Share that the stream reaches of what the slower of bus and device allows."""
-        return self.timings[PINNED].further["of_floor"]
+    def alone_ms(self) -> float | None:
+        """Computing alone: by launches in a row, or by single ones where only these were timed."""
+        return self.device_ms if self.launches_ms is None else self.launches_ms
+
+    @property
+    def pinned_ms(self) -> float | None:
+        """A batch of a stream from and to pinned memory; None where it was not measured."""
+        return self._median_ms(PINNED)
+
+    @property
+    def of_floor(self) -> float | None:
+        """Share that the stream reaches of what the slower of bus and launches allows, or None."""
+        return self.timings[PINNED].further.get("of_floor") if PINNED in self.timings else None
+
+    def _median_ms(self, name: str) -> float | None:
+        return self.timings[name].median_ms if name in self.timings else None
 
     @property
     def layers_ms(self) -> float:
@@ -119,20 +135,20 @@ class DeviceRow:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> DeviceRow:
-        """Read the row of a shape that was measured to its end."""
-        fields.child(PINNED).positive("of_floor")
+        """Read the row of a shape: all of it, or what was measured before an error."""
+        error = fields.text_or_none("error")
         names = [name for name, value in fields.values.items() if isinstance(value, dict)]
+        if error is None:
+            fields.child(PINNED).positive("of_floor")
+            names = [*dict.fromkeys((DEVICE, PINNED, *names))]
+        layers = fields.children("layers") if error is None or "layers" in fields.values else []
         return cls(
             batch_size=fields.non_negative_int("batch"),
             size=fields.size("size"),
-            timings={
-                name: BatchTiming.from_fields(fields.child(name))
-                for name in dict.fromkeys((DEVICE, PINNED, *names))
-            },
-            layers=tuple(
-                (layer.text("name"), layer.number("ms")) for layer in fields.children("layers")
-            ),
+            timings={name: BatchTiming.from_fields(fields.child(name)) for name in names},
+            layers=tuple((layer.text("name"), layer.number("ms")) for layer in layers),
             memory_mib=fields.non_negative_int("memory_mib"),
+            error=error,
         )
 
 
@@ -169,13 +185,20 @@ class DeviceTier:
 
     @classmethod
     def from_fields(cls, fields: Fields, environment: Environment) -> DeviceTier:
-        """Read what :meth:`to_json` wrote; rows that ended in an error are left out."""
-        measured = [entry for entry in fields.children("rows") if "error" not in entry.values]
+        """Read what :meth:`to_json` wrote; rows of which nothing was measured are left out."""
+        rows = map(DeviceRow.from_fields, fields.children("rows"))
         return cls(
             environment=environment,
             runner=RunnerDescription.from_fields(fields.child("runner")),
-            rows=tuple(DeviceRow.from_fields(entry) for entry in measured),
+            rows=tuple(row for row in rows if row.timings or row.layers),
             gpu=dict(fields.child("gpu").values),
             memory_after_open_mib=fields.non_negative_int("memory_after_open_mib"),
-            leak=dict(fields.child("leak").values) if "leak" in fields.values else None,
+            leak=_leak(fields.child("leak")) if "leak" in fields.values else None,
         )
+
+
+def _leak(fields: Fields) -> dict[str, Any]:
+    used = fields.child("memory_in_use_mib_after")
+    for runs in used.values:
+        used.non_negative_int(runs)
+    return dict(fields.values)
