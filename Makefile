@@ -15,7 +15,7 @@ BENCH_FLAGS ?=
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder \
 	--max-worker-restart 0
 
-.PHONY: install demo bench test test-all architectures lint lock clean
+.PHONY: install demo bench gpu-checks test test-all architectures lint lock clean
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,10 @@ bench: install
 	test -f $(RUN)/model.fp16.onnx || $(BIN)/fcn-deploy export $(RUN) --fp16
 	$(BIN)/python benchmarks/table.py $(RUN) $(BENCH_FLAGS)
 
+# The pages that show what was measured on a GPU, from the files in benchmarks/results.
+gpu-checks: install
+	$(BIN)/python benchmarks/gpu_checks.py
+
 test: install lint
 	$(PYTEST) -m "not slow"
 
@@ -54,7 +58,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd benchmarks && MYPYPATH=..:. ../$(BIN)/mypy --config-file ../pyproject.toml *.py peers/*.py gpu/*.py
+	cd benchmarks && MYPYPATH=..:. ../$(BIN)/mypy --config-file ../pyproject.toml *.py peers/*.py gpu/*.py gpu_page/*.py
 	$(BIN)/lint-imports
 
 # Exact versions for every supported Python and platform.

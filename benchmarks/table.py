@@ -31,6 +31,7 @@ from typing import Any
 
 import click
 from contenders import check_masks, open_ours, open_peer, open_peers
+from gpu_checks import write_gpu_pages
 from markdown_page import PARTS, SHORT, markdown, short_table, update_page
 from peers import SIZE_REFERENCE
 
@@ -163,8 +164,10 @@ def table(**typed: Any) -> None:
         all_right = all_right and right
     if options.page is not None:
         update_page(options.page, parts)
-    if options.page == PAGE and SHORT in parts:
-        update_page(README, parts)
+    if options.page == PAGE:
+        if SHORT in parts:
+            update_page(README, parts)
+        write_gpu_pages()  # a new result may be of a GPU
     if not all_right:
         sys.exit(EXIT_FAILED)
 

@@ -158,6 +158,8 @@ class TestCommand:
             ]
             return measured_bench(*rows), [f"peer:lame: no {scenario.name}"], True
 
+        gpu_pages: list[str] = []
+        monkeypatch.setattr(table, "write_gpu_pages", lambda: gpu_pages.append("written"))
         monkeypatch.setattr(table, "_measured", measured)
         monkeypatch.setattr(table.loadgen, "unavailable_reason", lambda: None)
         parts = {"PAGE": ("bench", "bench-offline"), "README": ("bench-short",)}
@@ -186,6 +188,7 @@ class TestCommand:
         assert "in fp32 `ort`: **1.98** × PyTorch, 1.24 × plain export." in readme
         assert readme.startswith("before\n")
         assert readme.endswith("after")
+        assert gpu_pages == ["written"]
         for file in ("out.md", "out.offline.md"):
             assert (tmp_path / file).is_file()
 
