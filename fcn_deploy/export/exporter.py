@@ -16,10 +16,11 @@ from fcn_deploy.core.spec import BatchShape, Precision, Tail, ordered_outputs
 from fcn_deploy.export.baseline import plain_graph
 from fcn_deploy.export.check import CHECK_SHAPES, CHECK_TOLERANCE, check_graph
 from fcn_deploy.export.opset17 import CONVERTED_OPSET, converted
-from fcn_deploy.export.simplify import name_nodes, tidy
+from fcn_deploy.export.simplify import cast_bytes_through_float, name_nodes, tidy
 from fcn_deploy.export.trace import DEFAULT_OPSET, OPSETS, name_axes, strip_traces, traced
 from fcn_deploy.graph.cost import GraphCost, graph_cost
 from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
+from fcn_deploy.graph.tournament import with_tournament
 from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.networks.deploy_graph import DeployGraph
 
@@ -174,8 +175,11 @@ def _traced_and_tidied(model: DeployGraph, opset: int) -> tuple[onnx.ModelProto,
     removed = exported - len(graph.graph.node)
     name_nodes(graph.graph, model)
     strip_traces(graph)
+    cast_bytes_through_float(graph)
     if opset == CONVERTED_OPSET:
         graph = converted(graph)
+    if model.tail_form is Tail.TOURNAMENT:
+        graph = with_tournament(graph)
     name_axes(graph.graph.input[0], ["N", "H", "W", 3])
     axes: dict[str, list[str | int]] = {
         "mask": ["N", "H", "W"],
