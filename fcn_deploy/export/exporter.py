@@ -19,8 +19,10 @@ from fcn_deploy.export.opset17 import CONVERTED_OPSET, converted
 from fcn_deploy.export.simplify import cast_bytes_through_float, name_nodes, tidy
 from fcn_deploy.export.trace import DEFAULT_OPSET, OPSETS, name_axes, strip_traces, traced
 from fcn_deploy.graph.cost import GraphCost, graph_cost
+from fcn_deploy.graph.fp16 import in_half
 from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
 from fcn_deploy.graph.tournament import with_tournament
+from fcn_deploy.graph.whole_mean import with_whole_mean
 from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.networks.deploy_graph import DeployGraph
 
@@ -95,8 +97,10 @@ def onnx_from_checkpoint(
         )
     names = ordered_outputs(outputs)
     checkpoint = load_checkpoint(checkpoint_path)
-    source = DeployGraph(checkpoint.model, checkpoint.spec, names, precision, tail)
+    source = DeployGraph(checkpoint.model, checkpoint.spec, names, tail)
     graph, removed = _traced_and_tidied(source, opset)
+    if precision is Precision.FP16:
+        graph = fp16_graph(graph)
     write_metadata(
         graph, checkpoint.spec, precision, file_digest(checkpoint_path), source.tail_form
     )
@@ -157,6 +161,11 @@ def _norms(model: nn.Module) -> int:
 
 def _norm_nodes(graph: onnx.ModelProto) -> int:
     return sum(node.op_type == "BatchNormalization" for node in graph.graph.node)
+
+
+def fp16_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an FP32 deploy graph in half, with a mean of whole grey levels: half holds those."""
+    return in_half(with_whole_mean(graph))
 
 
 def deploy_graph(model: DeployGraph, opset: int) -> onnx.ModelProto:

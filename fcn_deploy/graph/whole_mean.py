@@ -1,11 +1,11 @@
-"""A float32 graph made ready for arithmetic in bfloat16.  Knows no torch.
+"""A graph that subtracts a mean of whole grey levels, for arithmetic of few bits.  Knows no torch.
 
-bfloat16 keeps eight significant bits.  A pixel is a whole number and the mean is not: all
-differences of a channel have the same fraction, so rounding moves all that lie between two powers
-of two by the same amount, up to a quarter of a grey level from 64 on, half a level from 128 on.
-That is no noise but another picture, slightly other in colour and contrast.  Less a whole mean,
-pixels are whole numbers of no more than eight bits, and none is rounded; what the mean lacks goes
-into the first convolution's bias.
+A pixel is a whole number and the mean is not: all differences of a channel have the same fraction,
+so rounding moves all that lie between two powers of two by the same amount.  bfloat16 keeps eight
+significant bits: it moves them by up to a quarter of a grey level from 64 on, half a level from
+128 on; half precision keeps eleven: an eighth of that.  That is no noise but another picture,
+slightly other in colour and contrast.  Less a whole mean, pixels are whole numbers of no more than
+eight bits, and none is rounded; what the mean lacks goes into the first convolution's bias.
 
 Around the picture that convolution reads zeros, which then stand for the whole mean, half a grey
 level at most from the mean itself.
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 #: What stands behind the library's name where a file is computed so.
 WHOLE_MEAN = ", mean made whole"
-_REPAIR = "export it again, or use --backend openvino"
+_REPAIR = "export it again, or compute it in float32"
 
 
 def with_whole_mean(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph that subtracts a mean of whole grey levels, the rest of it in a bias.
+
+    The difference has a new name, for it is another quantity than in the graph that is given.
 
     Args:
         model: FP32, as `fcn-deploy export` writes it: a picture of bytes, less a mean [1, C, 1, 1]
@@ -63,6 +65,7 @@ def with_whole_mean(model: onnx.ModelProto) -> onnx.ModelProto:
     # Under new names: exporters let nodes share constants that are equal.
     _replace(whole.graph, subtraction, 1, nearest)
     _replace(whole.graph, convolution, 2, sum(bias, start=moved))
+    subtraction.output[0] = convolution.input[0] = f"{subtraction.output[0]}.whole_mean"
     return whole
 
 
