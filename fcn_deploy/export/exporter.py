@@ -101,13 +101,11 @@ def onnx_from_checkpoint(
     graph, removed = _traced_and_tidied(source, opset)
     if precision is Precision.FP16:
         graph = fp16_graph(graph)
-    write_metadata(
-        graph, checkpoint.spec, precision, file_digest(checkpoint_path), source.tail_form
-    )
+    digest = file_digest(checkpoint_path)
+    write_metadata(graph, checkpoint.spec, precision, digest, source.tail_form)
     if checked:
         check_graph(graph, checkpoint, names, precision)
-    content = graph.SerializeToString()
-    write_bytes(target, content)
+    write_bytes(target, content := graph.SerializeToString())
     return Export(
         path=target,
         digest=content_digest(content),
