@@ -22,7 +22,7 @@ from fcn_deploy.graph.cost import GraphCost, graph_cost
 from fcn_deploy.graph.fp16 import in_half
 from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
 from fcn_deploy.graph.tournament import with_tournament
-from fcn_deploy.graph.whole_mean import with_whole_mean
+from fcn_deploy.graph.whole_mean import STEPS_OF_HALF, with_whole_mean
 from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.networks.deploy_graph import DeployGraph
 
@@ -162,8 +162,8 @@ def _norm_nodes(graph: onnx.ModelProto) -> int:
 
 
 def fp16_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return an FP32 deploy graph in half, with a mean of whole grey levels: half holds those."""
-    return in_half(with_whole_mean(graph))
+    """Return an FP32 deploy graph in half, with a mean from which half holds every difference."""
+    return in_half(with_whole_mean(graph, steps=STEPS_OF_HALF))
 
 
 def deploy_graph(model: DeployGraph, opset: int) -> onnx.ModelProto:

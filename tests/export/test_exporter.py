@@ -71,7 +71,7 @@ def test_weights_of_an_fp16_file_are_those_of_fp32_rounded_once(tiny_run: Path) 
     rounded = [name for name, values in halves.items() if values.dtype == np.float16]
     assert len(rounded) > 20
     for name in rounded:
-        if name in exact:  # all but the first convolution's bias, which holds the mean's fraction
+        if name in exact:  # all but the first convolution's bias, which holds a part of the mean
             np.testing.assert_array_equal(halves[name], exact[name].astype(np.float16))
     assert sum(name not in exact for name in rounded) == 1
 

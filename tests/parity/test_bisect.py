@@ -203,7 +203,7 @@ def test_a_good_export_passes_and_names_its_modules(tiny_run: Path) -> None:
     assert result.first is None
     names = [layer.name for layer in result.layers]
     assert len(set(names)) == len(names)
-    # The FP16 file subtracts another mean, a whole one: that is no error of a layer.
+    # The FP16 file subtracts another mean, one in eighths: that is no error of a layer.
     assert "subtract_mean" not in names
     expected = [
         "network.body.conv1",
