@@ -181,13 +181,13 @@ def listed(files: dict[Tail, Path], precision: Precision) -> dict[str, Any] | No
         layers[tail.value] = [
             found[1] for text in listings for found in re.finditer(r"^Name: ([^,]*),", text, re.M)
         ]
-    behind = {tail: behind_product(names) for tail, names in layers.items()}
-    for tail, names in behind.items():
-        print(f"trt-rtx {precision.value} {tail}: {len(names)} layers: {', '.join(names)}")
+    behind = {form: behind_product(names) for form, names in layers.items()}
+    for form, names in behind.items():
+        print(f"trt-rtx {precision.value} {form}: {len(names)} layers: {', '.join(names)}")
     return {
         "library": f"TensorRT for RTX {api.installed_version(Product.RTX)}",
         "precision": precision.value,
-        "layers": {tail: len(names) for tail, names in layers.items()},
+        "layers": {form: len(names) for form, names in layers.items()},
         "behind_product": behind,
     }
 

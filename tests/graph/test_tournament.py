@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fcn_deploy.core.errors import OnnxFileError
+from fcn_deploy.data.scenes.render import draw_scene
 from fcn_deploy.graph.cost import graph_cost
+from fcn_deploy.graph.int8_for_ort_cpu import for_onnx_runtime_cpu
 from fcn_deploy.graph.logits import with_logits
 from fcn_deploy.graph.nodes import opset_of
 from fcn_deploy.graph.onnx_file import OnnxFile
-from fcn_deploy.graph.quantize import chosen_convolutions
+from fcn_deploy.graph.quantize import chosen_convolutions, quantized_onnx
+from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.graph.tournament import Tournament, tournament_of, with_tournament
 
 #: Classes and pixels of a cell.
@@ -199,3 +202,29 @@ def test_what_it_costs_by_the_count(
     assert tournament.nodes == early.nodes - 3 + 1 + 3 * (classes - 1) - 1
     assert tournament.bytes_moved > early.bytes_moved
     assert chosen_convolutions(whole[0]) == chosen_convolutions(whole[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [17, 20])
+def test_an_int8_file_with_a_tournament_gives_the_same_masks(
+    tiny_opsets: dict[int, Path], opset: int, tmp_path: Path
+) -> None:
+    early = OnnxFile(tiny_opsets[opset])
+    path = tmp_path / "tournament.onnx"
+    onnx.save(with_tournament(early.model), path)
+    pictures = [draw_scene(0, index, (48 + 8 * index, 64))[0] for index in range(3)]
+    sessions = []
+    for name, file in (("early", early), ("tournament", OnnxFile(path))):
+        written = quantized_onnx(file, tmp_path / f"{name}.int8.onnx", iter(pictures), threads=1)
+        model = onnx.load(written.path)
+        assert (tournament_of(model.graph) is None) == (name == "early")
+        # As written, and as ONNX Runtime's CPU provider is given it.
+        sessions += [
+            cpu_session(graph.SerializeToString(), 1)
+            for graph in (model, for_onnx_runtime_cpu(model))
+        ]
+    for shape in ((1, 1), (33, 70), (97, 131)):
+        images = draw_scene(1, 0, shape)[0][None]
+        masks = [session.run(["mask"], {"image": images})[0] for session in sessions]
+        np.testing.assert_array_equal(masks[0], masks[2])
+        np.testing.assert_array_equal(masks[1], masks[3])
