@@ -121,14 +121,14 @@ def require_accepted(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> N
         verb, *options = others[1:]
         fcn_deploy.commands[verb].make_context(verb, list(options))
         return
-    if first == "-m":
-        assert others[0] == "pytest"
-        files = [Path(word) for word in others if word.endswith(".py")]
+    script = Path(first)
+    assert script.is_file()
+    if script.stem == "pytest_json":
+        assert others[0].endswith(".json")
+        files = [Path(word) for word in others[1:] if word.endswith(".py")]
         assert files
         assert all("pytest.mark.gpu" in file.read_text(encoding="utf-8") for file in files)
         return
-    script = Path(first)
-    assert script.is_file()
     if script.parent.name == "benchmarks":
         command = getattr(importlib.import_module(script.stem), script.stem)
         assert isinstance(command, click.Command)
@@ -217,7 +217,7 @@ def test_every_step_of_the_list_has_its_turn_once(owned: Rehearsal) -> None:
     # What `run.sh` was asked for reaches the commands.
     typed = [" ".join(words) for words in owned.calls]
     assert sum("--limit 12" in words for words in typed) >= 8
-    assert sum("--workspace 8192" in words for words in typed) == 3
+    assert sum("--workspace 8192" in words for words in typed) == 4
     assert len(list(owned.out.glob("*.log"))) == len(names)
     assert (owned.out / "results.tgz").is_file()
     assert not (owned.out / "work" / "reference").exists()
