@@ -16,8 +16,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fcn_deploy.core.spec import SPEC_KEY, ModelSpec, Precision, Product, SizeRange
-from fcn_deploy.graph.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY
+from fcn_deploy.core.spec import SPEC_KEY, ModelSpec, Precision, Product, SizeRange, Tail
+from fcn_deploy.graph.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, TAIL_KEY
 from fcn_deploy.tensorrt import api
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import NUM_CLASSES, RELEASES, FakeTensorRt
@@ -97,6 +97,7 @@ def write_onnx(
         SPEC_KEY: SPEC.to_json(),
         PRECISION_KEY: precision.value,
         CHECKPOINT_DIGEST_KEY: checkpoint,
+        TAIL_KEY: Tail.EARLY_ARGMAX.value,
     }
     for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)

@@ -102,8 +102,13 @@ SECTIONS = (
             Check(
                 "masks alone of `trt` FP16 beside the recorded reference: less than the gate, but "
                 "at once",
-                find=masks_alone("trt", FP16),
-                by_hand="`benchmarks/gpu/parity_apart.py compare … --masks-only`",
+                ("masks-trt-fp16",),
+                masks_alone("trt", FP16),
+            ),
+            Check(
+                "the same of the engine whose argmax is a tournament",
+                ("masks-trt-tournament",),
+                masks_alone("trt", FP16, tournament=True),
             ),
             Check("`trt` FP32", ("parity-trt-fp32",), parity("trt", FP32)),
             Check("`trt` INT8", ("parity-trt-int8",), parity("trt", INT8)),
@@ -147,7 +152,7 @@ SECTIONS = (
             ),
             Check(
                 "PyTorch, `ort-cuda` and the plain export on ONNX Runtime's CUDA provider, FP16",
-                ("bench-others-*", "bench-offline-others"),
+                ("bench-others-*", "bench-compile-320x480", "bench-offline-others"),
                 speed(*_OTHERS),
             ),
             Check(
@@ -186,6 +191,11 @@ SECTIONS = (
         (
             Check("FP16 alone on the GPU, with a CUDA graph", ("device-tier-fp16",),
                   measured(device.latency)),
+            Check(
+                "the same with a tournament in the argmax's place",
+                ("device-tier-tournament",),
+                measured(device.latency, tournament=True),
+            ),
             Check("the same in FP32", ("device-tier-fp32",), measured(device.latency, FP32)),
             Check("the same in INT8", ("device-tier-int8",), measured(device.latency, INT8)),
             Check(
@@ -212,8 +222,13 @@ SECTIONS = (
             ),
             Check("GPU memory of an FP16 engine", ("device-tier-fp16",), measured(device.memory)),
             Check(
+                "CUDA graphs are recorded with shared scratch memory, and none is refused",
+                ("device-tier-fp16", "leak"),
+                measured(device.graphs),
+            ),
+            Check(
                 "memory over 1,000 runs of 20 shapes in turns, graphs recorded and dropped",
-                ("device-tier-fp16",),
+                ("leak",),
                 measured(device.leak, by_shape=False),
             ),
         ),

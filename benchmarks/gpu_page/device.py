@@ -14,7 +14,15 @@ from fcn_deploy.results.device import (
     DeviceTier,
 )
 from fcn_deploy.results.format import number, percent
-from gpu_page.findings import FP16, MISSED, REACHED, Finder, Finding, shape_words
+from gpu_page.findings import (
+    FP16,
+    MISSED,
+    REACHED,
+    Finder,
+    Finding,
+    has_tournament,
+    shape_words,
+)
 from gpu_page.results import GpuResults
 
 #: Of the slower of bus and GPU, the share that a stream from pinned memory has to reach, and where.
@@ -27,18 +35,22 @@ _LONGEST_NAME = 60
 Words = Callable[[DeviceTier], str]
 
 
-def measured(words: Words, precision: str = FP16, *, by_shape: bool = True) -> Finder:
+def measured(
+    words: Words, precision: str = FP16, *, by_shape: bool = True, tournament: bool = False
+) -> Finder:
     """Return the finder of one thing that a device file may tell of an engine.
 
     Args:
         words: what it is.
         precision: of the engine.
         by_shape: whether it is told of each shape.
+        tournament: whether its file's argmax is written in comparisons.
     """
 
     def find(results: GpuResults) -> Iterator[Finding]:
         for tier in results.devices:
-            told = words(tier) if tier.runner.precision == precision else ""
+            found = (tier.runner.precision, has_tournament(tier.runner))
+            told = words(tier) if found == (precision, tournament) else ""
             if told:
                 driver = tier.gpu.get("driver", "not told")
                 versions = f"{tier.runner.library}, driver for CUDA {driver}"
@@ -124,6 +136,15 @@ def memory(tier: DeviceTier) -> str:
         return ""
     after = [f"{_shape(row)}: {row.memory_mib:,} MiB" for row in tier.rows]
     return "; ".join([f"opened: {tier.memory_after_open_mib:,} MiB", *after])
+
+
+def graphs(tier: DeviceTier) -> str:
+    """Return how often a batch's work became a CUDA graph, and how often that was refused."""
+    counts = tier.runner.cuda_graphs
+    if counts is None or not counts.recorded + counts.refused:
+        return ""
+    verdict = f"REFUSED {counts.refused} times" if counts.refused else "none refused"
+    return f"{verdict}, {counts.recorded:,} recorded"
 
 
 def leak(tier: DeviceTier) -> str:

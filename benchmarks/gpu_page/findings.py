@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcn_deploy.core.spec import Precision, Product
+from fcn_deploy.core.spec import Precision, Product, Tail
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.format import number, percent, points
 from fcn_deploy.results.parity import Comparison
@@ -192,13 +192,19 @@ def parity_words(compared: Comparison) -> str:
     return "; ".join(words)
 
 
-def masks_alone(backend: str, precision: str) -> Finder:
+def has_tournament(runner: RunnerDescription) -> bool:
+    """Say whether an engine's file has its argmax written in comparisons."""
+    return runner.tail == Tail.TOURNAMENT.value
+
+
+def masks_alone(backend: str, precision: str, *, tournament: bool = False) -> Finder:
     """Return the finder of a backend's share of equal pixels, taken without logits."""
 
     def find(results: GpuResults) -> Iterator[Finding]:
         for share in results.masks:
             runner = share.runner
-            if (runner.backend, runner.precision) == (backend, precision):
+            found = (runner.backend, runner.precision, has_tournament(runner))
+            if found == (backend, precision, tournament):
                 verdict = REACHED if share.agreement >= share.required else MISSED
                 yield Finding.of(
                     share.environment,

@@ -56,6 +56,7 @@ class RunnerDescription:
         cuda_graphs: of the batches so far, for ``trt``; None for others, and in older files.  It
             grows while the runner runs, and so does not tell one runner from another.
         note: what is unusual about the model file; None: nothing.
+        tail: form of the network's last step, of ``trt``'s engines; None where that is not told.
         threads: CPU threads it was pinned to.
         file: path of the model file.
         digest: of that file.
@@ -74,6 +75,7 @@ class RunnerDescription:
     providers: tuple[str, ...] = field(default=())
     cuda_graphs: GraphCounts | None = field(default=None, compare=False)
     note: str | None = None
+    tail: str | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -106,7 +108,7 @@ class RunnerDescription:
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""
         values = asdict(self)
-        for optional in ("cuda_graphs", "note"):
+        for optional in ("cuda_graphs", "note", "tail"):
             if values[optional] is None:
                 del values[optional]
         return values
@@ -135,4 +137,5 @@ class RunnerDescription:
             providers=fields.texts("providers"),
             cuda_graphs=None if graphs is None else GraphCounts.from_fields(graphs),
             note=fields.text_or_none("note"),
+            tail=fields.text_or_none("tail"),
         )

@@ -151,6 +151,7 @@ class TrtRunner(Runner):
             checkpoint_digest=self._identity.checkpoint_digest,
             cuda_graphs=self._graph_counts(),
             note=self._identity.note,
+            tail=self._identity.tail,
         )
 
     def _open_engine(self) -> DeviceEngine:

@@ -226,6 +226,7 @@ def _cache_key(file: OnnxFile, tensorrt: TensorRt, options: BuildOptions) -> dic
             "portable": None if options.portable is None else options.portable.value,
         },
         "spec": metadata.spec,
+        "tail": metadata.tail,
     }
 
 

@@ -81,6 +81,8 @@ class EngineSidecar:
         command: what rebuilds it.
         built_at: ISO 8601, UTC.
         build_seconds: time that the builder took.
+        tail: the form of the ONNX file's last step, see docs/numerics.md; None in older sidecars,
+            and where the file does not tell.
     """
 
     product: Product
@@ -103,6 +105,7 @@ class EngineSidecar:
     command: str
     built_at: str
     build_seconds: float
+    tail: str | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:

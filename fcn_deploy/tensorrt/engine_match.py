@@ -129,6 +129,7 @@ class EngineIdentity:
         driver: CUDA version of the driver that it was built under; None where it is not known.
         note: what is unusual about it, or None.
         portable: what it was built to fit beyond one release and one kind of GPU, or None.
+        tail: the form of its network's last step; None where that is not told.
     """
 
     path: Path
@@ -143,6 +144,7 @@ class EngineIdentity:
     portable: Portability | None = None
     driver: str | None = None
     note: str | None = None
+    tail: str | None = None
 
     def is_served_by(self, driver: str) -> bool:
         """Say whether a driver is as new as the one under which this release built the engine."""
@@ -166,6 +168,7 @@ def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
             outputs=(),
             profiles=(),
             command="fcn-deploy build",
+            tail=metadata.tail,
         )
     sidecar = read_engine(plan)
     check_belongs(
@@ -188,6 +191,7 @@ def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
         portable=portability_of(sidecar.flags),
         driver=sidecar.driver,
         note=header_problem(plan),
+        tail=sidecar.tail,
     )
 
 

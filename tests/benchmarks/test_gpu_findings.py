@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results import bench
 from fcn_deploy.results.device import DeviceRow
+from fcn_deploy.results.runner import GraphCounts
 from tests.benchmarks.gpu_page_lines import DOCS, lines_of, result_of, results_of
 from tests.benchmarks.gpu_result_files import (
     DAY,
@@ -159,6 +161,30 @@ class TestDevice:
         assert "1×320×480: 0.200 ms" in result_of(tmp_path, "FP16 alone on the GPU")
         assert "1×320×480" not in result_of(tmp_path, "FP16 from pinned memory to")
         assert "64×" not in result_of(tmp_path, "GPU memory of an FP16")
+
+    def test_an_engine_with_a_tournament_is_told_apart(self, tmp_path: Path) -> None:
+        write_device(tmp_path / "early.json", device_row(1, 0.2))
+        runner = replace(on_gpu("trt"), tail="tournament")
+        write_device(tmp_path / "other.json", device_row(1, 0.1), runner=runner)
+        assert result_of(tmp_path, "FP16 alone on the GPU").startswith("1×320×480: 0.200 ms")
+        other = result_of(tmp_path, "the same with a tournament")
+        assert other.startswith("1×320×480: 0.100 ms")
+
+    @pytest.mark.parametrize(
+        ("counts", "said"),
+        [
+            (GraphCounts(12, 0), "none refused, 12 recorded"),
+            (GraphCounts(3, 2), "REFUSED 2 times, 3 recorded"),
+            (GraphCounts(0, 0), NOT_MEASURED),
+            (None, NOT_MEASURED),
+        ],
+    )
+    def test_graphs_that_are_refused_are_said(
+        self, tmp_path: Path, counts: GraphCounts | None, said: str
+    ) -> None:
+        runner = replace(on_gpu("trt"), cuda_graphs=counts)
+        write_device(tmp_path / "tier.json", device_row(32, 2.0), runner=runner)
+        assert result_of(tmp_path, "CUDA graphs are recorded") == said
 
     @pytest.mark.parametrize(
         ("last", "said"), [(1310, "flat: 1,300 MiB after 100, 1,310"), (1400, "GROWS by 100 MiB")]

@@ -38,6 +38,7 @@ def test_logits_come_from_a_second_engine_and_the_mask_from_the_shipped_one(
     images = pictures((2, 8, 9))
     with open_trt(run, "mask", "logits", "margin") as runner:
         assert "logits" not in runner.describe().file
+        assert runner.describe().tail == "early-argmax"
         outputs = runner.run(images)
         (streamed,) = runner.stream([images])
     np.testing.assert_array_equal(outputs.mask, fake_mask(images))
