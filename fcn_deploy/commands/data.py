@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter, print_table
-from fcn_deploy.commands.shared.options import PathText, PathType
+from fcn_deploy.commands.shared.options import PathText, PathType, held_out_option
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import probe, write_json
 from fcn_deploy.results.environment import result_header
 
@@ -33,10 +34,11 @@ def data(context: click.Context) -> None:
 
 @data.command("check")
 @click.argument("folder", type=PathText("synthetic", folder=True), metavar="DIR|synthetic")
+@held_out_option
 @click.option(
     "--json", "json_file", type=PathType(), help="Write what is printed to this file, as JSON."
 )
-def check(folder: str, json_file: Path | None) -> None:
+def check(folder: str, held_out: float | None, json_file: Path | None) -> None:
     """Decode every file that the lists name; name all faults, each with its repair.
 
     Exit code 1 if there are any.
@@ -47,11 +49,16 @@ def check(folder: str, json_file: Path | None) -> None:
     if json_file is not None:
         probe(json_file)
     if folder == "synthetic":
+        if held_out is not None:
+            raise InputError("--split, but the built-in scenes have lists", "drop --split")
         with counter("drawing", sum(SCENE_COUNTS.values())) as step:
             report = data_check.check_scenes(step)
     else:
-        with counter("checking", data_check.count_samples(Path(folder))) as step:
-            report = data_check.check(Path(folder), step)
+        count = data_check.count_samples(Path(folder), held_out)
+        with counter("checking", count) as step:
+            report = data_check.check(Path(folder), step, held_out)
+        if report.recognised is not None:
+            console.print(report.recognised)
     _print_splits(report)
     _print_classes(report)
     for line in _told(report.faults):

@@ -12,6 +12,7 @@ from fcn_deploy.core.errors import DataError
 from fcn_deploy.data.check_report import Fault
 from fcn_deploy.data.class_counts import ClassCounts
 from fcn_deploy.data.class_list import ClassList
+from fcn_deploy.data.layout import Layout
 from fcn_deploy.data.voc import AUGMENTED
 
 #: Lists to learn from, and to score on: no sample may be in both kinds.
@@ -23,7 +24,7 @@ class Findings:
     """What grows while the samples pass by.
 
     Attributes:
-        root: the folder.
+        layout: where the folder's files lie.
         lists: list → its names, each once.
         learned: the list that training takes.
         classes: names and colours.
@@ -36,7 +37,7 @@ class Findings:
         said: kind and file of what has been said of samples: one may be in several lists.
     """
 
-    root: Path
+    layout: Layout
     lists: dict[str, tuple[str, ...]]
     learned: str
     classes: ClassList

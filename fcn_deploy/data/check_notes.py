@@ -15,22 +15,9 @@ def notes_on(found: Findings) -> Iterator[str]:
     """Yield what the user may want to know of the classes, the files and the lists."""
     if found.classes.names and found.classes.notice:
         yield found.classes.notice
-    listed = {name for names in found.lists.values() for name in names}
-    for folder in ("JPEGImages", "SegmentationClass"):
-        if unlisted := len(_stored(found, folder) - listed):
-            yield f"{unlisted} files of {folder} are in no list"
+    yield from found.layout.unlisted()
     yield from _on_lists(found)
     yield from _on_masks(found)
-
-
-def _stored(found: Findings, folder: str) -> set[str]:
-    """Return the names of a folder's files, those in sub-folders with these."""
-    root = found.root / folder
-    return {
-        path.relative_to(root).with_suffix("").as_posix()
-        for path in root.rglob("*")
-        if not path.name.startswith(".") and path.is_file()
-    }
 
 
 def _on_lists(found: Findings) -> Iterator[str]:
@@ -40,16 +27,21 @@ def _on_lists(found: Findings) -> Iterator[str]:
             continue
         others = [*VALIDATION] if not split.startswith("test") else [*VALIDATION, *TRAINING]
         shared = [
-            f"{count} of its {len(names)} images are in {other}.txt too"
+            f"{count} of its {len(names)} images are in {_called(found, other)} too"
             for other in others
             if (count := _shared(found, split, other))
         ]
         if split in TRAINING:
             shared = []  # that would be a fault, and is named as one
         if not split.startswith("test"):
-            shared.insert(0, f"`train` takes {found.learned}.txt instead")
+            shared.insert(0, f"`train` takes {_called(found, found.learned)} instead")
         if shared:
-            yield f"list {split}.txt: {'; '.join(shared)}"
+            yield f"list {_called(found, split)}: {'; '.join(shared)}"
+
+
+def _called(found: Findings, split: str) -> str:
+    place = found.layout.list_place(split)
+    return place.name if place.suffix == ".txt" else split
 
 
 def _shared(found: Findings, split: str, other: str) -> int:

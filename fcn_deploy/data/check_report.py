@@ -57,6 +57,7 @@ class DataReport:
         counts: how often each class occurs, over all readable samples.
         faults: what has to be mended.
         notes: what may be as it should be.
+        recognised: how the folder is read, where it is not in VOC layout.
     """
 
     source: str
@@ -65,12 +66,14 @@ class DataReport:
     counts: ClassCounts
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
+    recognised: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
         weights = median_frequency(self.counts)
         return {
             "source": self.source,
+            "recognised": self.recognised,
             "splits": [
                 {
                     "name": split.name,
