@@ -36,9 +36,13 @@ def data(context: click.Context) -> None:
 @click.argument("folder", type=PathText("synthetic", folder=True), metavar="DIR|synthetic")
 @held_out_option
 @click.option(
+    "--write-classes", is_flag=True,
+    help="First write DIR/classes.json from the values or colours that the masks hold.",
+)  # fmt: skip
+@click.option(
     "--json", "json_file", type=PathType(), help="Write what is printed to this file, as JSON."
 )
-def check(folder: str, held_out: float | None, json_file: Path | None) -> None:
+def check(folder: str, held_out: float | None, write_classes: bool, json_file: Path | None) -> None:
     """Decode every file that the lists name; name all faults, each with its repair.
 
     Exit code 1 if there are any.
@@ -49,11 +53,16 @@ def check(folder: str, held_out: float | None, json_file: Path | None) -> None:
     if json_file is not None:
         probe(json_file)
     if folder == "synthetic":
-        if held_out is not None:
-            raise InputError("--split, but the built-in scenes have lists", "drop --split")
+        if held_out is not None or write_classes:
+            option, has = (
+                ("--split", "lists") if held_out is not None else ("--write-classes", "classes")
+            )
+            raise InputError(f"{option}, but the built-in scenes have {has}", f"drop {option}")
         with counter("drawing", sum(SCENE_COUNTS.values())) as step:
             report = data_check.check_scenes(step)
     else:
+        if write_classes:
+            _write_classes(Path(folder), held_out)
         count = data_check.count_samples(Path(folder), held_out)
         with counter("checking", count) as step:
             report = data_check.check(Path(folder), step, held_out)
@@ -74,6 +83,19 @@ def check(folder: str, held_out: float | None, json_file: Path | None) -> None:
     files = len({fault.file for fault in report.faults})
     console.print(f"faults: {len(report.faults)}, in {files} files")
     sys.exit(EXIT_FAILED)
+
+
+def _write_classes(folder: Path, held_out: float | None) -> None:
+    from fcn_deploy.data.check import layout_with_lists
+    from fcn_deploy.data.class_json import require_no_class_json, write_class_json
+    from fcn_deploy.data.found_classes import found_classes, masks_of
+
+    layout = layout_with_lists(folder, held_out)
+    require_no_class_json(layout.root)
+    with counter("reading masks", len(masks_of(layout))) as step:
+        content = found_classes(layout, step)
+    file = write_class_json(layout.root, content)
+    console.print(f"wrote {file}: {len(content['classes'])} classes; name them there")
 
 
 def _told(faults: Sequence[Fault]) -> Iterator[str]:

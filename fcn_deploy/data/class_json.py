@@ -160,14 +160,24 @@ def class_json(
     return content
 
 
+def require_no_class_json(folder: Path) -> None:
+    """Refuse a folder that has a classes.json.
+
+    Raises:
+        DataError: it has.
+    """
+    file = folder / CLASS_JSON
+    if file.exists():
+        raise DataError(f"{file} is there already", "remove it to have it written anew")
+
+
 def write_class_json(folder: Path, content: Mapping[str, Any]) -> Path:
     """Write a folder's classes.json, whole or not at all, and return its path.
 
     Raises:
         DataError: there is one.
     """
+    require_no_class_json(folder)
     file = folder / CLASS_JSON
-    if file.exists():
-        raise DataError(f"{file} is there already", "remove it to have it written anew")
     write_json(file, dict(content))
     return file

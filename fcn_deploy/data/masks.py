@@ -164,7 +164,7 @@ def read_mask(
         raise LabelError(
             f"mask {path} holds class {int(labelled.max())}, but the data has {len(palette)} "
             f"classes (0 to {len(palette) - 1}, {IGNORE_INDEX} = void)",
-            "mend the mask or add the class to classes.txt",
+            "mend the mask, or add the class to classes.txt or its value to classes.json",
         )
     return mask
 
@@ -218,20 +218,22 @@ def stored_values(image: Image.Image, bit_depth: int) -> NDArray[Any] | None:
     return colours[..., 0] if bool((colours == colours[..., :1]).all()) else None
 
 
-def read_stored(path: Path) -> tuple[NDArray[Any], bool]:
-    """Return what a mask's file holds before any class is sought, and whether that is colours.
+def read_stored(path: Path) -> tuple[NDArray[Any], list[int]]:
+    """Return what a mask's file holds before any class is sought, and its palette.
 
     Returns:
-        Whole numbers [H, W] and False; or uint8 [H, W, 3] and True.
+        Whole numbers [H, W], or RGB as uint8 [H, W, 3]; the palette's channels one after another,
+        none where there is no palette.
 
     Raises:
         ImageError: it cannot be decoded.
     """
     with decoded(path) as image:
-        stored = stored_values(image, _bit_depth(path))
-        if stored is not None:
-            return stored, False
-        return np.array(image.convert("RGB"), dtype=np.uint8), True
+        if image.mode == "P" or image.mode in ("L", "1", "LA") or image.mode.startswith("I"):
+            stored = stored_values(image, _bit_depth(path))
+            assert stored is not None  # these modes hold values
+            return stored, image.getpalette("RGB") or []
+        return np.array(image.convert("RGB"), dtype=np.uint8), []
 
 
 def _require_order(mask: NDArray[np.uint8], stored: list[int], palette: Palette) -> None:
