@@ -39,6 +39,12 @@ class ValueMap:
             table[IGNORE_INDEX] = IGNORE_INDEX  # void, unless it is said to be a class
         return table
 
+    @cached_property
+    def _bytes(self) -> tuple[bytes, bytes]:
+        """The table of the 8-bit values, and those of them that mean something."""
+        low = self._table[: IGNORE_INDEX + 1]
+        return low.astype(np.uint8).tobytes(), bytes(np.flatnonzero(low != _NONE).tolist())
+
     def classes(self, stored: NDArray[Any]) -> NDArray[np.uint8]:
         """Return class indices, uint8 [H, W], 255 = void.
 
@@ -48,16 +54,24 @@ class ValueMap:
         Raises:
             LabelError: a value that means no class.
         """
-        if stored.dtype != np.uint8:
-            beyond = stored[(stored < 0) | (stored > MAX_VALUE)]
-            if beyond.size:
-                raise _unknown(int(beyond.flat[0]))
-            stored = stored.astype(np.uint16)
-        found = self._table[stored]
+        if stored.dtype == np.uint8:
+            return self._of_bytes(stored)
+        beyond = stored[(stored < 0) | (stored > MAX_VALUE)]
+        if beyond.size:
+            raise _unknown(int(beyond.flat[0]))
+        found = self._table[stored.astype(np.uint16)]
         if found.size and int(found.max()) == _NONE:
             raise _unknown(int(stored[found == _NONE][0]))
         indices: NDArray[np.uint8] = found.astype(np.uint8)
         return indices
+
+    def _of_bytes(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        # Twice as fast as a table of numpy's.  A bytearray: torch wants arrays that can be written.
+        table, known = self._bytes
+        raw = bytearray(stored.tobytes())
+        if unknown := raw.translate(None, known):
+            raise _unknown(unknown[0])
+        return np.frombuffer(raw.translate(table), np.uint8).reshape(stored.shape)
 
 
 def _unknown(value: int) -> LabelError:
