@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fcn_deploy.commands.data_convert import convert
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter, print_table
 from fcn_deploy.commands.shared.options import PathText, PathType, held_out_option
 from fcn_deploy.core.errors import InputError
@@ -30,6 +31,9 @@ def data(context: click.Context) -> None:
     """Look at labelled images before training on them."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+data.add_command(convert)
 
 
 @data.command("check")
