@@ -44,18 +44,30 @@ data.add_command(convert)
     help="First write DIR/classes.json from the values or colours that the masks hold.",
 )  # fmt: skip
 @click.option(
+    "--html", "html_file", type=PathType(),
+    help="Write a page with the tables and a sheet of images with their masks to this file.",
+)  # fmt: skip
+@click.option(
     "--json", "json_file", type=PathType(), help="Write what is printed to this file, as JSON."
 )
-def check(folder: str, held_out: float | None, write_classes: bool, json_file: Path | None) -> None:
+def check(
+    folder: str,
+    held_out: float | None,
+    write_classes: bool,
+    html_file: Path | None,
+    json_file: Path | None,
+) -> None:
     """Decode every file that the lists name; name all faults, each with its repair.
 
     Exit code 1 if there are any.
     """
     from fcn_deploy.data import check as data_check
     from fcn_deploy.data.scenes.dataset import SCENE_COUNTS
+    from fcn_deploy.data.sources import DataSource
 
-    if json_file is not None:
-        probe(json_file)
+    for file in (json_file, html_file):
+        if file is not None:
+            probe(file)
     if folder == "synthetic":
         if held_out is not None or write_classes:
             option, has = (
@@ -81,6 +93,11 @@ def check(folder: str, held_out: float | None, write_classes: bool, json_file: P
     if json_file is not None:
         write_json(json_file, {**result_header("data-check", SCHEMA), **report.to_json()})
         console.print(f"wrote {json_file}")
+    if html_file is not None:
+        from fcn_deploy.report.contact_sheet import write_contact_sheet
+
+        write_contact_sheet(report, DataSource(folder, held_out), html_file)
+        console.print(f"wrote {html_file}")
     if not report.faults:
         console.print("no faults")
         return

@@ -4,7 +4,7 @@
 
 Training stops at the first fault; here each is named with its file and its repair, once however
 many lists name it.  Pictures are looked at one by one and not kept; two are the same if all their
-pixels are: a copy that was resized or compressed anew is not found.
+pixels are.  A copy that was resized or compressed anew is a near duplicate, which is a note.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from fcn_deploy.data.class_counts import ClassCounts
 from fcn_deploy.data.class_list import ClassList, class_file
 from fcn_deploy.data.dataset import Dataset, iterate, require_labels
 from fcn_deploy.data.images import image_digest, read_image
+from fcn_deploy.data.label_statistics import LabelStatistics
 from fcn_deploy.data.layout import Layout
 from fcn_deploy.data.masks import voc_palette
+from fcn_deploy.data.near_duplicates import Fingerprint, NearDuplicate, near_duplicates
 from fcn_deploy.data.pairs import size_mismatch, turned_alone
 from fcn_deploy.data.recognise import find_layout
 from fcn_deploy.data.scenes.dataset import SceneDataset
@@ -39,15 +41,18 @@ _UNKNOWN = ClassList((), voc_palette(IGNORE_INDEX), None)
 def check_scenes(on_sample: Callable[[], None] = lambda: None) -> DataReport:
     """Report on the built-in scenes."""
     splits = {name: SceneDataset.open(name) for name in ("train", "val")}
-    counts = _no_counts(len(splits["train"].class_names))
+    num_classes = len(splits["train"].class_names)
+    counts, statistics = _no_counts(num_classes), LabelStatistics.empty(num_classes)
     for dataset in splits.values():
         for sample in _calling_after_each(iterate(dataset), on_sample):
-            counts = counts + ClassCounts.of(sample.mask, len(dataset.class_names))
+            counts = counts + ClassCounts.of(sample.mask, num_classes)
+            statistics = statistics + LabelStatistics.of(sample.mask, num_classes)
     return DataReport(
         "synthetic",
         splits["train"].class_names,
         tuple(_whole_split(name, dataset) for name, dataset in splits.items()),
         counts,
+        statistics,
     )
 
 
@@ -107,12 +112,14 @@ def check(
     """
     layout = layout_with_lists(folder, held_out)
     lists = {split: _names(layout, split) for split in layout.lists()}
-    found = Findings(layout, lists, layout.training_list, _UNKNOWN, _no_counts(0))
+    nothing = _no_counts(0), LabelStatistics.empty(0)
+    found = Findings(layout, lists, layout.training_list, _UNKNOWN, *nothing)
     try:
         found.classes = layout.classes()
     except DataError as error:
         found.add("classes", class_file(layout.root) or layout.root, error)
-    found.counts = _no_counts(len(found.classes.names))
+    num_classes = len(found.classes.names)
+    found.counts, found.statistics = _no_counts(num_classes), LabelStatistics.empty(num_classes)
     counted: set[str] = set()
     splits = [_check_split(found, split, counted, on_sample) for split in lists]
     _check_labels(found)
@@ -120,14 +127,17 @@ def check(
         if needed not in lists:
             _add_missing_list(found, needed)
     found.faults += _in_both(found)
+    alike = _near_duplicates(found)
     return DataReport(
         str(layout.root),
         found.classes.names,
         tuple(splits),
         found.counts,
+        found.statistics,
         tuple(found.faults),
-        tuple(notes_on(found)),
+        tuple(notes_on(found, alike)),
         layout.notice,
+        alike,
     )
 
 
@@ -171,7 +181,9 @@ def _check_split(
             if split == found.learned:
                 found.pixels += np.bincount(mask.ravel(), minlength=256)
             if name not in counted:
-                found.counts = found.counts + ClassCounts.of(mask, len(found.classes.names))
+                num_classes = len(found.classes.names)
+                found.counts = found.counts + ClassCounts.of(mask, num_classes)
+                found.statistics = found.statistics + LabelStatistics.of(mask, num_classes)
         counted.add(name)
     return SplitReport(split, len(lines), sizes.total(), sizes)
 
@@ -218,6 +230,7 @@ def _image(found: Findings, split: str, name: str) -> tuple[Path, NDArray[np.uin
     except DataError as error:
         found.add_once("unreadable image", path, error)
         return None
+    found.fingerprints.setdefault(split, {})[name] = Fingerprint.of(image)
     found.seen.setdefault(image_digest(image), []).append((split, name))
     return path, image
 
@@ -268,6 +281,21 @@ def _in_both(found: Findings) -> Iterator[Fault]:
             if split in TRAINING and others and name not in validated:
                 yield _overlap(found, f"{name} of {split} is {others[0]} of val: same pixels")
                 break
+
+
+def _near_duplicates(found: Findings) -> tuple[NearDuplicate, ...]:
+    """Return images that are learned from and look like images that are scored on.
+
+    Those of one name or of equal pixels are left out: they are faults.
+    """
+    learned = {k: v for split in TRAINING for k, v in found.fingerprints.get(split, {}).items()}
+    scored = {k: v for split in VALIDATION for k, v in found.fingerprints.get(split, {}).items()}
+    for places in found.seen.values():
+        names = dict(places)
+        if {*names} & {*TRAINING} and {*names} & {*VALIDATION}:
+            for split, name in places:
+                (scored if split in VALIDATION else learned).pop(name, None)
+    return near_duplicates(learned, {k: v for k, v in scored.items() if k not in learned})
 
 
 def _overlap(found: Findings, words: str) -> Fault:
