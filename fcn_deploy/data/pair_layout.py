@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -264,7 +264,7 @@ class PairLayout:
         return f"{self.root} ({split}, {self.share:g} held out by name)"
 
     def unlisted(self) -> tuple[str, ...]:
-        """Return a line on masks without an image."""
+        """Return a line on masks without an image, and on images beside the lists' folders."""
         used = {
             self.find_mask(name, split) for split in self.lists() for name, _ in self._pairs(split)
         }
@@ -275,10 +275,25 @@ class PairLayout:
             for stem, path in files.items()
             if path not in used and ("" in self.mask_endings or stem.endswith(kinds))
         ]
-        if not spare:
-            return ()
-        few = ", ".join(path.name for path in spare[:_TOLD]) + (", …" if len(spare) > _TOLD else "")
-        return (f"{len(spare)} masks have no image: {few}",)
+        beside = {
+            path
+            for folder in {part.images.parent for part in self.parts.values()}
+            for path in folder.iterdir()
+            if is_image_name(path)
+        }
+        notes = []
+        if spare:
+            notes.append(f"{len(spare)} masks have no image: {_few(spare)}")
+        if beside:
+            notes.append(
+                f"{len(beside)} images lie beside the folders of images and are in no list: "
+                f"{_few(sorted(beside))}"
+            )
+        return tuple(notes)
+
+
+def _few(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths[:_TOLD]) + (", …" if len(paths) > _TOLD else "")
 
 
 def _files(folder: Path) -> list[Path]:

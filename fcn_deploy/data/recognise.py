@@ -89,9 +89,24 @@ def _unknown(folder: Path) -> tuple[str, str]:
                     f"{place} holds {suffix} files and no masks",
                     f"convert them: `fcn-deploy data convert {format_name} {folder} --out NEW`",
                 )
+    if (other := _other_masks(folder)) is not None:
+        return other
     told = ", ".join(f"{path.name}/" if path.is_dir() else path.name for path in entries[:_TOLD])
     more = f" and {len(entries) - _TOLD} more" if len(entries) > _TOLD else ""
     return f"data folder {folder} is in no known layout: it holds {told}{more}", EXPECTED
+
+
+def _other_masks(folder: Path) -> tuple[str, str] | None:
+    """Return what to say of masks in files that are not read, beside images."""
+    inside = _folders(folder)
+    for masks in (inside[name] for name in _MASKS if name in inside and {*inside} & {*_IMAGES}):
+        suffixes = {path.suffix.lower() for path in masks.rglob("*") if path.is_file()}
+        if suffixes:
+            return (
+                f"{masks} holds no masks but {', '.join(sorted(suffixes))} files",
+                "save masks as PNG (JPEG alters labels), under the names of their images",
+            )
+    return None
 
 
 def _folders(folder: Path) -> dict[str, Path]:

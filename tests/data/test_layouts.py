@@ -164,6 +164,23 @@ def test_polygons_are_sent_to_the_converter(
     )
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".npy"])
+def test_masks_in_other_files_are_named(tmp_path: Path, one_line: OneLine, suffix: str) -> None:
+    layouts.images_and_masks(tmp_path, small_masks())
+    for path in (tmp_path / "masks").iterdir():
+        path.rename(path.with_suffix(suffix))
+    text = refused(tmp_path, one_line)
+    assert f"{tmp_path / 'masks'} holds no masks but {suffix} files; save masks as PNG" in text
+
+
+def test_images_beside_the_lists_are_noted(tmp_path: Path) -> None:
+    layouts.split_below(tmp_path, small_masks())
+    write_image(tmp_path / "images" / "stray.jpg", 99)
+    assert len(open_dataset(tmp_path, "train")) == 5
+    (note,) = [note for note in check(tmp_path).notes if "in no list" in note]
+    assert note.endswith("are in no list: stray.jpg")
+
+
 def test_images_without_masks_are_counted(tmp_path: Path, one_line: OneLine) -> None:
     layouts.images_and_masks(tmp_path, small_masks(20))
     train = open_dataset(tmp_path, "train")
