@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fcn_deploy.commands.data_convert import convert
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter, print_table
-from fcn_deploy.commands.shared.options import PathText, PathType
+from fcn_deploy.commands.shared.options import PathText, PathType, held_out_option
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import probe, write_json
 from fcn_deploy.results.environment import result_header
 
@@ -31,27 +33,57 @@ def data(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+data.add_command(convert)
+
+
 @data.command("check")
 @click.argument("folder", type=PathText("synthetic", folder=True), metavar="DIR|synthetic")
+@held_out_option
+@click.option(
+    "--write-classes", is_flag=True,
+    help="First write DIR/classes.json from the values or colours that the masks hold.",
+)  # fmt: skip
+@click.option(
+    "--html", "html_file", type=PathType(),
+    help="Write a page with the tables and a sheet of images with their masks to this file.",
+)  # fmt: skip
 @click.option(
     "--json", "json_file", type=PathType(), help="Write what is printed to this file, as JSON."
 )
-def check(folder: str, json_file: Path | None) -> None:
+def check(
+    folder: str,
+    held_out: float | None,
+    write_classes: bool,
+    html_file: Path | None,
+    json_file: Path | None,
+) -> None:
     """Decode every file that the lists name; name all faults, each with its repair.
 
     Exit code 1 if there are any.
     """
     from fcn_deploy.data import check as data_check
     from fcn_deploy.data.scenes.dataset import SCENE_COUNTS
+    from fcn_deploy.data.sources import DataSource
 
-    if json_file is not None:
-        probe(json_file)
+    for file in (json_file, html_file):
+        if file is not None:
+            probe(file)
     if folder == "synthetic":
+        if held_out is not None or write_classes:
+            option, has = (
+                ("--split", "lists") if held_out is not None else ("--write-classes", "classes")
+            )
+            raise InputError(f"{option}, but the built-in scenes have {has}", f"drop {option}")
         with counter("drawing", sum(SCENE_COUNTS.values())) as step:
             report = data_check.check_scenes(step)
     else:
-        with counter("checking", data_check.count_samples(Path(folder))) as step:
-            report = data_check.check(Path(folder), step)
+        if write_classes:
+            _write_classes(Path(folder), held_out)
+        count = data_check.count_samples(Path(folder), held_out)
+        with counter("checking", count) as step:
+            report = data_check.check(Path(folder), step, held_out)
+        if report.recognised is not None:
+            console.print(report.recognised)
     _print_splits(report)
     _print_classes(report)
     for line in _told(report.faults):
@@ -61,12 +93,30 @@ def check(folder: str, json_file: Path | None) -> None:
     if json_file is not None:
         write_json(json_file, {**result_header("data-check", SCHEMA), **report.to_json()})
         console.print(f"wrote {json_file}")
+    if html_file is not None:
+        from fcn_deploy.report.contact_sheet import write_contact_sheet
+
+        write_contact_sheet(report, DataSource(folder, held_out), html_file)
+        console.print(f"wrote {html_file}")
     if not report.faults:
         console.print("no faults")
         return
     files = len({fault.file for fault in report.faults})
     console.print(f"faults: {len(report.faults)}, in {files} files")
     sys.exit(EXIT_FAILED)
+
+
+def _write_classes(folder: Path, held_out: float | None) -> None:
+    from fcn_deploy.data.check import layout_with_lists
+    from fcn_deploy.data.class_json import require_no_class_json, write_class_json
+    from fcn_deploy.data.found_classes import found_classes, masks_of
+
+    layout = layout_with_lists(folder, held_out)
+    require_no_class_json(layout.root)
+    with counter("reading masks", len(masks_of(layout))) as step:
+        content = found_classes(layout, step)
+    file = write_class_json(layout.root, content)
+    console.print(f"wrote {file}: {len(content['classes'])} classes; name them there")
 
 
 def _told(faults: Sequence[Fault]) -> Iterator[str]:

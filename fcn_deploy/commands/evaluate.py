@@ -19,11 +19,13 @@ from fcn_deploy.commands.shared.options import (
     PathType,
     device_option,
     run_argument,
+    share_of,
     threads_option,
     trust_option,
     typed_words,
 )
-from fcn_deploy.commands.shared.runs import result_name, run_from_argument, trained_on
+from fcn_deploy.commands.shared.pictures import say_recognised
+from fcn_deploy.commands.shared.runs import labelled_data, result_name, run_from_argument
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
@@ -51,6 +53,16 @@ class EvaluateOptions:
     device: str
     threads: int | None
     trust: bool
+
+    @property
+    def held_out(self) -> float | None:
+        """The share that was typed in place of a list's name."""
+        return share_of(self.split)
+
+    @property
+    def list_name(self) -> str:
+        """The list: ``val`` where a share was typed."""
+        return self.split if self.held_out is None else "val"
 
     @property
     def typed_precisions(self) -> tuple[Precision, ...]:
@@ -100,9 +112,10 @@ class ListName(ParamType):
     "(`synthetic`); by default on the data that the run was trained with.",
 )  # fmt: skip
 @click.option(
-    "--split", default="val", show_default=True, metavar="LIST", type=ListName(),
+    "--split", default="val", show_default=True, metavar="LIST|SHARE", type=ListName(),
     help="Take the images of this list: `test`, `val`, `train`, or any other in "
-    "ImageSets/Segmentation.",
+    "ImageSets/Segmentation. A share such as 0.2: the images that a training with that share "
+    "kept for validation.",
 )  # fmt: skip
 @click.option(
     "--backend", "backends", multiple=True, type=BackendName(),
@@ -145,8 +158,11 @@ def evaluate(**typed: Any) -> None:
     _require_precision_of_file(source, options)
     candidates = options.candidates(source)
     require_backends([backend for backend, _ in candidates], options.device)
-    data = options.data or trained_on(source, "name the labelled images with --data DIR")
-    dataset = open_split(data, options.split)
+    data = labelled_data(
+        source, options.data, options.held_out, "name the labelled images with --data DIR"
+    )
+    say_recognised(data)
+    dataset = open_split(data.place, options.list_name, data.held_out)
     target = options.json_file or source.evaluate_folder / _file_name(options, candidates)
     probe(target)
     with ExitStack() as stack:
@@ -171,7 +187,7 @@ def evaluate(**typed: Any) -> None:
         result = evaluate_runners(
             runners,
             dataset,
-            split=options.split,
+            split=options.list_name,
             role=role_of(dataset, source, runners[0].describe().checkpoint_digest),
             batch_size=options.batch_size,
             on_picture=step,

@@ -19,6 +19,7 @@ from fcn_deploy.commands.shared.options import (
     PathText,
     PathType,
     device_option,
+    held_out_option,
     precision_options,
     threads_option,
     trust_option,
@@ -53,6 +54,7 @@ class ParityOptions:
     backends: tuple[str, ...]
     precision: Precision
     data: str | None
+    held_out: float | None
     images: Path | None
     limit: int | None
     json_file: Path | None
@@ -74,7 +76,14 @@ class ParityOptions:
 
     def pictures(self, source: Run, spec: ModelSpec, limit: int | None = None) -> Pictures:
         """Return what to compare on; ``limit`` pictures at most unless another number was typed."""
-        return parity_pictures(source, spec, self.data, self.images, self.limit or limit)
+        return parity_pictures(
+            source,
+            spec,
+            self.data,
+            self.images,
+            held_out=self.held_out,
+            limit=self.limit or limit,
+        )
 
     def open(
         self, source: Run, backend: str, precision: Precision, outputs: tuple[str, ...] = _BOTH
@@ -112,6 +121,7 @@ class ParityOptions:
     help="Compare on the validation images of this folder, or of the built-in scenes "
     "(`synthetic`); by default on the run's own.",
 )  # fmt: skip
+@held_out_option
 @click.option(
     "--images", type=PathType(),
     help="Compare on the pictures of this folder, which need no labels, instead of the "

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fcn_deploy.commands.shared.console import console, counter
-from fcn_deploy.commands.shared.options import PathText, Size, few_threads
+from fcn_deploy.commands.shared.options import PathText, Size, few_threads, held_out_option
+from fcn_deploy.commands.shared.pictures import say_recognised
 from fcn_deploy.commands.train_options import Epochs, TrainOptions, train_plan
 from fcn_deploy.commands.train_resume import resume_point
 from fcn_deploy.core.errors import (
@@ -28,6 +29,7 @@ from fcn_deploy.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from fcn_deploy.data.dataset import Dataset
+    from fcn_deploy.data.sources import DataSource
     from fcn_deploy.results.training import Epoch
     from fcn_deploy.training.plan import Progress, TrainPlan
 
@@ -46,9 +48,10 @@ _SECONDS_SHOWN = 0.1
     "--data",
     type=PathText("synthetic", "voc2012", folder=True),
     metavar="DIR|voc2012|synthetic",
-    help="Train on this folder in VOC layout, on VOC 2012 below data/, or on the built-in scenes "
-    "(`synthetic`, the default).",
+    help="Train on this folder of labelled images, in VOC or another layout, on VOC 2012 below "
+    "data/, or on the built-in scenes (`synthetic`, the default).",
 )
+@held_out_option
 @click.option(
     "--download", is_flag=True, help="Download VOC 2012 into data/ if it is not there yet."
 )
@@ -243,6 +246,7 @@ def _train(context: click.Context, options: TrainOptions) -> None:
 
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"training needs PyTorch: {reason}")
+    from fcn_deploy.data.sources import DataSource
     from fcn_deploy.training.distributed import joined
     from fcn_deploy.training.loop import train as run_training
     from fcn_deploy.training.plan import Provenance
@@ -262,7 +266,7 @@ def _train(context: click.Context, options: TrainOptions) -> None:
             return
         options = begun.options
         plan, data = train_plan(options, device), options.data or "synthetic"
-        train_set, val_set, dropped = _open_training_data(data, plan)
+        train_set, val_set, dropped = _open_training_data(DataSource(data, options.held_out), plan)
         if begun.state is None:
             _say_start(plan, train_set)
         world.from_leader(lambda: probe(run.checkpoint))
@@ -290,14 +294,11 @@ def _say_start(plan: TrainPlan, train_set: Dataset) -> None:
         console.print(words)
 
 
-def _open_training_data(data: str, plan: TrainPlan) -> tuple[Dataset, Dataset, int]:
+def _open_training_data(source: DataSource, plan: TrainPlan) -> tuple[Dataset, Dataset, int]:
     from fcn_deploy.data.dataset import require_disjoint
-    from fcn_deploy.data.sources import class_notice, open_dataset, training_split
 
-    if (notice := class_notice(data)) is not None:
-        console.print(notice)
-    read = open_dataset(data, training_split(data))
-    val_set = open_dataset(data, "val")
+    say_recognised(source)
+    read, val_set = source.open(source.training_list), source.open("val")
     require_disjoint(read, val_set)
     fitting = read.at_least(*plan.recipe.crop_size)
     dropped = len(read) - len(fitting)
@@ -310,7 +311,7 @@ def _open_training_data(data: str, plan: TrainPlan) -> tuple[Dataset, Dataset, i
         as_in_the_book += f"`read {val_crops} examples` for validation on crops"
     console.print(
         f"read {len(read)} training and {len(val_set)} validation examples of "
-        f"{len(read.class_names)} classes from {data}; "
+        f"{len(read.class_names)} classes from {source.place}; "
         f"dropped {dropped} training examples smaller than the crop {height}x{width}"
         + as_in_the_book
     )

@@ -46,6 +46,7 @@ class TrainOptions:
     """What was typed; the fields are the options of :func:`train`."""
 
     data: str | None
+    held_out: float | None
     download: bool
     out: str
     arch: str | None

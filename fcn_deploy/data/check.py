@@ -4,7 +4,7 @@
 
 Training stops at the first fault; here each is named with its file and its repair, once however
 many lists name it.  Pictures are looked at one by one and not kept; two are the same if all their
-pixels are: a copy that was resized or compressed anew is not found.
+pixels are.  A copy that was resized or compressed anew is a near duplicate, which is a note.
 """
 
 from __future__ import annotations
@@ -23,21 +23,16 @@ from fcn_deploy.data.check_findings import TRAINING, VALIDATION, Findings
 from fcn_deploy.data.check_notes import notes_on
 from fcn_deploy.data.check_report import DataReport, Fault, SplitReport
 from fcn_deploy.data.class_counts import ClassCounts
-from fcn_deploy.data.class_list import ClassList, class_file, read_class_list
+from fcn_deploy.data.class_list import ClassList, class_file
 from fcn_deploy.data.dataset import Dataset, iterate, require_labels
 from fcn_deploy.data.images import image_digest, read_image
-from fcn_deploy.data.masks import read_mask, voc_palette
+from fcn_deploy.data.label_statistics import LabelStatistics
+from fcn_deploy.data.layout import Layout
+from fcn_deploy.data.masks import voc_palette
+from fcn_deploy.data.near_duplicates import Fingerprint, NearDuplicate, near_duplicates
 from fcn_deploy.data.pairs import size_mismatch, turned_alone
+from fcn_deploy.data.recognise import find_layout
 from fcn_deploy.data.scenes.dataset import SceneDataset
-from fcn_deploy.data.voc import (
-    AUGMENTED,
-    find_image,
-    find_mask,
-    find_voc_root,
-    list_lines,
-    list_path,
-    mask_folder,
-)
 
 #: What masks are read with where the classes are unknown: any index, VOC's colours.
 _UNKNOWN = ClassList((), voc_palette(IGNORE_INDEX), None)
@@ -46,15 +41,18 @@ _UNKNOWN = ClassList((), voc_palette(IGNORE_INDEX), None)
 def check_scenes(on_sample: Callable[[], None] = lambda: None) -> DataReport:
     """Report on the built-in scenes."""
     splits = {name: SceneDataset.open(name) for name in ("train", "val")}
-    counts = _no_counts(len(splits["train"].class_names))
+    num_classes = len(splits["train"].class_names)
+    counts, statistics = _no_counts(num_classes), LabelStatistics.empty(num_classes)
     for dataset in splits.values():
         for sample in _calling_after_each(iterate(dataset), on_sample):
-            counts = counts + ClassCounts.of(sample.mask, len(dataset.class_names))
+            counts = counts + ClassCounts.of(sample.mask, num_classes)
+            statistics = statistics + LabelStatistics.of(sample.mask, num_classes)
     return DataReport(
         "synthetic",
         splits["train"].class_names,
         tuple(_whole_split(name, dataset) for name, dataset in splits.items()),
         counts,
+        statistics,
     )
 
 
@@ -74,67 +72,85 @@ def _no_counts(num_classes: int) -> ClassCounts:
     return ClassCounts(zeros, zeros, zeros)
 
 
-def lists_of(folder: Path) -> list[str]:
-    """Return the names of a folder's lists, ``train`` and ``val`` first.
+def layout_with_lists(folder: Path, held_out: float | None = None) -> Layout:
+    """Return the layout of a folder that has at least one list.
 
     Raises:
-        DataError: the folder is not in VOC layout, or has no list.
+        DataError: it has none, or see :func:`fcn_deploy.data.recognise.find_layout`.
     """
-    lists = list_path(find_voc_root(folder), "x").parent
-    names = sorted(path.stem for path in lists.glob("*.txt") if not path.name.startswith("."))
-    if not names:
-        raise DataError(f"no lists in {lists}", "write train.txt and val.txt, one name a line")
-    first = [name for name in (*TRAINING, *VALIDATION) if name in names]
-    return first + [name for name in names if name not in first]
+    layout = find_layout(folder, held_out)
+    if not layout.lists():
+        place = layout.list_place("train").parent
+        raise DataError(f"no lists in {place}", "write train.txt and val.txt, one name a line")
+    return layout
 
 
-def count_samples(folder: Path) -> int:
-    """Return how many samples :func:`check` will look at, for a progress bar."""
-    root = find_voc_root(folder)
-    return sum(len(_names(root, split)) for split in lists_of(folder))
+def count_samples(folder: Path, held_out: float | None = None) -> int:
+    """Return how many samples :func:`check` will look at, for a progress bar.
+
+    Raises:
+        DataError: see :func:`check`.
+    """
+    layout = layout_with_lists(folder, held_out)
+    return sum(len(_names(layout, split)) for split in layout.lists())
 
 
-def check(folder: Path, on_sample: Callable[[], None] = lambda: None) -> DataReport:
+def check(
+    folder: Path,
+    on_sample: Callable[[], None] = lambda: None,
+    held_out: float | None = None,
+) -> DataReport:
     """Decode everything that a folder's lists name, and say what is wrong with it.
 
     Args:
-        folder: in VOC layout.
+        folder: of labelled images, in any layout.
         on_sample: called after each sample.
+        held_out: see :class:`fcn_deploy.data.sources.DataSource`.
 
     Raises:
-        DataError: the folder is not in VOC layout at all, or has no list.
+        DataError: the folder is in no layout, or has no list.
     """
-    root = find_voc_root(folder)
-    lists = {split: _names(root, split) for split in lists_of(folder)}
-    learned = AUGMENTED if AUGMENTED in lists else "train"
-    found = Findings(root, lists, learned, _UNKNOWN, _no_counts(0))
+    layout = layout_with_lists(folder, held_out)
+    lists = {split: _names(layout, split) for split in layout.lists()}
+    nothing = _no_counts(0), LabelStatistics.empty(0)
+    found = Findings(layout, lists, layout.training_list, _UNKNOWN, *nothing)
     try:
-        found.classes = read_class_list(root)
+        found.classes = layout.classes()
     except DataError as error:
-        found.add("classes", class_file(root) or root, error)
-    found.counts = _no_counts(len(found.classes.names))
+        found.add("classes", class_file(layout.root) or layout.root, error)
+    num_classes = len(found.classes.names)
+    found.counts, found.statistics = _no_counts(num_classes), LabelStatistics.empty(num_classes)
     counted: set[str] = set()
     splits = [_check_split(found, split, counted, on_sample) for split in lists]
     _check_labels(found)
     for needed in ("train", "val"):
         if needed not in lists:
-            words = f"no list {list_path(root, needed)}"
-            repair = "write one name (without suffix) a line"
-            found.faults.append(Fault("missing list", str(list_path(root, needed)), words, repair))
+            _add_missing_list(found, needed)
     found.faults += _in_both(found)
+    alike = _near_duplicates(found)
     return DataReport(
-        str(root),
+        str(layout.root),
         found.classes.names,
         tuple(splits),
         found.counts,
+        found.statistics,
         tuple(found.faults),
-        tuple(notes_on(found)),
+        tuple(notes_on(found, alike)),
+        layout.notice,
+        alike,
     )
 
 
-def _names(root: Path, split: str) -> tuple[str, ...]:
+def _add_missing_list(found: Findings, split: str) -> None:
     try:
-        return tuple(dict.fromkeys(list_lines(root, split)))
+        found.layout.lines(split)
+    except DataError as error:
+        found.add("missing list", found.layout.list_place(split), error)
+
+
+def _names(layout: Layout, split: str) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys(layout.lines(split)))
     except DataError:
         return ()
 
@@ -142,15 +158,17 @@ def _names(root: Path, split: str) -> tuple[str, ...]:
 def _check_split(
     found: Findings, split: str, counted: set[str], on_sample: Callable[[], None]
 ) -> SplitReport:
-    path = list_path(found.root, split)
+    path = found.layout.list_place(split)
     try:
-        lines = list_lines(found.root, split)
+        lines = found.layout.lines(split)
     except DataError as error:
         found.add("unreadable list", path, error)
         return SplitReport(split, 0, 0, Counter())
     if not lines:
-        words, repair = f"the list {path} is empty", "write one name (without suffix) a line"
-        found.faults.append(Fault("empty list", str(path), words, repair))
+        try:
+            found.layout.names(split)
+        except DataError as error:
+            found.add("empty list", path, error)
     for name, count in Counter(lines).items():
         if count > 1:
             words = f"{path} names {name} {count} times"
@@ -163,7 +181,9 @@ def _check_split(
             if split == found.learned:
                 found.pixels += np.bincount(mask.ravel(), minlength=256)
             if name not in counted:
-                found.counts = found.counts + ClassCounts.of(mask, len(found.classes.names))
+                num_classes = len(found.classes.names)
+                found.counts = found.counts + ClassCounts.of(mask, num_classes)
+                found.statistics = found.statistics + LabelStatistics.of(mask, num_classes)
         counted.add(name)
     return SplitReport(split, len(lines), sizes.total(), sizes)
 
@@ -174,7 +194,7 @@ def _check_sample(found: Findings, split: str, name: str) -> NDArray[np.uint8] |
         image = _image(found, split, name)
         mask = _mask(found, split, name)
     except ListError as error:
-        found.add_once("line of a list", list_path(found.root, split), error, name)
+        found.add_once("line of a list", found.layout.list_place(split), error, name)
         return None
     if mask is None:
         return None
@@ -199,32 +219,33 @@ def _check_sample(found: Findings, split: str, name: str) -> NDArray[np.uint8] |
 
 def _image(found: Findings, split: str, name: str) -> tuple[Path, NDArray[np.uint8]] | None:
     try:
-        path = find_image(found.root, name, split)
+        path = found.layout.image(name, split)
     except ListError:
         raise
     except DataError as error:
-        found.add_once("missing image", found.root / "JPEGImages" / name, error)
+        found.add_once("missing image", found.layout.root / "JPEGImages" / name, error)
         return None
     try:
         image = read_image(path)
     except DataError as error:
         found.add_once("unreadable image", path, error)
         return None
+    found.fingerprints.setdefault(split, {})[name] = Fingerprint.of(image)
     found.seen.setdefault(image_digest(image), []).append((split, name))
     return path, image
 
 
 def _mask(found: Findings, split: str, name: str) -> tuple[Path, NDArray[np.uint8]] | None:
     try:
-        path = find_mask(found.root, name, split)
+        path = found.layout.mask(name, split)
     except ListError:
         raise
     except DataError as error:
-        missing = mask_folder(found.root, split) / f"{name}.png"
+        missing = found.layout.mask_folder(split) / f"{name}.png"
         found.add_once("missing mask", missing, error)
         return None
     try:
-        return path, read_mask(path, found.classes.palette)
+        return path, found.classes.read_mask(path)
     except LabelError as error:
         found.add_once("mask out of range", path, error)
     except PaletteError as error:
@@ -238,7 +259,7 @@ def _check_labels(found: Findings) -> None:
     """Name a training list whose masks hold one class alone."""
     if not found.classes.names or not found.pixels.any():
         return  # what could not be read has been named
-    path = list_path(found.root, found.learned)
+    path = found.layout.list_place(found.learned)
     try:
         require_labels(str(path), found.classes.names, found.pixels, 2)
     except DataError as error:
@@ -262,6 +283,21 @@ def _in_both(found: Findings) -> Iterator[Fault]:
                 break
 
 
+def _near_duplicates(found: Findings) -> tuple[NearDuplicate, ...]:
+    """Return images that are learned from and look like images that are scored on.
+
+    Those of one name or of equal pixels are left out: they are faults.
+    """
+    learned = {k: v for split in TRAINING for k, v in found.fingerprints.get(split, {}).items()}
+    scored = {k: v for split in VALIDATION for k, v in found.fingerprints.get(split, {}).items()}
+    for places in found.seen.values():
+        names = dict(places)
+        if {*names} & {*TRAINING} and {*names} & {*VALIDATION}:
+            for split, name in places:
+                (scored if split in VALIDATION else learned).pop(name, None)
+    return near_duplicates(learned, {k: v for k, v in scored.items() if k not in learned})
+
+
 def _overlap(found: Findings, words: str) -> Fault:
-    file = str(list_path(found.root, "val"))
+    file = str(found.layout.list_place("val"))
     return Fault("train and val overlap", file, words, "take it off one of the lists")

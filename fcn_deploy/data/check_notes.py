@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from fcn_deploy.core.spec import IGNORE_INDEX
 from fcn_deploy.data.check_findings import TRAINING, VALIDATION, Findings
+from fcn_deploy.data.label_statistics import TINY
+from fcn_deploy.data.near_duplicates import NearDuplicate
 
+#: A class in more of the images than this is everywhere; in fewer than so many, rare.
+_COMMON, _FEW_IMAGES = 0.8, 10
 #: Names of a list that are told, before the rest is only counted.
 _NAMES_TOLD = 5
 
 
-def notes_on(found: Findings) -> Iterator[str]:
-    """Yield what the user may want to know of the classes, the files and the lists."""
+def notes_on(found: Findings, alike: Sequence[NearDuplicate]) -> Iterator[str]:
+    """Yield what the user may want to know of the classes, the files and the lists.
+
+    Args:
+        found: everything that was seen.
+        alike: images of the training and the validation that look alike.
+    """
     if found.classes.names and found.classes.notice:
         yield found.classes.notice
-    listed = {name for names in found.lists.values() for name in names}
-    for folder in ("JPEGImages", "SegmentationClass"):
-        if unlisted := len(_stored(found, folder) - listed):
-            yield f"{unlisted} files of {folder} are in no list"
+    yield from found.layout.unlisted()
     yield from _on_lists(found)
+    if alike:
+        first = alike[0]
+        yield (
+            f"{len(alike)} images of val look like images of {found.learned} (e.g. {first.other} "
+            f"like {first.name}): frames of one film, or copies? Scores on them prove little"
+        )
     yield from _on_masks(found)
-
-
-def _stored(found: Findings, folder: str) -> set[str]:
-    """Return the names of a folder's files, those in sub-folders with these."""
-    root = found.root / folder
-    return {
-        path.relative_to(root).with_suffix("").as_posix()
-        for path in root.rglob("*")
-        if not path.name.startswith(".") and path.is_file()
-    }
+    yield from _on_classes(found)
 
 
 def _on_lists(found: Findings) -> Iterator[str]:
@@ -40,16 +43,21 @@ def _on_lists(found: Findings) -> Iterator[str]:
             continue
         others = [*VALIDATION] if not split.startswith("test") else [*VALIDATION, *TRAINING]
         shared = [
-            f"{count} of its {len(names)} images are in {other}.txt too"
+            f"{count} of its {len(names)} images are in {_called(found, other)} too"
             for other in others
             if (count := _shared(found, split, other))
         ]
         if split in TRAINING:
             shared = []  # that would be a fault, and is named as one
         if not split.startswith("test"):
-            shared.insert(0, f"`train` takes {found.learned}.txt instead")
+            shared.insert(0, f"`train` takes {_called(found, found.learned)} instead")
         if shared:
-            yield f"list {split}.txt: {'; '.join(shared)}"
+            yield f"list {_called(found, split)}: {'; '.join(shared)}"
+
+
+def _called(found: Findings, split: str) -> str:
+    place = found.layout.list_place(split)
+    return place.name if place.suffix == ".txt" else split
 
 
 def _shared(found: Findings, split: str, other: str) -> int:
@@ -78,6 +86,27 @@ def _on_masks(found: Findings) -> Iterator[str]:
     absent = [name for name, images in counted if not images]
     if absent and found.counts.images.any():
         yield f"classes in no image: {_told(absent)} ({len(absent)} of {len(found.classes.names)})"
+
+
+def _on_classes(found: Findings) -> Iterator[str]:
+    """Name classes of mostly tiny regions, and classes that never occur without another."""
+    names, statistics = found.classes.names, found.statistics
+    parts = zip(names, statistics.regions.tolist(), statistics.tiny.tolist(), strict=True)
+    small = [f"{name} {tiny / of:.0%} of {of}" for name, of, tiny in parts if tiny > of / 2]
+    if small:
+        yield f"regions of fewer than {TINY} pixels: {_told(small)}"
+    together, images = statistics.together, statistics.together.diagonal()
+    bound = [
+        f"{names[one]} without {names[other]}"
+        for one in range(len(names))
+        for other in range(len(names))
+        if one != other
+        and images[one] >= _FEW_IMAGES
+        and together[one, other] == images[one]
+        and images[other] <= _COMMON * found.counts.images.max()
+    ]
+    if bound:
+        yield f"never seen: {_told(bound)}; a network may learn one by the other"
 
 
 def _told(names: Collection[str]) -> str:

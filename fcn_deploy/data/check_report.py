@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fcn_deploy.data.class_counts import ClassCounts, median_frequency
+from fcn_deploy.data.label_statistics import LabelStatistics
+from fcn_deploy.data.near_duplicates import NearDuplicate
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,29 @@ class DataReport:
         class_names: one per index.
         splits: its lists, ``train`` and ``val`` first.
         counts: how often each class occurs, over all readable samples.
+        statistics: which classes occur together, and in which regions, over the same samples.
         faults: what has to be mended.
         notes: what may be as it should be.
+        near_duplicates: images to learn from that look like images to score on.
+        recognised: how the folder is read, where it is not in VOC layout.
     """
 
     source: str
     class_names: tuple[str, ...]
     splits: tuple[SplitReport, ...]
     counts: ClassCounts
+    statistics: LabelStatistics
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
+    recognised: str | None = None
+    near_duplicates: tuple[NearDuplicate, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
         weights = median_frequency(self.counts)
         return {
             "source": self.source,
+            "recognised": self.recognised,
             "splits": [
                 {
                     "name": split.name,
@@ -86,9 +95,13 @@ class DataReport:
                     "pixels": int(self.counts.pixels[index]),
                     "images": int(self.counts.images[index]),
                     "median_frequency_weight": float(weights[index]),
+                    "regions": int(self.statistics.regions[index]),
+                    "tiny_regions": int(self.statistics.tiny[index]),
                 }
                 for index, name in enumerate(self.class_names)
             ],
+            "classes_together": self.statistics.together.tolist(),
+            "near_duplicates": [asdict(pair) for pair in self.near_duplicates],
             "void_pixels": self.counts.void,
             "faults": [asdict(fault) for fault in self.faults],
             "notes": list(self.notes),

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from fcn_deploy.core.errors import DataError, ImageError, InputError, LabelError
 from fcn_deploy.core.files import atomic_path
 from fcn_deploy.core.spec import IGNORE_INDEX
 from fcn_deploy.data.images import decoded, opened
+from fcn_deploy.data.mask_values import ValueMap
 
 Palette = Sequence[tuple[int, int, int]]
 _SOFTWARE = "fcn-deploy"
@@ -87,12 +89,15 @@ def mask_to_colour(mask: NDArray[np.uint8], palette: Palette) -> NDArray[np.uint
     return colours
 
 
-def colour_to_mask(colours: NDArray[np.uint8], palette: Palette) -> NDArray[np.uint8]:
+def colour_to_mask(
+    colours: NDArray[np.uint8], palette: Palette, void_colours: Palette = ()
+) -> NDArray[np.uint8]:
     """Turn an RGB mask into class indices.
 
     Args:
         colours: uint8 [H, W, 3].
         palette: RGB per class; void's colour (224, 224, 192) is understood as well.
+        void_colours: what else stands for void.
 
     Returns:
         uint8 [H, W].
@@ -101,7 +106,8 @@ def colour_to_mask(colours: NDArray[np.uint8], palette: Palette) -> NDArray[np.u
         DataError: a colour is in neither; the message names it and where it stands.
     """
     index_of_colour = np.full(1 << 24, -1, dtype=np.int16)
-    void_and_classes = [(IGNORE_INDEX, VOID_COLOUR), *enumerate(palette)]
+    voids = [(IGNORE_INDEX, colour) for colour in (VOID_COLOUR, *void_colours)]
+    void_and_classes = [*voids, *enumerate(palette)]
     for index, (red, green, blue) in void_and_classes:
         index_of_colour[red << 16 | green << 8 | blue] = index
     wide = colours.astype(np.int32)
@@ -120,11 +126,22 @@ def colour_to_mask(colours: NDArray[np.uint8], palette: Palette) -> NDArray[np.u
     return mask
 
 
-def read_mask(path: Path, palette: Palette) -> NDArray[np.uint8]:
+def read_mask(
+    path: Path,
+    palette: Palette,
+    values: ValueMap | None = None,
+    void_colours: Palette = (),
+) -> NDArray[np.uint8]:
     """Read a mask: palette PNG, index PNG, or RGB in the palette's colours.
 
     The indices of a palette PNG count, whatever its colours are; but if these are the classes' own
     in another order, a program has sorted the palette, and changed the indices with it.
+
+    Args:
+        path: the file.
+        palette: RGB per class.
+        values: which class each stored value means; None: each value is the index of its class.
+        void_colours: of RGB masks, beside void's own.
 
     Returns:
         uint8 [H, W] class indices, 255 = void.
@@ -136,7 +153,10 @@ def read_mask(path: Path, palette: Palette) -> NDArray[np.uint8]:
     """
     with decoded(path) as image:
         try:
-            mask = _indices(image, palette, _bit_depth(path))
+            if values is None or (stored := stored_values(image, _bit_depth(path))) is None:
+                mask = _indices(image, palette, _bit_depth(path), void_colours)
+            else:
+                return values.classes(stored)
         except DataError as error:
             raise type(error)(f"mask {path}: {error.message}", error.repair) from error
     labelled = mask[mask != IGNORE_INDEX]
@@ -144,22 +164,20 @@ def read_mask(path: Path, palette: Palette) -> NDArray[np.uint8]:
         raise LabelError(
             f"mask {path} holds class {int(labelled.max())}, but the data has {len(palette)} "
             f"classes (0 to {len(palette) - 1}, {IGNORE_INDEX} = void)",
-            "mend the mask or add the class to classes.txt",
+            "mend the mask, or add the class to classes.txt or its value to classes.json",
         )
     return mask
 
 
-def _indices(image: Image.Image, palette: Palette, bit_depth: int) -> NDArray[np.uint8]:
+def _indices(
+    image: Image.Image, palette: Palette, bit_depth: int, void_colours: Palette
+) -> NDArray[np.uint8]:
     if image.mode == "P":
         mask: NDArray[np.uint8] = np.array(image, dtype=np.uint8)
         _require_order(mask, image.getpalette("RGB") or [], palette)
         return mask
-    if image.mode == "L":
-        # Pillow stretches grey of 2 and 4 bits to 0..255: index 1 would become class 85 or 17.
-        stretch = 255 // (2**bit_depth - 1) if bit_depth in (2, 4) else 1
-        return np.array(image, dtype=np.uint8) // stretch
-    if image.mode in ("1", "LA"):
-        return np.array(image.convert("L"), dtype=np.uint8) // (255 if image.mode == "1" else 1)
+    if image.mode in ("L", "1", "LA"):
+        return _grey(image, bit_depth)
     if image.mode.startswith("I"):
         wide = np.asarray(image).astype(np.int64)
         beyond = wide[(wide < 0) | (wide > IGNORE_INDEX)]
@@ -169,7 +187,53 @@ def _indices(image: Image.Image, palette: Palette, bit_depth: int) -> NDArray[np
                 "save masks as 8-bit palette or index PNG",
             )
         return wide.astype(np.uint8)
-    return colour_to_mask(np.array(image.convert("RGB"), dtype=np.uint8), palette)
+    return colour_to_mask(np.array(image.convert("RGB"), dtype=np.uint8), palette, void_colours)
+
+
+def _grey(image: Image.Image, bit_depth: int) -> NDArray[np.uint8]:
+    if image.mode == "L":
+        # Pillow stretches grey of 2 and 4 bits to 0..255: index 1 would become class 85 or 17.
+        stretch = 255 // (2**bit_depth - 1) if bit_depth in (2, 4) else 1
+        return np.array(image, dtype=np.uint8) // stretch
+    return np.array(image.convert("L"), dtype=np.uint8) // (255 if image.mode == "1" else 1)
+
+
+def stored_values(image: Image.Image, bit_depth: int) -> NDArray[Any] | None:
+    """Return the values that a mask's pixels hold, of any whole type [H, W].
+
+    Args:
+        image: decoded.
+        bit_depth: of the file.
+
+    Returns:
+        None where the pixels hold colours; three equal channels are values.
+    """
+    if image.mode == "P":
+        return np.array(image, dtype=np.uint8)
+    if image.mode in ("L", "1", "LA"):
+        return _grey(image, bit_depth)
+    if image.mode.startswith("I"):
+        return np.asarray(image)
+    colours = np.array(image.convert("RGB"), dtype=np.uint8)
+    return colours[..., 0] if bool((colours == colours[..., :1]).all()) else None
+
+
+def read_stored(path: Path) -> tuple[NDArray[Any], list[int]]:
+    """Return what a mask's file holds before any class is sought, and its palette.
+
+    Returns:
+        Whole numbers [H, W], or RGB as uint8 [H, W, 3]; the palette's channels one after another,
+        none where there is no palette.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    with decoded(path) as image:
+        if image.mode == "P" or image.mode in ("L", "1", "LA") or image.mode.startswith("I"):
+            stored = stored_values(image, _bit_depth(path))
+            assert stored is not None  # these modes hold values
+            return stored, image.getpalette("RGB") or []
+        return np.array(image.convert("RGB"), dtype=np.uint8), []
 
 
 def _require_order(mask: NDArray[np.uint8], stored: list[int], palette: Palette) -> None:

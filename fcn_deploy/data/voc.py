@@ -6,20 +6,22 @@ import glob
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from fcn_deploy.core.errors import DataError, ListError
 from fcn_deploy.core.files import atomic_path, write_bytes
 from fcn_deploy.data.class_list import ClassList, read_class_list
-from fcn_deploy.data.dataset import Dataset, Sample, iterate
-from fcn_deploy.data.images import IMAGE_SUFFIXES, image_size, read_image
-from fcn_deploy.data.masks import read_mask, voc_palette, write_mask
-from fcn_deploy.data.pairs import size_mismatch
+from fcn_deploy.data.dataset import Dataset, iterate
+from fcn_deploy.data.folder_dataset import FolderDataset
+from fcn_deploy.data.images import IMAGE_SUFFIXES
+from fcn_deploy.data.masks import voc_palette, write_mask
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: The list that extends VOC 2012's ``train`` by the images of SBD, where somebody has put it.
 AUGMENTED = "trainaug"
@@ -29,81 +31,115 @@ _LAYOUT = "expected JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{
 
 
 @dataclass(frozen=True)
-class VocDataset:
-    """One split of a folder in VOC layout.
+class VocLayout:
+    """A folder in VOC layout.
 
     Attributes:
         root: the folder that holds ``JPEGImages/``.
-        split: name of the list, e.g. ``train``.
-        classes: names and colours.
-        names: the samples, in the list's order.
-        image_paths: one per sample.
-        mask_paths: one per sample.
-        image_sizes: (height, width) one per sample.
     """
 
     root: Path
-    split: str
-    classes: ClassList
-    names: tuple[str, ...]
-    image_paths: tuple[Path, ...]
-    mask_paths: tuple[Path, ...]
-    image_sizes: tuple[tuple[int, int], ...]
+
+    @property
+    def notice(self) -> None:
+        """Nothing: the lists tell what is in them."""
+        return
+
+    @property
+    def training_list(self) -> str:
+        """``trainaug`` where the folder has it, else ``train``."""
+        return AUGMENTED if list_path(self.root, AUGMENTED).is_file() else "train"
+
+    def lists(self) -> tuple[str, ...]:
+        """Return the names of the lists, those of training and ``val`` first."""
+        folder = list_path(self.root, "x").parent
+        names = sorted(path.stem for path in folder.glob("*.txt") if not path.name.startswith("."))
+        first = [name for name in ("train", AUGMENTED, "val") if name in names]
+        return (*first, *(name for name in names if name not in first))
+
+    def list_place(self, split: str) -> Path:
+        """Return the list's file."""
+        return list_path(self.root, split)
+
+    def lines(self, split: str) -> tuple[str, ...]:
+        """Return a list's lines; see :func:`list_lines`."""
+        return list_lines(self.root, split)
+
+    def names(self, split: str) -> tuple[str, ...]:
+        """Return a list's names; see :func:`read_list`."""
+        return read_list(self.root, split)
+
+    def image(self, name: str, split: str) -> Path:
+        """Return a sample's image; see :func:`find_image`."""
+        return find_image(self.root, name, split)
+
+    def mask(self, name: str, split: str) -> Path:
+        """Return a sample's mask; see :func:`find_mask`."""
+        return find_mask(self.root, name, split)
+
+    def find_mask(self, name: str, split: str) -> Path | None:
+        """Return a sample's mask, or None."""
+        return mask_path(self.root, name, split)
+
+    def mask_folder(self, split: str) -> Path:
+        """Return where a list's masks lie; see :func:`mask_folder`."""
+        return mask_folder(self.root, split)
+
+    def classes(self) -> ClassList:
+        """Return the classes; see :func:`read_class_list`."""
+        return read_class_list(self.root)
+
+    def source(self, split: str) -> str:
+        """Return folder and list."""
+        return f"{self.root} ({split})"
+
+    def unlisted(self) -> tuple[str, ...]:
+        """Return how many files are in no list, of each folder."""
+        listed = {name for split in self.lists() for name in self._readable_lines(split)}
+        notes = []
+        for folder in ("JPEGImages", "SegmentationClass"):
+            if count := len(_stored(self.root / folder) - listed):
+                notes.append(f"{count} files of {folder} are in no list")
+        return tuple(notes)
+
+    def _readable_lines(self, split: str) -> tuple[str, ...]:
+        try:
+            return self.lines(split)
+        except DataError:  # named as a fault of its own
+            return ()
+
+
+def _stored(folder: Path) -> set[str]:
+    """Return the names of a folder's files, those in sub-folders with these."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*")
+        if not path.name.startswith(".") and path.is_file()
+    }
+
+
+class VocDataset(FolderDataset):
+    """One list of a folder in VOC layout."""
 
     @classmethod
-    def open(cls, folder: Path, split: str) -> VocDataset:
-        """Find the split's pairs and check that every file is there and sizes agree.
-
-        Only headers are read; :func:`check_and_cache` decodes everything.
+    def open(cls, folder: Path, split: str) -> Self:
+        """Open a list; see :meth:`FolderDataset.of`.
 
         Raises:
-            DataError: the folder, the list or a file is missing, empty or contradictory.
+            DataError: the folder is not in VOC layout; the list or a file is missing, empty or
+                contradictory.
         """
-        root = find_voc_root(folder)
-        names = read_list(root, split)
-        images = tuple(find_image(root, name, split) for name in names)
-        masks = tuple(find_mask(root, name, split) for name in names)
-        sizes = tuple(image_size(path) for path in images)
-        for image, mask, size in zip(images, masks, sizes, strict=True):
-            if (error := size_mismatch(image, size, mask, image_size(mask))) is not None:
-                raise error
-        return cls(root, split, read_class_list(root), names, images, masks, sizes)
+        return cls.of(VocLayout(find_voc_root(folder)), split)
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One name per index."""
-        return self.classes.names
 
-    @property
-    def source(self) -> str:
-        """Folder and split."""
-        return f"{self.root} ({self.split})"
+def voc_root(folder: Path) -> Path | None:
+    """Return the folder that holds ``JPEGImages/``, or None where there is none.
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Sample:
-        image = read_image(self.image_paths[index])
-        return Sample(self.names[index], image, self.mask(index))
-
-    def mask(self, index: int) -> NDArray[np.uint8]:
-        """Decode a sample's mask alone, uint8 [H, W]."""
-        return read_mask(self.mask_paths[index], self.classes.palette)
-
-    def sizes(self) -> list[tuple[int, int]]:
-        """Return (height, width) of every sample, in order."""
-        return list(self.image_sizes)
-
-    def at_least(self, height: int, width: int) -> VocDataset:
-        """Return the split without the samples smaller than height × width."""
-        kept = [i for i, (h, w) in enumerate(self.image_sizes) if h >= height and w >= width]
-        return replace(
-            self,
-            names=tuple(self.names[i] for i in kept),
-            image_paths=tuple(self.image_paths[i] for i in kept),
-            mask_paths=tuple(self.mask_paths[i] for i in kept),
-            image_sizes=tuple(self.image_sizes[i] for i in kept),
-        )
+    It is ``folder`` itself, or a year of VOCdevkit below it.
+    """
+    candidates = [folder, folder / "VOC2012", folder / "VOCdevkit" / "VOC2012"]
+    candidates += sorted(folder.glob("VOCdevkit/VOC*"), reverse=True)
+    return next((one for one in candidates if (one / "JPEGImages").is_dir()), None)
 
 
 def find_voc_root(folder: Path) -> Path:
@@ -114,11 +150,8 @@ def find_voc_root(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise DataError(f"no data folder {folder}", f"{_LAYOUT}; or give `synthetic`")
-    candidates = [folder, folder / "VOC2012", folder / "VOCdevkit" / "VOC2012"]
-    candidates += sorted(folder.glob("VOCdevkit/VOC*"), reverse=True)
-    for candidate in candidates:
-        if (candidate / "JPEGImages").is_dir():
-            return candidate
+    if (root := voc_root(folder)) is not None:
+        return root
     state = "is empty" if not any(folder.iterdir()) else "is not in VOC layout"
     raise DataError(f"data folder {folder} {state}", _LAYOUT)
 

@@ -2,52 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.dataset import Dataset
+from fcn_deploy.data.folder_dataset import FolderDataset
 from fcn_deploy.data.scenes.dataset import SCENE_SEEDS, SceneDataset
-from fcn_deploy.data.sources import open_dataset
-from fcn_deploy.data.voc import (
-    VocDataset,
-    find_voc_root,
-    list_lines,
-    list_path,
-    mask_folder,
-    mask_path,
-    read_list,
-)
+from fcn_deploy.data.sources import DataSource
 from fcn_deploy.results.evaluation import CHOSE_EPOCH, TRAINED_ON, UNUSED
 from fcn_deploy.results.read import read_training
 
 
-def open_split(source: str, split: str) -> Dataset:
+def open_split(source: str, split: str, held_out: float | None = None) -> Dataset:
     """Open a list of labelled pictures.
 
     Args:
-        source: a folder in VOC layout, or ``synthetic``.
+        source: a folder of labelled images, or ``synthetic``.
         split: name of the list.
+        held_out: see :class:`fcn_deploy.data.sources.DataSource`.
 
     Raises:
         DataError: there is no such list, none of its pictures is labelled, or see
-            :meth:`fcn_deploy.data.voc.VocDataset.open`.
+            :meth:`fcn_deploy.data.sources.DataSource.open`.
     """
     if source == "synthetic":
         _require_list(split, tuple(SCENE_SEEDS), "the built-in scenes")
-        return open_dataset(source, split)
+        return DataSource(source, held_out).open(split)
     # As `train` notes its data, so that the lists of the two can be told to be the same.
-    root = find_voc_root(Path(source).resolve())
-    lists = list_path(root, split).parent
-    _require_list(split, tuple(sorted(path.stem for path in lists.glob("*.txt"))), str(lists))
-    if not any(mask_path(root, name, split) for name in read_list(root, split)):
+    data = DataSource(str(Path(source).resolve()), held_out)
+    layout = data.layout
+    assert layout is not None  # only the built-in scenes have none
+    place = layout.list_place(split)
+    _require_list(split, layout.lists(), str(place.parent if place.suffix else layout.root))
+    if not any(layout.find_mask(name, split) for name in layout.names(split)):
         raise DataError(
-            f"no picture of the list {split} has a mask in {mask_folder(root, split)}",
+            f"no picture of the list {split} has a mask in {layout.mask_folder(split)}",
             "add the masks, or name a list that has some with --split",
         )
-    return open_dataset(root, split)
+    return data.open(split)
 
 
 def _require_list(split: str, known: tuple[str, ...], place: str) -> None:
@@ -71,7 +65,7 @@ def require_same_classes(dataset: Dataset, spec: ModelSpec) -> None:
         index = next(i for i, pair in enumerate(zip(theirs, ours, strict=True)) if len({*pair}) > 1)
         words = f"calls class {index} {theirs[index]}, the network {ours[index]}"
     raise DataError(
-        f"{dataset.source} {words}", "evaluate on data with the classes.txt of the training"
+        f"{dataset.source} {words}", "evaluate on data with the list of classes of the training"
     )
 
 
@@ -107,13 +101,13 @@ def role_of(dataset: Dataset, run: Run, checkpoint_digest: str) -> str | None:
 
 def _listed_names(dataset: Dataset, source: str) -> tuple[str, ...] | None:
     """Return the names in the list of a source; None unless it is a list of the same folder."""
-    if not isinstance(dataset, VocDataset):
+    if not isinstance(dataset, FolderDataset):
         scenes = map(SceneDataset.open, SCENE_SEEDS)
         return next((each.names for each in scenes if each.source == source), None)
-    for path in list_path(dataset.root, dataset.split).parent.glob("*.txt"):
-        if replace(dataset, split=path.stem).source == source:
+    for split in dataset.layout.lists():
+        if dataset.layout.source(split) == source:
             try:
-                return list_lines(dataset.root, path.stem)
+                return dataset.layout.lines(split)
             except DataError:  # nobody has asked to evaluate on that list
                 return None
     return None

@@ -17,9 +17,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -37,6 +37,7 @@ from fcn_deploy.results.read import read_files, read_results
 from fcn_deploy.results.results import Results
 
 if TYPE_CHECKING:
+    from jinja2 import Environment as Templates
     from markupsafe import Markup
 
 #: Where result files of anywhere meet, unless another place is named.
@@ -101,18 +102,9 @@ def render(results: Results) -> str:
     Raises:
         ArtifactError: the preview is damaged.
     """
-    from jinja2 import Environment as Templates
-    from jinja2 import FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    templates = Templates(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "number": format.number,
         "percent": format.percent,
         "points": format.points,
@@ -125,7 +117,8 @@ def render(results: Results) -> str:
         "margin_words": tables.margin_words,
         "distance_words": tables.distance_words,
     }
-    templates.globals |= {
+    environment = templates(filters)
+    environment.globals |= {
         "plots": charts,
         "tables": tables,
         "bench_table": bench_table,
@@ -134,7 +127,7 @@ def render(results: Results) -> str:
         "few_pictures": FEW_PICTURES,
     }
     script = _template("viewer.js")
-    return templates.get_template("report.html.j2").render(
+    return environment.get_template("report.html.j2").render(
         results=results,
         summary=summary.summary_lines(results),
         styles=charts.runner_styles(results),
@@ -142,11 +135,33 @@ def render(results: Results) -> str:
         digests=tables.digests(results),
         commands=repeat_commands.repeat_commands(results),
         preview=_preview(results),
-        # Our own files, not from any result: they may stand as they are.
-        css=Markup(_template("report.css")),
+        css=stylesheet(),
+        # Our own file, not from any result: it may stand as it is.
         script=Markup(script),
         script_digest=_csp_digest(script),
     )
+
+
+def templates(filters: Mapping[str, Callable[..., Any]]) -> Templates:
+    """Return the templates of pages, in which everything is escaped and nothing may be missing."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    return environment
+
+
+def stylesheet() -> Markup:
+    """Return the style of all pages: our own file, which may stand as it is."""
+    from markupsafe import Markup
+
+    return Markup(_template("report.css"))
 
 
 def _template(name: str) -> str:

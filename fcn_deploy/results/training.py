@@ -178,6 +178,12 @@ class TrainingSetup:
     data_argument: str | None
     splits: tuple[Split, ...]
 
+    @property
+    def held_out(self) -> float | None:
+        """The share of the images that ``--split`` kept for validation; None without it."""
+        typed = dict(zip(self.options, self.options[1:], strict=False))
+        return float(typed["--split"]) if "--split" in typed else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training(TrainingSetup):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.spec import BatchShape, ShapeProfile
 from fcn_deploy.data.images import find_images, image_size, is_image_name
+from fcn_deploy.data.sources import labelled_images
 from fcn_deploy.graph.cost import peak_bytes
 
 if TYPE_CHECKING:
@@ -80,14 +81,19 @@ def engine_bytes(model: onnx.ModelProto, shape: BatchShape) -> int:
 
 
 def picture_sizes(folder: Path) -> Counter[Size]:
-    """Count the sizes of the pictures in a folder, or in ``JPEGImages`` below it; headers only.
+    """Count the sizes of the pictures in a folder, or of those that are labelled in it.
+
+    Headers alone are read.
 
     Raises:
         ImageError: there are none, or one has no readable header.
     """
     inside = folder / "JPEGImages"
     holds = folder.is_dir() and any(map(is_image_name, folder.iterdir()))
-    files = find_images([inside if inside.is_dir() and not holds else folder])
+    if inside.is_dir() and not holds:
+        files = find_images([inside])
+    else:
+        files = (None if holds else labelled_images(folder)) or find_images([folder])
     return Counter(image_size(path) for path in files)
 
 

@@ -13,7 +13,7 @@ from fcn_deploy.core.errors import DataError, PaletteError
 from fcn_deploy.data.check import check
 from fcn_deploy.data.dataset import check_and_cache
 from fcn_deploy.data.masks import mask_to_colour, read_mask, voc_palette
-from fcn_deploy.data.sources import class_notice, open_dataset
+from fcn_deploy.data.sources import DataSource, open_dataset
 from tests.command_line import FcnDeploy
 from tests.conftest import WriteVocFolder
 from tests.data.small_masks import MASK, VOC
@@ -198,9 +198,9 @@ def test_a_mask_that_exif_turns_like_its_image_is_no_note(voc_folder: WriteVocFo
 def test_vocs_classes_are_taken_aloud(voc_folder: WriteVocFolder) -> None:
     root = voc_folder(class_names=None)
     notice = "no classes.txt: the 21 classes of PASCAL VOC are meant"
-    assert class_notice(root) == notice
+    assert DataSource(str(root)).notices() == (notice,)
     assert notice in check(root).notes
-    assert class_notice("synthetic") is None
+    assert DataSource("synthetic").notices() == ()
 
 
 @pytest.mark.parametrize(
@@ -217,12 +217,11 @@ def test_class_files_of_other_tools_are_read_aloud(
     root = voc_folder(class_names=None)
     (root / file).write_text(content)
     assert open_dataset(root, "train").class_names == ("_background_", "road", "tree")
-    notice = class_notice(root)
-    assert notice is not None
+    (notice,) = DataSource(str(root)).notices()
     assert f"the 3 classes of {root / file} are taken (_background_, road, tree)" in notice
     (root / "classes.txt").write_text("ground\nroad\n")
     assert open_dataset(root, "train").class_names == ("ground", "road")
-    assert class_notice(root) is None
+    assert DataSource(str(root)).notices() == ()
 
 
 def test_a_labelmaps_colours_are_those_of_the_masks(voc_folder: WriteVocFolder) -> None:

@@ -137,7 +137,7 @@ def test_an_empty_data_folder(tmp_path: Path, one_line: OneLine) -> None:
 def test_a_folder_of_something_else(tmp_path: Path, one_line: OneLine) -> None:
     (tmp_path / "cats").mkdir()
     text = refused(tmp_path, one_line)
-    assert f"{tmp_path} is not in VOC layout" in text
+    assert f"{tmp_path} is in no known layout: it holds cats/" in text
     assert "SegmentationClass/" in text
 
 

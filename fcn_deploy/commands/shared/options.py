@@ -121,6 +121,36 @@ class Size(ParamType):
         return int(height), int(width)
 
 
+class Share(ParamType):
+    """A share between 0 and 1, e.g. 0.2."""
+
+    name = "SHARE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the share."""
+        share = share_of(str(value))
+        if share is None:
+            self.fail(f"{value!r} is no share; write a number between 0 and 1: 0.2", param, ctx)
+        return share
+
+
+def share_of(text: str) -> float | None:
+    """Return the share that a word names, or None where it names none."""
+    try:
+        share = float(text)
+    except ValueError:
+        return None
+    return share if 0 < share < 1 else None
+
+
+#: For commands that take the lists of a folder, and have no list to choose.
+held_out_option = click.option(
+    "--split", "held_out", type=Share(), metavar="SHARE",
+    help="Keep this share of the images for validation, by a hash of their names, where the "
+    "folder of --data has no val/; 0.2 unless given.",
+)  # fmt: skip
+
+
 class Names(ParamType):
     """A comma-separated list of known names."""
 

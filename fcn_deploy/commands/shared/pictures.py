@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcn_deploy.commands.shared.console import console
-from fcn_deploy.commands.shared.runs import trained_on
+from fcn_deploy.commands.shared.runs import labelled_data
 from fcn_deploy.core.run import Run
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fcn_deploy.core.spec import ModelSpec
+    from fcn_deploy.data.sources import DataSource
     from fcn_deploy.parity.inputs import Pictures
 
 
@@ -32,12 +33,13 @@ def calibration_pictures(
 ) -> tuple[int, str, Iterator[NDArray[uint8]]]:
     """Return how many pictures, of where, and the pictures, decoded as they are asked for."""
     from fcn_deploy.data.images import find_images, read_image
-    from fcn_deploy.data.sources import open_dataset
+    from fcn_deploy.data.sources import labelled_images
 
-    calibration = calibration or trained_on(source, "name pictures with --calibration DIR")
+    data = labelled_data(source, calibration, None, "name pictures with --calibration DIR")
+    calibration = data.place
     folder = Path(calibration)
-    if calibration == "synthetic" or (folder / "JPEGImages").is_dir():
-        dataset = open_dataset(calibration, "train")
+    if calibration == "synthetic" or labelled_images(folder) is not None:
+        dataset = data.open("train")
         places = _spread(len(dataset), size)
         return len(places), dataset.source, (dataset[place].image for place in places)
     files = find_images([folder])
@@ -54,19 +56,31 @@ def _spread(count: int, size: int) -> list[int]:
 _NAME_PICTURES = "name the data with --data DIR, or pictures with --images DIR"
 
 
+def say_recognised(source: DataSource) -> None:
+    """Print how a folder of labelled images is read, where its files do not say it themselves."""
+    for line in source.notices():
+        console.print(line)
+
+
 def parity_pictures(
-    source: Run, spec: ModelSpec, data: str | None, images: Path | None, limit: int | None
+    source: Run,
+    spec: ModelSpec,
+    data: str | None,
+    images: Path | None,
+    *,
+    held_out: float | None,
+    limit: int | None,
 ) -> Pictures:
     """Return the pictures that `parity` compares on: those named, or the run's validation set."""
-    from fcn_deploy.data.sources import open_dataset
     from fcn_deploy.parity.inputs import labelled_pictures, unlabelled_pictures
 
     if images is not None:
         pictures = unlabelled_pictures(images, limit)
         say_passed_over([images])
         return pictures
-    dataset = open_dataset(data or trained_on(source, _NAME_PICTURES), "val")
-    return labelled_pictures(dataset, spec, limit)
+    named = labelled_data(source, data, held_out, _NAME_PICTURES)
+    say_recognised(named)
+    return labelled_pictures(named.open("val"), spec, limit)
 
 
 def bench_pictures(images: Path | None) -> tuple[list[NDArray[np.uint8]], str]:

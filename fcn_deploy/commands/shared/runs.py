@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.run import Run
+
+if TYPE_CHECKING:
+    from fcn_deploy.data.sources import DataSource
 
 
 def run_from_argument(run: str | None, trust: bool) -> Run:
@@ -20,8 +25,8 @@ def result_name(*parts: object) -> str:
     return ".".join(words) + ".json"
 
 
-def trained_on(source: Run, repair: str) -> str:
-    """Return what the run was trained on, for :func:`fcn_deploy.data.sources.open_dataset`.
+def trained_on(source: Run, repair: str) -> DataSource:
+    """Return what the run was trained on.
 
     Args:
         source: the run.
@@ -32,11 +37,39 @@ def trained_on(source: Run, repair: str) -> str:
         ArtifactError: they are damaged.
         InputError: they name no data, or data that is not there any more.
     """
+    from fcn_deploy.data.sources import DataSource
     from fcn_deploy.results.read import read_training
 
-    recorded = read_training(source, repair).data_argument
+    training = read_training(source, repair)
+    recorded = training.data_argument
     if recorded is None:
         raise InputError(f"{source.metrics} does not say what it was trained on", repair)
     if recorded != "synthetic" and not Path(recorded).is_dir():
         raise InputError(f"the data of {source.metrics}, {recorded}, is not there", repair)
-    return recorded
+    return DataSource(recorded, training.held_out)
+
+
+def labelled_data(source: Run, data: str | None, held_out: float | None, repair: str) -> DataSource:
+    """Return the data that was typed, or that of the training.
+
+    Args:
+        source: the run.
+        data: what was typed after ``--data``.
+        held_out: and after ``--split``; of the data of the training, the training's share is taken
+            where none was typed: with another, images of its training would be in ``val``.
+        repair: what the user may name where nothing was typed.
+
+    Raises:
+        FcnDeployError: see :func:`trained_on`.
+    """
+    from fcn_deploy.data.sources import DataSource
+
+    if data is None:
+        known = trained_on(source, repair)
+        return known if held_out is None else DataSource(known.place, held_out)
+    if held_out is None and data != "synthetic":
+        with suppress(FcnDeployError):  # what was typed is enough
+            known = trained_on(source, repair)
+            if Path(known.place) == Path(data).resolve():
+                return DataSource(data, known.held_out)
+    return DataSource(data, held_out)
