@@ -7,6 +7,7 @@ That is what a deploy graph is held against: nothing of it is shared with the re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -116,6 +117,7 @@ class OriginalNetwork:
         preprocessing: of its pictures.
         interface: of the network.
         threads: of the session; 0: all cores.
+        open_session: from an ONNX file's bytes and a number of threads.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class OriginalNetwork:
         preprocessing: Preprocessing,
         interface: Interface,
         threads: int = 0,
+        open_session: Callable[[bytes, int], Any] | None = None,
     ) -> None:
         self._preprocessing, self._interface = preprocessing, interface
         if interface.has_own_mask:
@@ -131,7 +134,12 @@ class OriginalNetwork:
 
             model = onnx.load_model_from_string(content)
             content = with_tensor_shown(model, interface.logits).SerializeToString()
-        self._session = quiet_session(content, threads)
+        self._session = (open_session or quiet_session)(content, threads)
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """ONNX Runtime's execution providers in use."""
+        return tuple(self._session.get_providers())
 
     def feed(self, images: NDArray[np.uint8]) -> Floats:
         """Return the network's input of RGB pictures, uint8 [N, H, W, 3]."""
