@@ -93,7 +93,7 @@ def foreign_graph(
     write_metadata(graph, imported.spec, precision, imported.digest)
     if checked:
         network = OriginalNetwork(content, imported.preprocessing, imported.interface)
-        shapes = imported.interface.shape.examples()
+        shapes = imported.interface.taken.examples()
         check_against(network, graph, names, precision, shapes)
     return graph
 
@@ -122,7 +122,7 @@ def foreign_onnx(
         precision=precision,
         opset=opset_of(graph),
         num_nodes=len(graph.graph.node),
-        checked_shapes=imported.interface.shape.examples() if checked else (),
+        checked_shapes=imported.interface.taken.examples() if checked else (),
     )
 
 

@@ -36,7 +36,7 @@ class Interface:
         num_classes: channels of the logits.
         upsampled: whether the logits are smaller than the picture.
         align_corners: how they are upsampled: corners on corners, or half pixels.
-        shape: the batches that it takes.
+        shape: the batches that it takes itself; see ``pads``.
     """
 
     input_name: str
@@ -52,6 +52,22 @@ class Interface:
     def has_own_mask(self) -> bool:
         """Whether the output is a class map."""
         return self.logits != self.output_name
+
+    @property
+    def pads(self) -> bool:
+        """Whether pictures are padded, since it takes free sizes, but not all of them.
+
+        Below and on the right, with zeros where the network reads them, which stand for the mean;
+        what lies there is cut off the logits.
+        """
+        shape = self.shape
+        free = shape.height is None and shape.width is None
+        return free and (shape.multiple > 1 or shape.smallest > 1)
+
+    @property
+    def taken(self) -> InputShape:
+        """The batches that its deploy graph takes."""
+        return InputShape(self.shape.batch) if self.pads else self.shape
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -143,7 +159,14 @@ class OriginalNetwork:
 
     def feed(self, images: NDArray[np.uint8]) -> Floats:
         """Return the network's input of RGB pictures, uint8 [N, H, W, 3]."""
-        return self._preprocessing.apply(images)
+        fed = self._preprocessing.apply(images)
+        if not self._interface.pads:
+            return fed
+        height, width = images.shape[1:3]
+        rows, columns = self._interface.shape.fitted(height, width)
+        pads = [(0, 0), (0, rows - height), (0, columns - width)]
+        pads.insert(1 if self._preprocessing.layout == "NCHW" else 3, (0, 0))
+        return np.pad(fed, pads)
 
     def compute(self, fed: Floats) -> list[NDArray[Any]]:
         """Return what the network itself gives: logits, and its own class map if it has one."""
@@ -164,16 +187,19 @@ class OriginalNetwork:
             size: (H, W) of the picture.
         """
         interface = self._interface
+        height, width = size
+        computed = interface.shape.fitted(height, width) if interface.pads else size
         logits = np.asarray(given[0], np.float32)
         if interface.layout == "NHWC":
             logits = logits.transpose(0, 3, 1, 2)
         if interface.upsampled:
-            logits = bilinear(logits, size, align_corners=interface.align_corners)
+            logits = bilinear(logits, computed, align_corners=interface.align_corners)
         if interface.has_own_mask:
-            mask = np.asarray(given[1]).reshape(len(logits), *size).astype(np.uint8)
+            mask = np.asarray(given[1]).reshape(len(logits), *computed).astype(np.uint8)
         else:
             mask = logits.argmax(axis=1).astype(np.uint8)
-        return mask, np.ascontiguousarray(logits)
+        kept = (..., slice(height), slice(width))
+        return np.ascontiguousarray(mask[kept]), np.ascontiguousarray(logits[kept])
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Floats]:
         """Return mask [N, H, W] and logits [N, C, H, W] of RGB pictures, uint8 [N, H, W, 3]."""

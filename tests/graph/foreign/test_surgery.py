@@ -174,16 +174,34 @@ def test_fixed_sizes_are_found_and_kept(tmp_path: Path) -> None:
     assert run(graph, noise(1, 48, 80))["mask"].shape == (1, 48, 80)
 
 
-def test_a_network_of_multiples_alone_is_recognised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_network_of_multiples_alone_gets_padded_pictures(tmp_path: Path, layout: Layout) -> None:
     """Halved and doubled again, odd sizes come back one pixel larger: a skip would not fit."""
-    model = foreign_network(stride=2)
-    scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+    model = foreign_network(stride=2, layout=layout)
+    scales = numpy_helper.from_array(
+        np.array([1, 1, 2, 2] if layout == "NCHW" else [1, 2, 2, 1], np.float32), "scales"
+    )
     model.graph.initializer.append(scales)
     model.graph.node[-1].output[0] = "half"
     model.graph.node.append(helper.make_node("Resize", ["half", "", "scales"], ["output"]))
-    preprocessing = Preprocessing("NCHW", "rgb", MEAN, STD)
-    _, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
+    preprocessing = Preprocessing(layout, "rgb", MEAN, STD)
+    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
     assert not interface.upsampled
     assert interface.shape.multiple == 2
     assert not interface.shape.takes((1, 97, 131))
     assert interface.shape.takes((3, 98, 2))
+    assert interface.taken.takes_all
+    graph = deploy_graph_of(original.model, preprocessing, interface, ("mask", "logits"))
+    reference = OriginalNetwork(original.content, preprocessing, interface)
+    for shape in ((1, 97, 131), (2, 40, 33), (1, 1, 1), (1, 40, 56)):
+        # The colour of the mean stands in the rows and columns that are missing.
+        images = noise(*shape)
+        rows, columns = shape[1] % 2, shape[2] % 2
+        padded = np.pad(images, ((0, 0), (0, rows), (0, columns), (0, 0)))
+        padded[:, shape[1] :] = padded[:, :, shape[2] :] = MEAN
+        expected = plain_masks(model, padded, "rgb", layout)[:, : shape[1], : shape[2]]
+        mask, logits = reference.run(images)
+        given = run(graph, images)
+        np.testing.assert_array_equal(mask, expected)
+        np.testing.assert_array_equal(given["mask"], expected)
+        np.testing.assert_allclose(given["logits"], logits, atol=1e-4)
