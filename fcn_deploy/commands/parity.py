@@ -246,6 +246,7 @@ def _refuse_limited(spec: ModelSpec) -> None:
 
 def _compare_live(options: ParityOptions) -> None:
     from fcn_deploy.core.files import probe
+    from fcn_deploy.parity.channel_order import channel_order_note
     from fcn_deploy.parity.compare import compare, save
 
     source, precision = options.run(), options.precision
@@ -271,8 +272,9 @@ def _compare_live(options: ParityOptions) -> None:
         )
         step = stack.enter_context(counter("parity", pictures.count))
         comparisons = compare(reference, list(candidates.values()), pictures, on_picture=step)
+        note = channel_order_note(reference, pictures) if source.is_foreign else None
     save(comparisons, target, typed=typed_words(but=_NOT_REPEATED))
-    _conclude(comparisons, target)
+    _conclude(comparisons, target, note)
 
 
 def _bisect(options: ParityOptions) -> None:
@@ -303,9 +305,11 @@ def _bisect(options: ParityOptions) -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _conclude(comparisons: Sequence[Comparison], target: Path) -> None:
+def _conclude(comparisons: Sequence[Comparison], target: Path, note: str | None = None) -> None:
     for comparison in comparisons:
         print_parity(comparison)
+    if note is not None:
+        console.print(note)
     console.print(f"wrote {target}")
     if not all(comparison.passed for comparison in comparisons):
         sys.exit(EXIT_FAILED)

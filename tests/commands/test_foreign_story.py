@@ -6,10 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from fcn_deploy.core.run import Run
+from fcn_deploy.data.masks import voc_palette, write_mask
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES
 from tests.command_line import FcnDeploy, refused, run_without_torch
 from tests.conftest import WriteVocFolder
@@ -118,3 +122,33 @@ def test_it_is_scored_against_labels(
     done = fcn_deploy("evaluate", "--data", data, "--json", "e.json")
     assert done.code == 0, done.err
     assert fcn_deploy("parity", "--data", data, "--backend", "ort").code == 0
+
+
+def red_or_blue() -> onnx.ModelProto:
+    """Return a network of two classes: more red than blue, more blue than red; it reads BGR."""
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["input", "weight"], ["output"])],
+        "network",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", 2, "H", "W"])],
+        [numpy_helper.from_array(np.eye(3, dtype=np.float32)[[2, 0], :, None, None], "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(("channels", "told"), [("bgr", False), ("rgb", True)])
+def test_labels_tell_a_wrong_channel_order(
+    fcn_deploy: FcnDeploy, voc_folder: WriteVocFolder, channels: str, told: bool
+) -> None:
+    data = voc_folder(val=2, class_names=("red", "blue"))
+    for index in range(2):
+        colours = noise(48, 64)
+        truth = (colours[..., 2] > colours[..., 0]).astype(np.uint8)
+        Image.fromarray(colours).save(data / f"JPEGImages/val_{index}.jpg", quality=100)
+        write_mask(data / f"SegmentationClass/val_{index}.png", truth, voc_palette())
+    (Path("net.onnx")).write_bytes(red_or_blue().SerializeToString())
+    words = ("--channels", channels, "--scale", "1", "--classes", data / "classes.txt")
+    assert fcn_deploy("import", "onnx:net.onnx", *words).code == 0
+    done = fcn_deploy("parity", "--data", data, "--backend", "ort")
+    assert done.code == 0, done.out + done.err
+    assert ("the other --channels" in done.out) is told
