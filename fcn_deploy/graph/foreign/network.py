@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import onnx
 
 Floats = NDArray[np.float32]
+#: Characters of a library's message that are shown; what is wrong stands at the end.
+_MOST_WORDS = 200
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,16 @@ def quiet_session(content: bytes, threads: int = 0) -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base but Exception
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise OnnxFileError(
             f"ONNX Runtime refuses the file: {reason}", "export it again"
         ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return what a library says of a failure, in one line; the places in its sources go."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= _MOST_WORDS else f"…{words[-_MOST_WORDS:]}"
 
 
 def with_tensor_shown(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:

@@ -18,7 +18,7 @@ import numpy as np
 
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.core.spec import ordered_outputs
-from fcn_deploy.graph.foreign.network import Interface
+from fcn_deploy.graph.foreign.network import Interface, reason_of
 from fcn_deploy.graph.foreign.original import NEWEST_OPSET, OLDEST_OPSET
 from fcn_deploy.graph.foreign.preprocessing import Preprocessing
 from fcn_deploy.graph.fp16_rounding import tensor_types
@@ -87,7 +87,7 @@ def _in_known_opset(original: onnx.ModelProto) -> onnx.ModelProto:
     try:
         converted: onnx.ModelProto = version_converter.convert_version(model, wanted)
     except Exception as error:  # the converter's exceptions share no base
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise OnnxFileError(
             f"the file's opset {opset} does not convert to {wanted}: {reason}",
             f"export it again in opset {OLDEST_OPSET} to {NEWEST_OPSET}",
