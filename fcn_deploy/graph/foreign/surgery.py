@@ -19,6 +19,7 @@ import numpy as np
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.core.spec import ordered_outputs
 from fcn_deploy.graph.foreign.network import Interface, reason_of
+from fcn_deploy.graph.foreign.norms import fold_norms
 from fcn_deploy.graph.foreign.original import NEWEST_OPSET, OLDEST_OPSET
 from fcn_deploy.graph.foreign.preprocessing import Preprocessing
 from fcn_deploy.graph.fp16_rounding import tensor_types
@@ -66,6 +67,7 @@ def deploy_graph_of(
     _constants_as_initializers(model.graph)
     renamed = _own_names_freed(model.graph)
     _name_nodes(model.graph)
+    fold_norms(model.graph)
     surgery = _Surgery(model, preprocessing, interface, renamed)
     surgery.replace_input()
     surgery.replace_outputs(ordered_outputs(outputs))
