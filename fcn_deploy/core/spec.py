@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from fcn_deploy.core.errors import ArtifactError, InputError
+from fcn_deploy.core.input_shape import ANY_SHAPE, InputShape
 
 SPEC_SCHEMA = 1
 #: Key of the spec in the metadata of checkpoints and ONNX files.
@@ -81,6 +82,7 @@ class ModelSpec:
         mean: per-channel mean of RGB in [0, 1] that the network subtracts.
         std: per-channel standard deviation of RGB in [0, 1] that it divides by.
         image_sizes: sizes of the training images, for choosing optimization profiles.
+        input_shape: the batches that it takes; networks of ours take all.
     """
 
     architecture: str
@@ -89,6 +91,7 @@ class ModelSpec:
     image_sizes: SizeRange
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    input_shape: InputShape = ANY_SHAPE
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.class_names) <= MAX_CLASSES:
@@ -106,9 +109,17 @@ class ModelSpec:
         """Number of classes C: the channels of the logits."""
         return len(self.class_names)
 
+    @property
+    def default_profile(self) -> ShapeProfile:
+        """The batches that an engine is built for, where nothing else is asked for."""
+        return ShapeProfile.default_for(self.image_sizes, self.input_shape)
+
     def to_json(self) -> str:
         """Return the spec as one line of JSON, for a file's metadata."""
-        return json.dumps({"schema": SPEC_SCHEMA, **asdict(self)}, sort_keys=True)
+        fields = {"schema": SPEC_SCHEMA, **asdict(self)}
+        if self.input_shape.takes_all:  # as in files from before there was anything else
+            del fields["input_shape"]
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
@@ -136,6 +147,7 @@ class ModelSpec:
                 ),
                 mean=_triple(fields["mean"]),
                 std=_triple(fields["std"]),
+                input_shape=InputShape.from_json(fields.get("input_shape")),
             )
         except (
             KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError,
@@ -242,11 +254,15 @@ class ShapeProfile:
         return cls(smallest, typical, largest)
 
     @classmethod
-    def default_for(cls, sizes: SizeRange) -> ShapeProfile:
+    def default_for(cls, sizes: SizeRange, taken: InputShape = ANY_SHAPE) -> ShapeProfile:
         """Return the default profile for a network trained on images of these sizes.
 
         It is tuned for one typical image and starts at a single pixel, since the network takes
         any size and the parity gate tries 1×1.  Of very large images it takes fewer at a time.
+
+        Args:
+            sizes: of the training images.
+            taken: the batches that the network takes, if not all.
 
         Raises:
             InputError: a single image is larger than TensorRT takes.
@@ -257,7 +273,11 @@ class ShapeProfile:
         )
         fitting = MAX_VALUES // (3 * height * width)
         batch = max(1, min(DEFAULT_PROFILE_BATCH, fitting))
-        return cls((1, 1, 1), (1, *sizes.typical), (batch, height, width))
+        return cls(
+            (taken.batch or 1, *taken.fitted(1, 1)),
+            (taken.batch or 1, *taken.fitted(*sizes.typical)),
+            (taken.batch or batch, *taken.fitted(height, width)),
+        )
 
     def to_json(self) -> list[list[int]]:
         """Return the three shapes as lists."""

@@ -42,6 +42,7 @@ _PLACES = {
     "ort-cuda": "ort.runner:CUDA",
     "ort-rtx": "ort.runner:RTX",
     "trt": "trt:TRT",
+    "original": "original:CPU",
     "baseline": "baseline:CPU",
     "baseline-cuda": "baseline:CUDA",
 }
@@ -87,7 +88,8 @@ class Backend:
         unavailable_reason: says why it cannot run here and what to install, or None.
         takes: whether files of a precision are computed, where the backend works.
         runs_on: the one kind of device that it is for; None: where ``device`` says.
-        on_request: never taken unasked, as every batch shape is prepared anew, for minutes.
+        on_request: never taken unasked: every batch shape is prepared anew, for minutes, or it is
+            what the others are held against.
         build_missing: builds the engine that a request needs and that is missing, or None where
             nothing is built.
         build_seconds: how long the model file of a runner took to build, or None.
@@ -195,15 +197,26 @@ class Runner(ABC):
 
         Raises:
             InputError: wrong type, dtype, rank, channel count, or an empty batch.
+            BatchShapeError: the network does not take batches of that shape.
             BackendError: the backend failed, for want of memory for example.
         """
-        check_images(images)
+        self.check(images)
         self._on_stage = on_stage
         try:
             with self.translate_errors(images.shape):
                 return self._infer(images)
         finally:
             self._on_stage = None
+
+    def check(self, images: NDArray[np.uint8]) -> None:
+        """Refuse a batch before any device is touched.
+
+        Raises:
+            InputError: see :func:`check_images`.
+            BatchShapeError: the network does not take that shape.
+        """
+        check_images(images)
+        self.spec.input_shape.require(images.shape)
 
     @contextmanager
     def translate_errors(self, shape: tuple[int, ...]) -> Iterator[None]:
