@@ -56,6 +56,7 @@ class Tail(str, Enum):
     """How the exported graph makes masks of class scores; see docs/numerics.md, "The tail"."""
 
     EARLY_ARGMAX = "early-argmax"
+    TOURNAMENT = "tournament"
     DECONV = "deconv"
     RESIZE = "resize"
 

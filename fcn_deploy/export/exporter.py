@@ -16,10 +16,13 @@ from fcn_deploy.core.spec import BatchShape, Precision, Tail, ordered_outputs
 from fcn_deploy.export.baseline import plain_graph
 from fcn_deploy.export.check import CHECK_SHAPES, CHECK_TOLERANCE, check_graph
 from fcn_deploy.export.opset17 import CONVERTED_OPSET, converted
-from fcn_deploy.export.simplify import name_nodes, tidy
+from fcn_deploy.export.simplify import cast_bytes_through_float, name_nodes, tidy
 from fcn_deploy.export.trace import DEFAULT_OPSET, OPSETS, name_axes, strip_traces, traced
 from fcn_deploy.graph.cost import GraphCost, graph_cost
+from fcn_deploy.graph.fp16 import in_half
 from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
+from fcn_deploy.graph.tournament import with_tournament
+from fcn_deploy.graph.whole_mean import STEPS_OF_HALF, with_whole_mean
 from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.networks.deploy_graph import DeployGraph
 
@@ -94,15 +97,15 @@ def onnx_from_checkpoint(
         )
     names = ordered_outputs(outputs)
     checkpoint = load_checkpoint(checkpoint_path)
-    source = DeployGraph(checkpoint.model, checkpoint.spec, names, precision, tail)
+    source = DeployGraph(checkpoint.model, checkpoint.spec, names, tail)
     graph, removed = _traced_and_tidied(source, opset)
-    write_metadata(
-        graph, checkpoint.spec, precision, file_digest(checkpoint_path), source.tail_form
-    )
+    if precision is Precision.FP16:
+        graph = fp16_graph(graph)
+    digest = file_digest(checkpoint_path)
+    write_metadata(graph, checkpoint.spec, precision, digest, source.tail_form)
     if checked:
         check_graph(graph, checkpoint, names, precision)
-    content = graph.SerializeToString()
-    write_bytes(target, content)
+    write_bytes(target, content := graph.SerializeToString())
     return Export(
         path=target,
         digest=content_digest(content),
@@ -158,6 +161,11 @@ def _norm_nodes(graph: onnx.ModelProto) -> int:
     return sum(node.op_type == "BatchNormalization" for node in graph.graph.node)
 
 
+def fp16_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an FP32 deploy graph in half, with a mean from which half holds every difference."""
+    return in_half(with_whole_mean(graph, steps=STEPS_OF_HALF))
+
+
 def deploy_graph(model: DeployGraph, opset: int) -> onnx.ModelProto:
     """Trace the deploy graph: uint8 ``image`` [N, H, W, 3] in, all of N, H, W dynamic."""
     return _traced_and_tidied(model, opset)[0]
@@ -174,8 +182,11 @@ def _traced_and_tidied(model: DeployGraph, opset: int) -> tuple[onnx.ModelProto,
     removed = exported - len(graph.graph.node)
     name_nodes(graph.graph, model)
     strip_traces(graph)
+    cast_bytes_through_float(graph)
     if opset == CONVERTED_OPSET:
         graph = converted(graph)
+    if model.tail_form is Tail.TOURNAMENT:
+        graph = with_tournament(graph)
     name_axes(graph.graph.input[0], ["N", "H", "W", 3])
     axes: dict[str, list[str | int]] = {
         "mask": ["N", "H", "W"],

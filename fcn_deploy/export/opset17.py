@@ -25,24 +25,8 @@ def converted(graph: onnx.ModelProto) -> onnx.ModelProto:
         )
     converted.ir_version = CONVERTED_IR
     del converted.graph.value_info[:]
-    _cast_mask_through_float(converted.graph)
     _pick_out_of_whole_shapes(converted.graph)
     return converted
-
-
-def _cast_mask_through_float(graph: onnx.GraphProto) -> None:
-    # TensorRT 8.6 casts to UINT8 from floats alone: ArgMax → Cast(FLOAT) → Cast(UINT8).
-    # Indices below 256 are whole numbers in float32, so nothing is rounded.
-    (last,) = (node for node in graph.node if "mask" in node.output)
-    if last.op_type != "Cast":
-        raise ExportError(f"expected a Cast to give the mask, found {last.op_type}")
-    if not any(node.op_type == "ArgMax" and last.input[0] in node.output for node in graph.node):
-        return  # early argmax: the indices are floats since they were found
-    through = onnx.helper.make_node(
-        "Cast", [last.input[0]], ["mask_float"], to=onnx.TensorProto.FLOAT, name="mask_float"
-    )
-    last.input[0] = "mask_float"
-    graph.node.insert(list(graph.node).index(last), through)
 
 
 def _pick_out_of_whole_shapes(graph: onnx.GraphProto) -> None:

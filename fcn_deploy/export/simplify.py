@@ -1,4 +1,7 @@
-"""Removes what the torch.onnx tracer leaves in a graph, and names the nodes after their modules."""
+"""Tidies what torch.onnx traced: less shape arithmetic, nodes named after their modules.
+
+Bytes are cast as every TensorRT can.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,12 @@ from torch import nn
 
 from fcn_deploy.core.errors import ExportError
 from fcn_deploy.export.trace import EXPORTER_REPAIR
-from fcn_deploy.graph.nodes import remove_dead_nodes, replace_nodes
+from fcn_deploy.graph.fp16_rounding import tensor_types
+from fcn_deploy.graph.nodes import cast_to, remove_dead_nodes, replace_nodes
 
 #: Names of a crop's tensors, within its module.
 _CROP = ("start", "axes", "size", "end")
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _SLICE_INPUTS = ("data", "starts", "ends", "axes", "steps")
 
 
@@ -168,6 +173,27 @@ def name_nodes(graph: onnx.GraphProto, model: nn.Module) -> None:
             seen[scope, node.op_type] += 1
             name += f"_{seen[scope, node.op_type]}"
         node.name = name
+
+
+def cast_bytes_through_float(model: onnx.ModelProto) -> None:
+    """Let integers become floats before they become bytes, in place: INT64 → FLOAT → UINT8.
+
+    TensorRT casts to UINT8 from floats alone.  Classes are whole numbers below 256, so nothing is
+    rounded.
+    """
+    types, graph = tensor_types(model), model.graph
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if cast_to(node) == onnx.TensorProto.UINT8 and types.get(node.input[0]) not in _FLOATS:
+            through = f"{node.output[0]}_float"
+            nodes.append(
+                onnx.helper.make_node(
+                    "Cast", [node.input[0]], [through], name=through, to=onnx.TensorProto.FLOAT
+                )
+            )
+            node.input[0] = through
+        nodes.append(node)
+    replace_nodes(graph, nodes)
 
 
 def _scope(node: onnx.NodeProto) -> str:

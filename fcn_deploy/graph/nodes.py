@@ -41,6 +41,13 @@ def opset_of(model: onnx.ModelProto) -> int:
     return max(int(entry.version) for entry in model.opset_import if entry.domain == "")
 
 
+def cast_to(node: onnx.NodeProto) -> int | None:
+    """Return the element type that a Cast gives; None of any other node."""
+    if node.op_type != "Cast":
+        return None
+    return next(int(attribute.i) for attribute in node.attribute if attribute.name == "to")
+
+
 def is_never_negative(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
     """Say whether a tensor is what a Relu gave, or the largest of that."""
     node = producers.get(tensor)
@@ -51,7 +58,7 @@ def is_never_negative(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> b
 
 def unchanged_pixels(graph: onnx.GraphProto) -> set[str]:
     """Return the tensors that hold a picture's bytes: uint8 inputs, and what keeps their values."""
-    from onnx import TensorProto, helper
+    from onnx import TensorProto
 
     holds_bytes = {
         TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16,
@@ -61,8 +68,7 @@ def unchanged_pixels(graph: onnx.GraphProto) -> set[str]:
 
     def keeps_values(node: onnx.NodeProto) -> bool:
         if node.op_type == "Cast":
-            (kind,) = (entry for entry in node.attribute if entry.name == "to")
-            return helper.get_attribute_value(kind) in holds_bytes
+            return cast_to(node) in holds_bytes
         return node.op_type in ("Transpose", "Identity")
 
     pixels = {

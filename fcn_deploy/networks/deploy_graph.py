@@ -99,6 +99,8 @@ class SubtractMean(nn.Module):
 class DeployGraph(nn.Module):
     """What is exported: the function of :class:`DeployModel`, rewritten to move fewer bytes.
 
+    It computes in float32; :mod:`fcn_deploy.graph.fp16` makes half of the graph that is traced.
+
     The rewritten sums have the same terms in another order, so logits differ from the reference's
     in their last bits, and where two classes lead by no more than that, the mask may too.
 
@@ -108,7 +110,6 @@ class DeployGraph(nn.Module):
         network: it is copied, not changed.
         spec: mean and std; the std goes into the first convolution's weights.
         outputs: a subset of ``OUTPUT_NAMES`` in that order.
-        precision: arithmetic of the network; the mean is subtracted in float32.
         tail: which form the last step takes; None: the cheapest exact one.
 
     Attributes:
@@ -126,11 +127,9 @@ class DeployGraph(nn.Module):
         network: SegmentationNetwork,
         spec: ModelSpec,
         outputs: tuple[str, ...] = ("mask",),
-        precision: Precision = Precision.FP32,
         tail: Tail | None = None,
     ) -> None:
         super().__init__()
-        self.dtype = torch.float16 if precision is Precision.FP16 else torch.float32
         self.outputs = outputs
         self.num_classes = spec.num_classes
         self.subtract_mean = SubtractMean(spec)
@@ -141,17 +140,17 @@ class DeployGraph(nn.Module):
                 f"there is no tail {self.tail_form.value} for the last step of {spec.architecture}",
                 f"use --tail auto, which is {next(iter(tails)).value} here",
             )
-        self.tail = tails[self.tail_form](network, outputs).to(self.dtype)
+        self.tail = tails[self.tail_form](network, outputs)
         self.network = copy.deepcopy(network)
         self.network.drop_last_step()
         _divide_by_deviation(self.network.first_convolution(), spec)
-        self.network.to(self.dtype).eval()
+        self.network.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Segment uint8 [N, H, W, 3]; see :meth:`DeployModel.forward`."""
         # Cast first, transpose after: TensorRT takes uint8 at the graph's edge only.
         pixels = image.to(torch.float32).permute(0, 3, 1, 2)  # (N, 3, H, W)
-        scores = self.network.scores(self.subtract_mean(pixels).to(self.dtype))  # (N, C, h, w)
+        scores = self.network.scores(self.subtract_mean(pixels))  # (N, C, h, w)
         produced: tuple[Tensor, ...] = self.tail(scores, image.shape[1], image.shape[2])
         return produced
 

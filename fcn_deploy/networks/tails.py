@@ -258,6 +258,8 @@ MakeTail = Callable[[Any, tuple[str, ...]], nn.Module]
 TAILS: dict[type[SegmentationNetwork], dict[Tail, MakeTail]] = {
     UpsamplingNetwork: {
         Tail.EARLY_ARGMAX: _early,
+        # The same function here: its file's argmax is written in comparisons by the export.
+        Tail.TOURNAMENT: _early,
         Tail.DECONV: _as_drawn,
         Tail.RESIZE: _resized,
     },

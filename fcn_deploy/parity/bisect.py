@@ -41,9 +41,9 @@ from fcn_deploy.results.fields import finite_or_none
 LAYERS_AT_ONCE = 8
 #: Relative RMS error that a layer's output may have, by the candidate's precision.  Rounding to
 #: half costs 2^-11/√3 = 2.8e-4 RMS at most, once for every tensor and weight, and such errors add
-#: up in squares.  A trained fcn32s-resnet18 (CamVid, 12 pictures of its validation set) has 6.8e-4
-#: after its first convolution, 1.55e-3 at its worst (layer3.0.downsample) and 7.4e-4 in the
-#: logits; 1e-2 leaves a factor of six for deeper bodies, and is what parity's gate grants the
+#: up in squares.  A trained fcn32s-resnet18 (CamVid, 16 pictures of its validation set) has 3.1e-4
+#: after its first convolution, 1.04e-3 at its worst (layer3.0.downsample) and 5.4e-4 in the
+#: logits; 1e-2 leaves a factor of nine for deeper bodies, and is what parity's gate grants the
 #: logits.  FP32 files may differ by the order of sums alone.  INT8 rounds to steps of 1/127 of the
 #: largest value: the same network has 0.055 at its worst (layer2.0.downsample) and 0.013 in the
 #: logits; 0.2 leaves a factor of four, and a scale that is wrong by more shows.

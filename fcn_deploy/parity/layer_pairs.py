@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     import onnx
 
 
+#: Sizes are no values, and classes no quantities: one flip is a jump, not an error.  With a Split a
+#: tournament of the classes begins.
+_NO_LAYERS = ("Shape", "Size", "ArgMax", "Split")
+
+
 @dataclass(frozen=True)
 class LayerPair:
     """A layer that both files compute.
@@ -71,8 +76,7 @@ def _is_float(element_type: int | None) -> bool:
 def _computed_from_pixels(model: onnx.ModelProto) -> set[str]:
     names = {value.name for value in model.graph.input}
     for node in model.graph.node:
-        # Sizes are no values, and classes no quantities: one flip is a jump, not an error.
-        if node.op_type not in ("Shape", "Size", "ArgMax") and not names.isdisjoint(node.input):
+        if node.op_type not in _NO_LAYERS and not names.isdisjoint(node.input):
             names.update(output for output in node.output if output)
     return names
 

@@ -19,7 +19,7 @@ from fcn_deploy.core.spec import Precision
 from fcn_deploy.export import exporter as exporter_module
 from fcn_deploy.export import simplify
 from fcn_deploy.export.check import check_graph
-from fcn_deploy.export.exporter import deploy_graph, onnx_from_checkpoint
+from fcn_deploy.export.exporter import deploy_graph, fp16_graph, onnx_from_checkpoint
 from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.networks.checkpoint import load_checkpoint
 from fcn_deploy.networks.deploy_graph import DeployGraph
@@ -58,6 +58,22 @@ def test_fp16_file_computes_in_half(tiny_run: Path) -> None:
     convolution_weights = {n.input[1] for n in graph.node if "Conv" in n.op_type}
     types = {i.data_type for i in graph.initializer if i.name in convolution_weights}
     assert types == {onnx.TensorProto.FLOAT16}
+
+
+def test_weights_of_an_fp16_file_are_those_of_fp32_rounded_once(tiny_run: Path) -> None:
+    exact, halves = (
+        {
+            t.name: onnx.numpy_helper.to_array(t)
+            for t in onnx.load(tiny_run / name).graph.initializer
+        }
+        for name in ("model.onnx", "model.fp16.onnx")
+    )
+    rounded = [name for name, values in halves.items() if values.dtype == np.float16]
+    assert len(rounded) > 20
+    for name in rounded:
+        if name in exact:  # all but the first convolution's bias, which holds a part of the mean
+            np.testing.assert_array_equal(halves[name], exact[name].astype(np.float16))
+    assert sum(name not in exact for name in rounded) == 1
 
 
 def test_uint8_stands_at_the_edges_only(tiny_run: Path) -> None:
@@ -162,8 +178,10 @@ def test_nodes_are_named_after_their_modules(tiny_run: Path, opset: int) -> None
     checkpoint = load_checkpoint(tiny_run / "model.safetensors")
     names = {}
     for precision in (Precision.FP32, Precision.FP16):
-        model = DeployGraph(checkpoint.model, checkpoint.spec, ("mask",), precision)
+        model = DeployGraph(checkpoint.model, checkpoint.spec, ("mask",))
         graph = deploy_graph(model, opset)
+        if precision is Precision.FP16:
+            graph = fp16_graph(graph)
         names[precision] = {node.name: node.op_type for node in graph.graph.node}
         assert len(names[precision]) == len(graph.graph.node)
         assert "" not in names[precision]

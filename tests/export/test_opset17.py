@@ -1,4 +1,4 @@
-"""`export --opset 17`, for TensorRT 8.6: IR 8, and a mask that is cast through floats."""
+"""`export --opset 17`, for TensorRT 8.6: IR 8, and shapes without attributes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="export needs PyTorch")
 
-from fcn_deploy.core.errors import ExportError  # noqa: E402
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision  # noqa: E402
 from fcn_deploy.export.exporter import onnx_from_checkpoint  # noqa: E402
-from fcn_deploy.export.opset17 import _cast_mask_through_float  # noqa: E402
 from fcn_deploy.graph.fp16_rounding import tensor_types  # noqa: E402
 from fcn_deploy.graph.onnx_file import OnnxFile  # noqa: E402
 from fcn_deploy.networks.architectures import build_model  # noqa: E402
@@ -72,9 +70,3 @@ def test_the_file_and_what_it_gives(checkpoint: Path, precision: Precision, tmp_
     ]
     for old, new in zip(*given, strict=True):
         np.testing.assert_array_equal(old, new)
-
-
-def test_a_mask_of_another_making_is_refused() -> None:
-    node = onnx.helper.make_node("Identity", ["x"], ["mask"])
-    with pytest.raises(ExportError, match="expected a Cast to give the mask, found Identity"):
-        _cast_mask_through_float(onnx.helper.make_graph([node], "graph", [], []))

@@ -8,6 +8,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from fcn_deploy.networks.fcn import UpsamplingNetwork
 from fcn_deploy.networks.upsampling import bilinear_kernel
 
 #: Classes of the network that is exported.
@@ -25,6 +26,20 @@ def upsampling(classes: int, stride: int, weight: Tensor | None = None) -> nn.Co
             bilinear_kernel(classes, classes, 2 * stride) if weight is None else weight
         )
     return made.requires_grad_(False)
+
+
+class StridedScores(UpsamplingNetwork):
+    """A network with next to nothing before its upsampling: scores of every s-th pixel."""
+
+    def __init__(self, classes: int, stride: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, classes, 1, stride=stride)
+        self.upsample = upsampling(classes, stride)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Return class scores [N, C, ⌈H/s⌉, ⌈W/s⌉]."""
+        scores: Tensor = self.convolution(images)
+        return scores
 
 
 def noise(*shape: int, seed: int) -> Tensor:

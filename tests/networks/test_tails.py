@@ -15,7 +15,7 @@ from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.spec import OUTPUT_NAMES, ModelSpec, Precision, Product, Tail
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.export.check import check_graph
-from fcn_deploy.export.exporter import deploy_graph, onnx_from_checkpoint
+from fcn_deploy.export.exporter import deploy_graph, fp16_graph, onnx_from_checkpoint
 from fcn_deploy.graph.logits import with_logits
 from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
 from fcn_deploy.networks.architectures import build_model
@@ -85,9 +85,11 @@ def test_the_interpolations_file_gives_pytorchs_masks(
     interpolating: Checkpoint, precision: Precision, opset: int, tmp_path: Path
 ) -> None:
     spec, outputs = interpolating.spec, OUTPUT_NAMES
-    source = DeployGraph(interpolating.model, spec, outputs, precision)
+    source = DeployGraph(interpolating.model, spec, outputs)
     assert source.tail_form is Tail.RESIZE
     file = deploy_graph(source, opset)
+    if precision is Precision.FP16:
+        file = fp16_graph(file)
     write_metadata(file, spec, precision, "sha256:none", source.tail_form)
     check_graph(file, interpolating, outputs, precision)
     (resize,) = (node for node in file.graph.node if node.op_type == "Resize")
@@ -111,7 +113,7 @@ def test_the_interpolations_file_gives_pytorchs_masks(
         assert read_engine(engine.path).outputs == outputs
 
 
-@pytest.mark.parametrize("tail", [Tail.EARLY_ARGMAX, Tail.DECONV])
+@pytest.mark.parametrize("tail", [Tail.EARLY_ARGMAX, Tail.TOURNAMENT, Tail.DECONV])
 def test_an_interpolation_has_no_other_tail(
     interpolating: Checkpoint, tail: Tail, one_line: Callable[[Exception], str]
 ) -> None:

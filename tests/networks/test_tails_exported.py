@@ -88,7 +88,8 @@ def trained(tiny_spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> P
 def files(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Tail, Path]:
     """The same checkpoint with each tail, giving the mask alone."""
     folder = tmp_path_factory.mktemp("tails")
-    made = {tail: folder / f"{tail.value}.onnx" for tail in (Tail.EARLY_ARGMAX, Tail.DECONV)}
+    forms = (Tail.EARLY_ARGMAX, Tail.TOURNAMENT, Tail.DECONV)
+    made = {tail: folder / f"{tail.value}.onnx" for tail in forms}
     for tail, path in made.items():
         assert onnx_from_checkpoint(trained, path, tail=tail).tail is tail
     return made
@@ -138,12 +139,16 @@ def test_with_logits_shows_the_deconvolutions(files: dict[Tail, Path]) -> None:
     shown = {tail: with_logits(OnnxFile(path).model) for tail, path in files.items()}
     for model in shown.values():
         onnx.checker.check_model(model, full_check=True)
-    early, late = (run(shown[tail], images) for tail in (Tail.EARLY_ARGMAX, Tail.DECONV))
+    early, late, tournament = (
+        run(shown[tail], images) for tail in (Tail.EARLY_ARGMAX, Tail.DECONV, Tail.TOURNAMENT)
+    )
     assert early["logits"].dtype == np.float32
     assert early["logits"].shape == (2, CLASSES, 45, 70)
     scale = np.abs(late["logits"]).max()
     np.testing.assert_allclose(early["logits"], late["logits"], rtol=0, atol=ROUNDING * scale)
     np.testing.assert_array_equal(early["mask"], early["logits"].argmax(axis=1))
+    for name, expected in early.items():
+        np.testing.assert_array_equal(tournament[name], expected)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +192,12 @@ def test_nodes_and_bytes(files: dict[Tail, Path]) -> None:
         tails[tail] = [n.op_type for n in model.graph.node if n.name.startswith("tail.")]
     assert tails == {
         Tail.DECONV: ["ConvTranspose", "Shape", "Slice", "ArgMax", "Cast"],
+        Tail.TOURNAMENT: [
+            *("Conv", "Transpose", "MatMul", "Split"),
+            *["Greater", "Where", "Where"] * (CLASSES - 2),
+            *("Greater", "Where", "Transpose"),
+            *("DepthToSpace", "Shape", "Add", "Slice", "Squeeze", "Cast"),
+        ],
         Tail.EARLY_ARGMAX: [
             *("Conv", "Transpose", "MatMul", "Reshape", "ArgMax", "Cast", "Transpose"),
             *("DepthToSpace", "Shape", "Add", "Slice", "Squeeze", "Cast"),
@@ -196,7 +207,7 @@ def test_nodes_and_bytes(files: dict[Tail, Path]) -> None:
         graph_cost(OnnxFile(files[tail]).model, {"image": (1, 320, 480, 3)})
         for tail in (Tail.EARLY_ARGMAX, Tail.DECONV)
     )
-    assert early.nodes == late.nodes + 8
+    assert early.nodes == late.nodes + 7  # the late mask is cast twice
     # Logits are written and read once, and not cropped: two of their four trips are saved.
     logits = 4 * CLASSES * 320 * 480
     assert late.bytes_moved - early.bytes_moved > logits

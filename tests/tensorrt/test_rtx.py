@@ -44,6 +44,7 @@ VARIANTS = [
 #: By the outputs or the architecture: no variant more for the other tails.
 TAILS: dict[str | tuple[str, ...], Tail] = {
     ("mask", "logits"): Tail.DECONV,
+    ("mask", "margin"): Tail.TOURNAMENT,
     "fcn32s-resnet34": Tail.RESIZE,
 }
 

@@ -25,12 +25,12 @@ from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.int8_for_ort_cpu import SATURATION
 from fcn_deploy.graph.onnx_file import OnnxFile, require_model
+from fcn_deploy.graph.whole_mean import WHOLE_MEAN, with_whole_mean
 from fcn_deploy.machine.description import cpu_flags, int8_sums_saturate
 from fcn_deploy.results.runner import COMPUTE, COPY_IN
 from fcn_deploy.runners.base import Backend, OpenRequest, Outputs
 from fcn_deploy.runners.cpu_streams import LANES, in_lanes
 from fcn_deploy.runners.onnx_runner import OnnxRunner
-from fcn_deploy.runners.openvino.bf16 import WHOLE_MEAN, with_whole_mean
 from fcn_deploy.runners.openvino.compiled import (
     KEPT_SHAPES,
     Arithmetic,

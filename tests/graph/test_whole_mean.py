@@ -1,4 +1,4 @@
-"""A graph made ready for bfloat16: pixels that are not rounded, and the same function."""
+"""A graph with a mean of whole grey levels: pixels that are not rounded, the same function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.graph.logits import with_logits
 from fcn_deploy.graph.onnx_file import OnnxFile
-from fcn_deploy.runners.openvino.bf16 import with_whole_mean
+from fcn_deploy.graph.whole_mean import STEPS_OF_HALF, with_whole_mean
 
 Floats = NDArray[np.float32]
 MEAN = (123.675, 116.28, 103.53)
@@ -46,10 +46,17 @@ def normalising(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def read_by_convolution(model: onnx.ModelProto) -> str:
+    (convolution,) = (node for node in model.graph.node if node.op_type == "Conv")
+    return str(convolution.input[0])
+
+
 def with_centred(model: onnx.ModelProto) -> onnx.ModelProto:
     """Make what the convolution reads an output."""
     model.graph.output.append(
-        helper.make_tensor_value_info("centred", TensorProto.FLOAT, [1, 3, "H", "W"])
+        helper.make_tensor_value_info(
+            read_by_convolution(model), TensorProto.FLOAT, [1, 3, "H", "W"]
+        )
     )
     return model
 
@@ -59,7 +66,9 @@ def ran(model: onnx.ModelProto, image: Floats) -> tuple[Floats, Floats]:
     session = onnxruntime.InferenceSession(
         with_centred(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    out, centred = session.run(["out", "centred"], {"image": image.astype(np.uint8)})
+    out, centred = session.run(
+        ["out", read_by_convolution(model)], {"image": image.astype(np.uint8)}
+    )
     return out, centred
 
 
@@ -91,6 +100,18 @@ def test_no_pixel_is_rounded_whatever_the_mean(mean: tuple[float, float, float])
     np.testing.assert_array_equal(to_bf16(centred), centred)
 
 
+@given(mean=st.tuples(*[st.floats(0, 255, width=32)] * 3))
+def test_half_holds_every_difference_from_a_mean_in_eighths(
+    mean: tuple[float, float, float],
+) -> None:
+    weight = np.zeros((1, 3, 5, 5), np.float32)
+    plain = normalising(mean, weight, np.zeros(1, np.float32))
+    _, centred = ran(with_whole_mean(plain, steps=STEPS_OF_HALF), every_pixel())
+    np.testing.assert_array_equal(centred.astype(np.float16), centred)
+    _, exact = ran(plain, every_pixel())
+    assert np.abs(centred - exact).max() <= 1 / 16 + 1e-5
+
+
 def test_the_mean_as_it_is_moves_pixels_by_the_same_amount(
     weights: tuple[Floats, Floats],
 ) -> None:
@@ -103,21 +124,32 @@ def test_the_mean_as_it_is_moves_pixels_by_the_same_amount(
         np.testing.assert_allclose(there, amount, atol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [1, STEPS_OF_HALF])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_the_convolution_gives_the_same_where_it_reads_no_frame(
-    weights: tuple[Floats, Floats], with_bias: bool
+    weights: tuple[Floats, Floats], with_bias: bool, steps: int
 ) -> None:
     weight, bias = weights
     image = np.random.default_rng(1).integers(0, 256, (1, 3, 20, 24)).astype(np.float32)
     plain = normalising(MEAN, weight, bias if with_bias else None)
-    given, _ = ran(with_whole_mean(plain), image)
+    given, _ = ran(with_whole_mean(plain, steps=steps), image)
     expected, _ = ran(plain, image)
     inside = (..., slice(PADDING, -PADDING), slice(PADDING, -PADDING))
     np.testing.assert_allclose(given[inside], expected[inside], atol=2e-5)
-    # In the frame zeros stand for another colour, half a grey level from the mean at most.
-    most = 0.5 * np.abs(weight).sum(axis=(1, 2, 3)).reshape(1, -1, 1, 1)
+    # In the frame zeros stand for another colour, half a step from the mean at most.
+    most = 0.5 / steps * np.abs(weight).sum(axis=(1, 2, 3)).reshape(1, -1, 1, 1)
     assert (np.abs(given - expected) <= most).all()
     assert np.abs(given - expected).max() > 1e-4
+
+
+def test_the_difference_is_another_tensor(weights: tuple[Floats, Floats]) -> None:
+    # A bisection, which pairs tensors by their names, does not hold the two against each other.
+    model = normalising(MEAN, *weights)
+    assert read_by_convolution(model) == "centred"
+    whole = with_whole_mean(model)
+    assert read_by_convolution(whole) not in {
+        name for node in model.graph.node for name in node.output
+    }
 
 
 def test_the_given_graph_is_not_changed(weights: tuple[Floats, Floats]) -> None:

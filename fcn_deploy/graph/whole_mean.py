@@ -1,14 +1,15 @@
-"""A float32 graph made ready for arithmetic in bfloat16.  Knows no torch.
+"""A graph that subtracts a mean of few bits, for arithmetic of few bits.  Knows no torch.
 
-bfloat16 keeps eight significant bits.  A pixel is a whole number and the mean is not: all
-differences of a channel have the same fraction, so rounding moves all that lie between two powers
-of two by the same amount, up to a quarter of a grey level from 64 on, half a level from 128 on.
-That is no noise but another picture, slightly other in colour and contrast.  Less a whole mean,
-pixels are whole numbers of no more than eight bits, and none is rounded; what the mean lacks goes
-into the first convolution's bias.
+A pixel is a whole number and the mean is not: all differences of a channel have the same fraction,
+so rounding moves all that lie between two powers of two by the same amount.  bfloat16 keeps eight
+significant bits: it moves them by up to a quarter of a grey level from 64 on, half a level from
+128 on; half precision keeps eleven: an eighth of that.  That is no noise but another picture,
+slightly other in colour and contrast.  Differences from a whole mean are whole numbers of eight
+bits, those from a mean in eighths have eleven, and none is rounded; what the mean lacks goes into
+the first convolution's bias.
 
-Around the picture that convolution reads zeros, which then stand for the whole mean, half a grey
-level at most from the mean itself.
+Around the picture that convolution reads zeros, which then stand for the mean that is subtracted:
+it is half a grey level at most from the mean itself, or a sixteenth.
 """
 
 from __future__ import annotations
@@ -27,16 +28,21 @@ if TYPE_CHECKING:
 
 #: What stands behind the library's name where a file is computed so.
 WHOLE_MEAN = ", mean made whole"
-_REPAIR = "export it again, or use --backend openvino"
+#: A difference is below 256: half's eleven bits leave three behind the point.
+STEPS_OF_HALF = 8
+_REPAIR = "export it again, or compute it in float32"
 
 
-def with_whole_mean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph that subtracts a mean of whole grey levels, the rest of it in a bias.
+def with_whole_mean(model: onnx.ModelProto, *, steps: int = 1) -> onnx.ModelProto:
+    """Return a graph that subtracts a mean of whole steps, the rest of it in a bias.
+
+    The difference has a new name, for it is another quantity than in the graph that is given.
 
     Args:
         model: FP32, as `fcn-deploy export` writes it: a picture of bytes, less a mean [1, C, 1, 1]
             in grey levels, is read by one convolution alone, weights [K, C, kh, kw].  It is not
             changed.
+        steps: of a grey level: 1 for bfloat16, :data:`STEPS_OF_HALF` for half precision.
 
     Raises:
         OnnxFileError: it is another graph.
@@ -57,12 +63,13 @@ def with_whole_mean(model: onnx.ModelProto) -> onnx.ModelProto:
         numpy_helper.to_array(tensors[name]).astype(np.float64)
         for name in (*subtraction.input[1:], *convolution.input[1:])
     )
-    nearest = np.round(mean)
+    nearest = np.round(mean * steps) / steps
     # conv(x - mean) = conv(x - nearest) + conv(nearest - mean), the last a constant per filter.
     moved = np.einsum("kcyx,c->k", weight, (nearest - mean).reshape(-1))
     # Under new names: exporters let nodes share constants that are equal.
     _replace(whole.graph, subtraction, 1, nearest)
     _replace(whole.graph, convolution, 2, sum(bias, start=moved))
+    subtraction.output[0] = convolution.input[0] = f"{subtraction.output[0]}.whole_mean"
     return whole
 
 
