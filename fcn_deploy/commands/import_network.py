@@ -1,4 +1,4 @@
-"""``fcn-deploy import``: a published network as a run of ours."""
+"""``fcn-deploy import``: a published network, or one of another tool, as a run of ours."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from typing import Any
 
 import click
 
+from fcn_deploy.commands.import_onnx import PREFIX, OnnxImport, import_onnx
 from fcn_deploy.commands.shared.console import console
-from fcn_deploy.commands.shared.options import PathText, PathType
+from fcn_deploy.commands.shared.options import Channels, Fraction, PathText, PathType, typed_names
 from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.files import probe
 from fcn_deploy.core.run import Run
+
+#: Options of ``onnx:FILE`` alone, by the names of their parameters.
+_OF_ONNX = {
+    "input_layout": "--input-layout",
+    "channels": "--channels",
+    "mean": "--mean",
+    "std": "--std",
+    "scale": "--scale",
+    "align_corners": "--align-corners",
+}
 
 
 @dataclass(frozen=True)
@@ -22,12 +33,33 @@ class ImportOptions:
     network: str
     weights: str
     classes: Path | None
+    input_layout: Any
+    channels: Any
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    scale: float | None
+    align_corners: bool
     out: str
     overwrite: bool
 
+    def of_onnx(self) -> OnnxImport:
+        """Return what concerns ``onnx:FILE``."""
+        return OnnxImport(
+            file=Path(self.network.removeprefix(PREFIX)),
+            out=Run(Path(self.out)),
+            classes=self.classes,
+            layout=self.input_layout,
+            channels=self.channels,
+            mean=self.mean,
+            std=self.std,
+            scale=self.scale,
+            align_corners=self.align_corners,
+            overwrite=self.overwrite,
+        )
+
 
 @click.command("import")
-@click.argument("network", metavar="torchvision:NAME")
+@click.argument("network", metavar="torchvision:NAME|onnx:FILE")
 @click.option(
     "--weights", type=PathText("default"), default="default", show_default=True,
     metavar="default|FILE",
@@ -36,7 +68,35 @@ class ImportOptions:
 )  # fmt: skip
 @click.option(
     "--classes", type=PathType(),
-    help="Read the names of its classes from this file, one a line; by default they are VOC's.",
+    help="Read the names of its classes from this file, one a line; by default they are VOC's, "
+    "and numbers of an ONNX file.",
+)  # fmt: skip
+@click.option(
+    "--input-layout", type=click.Choice(["NCHW", "NHWC"], case_sensitive=False),
+    help="Feed the ONNX file in this layout; by default in the one that its input's axes show.",
+)  # fmt: skip
+@click.option(
+    "--channels", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True,
+    help="Feed the ONNX file with channels in this order.",
+)  # fmt: skip
+@click.option(
+    "--mean", type=Channels(),
+    help="Subtract this from the channels, in the order in which the ONNX file reads them: of "
+    "pixels in [0, 1], or in grey levels where one of --mean and --std is above 1; by default "
+    "ImageNet's.",
+)  # fmt: skip
+@click.option(
+    "--std", type=Channels(), help="Divide the channels by this, in the same units as --mean."
+)
+@click.option(
+    "--scale", type=Fraction(),
+    help="Feed the ONNX file with pixels, 0 to 255, times this, e.g. 1/255, in place of --mean "
+    "and --std.",
+)  # fmt: skip
+@click.option(
+    "--align-corners", is_flag=True,
+    help="Where the ONNX file's logits are smaller than the picture, upsample them with corners "
+    "on corners; by default by half pixels, as interpolation in PyTorch and TensorFlow 2 does.",
 )  # fmt: skip
 @click.option(
     "--out", type=PathText(folder=True), default="runs/fcn", show_default=True,
@@ -46,10 +106,25 @@ class ImportOptions:
     "--overwrite", is_flag=True, help="Replace the model that the run directory already holds."
 )
 def import_network(**typed: Any) -> None:
-    """Take torchvision's fcn_resnet50 or fcn_resnet101 as a run, to export, check and measure."""
+    """Take a network as a run, to export, check and measure.
+
+    torchvision:fcn_resnet50 and fcn_resnet101 are published; onnx:FILE is a segmentation network
+    that any tool has exported, and needs no PyTorch.
+    """
+    options = ImportOptions(**typed)
+    if options.network.startswith(PREFIX):
+        if "weights" in typed_names():
+            raise InputError("--weights is of no use with onnx:FILE", "drop it")
+        import_onnx(options.of_onnx())
+        return
+    for name in _OF_ONNX.keys() & typed_names():
+        raise InputError(f"{_OF_ONNX[name]} is of use with onnx:FILE only", "drop it")
+    _import_published(options)
+
+
+def _import_published(options: ImportOptions) -> None:
     from fcn_deploy.networks.device import unavailable_reason
 
-    options = ImportOptions(**typed)
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"importing needs PyTorch: {reason}")
     from fcn_deploy.data.class_list import class_list_of
@@ -59,7 +134,8 @@ def import_network(**typed: Any) -> None:
 
     network, weights = options.network, options.weights
     if network not in PUBLISHED:
-        raise InputError(f"unknown network {network!r}", f"choose {' or '.join(PUBLISHED)}")
+        choices = ", ".join([*PUBLISHED, "or onnx:FILE"])
+        raise InputError(f"unknown network {network!r}", f"choose {choices}")
     file = None if weights == "default" else Path(weights)
     if file is not None and not file.is_file():
         raise InputError(f"no weights file {weights}", "give default, or an existing file")

@@ -12,7 +12,7 @@
     │   ├── CheckpointError    model.safetensors
     │   ├── OnnxFileError      model.onnx
     │   └── EngineError        a TensorRT engine that does not belong here
-    │       └── BatchShapeError  one that belongs, and was not built for this batch
+    │       └── BatchShapeError  one that belongs, or a network, and not for this batch
     ├── ArchitectureError      an architecture or its weights
     ├── BackendError           a backend, provider or device that is not to be had
     │   └── CudaError          a call of the CUDA runtime
@@ -116,7 +116,7 @@ class EngineError(ArtifactError):
 
 
 class BatchShapeError(EngineError):
-    """An engine was not built for batches of this shape; it stays usable for others."""
+    """An engine or a network does not take batches of this shape; it stays usable for others."""
 
 
 class ArchitectureError(FcnDeployError):

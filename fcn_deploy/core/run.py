@@ -115,6 +115,21 @@ class Run:
         return self.root / "baseline.onnx"
 
     @property
+    def original(self) -> Path:
+        """The ONNX file of another tool that this run was imported from."""
+        return self.root / "original.onnx"
+
+    @property
+    def original_record(self) -> Path:
+        """How the original is fed and read, as `import` found it and was told."""
+        return self.root / "original.json"
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the run was imported from ONNX: an original in a checkpoint's place."""
+        return self.original_record.is_file() and not self.checkpoint.is_file()
+
+    @property
     def metrics(self) -> Path:
         """Training figures per epoch."""
         return self.root / "metrics.json"
@@ -177,8 +192,13 @@ class Run:
         """Return the checkpoint's path.
 
         Raises:
-            MissingStageError: the run has not been trained.
+            MissingStageError: the run has not been trained, or was imported from ONNX.
         """
+        if self.is_foreign:
+            raise MissingStageError(
+                f"{self.root} was imported from ONNX and holds no checkpoint",
+                "use a backend that runs ONNX files, e.g. --backend ort",
+            )
         if not self.checkpoint.is_file():
             raise MissingStageError(
                 f"no {self.checkpoint}", f"run `fcn-deploy train{self.out_option}` first"

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from fcn_deploy.core.errors import ArtifactError, InputError
+from fcn_deploy.core.input_shape import ANY_SHAPE, InputShape
 
 SPEC_SCHEMA = 1
 #: Key of the spec in the metadata of checkpoints and ONNX files.
@@ -81,6 +82,7 @@ class ModelSpec:
         mean: per-channel mean of RGB in [0, 1] that the network subtracts.
         std: per-channel standard deviation of RGB in [0, 1] that it divides by.
         image_sizes: sizes of the training images, for choosing optimization profiles.
+        input_shape: the batches that it takes; networks of ours take all.
     """
 
     architecture: str
@@ -89,6 +91,7 @@ class ModelSpec:
     image_sizes: SizeRange
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    input_shape: InputShape = ANY_SHAPE
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.class_names) <= MAX_CLASSES:
@@ -108,7 +111,10 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """Return the spec as one line of JSON, for a file's metadata."""
-        return json.dumps({"schema": SPEC_SCHEMA, **asdict(self)}, sort_keys=True)
+        fields = {"schema": SPEC_SCHEMA, **asdict(self)}
+        if self.input_shape.takes_all:  # as in files from before there was anything else
+            del fields["input_shape"]
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
@@ -136,6 +142,7 @@ class ModelSpec:
                 ),
                 mean=_triple(fields["mean"]),
                 std=_triple(fields["std"]),
+                input_shape=InputShape.from_json(fields.get("input_shape")),
             )
         except (
             KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError,

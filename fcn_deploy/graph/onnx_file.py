@@ -212,7 +212,13 @@ def require_model(run: Run, precision: Precision) -> OnnxFile:
             f"{file.path} holds a {metadata.precision.value} network, not {precision.value}",
             "export it again" + (f", or drop{precision.flag}" if precision.flag else ""),
         )
-    if run.checkpoint.is_file() and file_digest(run.checkpoint) != metadata.checkpoint_digest:
+    if run.is_foreign:
+        if not run.original.is_file() or file_digest(run.original) != metadata.checkpoint_digest:
+            raise OnnxFileError(
+                f"{file.path} was not made from {run.original}",
+                f"run `fcn-deploy import onnx:FILE{run.out_option} --overwrite`",
+            )
+    elif run.checkpoint.is_file() and file_digest(run.checkpoint) != metadata.checkpoint_digest:
         raise OnnxFileError(
             f"{file.path} was exported from another checkpoint than {run.checkpoint}",
             f"run `fcn-deploy export{run.command_suffix}{precision.flag}` again",

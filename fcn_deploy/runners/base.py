@@ -195,15 +195,26 @@ class Runner(ABC):
 
         Raises:
             InputError: wrong type, dtype, rank, channel count, or an empty batch.
+            BatchShapeError: the network does not take batches of that shape.
             BackendError: the backend failed, for want of memory for example.
         """
-        check_images(images)
+        self.check(images)
         self._on_stage = on_stage
         try:
             with self.translate_errors(images.shape):
                 return self._infer(images)
         finally:
             self._on_stage = None
+
+    def check(self, images: NDArray[np.uint8]) -> None:
+        """Refuse a batch before any device is touched.
+
+        Raises:
+            InputError: see :func:`check_images`.
+            BatchShapeError: the network does not take that shape.
+        """
+        check_images(images)
+        self.spec.input_shape.require(images.shape)
 
     @contextmanager
     def translate_errors(self, shape: tuple[int, ...]) -> Iterator[None]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import FcnDeployError
-from fcn_deploy.runners.base import Outputs, Runner, check_images
+from fcn_deploy.runners.base import Outputs, Runner
 
 _Begun = TypeVar("_Begun")
 #: Batches computed at the same time, each on its share of the threads.  With one thread each, two
@@ -57,7 +57,7 @@ def in_lanes(
     first = next(source, None)
     if first is None:
         return
-    check_images(first)
+    runner.check(first)
     first = first.copy()  # its owner may use the array again for the second
     try:
         second = next(source, None)
@@ -84,7 +84,7 @@ def in_lanes(
             images = next(source, None)
             if images is None:
                 break
-            check_images(images)
+            runner.check(images)
             with runner.translate_errors(images.shape):
                 in_flight.append((images.shape, begin(np.ascontiguousarray(images))))
         except FcnDeployError as error:

@@ -182,6 +182,38 @@ class Percentage(ParamType):
         return share
 
 
+class Channels(ParamType):
+    """Three comma-separated numbers, one for each channel of a picture."""
+
+    name = "N,N,N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the numbers as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            one, two, three = (float(word) for word in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no three numbers; write e.g. 0.485,0.456,0.406", param, ctx)
+        return one, two, three
+
+
+class Fraction(ParamType):
+    """A number, as a decimal or as a fraction."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        if isinstance(value, float):
+            return value
+        above, _, below = str(value).partition("/")
+        try:
+            return float(above) / float(below or 1)
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is no number; write e.g. 1/255", param, ctx)
+
+
 class Bytes(ParamType):
     """A size of memory, such as ``512MiB`` or ``4GiB``."""
 
