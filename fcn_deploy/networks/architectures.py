@@ -9,6 +9,8 @@ from typing import Literal
 from fcn_deploy.core.errors import ArchitectureError
 from fcn_deploy.networks.backbones import BACKBONES, STAGE_STRIDES, dilate, resnet_body
 from fcn_deploy.networks.fcn import Fcn, SegmentationNetwork, TorchvisionFcn
+from fcn_deploy.networks.python_networks import build_python_network
+from fcn_deploy.networks.python_recipe import PREFIX, PythonRecipe, is_python
 
 #: Family → stages whose scores are added to those of the body's end, coarsest first.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -75,7 +77,7 @@ def find_architecture(name: str) -> Architecture:
         raise ArchitectureError(
             f"unknown architecture {name!r}",
             f"choose {'|'.join(FAMILIES)}-{'|'.join(BACKBONES)}, e.g. {DEFAULT_ARCHITECTURE}, with "
-            f"-os16 or -os8 for a dilated body, or {' or '.join(TORCHVISION)}",
+            f"-os16 or -os8 for a dilated body, {' or '.join(TORCHVISION)}, or {PREFIX}module:name",
         )
     return ARCHITECTURES[name]
 
@@ -86,6 +88,11 @@ def with_output_stride(name: str, stride: int) -> str:
     Raises:
         ArchitectureError: there is no such network.
     """
+    if is_python(name):
+        raise ArchitectureError(
+            f"{PythonRecipe.from_name(name).callee} chooses its own output stride",
+            "drop --output-stride, or see --arg",
+        )
     row = find_architecture(name)
     if row.family not in FAMILIES:
         raise ArchitectureError(f"{name} has output stride 8", "drop --output-stride")
@@ -98,7 +105,7 @@ def build_model(
     """Build a network by its name.
 
     Args:
-        architecture: a name of ``ARCHITECTURES``.
+        architecture: a name of ``ARCHITECTURES``, or one that ``PythonRecipe`` reads.
         num_classes: C.
         weights: what the body starts from: nothing, torchvision's ImageNet weights (downloaded by
             torchvision), or a file of torchvision's with such weights.
@@ -109,6 +116,13 @@ def build_model(
     Raises:
         ArchitectureError: unknown name, or the weights cannot be fetched, read or fitted.
     """
+    if is_python(architecture):
+        if weights is not None:
+            raise ArchitectureError(
+                f"{architecture} has no body of ours to put {weights} into",
+                "its library may have weights of its own: see --arg, e.g. encoder_weights=imagenet",
+            )
+        return build_python_network(architecture, num_classes)
     row = find_architecture(architecture)
     body = resnet_body(row.backbone, weights)
     dilate(body, row.output_stride)

@@ -45,8 +45,11 @@ class SegmentationNetwork(nn.Module):
     def drop_last_step(self) -> None:
         """Forget what only the last step needs: a tail does its work, ``forward`` no more."""
 
-    def first_convolution(self) -> nn.Conv2d:
-        """Return the convolution that reads the image: the first that was put in."""
+    def first_convolution(self) -> nn.Conv2d | None:
+        """Return the convolution that alone reads the image: the first that was put in.
+
+        None: there is none.
+        """
         return next(module for module in self.modules() if isinstance(module, nn.Conv2d))
 
 
