@@ -11,6 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from fcn_deploy.commands.import_onnx import OnnxImport, import_onnx
+from fcn_deploy.core.run import Run
+from fcn_deploy.graph.foreign.preprocessing import ChannelOrder, Triple
+
 #: Of the pictures that the networks expect: grey levels, in the order in which they read them.
 MEAN, STD = (103.0, 117.0, 124.0), (57.0, 57.5, 58.5)
 Axes = Sequence[int | str]
@@ -101,3 +105,31 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
 def noise(*shape: int) -> NDArray[np.uint8]:
     """Return pictures of noise, uint8 [*shape, 3]; always the same."""
     return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def foreign_run(
+    run: Run,
+    *,
+    channels: ChannelOrder = "bgr",
+    mean: Triple = MEAN,
+    class_file: Path | None = None,
+    **form: Any,
+) -> onnx.ModelProto:
+    """Import a network into a run, as the command does, and return it.
+
+    Args:
+        run: the run.
+        channels: the order in which it is fed.
+        mean: what is subtracted from its pictures.
+        class_file: names its classes.
+        form: of the network; see :func:`foreign_network`.
+    """
+    model = foreign_network(**form)
+    run.root.mkdir(parents=True, exist_ok=True)
+    path = saved(model, run.root / "network-of-another-tool.onnx")
+    options = OnnxImport(
+        path, run, class_file, form.get("layout"), channels, mean, STD, None, False, True
+    )
+    import_onnx(options)
+    path.unlink()
+    return model

@@ -15,6 +15,7 @@ from fcn_deploy.commands.bench_tables import print_bench
 from fcn_deploy.commands.shared.backends import (
     open_backend,
     open_baselines,
+    opened_unasked,
     require_backends,
     usable_backends,
 )
@@ -218,7 +219,7 @@ def bench(**typed: Any) -> None:
     source = run_from_argument(options.run, options.trust)
     scenario, loop_reason = _scenario(options)
     before = None if options.older is None else _older(options)  # before minutes are spent
-    chosen = options.backends or usable_backends(options.precision)
+    chosen = options.backends or usable_backends(source, options.precision)
     require_backends(chosen, options.device)
     target = options.result_file(source, typed_names())
     if options.older is not None and options.older.resolve() == target.resolve():
@@ -310,18 +311,19 @@ def _opened(
     options: BenchOptions, source: Run, threads: int, stack: ExitStack
 ) -> dict[Runner, Precision]:
     """Open the baselines and the backends: runner → precision of the file it was opened on."""
-    runners = [
-        stack.enter_context(
-            open_backend(
-                source,
-                backend,
-                precision=options.precision,
-                device=options.device,
-                threads=threads,
-            )
+
+    def opened(backend: str) -> Runner:
+        runner = open_backend(
+            source,
+            backend,
+            precision=options.precision,
+            device=options.device,
+            threads=threads,
         )
-        for backend in options.backends
-    ]
+        return stack.enter_context(runner)
+
+    unasked = source.is_foreign and "backends" not in typed_names()
+    runners = list(opened_unasked(unasked, options.backends, opened).values())
     baselines = open_baselines(source, threads, runners, stack)
     return {
         **dict.fromkeys(baselines, Precision.FP32),

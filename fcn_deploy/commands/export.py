@@ -19,6 +19,7 @@ from fcn_deploy.commands.shared.options import (
     precision_options,
     run_argument,
     trust_code_option,
+    typed_names,
 )
 from fcn_deploy.commands.shared.pictures import calibration_pictures
 from fcn_deploy.core.errors import FcnDeployError, InputError
@@ -118,12 +119,19 @@ class ExportOptions:
 )  # fmt: skip
 @trust_code_option
 def export(**typed: Any) -> None:
-    """Write a checkpoint as ONNX: uint8 pictures in, uint8 masks out, any size."""
+    """Write a checkpoint as ONNX: uint8 pictures in, uint8 masks out, any size.
+
+    Of a network that was imported from ONNX it writes FP16, INT8 and other outputs, of its own
+    file.
+    """
     options = ExportOptions(**typed)
     options.require_consistent()
+    source = Run.from_argument(options.run)
+    if source.is_foreign:
+        _export_foreign(source, options)
+        return
     from fcn_deploy.networks.device import unavailable_reason
 
-    source = Run.from_argument(options.run)
     checkpoint = source.require_checkpoint()
     if (reason := unavailable_reason()) is not None:
         raise FcnDeployError(f"export needs PyTorch: {reason}")
@@ -151,6 +159,38 @@ def export(**typed: Any) -> None:
     )
     if options.explain:
         _explain(checkpoint, written)
+
+
+def _export_foreign(source: Run, options: ExportOptions) -> None:
+    """Write a file of a network that was imported from ONNX: no PyTorch is needed."""
+    from fcn_deploy.graph.foreign.export import foreign_onnx
+    from fcn_deploy.graph.foreign.imported import read_imported
+
+    for name in ("opset", "tail", "explain"):
+        if name in typed_names():
+            raise InputError(
+                f"--{name} is of use with checkpoints only: {source.root} was imported from ONNX",
+                "drop it",
+            )
+    imported, content = read_imported(source)
+    target = options.target(source)
+    write = functools.partial(
+        foreign_onnx,
+        imported,
+        content,
+        outputs=options.outputs,
+        checked=not options.unchecked,
+    )
+    if options.precision is Precision.INT8:
+        _write_int8(target, write, source, options)
+        return
+    written = write(target, precision=options.precision)
+    shapes = ", ".join("×".join(map(str, shape)) for shape in written.checked_shapes)
+    proof = f"masks checked against the original at N×H×W {shapes}" if shapes else "NOT CHECKED"
+    console.print(
+        f"wrote {written.path}: {written.precision.value}, opset {written.opset}, "
+        f"{written.num_nodes} nodes, outputs {', '.join(written.outputs)}; {proof}"
+    )
 
 
 def _explain(checkpoint: Path, written: Export) -> None:

@@ -79,10 +79,15 @@ def import_onnx(options: OnnxImport) -> None:
     own = "; its own class map is kept" if interface.has_own_mask else ""
     small = "; its logits are upsampled bilinearly" if interface.upsampled else ""
     console.print(f"it is fed {preprocessing.words}")
-    console.print(f"it takes {interface.shape.words}; {interface.num_classes} classes{own}{small}")
+    console.print(f"it takes {interface.taken.words}; {interface.num_classes} classes{own}{small}")
+    if interface.pads:
+        console.print(
+            f"pictures are padded to {interface.shape.size_words}, below and on the right, and "
+            "masks are cropped"
+        )
     console.print(
         f"wrote {run.onnx_target(Precision.FP32)}: masks checked against {options.file} in ONNX "
-        f"Runtime at N×H×W {', '.join('×'.join(map(str, s)) for s in interface.shape.examples())}"
+        f"Runtime at N×H×W {', '.join('×'.join(map(str, s)) for s in interface.taken.examples())}"
     )
 
 
@@ -101,7 +106,7 @@ def _spec_of(options: OnnxImport, preprocessing: Preprocessing, interface: Inter
                 "list every class of the network, one a line, in the order of its channels",
             )
         names, palette = listed.names, listed.palette
-    shape = interface.shape
+    shape = interface.taken
     typical = shape.fitted(shape.height or _TYPICAL[0], shape.width or _TYPICAL[1])
     return ModelSpec(
         architecture=f"onnx-{options.file.stem}",

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fcn_deploy.commands.parity_tables import print_layers, print_parity
-from fcn_deploy.commands.shared.backends import open_backend, require_backends, usable_backends
+from fcn_deploy.commands.shared.backends import (
+    open_backend,
+    opened_unasked,
+    require_backends,
+    usable_backends,
+)
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import (
     BackendName,
@@ -103,8 +108,8 @@ class ParityOptions:
 @click.argument("arguments", nargs=-1, type=PathText(), metavar="[RUN | REF.json CAND.json]")
 @click.option(
     "--backend", "backends", multiple=True, type=BackendName(),
-    help="Compare this backend with PyTorch; may be repeated; by default all backends that run "
-    "here are compared.",
+    help="Compare this backend with PyTorch, or with the original of `import onnx:FILE`; may be "
+    "repeated; by default all backends that run here are compared.",
 )  # fmt: skip
 @precision_options
 @click.option(
@@ -143,6 +148,8 @@ class ParityOptions:
 @click.pass_context
 def parity(context: click.Context, /, **typed: Any) -> None:
     """Prove that a backend's masks are PyTorch's; exit code 1 where the gate fails.
+
+    Of a network that was imported from ONNX they must be the original's, in ONNX Runtime.
 
     Two files of --save-outputs, the float32 reference first, are compared without their networks.
     """
@@ -221,20 +228,31 @@ def _save_outputs(options: ParityOptions, target: Path) -> None:
     probe(target, flags="--save-outputs")
     with ExitStack() as opened:
         candidate = options.candidate(source, backend, opened)
+        _refuse_limited(candidate.runner.spec)
         pictures = options.pictures(source, candidate.runner.spec)
         with counter(f"outputs of {backend}", pictures.count) as step:
             size = record(candidate, pictures, target, on_picture=step)
     console.print(f"wrote {target} and its folder, {size:,.1f} MiB")
 
 
+def _refuse_limited(spec: ModelSpec) -> None:
+    if not spec.input_shape.takes_all:
+        raise InputError(
+            f"outputs are saved of networks that take any size, and this one takes "
+            f"{spec.input_shape.words}",
+            "compare on one machine, without --save-outputs",
+        )
+
+
 def _compare_live(options: ParityOptions) -> None:
     from fcn_deploy.core.files import probe
+    from fcn_deploy.parity.channel_order import channel_order_note
     from fcn_deploy.parity.compare import compare, save
 
     source, precision = options.run(), options.precision
     # The float32 reference compared with itself proves nothing.
     skipped = {"torch"} if precision is Precision.FP32 else set()
-    backends = options.backends or usable_backends(precision, skipped)
+    backends = options.backends or usable_backends(source, precision, skipped)
     require_backends(backends)
     target = options.json_file or source.parity_folder / result_name(
         "-".join(backends),
@@ -244,13 +262,19 @@ def _compare_live(options: ParityOptions) -> None:
     )
     probe(target)
     with ExitStack() as stack:
-        reference = stack.enter_context(options.open(source, "torch", Precision.FP32))
+        held_against = "original" if source.is_foreign else "torch"
+        reference = stack.enter_context(options.open(source, held_against, Precision.FP32))
         pictures = options.pictures(source, reference.spec)
-        candidates = [options.candidate(source, backend, stack) for backend in backends]
+        candidates = opened_unasked(
+            source.is_foreign and not options.backends,
+            backends,
+            lambda backend: options.candidate(source, backend, stack),
+        )
         step = stack.enter_context(counter("parity", pictures.count))
-        comparisons = compare(reference, candidates, pictures, on_picture=step)
+        comparisons = compare(reference, list(candidates.values()), pictures, on_picture=step)
+        note = channel_order_note(reference, pictures) if source.is_foreign else None
     save(comparisons, target, typed=typed_words(but=_NOT_REPEATED))
-    _conclude(comparisons, target)
+    _conclude(comparisons, target, note)
 
 
 def _bisect(options: ParityOptions) -> None:
@@ -281,9 +305,11 @@ def _bisect(options: ParityOptions) -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _conclude(comparisons: Sequence[Comparison], target: Path) -> None:
+def _conclude(comparisons: Sequence[Comparison], target: Path, note: str | None = None) -> None:
     for comparison in comparisons:
         print_parity(comparison)
+    if note is not None:
+        console.print(note)
     console.print(f"wrote {target}")
     if not all(comparison.passed for comparison in comparisons):
         sys.exit(EXIT_FAILED)

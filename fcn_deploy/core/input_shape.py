@@ -59,7 +59,7 @@ class InputShape:
         if not self._takes_size(height, width):
             raise BatchShapeError(
                 f"the network takes pictures of {self.size_words}, not of {height}×{width}",
-                "resize or pad the pictures, or import the network with sizes that are free",
+                "resize or pad the pictures, or name a size with --size for bench",
             )
         raise BatchShapeError(
             f"the network takes batches of {self.batch} pictures, not of {images}",

@@ -110,6 +110,11 @@ class ModelSpec:
         """Number of classes C: the channels of the logits."""
         return len(self.class_names)
 
+    @property
+    def default_profile(self) -> ShapeProfile:
+        """The batches that an engine is built for, where nothing else is asked for."""
+        return ShapeProfile.default_for(self.image_sizes, self.input_shape)
+
     def to_json(self) -> str:
         """Return the spec as one line of JSON, for a file's metadata."""
         fields = {"schema": SPEC_SCHEMA, **asdict(self)}
@@ -250,11 +255,15 @@ class ShapeProfile:
         return cls(smallest, typical, largest)
 
     @classmethod
-    def default_for(cls, sizes: SizeRange) -> ShapeProfile:
+    def default_for(cls, sizes: SizeRange, taken: InputShape = ANY_SHAPE) -> ShapeProfile:
         """Return the default profile for a network trained on images of these sizes.
 
         It is tuned for one typical image and starts at a single pixel, since the network takes
         any size and the parity gate tries 1×1.  Of very large images it takes fewer at a time.
+
+        Args:
+            sizes: of the training images.
+            taken: the batches that the network takes, if not all.
 
         Raises:
             InputError: a single image is larger than TensorRT takes.
@@ -265,7 +274,11 @@ class ShapeProfile:
         )
         fitting = MAX_VALUES // (3 * height * width)
         batch = max(1, min(DEFAULT_PROFILE_BATCH, fitting))
-        return cls((1, 1, 1), (1, *sizes.typical), (batch, height, width))
+        return cls(
+            (taken.batch or 1, *taken.fitted(1, 1)),
+            (taken.batch or 1, *taken.fitted(*sizes.typical)),
+            (taken.batch or batch, *taken.fitted(height, width)),
+        )
 
     def to_json(self) -> list[list[int]]:
         """Return the three shapes as lists."""

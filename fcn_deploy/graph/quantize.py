@@ -47,6 +47,11 @@ CHECK_PICTURES = 8
 #: sound one gives; what INT8 may cost is the parity gate's to say.
 MIN_AGREEMENT = 0.9
 _QUANTIZED = ("Conv", "Add")
+#: What stands between convolutions: in networks of ours Relu alone; SiLU is a Sigmoid and a Mul.
+_ACTIVATIONS = (
+    "Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Elu", "Gelu",
+    "Mish",
+)  # fmt: skip
 #: Says to the quantizer that the graph has been prepared; it would warn otherwise.
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 _REPAIR = "calibrate on more pictures, of the kind that the network is for, or ship FP16"
@@ -112,7 +117,8 @@ def quantized_onnx(
     chosen, kept = chosen_convolutions(model)
     if not chosen:
         raise ExportError(
-            f"{source.path} has no convolution between two Relus, so there is nothing to quantize",
+            f"{source.path} has no convolution between two activations, so there is nothing to "
+            "quantize",
             "ship FP16",
         )
     reader = _Reader(pictures)
@@ -143,24 +149,24 @@ def quantized_onnx(
 def chosen_convolutions(model: onnx.ModelProto) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the convolutions to quantize, and of those to leave in float.
 
-    Quantized is what reads a Relu's output and works towards another Relu.  That leaves out the
-    first convolution, which reads the picture, and whatever follows the body's last Relu, in any
-    form of the tail.
+    Quantized is what reads an activation and works towards another one.  That leaves out the
+    first convolution, which reads the picture, and whatever follows the body's last activation, in
+    any form of the tail.
     """
-    chosen = _between_relus(model, ("Conv",))
+    chosen = _between_activations(model, ("Conv",))
     convolutions = [n.name for n in model.graph.node if n.op_type in ("Conv", "ConvTranspose")]
     return tuple(chosen), tuple(name for name in convolutions if name not in chosen)
 
 
-def _between_relus(model: onnx.ModelProto, operators: Sequence[str]) -> list[str]:
+def _between_activations(model: onnx.ModelProto, operators: Sequence[str]) -> list[str]:
     nodes = list(model.graph.node)
-    behind: set[str] = set()  # tensors computed from a Relu's output
+    behind: set[str] = set()  # tensors computed from an activation
     for node in nodes:  # ONNX graphs are sorted
-        if node.op_type == "Relu" or any(name in behind for name in node.input):
+        if node.op_type in _ACTIVATIONS or any(name in behind for name in node.input):
             behind.update(node.output)
-    before: set[str] = set()  # tensors from which a Relu's input is computed
+    before: set[str] = set()  # tensors from which an activation is computed
     for node in reversed(nodes):
-        if node.op_type == "Relu" or any(name in before for name in node.output):
+        if node.op_type in _ACTIVATIONS or any(name in before for name in node.output):
             before.update(node.input)
     return [
         node.name
@@ -223,7 +229,10 @@ def _with_scales(model: onnx.ModelProto, chosen: Sequence[str], reader: _Reader)
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
     prepared.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
-    sums = _between_relus(model, ("Add",))
+    weights = initializers_of(model.graph)
+    biased = {n.name for n in model.graph.node if not weights.keys().isdisjoint(n.input)}
+    # Adding a constant is no sum of two branches: another tool's biases stay float, as ours.
+    sums = [name for name in _between_activations(model, ("Add",)) if name not in biased]
     with tempfile.TemporaryDirectory(prefix="fcn-deploy.") as folder:
         written = Path(folder) / "int8.onnx"
         try:

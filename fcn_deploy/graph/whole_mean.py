@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 WHOLE_MEAN = ", mean made whole"
 #: A difference is below 256: half's eleven bits leave three behind the point.
 STEPS_OF_HALF = 8
+#: Operators that divide by the deviation of what they read.
+_NORMALISING = ("LayerNormalization", "InstanceNormalization", "GroupNormalization")
 _REPAIR = "export it again, or compute it in float32"
 
 
@@ -40,8 +42,8 @@ def with_whole_mean(model: onnx.ModelProto, *, steps: int = 1) -> onnx.ModelProt
 
     Args:
         model: FP32, as `fcn-deploy export` writes it: a picture of bytes, less a mean [1, C, 1, 1]
-            in grey levels, padded with zeros or not, is read by one convolution alone, weights
-            [K, C, kh, kw].  It is not changed.
+            in grey levels, padded with zeros where no layer is normalised, is read by one
+            convolution alone, weights [K, C, kh, kw].  It is not changed.
         steps: of a grey level: 1 for bfloat16, :data:`STEPS_OF_HALF` for half precision.
 
     Raises:
@@ -81,12 +83,14 @@ def _first_convolution(
     They are one, or the reader pads with zeros what the convolution alone reads.
     """
     pixels, reading = unchanged_pixels(graph), consumers_of(graph)
+    # Where the frame is all that a layer sees, it would be made as large as a picture.
+    normalised = any(node.op_type in _NORMALISING for node in graph.node)
     outputs = {output.name for output in graph.output}
     for node in graph.node:
         if node.op_type != "Sub" or node.input[0] not in pixels or node.output[0] in outputs:
             continue
         readers = first = reading[node.output[0]]
-        if len(readers) == 1 and _pads_with_zeros(readers[0], tensors):
+        if len(readers) == 1 and not normalised and _pads_with_zeros(readers[0], tensors):
             readers = reading[readers[0].output[0]]
         if len(readers) != 1 or readers[0].op_type != "Conv":
             return None

@@ -1,4 +1,4 @@
-"""The networks: a classifier's body, 1×1 convolutions to class scores, an upsampling to the picture.
+"""The networks: a classifier's body, 1×1 convolutions to scores, an upsampling to the picture.
 
     fcn32s  body ─▶ scores ─────────────────────────────────▶ 32× transposed convolution
     fcn16s  body ─▶ scores ─2×─▶ + scores of stride 16 ─────▶ 16×

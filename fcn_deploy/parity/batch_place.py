@@ -45,7 +45,7 @@ class BatchPlaceTest:
 
     def places_of(self, candidate: Candidate) -> tuple[BatchPlaces, ...]:
         """Return, for each batch that the candidate takes, where it gives another mask in it."""
-        found = [self._places(candidate, self._batches[0])]
+        found = [self._places(candidate, batch) for batch in self._batches[:1]]
         for batch in self._batches[1:]:
             # Of the first batch a refusal is an error: without one there is no proof of batches.
             with passing_over_too_large():

@@ -80,7 +80,7 @@ def compare(
         raise InputError("the candidate has other classes than the reference", "export it again")
     tallies = [Tally(spec.num_classes) for _ in candidates]
     first = _ask_about_all(reference, candidates, tallies, pictures, on_picture)
-    extras = pictures.extras(first)
+    extras = pictures.extras(first).taken_by(spec.input_shape)
     for picture in extras.odd_sizes:
         _add(reference, candidates, tallies, picture, is_extra=True)
     asked_large = _ask_about_large(reference, candidates, tallies, extras.large)

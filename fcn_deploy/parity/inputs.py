@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from fcn_deploy.core.errors import DataError
+from fcn_deploy.core.input_shape import InputShape
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.dataset import Dataset, NamedImage
 from fcn_deploy.data.images import find_images, read_image
@@ -62,6 +63,19 @@ class Extras:
     batches: tuple[tuple[NamedImage, ...], ...]
     streamed: tuple[tuple[NamedImage, ...], ...]
 
+    def taken_by(self, shape: InputShape) -> Extras:
+        """Return those that a network takes; where it takes no batches, its pictures one by one."""
+        if shape.takes_all:
+            return self
+        large = self.large
+        single = tuple((picture,) for batch in self.batches[:1] for picture in batch)
+        return Extras(
+            tuple(picture for picture in self.odd_sizes if _taken((picture,), shape)),
+            large if large is not None and _taken((large,), shape) else None,
+            tuple(batch for batch in self.batches if _taken(batch, shape)),
+            tuple(batch for batch in (*self.streamed, *single) if _taken(batch, shape)),
+        )
+
     def alone(self, *, with_large: bool) -> tuple[NamedImage, ...]:
         """Return the pictures that are asked one at a time."""
         return (*self.odd_sizes, self.large) if with_large and self.large else self.odd_sizes
@@ -74,6 +88,10 @@ class Extras:
             *self.batches,
             *self.streamed[3:],
         ]
+
+
+def _taken(batch: Sequence[NamedImage], shape: InputShape) -> bool:
+    return shape.takes((len(batch), *batch[0].image.shape))
 
 
 def within_memory(large: NamedImage, spec: ModelSpec) -> bool:

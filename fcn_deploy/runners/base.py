@@ -42,6 +42,7 @@ _PLACES = {
     "ort-cuda": "ort.runner:CUDA",
     "ort-rtx": "ort.runner:RTX",
     "trt": "trt:TRT",
+    "original": "original:CPU",
     "baseline": "baseline:CPU",
     "baseline-cuda": "baseline:CUDA",
 }
@@ -87,7 +88,8 @@ class Backend:
         unavailable_reason: says why it cannot run here and what to install, or None.
         takes: whether files of a precision are computed, where the backend works.
         runs_on: the one kind of device that it is for; None: where ``device`` says.
-        on_request: never taken unasked, as every batch shape is prepared anew, for minutes.
+        on_request: never taken unasked: every batch shape is prepared anew, for minutes, or it is
+            what the others are held against.
         build_missing: builds the engine that a request needs and that is missing, or None where
             nothing is built.
         build_seconds: how long the model file of a runner took to build, or None.

@@ -21,6 +21,7 @@ from fcn_deploy.machine import cuda as gpu
 from fcn_deploy.results.runner import COMPUTE, COPY_IN, CPU_BASELINE, GPU_BASELINE
 from fcn_deploy.runners.base import Backend, OpenRequest, Outputs, Runner
 from fcn_deploy.runners.onnx_runner import OnnxRunner
+from fcn_deploy.runners.original import OriginalRunner
 from fcn_deploy.runners.ort.sessions import cuda_missing, cuda_session
 
 
@@ -94,7 +95,9 @@ def baseline_backend(
         if not _takes(request.precision):
             raise BackendError(f"backend {name} computes in float32 alone")
         device = "cpu" if runs_on == "cpu" else f"cuda:0 ({gpu.describe_gpu().name})"
-        return BaselineRunner(name, request, device, open_session)
+        # What a user of an imported network has without this toolkit is that network itself.
+        runner = OriginalRunner if request.run.is_foreign else BaselineRunner
+        return runner(name, request, device, open_session)
 
     return Backend(name, open_backend, missing, _takes, runs_on)
 

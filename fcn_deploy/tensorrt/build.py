@@ -17,7 +17,7 @@ from typing import Any
 
 from fcn_deploy.core.errors import ArtifactError, InputError, OnnxFileError
 from fcn_deploy.core.files import probe, write_bytes, write_error
-from fcn_deploy.core.spec import Precision, Product, ShapeProfile
+from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.graph.onnx_file import OnnxFile, OnnxMetadata
 from fcn_deploy.machine import cuda
 from fcn_deploy.machine.description import utc_now
@@ -219,7 +219,7 @@ def _cache_key(file: OnnxFile, tensorrt: TensorRt, options: BuildOptions) -> dic
         "gpu_name": gpu_name,
         "driver": driver,
         "system": f"{platform.system()} {platform.machine()}",
-        "profiles": options.profiles or (ShapeProfile.default_for(metadata.spec.image_sizes),),
+        "profiles": options.profiles or (metadata.spec.default_profile,),
         "flags": {
             "workspace_mib": options.workspace_mib,
             "optimization_level": options.optimization_level,

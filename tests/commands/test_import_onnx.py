@@ -252,3 +252,37 @@ def test_a_damaged_original_is_refused(fcn_deploy: FcnDeploy, network: Path) -> 
     run = Run(Path("runs/fcn"))
     run.original.write_bytes(run.original.read_bytes() + b"\0")
     refused(fcn_deploy("bench", "runs/fcn", "--backend", "ort"), "not made from", "original.onnx")
+
+
+def test_weights_in_a_file_beside_it_become_part_of_the_run(
+    fcn_deploy: FcnDeploy, tmp_path: Path
+) -> None:
+    model = foreign_network()
+    whole = model.SerializeToString()
+    onnx.save(
+        model,
+        tmp_path / "net.onnx",
+        save_as_external_data=True,
+        location="net.bin",
+        size_threshold=0,
+    )
+    assert (tmp_path / "net.onnx").stat().st_size < len(whole) / 2
+    assert fcn_deploy("import", "onnx:net.onnx").code == 0
+    (tmp_path / "net.bin").unlink()
+    run = Run(Path("runs/fcn"))
+    with open_runner(run, "ort") as rewritten, open_runner(run, "original") as original:
+        masks = rewritten.run(noise(1, 40, 56)).mask, original.run(noise(1, 40, 56)).mask
+    np.testing.assert_array_equal(*masks)
+
+
+def test_an_opset_of_tomorrow_is_refused(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
+    path = saved(foreign_network(opset=99), tmp_path / "net.onnx")
+    refused(fcn_deploy("import", f"onnx:{path}"), "opset 99", "opset 13 to 20")
+    assert not Path("runs").exists()
+
+
+def test_an_output_of_unknown_rank_is_found_out(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
+    model = foreign_network()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    path = saved(model, tmp_path / "net.onnx")
+    assert fcn_deploy("import", f"onnx:{path}").code == 0

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.input_shape import InputShape
 from fcn_deploy.core.spec import ShapeProfile, SizeRange
 
 sizes = st.integers(1, 4096)
@@ -96,3 +97,19 @@ def test_the_default_profile_covers_the_training_images(profile: ShapeProfile) -
     for height, width in (sizes_seen.smallest, sizes_seen.largest, (1, 1), (561, 728)):
         assert default.contains((8, height, width))
     assert default.typical == (1, *sizes_seen.typical)
+
+
+@pytest.mark.parametrize(
+    ("taken", "profile"),
+    [
+        (InputShape(1, 512, 640), "1x512x640:1x512x640:1x512x640"),
+        (InputShape(None, 512, 640), "1x512x640:1x512x640:8x512x640"),
+        (InputShape(multiple=64), "1x64x64:1x320x512:8x576x768"),
+        (InputShape(), "1x1x1:1x320x480:8x576x768"),
+    ],
+)
+def test_the_default_profile_keeps_to_what_the_network_takes(
+    taken: InputShape, profile: str
+) -> None:
+    sizes = SizeRange((320, 480), (320, 480), (320, 480))
+    assert str(ShapeProfile.default_for(sizes, taken)) == profile

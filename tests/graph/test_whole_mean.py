@@ -256,3 +256,12 @@ def test_zeros_may_stand_between_the_mean_and_the_convolution() -> None:
     for other in (padded_with(1), padded_with(0, "edge")):
         with pytest.raises(OnnxFileError):
             with_whole_mean(other)
+
+
+def test_zeros_before_a_network_of_normalised_layers_stay_zeros() -> None:
+    model = padded_with(0)
+    model.graph.node[3].output[0] = "features"
+    model.graph.node.append(helper.make_node("LayerNormalization", ["features", "one"], ["out"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "one"))
+    with pytest.raises(OnnxFileError):
+        with_whole_mean(model)

@@ -15,7 +15,9 @@ from fcn_deploy.results.runner import BASELINES
 from fcn_deploy.runners.base import BACKENDS, find_backend, open_runner
 
 LIBRARIES = ("torch", "onnxruntime", "openvino", "ncnn", "onnx", "tensorrt")
-ON_CPU = ("ort", "ncnn", "openvino", "openvino-bf16", "openvino-int8x3", "baseline")
+ON_CPU = (
+    "ort", "ncnn", "openvino", "openvino-bf16", "openvino-int8x3", "original", "baseline",
+)  # fmt: skip
 ON_GPU = ("ort-cuda", "ort-rtx", "trt", "baseline-cuda")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from fcn_deploy.commands.shared.console import build_bar, console
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import BackendError, InputError, OnnxFileError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 
@@ -15,11 +15,23 @@ if TYPE_CHECKING:
 
     from fcn_deploy.runners.base import Runner
 
+_Opened = TypeVar("_Opened")
 
-def usable_backends(precision: Precision, skipped: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the backends that run files of a precision here unasked; the others are named."""
+
+def usable_backends(
+    source: Run, precision: Precision, skipped: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Return the backends that run a run's files here unasked; the others are named.
+
+    Args:
+        source: the run.
+        precision: of its files.
+        skipped: backends that are not taken, and not named.
+    """
     from fcn_deploy.runners.base import BACKENDS, find_backend
 
+    if source.is_foreign:  # PyTorch runs checkpoints
+        skipped = {*skipped, *(name for name in BACKENDS if name.startswith("torch"))}
     found = [find_backend(name) for name in BACKENDS if name not in skipped]
     considered = [backend for backend in found if not backend.on_request]
     usable = tuple(
@@ -33,6 +45,30 @@ def usable_backends(precision: Precision, skipped: Collection[str] = ()) -> tupl
     if left_out:
         console.print(f"left out: {', '.join(left_out)} (`fcn-deploy doctor` says why)")
     return usable
+
+
+def opened_unasked(
+    foreign: bool, backends: Sequence[str], open_one: Callable[[str], _Opened]
+) -> dict[str, _Opened]:
+    """Open backends that nobody asked for by name; those that refuse the network are named.
+
+    Args:
+        foreign: whether the graph is another tool's, of which some may be refused.
+        backends: that work here.
+        open_one: opens the backend of a name.
+
+    Raises:
+        FcnDeployError: none of them opens, or one refuses a graph of ours.
+    """
+    found: dict[str, _Opened] = {}
+    for name in backends:
+        try:
+            found[name] = open_one(name)
+        except (BackendError, OnnxFileError) as error:
+            if not foreign or (name == backends[-1] and not found):
+                raise
+            console.print(f"left out: {name}, which does not take this network: {error.message}")
+    return found
 
 
 def default_backend(source: Run, precision: Precision) -> str:
@@ -133,7 +169,7 @@ def _open_baseline(source: Run, backend: str, threads: int) -> Runner | None:
         from fcn_deploy.export.baseline import ensure_baseline
 
         ensure_baseline(source)
-    if not source.baseline_onnx.is_file():
+    if not source.is_foreign and not source.baseline_onnx.is_file():
         console.print(
             f"{backend} is left out: its plain export is made where PyTorch and the checkpoint "
             f"are; copy {source.baseline_onnx} from there"

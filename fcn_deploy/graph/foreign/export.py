@@ -15,7 +15,7 @@ from fcn_deploy.core.errors import ExportError, InputError, OnnxFileError
 from fcn_deploy.core.files import content_digest, write_bytes
 from fcn_deploy.core.spec import BatchShape, Precision, ordered_outputs
 from fcn_deploy.graph.foreign.imported import Imported
-from fcn_deploy.graph.foreign.network import OriginalNetwork
+from fcn_deploy.graph.foreign.network import OriginalNetwork, reason_of
 from fcn_deploy.graph.foreign.surgery import deploy_graph_of
 from fcn_deploy.graph.fp16 import in_half
 from fcn_deploy.graph.fp16_rounding import with_explicit_rounding
@@ -93,7 +93,7 @@ def foreign_graph(
     write_metadata(graph, imported.spec, precision, imported.digest)
     if checked:
         network = OriginalNetwork(content, imported.preprocessing, imported.interface)
-        shapes = imported.interface.shape.examples()
+        shapes = imported.interface.taken.examples()
         check_against(network, graph, names, precision, shapes)
     return graph
 
@@ -122,7 +122,7 @@ def foreign_onnx(
         precision=precision,
         opset=opset_of(graph),
         num_nodes=len(graph.graph.node),
-        checked_shapes=imported.interface.shape.examples() if checked else (),
+        checked_shapes=imported.interface.taken.examples() if checked else (),
     )
 
 
@@ -152,7 +152,7 @@ def check_against(
     try:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # the checker's and shape inference's exceptions share no base
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise ExportError(f"the rewritten graph is invalid: {reason}", _EXPORT_AGAIN) from error
     sessions = {"": cpu_session(graph.SerializeToString(), threads=0)}
     if precision is Precision.FP16:

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.core.input_shape import InputShape
 from fcn_deploy.core.spec import MAX_CLASSES
-from fcn_deploy.graph.foreign.network import Interface, quiet_session, with_tensor_shown
+from fcn_deploy.graph.foreign.network import (
+    Interface,
+    quiet_session,
+    reason_of,
+    with_tensor_shown,
+)
 from fcn_deploy.graph.foreign.original import Original
 from fcn_deploy.graph.foreign.preprocessing import Layout
 
@@ -116,7 +121,7 @@ class _Trials:
         try:
             arrays = self._session.run(names, {self._original.input_name: values})
         except Exception as error:  # its exceptions share no base but Exception
-            self._failure = " ".join(str(error).split())[:200]
+            self._failure = reason_of(error)
             return None
         if arrays[0].ndim != 4:
             raise OnnxFileError(

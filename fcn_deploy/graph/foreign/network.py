@@ -7,6 +7,7 @@ That is what a deploy graph is held against: nothing of it is shared with the re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import onnx
 
 Floats = NDArray[np.float32]
+#: Characters of a library's message that are shown; what is wrong stands at the end.
+_MOST_WORDS = 200
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Interface:
         num_classes: channels of the logits.
         upsampled: whether the logits are smaller than the picture.
         align_corners: how they are upsampled: corners on corners, or half pixels.
-        shape: the batches that it takes.
+        shape: the batches that it takes itself; see ``pads``.
     """
 
     input_name: str
@@ -51,6 +54,22 @@ class Interface:
     def has_own_mask(self) -> bool:
         """Whether the output is a class map."""
         return self.logits != self.output_name
+
+    @property
+    def pads(self) -> bool:
+        """Whether pictures are padded, since it takes free sizes, but not all of them.
+
+        Below and on the right, with zeros where the network reads them, which stand for the mean;
+        what lies there is cut off the logits.
+        """
+        shape = self.shape
+        free = shape.height is None and shape.width is None
+        return free and (shape.multiple > 1 or shape.smallest > 1)
+
+    @property
+    def taken(self) -> InputShape:
+        """The batches that its deploy graph takes."""
+        return InputShape(self.shape.batch) if self.pads else self.shape
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -91,10 +110,16 @@ def quiet_session(content: bytes, threads: int = 0) -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base but Exception
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise OnnxFileError(
             f"ONNX Runtime refuses the file: {reason}", "export it again"
         ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return what a library says of a failure, in one line; the places in its sources go."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= _MOST_WORDS else f"…{words[-_MOST_WORDS:]}"
 
 
 def with_tensor_shown(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
@@ -116,6 +141,7 @@ class OriginalNetwork:
         preprocessing: of its pictures.
         interface: of the network.
         threads: of the session; 0: all cores.
+        open_session: from an ONNX file's bytes and a number of threads.
     """
 
     def __init__(
@@ -124,6 +150,7 @@ class OriginalNetwork:
         preprocessing: Preprocessing,
         interface: Interface,
         threads: int = 0,
+        open_session: Callable[[bytes, int], Any] | None = None,
     ) -> None:
         self._preprocessing, self._interface = preprocessing, interface
         if interface.has_own_mask:
@@ -131,11 +158,23 @@ class OriginalNetwork:
 
             model = onnx.load_model_from_string(content)
             content = with_tensor_shown(model, interface.logits).SerializeToString()
-        self._session = quiet_session(content, threads)
+        self._session = (open_session or quiet_session)(content, threads)
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """ONNX Runtime's execution providers in use."""
+        return tuple(self._session.get_providers())
 
     def feed(self, images: NDArray[np.uint8]) -> Floats:
         """Return the network's input of RGB pictures, uint8 [N, H, W, 3]."""
-        return self._preprocessing.apply(images)
+        fed = self._preprocessing.apply(images)
+        if not self._interface.pads:
+            return fed
+        height, width = images.shape[1:3]
+        rows, columns = self._interface.shape.fitted(height, width)
+        pads = [(0, 0), (0, rows - height), (0, columns - width)]
+        pads.insert(1 if self._preprocessing.layout == "NCHW" else 3, (0, 0))
+        return np.pad(fed, pads)
 
     def compute(self, fed: Floats) -> list[NDArray[Any]]:
         """Return what the network itself gives: logits, and its own class map if it has one."""
@@ -156,16 +195,19 @@ class OriginalNetwork:
             size: (H, W) of the picture.
         """
         interface = self._interface
+        height, width = size
+        computed = interface.shape.fitted(height, width) if interface.pads else size
         logits = np.asarray(given[0], np.float32)
         if interface.layout == "NHWC":
             logits = logits.transpose(0, 3, 1, 2)
         if interface.upsampled:
-            logits = bilinear(logits, size, align_corners=interface.align_corners)
+            logits = bilinear(logits, computed, align_corners=interface.align_corners)
         if interface.has_own_mask:
-            mask = np.asarray(given[1]).reshape(len(logits), *size).astype(np.uint8)
+            mask = np.asarray(given[1]).reshape(len(logits), *computed).astype(np.uint8)
         else:
             mask = logits.argmax(axis=1).astype(np.uint8)
-        return mask, np.ascontiguousarray(logits)
+        kept = (..., slice(height), slice(width))
+        return np.ascontiguousarray(mask[kept]), np.ascontiguousarray(logits[kept])
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Floats]:
         """Return mask [N, H, W] and logits [N, C, H, W] of RGB pictures, uint8 [N, H, W, 3]."""

@@ -120,13 +120,19 @@ def _read(path: Path) -> tuple[onnx.ModelProto, bytes]:
 
 
 def _refuse_operators(path: Path, model: onnx.ModelProto) -> None:
-    from onnx import AttributeProto
+    from onnx import AttributeProto, defs
 
     if not any(entry.domain in _OWN_DOMAINS for entry in model.opset_import):
         raise OnnxFileError(f"{path} uses none of ONNX's own operators", _EXPORT_AGAIN)
     if opset_of(model) < OLDEST_CONVERTED:
         raise OnnxFileError(
             f"{path} is written in opset {opset_of(model)}, older than {OLDEST_CONVERTED}",
+            f"export it again in opset {OLDEST_OPSET} to {NEWEST_OPSET}",
+        )
+    if opset_of(model) > defs.onnx_opset_version():
+        raise OnnxFileError(
+            f"{path} is written in opset {opset_of(model)}, and the installed onnx knows up to "
+            f"{defs.onnx_opset_version()}",
             f"export it again in opset {OLDEST_OPSET} to {NEWEST_OPSET}",
         )
     for node in model.graph.node:

@@ -2,6 +2,8 @@
 
     image ─Cast─Transpose─▶ less the mean ─▶ the tool's own nodes ─▶ logits ─Resize─ArgMax─▶ mask
 
+A network that takes multiples of some size alone gets padded pictures, and its logits are cropped.
+
 Channel order and standard deviation go into the first convolution's weights where it alone reads
 the input; else they are nodes of their own.  A Transpose at the edges that only turns NHWC into
 NCHW, or back, is left out.
@@ -16,7 +18,8 @@ import numpy as np
 
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.core.spec import ordered_outputs
-from fcn_deploy.graph.foreign.network import Interface
+from fcn_deploy.graph.foreign.network import Interface, reason_of
+from fcn_deploy.graph.foreign.norms import fold_norms
 from fcn_deploy.graph.foreign.original import NEWEST_OPSET, OLDEST_OPSET
 from fcn_deploy.graph.foreign.preprocessing import Preprocessing
 from fcn_deploy.graph.fp16_rounding import tensor_types
@@ -64,6 +67,7 @@ def deploy_graph_of(
     _constants_as_initializers(model.graph)
     renamed = _own_names_freed(model.graph)
     _name_nodes(model.graph)
+    fold_norms(model.graph)
     surgery = _Surgery(model, preprocessing, interface, renamed)
     surgery.replace_input()
     surgery.replace_outputs(ordered_outputs(outputs))
@@ -85,7 +89,7 @@ def _in_known_opset(original: onnx.ModelProto) -> onnx.ModelProto:
     try:
         converted: onnx.ModelProto = version_converter.convert_version(model, wanted)
     except Exception as error:  # the converter's exceptions share no base
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise OnnxFileError(
             f"the file's opset {opset} does not convert to {wanted}: {reason}",
             f"export it again in opset {OLDEST_OPSET} to {NEWEST_OPSET}",
@@ -165,13 +169,14 @@ class _Surgery:
         self._logits = renamed.get(interface.logits, interface.logits)
         self._types = tensor_types(model)
         self._new: list[onnx.NodeProto] = []
+        self._made: set[str] = set()
 
     def replace_input(self) -> None:
         """Let the graph read bytes."""
         from onnx import TensorProto, helper
 
         entry, axis = self._entry()
-        shape = self._interface.shape
+        shape = self._interface.taken
         axes = [shape.batch or "N", shape.height or "H", shape.width or "W", 3]
         self._add("Cast", ["image"], "pixels", to=TensorProto.FLOAT)
         pixels = f"{_OWN_PREFIX}pixels"
@@ -227,7 +232,7 @@ class _Surgery:
         tensor.CopyFrom(numpy_helper.from_array(folded, tensor.name))
         if mean.any():
             pixels = self._add("Sub", [pixels, self._row("mean", mean, 1)], "centred")
-        convolution.input[0] = pixels
+        convolution.input[0] = self._padded(pixels, 1)
 
     def _normalise(self, pixels: str, entry: str, axis: int) -> None:
         if self._preprocessing.channels == "bgr":
@@ -239,14 +244,43 @@ class _Surgery:
             pixels = self._add("Sub", [pixels, self._row("mean", mean, axis)], "centred")
         if (std != 1).any():
             pixels = self._add("Div", [pixels, self._row("std", std, axis)], "normalised")
-        self._add("Identity", [pixels], "entry")
+        self._add("Identity", [self._padded(pixels, axis)], "entry")
         self._new[-1].output[0] = entry
+
+    def _padded(self, pixels: str, axis: int) -> str:
+        """Return pixels of a size that the network takes: zeros below and on the right."""
+        if not self._interface.pads:
+            return pixels
+        shape = self._interface.shape
+        size = self._image_size()
+        least = self._constant("smallest", np.array(shape.smallest))
+        multiple = self._constant("multiple", np.array(shape.multiple))
+        ahead = self._constant("multiple_less_one", np.array(shape.multiple - 1))
+        more = self._add("Add", [self._add("Max", [size, least], "at_least"), ahead], "rounded_up")
+        times = self._add("Div", [more, multiple], "multiples")
+        taken = self._add("Mul", [times, multiple], "padded_size")
+        missing = self._add("Sub", [taken, size], "missing_size")
+        behind = (
+            [missing] if axis == 1 else [missing, self._constant("none", np.zeros(1, np.int64))]
+        )
+        before = self._constant("pads_before", np.zeros(6 if axis == 1 else 5, np.int64))
+        pads = self._add("Concat", [before, *behind], "pads", axis=0)
+        return self._add("Pad", [pixels, pads], "padded", mode="constant")
+
+    def _image_size(self) -> str:
+        """Return (H, W) of the picture, as a tensor."""
+        if f"{_OWN_PREFIX}image_size" not in self._made:
+            # From whole shapes: TensorRT 8.6 overlooks `start` and `end` of Shape.
+            whole = self._add("Shape", ["image"], "image_shape")
+            places = self._constant("rows_and_columns", np.array([1, 2]))
+            self._add("Gather", [whole, places], "image_size", axis=0)
+        return f"{_OWN_PREFIX}image_size"
 
     def replace_outputs(self, outputs: Sequence[str]) -> None:
         """Let the graph give a mask of bytes, and what else is wanted."""
         from onnx import TensorProto, helper
 
-        shape, classes = self._interface.shape, self._interface.num_classes
+        shape, classes = self._interface.taken, self._interface.num_classes
         logits = self._full_logits()
         index = self._add("ArgMax", [logits], "class", axis=1, keepdims=0)
         through = self._add("Cast", [index], "class_float", to=TensorProto.FLOAT)
@@ -285,23 +319,18 @@ class _Surgery:
             logits = self._add("Cast", [logits], "scores_float", to=TensorProto.FLOAT)
         if self._interface.upsampled:
             logits = self._upsampled(logits)
+        if self._interface.pads:
+            corner = self._constant("corner", np.zeros(2, np.int64))
+            axes = self._constant("crop_axes", np.array([2, 3]))
+            logits = self._add("Slice", [logits, corner, self._image_size(), axes], "cropped")
         return logits
 
     def _upsampled(self, logits: str) -> str:
-        # From whole shapes: TensorRT 8.6 overlooks `start` and `end` of Shape.
         given = self._add("Shape", [logits], "scores_shape")
-        wanted = self._add("Shape", ["image"], "image_shape")
         first = self._constant("batch_and_classes", np.array([0, 1]))
-        second = self._constant("rows_and_columns", np.array([1, 2]))
-        sizes = self._add(
-            "Concat",
-            [
-                self._add("Gather", [given, first], "scores_kept", axis=0),
-                self._add("Gather", [wanted, second], "image_size", axis=0),
-            ],
-            "upsampled_shape",
-            axis=0,
-        )
+        kept = self._add("Gather", [given, first], "scores_kept", axis=0)
+        size = f"{_OWN_PREFIX}padded_size" if self._interface.pads else self._image_size()
+        sizes = self._add("Concat", [kept, size], "upsampled_shape", axis=0)
         mode = "align_corners" if self._interface.align_corners else "half_pixel"
         return self._add(
             "Resize", [logits, "", "", sizes], "upsampled", mode="linear",
@@ -336,6 +365,7 @@ class _Surgery:
 
         name = f"{_OWN_PREFIX}{output}"
         self._new.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        self._made.add(name)
         return name
 
 

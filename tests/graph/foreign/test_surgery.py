@@ -174,16 +174,101 @@ def test_fixed_sizes_are_found_and_kept(tmp_path: Path) -> None:
     assert run(graph, noise(1, 48, 80))["mask"].shape == (1, 48, 80)
 
 
-def test_a_network_of_multiples_alone_is_recognised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_network_of_multiples_alone_gets_padded_pictures(tmp_path: Path, layout: Layout) -> None:
     """Halved and doubled again, odd sizes come back one pixel larger: a skip would not fit."""
-    model = foreign_network(stride=2)
-    scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+    model = foreign_network(stride=2, layout=layout)
+    scales = numpy_helper.from_array(
+        np.array([1, 1, 2, 2] if layout == "NCHW" else [1, 2, 2, 1], np.float32), "scales"
+    )
     model.graph.initializer.append(scales)
     model.graph.node[-1].output[0] = "half"
     model.graph.node.append(helper.make_node("Resize", ["half", "", "scales"], ["output"]))
-    preprocessing = Preprocessing("NCHW", "rgb", MEAN, STD)
-    _, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
+    preprocessing = Preprocessing(layout, "rgb", MEAN, STD)
+    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
     assert not interface.upsampled
     assert interface.shape.multiple == 2
     assert not interface.shape.takes((1, 97, 131))
     assert interface.shape.takes((3, 98, 2))
+    assert interface.taken.takes_all
+    graph = deploy_graph_of(original.model, preprocessing, interface, ("mask", "logits"))
+    reference = OriginalNetwork(original.content, preprocessing, interface)
+    for shape in ((1, 97, 131), (2, 40, 33), (1, 1, 1), (1, 40, 56)):
+        # The colour of the mean stands in the rows and columns that are missing.
+        images = noise(*shape)
+        rows, columns = shape[1] % 2, shape[2] % 2
+        padded = np.pad(images, ((0, 0), (0, rows), (0, columns), (0, 0)))
+        padded[:, shape[1] :] = padded[:, :, shape[2] :] = MEAN
+        expected = plain_masks(model, padded, "rgb", layout)[:, : shape[1], : shape[2]]
+        mask, logits = reference.run(images)
+        given = run(graph, images)
+        np.testing.assert_array_equal(mask, expected)
+        np.testing.assert_array_equal(given["mask"], expected)
+        np.testing.assert_allclose(given["logits"], logits, atol=1e-4)
+
+
+def test_batch_normalisations_are_folded(tmp_path: Path) -> None:
+    """Also into the first convolution, which holds standard deviation and channel order as well."""
+    model = foreign_network()
+    graph = model.graph
+    generator = np.random.default_rng(1)
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        given = node.output[0]
+        if node.op_type == "Conv" and given in ("conv0", "conv1"):
+            node.output[0] = f"{given}.plain"
+            if given == "conv1":
+                del node.input[2]  # the bias
+            names = [f"{given}.{name}" for name in ("scale", "shift", "mean", "variance")]
+            for name in names:
+                values = generator.uniform(0.5, 1.5, 8).astype(np.float32)
+                graph.initializer.append(numpy_helper.from_array(values, name))
+            nodes.append(
+                helper.make_node(
+                    "BatchNormalization", [f"{given}.plain", *names], [given], epsilon=0.1
+                )
+            )
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    preprocessing = Preprocessing("NCHW", "bgr", MEAN, STD)
+    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
+    rewritten = deploy_graph_of(original.model, preprocessing, interface, ("mask", "logits"))
+    operators = [node.op_type for node in rewritten.graph.node]
+    assert not {"BatchNormalization", "Div", "Gather"} & set(operators)
+    mask, logits = OriginalNetwork(original.content, preprocessing, interface).run(noise(1, 40, 56))
+    given_outputs = run(rewritten, noise(1, 40, 56))
+    np.testing.assert_allclose(given_outputs["logits"], logits, atol=1e-4)
+    np.testing.assert_array_equal(given_outputs["mask"], mask)
+
+
+@pytest.mark.parametrize(("layout", "axis"), [("NCHW", -3), ("NHWC", -1)])
+def test_an_argmax_that_keeps_its_axis(tmp_path: Path, layout: Layout, axis: int) -> None:
+    """As mmdeploy writes it: a class map [N, 1, H, W]."""
+    model = foreign_network(layout=layout, argmax=TensorProto.INT64)
+    (argmax,) = (node for node in model.graph.node if node.op_type == "ArgMax")
+    del argmax.attribute[:]
+    argmax.attribute.append(helper.make_attribute("axis", axis))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    preprocessing = Preprocessing(layout, "rgb", MEAN, STD)
+    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
+    mask, logits = OriginalNetwork(original.content, preprocessing, interface).run(noise(2, 40, 56))
+    assert mask.shape == (2, 40, 56)
+    assert logits.shape == (2, 4, 40, 56)
+    np.testing.assert_array_equal(mask, logits.argmax(axis=1))
+    graph = deploy_graph_of(original.model, preprocessing, interface)
+    np.testing.assert_array_equal(run(graph, noise(2, 40, 56))["mask"], mask)
+
+
+def test_of_several_outputs_the_first_counts(tmp_path: Path) -> None:
+    model = foreign_network()
+    auxiliary = helper.make_tensor_value_info("conv2", TensorProto.FLOAT, ["N", 8, "h", "w"])
+    model.graph.output.append(auxiliary)
+    preprocessing = Preprocessing("NCHW", "rgb", MEAN, STD)
+    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
+    assert interface.num_classes == 4
+    graph = deploy_graph_of(original.model, preprocessing, interface)
+    assert [output.name for output in graph.graph.output] == ["mask"]
+    expected = plain_masks(foreign_network(), noise(1, 40, 56), "rgb", "NCHW")
+    np.testing.assert_array_equal(run(graph, noise(1, 40, 56))["mask"], expected)
