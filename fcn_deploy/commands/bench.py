@@ -219,7 +219,7 @@ def bench(**typed: Any) -> None:
     source = run_from_argument(options.run, options.trust)
     scenario, loop_reason = _scenario(options)
     before = None if options.older is None else _older(options)  # before minutes are spent
-    chosen = options.backends or usable_backends(source, options.precision)
+    chosen = options.backends or usable_backends(options.precision, source=source)
     require_backends(chosen, options.device)
     target = options.result_file(source, typed_names())
     if options.older is not None and options.older.resolve() == target.resolve():

@@ -252,7 +252,7 @@ def _compare_live(options: ParityOptions) -> None:
     source, precision = options.run(), options.precision
     # The float32 reference compared with itself proves nothing.
     skipped = {"torch"} if precision is Precision.FP32 else set()
-    backends = options.backends or usable_backends(source, precision, skipped)
+    backends = options.backends or usable_backends(precision, skipped, source)
     require_backends(backends)
     target = options.json_file or source.parity_folder / result_name(
         "-".join(backends),

@@ -179,11 +179,11 @@ def test_eager_torch_is_channels_last_only_where_it_is_nobodys_reference(
     assert str(pytorch.TorchOptions().settled(precision, torch.device(device))) == words
 
 
-def test_what_takes_long_to_prepare_is_taken_on_request_only() -> None:
+def test_what_takes_long_to_prepare_or_is_a_reference_is_taken_on_request_only() -> None:
     from fcn_deploy.commands.shared.backends import usable_backends
 
     on_request = {name for name in BACKENDS if find_backend(name).on_request}
-    assert on_request == {"torch-compile", "torch-graphs"}
+    assert on_request == {"torch-compile", "torch-graphs", "original"}
     assert not on_request & set(usable_backends(Precision.FP32))
 
 

@@ -19,18 +19,18 @@ _Opened = TypeVar("_Opened")
 
 
 def usable_backends(
-    source: Run, precision: Precision, skipped: Collection[str] = ()
+    precision: Precision, skipped: Collection[str] = (), source: Run | None = None
 ) -> tuple[str, ...]:
-    """Return the backends that run a run's files here unasked; the others are named.
+    """Return the backends that run files of a precision here unasked; the others are named.
 
     Args:
-        source: the run.
-        precision: of its files.
+        precision: of the files.
         skipped: backends that are not taken, and not named.
+        source: their run; of one that was imported from ONNX, PyTorch runs nothing.
     """
     from fcn_deploy.runners.base import BACKENDS, find_backend
 
-    if source.is_foreign:  # PyTorch runs checkpoints
+    if source is not None and source.is_foreign:
         skipped = {*skipped, *(name for name in BACKENDS if name.startswith("torch"))}
     found = [find_backend(name) for name in BACKENDS if name not in skipped]
     considered = [backend for backend in found if not backend.on_request]
