@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import OnnxFileError
+from fcn_deploy.core.errors import UnfitNetworkError
 from fcn_deploy.graph.nodes import consumers_of, initializers_of, unchanged_pixels
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def with_whole_mean(model: onnx.ModelProto, *, steps: int = 1) -> onnx.ModelProt
         steps: of a grey level: 1 for bfloat16, :data:`STEPS_OF_HALF` for half precision.
 
     Raises:
-        OnnxFileError: it is another graph.
+        UnfitNetworkError: it is another graph.
     """
     from onnx import ModelProto, numpy_helper
 
@@ -56,7 +56,7 @@ def with_whole_mean(model: onnx.ModelProto, *, steps: int = 1) -> onnx.ModelProt
     tensors = initializers_of(whole.graph)
     found = _first_convolution(whole.graph, tensors)
     if found is None:
-        raise OnnxFileError(
+        raise UnfitNetworkError(
             "the graph does not subtract a mean from bytes right before its first convolution",
             _REPAIR,
         )
