@@ -322,8 +322,9 @@ def _opened(
         )
         return stack.enter_context(runner)
 
-    unasked = source.is_foreign and "backends" not in typed_names()
-    runners = list(opened_unasked(unasked, options.backends, opened).values())
+    unasked = "backends" not in typed_names()
+    foreign = source.is_foreign and unasked
+    runners = list(opened_unasked(foreign, options.backends, opened, unasked=unasked).values())
     baselines = open_baselines(source, threads, runners, stack)
     return {
         **dict.fromkeys(baselines, Precision.FP32),

@@ -18,6 +18,7 @@ from fcn_deploy.commands.shared.options import (
     PathType,
     precision_options,
     run_argument,
+    trust_code_option,
     typed_names,
 )
 from fcn_deploy.commands.shared.pictures import calibration_pictures
@@ -116,6 +117,7 @@ class ExportOptions:
     help="Print what was rewritten in the graph, and how much arithmetic and memory traffic it "
     "saves.",
 )  # fmt: skip
+@trust_code_option
 def export(**typed: Any) -> None:
     """Write a checkpoint as ONNX: uint8 pictures in, uint8 masks out, any size.
 

@@ -9,8 +9,17 @@ from typing import Any
 import click
 
 from fcn_deploy.commands.import_onnx import PREFIX, OnnxImport, import_onnx
+from fcn_deploy.commands.import_python import PREFIX as PYTHON
+from fcn_deploy.commands.import_python import PythonOptions, import_python
 from fcn_deploy.commands.shared.console import console
-from fcn_deploy.commands.shared.options import Channels, Fraction, PathText, PathType, typed_names
+from fcn_deploy.commands.shared.options import (
+    Channels,
+    Fraction,
+    PathText,
+    PathType,
+    argument_options,
+    typed_names,
+)
 from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.files import probe
 from fcn_deploy.core.run import Run
@@ -19,11 +28,13 @@ from fcn_deploy.core.run import Run
 _OF_ONNX = {
     "input_layout": "--input-layout",
     "channels": "--channels",
-    "mean": "--mean",
-    "std": "--std",
     "scale": "--scale",
     "align_corners": "--align-corners",
 }
+#: Those of ``python:MODULE:FACTORY`` alone.
+_OF_PYTHON = {"arguments": "--arg", "multiple_of": "--multiple-of"}
+#: Those of both.
+_OF_BOTH = {"mean": "--mean", "std": "--std"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,24 @@ class ImportOptions:
     std: tuple[float, float, float] | None
     scale: float | None
     align_corners: bool
+    arguments: tuple[str, ...]
+    multiple_of: int | None
     out: str
     overwrite: bool
+
+    def of_python(self) -> PythonOptions:
+        """Return what concerns ``python:MODULE:FACTORY``."""
+        return PythonOptions(
+            network=self.network,
+            out=Run(Path(self.out)),
+            arguments=self.arguments,
+            multiple_of=self.multiple_of,
+            weights=None if self.weights == "default" else Path(self.weights),
+            classes=self.classes,
+            mean=self.mean,
+            std=self.std,
+            overwrite=self.overwrite,
+        )
 
     def of_onnx(self) -> OnnxImport:
         """Return what concerns ``onnx:FILE``."""
@@ -59,17 +86,18 @@ class ImportOptions:
 
 
 @click.command("import")
-@click.argument("network", metavar="torchvision:NAME|onnx:FILE")
+@click.argument("network", metavar="torchvision:NAME|onnx:FILE|python:MODULE:FACTORY")
 @click.option(
     "--weights", type=PathText("default"), default="default", show_default=True,
     metavar="default|FILE",
     help="Fetch torchvision's published weights (`default`), or take them from a file, or a "
-    "network of that kind that was trained with torchvision's scripts.",
+    "network of that kind that was trained with torchvision's scripts; of python:..., take those "
+    "that the factory gives, or a state dict from a file.",
 )  # fmt: skip
 @click.option(
     "--classes", type=PathType(),
     help="Read the names of its classes from this file, one a line; by default they are VOC's, "
-    "and numbers of an ONNX file.",
+    "and numbers of an ONNX file or a network from Python.",
 )  # fmt: skip
 @click.option(
     "--input-layout", type=click.Choice(["NCHW", "NHWC"], case_sensitive=False),
@@ -81,7 +109,7 @@ class ImportOptions:
 )  # fmt: skip
 @click.option(
     "--mean", type=Channels(),
-    help="Subtract this from the channels, in the order in which the ONNX file reads them: of "
+    help="Subtract this from the channels, in the order in which the network reads them: of "
     "pixels in [0, 1], or in grey levels where one of --mean and --std is above 1; by default "
     "ImageNet's.",
 )  # fmt: skip
@@ -98,6 +126,7 @@ class ImportOptions:
     help="Where the ONNX file's logits are smaller than the picture, upsample them with corners "
     "on corners; by default by half pixels, as interpolation in PyTorch and TensorFlow 2 does.",
 )  # fmt: skip
+@argument_options
 @click.option(
     "--out", type=PathText(folder=True), default="runs/fcn", show_default=True,
     help="Write the network into this run directory.",
@@ -109,17 +138,38 @@ def import_network(**typed: Any) -> None:
     """Take a network as a run, to export, check and measure.
 
     torchvision:fcn_resnet50 and fcn_resnet101 are published; onnx:FILE is a segmentation network
-    that any tool has exported, and needs no PyTorch.
+    that any tool has exported, and needs no PyTorch; python:MODULE:FACTORY is a torch.nn.Module
+    that the factory in that module makes, whose code is run.
     """
     options = ImportOptions(**typed)
-    if options.network.startswith(PREFIX):
+    of_onnx, of_python = options.network.startswith(PREFIX), options.network.startswith(PYTHON)
+    _refuse_others(of_onnx, of_python)
+    if of_onnx:
         if "weights" in typed_names():
             raise InputError("--weights is of no use with onnx:FILE", "drop it")
         import_onnx(options.of_onnx())
         return
-    for name in _OF_ONNX.keys() & typed_names():
-        raise InputError(f"{_OF_ONNX[name]} is of use with onnx:FILE only", "drop it")
+    if of_python:
+        import_python(options.of_python())
+        return
     _import_published(options)
+
+
+def _refuse_others(of_onnx: bool, of_python: bool) -> None:
+    """Refuse options that are of no use with the kind of network that was named.
+
+    Raises:
+        InputError: naming one.
+    """
+    kinds = (
+        (of_onnx, _OF_ONNX, "onnx:FILE"),
+        (of_python, _OF_PYTHON, "python:MODULE:FACTORY"),
+        (of_onnx or of_python, _OF_BOTH, "onnx:FILE or python:MODULE:FACTORY"),
+    )
+    for named, options, kind in kinds:
+        for name in options:
+            if not named and name in typed_names():
+                raise InputError(f"{options[name]} is of use with {kind} only", "drop it")
 
 
 def _import_published(options: ImportOptions) -> None:
@@ -134,7 +184,7 @@ def _import_published(options: ImportOptions) -> None:
 
     network, weights = options.network, options.weights
     if network not in PUBLISHED:
-        choices = ", ".join([*PUBLISHED, "or onnx:FILE"])
+        choices = ", ".join([*PUBLISHED, "onnx:FILE", "or python:MODULE:FACTORY"])
         raise InputError(f"unknown network {network!r}", f"choose {choices}")
     file = None if weights == "default" else Path(weights)
     if file is not None and not file.is_file():

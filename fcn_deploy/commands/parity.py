@@ -279,6 +279,7 @@ def _compare_live(options: ParityOptions) -> None:
             source.is_foreign and not options.backends,
             backends,
             lambda backend: options.candidate(source, backend, stack),
+            unasked=not options.backends,
         )
         step = stack.enter_context(counter("parity", pictures.count))
         comparisons = compare(reference, list(candidates.values()), pictures, on_picture=step)

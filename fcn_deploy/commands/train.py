@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fcn_deploy.commands.shared.console import console, counter
-from fcn_deploy.commands.shared.options import PathText, Size, few_threads, held_out_option
+from fcn_deploy.commands.shared.options import (
+    PathText,
+    Size,
+    few_threads,
+    held_out_option,
+    python_options,
+)
 from fcn_deploy.commands.shared.pictures import say_recognised
-from fcn_deploy.commands.train_options import Epochs, TrainOptions, train_plan
+from fcn_deploy.commands.train_options import Epochs, TrainOptions, settled, train_plan
 from fcn_deploy.commands.train_resume import resume_point
 from fcn_deploy.core.errors import (
     FcnDeployError,
@@ -65,8 +71,10 @@ _SECONDS_SHOWN = 0.1
 @click.option(
     "--arch",
     help="Train this architecture: fcn32s, fcn16s or fcn8s, a dash, and a body such as resnet18 "
-    "or resnet50; by default fcn32s-resnet18, or the recipe's.",
+    "or resnet50; or python:MODULE:FACTORY, as `import` takes it; by default fcn32s-resnet18, or "
+    "the recipe's.",
 )
+@python_options
 @click.option(
     "--output-stride",
     type=click.Choice(["8", "16"]),
@@ -217,8 +225,8 @@ def train(context: click.Context, /, **typed: Any) -> None:
 
     On several GPUs or machines: torchrun --nproc-per-node N -m fcn_deploy train ...
     """
-    with only_rank_zero_speaks():
-        _train(context, TrainOptions(**typed))
+    with only_rank_zero_speaks(), settled(typed) as options:
+        _train(context, options)
 
 
 @contextmanager

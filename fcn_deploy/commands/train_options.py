@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ import click
 
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.commands.shared.options import ParamType
+from fcn_deploy.core.code_trust import trusting_code
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.training.recipes import RECIPES
 
@@ -119,6 +121,8 @@ def train_plan(options: TrainOptions, device: torch.device) -> TrainPlan:
         find_architecture,
         with_output_stride,
     )
+    from fcn_deploy.networks.python_networks import build_python_network
+    from fcn_deploy.networks.python_recipe import PythonRecipe, is_python
     from fcn_deploy.training.plan import TrainPlan
 
     start = starting_weights(options.weights)
@@ -126,10 +130,14 @@ def train_plan(options: TrainOptions, device: torch.device) -> TrainPlan:
     architecture = options.arch or recipe.architecture or DEFAULT_ARCHITECTURE
     if options.output_stride is not None:
         architecture = with_output_stride(architecture, options.output_stride)
-    find_architecture(architecture)
-    if start is not None and not str(start).endswith(".safetensors"):
-        # Fetched or refused now, not after the data was read.
-        build_model(architecture, 2, weights=start)
+    if is_python(architecture):
+        _require_fit_for_python(options, PythonRecipe.from_name(architecture).callee)
+        build_python_network(architecture, None)  # refused now, not after the data was read
+    else:
+        find_architecture(architecture)
+        if start is not None and not str(start).endswith(".safetensors"):
+            # Fetched or refused now, not after the data was read.
+            build_model(architecture, 2, weights=start)
     freeze = options.freeze_backbone
     workers = options.workers
     if workers is None:
@@ -150,6 +158,47 @@ def train_plan(options: TrainOptions, device: torch.device) -> TrainPlan:
         deterministic=options.deterministic,
         patience=options.patience,
     )
+
+
+def _require_fit_for_python(options: TrainOptions, callee: str) -> None:
+    """Refuse what concerns the bodies of our own networks.
+
+    Raises:
+        InputError: naming the option to drop.
+    """
+    if options.freeze_backbone is not None:
+        raise InputError(
+            f"--freeze-backbone knows the bodies of our own networks, not {callee}", "drop it"
+        )
+    if options.weights == "imagenet":
+        raise InputError(
+            f"--weights imagenet is for the bodies of our own networks, not {callee}",
+            "its library may have weights of its own: see --arg, e.g. encoder_weights=imagenet",
+        )
+
+
+@contextmanager
+def settled(typed: dict[str, Any]) -> Iterator[TrainOptions]:
+    """Yield what was typed as one value: of a network from Python all stands in its name.
+
+    Its code may be imported meanwhile where the name itself was typed.
+
+    Raises:
+        InputError: an option for such a network was typed for another.
+    """
+    from fcn_deploy.networks.python_recipe import PREFIX, PythonRecipe
+
+    arguments, multiple_of = typed.pop("arguments"), typed.pop("multiple_of")
+    options = TrainOptions(**typed)
+    if options.arch is not None and options.arch.startswith(PREFIX):
+        recipe = PythonRecipe.from_name(options.arch).with_options(arguments, multiple_of)
+        with trusting_code():
+            yield dataclasses.replace(options, arch=recipe.name)
+        return
+    for option, value in (("--arg", arguments), ("--multiple-of", multiple_of)):
+        if value:
+            raise InputError(f"{option} is of use with --arch python:... only", "drop it")
+    yield options
 
 
 def recipe_of(options: TrainOptions, *, pretrained: bool) -> Recipe:

@@ -11,6 +11,7 @@
     │   ├── MissingStageError  an earlier command has to run first
     │   ├── CheckpointError    model.safetensors
     │   ├── OnnxFileError      model.onnx
+    │   │   └── UnfitNetworkError  one that is sound, and not for this backend
     │   └── EngineError        a TensorRT engine that does not belong here
     │       └── BatchShapeError  one that belongs, or a network, and not for this batch
     ├── ArchitectureError      an architecture or its weights
@@ -109,6 +110,10 @@ class CheckpointError(ArtifactError):
 
 class OnnxFileError(ArtifactError):
     """An ONNX file is unreadable or was not written by ``fcn-deploy export``."""
+
+
+class UnfitNetworkError(OnnxFileError):
+    """A sound ONNX file holds a network that a backend does not compute; others do."""
 
 
 class EngineError(ArtifactError):

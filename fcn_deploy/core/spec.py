@@ -60,6 +60,7 @@ class Tail(str, Enum):
     TOURNAMENT = "tournament"
     DECONV = "deconv"
     RESIZE = "resize"
+    CROP = "crop"
 
 
 @dataclass(frozen=True)

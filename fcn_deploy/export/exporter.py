@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import onnx.version_converter
 import torch
 from torch import nn
 
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import InputError, OnnxFileError
 from fcn_deploy.core.files import content_digest, file_digest, write_bytes
 from fcn_deploy.core.spec import BatchShape, Precision, Tail, ordered_outputs
 from fcn_deploy.export.baseline import plain_graph
@@ -163,7 +164,10 @@ def _norm_nodes(graph: onnx.ModelProto) -> int:
 
 def fp16_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Return an FP32 deploy graph in half, with a mean from which half holds every difference."""
-    return in_half(with_whole_mean(graph, steps=STEPS_OF_HALF))
+    # Where no convolution alone reads the pixels, they are normalised in float32.
+    with suppress(OnnxFileError):
+        graph = with_whole_mean(graph, steps=STEPS_OF_HALF)
+    return in_half(graph)
 
 
 def deploy_graph(model: DeployGraph, opset: int) -> onnx.ModelProto:

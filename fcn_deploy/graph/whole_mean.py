@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import OnnxFileError
+from fcn_deploy.core.errors import UnfitNetworkError
 from fcn_deploy.graph.nodes import consumers_of, initializers_of, unchanged_pixels
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 WHOLE_MEAN = ", mean made whole"
 #: A difference is below 256: half's eleven bits leave three behind the point.
 STEPS_OF_HALF = 8
+#: Operators that divide by the deviation of what they read.
+_NORMALISING = ("LayerNormalization", "InstanceNormalization", "GroupNormalization")
 _REPAIR = "export it again, or compute it in float32"
 
 
@@ -40,12 +42,12 @@ def with_whole_mean(model: onnx.ModelProto, *, steps: int = 1) -> onnx.ModelProt
 
     Args:
         model: FP32, as `fcn-deploy export` writes it: a picture of bytes, less a mean [1, C, 1, 1]
-            in grey levels, is read by one convolution alone, weights [K, C, kh, kw].  It is not
-            changed.
+            in grey levels, padded with zeros where no layer is normalised, is read by one
+            convolution alone, weights [K, C, kh, kw].  It is not changed.
         steps: of a grey level: 1 for bfloat16, :data:`STEPS_OF_HALF` for half precision.
 
     Raises:
-        OnnxFileError: it is another graph.
+        UnfitNetworkError: it is another graph.
     """
     from onnx import ModelProto, numpy_helper
 
@@ -54,11 +56,11 @@ def with_whole_mean(model: onnx.ModelProto, *, steps: int = 1) -> onnx.ModelProt
     tensors = initializers_of(whole.graph)
     found = _first_convolution(whole.graph, tensors)
     if found is None:
-        raise OnnxFileError(
+        raise UnfitNetworkError(
             "the graph does not subtract a mean from bytes right before its first convolution",
             _REPAIR,
         )
-    subtraction, convolution = found
+    subtraction, reader, convolution = found
     mean, weight, *bias = (
         numpy_helper.to_array(tensors[name]).astype(np.float64)
         for name in (*subtraction.input[1:], *convolution.input[1:])
@@ -69,20 +71,27 @@ def with_whole_mean(model: onnx.ModelProto, *, steps: int = 1) -> onnx.ModelProt
     # Under new names: exporters let nodes share constants that are equal.
     _replace(whole.graph, subtraction, 1, nearest)
     _replace(whole.graph, convolution, 2, sum(bias, start=moved))
-    subtraction.output[0] = convolution.input[0] = f"{subtraction.output[0]}.whole_mean"
+    subtraction.output[0] = reader.input[0] = f"{subtraction.output[0]}.whole_mean"
     return whole
 
 
 def _first_convolution(
     graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto]
-) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
-    """Return the subtraction of the mean and the convolution that is its only reader."""
+) -> tuple[onnx.NodeProto, onnx.NodeProto, onnx.NodeProto] | None:
+    """Return the subtraction of the mean, its only reader, and the convolution.
+
+    They are one, or the reader pads with zeros what the convolution alone reads.
+    """
     pixels, reading = unchanged_pixels(graph), consumers_of(graph)
+    # Where the frame is all that a layer sees, it would be made as large as a picture.
+    normalised = any(node.op_type in _NORMALISING for node in graph.node)
     outputs = {output.name for output in graph.output}
     for node in graph.node:
         if node.op_type != "Sub" or node.input[0] not in pixels or node.output[0] in outputs:
             continue
-        readers = reading[node.output[0]]
+        readers = first = reading[node.output[0]]
+        if len(readers) == 1 and not normalised and _pads_with_zeros(readers[0], tensors):
+            readers = reading[readers[0].output[0]]
         if len(readers) != 1 or readers[0].op_type != "Conv":
             return None
         (convolution,) = readers
@@ -91,8 +100,19 @@ def _first_convolution(
         channels = tensors[convolution.input[1]].dims[1]
         # Of a grouped convolution the weights have fewer channels than the mean.
         if list(tensors[node.input[1]].dims) == [1, channels, 1, 1]:
-            return node, convolution
+            return node, first[0], convolution
     return None
+
+
+def _pads_with_zeros(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> bool:
+    from onnx import helper, numpy_helper
+
+    if node.op_type != "Pad":
+        return False
+    modes = [helper.get_attribute_value(a) for a in node.attribute if a.name == "mode"]
+    value = node.input[2] if len(node.input) > 2 else ""
+    zero = not value or (value in tensors and not numpy_helper.to_array(tensors[value]).any())
+    return zero and modes in ([], [b"constant"])
 
 
 def _replace(

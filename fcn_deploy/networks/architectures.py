@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from fcn_deploy.core.errors import ArchitectureError
-from fcn_deploy.networks.backbones import BACKBONES, STAGE_STRIDES, dilate, resnet_body
+from fcn_deploy.networks.backbones import (
+    BACKBONES,
+    RESNETS,
+    STAGE_STRIDES,
+    body_of_backbone,
+    channels_of,
+    dilate,
+)
 from fcn_deploy.networks.fcn import Fcn, SegmentationNetwork, TorchvisionFcn
+from fcn_deploy.networks.python_networks import build_python_network
+from fcn_deploy.networks.python_recipe import PREFIX, PythonRecipe, is_python
 
 #: Family → stages whose scores are added to those of the body's end, coarsest first.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -29,7 +38,7 @@ class Architecture:
 
     Attributes:
         family: a key of ``FAMILIES``, or ``tv-fcn``.
-        backbone: a key of ``BACKBONES``.
+        backbone: of ``BACKBONES``.
         output_stride: of ``OUTPUT_STRIDES``.
     """
 
@@ -53,7 +62,7 @@ ARCHITECTURES = {
             Architecture(family, backbone, stride)
             for stride in OUTPUT_STRIDES
             for family in FAMILIES
-            for backbone in BACKBONES
+            for backbone in (BACKBONES if stride == 32 else RESNETS)
         ),
         *(Architecture("tv-fcn", backbone, 8) for backbone in TORCHVISION.values()),
     )
@@ -75,7 +84,7 @@ def find_architecture(name: str) -> Architecture:
         raise ArchitectureError(
             f"unknown architecture {name!r}",
             f"choose {'|'.join(FAMILIES)}-{'|'.join(BACKBONES)}, e.g. {DEFAULT_ARCHITECTURE}, with "
-            f"-os16 or -os8 for a dilated body, or {' or '.join(TORCHVISION)}",
+            f"-os16 or -os8 for a dilated ResNet, {', '.join(TORCHVISION)}, or {PREFIX}module:name",
         )
     return ARCHITECTURES[name]
 
@@ -86,9 +95,19 @@ def with_output_stride(name: str, stride: int) -> str:
     Raises:
         ArchitectureError: there is no such network.
     """
+    if is_python(name):
+        raise ArchitectureError(
+            f"{PythonRecipe.from_name(name).callee} chooses its own output stride",
+            "drop --output-stride, or see --arg",
+        )
     row = find_architecture(name)
     if row.family not in FAMILIES:
         raise ArchitectureError(f"{name} has output stride 8", "drop --output-stride")
+    if row.backbone not in RESNETS:
+        raise ArchitectureError(
+            f"{row.backbone} has output stride 32; ResNets alone are dilated",
+            "drop --output-stride",
+        )
     return find_architecture(replace(row, output_stride=stride).name).name
 
 
@@ -98,7 +117,7 @@ def build_model(
     """Build a network by its name.
 
     Args:
-        architecture: a name of ``ARCHITECTURES``.
+        architecture: a name of ``ARCHITECTURES``, or one that ``PythonRecipe`` reads.
         num_classes: C.
         weights: what the body starts from: nothing, torchvision's ImageNet weights (downloaded by
             torchvision), or a file of torchvision's with such weights.
@@ -109,13 +128,19 @@ def build_model(
     Raises:
         ArchitectureError: unknown name, or the weights cannot be fetched, read or fitted.
     """
+    if is_python(architecture):
+        if weights is not None:
+            raise ArchitectureError(
+                f"{architecture} has no body of ours to put {weights} into",
+                "its library may have weights of its own: see --arg, e.g. encoder_weights=imagenet",
+            )
+        return build_python_network(architecture, num_classes)
     row = find_architecture(architecture)
-    body = resnet_body(row.backbone, weights)
-    dilate(body, row.output_stride)
-    channels = {"layer4": BACKBONES[row.backbone]}
+    body = body_of_backbone(row.backbone, weights)
+    if row.backbone in RESNETS:
+        dilate(body, row.output_stride)
+    channels = channels_of(row.backbone)
     if row.family == "tv-fcn":
         return TorchvisionFcn(body, channels["layer4"], num_classes)
-    # Every stage of a ResNet has twice the channels of the one before.
-    channels |= {"layer3": channels["layer4"] // 2, "layer2": channels["layer4"] // 4}
     strides = {stage: min(s, row.output_stride) for stage, s in STAGE_STRIDES.items()}
     return Fcn(body, channels, strides, FAMILIES[row.family], num_classes)

@@ -1,4 +1,4 @@
-"""ResNet bodies, dilation, pretrained weights."""
+"""Bodies, their dilation, pretrained weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fcn_deploy.core.errors import ArchitectureError
+from fcn_deploy.networks.bodies import CUTS, body_in_stages, classifier_of
 from fcn_deploy.networks.torch_files import (
     backbone_of,
     body_of,
@@ -19,18 +20,31 @@ from fcn_deploy.networks.torch_files import (
 )
 
 #: torchvision's ResNets → channels of the body's end.
-BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
+RESNETS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
+#: All that an FCN can stand on.
+BACKBONES = (*RESNETS, *CUTS)
 #: Pixels of the image per step of the grid that each of a ResNet's stages ends with.
 STAGE_STRIDES = {"layer2": 8, "layer3": 16, "layer4": 32}
 
 
-def resnet_body(backbone: str, weights: Literal["imagenet"] | Path | None) -> nn.Sequential:
-    """Return a ResNet without its pooling and classifier, with the weights asked for."""
-    resnet = torchvision.models.get_model(backbone, weights=None)
+def body_of_backbone(backbone: str, weights: Literal["imagenet"] | Path | None) -> nn.Sequential:
+    """Return a classifier without its pooling and head, with the weights asked for."""
+    classifier = classifier_of(backbone)
     if weights is not None:
-        resnet.load_state_dict(_resnet_weights(backbone, weights, resnet.state_dict()))
+        classifier.load_state_dict(_weights(backbone, weights, classifier.state_dict()))
+    if backbone in CUTS:
+        return body_in_stages(backbone, classifier)
     # All stages but the last two: global average pooling and the classifier.
-    return nn.Sequential(OrderedDict(list(resnet.named_children())[:-2]))
+    return nn.Sequential(OrderedDict(list(classifier.named_children())[:-2]))
+
+
+def channels_of(backbone: str) -> dict[str, int]:
+    """Return the channels that a body's stages of strides 8, 16 and 32 end with, by their names."""
+    if backbone in CUTS:
+        return dict(CUTS[backbone].channels)
+    # Every stage of a ResNet has twice the channels of the one before.
+    end = RESNETS[backbone]
+    return {"layer2": end // 4, "layer3": end // 2, "layer4": end}
 
 
 def dilate(body: nn.Sequential, output_stride: int) -> None:
@@ -55,7 +69,7 @@ def dilate(body: nn.Sequential, output_stride: int) -> None:
                 module.dilation = module.padding = (reach, reach)
 
 
-def _resnet_weights(
+def _weights(
     backbone: str, weights: Literal["imagenet"] | Path, expected: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     ways_out = (

@@ -42,9 +42,14 @@ def save_checkpoint(path: Path, model: nn.Module, spec: ModelSpec) -> None:
     Raises:
         ArtifactError: the file cannot be written.
     """
-    tensors = {
-        name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        # Tied weights are one tensor under two names, which the format does not have.
+        shared = tensor.untyped_storage().data_ptr() in written
+        written.add(tensor.untyped_storage().data_ptr())
+        here = tensor.detach().to("cpu").contiguous()
+        tensors[name] = here.clone() if shared else here
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={SPEC_KEY: spec.to_json()})

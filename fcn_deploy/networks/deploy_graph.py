@@ -108,7 +108,7 @@ class DeployGraph(nn.Module):
 
     Args:
         network: it is copied, not changed.
-        spec: mean and std; the std goes into the first convolution's weights.
+        spec: mean and std; the std goes into the first convolution's weights, if there is one.
         outputs: a subset of ``OUTPUT_NAMES`` in that order.
         tail: which form the last step takes; None: the cheapest exact one.
 
@@ -132,7 +132,6 @@ class DeployGraph(nn.Module):
         super().__init__()
         self.outputs = outputs
         self.num_classes = spec.num_classes
-        self.subtract_mean = SubtractMean(spec)
         tails = tails_of(network)
         self.tail_form = tail or next(iter(tails))
         if self.tail_form not in tails:
@@ -143,8 +142,14 @@ class DeployGraph(nn.Module):
         self.tail = tails[self.tail_form](network, outputs)
         self.network = copy.deepcopy(network)
         self.network.drop_last_step()
-        _divide_by_deviation(self.network.first_convolution(), spec)
         self.network.eval()
+        first = self.network.first_convolution()
+        self.subtract_mean: nn.Module
+        if first is None:  # nothing is known that could divide in its place
+            self.subtract_mean = Normalise(spec)
+        else:
+            self.subtract_mean = SubtractMean(spec)
+            _divide_by_deviation(first, spec)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Segment uint8 [N, H, W, 3]; see :meth:`DeployModel.forward`."""

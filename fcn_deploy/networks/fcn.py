@@ -1,4 +1,4 @@
-"""The networks: a ResNet body, 1×1 convolutions to class scores, an upsampling to the picture.
+"""The networks: a classifier's body, 1×1 convolutions to scores, an upsampling to the picture.
 
     fcn32s  body ─▶ scores ─────────────────────────────────▶ 32× transposed convolution
     fcn16s  body ─▶ scores ─2×─▶ + scores of stride 16 ─────▶ 16×
@@ -45,8 +45,11 @@ class SegmentationNetwork(nn.Module):
     def drop_last_step(self) -> None:
         """Forget what only the last step needs: a tail does its work, ``forward`` no more."""
 
-    def first_convolution(self) -> nn.Conv2d:
-        """Return the convolution that reads the image: the first that was put in."""
+    def first_convolution(self) -> nn.Conv2d | None:
+        """Return the convolution that alone reads the image: the first that was put in.
+
+        None: there is none.
+        """
         return next(module for module in self.modules() if isinstance(module, nn.Conv2d))
 
 

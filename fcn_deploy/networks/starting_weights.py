@@ -3,6 +3,7 @@
 imagenet, a file of torch.save   the body
 a checkpoint of ours             all of it; for other classes what does not depend on them; for
                                  a finer or coarser network on the same body what both have
+a network from Python            of a file of any kind what has its names and shapes
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.networks.architectures import build_model, find_architecture
 from fcn_deploy.networks.checkpoint import load_weights, read_spec
 from fcn_deploy.networks.fcn import SegmentationNetwork
+from fcn_deploy.networks.python_recipe import is_python
+from fcn_deploy.networks.python_weights import starting_python_network
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -35,7 +38,7 @@ def starting_network(
     """Build a network and fill in what fits of the weights.
 
     Args:
-        architecture: a name of ``ARCHITECTURES``.
+        architecture: as :func:`~fcn_deploy.networks.architectures.build_model` takes it.
         class_names: those of the data.
         weights: nothing, ImageNet's, a file of torch.save, or a ``.safetensors`` checkpoint.
 
@@ -43,6 +46,8 @@ def starting_network(
         ArchitectureError: an unknown architecture, or weights that cannot be had or do not fit.
         CheckpointError: a checkpoint with another body.
     """
+    if is_python(architecture) and isinstance(weights, Path):
+        return starting_python_network(architecture, len(class_names), weights)[0]
     if not _is_checkpoint(weights):
         return build_model(architecture, len(class_names), weights=weights)
     network = build_model(architecture, len(class_names))
@@ -65,6 +70,8 @@ def start_words(architecture: str, class_names: Sequence[str], weights: Weights)
     """
     if not isinstance(weights, Path):
         return None
+    if is_python(architecture):
+        return starting_python_network(architecture, len(class_names), weights)[1]
     if not _is_checkpoint(weights):
         return f"starting from {weights}: its body is taken, the head begins anew"
     spec = read_spec(weights)

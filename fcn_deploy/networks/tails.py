@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fcn_deploy.core.errors import ArchitectureError, InputError
 from fcn_deploy.core.spec import Tail
 from fcn_deploy.networks.fcn import InterpolatingNetwork, SegmentationNetwork, UpsamplingNetwork
+from fcn_deploy.networks.python_networks import PythonNetwork
 from fcn_deploy.networks.upsampling import bilinear_kernel, cropped, interpolated
 
 
@@ -227,6 +228,24 @@ class Interpolated(nn.Module):
         return outputs_from_logits(interpolated(scores, height, width), self.outputs)
 
 
+class PythonTail(nn.Module):
+    """The tail of a :class:`~fcn_deploy.networks.python_networks.PythonNetwork`: its own, argmax.
+
+    Args:
+        network: which says whether its logits are stretched, and how far they are cropped.
+        outputs: a subset of ``OUTPUT_NAMES`` in that order.
+    """
+
+    def __init__(self, network: PythonNetwork, outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.logits = network.logits
+        self.outputs = outputs
+
+    def forward(self, scores: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        """Return what :meth:`DeployModel.forward` does, from scores [N, C, h, w]."""
+        return outputs_from_logits(self.logits(scores, height, width), self.outputs)
+
+
 def _as_drawn(network: UpsamplingNetwork, outputs: tuple[str, ...]) -> nn.Module:
     return LateArgmax(copy.deepcopy(network.upsample), 0, outputs)
 
@@ -273,6 +292,8 @@ def tails_of(network: SegmentationNetwork) -> dict[Tail, MakeTail]:
     Raises:
         ArchitectureError: its last step is of no known kind.
     """
+    if isinstance(network, PythonNetwork):
+        return {Tail.CROP if network.whole else Tail.RESIZE: PythonTail}
     for kind, tails in TAILS.items():
         if isinstance(network, kind):
             return tails

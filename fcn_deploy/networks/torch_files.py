@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
+
+from fcn_deploy.networks.bodies import classifier_of
 
 #: Keys under which training scripts keep the network beside their optimizer.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 #: Prefixes of PyTorch's parallel training, and of torchvision's networks.
 _PARALLEL, BACKBONE = "module.", "backbone."
+#: What a classifier's body is made of: ResNets', MobileNets' and their like, RegNets'.
+_IN_A_BODY = ("layer", "features.", "trunk_output.")
+_COUNTS = ".num_batches_tracked"
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -43,7 +47,7 @@ def unwrapped(content: object) -> dict[str, Any]:
 
 
 def body_of(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tensors of a ResNet: all, or those of a segmentation network's backbone."""
+    """Return the tensors of a classifier: all, or those of a segmentation network's backbone."""
     inside = {
         name.removeprefix(BACKBONE): tensor
         for name, tensor in tensors.items()
@@ -53,30 +57,30 @@ def body_of(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_misfit(tensors: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str | None:
-    """Return the first tensor of a ResNet's body that is absent, too many or of another shape.
+    """Return the first tensor of a classifier's body that is absent, too many or of another shape.
 
     All tensors of a ResNet-18 are also in a ResNet-34: what is too many tells them apart.
     """
     given = {name: getattr(tensor, "shape", None) for name, tensor in tensors.items()}
     unfit = [n for n in filter(is_of_body, expected) if given.get(n) != expected[n].shape]
-    unfit += [n for n in given if n.startswith("layer") and n not in expected]
+    unfit += [n for n in given if n.startswith(_IN_A_BODY) and n not in expected]
     return min(unfit, default=None)
 
 
 def is_of_body(name: str) -> bool:
-    """Say whether a ResNet's tensor is needed: the classifier is not, nor are counts of batches.
+    """Say whether a tensor is needed: those of the head are not, nor are counts of batches.
 
     Files from before PyTorch 0.4.1 hold no counts.
     """
-    return not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
+    return not name.startswith(("fc.", "classifier.")) and not name.endswith(_COUNTS)
 
 
-def backbone_of(tensors: Mapping[str, Any], backbones: Mapping[str, int]) -> str | None:
-    """Return which of these ResNets the tensors are the body of, or None."""
+def backbone_of(tensors: Mapping[str, Any], backbones: Iterable[str]) -> str | None:
+    """Return which of these classifiers the tensors are the body of, or None."""
     body = body_of(tensors)
     for backbone in backbones:
         with torch.device("meta"):
-            expected = torchvision.models.get_model(backbone, weights=None).state_dict()
+            expected = classifier_of(backbone).state_dict()
         if first_misfit(body, expected) is None:
             return backbone
     return None

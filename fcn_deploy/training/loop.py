@@ -79,7 +79,7 @@ def train(
             trainer.resume(state)
         elif world.leads:
             forget_training(run)
-        writer = _RunWriter(trainer, run, spec, provenance)
+        writer = _RunWriter(trainer, run, provenance)
         if world.leads:
             stack.callback(writer.close)
             setup = _setup(plan, world, provenance, train_set, val_set)
@@ -130,8 +130,8 @@ class _RunWriter:
     All ranks have to call its methods: what is written is gathered from all of them.
     """
 
-    def __init__(self, trainer: Trainer, run: Run, spec: ModelSpec, provenance: Provenance) -> None:
-        self._trainer, self._run, self._spec = trainer, run, spec
+    def __init__(self, trainer: Trainer, run: Run, provenance: Provenance) -> None:
+        self._trainer, self._run = trainer, run
         self._provenance = provenance
         self._files: TrainingFiles | None = None
 
@@ -151,7 +151,7 @@ class _RunWriter:
         preview = self._trainer.preview()
         if self._files is not None:
             result, epochs = self._trainer.learner.result, self._trainer.epochs
-            self._files.write(result, self._spec, epochs, preview)
+            self._files.write(result, self._trainer.spec, epochs, preview)
 
     def finish(self) -> None:
         """Remove the state: nothing is left to resume."""

@@ -26,6 +26,7 @@ from fcn_deploy.data.dataset import Dataset
 from fcn_deploy.data.metrics import ConfusionMatrix
 from fcn_deploy.networks.deploy_graph import Normalise
 from fcn_deploy.networks.device import fastest_kernels
+from fcn_deploy.networks.python_weights import stored_architecture
 from fcn_deploy.networks.starting_weights import starting_network
 from fcn_deploy.results.training import Epoch, best_of
 from fcn_deploy.training.distributed import World, synchronised
@@ -45,6 +46,7 @@ class Trainer:
     """A training run while it goes on: what learns, what from, and how far it is.
 
     Attributes:
+        spec: of the checkpoints: its architecture is the one to build them again by.
         learner: what learns.
         epochs: figures of the finished ones.
         stopping: whether the system has asked any of the processes to end.
@@ -62,13 +64,15 @@ class Trainer:
         run: Run,
         stop: Callable[[], bool],
     ) -> None:
-        self._plan, self._spec, self._world = plan, spec, world
+        self._plan, self._world = plan, world
         self._run, self._stop = run, stop
         self._val_set = val_set
         self._val_crops = ValidationCrops.of(val_set, plan.recipe, plan.seed)
         torch.manual_seed(plan.seed)
         # Channels last: a fifth faster on CPUs with oneDNN, and what tensor cores want.
         network: nn.Module = starting_network(plan.architecture, spec.class_names, plan.weights)
+        stored = stored_architecture(plan.architecture, network, spec.num_classes)
+        self.spec = replace(spec, architecture=stored)
         network = network.to(plan.device)
         network = network.to(memory_format=torch.channels_last)
         if plan.sync_batch_norm and world.size > 1:
@@ -207,7 +211,7 @@ class Trainer:
         sums.loss += value / per_example
         sums.batches += 1
         sums.examples += len(images)
-        sums.confusion += _confusion(masks, logits.detach().argmax(1), self._spec.num_classes)
+        sums.confusion += _confusion(masks, logits.detach().argmax(1), self.spec.num_classes)
 
     def _agreed(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
         """Return the loss over all ranks and the gradient's norm; hear who wants an end or a save.
@@ -288,20 +292,20 @@ class Trainer:
             val_crops_pixel_accuracy=_score(crops.pixel_accuracy()),
         )
         self.epochs.append(epoch)
-        self._sums = Sums.empty(self._spec.num_classes, plan.device)
+        self._sums = Sums.empty(self.spec.num_classes, plan.device)
         return epoch
 
     def _scored(self, samples: Dataset | ValidationCrops | None) -> ConfusionMatrix:
         if samples is None:
-            return ConfusionMatrix.empty(self._spec.num_classes)
+            return ConfusionMatrix.empty(self.spec.num_classes)
         network, device = self.learner.result, self._plan.device
-        return evaluate(network, self._spec, samples, device, self._world)
+        return evaluate(network, self.spec, samples, device, self._world)
 
     def preview(self) -> NDArray[np.uint8] | None:
         """Draw some of the validation images if the last epoch was scored; rank 0 alone does."""
         if not self._world.leads or not self.epochs[-1].validated:
             return None
-        return draw_preview(self.learner.result, self._spec, self._val_set, self._plan.device)
+        return draw_preview(self.learner.result, self.spec, self._val_set, self._plan.device)
 
 
 def _score(share: float) -> float | None:
@@ -359,7 +363,9 @@ def _confusion(masks: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
 
 def _set_training(network: nn.Module, frozen: bool) -> None:
     network.train()
-    body = network.get_submodule("body")
+    body = getattr(network, "body", None)
+    if body is None:  # a network from Python: which of its parts is the body is not known
+        return
     body.requires_grad_(not frozen)
     if frozen:
         body.eval()  # or batch norm's running statistics would move all the same

@@ -9,7 +9,7 @@ import torch
 
 from fcn_deploy.commands import train as train_command
 from fcn_deploy.commands.train import train
-from fcn_deploy.commands.train_options import TrainOptions, train_plan
+from fcn_deploy.commands.train_options import settled, train_plan
 from fcn_deploy.training.plan import TrainPlan
 from fcn_deploy.training.recipes import RECIPES
 from tests.conftest import WriteVocFolder
@@ -17,7 +17,8 @@ from tests.conftest import WriteVocFolder
 
 def plan_of(*words: str) -> TrainPlan:
     typed: dict[str, Any] = train.make_context("train", list(words)).params
-    return train_plan(TrainOptions(**typed), torch.device("cpu"))
+    with settled(typed) as options:
+        return train_plan(options, torch.device("cpu"))
 
 
 def test_the_keras_recipe_trains_a_resnet50_by_the_mean_over_the_batch() -> None:

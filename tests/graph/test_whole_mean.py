@@ -46,6 +46,20 @@ def normalising(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def padded_with(value: float, mode: str = "constant") -> onnx.ModelProto:
+    """The same, with three rows and columns added at the end before the convolution."""
+    weight = np.random.default_rng(0).normal(size=(4, 3, 5, 5)).astype(np.float32)
+    model = normalising(MEAN, weight, None)
+    model.graph.node.insert(
+        2, helper.make_node("Pad", ["centred", "sizes", "value"], ["padded"], mode=mode)
+    )
+    model.graph.node[3].input[0] = "padded"
+    sizes, fill = np.array([0, 0, 0, 0, 0, 0, 3, 3]), np.array(value, np.float32)
+    for name, constant in (("sizes", sizes), ("value", fill)):
+        model.graph.initializer.append(numpy_helper.from_array(constant, name))
+    return model
+
+
 def read_by_convolution(model: onnx.ModelProto) -> str:
     (convolution,) = (node for node in model.graph.node if node.op_type == "Conv")
     return str(convolution.input[0])
@@ -228,3 +242,26 @@ def test_our_own_export_is_such_a_graph(tiny_opsets: dict[int, Path], opset: int
     plain, whole = logits
     assert not np.array_equal(plain, whole)  # the frame stands for another colour
     np.testing.assert_allclose(whole, plain, atol=0.01 * np.abs(plain).max())
+
+
+def test_zeros_may_stand_between_the_mean_and_the_convolution() -> None:
+    model = padded_with(0)
+    image = np.random.default_rng(1).integers(0, 256, (1, 3, 9, 10)).astype(np.float32)
+    expected, _ = ran(model, image)
+    given, read = ran(with_whole_mean(padded_with(0)), image)
+    assert read.shape == (1, 3, 12, 13)
+    assert np.array_equal(read, np.round(read))  # whole numbers, the frame of zeros among them
+    inside = (slice(None), slice(None), slice(2, 7), slice(2, 8))  # sees no frame
+    np.testing.assert_allclose(given[inside], expected[inside], atol=1e-2, rtol=1e-4)
+    for other in (padded_with(1), padded_with(0, "edge")):
+        with pytest.raises(OnnxFileError):
+            with_whole_mean(other)
+
+
+def test_zeros_before_a_network_of_normalised_layers_stay_zeros() -> None:
+    model = padded_with(0)
+    model.graph.node[3].output[0] = "features"
+    model.graph.node.append(helper.make_node("LayerNormalization", ["features", "one"], ["out"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "one"))
+    with pytest.raises(OnnxFileError):
+        with_whole_mean(model)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from fcn_deploy.commands.shared.console import build_bar, console
-from fcn_deploy.core.errors import BackendError, InputError, OnnxFileError
+from fcn_deploy.core.errors import BackendError, InputError, OnnxFileError, UnfitNetworkError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 
@@ -48,7 +48,11 @@ def usable_backends(
 
 
 def opened_unasked(
-    foreign: bool, backends: Sequence[str], open_one: Callable[[str], _Opened]
+    foreign: bool,
+    backends: Sequence[str],
+    open_one: Callable[[str], _Opened],
+    *,
+    unasked: bool = False,
 ) -> dict[str, _Opened]:
     """Open backends that nobody asked for by name; those that refuse the network are named.
 
@@ -56,6 +60,7 @@ def opened_unasked(
         foreign: whether the graph is another tool's, of which some may be refused.
         backends: that work here.
         open_one: opens the backend of a name.
+        unasked: whether nobody asked for them, so that one may be unfit for the network.
 
     Raises:
         FcnDeployError: none of them opens, or one refuses a graph of ours.
@@ -65,7 +70,8 @@ def opened_unasked(
         try:
             found[name] = open_one(name)
         except (BackendError, OnnxFileError) as error:
-            if not foreign or (name == backends[-1] and not found):
+            may_refuse = foreign or (unasked and isinstance(error, UnfitNetworkError))
+            if not may_refuse or (name == backends[-1] and not found):
                 raise
             console.print(f"left out: {name}, which does not take this network: {error.message}")
     return found

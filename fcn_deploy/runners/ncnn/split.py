@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import OnnxFileError
+from fcn_deploy.core.errors import UnfitNetworkError
 from fcn_deploy.graph.cost import Shape, tensor_shapes
 from fcn_deploy.runners.ncnn.layers import REPAIR, attributes_of, layers_of, require_fitting
 
@@ -134,8 +134,8 @@ def _leading_to(last: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeP
     return path
 
 
-def _nothing_to_compute() -> OnnxFileError:
-    return OnnxFileError(
+def _nothing_to_compute() -> UnfitNetworkError:
+    return UnfitNetworkError(
         "no single path leads from the picture to a layer that ncnn computes faster", REPAIR
     )
 

@@ -1,0 +1,92 @@
+"""Factories of networks as a user's code may have them, for ``python:tests.factories:NAME``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Tiny(nn.Module):
+    """Two convolutions and class scores, with a choice of what it gives and takes.
+
+    Args:
+        num_classes: C.
+        stride: pixels of the image per step of the logits.
+        form: ``tensor``, ``tuple``, or the entry of a dictionary.
+        multiple_of: what height and width must be multiples of.
+        own_mean: the network looks at the image twice.
+        weights: as a library's pretrained option: ``published`` is not to be had here.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 3,
+        stride: int = 1,
+        form: str = "tensor",
+        multiple_of: int = 1,
+        own_mean: bool = False,
+        weights: str | None = "published",
+    ) -> None:
+        super().__init__()
+        if weights == "published":
+            raise OSError("no network to fetch weights from")
+        self.stem = nn.Conv2d(3, 6, 3, stride=stride, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.head = nn.Conv2d(6, num_classes, 1)
+        self.form, self.multiple_of, self.own_mean = form, multiple_of, own_mean
+
+    def forward(self, image: Tensor) -> Any:
+        if image.shape[2] % self.multiple_of or image.shape[3] % self.multiple_of:
+            raise RuntimeError("sizes must fit")
+        features = torch.relu(self.norm(self.stem(image)))
+        if self.own_mean:
+            features = features + image.mean(dim=1, keepdim=True)
+        logits = self.head(features)
+        if self.form == "tensor":
+            return logits
+        return (logits, features) if self.form == "tuple" else {self.form: logits, "aux": features}
+
+
+def tiny(**arguments: Any) -> Tiny:
+    """The same, without a parameter that is called after classes."""
+    return Tiny(**{"weights": None, **arguments})
+
+
+def classifier() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def broken() -> nn.Module:
+    raise ValueError("an encoder\nis missing")
+
+
+def text() -> str:
+    return "no network"
+
+
+class DataDependent(nn.Module):
+    """What it computes depends on the pixels: no graph can hold that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.head(image)
+        return -logits if float(image.sum()) > 1 else logits
+
+
+def segformer(num_classes: int = 4) -> nn.Module:
+    """transformers' SegFormer, one block in each stage, with random weights."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    config = SegformerConfig(
+        num_labels=num_classes,
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[16, 32, 64, 96],
+        decoder_hidden_size=64,
+    )
+    network: nn.Module = SegformerForSemanticSegmentation(config)
+    return network
