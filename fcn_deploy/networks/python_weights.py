@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fcn_deploy.core.errors import ArchitectureError
 from fcn_deploy.core.spec import ModelSpec, SizeRange
-from fcn_deploy.data.class_list import Colour
+from fcn_deploy.data.class_json import Colour
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.networks.checkpoint import save_checkpoint
 from fcn_deploy.networks.python_networks import PythonNetwork, build_python_network

@@ -125,7 +125,8 @@ def packed_brush(values: NDArray[np.uint8]) -> list[int]:
     """Pack values as Label Studio does: runs of equal values, and single ones."""
     widths = (3, 4, 8, 16)
     bits = [f"{values.size:032b}", f"{7:05b}", *(f"{width - 1:04b}" for width in widths)]
-    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), values.size]
+    longest = range(0, values.size, 2 ** widths[-1])
+    edges = sorted({*longest, *(np.flatnonzero(np.diff(values)) + 1).tolist(), values.size})
     for start, end in itertools.pairwise(edges):
         length = end - start
         if length == 1:

@@ -160,6 +160,8 @@ def test_brush_strokes_of_all_widths() -> None:
     values = np.zeros((30, 40, 4), np.uint8)
     values[3:9, 5:20] = 255
     values[12, 7] = 1
+    large = np.full((300, 300, 4), 255, np.uint8)  # longer than one run may be
+    assert unpacked_brush(packed_brush(large.ravel()), (300, 300)).all()
     np.testing.assert_array_equal(
         unpacked_brush(packed_brush(values.ravel()), (30, 40)), values[..., 3] > 0
     )
