@@ -46,33 +46,13 @@ def foreign_network(
         names: of input and output.
     """
     source, target = names
-    weights: dict[str, NDArray[Any]] = {}
-    generator = np.random.default_rng(3)
     nodes: list[onnx.NodeProto] = []
     tensor = source
     if layout == "NHWC":
         nodes.append(helper.make_node("Transpose", [source], ["planes"], perm=[0, 3, 1, 2]))
         tensor = "planes"
-    for index, (before, after) in enumerate(((3, 8), (8, 8), (8, 8), (8, classes))):
-        weight, bias, given = f"w{index}", f"b{index}", f"conv{index}"
-        kernel = generator.standard_normal((after, before, 3, 3)) * np.sqrt(2 / (9 * before))
-        weights[weight] = kernel.astype(np.float32)
-        weights[bias] = (0.1 * generator.standard_normal(after)).astype(np.float32)
-        step = stride if index == 0 else 1
-        nodes.append(
-            helper.make_node(
-                "Conv",
-                [tensor, weight, bias],
-                [given],
-                kernel_shape=[3, 3],
-                pads=[1, 1, 1, 1],
-                strides=[step, step],
-            )
-        )
-        tensor = given
-        if index < 3:
-            tensor = f"active{index}"
-            nodes.append(helper.make_node(activation, [given], [tensor]))
+    body, tensor, weights = _convolutions(tensor, classes, stride, activation)
+    nodes += body
     axes: Axes = (batch, classes, "h", "w")
     if layout == "NHWC":
         nodes.append(helper.make_node("Transpose", [tensor], ["last"], perm=[0, 2, 3, 1]))
@@ -94,6 +74,42 @@ def foreign_network(
         [numpy_helper.from_array(values, name) for name, values in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def _convolutions(
+    tensor: str, classes: int, stride: int, activation: str
+) -> tuple[list[onnx.NodeProto], str, dict[str, NDArray[Any]]]:
+    """Return four convolutions that read a tensor, the last one's output, and their weights."""
+    weights: dict[str, NDArray[Any]] = {}
+    generator = np.random.default_rng(3)
+    nodes: list[onnx.NodeProto] = []
+    for index, (before, after) in enumerate(((3, 8), (8, 8), (8, 8), (8, classes))):
+        weight, bias, given = f"w{index}", f"b{index}", f"conv{index}"
+        weights[weight], weights[bias] = _random_weights(generator, before, after)
+        step = stride if index == 0 else 1
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [tensor, weight, bias],
+                [given],
+                kernel_shape=[3, 3],
+                pads=[1, 1, 1, 1],
+                strides=[step, step],
+            )
+        )
+        tensor = given
+        if index < 3:
+            tensor = f"active{index}"
+            nodes.append(helper.make_node(activation, [given], [tensor]))
+    return nodes, tensor, weights
+
+
+def _random_weights(
+    generator: np.random.Generator, before: int, after: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    kernel = generator.standard_normal((after, before, 3, 3)) * np.sqrt(2 / (9 * before))
+    bias = 0.1 * generator.standard_normal(after)
+    return kernel.astype(np.float32), bias.astype(np.float32)
 
 
 def saved(model: onnx.ModelProto, path: Path) -> Path:

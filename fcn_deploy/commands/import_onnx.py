@@ -123,5 +123,6 @@ def _forget_others(run: Run) -> None:
     """Remove the files of the network that is replaced: they would be taken for this one's."""
     own = Run(run.root)
     others = [own.onnx(precision) for precision in Precision]
-    for path in (own.checkpoint, own.last_checkpoint, own.state, own.baseline_onnx, *others):
+    trained = (own.checkpoint, own.last_checkpoint, own.state, own.metrics, own.epoch_lines)
+    for path in (*trained, own.baseline_onnx, *others):
         path.unlink(missing_ok=True)

@@ -117,8 +117,7 @@ def quantized_onnx(
     chosen, kept = chosen_convolutions(model)
     if not chosen:
         raise ExportError(
-            f"{source.path} has no convolution between two activations, so there is nothing to "
-            "quantize",
+            f"{source.path} has no convolution between two activations: nothing to quantize",
             "ship FP16",
         )
     reader = _Reader(pictures)
