@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import ArtifactError, InputError
+from fcn_deploy.core.files import probe
 from fcn_deploy.core.spec import Product, ShapeProfile
 from fcn_deploy.tensorrt.portability import PORTABLE_FLAG, Portability
 
@@ -62,6 +63,20 @@ def default_timing_cache(
     the second of any two builds in a folder measures little.
     """
     return folder / f"timing.{product.value}-{version}.{'-'.join(capabilities)}.cache"
+
+
+def timing_cache_problem(path: Path) -> str | None:
+    """Return why a timing cache cannot be read and written anew, or None."""
+    try:
+        probe(path, flags=CACHE_FLAG)
+        if path.is_file():
+            with path.open("rb") as stream:
+                stream.read(1)
+    except ArtifactError as error:
+        return error.message
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror}"
+    return None
 
 
 def parse_capabilities(text: str) -> tuple[str, ...]:
