@@ -328,40 +328,41 @@ def newest_engine(
             with the logits made visible; or None.
 
     Returns:
-        The newest that fits, or None; and why the newest of the others does not fit.  One built
-        for this release and GPU goes before a portable one, which may be slower.
+        The newest that fits, portable ones last, or None; and why the newest other does not fit.
     """
     wanted = set(outputs)
-    fitting: list[tuple[int, bool, str, Path]] = []
-    refused: list[tuple[str, str]] = []
+    here = {"version": version, "compute_capability": compute_capability}
+    fitting, refused = list[tuple[int, bool, str, Path]](), list[tuple[str, str]]()
     for path in sorted(folder.glob("*.plan")):
         if name is not None and not path.name.startswith(f"{name}."):
             continue
         try:
             sidecar = read_sidecar(path)
-            check_belongs(
-                path,
-                sidecar,
-                product=product,
-                version=version,
-                compute_capability=compute_capability,
-            )
+            check_belongs(path, sidecar, product=product, **here)
         except ArtifactError as error:
             refused.append(("", error.message))
             continue
-        foreign = (onnx_digest is not None and sidecar.onnx_digest != onnx_digest) or (
-            checkpoint_digest is not None and sidecar.checkpoint_digest != checkpoint_digest
+        foreign = not (
+            onnx_digest in (None, sidecar.onnx_digest)
+            and checkpoint_digest in (None, sidecar.checkpoint_digest)
+            and source_digest in (None, sidecar.onnx_digest, sidecar.source_digest)
         )
-        if source_digest is not None:
-            foreign |= source_digest not in (sidecar.onnx_digest, sidecar.source_digest)
         if foreign:
-            refused.append((sidecar.built_at, f"{path} was built from another file"))
+            reason = "was built from another file"
         elif sidecar.precision is not precision:
-            refused.append((sidecar.built_at, f"{path} is {sidecar.precision.value}"))
+            reason = f"is {sidecar.precision.value}"
         elif not wanted <= set(sidecar.outputs):
-            refused.append((sidecar.built_at, f"{path} gives {', '.join(sidecar.outputs)} alone"))
+            reason = f"gives {', '.join(sidecar.outputs)} alone"
         else:
-            exact = portability_of(sidecar.flags) is None
-            fitting.append((-len(sidecar.outputs), exact, sidecar.built_at, path))
+            fitting.append(_rank(path, sidecar))
+            continue
+        refused.append((sidecar.built_at, f"{path} {reason}"))
     reason = max(refused)[1] if refused else f"there is none in {folder}/"
     return (max(fitting)[-1] if fitting else None), reason
+
+
+def _rank(path: Path, sidecar: EngineSidecar) -> tuple[int, bool, str, Path]:
+    """Return what the engines that fit are ordered by, the best one highest."""
+    # A portable engine may be slower than one for this release and GPU, however new it is.
+    exact = portability_of(sidecar.flags) is None
+    return -len(sidecar.outputs), exact, sidecar.built_at, path
