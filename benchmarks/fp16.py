@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mean-steps", type=int, action="append", default=[], metavar="N")
     asked = parser.parse_args(arguments)
     reference = OnnxFile(asked.reference)
-    models, digests = {"": reference.model}, {}
+    models, digests = {"": reference.model}, dict[str, str]()
     for name, _, path in (text.partition("=") for text in asked.files):
         file = OnnxFile(Path(path))
         models[name], digests[name] = file.model, file.digest

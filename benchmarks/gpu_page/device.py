@@ -188,7 +188,7 @@ def _counting(
     results: GpuResults,
 ) -> dict[tuple[str, str], tuple[Environment, RunnerDescription]]:
     """Return file and runner → the runner's last description there: its counts grow."""
-    found = {}
+    found: dict[tuple[str, str], tuple[Environment, RunnerDescription]] = {}
     for environment, runner in (
         *((tier.environment, tier.runner) for tier in results.devices),
         *((bench.environment, row.runner) for bench, row in results.rows_on_gpu()),

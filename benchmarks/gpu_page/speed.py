@@ -118,7 +118,8 @@ def in_turns(*, over_plain_export: bool) -> Finder:
 
     def find(results: GpuResults) -> Iterator[Finding]:
         for turns in results.turns:
-            parts, engine = {}, turns.engine
+            parts: dict[str, str] = {}
+            engine = turns.engine
             for row in turns.rows if is_trt(engine, FP16) else ():
                 if row.over.startswith("baseline") != over_plain_export:
                     continue
