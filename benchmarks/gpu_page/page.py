@@ -23,10 +23,10 @@ that works asynchronously. What such a test cannot show is listed here, each che
 and its results.
 
 A check is measured when a file in [`benchmarks/results/`](../benchmarks/results/README.md) has its
-result; whatever was seen and not kept counts as **not measured**. The newest result of each GPU is
-shown. Times in different lines are of different runs and do not compare; ratios in one line do.
-*Decided pixels*, *gate* and *flips*: [`gate.md`](gate.md). *Single stream*, *offline* and the
-tiers: [`measuring.md`](measuring.md).
+result; whatever was seen and not kept counts as **not measured**. Of each GPU the newest result of
+each case, e.g. of a shape, is shown. Times in different lines are of different runs and do not
+compare; ratios in one line do. *Decided pixels*, *gate* and *flips*: [`gate.md`](gate.md). *Single
+stream*, *offline* and the tiers: [`measuring.md`](measuring.md).
 
 On a machine of your own, this takes every step, and leaves the results in OUT:
 
@@ -52,9 +52,11 @@ def page(results: GpuResults, folder: Path) -> str:
     """
     answers = {check: _answers(check, results) for s in SECTIONS for check in s.checks}
     measured = sum(bool(found) for found in answers.values())
+    with_files = sum(check.find is not None for check in answers)
     parts = [
         _INTRODUCTION.rstrip("\n"),
-        f"Measured: {measured} of {len(answers)} checks.",
+        f"Measured: {measured} of {with_files} checks; {len(answers) - with_files} more leave no "
+        "result file.",
         *(part for section in SECTIONS for part in _section(section, answers, folder)),
     ]
     if results.passed_over:

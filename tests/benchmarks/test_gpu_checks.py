@@ -62,7 +62,10 @@ def test_the_page_changes_when_a_result_is_added_or_taken_away(tmp_path: Path) -
 
 def test_without_results_nothing_is_measured(tmp_path: Path) -> None:
     text = page(read_gpu_results(tmp_path), DOCS)
-    assert f"Measured: 0 of {len(CHECKS)} checks." in text
+    by_hand = sum(check.find is None for check in CHECKS)
+    assert by_hand > 0
+    said = f"Measured: 0 of {len(CHECKS) - by_hand} checks; {by_hand} more leave no result file."
+    assert said in text
     assert text.count(NOT_MEASURED) == len(CHECKS) + 1  # the introduction says what it means
     assert "passed over" not in text
 
@@ -101,6 +104,16 @@ def test_of_one_gpu_the_newest_counts_and_each_gpu_has_its_line(tmp_path: Path) 
     assert [first[3], second[3]] == [H200, L4]
     assert first[2].startswith("passed on")
     assert second[2].startswith("FAILED (finite logits) on 101 pictures")
+
+
+def test_the_gate_of_another_tail_has_a_line_of_its_own(tmp_path: Path) -> None:
+    write_gate(tmp_path / "usual.json", on_gpu("trt"), failed=True)
+    write_gate(
+        tmp_path / "other.json", replace(on_gpu("trt"), tail="tournament"), created=DAY_AFTER
+    )
+    usual, other = lines_of(page(read_gpu_results(tmp_path), DOCS), TRT_GATE)
+    assert usual[2].startswith("FAILED")
+    assert other[2].startswith("tournament: passed")
 
 
 def test_a_gate_without_a_stream_is_called_the_older_one(tmp_path: Path) -> None:
