@@ -71,9 +71,12 @@ shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer, 1 << 20)' "$1"
 }
 take_source() { # the project as it came with this call; a step that runs keeps the one it began with
     local new
-    new=$(mktemp -d "$work/src.XXXXXX")
-    tar -C "$root" --exclude=__pycache__ --exclude='.*_cache' --exclude=benchmarks/results -cf - \
-        fcn_deploy tests benchmarks pyproject.toml | tar -C "$new" -xf -
+    new=$(mktemp -d "$work/src.XXXXXX") || return
+    if ! tar -C "$root" --exclude=__pycache__ --exclude='.*_cache' --exclude=benchmarks/results -cf - \
+        fcn_deploy tests benchmarks pyproject.toml | tar -C "$new" -xf -; then
+        rm -rf "$new"; echo "the project was not taken; make room and send it again"
+        return
+    fi
     ln -sfn "$new" "$work/.src" && mv -T "$work/.src" "$work/src"
 }
 take() { # whole under its name
@@ -85,7 +88,7 @@ take_archive() { # into the folders that are there already: a step may be workin
     local name=${1##*/} sum entry coming
     sum=$(sha256sum < "$1")
     if grep -qsxF "$sum" "$pieces/received"; then echo "here already: $name"; return; fi
-    coming=$(mktemp -d "$work/.coming.XXXXXX")
+    coming=$(mktemp -d "$work/.coming.XXXXXX") || return
     if ! unxz_to_stdout "$1" | tar -C "$coming" -xf -; then
         echo "damaged, or no room for it: $name; send it again"
     else
@@ -136,7 +139,7 @@ unpack_in_background() { # each archive while its pieces come
     done
 }
 settle() { # say by files what is here: TensorRT, and all that will come
-    local list name now awaited=
+    local list name now awaited= silent
     if [ "$trt_python" != "$work/kit/bin/python3.10" ] || [ -e kit/.unpacked ]; then : > trt-here; fi
     printf -v now '%(%s)T' -1
     for list in "$pieces"/*.sums; do
@@ -144,7 +147,10 @@ settle() { # say by files what is here: TensorRT, and all that will come
         if [ -e "$name/.unpacked" ]; then continue; fi
         if [ -z "$(missing "$list")" ]; then
             if is_unpacking "$pieces/$name.pid"; then awaited=1; fi
-        elif ((now - $(stat -c %Y heard 2> /dev/null || echo 0) < patience)); then awaited=1; fi
+        else
+            silent=$((now - $(stat -c %Y heard 2> /dev/null || echo 0)))
+            ((silent >= patience || silent >= left / 4)) || awaited=1
+        fi
     done
     if [ -e all-sent ] && [ -z "$awaited" ]; then : > all-there; else rm -f all-there; fi
     # Which backends work is asked anew when ONNX Runtime comes after all.
@@ -240,7 +246,7 @@ look_around() { # set what may have changed since the last step
     src=$root
     [ ! -e src ] || src=$(readlink -f src)
     gpu=$src/benchmarks/gpu steps=${STEPS:-$src/benchmarks/gpu/steps.txt}
-    settings; settle; look_at_clock
+    settings; look_at_clock; settle
 }
 run_queue() {
     failed=0 group=

@@ -117,7 +117,7 @@ def test_a_last_piece_that_was_damaged_is_awaited(borrow: Borrow, tmp_path: Path
     kit = sender.pieces
     machine.call(
         "--receive", sender.first, sender.sums, sender.unpack, kit[0], kit[1],
-        sender.damaged(kit[2]), "--all-sent", "--start", "100", patience=100,
+        sender.damaged(kit[2]), "--all-sent", "--start", "999", patience=100,
     )  # fmt: skip
     machine.report()
     until(machine, "fails")
