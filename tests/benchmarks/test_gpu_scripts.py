@@ -89,6 +89,22 @@ def test_each_turn_gives_a_ratio_of_its_own(
     assert "pinned, 32 × [320, 480]: 10.00× (10.00 to 11.00) baseline-cuda fp32 host" in said
 
 
+def test_a_turn_that_was_cut_off_has_no_ratio(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / f"{turn}-{name}.json" for turn in (1, 2, 3) for name in ("tier", "bench")]
+    for index, document in ((0, tier(1000)), (1, bench(100)), (2, tier(1000)), (5, bench(10))):
+        write_json(files[index], document)
+    script, target = load_script("turns"), tmp_path / "turns.json"
+    script.main([str(target), *map(str, files)])
+    assert [row["ratios"] for row in read_json(target, repair="")["rows"]] == [[10], [5]]
+    said = capsys.readouterr().out
+    for name in ("2-bench.json", "3-tier.json"):
+        assert f"{name} is missing" in said
+    with pytest.raises(InputError, match="no turn has both of its files"):
+        script.main([str(target), *map(str, files[2:])])
+
+
 def test_turns_of_two_networks_have_no_ratio() -> None:
     with pytest.raises(InputError, match="not of one trained network"):
         load_script("turns").turns([(tier(1, "sha256:b"), bench(1))])
