@@ -22,14 +22,22 @@ usage="usage: queue.sh WORK [--receive FILE…] [--start SECONDS] [--again STEP�
 spare=${SPARE:-10}
 #: What may come back at once, in MiB: of one file, and of all together.
 piece_mib=15 most_mib=60
+#: Of a longer log the last MiB comes back.
+log_mib=1
 #: Seconds after the last transfer for which pieces that are missing are still awaited: they are sent again.
 patience=${PATIENCE:-120}
 
 look_at_clock() { # set left: the seconds until the deadline
     printf -v left '%(%s)T' -1
-    if [ -e "$work/deadline" ]; then left=$(($(< "$work/deadline") - left)); else left=999999; fi
+    if [ ! -e "$work/deadline" ]; then left=999999
+    elif [[ $(< "$work/deadline") =~ ^[0-9]+$ ]]; then left=$((BASH_REMATCH[0] - left))
+    else left=0; fi
 }
-is_running() { ! flock -s -n "$work/queue.lock" true; } # shared: two that ask do not see each other
+is_running() { # a shared lock: two that ask do not see each other; other errors are none of a queue
+    flock -E 9 -s -n "$work/queue.lock" true 2> /dev/null
+    (($? == 9))
+}
+refuse() { echo "queue.sh: $1" >&2; exit 2; }
 is_unpacking() { [ -e "$1" ] && grep -qs unpack.sh "/proc/$(cat "$1")/cmdline"; }
 
 # What steps.txt calls: a Python with PyTorch, one with TensorRT, one with TensorRT for RTX.
@@ -70,7 +78,8 @@ shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer, 1 << 20)' "$1"
     fi
 }
 take_source() { # the project as it came with this call; a step that runs keeps the one it began with
-    local new
+    local new former old
+    former=$(readlink "$work/src")
     new=$(mktemp -d "$work/src.XXXXXX") || return
     if ! tar -C "$root" --exclude=__pycache__ --exclude='.*_cache' --exclude=benchmarks/results -cf - \
         fcn_deploy tests benchmarks pyproject.toml | tar -C "$new" -xf -; then
@@ -78,6 +87,9 @@ take_source() { # the project as it came with this call; a step that runs keeps 
         return
     fi
     ln -sfn "$new" "$work/.src" && mv -T "$work/.src" "$work/src"
+    for old in "$work"/src.*; do # all but this one, the one before, and that of the step that runs
+        case $old in "$new" | "$former" | "$(cat "$work/step.src" 2> /dev/null)") ;; *) rm -rf "$old" ;; esac
+    done
 }
 take() { # whole under its name
     if cp "$1" "$pieces/.coming" && mv "$pieces/.coming" "$pieces/${1##*/}"; then return; fi
@@ -105,6 +117,7 @@ receive() { # receive FILE…: a piece is taken only whole
     local file name expected
     for file; do
         name=${file##*/}
+        if [ ! -f "$file" ]; then echo "queue.sh: no such file: $file" >&2; code=2; continue; fi
         case $name in
             *.tar.xz) take_archive "$file" ;;
             *.sums | *.layout | unpack.sh) take "$file" ;;
@@ -124,6 +137,7 @@ receive() { # receive FILE…: a piece is taken only whole
 missing() { # missing [LIST…]: the pieces that the lists name and that are not here
     local _ name
     cat /dev/null "${@:-$pieces/none}" 2> /dev/null | while read -r _ name; do
+        name=${name#\*} # before the name of a file that was read in binary mode
         [ -e "$pieces/$name" ] || echo "$name"
     done
 }
@@ -162,7 +176,9 @@ settle() { # say by files what is here: TensorRT, and all that will come
 # ── the queue ──
 
 start() { # start SECONDS
-    echo $(($(date +%s) + $1)) > "$work/deadline"
+    if ! { echo $(($(date +%s) + $1)) > "$work/.deadline" && mv "$work/.deadline" "$work/deadline"; }; then
+        refuse "no deadline could be written in $work: make room"
+    fi
     launch
 }
 go_on() { # with what has come, if there is still time
@@ -181,7 +197,12 @@ launch() {
     until is_running || [ -e "$work/finished" ] || ! kill -0 $pid 2> /dev/null; do sleep 0.05; done
 }
 again() { # again STEP…
-    local step
+    local step steps=${STEPS:-$work/src/benchmarks/gpu/steps.txt}
+    [ -e "$work/deadline" ] || refuse "no queue was started: --start SECONDS first"
+    for step; do
+        [[ $step =~ ^[a-z0-9-]+$ ]] && grep -qE "^ *$step *\|" "$steps" ||
+            refuse "$steps has no step $step"
+    done
     for step; do rm -f "$work/done/$step" "$work/done/$step.ok"; done
     launch
 }
@@ -205,15 +226,19 @@ end_group() { # `timeout` leads a group of its own, in which is all that a step 
     [ -z "$1" ] || kill -KILL -- "-$1" 2> /dev/null
 }
 mend_a_kill() { # of the queue, which left a step half done: end what remains of it; it has its turn again
-    local pid
+    local pid name
     [ -e running ] || return 0
     pid=$(cat step.pid 2> /dev/null)
     if [ "$(cat "/proc/$pid/comm" 2> /dev/null)" = timeout ]; then end_group "$pid"; fi
-    rm -f "done/$(cat running)" running
+    name=$(cat running)
+    rm -f "done/$name" running; look_at_clock
+    printf '{"step": "%s", "exit_code": 137, "interrupted": true, "left": %d, "log": "%s.log"}\n' \
+        "$name" "$left" "$name" >> "$out/steps.jsonl"
 }
 run_step() {
     local started=$SECONDS code
     : > "done/$name"; rm -f "done/$name.ok" "$out/$name.json" # a former result is none of this run
+    echo "$src" > step.src
     echo "$name" > running; echo "── $name: $command"
     { # the shell itself would say on stderr that a step was killed
         timeout -k "${GRACE:-5}" "$limit" bash -eo pipefail -c "$command" \
@@ -228,7 +253,7 @@ run_step() {
     if ((code)); then failed=1; else : > "done/$name.ok"; fi
     printf '{"step": "%s", "exit_code": %d, "seconds": %d, "limit": %d, "left": %d, "log": "%s.log"}\n' \
         "$name" "$code" $((SECONDS - started)) "$limit" "$left" "$name" >> "$out/steps.jsonl"
-    echo "   exit code $code, $((SECONDS - started)) s"; tail -n 3 "$out/$name.log" | sed 's/^/   /'
+    echo "   exit code $code, $((SECONDS - started)) s"; tail -c 600 "$out/$name.log" | tail -n 3 | sed 's/^/   /'
     pack
 }
 not_run() { # the steps that had no turn, and why
@@ -275,12 +300,20 @@ run_queue() {
 # ── what comes back ──
 
 pack() { # all results as one archive, which is there whole or as it was before
-    local archive=${RESULTS:-$work/results.tgz} made
+    local archive=${RESULTS:-$work/results.tgz} made log ends without=() code_of_tar
     made=${archive%/*}/.$$.${archive##*/}
     cp -u "$work"/engines/*.json "$out/" 2> /dev/null
+    ends=$(mktemp -d "$work/.ends.XXXXXX") || return
+    while read -r log; do
+        without+=("--exclude=./$log")
+        tail -c "${log_mib}M" "$out/$log" > "$ends/${log%.log}.end.log"
+    done < <(find "$out" -maxdepth 1 -name '*.log' -size "+$((log_mib << 10))k" -printf '%f\n')
     # Exit code 1: a step is writing into a file that was read.
-    tar -C "$out" --exclude=./work --exclude="./*${archive##*/}" -czf "$made" . 2> /dev/null
-    if (($? > 1)) || ! mv "$made" "$archive"; then
+    tar "${without[@]}" --exclude=./work --exclude="./*${archive##*/}" -czf "$made" \
+        -C "$out" . -C "$ends" . 2> /dev/null
+    code_of_tar=$?
+    rm -rf "$ends"
+    if ((code_of_tar > 1)) || ! mv "$made" "$archive"; then
         rm -f "$made"; echo "$archive is as it was: no room for the results"
     fi
 }
@@ -301,12 +334,21 @@ engines_that_fit() { # engines_that_fit MIB: the names of what is brought back, 
         [[ $file != *.plan || ! -e $file.json ]] || echo "$file.json"
     done
 }
+bring_less() { # where all results are more than may come back: the small files, as far as they go
+    (($(stat -c %s results.tgz 2> /dev/null || echo 0) > most_mib << 20)) || return 0
+    echo "more than $most_mib MiB of results: the largest files stay in $out"
+    find "$out" -type f -printf '%s %P\n' | sort -n |
+        awk -v room=$((most_mib << 20)) '{room -= $1; if (room > 0) {sub(/^[0-9]+ /, ""); print}}' |
+        tar -C "$out" -czf results.tgz -T -
+}
 report() { # report OUT SECONDS
     local to wait_until=$((SECONDS + $2)) engines size
     mkdir -p "$1"; to=$(cd "$1" && pwd)
     cd "$work" || exit
     while is_running && ((SECONDS < wait_until)); do sleep 0.2; done
+    rm -f "$to"/results.tgz* "$to"/engines.tar.* # of a former report
     pack
+    bring_less
     size=$(stat -c %s results.tgz 2> /dev/null || echo 0)
     if ((size > piece_mib << 20)); then
         split -b ${piece_mib}m -d -a 1 results.tgz "$to/results.tgz."
@@ -324,7 +366,7 @@ say_state() {
     if [ -e "$out/steps.jsonl" ]; then
         cat "$out/steps.jsonl"
         # shellcheck disable=SC2012 # the names are ours
-        ls -t "$out"/*.log | head -n 2 | while read -r log; do echo "== ${log##*/}"; tail -n 5 "$log"; done
+        ls -t "$out"/*.log | head -n 2 | while read -r log; do echo "== ${log##*/}"; tail -c 1000 "$log" | tail -n 5; done
     fi
     lacking=$(missing "$pieces"/*.sums | tr '\n' ' ')
     [ -z "$lacking" ] || echo "not here: ${lacking% }; send again what was sent"
@@ -332,7 +374,7 @@ say_state() {
         name=${name##*/} name=${name%.sums}
         if [ ! -e "$work/$name/.unpacked" ] && [ -e "$pieces/$name.pid" ] &&
             ! is_unpacking "$pieces/$name.pid"; then
-            echo "$name was not unpacked: $(tail -n 1 "$out/unpack-$name.log")"
+            echo "$name was not unpacked: $(tail -c 300 "$out/unpack-$name.log" | tail -n 1)"
         fi
     done
     if [ -e finished ]; then
@@ -345,17 +387,15 @@ say_state() {
 
 require_seconds() { [[ $1 =~ ^(0|[1-9][0-9]*)$ ]] || { echo "$usage" >&2; exit 2; }; }
 main() {
-    local verb words
-    work=$(realpath -m "${1:?$usage}"); shift
+    local verb words code=0
+    (($#)) || { echo "$usage" >&2; exit 2; }
+    work=$(realpath -m "$1"); shift
     here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd); root=$(cd "$here/../.." && pwd)
     case $work$root${out:-} in
-        *[[:space:]]*)
-            echo "queue.sh: the steps are words: give folders without spaces instead of $work" >&2
-            exit 2
-            ;;
+        *[[:space:]]*) refuse "the steps are words: give folders without spaces instead of $work" ;;
     esac
-    mkdir -p "$work/done" "$work/pieces"
-    pieces=$work/pieces; out=${out:-$work/out}; mkdir -p "$out"
+    pieces=$work/pieces; out=${out:-$work/out}
+    mkdir -p "$work/done" "$pieces" "$out" && [ -w "$work" ] || refuse "cannot write in $work"
     if ((!$#)); then cd "$work" && run_queue; exit; fi
     case " $* " in *" --receive "* | *" --start "* | *" --again "*) take_source ;; esac
     while (($#)); do
@@ -369,9 +409,13 @@ main() {
             --start) require_seconds "${words[0]:-}"; start "${words[0]}" ;;
             --again) again "${words[@]}" ;;
             --all-sent) : > "$work/heard"; : > "$work/all-sent" ;;
-            --report) require_seconds "${words[1]:-0}"; report "${words[0]:?$usage}" "${words[1]:-0}" ;;
+            --report)
+                ((${#words[@]})) || { echo "$usage" >&2; exit 2; }
+                require_seconds "${words[1]:-0}"; report "${words[0]}" "${words[1]:-0}"
+                ;;
             *) echo "$usage" >&2; exit 2 ;;
         esac
     done
+    exit "$code"
 }
 main "$@"; exit

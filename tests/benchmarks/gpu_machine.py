@@ -43,7 +43,9 @@ class Machine:
         self._folder, self._reports = folder, 0
         self._steps.write_text(steps, encoding="utf-8")
 
-    def call(self, *words: str | Path, patience: int = 0, refused: str = "") -> str:
+    def call(
+        self, *words: str | Path, patience: int = 0, refused: str = "", code: int | None = None
+    ) -> str:
         result = subprocess.run(
             ["bash", SCRIPTS / "queue.sh", self.work, *words],
             capture_output=True, text=True, timeout=120, check=False,
@@ -53,6 +55,7 @@ class Machine:
             },
         )  # fmt: skip
         assert refused in result.stderr
+        assert code in (None, result.returncode)
         assert refused or result.stderr == ""
         return result.stdout
 

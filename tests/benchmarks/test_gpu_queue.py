@@ -105,6 +105,9 @@ def test_a_step_in_which_the_queue_was_killed_has_its_turn_again(borrow: Borrow)
     assert "the queue has ended" in machine.report("30")[0]
     assert machine.has_ended("pid")
     assert machine.order() == ["first", "cut", "cut"]
+    steps = machine.steps()
+    assert [(s["step"], s["exit_code"]) for s in steps] == [("first", 0), ("cut", 137), ("cut", 0)]
+    assert steps[1]["interrupted"]
 
 
 @pytest.mark.slow
@@ -141,14 +144,69 @@ def test_a_deadline_that_has_passed_leaves_the_steps_unrun(borrow: Borrow) -> No
     assert "the queue has ended" in said
     assert "one: too little time" in said
     assert not (machine.work / "order").exists()
-    for words in (("--start", "-5"), ("--start", "soon"), ("--start",), ("--report", "x", "y")):
-        machine.call(*words, refused="usage: queue.sh WORK")
+    # A deadline that was damaged is none to work towards.
+    (machine.work / "deadline").write_text("soon")
+    assert "left: 0 s" in machine.report()[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (("--start", "-5"), "usage: queue.sh WORK"),
+        (("--start", "10x"), "usage: queue.sh WORK"),
+        (("--start",), "usage: queue.sh WORK"),
+        (("--report", "x", "y"), "usage: queue.sh WORK"),
+        (("--report",), "usage: queue.sh WORK"),
+        (("--again", "one"), "no queue was started: --start SECONDS first"),
+        (("--receive", "/nonexistent"), "no such file: /nonexistent"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    words: tuple[str, ...], refused: str, borrow: Borrow
+) -> None:
+    borrow("one | | 0 | 60 | true\n").call(*words, refused=refused, code=2)
+
+
+def test_a_step_that_there_is_not_has_no_other_turn(borrow: Borrow) -> None:
+    machine = borrow("one | | 0 | 60 | true\n")
+    machine.work.mkdir()
+    (machine.work / "deadline").write_text("1")
+    machine.call("--again", "two", refused="has no step two", code=2)
+
+
+def test_long_logs_come_back_by_their_end(borrow: Borrow) -> None:
+    machine = borrow("long | | 0 | 60 | head -c 3M /dev/zero | tr '\\\\0' x; echo the end\n")
+    machine.run()
+    said, folder = machine.report()
+    assert len(said) < 5000
+    with tarfile.open(folder / "results.tgz") as packed:
+        member = packed.getmember("./long.end.log")
+        file = packed.extractfile(member)
+        assert file is not None
+        assert member.size == 1 << 20
+        assert file.read().endswith(b"the end\n")
+        assert "./long.log" not in packed.getnames()
+    # Of a former report nothing stays beside a new one.
+    (folder / "results.tgz.0").touch()
+    machine.call("--report", folder)
+    assert sorted(file.name for file in folder.iterdir()) == ["results.tgz"]
+
+
+@pytest.mark.slow
+def test_results_beyond_what_may_come_back_leave_the_largest(borrow: Borrow) -> None:
+    machine = borrow("large | | 0 | 60 | head -c 61M /dev/urandom > $out/large.bin\n")
+    machine.run()
+    said, folder = machine.report()
+    assert "more than 60 MiB of results: the largest files stay in" in said
+    with tarfile.open(folder / "results.tgz") as packed:
+        assert "steps.jsonl" in packed.getnames()
+        assert "large.bin" not in packed.getnames()
 
 
 def test_a_folder_with_a_space_is_refused(borrow: Borrow, tmp_path: Path) -> None:
     machine = borrow("")
     machine.work = tmp_path / "two words"
-    machine.call("--start", "9", refused="give folders without spaces")
+    machine.call("--start", "9", refused="give folders without spaces", code=2)
     assert not machine.work.exists()
 
 

@@ -141,6 +141,10 @@ def test_the_script_goes_on_after_a_step_that_failed(tmp_path: Path) -> None:
         (["--run", "nowhere"], "nowhere holds no trained network"),
         (["--data", "nowhere"], "nowhere"),
         (["--nothing", "x"], "unknown option --nothing"),
+        (["--run"], "--run needs a value"),
+        (["--only", "("], "--only ( is no regular expression"),
+        (["--only", "no-such-step"], "--only no-such-step names no step"),
+        (["--work", "two words"], "give folders without spaces"),
     ],
 )
 def test_what_is_not_there_is_said_before_any_step(
@@ -153,6 +157,20 @@ def test_what_is_not_there_is_said_before_any_step(
     assert result.returncode == 2
     assert message in result.stderr
     assert not (tmp_path / "out" / "steps.jsonl").exists()
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    work = tmp_path / "out" / "work"
+    (work / "done").mkdir(parents=True)
+    (work / "done" / "turns").touch()
+    for held in (tmp_path / "out", work):
+        result = subprocess.run(
+            ["flock", held, "bash", SCRIPTS / "run.sh", tmp_path / "out", "--only", "turns"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert result.returncode == 2
+        assert "another run uses" in result.stderr
+    assert [file.name for file in work.rglob("*")] == ["done", "turns"]
 
 
 def test_steps_can_be_chosen_and_run_again(tmp_path: Path) -> None:
