@@ -93,8 +93,9 @@ def special_tail(tail: str | None) -> str:
 
 
 def variant(runner: RunnerDescription) -> str:
-    """Return what tells an engine from the usual one of its precision: its tail; else empty."""
-    return special_tail(runner.tail)
+    """Return what tells an engine from the usual one of its precision: tail, portability; or ""."""
+    portable = f"portable {runner.portable}" if runner.portable else ""
+    return ", ".join(filter(None, (special_tail(runner.tail), portable)))
 
 
 def label(runner: RunnerDescription) -> str:

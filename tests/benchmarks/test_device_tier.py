@@ -65,9 +65,14 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
     return machine
 
 
-def test_every_tier_and_the_layers_are_written(script: ModuleType, machine: FakeMachine) -> None:
+def test_every_tier_and_the_layers_are_written(
+    script: ModuleType, machine: FakeMachine, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Two threads at once would be two hands on the fake's clockwork.
-    script.main([str(RUN.root), "fp16", "device.json", "--contexts", "1"])
+    with pytest.raises(SystemExit) as stop:  # one of the shapes is refused
+        script.main([str(RUN.root), "fp16", "device.json", "--contexts", "1"])
+    assert stop.value.code == 1
+    assert "99x8x9: the engine" in capsys.readouterr().err
     document = read_json(Path("device.json"), "measure it")
     row, refused = document["rows"]
     assert row["batch"] == 2
@@ -106,6 +111,20 @@ def test_shapes_that_are_asked_for_are_measured_alone(
     assert [(row["batch"], row["size"]) for row in document["rows"]] == [(1, [8, 9]), (3, [4, 5])]
     assert all("pinned" in row for row in document["rows"])
     assert "leak" not in document  # minutes, for whoever has minutes
+
+
+def test_what_a_busy_host_has_no_part_in_can_be_measured_alone(
+    script: ModuleType, machine: FakeMachine
+) -> None:
+    script.main([str(RUN.root), "fp16", "alone.json", "--alone", "--shape", "1x8x9"])
+    document = read_json(Path("alone.json"), "measure it")
+    (row,) = document["rows"]
+    assert row.keys() == {"batch", "size", "memory_mib", "layers", "launches", "error"}
+    assert row["error"] == "layers and launches were all that was asked for"
+    assert "leak" not in document
+    (device,) = read_files([Path("alone.json")]).devices
+    assert device.rows[0].alone_ms == row["launches"]["median_ms"]
+    assert device.rows[0].of_floor is None
 
 
 def test_the_leak_can_be_looked_for_alone(script: ModuleType, machine: FakeMachine) -> None:

@@ -82,6 +82,28 @@ def test_the_share_of_equal_masks_is_told(
     assert len(read_json(Path("masks.json"), "")["pictures"]) == 2
 
 
+def test_what_was_compared_before_the_end_is_in_the_file(
+    compare: Compare, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CutOffError(BaseException):
+        """A process that is ended."""
+
+    seen = []
+
+    def third_is_the_last(images: NDArray[np.uint8], outputs: Outputs) -> Outputs:
+        seen.append(images)
+        if len(seen) == 3:
+            raise CutOffError
+        return outputs
+
+    monkeypatch.setattr(script, "WRITTEN_EVERY", 2)
+    with pytest.raises(CutOffError):
+        compare(FakeRunner(bug=third_is_the_last, precision=Precision.FP16, outputs=("mask",)))
+    document = read_json(Path("masks.json"), "")
+    assert (len(document["pictures"]), document["pictures_asked"]) == (2, 3)
+    assert document["pixels"] == sum(images[..., 0].size for images in seen[:2])
+
+
 def test_equal_masks_have_no_flip(compare: Compare) -> None:
     assert compare(FakeRunner(precision=Precision.FP16, outputs=("mask",))) == 0
     document = read_json(Path("masks.json"), "")
