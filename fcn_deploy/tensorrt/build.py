@@ -27,6 +27,7 @@ from fcn_deploy.tensorrt.build_options import (
     CACHE_FLAG,
     BuildOptions,
     default_timing_cache,
+    refuse_other_file,
     sorted_capabilities,
     timing_cache_problem,
 )
@@ -143,6 +144,7 @@ def _build(
     on_progress: OnProgress | None,
 ) -> tuple[EngineSidecar, tuple[str, ...]]:
     """Build an engine and put it into its place; return its sidecar and what to warn of."""
+    refuse_other_file(options.timing_cache)
     settings, warnings = _with_timing_cache(options, tensorrt, path.parent, wanted)
     # A build takes minutes: what it is for must not fail after it.
     for place, flags in ((path, "--out"), (options.timing_cache, CACHE_FLAG)):
@@ -152,6 +154,7 @@ def _build(
     builder = EngineBuilder(tensorrt, file, settings, wanted["profiles"], targets, export)
     started = time.monotonic()
     built = builder.run(on_progress)
+    warnings += built.warnings
     seconds = round(time.monotonic() - started, 3)
     # Both are kept before a question is asked of the engine: minutes of work lie in them.
     lost = _write_timings(settings.timing_cache, built.timing_cache)

@@ -177,6 +177,13 @@ class TestDevice:
         other = result_of(tmp_path, "the same with a tournament")
         assert other.startswith("1×320×480: 0.100 ms")
 
+    def test_a_portable_engine_is_no_answer_of_the_usual_one(self, tmp_path: Path) -> None:
+        write_device(tmp_path / "usual.json", device_row(1, 0.2))
+        runner = replace(on_gpu("trt"), portable="ampere+")
+        write_device(tmp_path / "other.json", device_row(1, 0.1), runner=runner)
+        (found,) = results_of(tmp_path, "FP16 alone on the GPU")
+        assert found.startswith("1×320×480: 0.200 ms")
+
     def test_a_shape_that_was_measured_anew_is_shown_as_it_is_now(self, tmp_path: Path) -> None:
         write_device(tmp_path / "old.json", device_row(1, 0.1), device_row(32, 2.0))
         write_device(tmp_path / "new.json", device_row(32, 3.0), created=DAY_AFTER)

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-from fcn_deploy.core.errors import ArtifactError, BuildError, OnnxFileError
+from fcn_deploy.core.errors import ArtifactError, BuildError, InputError, OnnxFileError
 from fcn_deploy.core.files import file_digest, json_bytes
 from fcn_deploy.core.spec import Precision, Product, ShapeProfile
 from fcn_deploy.graph.onnx_file import OnnxFile
@@ -184,7 +184,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_build(
 
     def refused(folder: Path, options: BuildOptions | None = None) -> str:
         steps: list[str] = []
-        with pytest.raises(ArtifactError) as failed:
+        with pytest.raises((ArtifactError, InputError)) as failed:
             engine_from_onnx(
                 OnnxFile(onnx_path),
                 name="fcn",
@@ -199,6 +199,9 @@ def test_a_place_that_cannot_be_written_is_found_before_the_build(
     complaint = refused(onnx_path / "sub")
     assert "Not a directory" in complaint
     assert "with --out" in complaint
+    content = onnx_path.read_bytes()
+    assert "is no timing cache by its name" in refused(folder, BuildOptions(timing_cache=onnx_path))
+    assert onnx_path.read_bytes() == content
     for cache, words in (
         (tmp_path / "caches", "Is a directory"),
         (onnx_path / "cache", "Not a directory"),
