@@ -324,9 +324,8 @@ def _compare(
     # A version-compatible engine is another one than that for its own release alone.
     later = "+" if portable is Portability.VERSION else "[0-9]"
     try:
-        others = sorted(
-            path.parent.glob(f"{glob.escape(start)}[0-9]*{later}.{target}.plan"), key=_modified
-        )
+        found = path.parent.glob(f"{glob.escape(start)}[0-9]*{later}.{target}.plan")
+        others = sorted((plan for plan in found if plan.is_file()), key=_modified)
         there = path if path.is_file() else others[-1] if others else None
         if there is None:
             return None, ()

@@ -18,6 +18,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from fcn_deploy.core.errors import ArtifactError, EngineError, MissingStageError
@@ -152,6 +153,7 @@ class EngineSidecar:
             )
         del fields["schema"]
         try:
+            _require_kinds(fields)
             return cls(
                 **{
                     **fields,
@@ -170,6 +172,35 @@ class EngineSidecar:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"is unreadable ({error!r})", REPAIR) from error
+
+
+#: What the fields hold that are taken from a sidecar as they are.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "version": str,
+    "plan_digest": str,
+    "plan_bytes": int,
+    "onnx_digest": str,
+    "checkpoint_digest": str,
+    "layers": dict,
+    "layers_from": str,
+    "gpu_name": (str, NoneType),
+    "driver": (str, NoneType),
+    "system": str,
+    "flags": dict,
+    "command": str,
+    "built_at": str,
+    "build_seconds": (int, float),
+    "tail": (str, NoneType),
+    "source_digest": (str, NoneType),
+}
+
+
+def _require_kinds(fields: dict[str, Any]) -> None:
+    for name, kind in _KINDS.items():
+        if name in fields and not isinstance(fields[name], kind):
+            raise TypeError(f"{name} is {fields[name]!r}")
+    if not all(isinstance(name, str) for name in fields["compute_capabilities"]):
+        raise TypeError(f"compute_capabilities is {fields['compute_capabilities']!r}")
 
 
 def _seal(content: dict[str, Any]) -> str:

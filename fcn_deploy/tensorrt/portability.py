@@ -103,6 +103,8 @@ def fits_release(portable: Portability | None, built: str, installed: str) -> bo
     if built == installed or portable is not Portability.VERSION:
         return built == installed
     old, new = version_numbers(built), version_numbers(installed)
+    if not old or not new:  # no release that could be told to be later
+        return False
     later_majors = (old[0], *_LATER_MAJORS.get(old[0], ()))
     return old <= new and new[0] in later_majors
 

@@ -15,6 +15,7 @@ import pytest
 
 from fcn_deploy.core.errors import EngineError, MissingStageError
 from fcn_deploy.core.spec import Precision, Product
+from fcn_deploy.tensorrt import engine_file
 from fcn_deploy.tensorrt.engine_file import (
     read_engine,
     read_plan_header,
@@ -157,6 +158,29 @@ def test_refusals_need_neither_tensorrt_nor_torch(plan: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "EngineError" in done.stderr
     assert "is not the plan that was built" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("flags", None),
+        ("flags", []),
+        ("plan_bytes", "a"),
+        ("compute_capabilities", [89]),
+        ("compute_capabilities", None),
+        ("version", 10),
+        ("layers", "none"),
+        ("spec", []),
+        ("profiles", {"a": 1}),
+    ],
+)
+def test_a_field_of_another_kind_is_refused(plan: Path, field: str, value: object) -> None:
+    content = {**sidecar_of(plan).to_json(), field: value}
+    del content["sidecar_digest"]
+    content["sidecar_digest"] = engine_file._seal({**content})
+    sidecar_path(plan).write_text(json.dumps(content))
+    with pytest.raises(EngineError, match="is unreadable"):
+        read_sidecar(plan)
 
 
 def test_sidecars_are_read_alone(plan: Path) -> None:
