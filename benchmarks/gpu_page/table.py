@@ -16,7 +16,7 @@ from fcn_deploy.results.format import number, percent
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.results.runner import RunnerDescription
 from gpu_page.findings import FP16, label
-from gpu_page.page import link
+from gpu_page.page import cell, link
 from gpu_page.results import GpuResults, Turns, gpu_of
 from gpu_page.speed import TRT
 
@@ -97,7 +97,7 @@ def gpu_table(results: GpuResults, folder: Path, checks: Path) -> str:
     ]
     if len(files) > 1:
         words.append("Rows of different files are of different runs: only ratios in turns compare.")
-    return "\n\n".join([" ".join(words), _markdown(lines, gates)])
+    return "\n\n".join([cell(" ".join(words)), _markdown(lines, gates)])
 
 
 def _workload(row: BenchRow) -> Workload | None:
@@ -147,7 +147,8 @@ def _markdown(lines: Sequence[Line], gates: Mapping[str, Comparison]) -> str:
     ]
     for line in lines:
         figures = [w.figure(line.rows[w][1]) if w in line.rows else "–" for w in columns]
-        text.append([label(line.runner), *figures, _gate_words(gates.get(label(line.runner)))])
+        gate = gates.get(label(line.runner))
+        text.append([cell(label(line.runner)), *figures, _gate_words(gate)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in text)
 
 

@@ -23,8 +23,10 @@ from tests.benchmarks.gpu_result_files import (
     H200,
     L4,
     RESULTS,
+    device_row,
     on_gpu,
     write_bench,
+    write_device,
     write_gate,
 )
 from tests.result_files import described, metrics, row
@@ -94,6 +96,28 @@ def test_what_cannot_be_read_is_passed_over_and_named(
     assert lines_of(text, TRT_GATE)[0][2] == NOT_MEASURED
     assert lines_of(text, "`torch-graphs` FP16")[0][2].startswith("passed")
     assert f"- [`{file.name}`]({file.name}): {why}" in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("leak",), {"memory_in_use_mib_after": {"x": 1, "y": 2}}),
+        (("rows", 0, "device", "repeats_ms"), [1.0, 0.0]),
+        (("rows", 0, "device", "repeats_ms"), [-1.0]),
+    ],
+)
+def test_a_figure_that_cannot_be_ends_no_page(
+    tmp_path: Path, path: tuple[str | int, ...], value: Any
+) -> None:
+    file = write_device(tmp_path / "tier.json", device_row(1, 0.1))
+    document = read_json(file, repair="")
+    place: Any = document
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    write_json(file, document)
+    text = page(read_gpu_results(tmp_path), tmp_path)
+    assert f"- [`{file.name}`]({file.name}): is damaged" in text
 
 
 def test_of_one_gpu_the_newest_counts_and_each_gpu_has_its_line(tmp_path: Path) -> None:

@@ -214,3 +214,13 @@ def test_a_cpu_row_named_trt_is_no_figure_of_a_gpu(tmp_path: Path) -> None:
     write_bench(tmp_path / "bench.json", row(runner, 1.0, 1.0, 1.0))
     write_json(tmp_path / "other.json", {"kind": "overlap"})
     assert table_of(tmp_path).startswith(NOTHING)
+
+
+def test_what_a_file_tells_has_no_meaning_in_markdown(tmp_path: Path) -> None:
+    gpu = "x <!-- bench-gpu:end --> | y\n# z"
+    usual = gpu_row("trt", 1.0, 1.1, 1.2)
+    runner = replace(usual.runner, device=f"cuda:0 ({gpu})", library="TensorRT\n## 10 | <b>")
+    write_bench(tmp_path / "one.json", replace(usual, runner=runner))
+    table = table_of(tmp_path)
+    assert "<" not in table
+    assert not [line for line in table.splitlines() if line.startswith("#")]
