@@ -82,8 +82,8 @@ take_source() { # the project as it came with this call; a step that runs keeps 
     former=$(readlink "$work/src")
     new=$(mktemp -d "$work/src.XXXXXX") || return
     if ! tar -C "$root" --exclude=__pycache__ --exclude='.*_cache' --exclude=benchmarks/results -cf - \
-        fcn_deploy tests benchmarks pyproject.toml | tar -C "$new" -xf -; then
-        rm -rf "$new"; echo "the project was not taken; make room and send it again"
+        fcn_deploy tests benchmarks pyproject.toml 2> /dev/null | tar -C "$new" -xf - 2> /dev/null; then
+        rm -rf "$new"; echo "the project was not taken; make room and send it again"; code=2
         return
     fi
     ln -sfn "$new" "$work/.src" && mv -T "$work/.src" "$work/src"
@@ -93,7 +93,7 @@ take_source() { # the project as it came with this call; a step that runs keeps 
 }
 take() { # whole under its name
     if cp "$1" "$pieces/.coming" && mv "$pieces/.coming" "$pieces/${1##*/}"; then return; fi
-    rm -f "$pieces/.coming"
+    rm -f "$pieces/.coming"; code=2
     echo "not taken: ${1##*/}; make room and send it again"
 }
 take_archive() { # into the folders that are there already: a step may be working in them
@@ -318,7 +318,7 @@ pack() { # all results as one archive, which is there whole or as it was before
     fi
 }
 engines_that_fit() { # engines_that_fit MIB: the names of what is brought back, the most important first
-    local room=$(($1 << 20)) file size files
+    local room=$(($1 << 20)) file size files whole whole_too hex
     # Timing cache, engines with their sidecars, those with logits; then what the build left half done.
     mapfile -t files < <(
         printf '%s\n' timings.cache engines/*.plan | grep -v '\.logits\.'
@@ -327,7 +327,11 @@ engines_that_fit() { # engines_that_fit MIB: the names of what is brought back, 
     )
     for file in "${files[@]}"; do
         [ -s "$file" ] || continue
-        if [[ $file = *.unverified* && -e ${file%%.unverified*} ]]; then continue; fi
+        # NAME.HEX.plan.unverified is a build's own, NAME.plan.unverified what was refused.
+        whole=${file%%.unverified*} hex='[0-9a-f][0-9a-f][0-9a-f][0-9a-f]'
+        # shellcheck disable=SC2295 # a pattern
+        whole_too=${whole%.$hex$hex.plan}.plan
+        if [[ $file = *.unverified* && (-e $whole || -e $whole_too) ]]; then continue; fi
         size=$(stat -c %s "$file")
         if ((size > room)); then echo "left there, too large: $file" >&2; continue; fi
         room=$((room - size - 65536)); echo "$file"

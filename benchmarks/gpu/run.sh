@@ -14,9 +14,10 @@
 # The steps are those of steps.txt, also those that begin with +; each runs when what it needs is there.
 # Each writes OUT/STEP.log and a line of OUT/steps.jsonl as it ends, and its results as JSON into OUT;
 # OUT/results.tgz holds them all.  A step that fails, or takes STEP_SECONDS (600), does not stop the
-# others; OUT/not-run.txt names those that wait for it.  Exit code 1 if any failed.  --only takes the steps
-# whose whole name matches and supposes that those before have run; engines and exports stay in WORK
-# (default OUT/work) from one call to the next.
+# others; OUT/not-run.txt names those that wait for it.  Exit code 1 if any failed, 2 with
+# one line if an option is wrong or another run uses OUT or WORK.  --only takes the steps whose whole name
+# matches and supposes that those before have run; engines and exports stay in WORK (default OUT/work) from
+# one call to the next.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: run.sh OUT [--run RUN] [--data DIR] [--torch-python P] [--trt-python P] …}

@@ -216,8 +216,8 @@ def test_what_a_build_left_half_done_comes_back(borrow: Borrow) -> None:
     engines = machine.work / "engines"
     engines.mkdir()
     for name in (
-        "a b.plan", "a b.plan.json", "a b.plan.unverified", "c.plan.unverified",
-        "c.plan.unverified.json", "d.logits.fp16.plan",
+        "a b.plan", "a b.plan.json", "a b.plan.unverified", "a b.1f3a9c02.plan.unverified",
+        "c.plan.unverified", "c.plan.unverified.json", "d.logits.fp16.plan",
     ):  # fmt: skip
         (engines / name).write_text(name)
     _, folder = machine.report()

@@ -28,7 +28,7 @@ def test_a_test_that_hangs_costs_no_outcome_of_those_before_it(
             recorder.pytest_runtest_logstart(name)
             for when in ("setup", "call", "teardown"):
                 told: Any = outcome if when == "call" else "passed"
-                report: Any = pytest.TestReport(name, ("", 0, ""), {}, told, None, when)  # type: ignore[arg-type]
+                report: Any = pytest.TestReport(name, ("", 0, ""), {}, told, None, when)
                 recorder.pytest_runtest_logreport(report)
             recorder.pytest_runtest_logfinish()
         recorder.pytest_runtest_logstart("test_hangs")
