@@ -1,6 +1,6 @@
 """What one engine and the bus give, from the device alone to masks in host memory.
 
-    python device_tier.py RUN PRECISION JSON [--contexts 1,2] [--shape NxHxW …] [--leak]
+    python device_tier.py RUN PRECISION JSON [--contexts 1,2] [--shape NxHxW …] [--leak] [--alone]
 
 For each shape (those asked for, or all that ``docs/gpu-checks.md`` asks for):
 
@@ -13,16 +13,19 @@ For each shape (those asked for, or all that ``docs/gpu-checks.md`` asks for):
     host     the same from and to memory of the caller's own
 
 and, where no shape was asked for, the memory over 1,000 runs of recurring shapes; ``--leak`` asks
-for that alone, or beside the shapes that are named.  ``of_floor`` is the share that `pinned`
+for that alone, or beside the shapes that are named.  ``--alone`` asks for layers and launches
+only, in which a busy host has no part.  ``of_floor`` is the share that `pinned`
 reaches of what the slower of bus and launches would allow.  ``--contexts`` also lets that many
 threads, each with an engine context and streams of its own, share the device.  Written after every
 measurement: a run that is cut off leaves what it had, its last row with the error that says so.
+Exit code 1 where a shape could not be measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +69,8 @@ LEAK_SHAPES, LEAK_IN_A_ROW = 20, 3
 LAUNCHES_IN_A_ROW = 50
 #: Error of a row whose measuring goes on.
 UNFINISHED = "cut off before all of it was measured"
+#: Error of a row that was to have no more.
+ALONE = "layers and launches were all that was asked for"
 
 Batch = NDArray[np.uint8]
 Read = Callable[[Iterator[Batch]], Iterator[Outputs]]
@@ -79,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--contexts", default="1", help="numbers of contexts at once, e.g. 1,2")
     parser.add_argument("--shape", dest="shapes", type=_shape, action="append", help="NxHxW")
     parser.add_argument("--leak", action="store_true", help="memory over 1,000 runs")
+    parser.add_argument("--alone", action="store_true", help="layers and launches only")
     asked = parser.parse_args(arguments)
     shapes = asked.shapes or (() if asked.leak else SHAPES)
     contexts = [int(word) for word in asked.contexts.split(",")]
@@ -93,16 +99,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tier = DeviceTier(environment, first.describe(), (), gpu, opened_mib)
         for shape in shapes:
             earlier = tier.rows
-            for row in _measured(runners, contexts, shape, generator):
+            for row in _measured(runners, () if asked.alone else contexts, shape, generator):
                 row = replace(row, memory_mib=(cuda.memory_in_use() - before) >> 20)
                 # The description counts the graphs that were recorded by now.
                 tier = replace(tier, rows=(*earlier, row), runner=first.describe())
                 write_json(target, tier.to_json())
             print(replace(tier.rows[-1], layers=()).to_json())
-        if asked.leak or not asked.shapes:
+        if asked.leak or not (asked.shapes or asked.alone):
             tier = replace(tier, leak=_leak(first, generator))
             write_json(target, tier.to_json())
             print(tier.leak)
+    failed = [row for row in tier.rows if row.error not in (None, ALONE)]
+    for row in failed:
+        print(f"{row.batch_size}x{row.size[0]}x{row.size[1]}: {row.error}", file=sys.stderr)
+    if failed:
+        sys.exit(1)
 
 
 def _opened(run: Run, precision: Precision, stack: ExitStack) -> TrtRunner:
@@ -122,7 +133,11 @@ def _measured(
     shape: BatchShape,
     generator: np.random.Generator,
 ) -> Iterator[DeviceRow]:
-    """Yield a shape's row after each measurement; the last one has all, or says what failed."""
+    """Yield a shape's row after each measurement; the last one has all, or says what failed.
+
+    Args:
+        contexts: numbers of contexts at once; none for layers and launches only.
+    """
     row = DeviceRow(shape[0], shape[1:], {}, error=UNFINISHED)
     try:
         row = replace(row, layers=_layers(runners[0], shape, generator))
@@ -133,7 +148,7 @@ def _measured(
     except FcnDeployError as error:
         yield replace(row, error=str(error))
     else:
-        yield replace(row, error=None)
+        yield replace(row, error=None if contexts else ALONE)
 
 
 def _layers(
@@ -158,6 +173,8 @@ def _timings(
         buffer[...] = generator.integers(0, 256, buffer.shape, dtype=np.uint8)
     launches = _launches(first, buffers[0][0])
     yield LAUNCHES, launches
+    if not contexts:
+        return
     yield DEVICE, _device(first, buffers[0])
     bus = _bus(shape)
     yield "bus", bus

@@ -12,7 +12,9 @@ same reference.
 ``compare --masks-only`` builds no engine whose logits are visible, which takes minutes: it asks the
 backend for masks alone and writes the share of pixels whose class is the reference's, and the
 largest margin (the reference's first logit minus its second) of a pixel whose class is another.
-That proves less than the gate; exit code 1 where fewer pixels agree than the gate requires.
+That proves less than the gate; exit code 1 where fewer pixels agree than the gate requires.  The
+file is written every few pictures: one that is cut off tells of ``pixels`` in ``pictures``, of
+``pictures_asked``.
 
 By hand:
 
@@ -46,6 +48,8 @@ from fcn_deploy.runners.base import open_runner
 
 REFERENCE = "reference.json"
 MASKS_SCHEMA = 1
+#: Pictures after which the file is written anew.
+WRITTEN_EVERY = 10
 MASKS, BOTH = ("mask",), ("mask", "logits")
 #: What `run.sh` builds its engines with; those whose logits are visible have most layers in common.
 TIMINGS = Path("timings.cache")
@@ -88,7 +92,8 @@ def compare_masks(
                 f"{reference_file} stems from another checkpoint", "export again and record it anew"
             )
         pictures = reference.pictures()
-        for index in range(min(pictures.count, limit or pictures.count)):
+        asked = min(pictures.count, limit or pictures.count)
+        for index in range(asked):
             picture = pictures.picture(index)
             expected, logits = masks_and_logits(recorded, picture.image[None])
             differs = runner.run(picture.image[None]).mask != expected
@@ -96,20 +101,23 @@ def compare_masks(
                 widest = max(widest, float(margin_of(logits)[differs].max()))
             pixels, flips = pixels + differs.size, flips + int(differs.sum())
             by_picture.append({"name": picture.name, "flips": int(differs.sum())})
-        required = gate_of(runner.describe()).min_agreement
-        document = {
-            **result_header("masks", MASKS_SCHEMA),
-            "reference": reference.description.to_json(),
-            "runner": runner.describe().to_json(),
-            "source": reference.source,
-            "pixels": pixels,
-            "flips": flips,
-            "agreement": 1 - flips / pixels,
-            "required": required,
-            "widest_flip_margin": widest,
-            "pictures": by_picture,
-        }
-    write_json(target, document)
+            if (index + 1) % WRITTEN_EVERY and index + 1 < asked:
+                continue
+            required = gate_of(runner.describe()).min_agreement
+            document = {
+                **result_header("masks", MASKS_SCHEMA),
+                "reference": reference.description.to_json(),
+                "runner": runner.describe().to_json(),
+                "source": reference.source,
+                "pixels": pixels,
+                "flips": flips,
+                "agreement": 1 - flips / pixels,
+                "required": required,
+                "widest_flip_margin": widest,
+                "pictures": by_picture,
+                "pictures_asked": asked,
+            }
+            write_json(target, document)
     print(
         f"{backend} {precision.value}: {document['agreement']:.4%} of {pixels:,} pixels agree "
         f"({flips} do not, the widest margin among them {widest:.3g}); required {required:.2%}"

@@ -7,15 +7,18 @@ For example ``-m gpu -rs tests/runners/test_trt_gpu.py``.  The exit code is pyte
 
     gpu        {name}, and where cuda-bindings is installed {compute_capability, driver, memory_mib}
     libraries  [name and version] of TensorRT, PyTorch and ONNX Runtime, where they are installed
-    exit_code  pytest's
+    exit_code  pytest's; until it has ended that of an interrupted one, 2
+    running    the test that had begun and not ended, or null
     outcomes   [{name, outcome: "passed" | "failed" | "skipped", reason | null}]
+
+It is written anew with each outcome, so that a test that hangs costs none of those before it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +38,25 @@ _LIBRARIES = (
 
 
 class Recorder:
-    """A plugin of pytest that keeps the outcome of every test."""
+    """A plugin of pytest that keeps the outcome of every test.
 
-    def __init__(self) -> None:
+    Args:
+        changed: called whenever a test begins or has an outcome.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
         self.outcomes: dict[str, dict[str, Any]] = {}
+        self.running: str | None = None
+        self._changed = changed
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Keep which test runs, for the case that it never ends."""
+        self.running = nodeid
+        self._changed()
+
+    def pytest_runtest_logfinish(self) -> None:
+        """Forget it: it has ended."""
+        self.running = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the outcome of the call; of setting up and taking down only what is no pass."""
@@ -49,6 +67,7 @@ class Recorder:
                 "outcome": report.outcome,
                 "reason": _reason(report) if skipped else None,
             }
+            self._changed()
 
 
 def _reason(report: pytest.TestReport) -> str:
@@ -89,18 +108,23 @@ def gpu() -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     target, *words = arguments
-    probe(Path(target))
-    environment, tested_on = Environment.current(), gpu()
-    recorder = Recorder()
-    code = int(pytest.main(words, plugins=[recorder]))
+    path = Path(target).absolute()  # tests change the folder
+    probe(path)
+    environment = Environment.current()
     document = {
         **environment.to_json("tests", TESTS_SCHEMA),
-        "gpu": tested_on,
+        "gpu": gpu(),
         "libraries": libraries(environment.versions),
-        "exit_code": code,
-        "outcomes": [*recorder.outcomes.values()],
     }
-    write_json(Path(target), document)
+
+    def write(code: int = pytest.ExitCode.INTERRUPTED) -> None:
+        outcomes = [*recorder.outcomes.values()]
+        further = {"exit_code": int(code), "running": recorder.running, "outcomes": outcomes}
+        write_json(path, document | further)
+
+    recorder = Recorder(write)
+    code = int(pytest.main(words, plugins=[recorder]))
+    write(code)
     return code
 
 

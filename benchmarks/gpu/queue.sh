@@ -20,15 +20,25 @@ usage="usage: queue.sh WORK [--receive FILE…] [--start SECONDS] [--again STEP�
                      [--report OUT [SECONDS]]"
 #: Seconds before the deadline at which the last step ends: for the last archive.
 spare=${SPARE:-10}
-#: What may come back at once, in MiB: of one file, and of all together, which makes 8 files at most.
+#: What may come back at once, in MiB: of one file, and of all together.
 piece_mib=15 most_mib=60
+#: Of a longer log the last MiB comes back.
+log_mib=1
+#: Seconds after the last transfer for which pieces that are missing are still awaited: they are sent again.
+patience=${PATIENCE:-120}
 
 look_at_clock() { # set left: the seconds until the deadline
     printf -v left '%(%s)T' -1
-    if [ -e "$work/deadline" ]; then left=$(($(< "$work/deadline") - left)); else left=999999; fi
+    if [ ! -e "$work/deadline" ]; then left=999999
+    elif [[ $(< "$work/deadline") =~ ^[0-9]+$ ]]; then left=$((BASH_REMATCH[0] - left))
+    else left=0; fi
 }
-is_running() { ! flock -n "$work/queue.lock" true; }
-alive() { [ -e "$1" ] && kill -0 "$(cat "$1")" 2> /dev/null; }
+is_running() { # a shared lock: two that ask do not see each other; other errors are none of a queue
+    flock -E 9 -s -n "$work/queue.lock" true 2> /dev/null
+    (($? == 9))
+}
+refuse() { echo "queue.sh: $1" >&2; exit 2; }
+is_unpacking() { [ -e "$1" ] && grep -qs unpack.sh "/proc/$(cat "$1")/cmdline"; }
 
 # What steps.txt calls: a Python with PyTorch, one with TensorRT, one with TensorRT for RTX.
 # shellcheck disable=SC2329
@@ -68,30 +78,53 @@ shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer, 1 << 20)' "$1"
     fi
 }
 take_source() { # the project as it came with this call; a step that runs keeps the one it began with
-    local new
-    new=$(mktemp -d "$work/src.XXXXXX")
-    tar -C "$root" --exclude=__pycache__ --exclude='.*_cache' --exclude=benchmarks/results -cf - \
-        fcn_deploy tests benchmarks pyproject.toml | tar -C "$new" -xf -
+    local new former old
+    former=$(readlink "$work/src")
+    new=$(mktemp -d "$work/src.XXXXXX") || return
+    if ! tar -C "$root" --exclude=__pycache__ --exclude='.*_cache' --exclude=benchmarks/results -cf - \
+        fcn_deploy tests benchmarks pyproject.toml 2> /dev/null | tar -C "$new" -xf - 2> /dev/null; then
+        rm -rf "$new"; echo "the project was not taken; make room and send it again"; code=2
+        return
+    fi
     ln -sfn "$new" "$work/.src" && mv -T "$work/.src" "$work/src"
+    for old in "$work"/src.*; do # all but this one, the one before, and that of the step that runs
+        case $old in "$new" | "$former" | "$(cat "$work/step.src" 2> /dev/null)") ;; *) rm -rf "$old" ;; esac
+    done
 }
-take() { cp "$1" "$pieces/.coming" && mv "$pieces/.coming" "$pieces/${1##*/}"; } # whole under its name
+take() { # whole under its name
+    if cp "$1" "$pieces/.coming" && mv "$pieces/.coming" "$pieces/${1##*/}"; then return; fi
+    rm -f "$pieces/.coming"; code=2
+    echo "not taken: ${1##*/}; make room and send it again"
+}
+take_archive() { # into the folders that are there already: a step may be working in them
+    local name=${1##*/} sum entry coming
+    sum=$(sha256sum < "$1")
+    if grep -qsxF "$sum" "$pieces/received"; then echo "here already: $name"; return; fi
+    coming=$(mktemp -d "$work/.coming.XXXXXX") || return
+    if ! unxz_to_stdout "$1" | tar -C "$coming" -xf -; then
+        echo "damaged, or no room for it: $name; send it again"
+    else
+        for entry in done out pieces src deadline queue.lock; do
+            [ ! -e "$coming/$entry" ] || echo "left out, the queue's own: $entry of $name"
+            rm -rf "${coming:?}/$entry"
+        done
+        if cp -rl --remove-destination "$coming/." "$work/"; then echo "$sum" >> "$pieces/received"
+        else echo "not taken whole: $name; send it again"; fi
+    fi
+    rm -rf "$coming"
+}
 receive() { # receive FILE…: a piece is taken only whole
-    local file name entry expected
+    local file name expected
     for file; do
         name=${file##*/}
+        if [ ! -f "$file" ]; then echo "queue.sh: no such file: $file" >&2; code=2; continue; fi
         case $name in
-            *.tar.xz)
-                rm -rf "$work/.coming"; mkdir "$work/.coming"
-                if unxz_to_stdout "$file" | tar -C "$work/.coming" -xf -; then
-                    for entry in "$work/.coming"/*; do
-                        rm -rf "${work:?}/${entry##*/}"; mv "$entry" "$work/"
-                    done
-                else echo "damaged: $name; send it again"; fi
-                rm -rf "$work/.coming"
-                ;;
+            *.tar.xz) take_archive "$file" ;;
             *.sums | *.layout | unpack.sh) take "$file" ;;
             *)
-                expected=$(cat /dev/null "$pieces"/*.sums | awk -v name="$name" '$2 == name {print $1}')
+                # A line is the checksum, two characters, and the name.
+                expected=$(cat /dev/null "$pieces"/*.sums |
+                    awk -v name="$name" 'substr($0, 67) == name {print $1; exit}')
                 if [ -z "$expected" ]; then
                     echo "no list names $name: send its .sums first"
                 elif [ "$(sha256sum < "$file" | cut -d' ' -f1)" != "$expected" ]; then
@@ -104,6 +137,7 @@ receive() { # receive FILE…: a piece is taken only whole
 missing() { # missing [LIST…]: the pieces that the lists name and that are not here
     local _ name
     cat /dev/null "${@:-$pieces/none}" 2> /dev/null | while read -r _ name; do
+        name=${name#\*} # before the name of a file that was read in binary mode
         [ -e "$pieces/$name" ] || echo "$name"
     done
 }
@@ -112,34 +146,49 @@ unpack_in_background() { # each archive while its pieces come
     [ -e "$pieces/unpack.sh" ] || return 0
     for list in "$pieces"/*.sums; do
         name=${list##*/} name=${name%.sums}
-        if [ -e "$work/$name/.unpacked" ] || alive "$pieces/$name.pid"; then continue; fi
+        if [ -e "$work/$name/.unpacked" ] || is_unpacking "$pieces/$name.pid"; then continue; fi
         setsid bash "$pieces/unpack.sh" "$pieces" "$work/$name" "$name" \
             > "$out/unpack-$name.log" 2>&1 < /dev/null &
         echo $! > "$pieces/$name.pid"
     done
 }
 settle() { # say by files what is here: TensorRT, and all that will come
-    local list name
+    local list name now awaited= silent
     if [ "$trt_python" != "$work/kit/bin/python3.10" ] || [ -e kit/.unpacked ]; then : > trt-here; fi
-    [ -e all-sent ] && [ ! -e all-there ] || return 0
+    printf -v now '%(%s)T' -1
     for list in "$pieces"/*.sums; do
         name=${list##*/} name=${name%.sums}
-        # An archive of which a piece is missing will not be there; one that is being unpacked will.
-        if [ ! -e "$name/.unpacked" ] && [ -z "$(missing "$list")" ] && alive "$pieces/$name.pid"; then
-            return 0
+        if [ -e "$name/.unpacked" ]; then continue; fi
+        if [ -z "$(missing "$list")" ]; then
+            if is_unpacking "$pieces/$name.pid"; then awaited=1; fi
+        else
+            silent=$((now - $(stat -c %Y heard 2> /dev/null || echo 0)))
+            ((silent >= patience || silent >= left / 4)) || awaited=1
         fi
     done
-    : > all-there
+    if [ -e all-sent ] && [ -z "$awaited" ]; then : > all-there; else rm -f all-there; fi
+    # Which backends work is asked anew when ONNX Runtime comes after all.
+    if [ -e done/backends ] && [ ort/.unpacked -nt done/backends ]; then
+        rm -f done/backends done/backends.ok
+    fi
 }
 
 # ── the queue ──
 
 start() { # start SECONDS
-    echo $(($(date +%s) + $1)) > "$work/deadline"
+    if ! { echo $(($(date +%s) + $1)) > "$work/.deadline" && mv "$work/.deadline" "$work/deadline"; }; then
+        refuse "no deadline could be written in $work: make room"
+    fi
     launch
+}
+go_on() { # with what has come, if there is still time
+    [ -e "$work/deadline" ] || return 0
+    look_at_clock
+    if ((left > spare)); then launch; fi
 }
 launch() {
     local pid
+    : > "$work/wake" # before the look: a queue that is about to end reads it after it let go of the lock
     if is_running; then return; fi
     rm -f "$work/finished"
     setsid bash "$here/queue.sh" "$work" > "$work/queue.log" 2>&1 < /dev/null &
@@ -148,14 +197,18 @@ launch() {
     until is_running || [ -e "$work/finished" ] || ! kill -0 $pid 2> /dev/null; do sleep 0.05; done
 }
 again() { # again STEP…
-    local step
+    local step steps=${STEPS:-$work/src/benchmarks/gpu/steps.txt}
+    [ -e "$work/deadline" ] || refuse "no queue was started: --start SECONDS first"
+    for step; do
+        [[ $step =~ ^[a-z0-9-]+$ ]] && grep -qE "^ *$step *\|" "$steps" ||
+            refuse "$steps has no step $step"
+    done
     for step; do rm -f "$work/done/$step" "$work/done/$step.ok"; done
     launch
 }
 next_step() { # set name, limit and command of the step to run; 1 if there is none
     local needs need least room
     look_at_clock
-    steps=${STEPS:-$src/benchmarks/gpu/steps.txt}
     # shellcheck disable=SC2162 # a backslash at the end of a line goes on with the next one
     while IFS='|' read name needs least limit command; do
         name=${name//[[:space:]]/}
@@ -169,20 +222,38 @@ next_step() { # set name, limit and command of the step to run; 1 if there is no
     done < "$steps"
     return 1
 }
+end_group() { # `timeout` leads a group of its own, in which is all that a step began
+    [ -z "$1" ] || kill -KILL -- "-$1" 2> /dev/null
+}
+mend_a_kill() { # of the queue, which left a step half done: end what remains of it; it has its turn again
+    local pid name
+    [ -e running ] || return 0
+    pid=$(cat step.pid 2> /dev/null)
+    if [ "$(cat "/proc/$pid/comm" 2> /dev/null)" = timeout ]; then end_group "$pid"; fi
+    name=$(cat running)
+    rm -f "done/$name" running; look_at_clock
+    printf '{"step": "%s", "exit_code": 137, "interrupted": true, "left": %d, "log": "%s.log"}\n' \
+        "$name" "$left" "$name" >> "$out/steps.jsonl"
+}
 run_step() {
     local started=$SECONDS code
     : > "done/$name"; rm -f "done/$name.ok" "$out/$name.json" # a former result is none of this run
+    echo "$src" > step.src
     echo "$name" > running; echo "── $name: $command"
     { # the shell itself would say on stderr that a step was killed
         timeout -k "${GRACE:-5}" "$limit" bash -eo pipefail -c "$command" \
-            > "$out/$name.log" 2>&1 < /dev/null 9>&-
+            > "$out/$name.log" 2>&1 < /dev/null 9>&- &
+        group=$!; echo "$group" > step.pid
+        wait "$group"
         code=$?
+        end_group "$group" # what it began and left behind would share the GPU with the next step
     } 2> /dev/null
+    group=
     rm -f running; look_at_clock
     if ((code)); then failed=1; else : > "done/$name.ok"; fi
     printf '{"step": "%s", "exit_code": %d, "seconds": %d, "limit": %d, "left": %d, "log": "%s.log"}\n' \
         "$name" "$code" $((SECONDS - started)) "$limit" "$left" "$name" >> "$out/steps.jsonl"
-    echo "   exit code $code, $((SECONDS - started)) s"; tail -n 3 "$out/$name.log" | sed 's/^/   /'
+    echo "   exit code $code, $((SECONDS - started)) s"; tail -c 600 "$out/$name.log" | tail -n 3 | sed 's/^/   /'
     pack
 }
 not_run() { # the steps that had no turn, and why
@@ -196,60 +267,99 @@ not_run() { # the steps that had no turn, and why
         if [ -n "$why" ]; then echo "$name: needs$why"; else echo "$name: too little time"; fi
     done < "${steps:-/dev/null}"
 }
+look_around() { # set what may have changed since the last step
+    src=$root
+    [ ! -e src ] || src=$(readlink -f src)
+    gpu=$src/benchmarks/gpu steps=${STEPS:-$src/benchmarks/gpu/steps.txt}
+    settings; look_at_clock; settle
+}
 run_queue() {
-    failed=0
+    failed=0 group=
     exec 9> queue.lock
     flock -w 2 9 || { echo "queue.sh: a queue runs in $work already" >&2; exit 2; }
-    rm -f finished running all-there trt-here
-    look_at_clock
-    while ((left > spare)); do
-        src=$root
-        [ ! -e src ] || src=$(readlink -f src)
-        gpu=$src/benchmarks/gpu
-        settings; settle
-        if next_step; then run_step; elif [ -e all-there ]; then break; else sleep 0.2; fi
-        look_at_clock
+    trap 'end_group "$group"' EXIT
+    mend_a_kill
+    while :; do
+        rm -f finished wake trt-here
+        look_around
+        while ((left > spare)); do
+            if next_step; then run_step; elif [ -e all-there ]; then break; else sleep 0.2; fi
+            look_around
+        done
+        not_run > "$out/not-run.txt"
+        pack
+        : > finished
+        exec 9>&-
+        # Whoever found the lock held meanwhile started no queue.
+        [ -e wake ] || break
+        exec 9> queue.lock; flock -w 2 9 || break
     done
-    not_run > "$out/not-run.txt"
-    pack
-    : > finished
     return "$failed"
 }
 
 # ── what comes back ──
 
 pack() { # all results as one archive, which is there whole or as it was before
-    local archive=${RESULTS:-$work/results.tgz} made
+    local archive=${RESULTS:-$work/results.tgz} made log ends without=() code_of_tar
     made=${archive%/*}/.$$.${archive##*/}
     cp -u "$work"/engines/*.json "$out/" 2> /dev/null
+    ends=$(mktemp -d "$work/.ends.XXXXXX") || return
+    while read -r log; do
+        without+=("--exclude=./$log")
+        tail -c "${log_mib}M" "$out/$log" > "$ends/${log%.log}.end.log"
+    done < <(find "$out" -maxdepth 1 -name '*.log' -size "+$((log_mib << 10))k" -printf '%f\n')
     # Exit code 1: a step is writing into a file that was read.
-    tar -C "$out" --exclude=./work --exclude="./*${archive##*/}" -czf "$made" . 2> /dev/null
-    (($? > 1)) || mv "$made" "$archive"
-    rm -f "$made"
+    tar "${without[@]}" --exclude=./work --exclude="./*${archive##*/}" -czf "$made" \
+        -C "$out" . -C "$ends" . 2> /dev/null
+    code_of_tar=$?
+    rm -rf "$ends"
+    if ((code_of_tar > 1)) || ! mv "$made" "$archive"; then
+        rm -f "$made"; echo "$archive is as it was: no room for the results"
+    fi
 }
-engines_that_fit() { # engines_that_fit MIB: timing cache, engines with their sidecars, those with logits last
-    local room=$(($1 << 20)) file size all=(engines/*.plan) logits=(engines/*.logits.*.plan)
-    for file in timings.cache $(printf '%s\n' "${all[@]}" | grep -v '\.logits\.') "${logits[@]}"; do
+engines_that_fit() { # engines_that_fit MIB: the names of what is brought back, the most important first
+    local room=$(($1 << 20)) file size files whole whole_too hex
+    # Timing cache, engines with their sidecars, those with logits; then what the build left half done.
+    mapfile -t files < <(
+        printf '%s\n' timings.cache engines/*.plan | grep -v '\.logits\.'
+        printf '%s\n' engines/*.logits.*.plan
+        stat -c '%s %n' engines/*.unverified* 2> /dev/null | sort -n | cut -d' ' -f2-
+    )
+    for file in "${files[@]}"; do
         [ -s "$file" ] || continue
+        # NAME.HEX.plan.unverified is a build's own, NAME.plan.unverified what was refused.
+        whole=${file%%.unverified*} hex='[0-9a-f][0-9a-f][0-9a-f][0-9a-f]'
+        # shellcheck disable=SC2295 # a pattern
+        whole_too=${whole%.$hex$hex.plan}.plan
+        if [[ $file = *.unverified* && (-e $whole || -e $whole_too) ]]; then continue; fi
         size=$(stat -c %s "$file")
         if ((size > room)); then echo "left there, too large: $file" >&2; continue; fi
         room=$((room - size - 65536)); echo "$file"
-        [ ! -e "$file.json" ] || echo "$file.json"
+        [[ $file != *.plan || ! -e $file.json ]] || echo "$file.json"
     done
 }
+bring_less() { # where all results are more than may come back: the small files, as far as they go
+    (($(stat -c %s results.tgz 2> /dev/null || echo 0) > most_mib << 20)) || return 0
+    echo "more than $most_mib MiB of results: the largest files stay in $out"
+    find "$out" -type f -printf '%s %P\n' | sort -n |
+        awk -v room=$((most_mib << 20)) '{room -= $1; if (room > 0) {sub(/^[0-9]+ /, ""); print}}' |
+        tar -C "$out" -czf results.tgz -T -
+}
 report() { # report OUT SECONDS
-    local to wait_until=$((SECONDS + $2)) engines
+    local to wait_until=$((SECONDS + $2)) engines size
     mkdir -p "$1"; to=$(cd "$1" && pwd)
     cd "$work" || exit
     while is_running && ((SECONDS < wait_until)); do sleep 0.2; done
+    rm -f "$to"/results.tgz* "$to"/engines.tar.* # of a former report
     pack
-    if (($(stat -c %s results.tgz) > piece_mib << 20)); then
+    bring_less
+    size=$(stat -c %s results.tgz 2> /dev/null || echo 0)
+    if ((size > piece_mib << 20)); then
         split -b ${piece_mib}m -d -a 1 results.tgz "$to/results.tgz."
-    else cp results.tgz "$to/"; fi
+    elif ((size)); then cp results.tgz "$to/"; fi
     if [ -e finished ] || (($2)); then
-        engines=$(engines_that_fit $((most_mib - ($(stat -c %s results.tgz) >> 20) - 1)))
-        # shellcheck disable=SC2086 # a list of names without spaces
-        [ -z "$engines" ] || tar -cf - $engines | split -b ${piece_mib}m -d -a 1 - "$to/engines.tar."
+        engines=$(engines_that_fit $((most_mib - (size >> 20) - 1)))
+        [ -z "$engines" ] || tar -cf - -T - <<< "$engines" | split -b ${piece_mib}m -d -a 1 - "$to/engines.tar."
     fi
     say_state
     (cd "$to" && sha256sum ./*)
@@ -260,14 +370,15 @@ say_state() {
     if [ -e "$out/steps.jsonl" ]; then
         cat "$out/steps.jsonl"
         # shellcheck disable=SC2012 # the names are ours
-        ls -t "$out"/*.log | head -n 2 | while read -r log; do echo "== ${log##*/}"; tail -n 5 "$log"; done
+        ls -t "$out"/*.log | head -n 2 | while read -r log; do echo "== ${log##*/}"; tail -c 1000 "$log" | tail -n 5; done
     fi
     lacking=$(missing "$pieces"/*.sums | tr '\n' ' ')
     [ -z "$lacking" ] || echo "not here: ${lacking% }; send again what was sent"
     for name in "$pieces"/*.sums; do
         name=${name##*/} name=${name%.sums}
-        if [ ! -e "$work/$name/.unpacked" ] && [ -e "$pieces/$name.pid" ] && ! alive "$pieces/$name.pid"; then
-            echo "$name was not unpacked: $(tail -n 1 "$out/unpack-$name.log")"
+        if [ ! -e "$work/$name/.unpacked" ] && [ -e "$pieces/$name.pid" ] &&
+            ! is_unpacking "$pieces/$name.pid"; then
+            echo "$name was not unpacked: $(tail -c 300 "$out/unpack-$name.log" | tail -n 1)"
         fi
     done
     if [ -e finished ]; then
@@ -278,25 +389,37 @@ say_state() {
     look_at_clock; echo "left: $left s"
 }
 
+require_seconds() { [[ $1 =~ ^(0|[1-9][0-9]*)$ ]] || { echo "$usage" >&2; exit 2; }; }
 main() {
-    local verb words
-    work=${1:?$usage}; shift
+    local verb words code=0
+    (($#)) || { echo "$usage" >&2; exit 2; }
+    work=$(realpath -m "$1"); shift
     here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd); root=$(cd "$here/../.." && pwd)
-    mkdir -p "$work/done" "$work/pieces"; work=$(cd "$work" && pwd)
-    pieces=$work/pieces; out=${out:-$work/out}; mkdir -p "$out"
+    case $work$root${out:-} in
+        *[[:space:]]*) refuse "the steps are words: give folders without spaces instead of $work" ;;
+    esac
+    pieces=$work/pieces; out=${out:-$work/out}
+    mkdir -p "$work/done" "$pieces" "$out" && [ -w "$work" ] || refuse "cannot write in $work"
     if ((!$#)); then cd "$work" && run_queue; exit; fi
     case " $* " in *" --receive "* | *" --start "* | *" --again "*) take_source ;; esac
     while (($#)); do
         verb=$1 words=(); shift
         while (($#)) && [[ $1 != --* ]]; do words+=("$1"); shift; done
         case $verb in
-            --receive) receive "${words[@]}"; unpack_in_background ;;
-            --start) start "${words[0]:?$usage}" ;;
+            --receive)
+                : > "$work/heard"
+                receive "${words[@]}"; unpack_in_background; go_on
+                ;;
+            --start) require_seconds "${words[0]:-}"; start "${words[0]}" ;;
             --again) again "${words[@]}" ;;
-            --all-sent) : > "$work/all-sent" ;;
-            --report) report "${words[0]:?$usage}" "${words[1]:-0}" ;;
+            --all-sent) : > "$work/heard"; : > "$work/all-sent" ;;
+            --report)
+                ((${#words[@]})) || { echo "$usage" >&2; exit 2; }
+                require_seconds "${words[1]:-0}"; report "${words[0]}" "${words[1]:-0}"
+                ;;
             *) echo "$usage" >&2; exit 2 ;;
         esac
     done
+    exit "$code"
 }
 main "$@"; exit

@@ -3,11 +3,16 @@
     python rtx_engine.py PLAN JSON
 
 Our own check refuses a card of another compute capability first; here TensorRT is asked directly.
+In JSON, kind "rtx-load", schema 1:
+
+    gpu {name, compute_capability, driver, memory_mib}, library, plan (its name)
+    our_check (accepted, or why not), deserialised, last_error, engine_validity (if it can be asked)
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +20,24 @@ from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import Product
 from fcn_deploy.machine import cuda
+from fcn_deploy.results.environment import result_header
 from fcn_deploy.tensorrt import api, callbacks
 from fcn_deploy.tensorrt.engine_file import read_engine
 from fcn_deploy.tensorrt.engine_match import check_belongs
 
+RTX_LOAD_SCHEMA = 1
 
-def main() -> None:
-    plan, target = Path(sys.argv[1]), Path(sys.argv[2])
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    plan, target = map(Path, sys.argv[1:] if arguments is None else arguments)
     card = cuda.describe_gpu()
     tensorrt = api.load(Product.RTX)
-    content: dict[str, Any] = {"gpu": vars(card), "library": tensorrt.label, "plan": plan.name}
+    content: dict[str, Any] = {
+        **result_header("rtx-load", RTX_LOAD_SCHEMA),
+        "gpu": vars(card),
+        "library": tensorrt.label,
+        "plan": plan.name,
+    }
     try:
         check_belongs(
             plan,

@@ -14,22 +14,25 @@
 # The steps are those of steps.txt, also those that begin with +; each runs when what it needs is there.
 # Each writes OUT/STEP.log and a line of OUT/steps.jsonl as it ends, and its results as JSON into OUT;
 # OUT/results.tgz holds them all.  A step that fails, or takes STEP_SECONDS (600), does not stop the
-# others; OUT/not-run.txt names those that wait for it.  Exit code 1 if any failed.  --only takes the steps
-# whose whole name matches and supposes that those before have run; engines and exports stay in WORK
-# (default OUT/work) from one call to the next.
+# others; OUT/not-run.txt names those that wait for it.  Exit code 1 if any failed, 2 with
+# one line if an option is wrong or another run uses OUT or WORK.  --only takes the steps whose whole name
+# matches and supposes that those before have run; engines and exports stay in WORK (default OUT/work) from
+# one call to the next.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: run.sh OUT [--run RUN] [--data DIR] [--torch-python P] [--trt-python P] …}
 shift
 run='' data=synthetic torch_python=${TORCH_PYTHON:-python3} opset=20 few='' workspace='' work='' only='.*'
 trt_python=${TRT_PYTHON:-} rtx_python=${RTX_PYTHON:-}
+refuse() { echo "run.sh: $1" >&2; exit 2; }
 while (($#)); do
+    case $1 in --*) (($# > 1)) || refuse "$1 needs a value" ;; esac
     case $1 in
         --run) run=$2 ;; --data) data=$2 ;; --opset) opset=$2 ;; --limit) few="--limit $2" ;;
         --torch-python) torch_python=$2 ;; --trt-python) trt_python=$2 ;;
         --rtx-python) rtx_python=$2 ;; --work) work=$2 ;; --only) only=$2 ;;
         --workspace) workspace="--workspace $2" ;;
-        *) echo "run.sh: unknown option $1" >&2; exit 2 ;;
+        *) refuse "unknown option $1" ;;
     esac
     shift 2
 done
@@ -37,15 +40,27 @@ from_anywhere() { case $1 in /*) echo "$1" ;; */*) echo "$PWD/$1" ;; *) echo "$1
 torch_python=$(from_anywhere "$torch_python")
 trt_python=$(from_anywhere "${trt_python:-$torch_python}")
 rtx_python=$(from_anywhere "${rtx_python:-$torch_python}")
-mkdir -p "$out"; out=$(cd "$out" && pwd)
+case $(realpath -m "$out" "${work:-$out}" "$data" "$here") in
+    *[[:blank:]]*) refuse "the steps are words: give folders without spaces" ;;
+esac
+[[ '' =~ ^($only)$ ]] 2> /dev/null
+(($? < 2)) || refuse "--only $only is no regular expression"
 kept=$work
-work=${work:-$out/work}; mkdir -p "$work/model" "$work/done"; work=$(cd "$work" && pwd)
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
+work=${work:-$out/work}; mkdir -p "$work" && work=$(cd "$work" && pwd) || exit 2
+# Before anything there is touched: no other run may be using it.
+exec 7< "$out" 8< "$work"
+if ! flock -n 7 || { [ "$out" != "$work" ] && ! flock -n 8; } ||
+    { [ -e "$work/queue.lock" ] && ! flock -s -n "$work/queue.lock" true; }; then
+    refuse "another run uses $out or $work"
+fi
+mkdir -p "$work/model" "$work/done"
 if [ "$data" != synthetic ]; then data=$(cd "$data" && pwd) || exit 2; fi
 
 # The run's network goes beside the results, so that nothing of the run is overwritten.
 if [ -n "$run" ] && ! cmp -s "$run/model.safetensors" "$work/model/model.safetensors"; then
     if ! cp "$run/model.safetensors" "$work/model/"; then
-        echo "run.sh: $run holds no trained network: run fcn-deploy train --out $run first" >&2; exit 2
+        refuse "$run holds no trained network: run fcn-deploy train --out $run first"
     fi
 fi
 
@@ -79,13 +94,14 @@ steps() { # the lines of steps.txt that were asked for, without their +
     done < "$here/steps.txt"
 }
 steps > "$work/steps.txt"
+[ -s "$work/steps.txt" ] || refuse "--only $only names no step that can run here"
 rm -f "$work/deadline" "$work/src"
 : > "$work/all-sent" # nothing is on its way
 
 export out torch_python trt_python rtx_python data opset workspace few
 export trt_path=${PYTHONPATH:-} shapes='' contexts=1,2 batches=8,32,64 cold_start=''
 for shape in 1x320x480 8x320x480 32x320x480 64x320x480 1x1024x2048; do shapes+=" --shape $shape"; done
-STEPS=$work/steps.txt STEP_SECONDS=${STEP_SECONDS:-600} RESULTS=$out/results.tgz bash "$here/queue.sh" "$work"
+STEPS=$work/steps.txt STEP_SECONDS=${STEP_SECONDS:-600} RESULTS=$out/results.tgz bash "$here/queue.sh" "$work" 7<&- 8<&-
 failed=$?
 [ -n "$kept" ] || rm -rf "$work/reference" # gigabytes of logits; the results are in OUT
 [ ! -s "$out/not-run.txt" ] || sed 's/^/not run: /' "$out/not-run.txt"

@@ -6,7 +6,7 @@ TIER.json is what ``device_tier.py`` wrote of an engine, BENCH.json what ``fcn-d
 --scenario offline --tier host`` wrote of the others at once after it.  For every shape that both
 have, the engine's pictures per second, from pinned memory to pinned memory and from ordinary memory
 to ordinary memory as the others have it, over those of each valid row of the bench: one ratio a
-turn, their median and range.
+turn, their median and range.  A turn of which a file is missing is left out.
 """
 
 from __future__ import annotations
@@ -81,8 +81,16 @@ def _rates(
 
 def main(arguments: Sequence[str]) -> None:
     target, *files = map(Path, arguments)
-    read = [read_json(file, repair="measure it anew") for file in files]
-    document = turns([*zip(read[::2], read[1::2], strict=True)])
+    pairs = []
+    for pair in zip(files[::2], files[1::2], strict=True):
+        missing = [str(file) for file in pair if not file.exists()]
+        if missing:
+            print(f"no ratio of the turn whose {' and '.join(missing)} is missing")
+        else:
+            pairs.append([read_json(file, repair="measure it anew") for file in pair])
+    if not pairs:
+        raise InputError("no turn has both of its files", "take the turns first")
+    document = turns([(tier, bench) for tier, bench in pairs])
     write_json(target, document)
     for row in document["rows"]:
         low, high = row["range"]

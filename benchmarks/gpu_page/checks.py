@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fcn_deploy.core.spec import Tail
 from fcn_deploy.results.bench import END_TO_END
 from gpu_page import device
 from gpu_page.device import measured
@@ -22,6 +23,7 @@ from gpu_page.findings import (
     engine,
     masks_alone,
     parity,
+    rtx_loaded,
     tested,
     trained,
     training_rate,
@@ -63,6 +65,7 @@ class Section:
 
 
 _OTHERS = ("torch", "torch-graphs", "torch-compile", "ort-cuda", "baseline-cuda")
+TOURNAMENT = Tail.TOURNAMENT.value
 _SHARE = f"{device.MIN_OF_FLOOR:.0%}".replace("%", " %")
 
 SECTIONS = (
@@ -70,17 +73,33 @@ SECTIONS = (
         "Engines and tests",
         (
             Check(
-                "FP16 engine of TensorRT 8.6, from the opset 17 file",
+                "FP16 engine of TensorRT 8.6",
                 ("build-fp16",),
                 engine(FP16, "8.6."),
             ),
             Check(
-                "FP16 engine of TensorRT 10 or 11, from the opset 20 file",
+                "FP16 engine of TensorRT 10 or 11",
                 ("build-fp16",),
                 engine(FP16, "10.", "11."),
             ),
+            Check(
+                "FP16 engine with a tournament in the argmax's place",
+                ("build-tournament",),
+                engine(FP16, tail=TOURNAMENT),
+            ),
+            Check(
+                "FP16 engine that fits other releases, or other GPUs",
+                find=engine(FP16, portable=True),
+                by_hand="`fcn-deploy build RUN --fp16 --portable version`, then `ampere+`",
+            ),
             Check("FP32 engine", ("build-fp32",), engine(FP32)),
             Check("INT8 engine, and which layers stay in float", ("build-int8",), engine(INT8)),
+            Check(
+                "TensorRT for RTX on an RTX card (1.7.1 builds for 7.5, 8.x and 12.x, not for "
+                "9.0): it loads its own engine, and our check says the same",
+                ("rtx-build", "rtx-load"),
+                rtx_loaded(),
+            ),
             Check(
                 "`pytest -m gpu` of `trt`: masks against ONNX Runtime, `stream` against `run`, "
                 "CUDA graphs with shared scratch memory, flat memory",
@@ -108,7 +127,7 @@ SECTIONS = (
             Check(
                 "the same of the engine whose argmax is a tournament",
                 ("masks-trt-tournament",),
-                masks_alone("trt", FP16, tournament=True),
+                masks_alone("trt", FP16, tail=TOURNAMENT),
             ),
             Check("`trt` FP32", ("parity-trt-fp32",), parity("trt", FP32)),
             Check("`trt` INT8", ("parity-trt-int8",), parity("trt", INT8)),
@@ -194,7 +213,7 @@ SECTIONS = (
             Check(
                 "the same with a tournament in the argmax's place",
                 ("device-tier-tournament",),
-                measured(device.latency, tournament=True),
+                measured(device.latency, tail=TOURNAMENT),
             ),
             Check("the same in FP32", ("device-tier-fp32",), measured(device.latency, FP32)),
             Check("the same in INT8", ("device-tier-int8",), measured(device.latency, INT8)),
@@ -224,12 +243,12 @@ SECTIONS = (
             Check(
                 "CUDA graphs are recorded with shared scratch memory, and none is refused",
                 ("device-tier-fp16", "leak"),
-                measured(device.graphs),
+                device.graphs(),
             ),
             Check(
                 "memory over 1,000 runs of 20 shapes in turns, graphs recorded and dropped",
                 ("leak",),
-                measured(device.leak, by_shape=False),
+                measured(device.leak),
             ),
         ),
     ),
@@ -259,11 +278,6 @@ SECTIONS = (
             Check(
                 "an engine of another compute capability or release is refused",
                 by_hand="an engine of another card, or of another TensorRT",
-            ),
-            Check(
-                "TensorRT for RTX on an RTX card (1.7.1 builds for 7.5, 8.x and 12.x, not for 9.0)",
-                by_hand="`fcn-deploy build RUN --fp16 --product trt-rtx`, then "
-                "`python benchmarks/gpu/rtx_engine.py PLAN JSON`",
             ),
             Check(
                 "training on several GPUs by NCCL, `--sync-batch-norm`, `--amp fp16`, `--compile`",

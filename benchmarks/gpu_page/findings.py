@@ -8,8 +8,8 @@ A finder chooses by what a result holds: kind, backend, precision, tier, shape.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcn_deploy.core.spec import Precision, Product, Tail
@@ -26,6 +26,8 @@ REACHED, MISSED = "reached", "MISSED"
 MIN_MIOU, MAX_SECONDS = 0.65, 600
 #: Fewer training pictures say nothing of a rate: their epoch is over in a moment.
 MIN_PICTURES_FOR_RATE = 2000
+#: What `fcn-deploy export` takes by itself; None is of a file that does not tell it.
+_USUAL_TAILS = (None, Tail.EARLY_ARGMAX.value, Tail.RESIZE.value)
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,17 @@ class Finding:
         created: when, ISO 8601.
         gpu: its name; empty where the file does not tell it.
         versions: of what was measured, in words.
-        result: verdict and main figures, as Markdown.
-        cases: of those that the check has, e.g. shapes; empty where it has one only.
+        parts: case, e.g. a shape → verdict and main figures, as Markdown.  Where the check has one
+            case only, that is the empty word.
+        head: what stands before the parts.
     """
 
     file: Path
     created: str
     gpu: str
     versions: str
-    result: str
-    cases: frozenset[str] = frozenset()
+    parts: Mapping[str, str]
+    head: str = ""
 
     @classmethod
     def of(
@@ -54,40 +57,56 @@ class Finding:
         environment: Environment,
         device: str,
         versions: str,
-        result: str,
-        cases: Iterable[str] = (),
+        parts: Mapping[str, str],
+        head: str = "",
     ) -> Finding:
         """Return what a file says of one device, e.g. ``cuda:0 (NVIDIA H200)``."""
         file, gpu = Path(environment.file), gpu_of(device) or ""
-        return cls(file, environment.created, gpu, versions, result, frozenset(cases))
+        return cls(file, environment.created, gpu, versions, parts, head)
+
+    @property
+    def result(self) -> str:
+        """All parts in words."""
+        return self.head + "; ".join(self.parts.values())
 
 
 Finder = Callable[[GpuResults], Iterator[Finding]]
 
 
 def newest(findings: Iterable[Finding]) -> list[Finding]:
-    """Return what counts of each GPU: the newest finding of the same cases.
+    """Return what counts of each GPU: the newest part of each case.
 
-    One whose cases another finding of that GPU has too, among more, is left out.
+    A finding keeps the parts of which no newer one tells; one that keeps none is left out.
     """
-    found = sorted(findings, key=lambda one: (one.created, str(one.file)), reverse=True)
-    kept = [
-        one
-        for place, one in enumerate(found)
-        if not any(
-            one.gpu == other.gpu
-            and (one.cases < other.cases or (one.cases == other.cases and other in found[:place]))
-            for other in found
-        )
-    ]
-    return sorted(kept, key=lambda one: (one.gpu, sorted(one.cases)))
+    kept: list[Finding] = []
+    seen: set[tuple[str, str]] = set()
+    for one in sorted(findings, key=lambda one: (one.created, str(one.file)), reverse=True):
+        parts = {case: words for case, words in one.parts.items() if (one.gpu, case) not in seen}
+        seen.update((one.gpu, case) for case in parts)
+        kept += [replace(one, parts=parts)] if parts else []
+    return sorted(kept, key=lambda one: (one.gpu, sorted(one.parts)))
+
+
+def special_tail(tail: str | None) -> str:
+    """Return a model file's tail where `export` takes it only if it is asked to; else empty."""
+    return "" if tail in _USUAL_TAILS else tail or ""
+
+
+def variant(runner: RunnerDescription) -> str:
+    """Return what tells an engine from the usual one of its precision: tail, portability; or ""."""
+    portable = f"portable {runner.portable}" if runner.portable else ""
+    return ", ".join(filter(None, (special_tail(runner.tail), portable)))
 
 
 def label(runner: RunnerDescription) -> str:
-    """Return a runner's name for a page, without its device: ``torch`` fp16."""
+    """Return a runner's name for a page, without its device: ``torch`` fp16.
+
+    Two engines of one precision have two names if their tails differ: ``trt`` fp16, tournament.
+    """
     if runner.is_baseline:
         return "plain export"
-    return f"`{runner.backend}` {runner.precision}"
+    other = variant(runner)
+    return f"`{runner.backend}` {runner.precision}" + (f", {other}" if other else "")
 
 
 def shape_words(batch_size: int, size: Sequence[int]) -> str:
@@ -98,30 +117,58 @@ def shape_words(batch_size: int, size: Sequence[int]) -> str:
 # -- engines and tests --------------------------------------------------------------------------
 
 
-def engine(precision: str, *releases: str) -> Finder:
+def engine(precision: str, *releases: str, tail: str = "", portable: bool = False) -> Finder:
     """Return the finder of engines that were built on a GPU.
 
     Args:
         precision: of the engine.
         releases: what the version of TensorRT may begin with; none: any.
+        tail: of its file, by :func:`special_tail`.
+        portable: whether it was built to fit other releases or other GPUs.
     """
 
     def find(results: GpuResults) -> Iterator[Finding]:
         for built in results.engines:
             sidecar = built.sidecar
-            if (sidecar.product, sidecar.precision.value) != (Product.TRT, precision):
+            fits = str(sidecar.flags.get("portable") or "")
+            found = (sidecar.product, sidecar.precision.value, sidecar.outputs, bool(fits))
+            if found != (Product.TRT, precision, ("mask",), portable):
                 continue
-            if sidecar.outputs != ("mask",) or not sidecar.version.startswith(releases or ("",)):
+            if special_tail(sidecar.tail) != tail:
+                continue
+            if not sidecar.version.startswith(releases or ("",)):
                 continue
             layers = ", ".join(f"{count} {name}" for name, count in sidecar.layers.items())
+            case = ".".join(sidecar.version.split(".")[:2]) + f" {fits}"
+            words = (
+                f"built in {sidecar.build_seconds:.0f} s, {sidecar.plan_bytes / 1e6:.1f} MB; "
+                f"layers: {layers or 'not told'}"
+            )
             yield Finding(
                 built.file,
                 sidecar.built_at,
                 built.gpu,
                 f"TensorRT {sidecar.version}, driver for CUDA {sidecar.driver}",
-                f"built in {sidecar.build_seconds:.0f} s, {sidecar.plan_bytes / 1e6:.1f} MB; "
-                f"layers: {layers or 'not told'}",
-                frozenset({".".join(sidecar.version.split(".")[:2])}),
+                {case: words},
+                f"`--portable {fits}`: " if fits else "",
+            )
+
+    return find
+
+
+def rtx_loaded() -> Finder:
+    """Return the finder of what TensorRT for RTX said to its own engine, beside our check."""
+
+    def find(results: GpuResults) -> Iterator[Finding]:
+        for load in results.rtx_loads:
+            words = ["loaded" if load.loaded else "REFUSED", f"our check: {load.our_check}"]
+            words += [] if load.loaded else [f"TensorRT said: {load.last_error}"]
+            yield Finding(
+                Path(load.environment.file),
+                load.environment.created,
+                load.gpu,
+                f"{load.library}, driver for CUDA {load.driver}",
+                {"": "; ".join(words)},
             )
 
     return find
@@ -139,7 +186,7 @@ def tested(module: str) -> Finder:
                     run.environment.created,
                     run.gpu,
                     ", ".join([*run.libraries, *driver]),
-                    _test_words(run),
+                    {"": _test_words(run)},
                 )
 
     return find
@@ -169,8 +216,14 @@ def parity(backend: str, precision: str) -> Finder:
         for file, compared in results.parity:
             runner = compared.candidate
             if (runner.backend, runner.precision) == (backend, precision):
-                versions = f"{runner.library}; reference {compared.reference.library}"
-                yield Finding.of(file.environment, runner.device, versions, parity_words(compared))
+                tail = variant(runner)
+                yield Finding.of(
+                    file.environment,
+                    runner.device,
+                    f"{runner.library}; reference {compared.reference.library}",
+                    {tail: parity_words(compared)},
+                    f"{tail}: " if tail else "",
+                )
 
     return find
 
@@ -192,28 +245,27 @@ def parity_words(compared: Comparison) -> str:
     return "; ".join(words)
 
 
-def has_tournament(runner: RunnerDescription) -> bool:
-    """Say whether an engine's file has its argmax written in comparisons."""
-    return runner.tail == Tail.TOURNAMENT.value
+def masks_alone(backend: str, precision: str, *, tail: str = "") -> Finder:
+    """Return the finder of a backend's share of equal pixels, taken without logits.
 
-
-def masks_alone(backend: str, precision: str, *, tournament: bool = False) -> Finder:
-    """Return the finder of a backend's share of equal pixels, taken without logits."""
+    Args:
+        backend: of the runner.
+        precision: of its file.
+        tail: of its file, by :func:`variant`.
+    """
 
     def find(results: GpuResults) -> Iterator[Finding]:
         for share in results.masks:
             runner = share.runner
-            found = (runner.backend, runner.precision, has_tournament(runner))
-            if found == (backend, precision, tournament):
+            found = (runner.backend, runner.precision, variant(runner))
+            if found == (backend, precision, tail):
                 verdict = REACHED if share.agreement >= share.required else MISSED
-                yield Finding.of(
-                    share.environment,
-                    runner.device,
-                    runner.library,
+                words = (
                     f"{percent(share.agreement)} of {share.pixels / 1e6:.2f} million pixels agree, "
                     f"required {percent(share.required)}: {verdict}; {share.flips:,} flips, the "
-                    f"widest margin among them {number(share.widest_flip_margin)}",
+                    f"widest margin among them {number(share.widest_flip_margin)}"
                 )
+                yield Finding.of(share.environment, runner.device, runner.library, {"": words})
 
     return find
 
@@ -272,6 +324,6 @@ def training_rate() -> Finder:
     return find
 
 
-def _of_training(training: Training, result: str, *cases: str) -> Finding:
+def _of_training(training: Training, result: str, case: str = "") -> Finding:
     versions = f"PyTorch {training.environment.versions.get('torch', 'unknown')}"
-    return Finding.of(training.environment, training.device, versions, result, cases)
+    return Finding.of(training.environment, training.device, versions, {case: result})

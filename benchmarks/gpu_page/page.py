@@ -23,10 +23,10 @@ that works asynchronously. What such a test cannot show is listed here, each che
 and its results.
 
 A check is measured when a file in [`benchmarks/results/`](../benchmarks/results/README.md) has its
-result; whatever was seen and not kept counts as **not measured**. The newest result of each GPU is
-shown. Times in different lines are of different runs and do not compare; ratios in one line do.
-*Decided pixels*, *gate* and *flips*: [`gate.md`](gate.md). *Single stream*, *offline* and the
-tiers: [`measuring.md`](measuring.md).
+result; whatever was seen and not kept counts as **not measured**. Of each GPU the newest result of
+each case, e.g. of a shape, is shown. Times in different lines are of different runs and do not
+compare; ratios in one line do. *Decided pixels*, *gate* and *flips*: [`gate.md`](gate.md). *Single
+stream*, *offline* and the tiers: [`measuring.md`](measuring.md).
 
 On a machine of your own, this takes every step, and leaves the results in OUT:
 
@@ -52,13 +52,15 @@ def page(results: GpuResults, folder: Path) -> str:
     """
     answers = {check: _answers(check, results) for s in SECTIONS for check in s.checks}
     measured = sum(bool(found) for found in answers.values())
+    with_files = sum(check.find is not None for check in answers)
     parts = [
         _INTRODUCTION.rstrip("\n"),
-        f"Measured: {measured} of {len(answers)} checks.",
+        f"Measured: {measured} of {with_files} checks; {len(answers) - with_files} more leave no "
+        "result file.",
         *(part for section in SECTIONS for part in _section(section, answers, folder)),
     ]
     if results.passed_over:
-        lines = (f"- {link(file, folder)}: {why}" for file, why in results.passed_over)
+        lines = (f"- {link(file, folder)}: {cell(why)}" for file, why in results.passed_over)
         parts += ["## Files that were passed over", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
@@ -80,13 +82,13 @@ def _section(section: Section, answers: dict[Check, list[Finding]], folder: Path
 def _lines(check: Check, found: Sequence[Finding], folder: Path) -> Iterator[tuple[str, ...]]:
     steps = ", ".join(f"`{step}`" for step in check.steps) or f"– by hand: {check.by_hand}"
     if not found:
-        yield (_cell(check.what), _cell(steps), NOT_MEASURED, *(_NO_FIGURE,) * 3)
+        yield (cell(check.what), cell(steps), NOT_MEASURED, *(_NO_FIGURE,) * 3)
     for one in found:
         # A GPU without a name in its file is told by the folder of that file.
         gpu = one.gpu or f"not named (`{one.file.parent.name}`)"
         result = f"{one.result} ({link(one.file, folder)})"
         cells = (check.what, steps, result, gpu, one.created[:10], one.versions)
-        yield tuple(map(_cell, cells))
+        yield tuple(map(cell, cells))
 
 
 def link(file: Path, folder: Path) -> str:
@@ -95,5 +97,6 @@ def link(file: Path, folder: Path) -> str:
     return f"[`{file.name}`]({path})"
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+def cell(text: str) -> str:
+    """Return a text that a result file told, on one line and without a meaning in Markdown."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -6,6 +6,7 @@
     tests                          ``benchmarks/gpu/pytest_json.py`` writes them
     turns                          ``benchmarks/gpu/turns.py`` writes them
     masks                          ``benchmarks/gpu/parity_apart.py --masks-only`` writes them
+    rtx-load                       ``benchmarks/gpu/rtx_engine.py`` writes them
     *.plan.json                    the sidecar of an engine, as ``fcn-deploy build`` wrote it
 
 What a file is, its content says, never its name.  A file that cannot be read, e.g. one of an older
@@ -36,6 +37,7 @@ from fcn_deploy.tensorrt.engine_file import EngineSidecar
 TESTS, TESTS_SCHEMA = "tests", 1
 TURNS, TURNS_SCHEMA = "turns", 1
 MASKS, MASKS_SCHEMA = "masks", 1
+RTX_LOAD, RTX_LOAD_SCHEMA = "rtx-load", 1
 SIDECAR = ".plan.json"
 #: Kinds that the package reads and the pages show.
 _SHOWN = ("parity", "bench", "device", "train")
@@ -205,6 +207,42 @@ class MaskShare:
 
 
 @dataclass(frozen=True)
+class RtxLoad:
+    """What TensorRT for RTX said to an engine on a GPU, beside our own check.
+
+    Attributes:
+        environment: where and when.
+        gpu: its name.
+        driver: the CUDA version that its driver supports.
+        library: name and version of TensorRT for RTX.
+        our_check: ``accepted``, or why it was not.
+        loaded: whether TensorRT made an engine of the plan.
+        last_error: what TensorRT said last.
+    """
+
+    environment: Environment
+    gpu: str
+    driver: str
+    library: str
+    our_check: str
+    loaded: bool
+    last_error: str
+
+    @classmethod
+    def from_fields(cls, fields: Fields, environment: Environment) -> RtxLoad:
+        gpu = fields.child("gpu")
+        return cls(
+            environment=environment,
+            gpu=gpu.text("name"),
+            driver=gpu.text("driver"),
+            library=fields.text("library"),
+            our_check=fields.text("our_check"),
+            loaded=fields.flag("deserialised"),
+            last_error=fields.text("last_error"),
+        )
+
+
+@dataclass(frozen=True)
 class BuiltEngine:
     """The sidecar of an engine that was built on a GPU, and the file that it is."""
 
@@ -226,6 +264,7 @@ class GpuResults:
         engines: built on a GPU.
         turns: engines that took turns with other backends.
         test_runs: of ``pytest -m gpu``.
+        rtx_loads: engines that TensorRT for RTX was asked to load.
         passed_over: files that could not be read, each with the reason.
     """
 
@@ -237,6 +276,7 @@ class GpuResults:
     engines: list[BuiltEngine] = field(default_factory=list)
     turns: list[Turns] = field(default_factory=list)
     test_runs: list[TestRun] = field(default_factory=list)
+    rtx_loads: list[RtxLoad] = field(default_factory=list)
     passed_over: list[tuple[Path, str]] = field(default_factory=list)
 
     def add(self, file: Path) -> None:
@@ -257,6 +297,8 @@ class GpuResults:
             self.masks += [share] if share.runner.on_gpu else []
         elif kind == TURNS:
             self.turns.append(Turns.from_fields(fields, _header(fields, TURNS_SCHEMA)))
+        elif kind == RTX_LOAD:
+            self.rtx_loads.append(RtxLoad.from_fields(fields, _header(fields, RTX_LOAD_SCHEMA)))
         elif kind is None and file.name.endswith(SIDECAR):
             sidecar = EngineSidecar.from_json(content)
             if sidecar.gpu_name is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.results.bench import OFFLINE, Bench, BenchRow
@@ -12,7 +12,16 @@ from fcn_deploy.results.format import number
 from fcn_deploy.results.ranking import speedup
 from fcn_deploy.results.ratio import Ratio
 from fcn_deploy.results.runner import RunnerDescription
-from gpu_page.findings import FP16, MISSED, REACHED, Finder, Finding, label, shape_words
+from gpu_page.findings import (
+    FP16,
+    MISSED,
+    REACHED,
+    Finder,
+    Finding,
+    label,
+    shape_words,
+    variant,
+)
 from gpu_page.results import GpuResults, unique
 
 TRT = "trt"
@@ -33,9 +42,8 @@ def speed(*backends: str, precision: str = FP16) -> Finder:
             ]  # fmt: skip
             for runner in dict.fromkeys(row.runner for row in rows):
                 own = [row for row in rows if row.runner == runner]
-                words = f"{label(runner)}: {'; '.join(map(row_words, own))}"
-                cases = [f"{label(runner)}, {row.conditions}" for row in own]
-                yield _of_rows(bench, own, words, cases)
+                parts = {f"{label(runner)}, {row.conditions}": row_words(row) for row in own}
+                yield _of_rows(bench, own, parts, f"{label(runner)}: ")
 
     return find
 
@@ -49,7 +57,7 @@ def peers() -> Finder:
             if any(row.is_peer for row in rows):
                 rows.sort(key=lambda row: (row.conditions, row.median_ms))
                 words = "; ".join(f"{label(row.runner)}: {row_words(row)}" for row in rows)
-                yield _of_rows(bench, rows, words)
+                yield _of_rows(bench, rows, {"": words})
 
     return find
 
@@ -78,7 +86,9 @@ def ahead_of_others(tier: str, batch_size: int) -> Finder:
                 ahead = all(ratio.verdict == "faster" for _other, ratio in others)
                 told = [f"{ratio_cell(ratio)} × {label(other.runner)}" for other, ratio in others]
                 words = "; ".join(["ahead of all" if ahead else "not ahead of all", *told])
-                yield _of_rows(bench, [row, *(other for other, _ratio in others)], words)
+                compared = [row, *(other for other, _ratio in others)]
+                tail = variant(row.runner)
+                yield _of_rows(bench, compared, {tail: words}, f"{tail}: " if tail else "")
 
     return find
 
@@ -108,19 +118,22 @@ def in_turns(*, over_plain_export: bool) -> Finder:
 
     def find(results: GpuResults) -> Iterator[Finding]:
         for turns in results.turns:
-            words = []
-            for row in turns.rows:
+            parts: dict[str, str] = {}
+            engine = turns.engine
+            for row in turns.rows if is_trt(engine, FP16) else ():
                 if row.over.startswith("baseline") != over_plain_export:
                     continue
                 reached = REACHED if row.median >= TIMES_PLAIN_EXPORT else MISSED
-                words.append(
-                    f"{row.engine_tier}, {shape_words(row.batch_size, row.size)}: "
-                    f"{number(row.median)} × ({number(row.low)}–{number(row.high)}) "
-                    + (reached if over_plain_export else f"`{row.over}` {row.precision}")
+                other = f"`{row.over}` {row.precision}"
+                asked = f"{row.engine_tier}, {shape_words(row.batch_size, row.size)}"
+                parts[f"{label(engine)}, {asked}, {other}, {row.tier}"] = (
+                    f"{asked}: {number(row.median)} × ({number(row.low)}–{number(row.high)}) "
+                    + (reached if over_plain_export else other)
                 )
-            if words:
-                engine = turns.engine
-                yield Finding.of(turns.environment, engine.device, engine.library, "; ".join(words))
+            if parts:
+                tail = variant(engine)
+                head = f"{tail}: " if tail else ""
+                yield Finding.of(turns.environment, engine.device, engine.library, parts, head)
 
     return find
 
@@ -142,7 +155,7 @@ def sensors() -> Finder:
             ]
             if readings:
                 words = [" → ".join(map(_reading, readings)), *energies]
-                yield _of_rows(bench, rows, "; ".join(words))
+                yield _of_rows(bench, rows, {"": "; ".join(words)})
 
     return find
 
@@ -172,8 +185,7 @@ def cold_starts(backend: str) -> Finder:
                         bench.environment,
                         runner.device,
                         runner.library,
-                        f"{name}: {_start(start)}",
-                        [name],
+                        {name: f"{name}: {_start(start)}"},
                     )
 
     return find
@@ -188,9 +200,9 @@ def _start(start: ColdStart) -> str:
 
 
 def _of_rows(
-    bench: Bench, rows: Iterable[BenchRow], result: str, cases: Iterable[str] = ()
+    bench: Bench, rows: Iterable[BenchRow], parts: Mapping[str, str], head: str = ""
 ) -> Finding:
     """Return what rows of a bench say, which all ran on one GPU."""
     runners = [row.runner for row in rows]
     versions = "; ".join(unique(runner.library for runner in runners))
-    return Finding.of(bench.environment, runners[0].device, versions, result, cases)
+    return Finding.of(bench.environment, runners[0].device, versions, parts, head)

@@ -16,7 +16,7 @@ from fcn_deploy.results.format import number, percent
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.results.runner import RunnerDescription
 from gpu_page.findings import FP16, label
-from gpu_page.page import link
+from gpu_page.page import cell, link
 from gpu_page.results import GpuResults, Turns, gpu_of
 from gpu_page.speed import TRT
 
@@ -97,7 +97,7 @@ def gpu_table(results: GpuResults, folder: Path, checks: Path) -> str:
     ]
     if len(files) > 1:
         words.append("Rows of different files are of different runs: only ratios in turns compare.")
-    return "\n\n".join([" ".join(words), _markdown(lines, gates)])
+    return "\n\n".join([cell(" ".join(words)), _markdown(lines, gates)])
 
 
 def _workload(row: BenchRow) -> Workload | None:
@@ -147,7 +147,8 @@ def _markdown(lines: Sequence[Line], gates: Mapping[str, Comparison]) -> str:
     ]
     for line in lines:
         figures = [w.figure(line.rows[w][1]) if w in line.rows else "–" for w in columns]
-        text.append([label(line.runner), *figures, _gate_words(gates.get(label(line.runner)))])
+        gate = gates.get(label(line.runner))
+        text.append([cell(label(line.runner)), *figures, _gate_words(gate)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in text)
 
 
@@ -159,14 +160,17 @@ def _gate_words(gate: Comparison | None) -> str:
 
 
 def _turns_words(all_turns: Sequence[Turns], gpu: str | None, network: str) -> Iterator[str]:
-    """Yield the newest turns' ratios over the strongest PyTorch and over the plain export."""
-    fitting = [
-        turns for turns in all_turns
-        if (gpu_of(turns.engine.device), turns.engine.checkpoint_digest) == (gpu, network)
-    ]  # fmt: skip
-    if not fitting:
-        return
-    turns = max(fitting, key=lambda one: one.environment.created)
+    """Yield each engine's newest ratios over the strongest PyTorch and over the plain export."""
+    newest: dict[str, Turns] = {}
+    for turns in sorted(all_turns, key=lambda one: one.environment.created):
+        if (gpu_of(turns.engine.device), turns.engine.checkpoint_digest) == (gpu, network):
+            newest[label(turns.engine)] = turns
+    for name, turns in sorted(newest.items()):
+        if said := _ratio_words(turns):
+            yield (f"In turns, {LARGE} images from memory to memory: {name} {' and '.join(said)}.")
+
+
+def _ratio_words(turns: Turns) -> list[str]:
     rows = [
         row for row in turns.rows
         if (row.engine_tier, row.tier, row.batch_size, row.size) == (HOST, HOST, LARGE, SIZE)
@@ -184,30 +188,27 @@ def _turns_words(all_turns: Sequence[Turns], gpu: str | None, network: str) -> I
             f"{number(plain[0].median)} ({number(plain[0].low)}–{number(plain[0].high)}) × the "
             "plain export"
         )
-    if said:
-        yield (
-            f"In turns, {LARGE} images from memory to memory: `{turns.engine.backend}` "
-            f"{turns.engine.precision} {' and '.join(said)}."
-        )
+    return said
 
 
 def _device_words(tiers: Sequence[DeviceTier], gpu: str | None, network: str) -> Iterator[str]:
-    """Yield the newest time of each batch on the GPU alone, and the share of the floor."""
-    alone: dict[int, str] = {}
-    share: float | None = None
+    """Yield each FP16 engine's newest times on the GPU alone, and its share of the floor."""
+    alone: dict[str, dict[int, str]] = {}
+    shares: dict[str, float] = {}
     for tier in sorted(tiers, key=lambda one: one.environment.created):
         runner = tier.runner
         found = (gpu_of(runner.device), runner.checkpoint_digest, runner.precision)
         for row in tier.rows if found == (gpu, network, FP16) else ():
             if row.size == SIZE and row.batch_size in (SMALL, LARGE) and row.alone_ms is not None:
-                alone[row.batch_size] = f"{number(row.alone_ms)} ms"
+                times = alone.setdefault(label(runner), {})
+                times[row.batch_size] = f"{number(row.alone_ms)} ms"
             if (row.size, row.batch_size) == (SIZE, LARGE) and row.of_floor is not None:
-                share = row.of_floor
-    if alone:
-        told = ", ".join(f"{alone[batch]} for {batch}" for batch in sorted(alone))
-        yield f"On the GPU alone in FP16: {told}."
-    if share is not None:
+                shares[label(runner)] = row.of_floor
+    for name, times in sorted(alone.items()):
+        told = ", ".join(f"{times[batch]} for {batch}" for batch in sorted(times))
+        yield f"On the GPU alone, {name}: {told}."
+    for name, share in sorted(shares.items()):
         yield (
-            f"From pinned memory at batch {LARGE} it reaches {percent(share)} of what the slower "
-            "of bus and GPU allows."
+            f"From pinned memory at batch {LARGE}, {name} reaches {percent(share)} of what the "
+            "slower of bus and GPU allows."
         )

@@ -17,6 +17,7 @@ from fcn_deploy.commands.shared.backends import (
     open_baselines,
     opened_unasked,
     require_backends,
+    say_unusual,
     usable_backends,
 )
 from fcn_deploy.commands.shared.cold_starts import cold_starts
@@ -239,8 +240,10 @@ def bench(**typed: Any) -> None:
         plan = replace(plan, cold_starts=_cold_starts(options, source, files))
         with bar("bench") as show:
             measured = measure(plan, watch, energy_joules=energy_joules, on_step=show)
+        described = [runner.describe() for runner in plan.runners]
     write_json(target, measured.to_json())
     print_bench(measured)
+    say_unusual(described)
     console.print(f"wrote {target}")
     if before is not None:
         allowed = MAX_SLOWDOWN if options.max_slowdown is None else options.max_slowdown

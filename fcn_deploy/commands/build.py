@@ -142,6 +142,8 @@ def build(**typed: Any) -> None:
             f"{built.release}, {', '.join(built.compute_capabilities)}, profiles and settings"
         )
         return
+    for warning in engine.warnings:
+        console.print(f"warning: {warning}")
     if engine.differences:
         console.print(f"built anew, because of {'; '.join(engine.differences)}")
     console.print(

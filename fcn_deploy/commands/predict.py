@@ -16,6 +16,7 @@ from fcn_deploy.commands.shared.backends import (
     default_backend,
     open_backend,
     require_backends,
+    say_unusual,
 )
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import (
@@ -123,9 +124,12 @@ def predict(**typed: Any) -> None:
                     done += 1
                 else:
                     click.echo(f"fcn-deploy: {_named(prediction)}", err=True)
-        device = runner.describe().device
+        described = runner.describe()
+    say_unusual([described])
     say_passed_over([Path(word) for word in words])
-    console.print(f"wrote {done} of {len(pictures)} masks to {folder} ({backend} on {device})")
+    console.print(
+        f"wrote {done} of {len(pictures)} masks to {folder} ({backend} on {described.device})"
+    )
     if done < len(pictures):
         sys.exit(EXIT_FAILED if done else EXIT_BAD_INPUT)
 

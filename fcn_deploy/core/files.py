@@ -44,10 +44,12 @@ def atomic_path(target: Path, *, flags: str | None = None) -> Iterator[Path]:
     On any exception the temporary file is removed and an older ``target`` stays as it was.
 
     Raises:
-        ArtifactError: the folder cannot be made or written, or the disk is full.
+        ArtifactError: the folder cannot be made or written, the disk is full, or there is something
+            that is no file, as `/dev/null` is.
     """
     temporary = _temporary(target)
     try:
+        _refuse_special(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = _create(temporary)
         yield temporary
@@ -60,6 +62,12 @@ def atomic_path(target: Path, *, flags: str | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it may never have come to be, nor its folder
             temporary.unlink()
+
+
+def _refuse_special(target: Path) -> None:
+    """Refuse what is neither a file nor a folder: moving a file there would replace a device."""
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise OSError(errno.EINVAL, "it is no regular file")
 
 
 def _temporary(target: Path) -> Path:
@@ -102,7 +110,7 @@ def probe(target: Path, *, flags: str | None = None) -> None:
     """Make the target's folder and try that it can be written, before the work that it is for.
 
     Raises:
-        ArtifactError: it cannot be written, or is a folder.
+        ArtifactError: it cannot be written, or is a folder or a device.
     """
     # A name that nobody has: the user may keep other files in this folder.
     trial = target.parent / f".writable.{secrets.token_hex(4)}"
@@ -112,6 +120,7 @@ def probe(target: Path, *, flags: str | None = None) -> None:
         trial.unlink()
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _refuse_special(target)
     except OSError as error:
         raise write_error(target, error, flags=flags) from error
 

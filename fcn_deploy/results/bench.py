@@ -231,7 +231,10 @@ class BenchRow:
         stages = fields.child_or_none("stages_ms")
         loadgen = fields.child_or_none("loadgen")
         ratio = fields.child_or_none("speedup_over_baseline")
-        repeats, numbers = fields.numbers("repeats_ms"), fields.non_negative_ints("repeat_numbers")
+        repeats, numbers = (
+            fields.positives("repeats_ms"),
+            fields.non_negative_ints("repeat_numbers"),
+        )
         if len(numbers) != len(repeats) or any(a >= b for a, b in pairwise(numbers)):
             raise fields.wrong("repeat_numbers", "a rising list as long as repeats_ms")
         return cls(

@@ -58,7 +58,7 @@ class BatchTiming:
         """Read what :meth:`to_json` wrote."""
         own = {"repeats_ms", "median_ms", "images_per_s"}
         return cls(
-            repeats_ms=fields.numbers("repeats_ms"),
+            repeats_ms=fields.positives("repeats_ms"),
             median_ms=fields.positive("median_ms"),
             images_per_s=fields.positive("images_per_s"),
             further={name: fields.positive(name) for name in fields.values if name not in own},
@@ -201,4 +201,6 @@ def _leak(fields: Fields) -> dict[str, Any]:
     used = fields.child("memory_in_use_mib_after")
     for runs in used.values:
         used.non_negative_int(runs)
+        if not runs.isdecimal():
+            raise used.wrong(runs, "named by a number of runs")
     return dict(fields.values)

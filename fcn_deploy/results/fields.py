@@ -144,6 +144,13 @@ class Fields:
             raise self.wrong(name, f"a list of {length or 'some'} numbers")
         return known
 
+    def positives(self, name: str) -> tuple[float, ...]:
+        """Return a list of finite numbers above 0, at least one."""
+        values = self.numbers(name)
+        if min(values) <= 0:
+            raise self.wrong(name, "a list of numbers above 0")
+        return values
+
     def sequence_or_none(self, name: str, length: int) -> tuple[float, ...] | None:
         """Return a list of ``length`` finite numbers; None where it is null."""
         return None if self._is_null(name) else self.numbers(name, length)

@@ -57,6 +57,8 @@ class RunnerDescription:
             grows while the runner runs, and so does not tell one runner from another.
         note: what is unusual about the model file; None: nothing.
         tail: form of the network's last step, of ``trt``'s engines; None where that is not told.
+        portable: what ``trt``'s engine was built to fit beyond one release and one kind of GPU,
+            ``version`` or ``ampere+``; None: nothing, or not told.
         threads: CPU threads it was pinned to.
         file: path of the model file.
         digest: of that file.
@@ -76,6 +78,7 @@ class RunnerDescription:
     cuda_graphs: GraphCounts | None = field(default=None, compare=False)
     note: str | None = None
     tail: str | None = None
+    portable: str | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -108,7 +111,7 @@ class RunnerDescription:
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""
         values = asdict(self)
-        for optional in ("cuda_graphs", "note", "tail"):
+        for optional in ("cuda_graphs", "note", "tail", "portable"):
             if values[optional] is None:
                 del values[optional]
         return values
@@ -138,4 +141,5 @@ class RunnerDescription:
             cuda_graphs=None if graphs is None else GraphCounts.from_fields(graphs),
             note=fields.text_or_none("note"),
             tail=fields.text_or_none("tail"),
+            portable=fields.text_or_none("portable"),
         )

@@ -68,7 +68,7 @@ def _engines(request: OpenRequest) -> tuple[EngineIdentity, EngineIdentity | Non
     shipped = identify(find_engine(model, ("mask",), capability), model, capability)
     if not set(request.outputs) - set(shipped.outputs) or "logits" in shipped.outputs:
         return shipped, None
-    probe = find_engine(model, ("logits",), capability)
+    probe = find_engine(model, ("logits",), capability, source_digest=shipped.onnx_digest)
     return shipped, identify(probe, model, capability)
 
 
@@ -139,6 +139,7 @@ class TrtRunner(Runner):
 
     def describe(self) -> RunnerDescription:
         """Say what this runner is, as built."""
+        portable = self._identity.portable
         return RunnerDescription(
             backend="trt",
             device=self._device,
@@ -152,6 +153,7 @@ class TrtRunner(Runner):
             cuda_graphs=self._graph_counts(),
             note=self._identity.note,
             tail=self._identity.tail,
+            portable=None if portable is None else portable.value,
         )
 
     def _open_engine(self) -> DeviceEngine:

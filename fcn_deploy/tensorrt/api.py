@@ -255,6 +255,43 @@ class TensorRt(Binding):
                 )
 
     @property
+    def builds_version_compatible(self) -> bool:
+        """Whether an engine can be built that later releases run too."""
+        return hasattr(self.trt.BuilderFlag, "VERSION_COMPATIBLE")
+
+    @property
+    def builds_ampere_plus(self) -> bool:
+        """Whether an engine can be built that every GPU from Ampere on runs."""
+        return hasattr(self.trt, "HardwareCompatibilityLevel")
+
+    def set_version_compatible(self, config: Any) -> str:
+        """Let later releases run the engine too; return the flag that was set.
+
+        Raises:
+            InputError: this release cannot.
+        """
+        trt = self.trt
+        if not hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
+            raise InputError(f"{self.label} builds no version-compatible engine")
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        return "VERSION_COMPATIBLE"
+
+    def set_ampere_plus(self, config: Any) -> str:
+        """Let every GPU from Ampere on run the engine; return the level that was set.
+
+        Raises:
+            InputError: this release cannot.
+        """
+        trt = self.trt
+        if not (
+            hasattr(trt, "HardwareCompatibilityLevel")
+            and hasattr(config, "hardware_compatibility_level")
+        ):
+            raise InputError(f"{self.label} builds no engine for Ampere and later GPUs")
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        return "AMPERE_PLUS"
+
+    @property
     def known_capabilities(self) -> tuple[str, ...]:
         """Compute capabilities that an engine can be built for by name."""
         trt = self.trt

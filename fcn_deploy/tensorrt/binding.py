@@ -96,6 +96,11 @@ class Binding:
         self._has_started_cuda = True
         return runtime
 
+    def allow_host_code(self, runtime: Any) -> None:
+        """Let a runtime load a plan that carries a runtime of its own: code that the host runs."""
+        if hasattr(runtime, "engine_host_code_allowed"):
+            runtime.engine_host_code_allowed = True
+
     def _start_error(self, what: str, messages: list[str]) -> BackendError:
         said = last_error()
         if "load library" in said:

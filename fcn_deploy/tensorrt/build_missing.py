@@ -16,7 +16,7 @@ from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.machine import cuda
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
-from fcn_deploy.tensorrt.build_options import BuildOptions
+from fcn_deploy.tensorrt.build_options import BuildOptions, timing_cache_problem
 from fcn_deploy.tensorrt.callbacks import OnProgress
 from fcn_deploy.tensorrt.engine_file import ENGINES_FOLDER, EngineSidecar, read_sidecar
 from fcn_deploy.tensorrt.engine_match import newest_engine
@@ -114,7 +114,9 @@ class _Engines:
 
     def require_logits(self, shipped: EngineSidecar) -> None:
         """Build the engine that shows the logits, unless it is there with the masks' profiles."""
-        found, reason = self._find("logits", checkpoint_digest=self.file.metadata.checkpoint_digest)
+        # A file exported anew keeps its checkpoint: it is the file that must be the masks' own.
+        digest = self.file.digest
+        found, reason = self._find("logits", source_digest=digest)
         if found is not None and read_sidecar(found).profiles == shipped.profiles:
             return
         if found is not None:
@@ -125,12 +127,12 @@ class _Engines:
         try:
             # It follows the masks' engine: to change this one is to rebuild that one.
             options = self._options(shipped)
-            self._build(OnnxFile(exposed), name, reason, options, shipped.command)
+            self._build(OnnxFile(exposed), name, reason, options, shipped.command, digest)
         finally:
             exposed.unlink()  # made for this build alone
 
     def _find(
-        self, output: str, *, onnx_digest: str | None = None, checkpoint_digest: str | None = None
+        self, output: str, *, onnx_digest: str | None = None, source_digest: str | None = None
     ) -> tuple[Path | None, str]:
         return newest_engine(
             self.folder,
@@ -140,7 +142,7 @@ class _Engines:
             precision=self.file.metadata.precision,
             outputs=(output,),
             onnx_digest=onnx_digest,
-            checkpoint_digest=checkpoint_digest,
+            source_digest=source_digest,
         )
 
     def _options(self, shipped: EngineSidecar | None = None) -> BuildOptions:
@@ -153,8 +155,10 @@ class _Engines:
             return options
         flags = shipped.flags
         cache = self.timing_cache
-        if cache is None and Path(flags.get("timing_cache") or "").is_file():
-            cache = Path(flags["timing_cache"])
+        named = Path(flags.get("timing_cache") or "")
+        # Named to another command: where it is of no use any more, the folder's own serves.
+        if cache is None and named.is_file() and timing_cache_problem(named) is None:
+            cache = named
         return replace(
             options,
             profiles=shipped.profiles,
@@ -165,10 +169,16 @@ class _Engines:
         )
 
     def _build(
-        self, source: OnnxFile, name: str, reason: str, options: BuildOptions, command: str
+        self,
+        source: OnnxFile,
+        name: str,
+        reason: str,
+        options: BuildOptions,
+        command: str,
+        source_digest: str | None = None,
     ) -> EngineSidecar:
         self.say(f"no engine fits ({reason}): building one from {self.file.path}")
-        return engine_from_onnx(
+        engine = engine_from_onnx(
             source,
             name=name,
             product=self.product,
@@ -177,7 +187,11 @@ class _Engines:
             command=command,
             export=export_command(self.run),
             on_progress=self.on_progress,
-        ).sidecar
+            source_digest=source_digest,
+        )
+        for warning in engine.warnings:
+            self.say(f"warning: {warning}")
+        return engine.sidecar
 
 
 def _capabilities_here(product: Product, capability: str) -> tuple[str, ...]:

@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import ArtifactError, InputError
+from fcn_deploy.core.files import probe
 from fcn_deploy.core.spec import Product, ShapeProfile
 from fcn_deploy.tensorrt.portability import PORTABLE_FLAG, Portability
 
 CACHE_FLAG = "--timing-cache"
+#: Endings of the files that lie where an engine is built.
+_OTHER_FILES = (".onnx", ".plan", ".engine", ".json", ".safetensors", ".pt", ".pth", ".txt")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,33 @@ def default_timing_cache(
     the second of any two builds in a folder measures little.
     """
     return folder / f"timing.{product.value}-{version}.{'-'.join(capabilities)}.cache"
+
+
+def timing_cache_problem(path: Path) -> str | None:
+    """Return why a timing cache cannot be read and written anew, or None."""
+    try:
+        probe(path, flags=CACHE_FLAG)
+        if path.is_file():
+            with path.open("rb") as stream:
+                stream.read(1)
+    except ArtifactError as error:
+        return error.message
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror}"
+    return None
+
+
+def refuse_other_file(path: Path | None) -> None:
+    """Refuse a timing cache that has the name of a file of another kind: it would be replaced.
+
+    Raises:
+        InputError: it has such a name.
+    """
+    if path is not None and path.suffix.lower() in _OTHER_FILES:
+        raise InputError(
+            f"{path} is no timing cache by its name, and would be replaced by one",
+            f"name another file, e.g. {CACHE_FLAG} {path.with_suffix('.cache')}",
+        )
 
 
 def parse_capabilities(text: str) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ class BuiltPlan:
         tensors: in and outputs.
         flags: of the builder that were set.
         timing_cache: timings that the next build may begin with; empty where none is kept.
+        warnings: what the user should know of the settings, in sentences.
     """
 
     plan: Any
@@ -42,6 +43,7 @@ class BuiltPlan:
     tensors: tuple[EngineTensor, ...]
     flags: tuple[str, ...]
     timing_cache: bytes
+    warnings: tuple[str, ...] = ()
 
 
 class EngineBuilder:
@@ -63,6 +65,7 @@ class EngineBuilder:
         self._profiles = profiles
         self._capabilities = capabilities
         self._export = export
+        self._warnings: list[str] = []
 
     def run(self, on_progress: OnProgress | None) -> BuiltPlan:
         """Parse, configure, build."""
@@ -90,7 +93,7 @@ class EngineBuilder:
                 f"{callbacks.last_error()}",
                 "try a smaller --profile or a larger --workspace",
             )
-        return BuiltPlan(plan, tuple(listings), tensors, flags, timings)
+        return BuiltPlan(plan, tuple(listings), tensors, flags, timings, tuple(self._warnings))
 
     def _parse(self, builder: Any) -> Any:
         trt = self._tensorrt.trt
@@ -168,6 +171,9 @@ class EngineBuilder:
         # A cache of another GPU or release is refused; the build then starts one afresh.
         if cache is None or not config.set_timing_cache(cache, False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
+            self._warnings.append(
+                f"{path} holds no timings of this TensorRT and GPU: it is begun afresh"
+            )
 
 
 def _timings(config: Any) -> bytes:

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import platform
 import struct
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from fcn_deploy.core.errors import ArtifactError, EngineError, MissingStageError
-from fcn_deploy.core.files import atomic_path, file_digest, json_bytes, read_json
+from fcn_deploy.core.files import file_digest, read_json
 from fcn_deploy.core.spec import ModelSpec, Precision, Product, ShapeProfile
 from fcn_deploy.tensorrt.callbacks import LOGGER
 
@@ -83,6 +84,8 @@ class EngineSidecar:
         build_seconds: time that the builder took.
         tail: the form of the ONNX file's last step, see docs/numerics.md; None in older sidecars,
             and where the file does not tell.
+        source_digest: of the ONNX file as shipped, where the engine is of its graph with the logits
+            made visible; None for all others, and in older sidecars.
     """
 
     product: Product
@@ -106,6 +109,7 @@ class EngineSidecar:
     built_at: str
     build_seconds: float
     tail: str | None = None
+    source_digest: str | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -149,6 +153,7 @@ class EngineSidecar:
             )
         del fields["schema"]
         try:
+            _require_kinds(fields)
             return cls(
                 **{
                     **fields,
@@ -169,6 +174,35 @@ class EngineSidecar:
             raise EngineError(f"is unreadable ({error!r})", REPAIR) from error
 
 
+#: What the fields hold that are taken from a sidecar as they are.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "version": str,
+    "plan_digest": str,
+    "plan_bytes": int,
+    "onnx_digest": str,
+    "checkpoint_digest": str,
+    "layers": dict,
+    "layers_from": str,
+    "gpu_name": (str, NoneType),
+    "driver": (str, NoneType),
+    "system": str,
+    "flags": dict,
+    "command": str,
+    "built_at": str,
+    "build_seconds": (int, float),
+    "tail": (str, NoneType),
+    "source_digest": (str, NoneType),
+}
+
+
+def _require_kinds(fields: dict[str, Any]) -> None:
+    for name, kind in _KINDS.items():
+        if name in fields and not isinstance(fields[name], kind):
+            raise TypeError(f"{name} is {fields[name]!r}")
+    if not all(isinstance(name, str) for name in fields["compute_capabilities"]):
+        raise TypeError(f"compute_capabilities is {fields['compute_capabilities']!r}")
+
+
 def _seal(content: dict[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
@@ -187,52 +221,14 @@ def engine_path(
     return folder / f"{name}.{precision.value}.{product.value}-{version}.{target}.plan"
 
 
+def this_system() -> str:
+    """Return this machine's operating system and architecture, e.g. ``Linux x86_64``."""
+    return f"{platform.system()} {platform.machine()}"
+
+
 def sidecar_path(plan: Path) -> Path:
     """Return where a plan's sidecar lies."""
     return plan.with_name(f"{plan.name}.json")
-
-
-def write_unverified(path: Path, plan: memoryview) -> Path:
-    """Write a plan beside its place, whole, before anything is asked of it; return where.
-
-    Args:
-        path: the plan's place.
-        plan: what TensorRT wrote.
-
-    Raises:
-        ArtifactError: the folder cannot be written, or the disk is full.
-    """
-    unverified = path.with_name(f"{path.name}.unverified")
-    with atomic_path(unverified, flags="--out") as temporary:
-        temporary.write_bytes(plan)
-    return unverified
-
-
-def accept_engine(unverified: Path, path: Path, sidecar: EngineSidecar) -> EngineSidecar:
-    """Give a plan its name and its sidecar; until both are whole, an older engine stays as it was.
-
-    Args:
-        unverified: where the plan lies; it is moved from there.
-        path: of the plan.
-        sidecar: all that is to be said of it but its digest and size.
-
-    Returns:
-        The sidecar with the plan's digest and size.
-
-    Raises:
-        ArtifactError: the folder cannot be written, or the disk is full; the plan stays then.
-    """
-    size = unverified.stat().st_size
-    sidecar = replace(sidecar, plan_digest=file_digest(unverified), plan_bytes=size)
-    voucher = sidecar_path(path)
-    with atomic_path(voucher, flags="--out") as temporary:
-        temporary.write_bytes(json_bytes(sidecar.to_json()))
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        # A crash from here on leaves a plan without a sidecar, never beside that of another.
-        voucher.unlink(missing_ok=True)
-        os.replace(unverified, path)
-    return sidecar
 
 
 def read_sidecar(plan: Path) -> EngineSidecar:

@@ -31,6 +31,7 @@ from fcn_deploy.tensorrt.engine_file import (
     read_sidecar,
     same_release,
     sidecar_path,
+    this_system,
 )
 from fcn_deploy.tensorrt.portability import (
     Portability,
@@ -65,8 +66,21 @@ class RunModel:
         return OnnxFile(self.run.onnx(self.precision))
 
 
-def find_engine(model: RunModel, outputs: tuple[str, ...], capability: str) -> Path:
+def find_engine(
+    model: RunModel,
+    outputs: tuple[str, ...],
+    capability: str,
+    *,
+    source_digest: str | None = None,
+) -> Path:
     """Return the newest engine of the model that fits this machine and gives ``outputs``.
+
+    Args:
+        model: that it must be of.
+        outputs: that it must give.
+        capability: of this machine's GPU.
+        source_digest: of the ONNX file whose graph it must be of, with more made visible or
+            without; None: that of the model where it gives ``outputs``.
 
     Raises:
         MissingStageError: there is none; the repair names the command that builds it.
@@ -95,17 +109,14 @@ def find_engine(model: RunModel, outputs: tuple[str, ...], capability: str) -> P
             onnx_digest=digests.get("onnx_digest"),
             checkpoint_digest=digests.get("checkpoint_digest"),
             name=digests.get("name"),
+            source_digest=source_digest,
         )
         if found is not None:
             return found
         reasons.append(reason)
     build = f"fcn-deploy build{run.command_suffix}{precision.flag}"
-    if outputs != ("mask",):
-        probe = run.root / f"model.{'-'.join(outputs)}.{precision.value}.onnx"
-        build = (
-            f"fcn-deploy export{run.command_suffix}{precision.flag} "
-            f"--outputs mask,{','.join(outputs)} --out {probe} && fcn-deploy build {probe}"
-        )
+    if outputs != ("mask",):  # another export might not be the graph that gives the masks
+        build = f"fcn-deploy parity{run.command_suffix} --backend trt{precision.flag}"
     raise MissingStageError(
         f"no engine of {run.root} gives {', '.join(outputs)} here ({'; '.join(reasons)})",
         f"run `{build}` first",
@@ -119,6 +130,7 @@ class EngineIdentity:
     Attributes:
         path: of the plan.
         digest: of the plan.
+        onnx_digest: of the ONNX file that it was built from.
         product: which TensorRT runs it.
         spec: classes, colours, normalisation.
         precision: of the network's arithmetic.
@@ -134,6 +146,7 @@ class EngineIdentity:
 
     path: Path
     digest: str
+    onnx_digest: str
     product: Product
     spec: ModelSpec
     precision: Precision
@@ -161,6 +174,7 @@ def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
         return EngineIdentity(
             path=plan,
             digest=file_digest(plan),
+            onnx_digest=model.file.digest,
             product=header.product,
             spec=metadata.spec,
             precision=metadata.precision,
@@ -181,6 +195,7 @@ def identify(plan: Path, model: RunModel, capability: str) -> EngineIdentity:
     return EngineIdentity(
         path=plan,
         digest=sidecar.plan_digest,
+        onnx_digest=sidecar.onnx_digest,
         product=sidecar.product,
         spec=sidecar.spec,
         precision=sidecar.precision,
@@ -214,7 +229,7 @@ def check_belongs(
     version: str,
     compute_capability: str,
 ) -> None:
-    """Refuse an engine of another release or for another GPU.
+    """Refuse an engine of another release, for another system or for another GPU.
 
     Args:
         plan: the engine, for the message.
@@ -235,6 +250,11 @@ def check_belongs(
     portable = portability_of(sidecar.flags)
     if sidecar.product is not product or not fits_release(portable, sidecar.version, version):
         raise _release_error(plan, sidecar.release, f"{product.value}-{version}", repair)
+    system = this_system()
+    if sidecar.system != system:
+        raise EngineError(
+            f"{plan} is for another system: expected {system}, found {sidecar.system}", repair
+        )
     if not fits_gpu(portable, sidecar.compute_capabilities, compute_capability):
         built_on = "" if sidecar.gpu_name is None else f" (built on {sidecar.gpu_name})"
         raise EngineError(
@@ -290,6 +310,7 @@ def newest_engine(
     onnx_digest: str | None = None,
     checkpoint_digest: str | None = None,
     name: str | None = None,
+    source_digest: str | None = None,
 ) -> tuple[Path | None, str]:
     """Look for an engine that belongs here and to the model.
 
@@ -303,38 +324,45 @@ def newest_engine(
         onnx_digest: of the file it must have been built from, or None.
         checkpoint_digest: of the checkpoint it must stem from, or None.
         name: what it must be named after, or None; for a machine that holds engines alone.
+        source_digest: of the file as shipped that it must have been built from, or of whose graph
+            with the logits made visible; or None.
 
     Returns:
-        The newest that fits, or None; and why the newest of the others does not fit.
+        The newest that fits, portable ones last, or None; and why the newest other does not fit.
     """
     wanted = set(outputs)
-    fitting: list[tuple[int, str, Path]] = []
-    refused: list[tuple[str, str]] = []
+    here = {"version": version, "compute_capability": compute_capability}
+    fitting, refused = list[tuple[int, bool, str, Path]](), list[tuple[str, str]]()
     for path in sorted(folder.glob("*.plan")):
         if name is not None and not path.name.startswith(f"{name}."):
             continue
         try:
             sidecar = read_sidecar(path)
-            check_belongs(
-                path,
-                sidecar,
-                product=product,
-                version=version,
-                compute_capability=compute_capability,
-            )
+            check_belongs(path, sidecar, product=product, **here)
         except ArtifactError as error:
             refused.append(("", error.message))
             continue
-        foreign = (onnx_digest is not None and sidecar.onnx_digest != onnx_digest) or (
-            checkpoint_digest is not None and sidecar.checkpoint_digest != checkpoint_digest
+        foreign = not (
+            onnx_digest in (None, sidecar.onnx_digest)
+            and checkpoint_digest in (None, sidecar.checkpoint_digest)
+            and source_digest in (None, sidecar.onnx_digest, sidecar.source_digest)
         )
         if foreign:
-            refused.append((sidecar.built_at, f"{path} was built from another file"))
+            reason = "was built from another file"
         elif sidecar.precision is not precision:
-            refused.append((sidecar.built_at, f"{path} is {sidecar.precision.value}"))
+            reason = f"is {sidecar.precision.value}"
         elif not wanted <= set(sidecar.outputs):
-            refused.append((sidecar.built_at, f"{path} gives {', '.join(sidecar.outputs)} alone"))
+            reason = f"gives {', '.join(sidecar.outputs)} alone"
         else:
-            fitting.append((-len(sidecar.outputs), sidecar.built_at, path))
+            fitting.append(_rank(path, sidecar))
+            continue
+        refused.append((sidecar.built_at, f"{path} {reason}"))
     reason = max(refused)[1] if refused else f"there is none in {folder}/"
-    return (max(fitting)[2] if fitting else None), reason
+    return (max(fitting)[-1] if fitting else None), reason
+
+
+def _rank(path: Path, sidecar: EngineSidecar) -> tuple[int, bool, str, Path]:
+    """Return what the engines that fit are ordered by, the best one highest."""
+    # A portable engine may be slower than one for this release and GPU, however new it is.
+    exact = portability_of(sidecar.flags) is None
+    return -len(sidecar.outputs), exact, sidecar.built_at, path

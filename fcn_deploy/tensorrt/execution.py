@@ -21,7 +21,7 @@ from fcn_deploy.tensorrt.buffers import INPUT_NAME, BatchBuffers, Lanes, free_me
 from fcn_deploy.tensorrt.callbacks import LayerTimes
 from fcn_deploy.tensorrt.engine_match import EngineIdentity, choose_profile, shape_error
 from fcn_deploy.tensorrt.graphs import ShapeGraphs
-from fcn_deploy.tensorrt.portability import allow_host_code
+from fcn_deploy.tensorrt.portability import Portability
 
 #: Slots of an engine: two of ``stream``, one of ``run``.
 _SLOTS = 3
@@ -63,7 +63,8 @@ class DeviceEngine:
         driver_serves = identity.is_served_by(cuda.describe_gpu().driver)
         runtime = self.tensorrt.create_runtime(driver_serves=driver_serves)
         callbacks.clear_errors()
-        allow_host_code(runtime, identity.portable)
+        if identity.portable is Portability.VERSION:
+            self.tensorrt.allow_host_code(runtime)
         engine = runtime.deserialize_cuda_engine(identity.path.read_bytes())
         if engine is None:
             raise EngineError(
@@ -74,7 +75,8 @@ class DeviceEngine:
         self.names = self._output_names(trt, engine)
         self._profiles = identity.profiles or self._engine_profiles(engine)
         self._plain_contexts: dict[int, Any] = {}
-        self._shares_profiles = True
+        #: Why the engine gives a profile to one context alone; None where that is not known.
+        self._sharing_problem: str | None = None
         self._scratch = self._allocate_scratch(self.tensorrt.scratch_bytes(engine))
         self.lanes = Lanes(Stream(), Stream(), Stream())
         self._compute = self.lanes.compute
@@ -263,8 +265,7 @@ class DeviceEngine:
         if graph is not None:
             graph.launch(self._compute)
             return
-        due = self._shares_profiles and self._graphs.is_due(key)
-        if not due or not self._enqueue_recorded(slot, shape, profile):
+        if not self._graphs.is_due(key) or not self._enqueue_recorded(slot, shape, profile):
             self._enqueue_plainly(slot, shape, profile)
             self._graphs.see(key)
 
@@ -281,10 +282,11 @@ class DeviceEngine:
     def _enqueue_recorded(self, slot: BatchBuffers, shape: BatchShape, profile: int) -> bool:
         """Compute a batch and keep its work as a graph; False: this batch is not computed yet."""
         # A graph keeps a context of its own: a change of its shape would break the graph.
+        key = (slot.index, shape)
         context = self._further_context(profile)
         if context is None:
+            self._graphs.refuse(key, str(self._sharing_problem))
             return False
-        key = (slot.index, shape)
         try:
             self._bind(context, slot, shape)
             self._execute(context)  # serves this batch, and settles what a capture must not contain
@@ -305,12 +307,13 @@ class DeviceEngine:
 
         TensorRT 8.6 gives a profile to one context only, unless built to share.
         """
+        if self._sharing_problem is not None:  # a property of the engine: asked once
+            return None
         try:
             return self._new_context(profile)
         except FcnDeployError as error:
-            self._shares_profiles = False  # a property of the engine: asked once
             # As text: a record of the error itself would keep the refused context alive.
-            callbacks.LOGGER.warning("no CUDA graphs, enqueuing plainly instead: %s", str(error))
+            self._sharing_problem = str(error)
             return None
 
     def _new_context(self, profile: int) -> Any:

@@ -1,7 +1,8 @@
 """Count the layers of a new engine by precision, by whatever TensorRT tells; refuse a wrong one.
 
 A build takes minutes and the count is only told by parts of TensorRT that differ between the
-releases, so nothing that goes wrong while counting may cost the engine.
+releases, so nothing that goes wrong while counting may cost the engine: not even the end of the
+process, before which :func:`count_unasked` has told the draft of the sidecar what it can.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from fcn_deploy.tensorrt.layers import (
     layers_by_precision,
     layers_of_inspector,
 )
-from fcn_deploy.tensorrt.portability import Portability, allow_host_code
+from fcn_deploy.tensorrt.portability import Portability
 
 _INSPECTOR, _LOG = "engine inspector", "builder log"
 #: Precisions whose engine is a failure without a layer of theirs; how a layer and its arithmetic
@@ -65,11 +66,28 @@ def count_layers(
     inspected, problem = _inspected(tensorrt, built.plan, typical, portable)
     if known_layers(inspected) and UNKNOWN not in inspected:
         return LayerCount(inspected, _INSPECTOR)
-    logged = layers_by_precision(_logged(built.listings))
-    if known_layers(logged) > known_layers(inspected):
-        return LayerCount(logged, f"{_LOG}; {_INSPECTOR}: {problem}" if problem else _LOG)
-    if known_layers(inspected):
+    logged = _count_by_log(built.listings, problem)
+    if known_layers(inspected) and known_layers(inspected) >= known_layers(logged.layers):
         return LayerCount(inspected, _INSPECTOR)
+    return logged
+
+
+def count_unasked(built: BuiltPlan) -> LayerCount:
+    """Count the layers of an engine that nothing has been asked of, for the draft of its sidecar.
+
+    It is what remains if asking the inspector ends the process.
+    """
+    return _count_by_log(built.listings, "the process ended while it was asked")
+
+
+def _count_by_log(listings: Sequence[str], problem: str | None) -> LayerCount:
+    """Count by the list in the builder's log; ``problem`` is what the inspector has."""
+    try:
+        logged = layers_by_precision(_logged(listings))
+    except Exception:  # whatever a release logs: it costs no engine
+        logged = {}
+    if known_layers(logged):
+        return LayerCount(logged, f"{_LOG}; {_INSPECTOR}: {problem}" if problem else _LOG)
     reason = f"{_INSPECTOR}: {problem}" if problem else f"{_LOG}: no list of layers"
     return LayerCount({}, f"not told ({reason})")
 
@@ -98,7 +116,8 @@ def _inspector_text(
 ) -> str:
     trt = tensorrt.trt
     runtime = tensorrt.create_runtime()
-    allow_host_code(runtime, portable)
+    if portable is Portability.VERSION:
+        tensorrt.allow_host_code(runtime)
     callbacks.clear_errors()
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
@@ -127,7 +146,7 @@ def _one_line(text: str) -> str:
 
 
 def require_precision(
-    count: LayerCount, precision: Precision, source: Path, export: str, unverified: Path
+    count: LayerCount, precision: Precision, source: Path, export: str, refused: Path
 ) -> None:
     """Refuse an FP16 or INT8 engine whose float layers are all told, and none of which is such.
 
@@ -138,7 +157,7 @@ def require_precision(
         precision: that it was built for.
         source: the ONNX file that it was built from.
         export: what writes that file anew.
-        unverified: where its plan lies.
+        refused: where its plan is left.
 
     Raises:
         BuildError: naming the layers that there are, and where the plan is left.
@@ -151,7 +170,7 @@ def require_precision(
     adjective, arithmetic = _LAYER_WORDS[precision]
     raise BuildError(
         f"the engine from {source} has no {adjective} layer ({census(layers)}, {count.source}), so "
-        f"it is no {precision.value.upper()} engine; its plan is left at {unverified}",
+        f"it is no {precision.value.upper()} engine; its plan is left at {refused}",
         f"run `{export}` again; on a GPU without fast {arithmetic}, build without "
         f"{precision.flag.strip()}",
     )

@@ -18,6 +18,9 @@ from fcn_deploy.tensorrt.api import TensorRt
 PORTABLE_FLAG = "--portable"
 #: The lowest compute capability of Ampere, as in ``sm80``.
 _AMPERE = 80
+#: The GPUs of Jetson and DRIVE: Nano, TX2, Xavier, Orin, Thor (in CUDA 12, then in 13).  By the
+#: guide, JetPack and DRIVE OS run no engine of that level.
+_JETSON = ("sm53", "sm62", "sm72", "sm87", "sm101", "sm110")
 #: Major release → the later ones that run its version-compatible plans: of 8 and 9 said in the
 #: guide of 10.16, of 10 in that of 11.1.
 _LATER_MAJORS = {8: (9, 10), 9: (10,), 10: (11,)}
@@ -60,16 +63,21 @@ def require_portable(
             f"{tensorrt.label} builds for the compute capabilities that are named to it",
             f"drop {PORTABLE_FLAG}, and choose them with --compute-capability",
         )
-    trt = tensorrt.trt
     known = (
-        hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE")
+        tensorrt.builds_version_compatible
         if portable is Portability.VERSION
-        else hasattr(trt, "HardwareCompatibilityLevel")
+        else tensorrt.builds_ampere_plus
     )
     if not known:
         raise InputError(
             f"{tensorrt.label} builds no engine that is portable by {portable.value}",
             f"drop {PORTABLE_FLAG}",
+        )
+    jetsons = [name for name in capabilities if name in _JETSON]
+    if portable is Portability.AMPERE and jetsons:
+        raise InputError(
+            f"{jetsons[0]} is the GPU of a Jetson, which runs no engine for Ampere and later GPUs",
+            f"drop {PORTABLE_FLAG} {portable.value}",
         )
     older = [name for name in capabilities if _number(name) < _AMPERE]
     if portable is Portability.AMPERE and older:
@@ -83,20 +91,11 @@ def configure_portable(
     tensorrt: TensorRt, config: Any, portable: Portability | None
 ) -> tuple[str, ...]:
     """Tell the builder what the engine must fit; return the flags changed."""
-    trt = tensorrt.trt
-    if portable is Portability.VERSION and hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        return ("VERSION_COMPATIBLE",)
-    if portable is Portability.AMPERE and hasattr(trt, "HardwareCompatibilityLevel"):
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-        return ("AMPERE_PLUS",)
+    if portable is Portability.VERSION:
+        return (tensorrt.set_version_compatible(config),)
+    if portable is Portability.AMPERE:
+        return (tensorrt.set_ampere_plus(config),)
     return ()
-
-
-def allow_host_code(runtime: Any, portable: Portability | None) -> None:
-    """Let a runtime load a plan that carries a runtime of its own, which is code of the host."""
-    if portable is Portability.VERSION and hasattr(runtime, "engine_host_code_allowed"):
-        runtime.engine_host_code_allowed = True
 
 
 def fits_release(portable: Portability | None, built: str, installed: str) -> bool:
@@ -104,6 +103,8 @@ def fits_release(portable: Portability | None, built: str, installed: str) -> bo
     if built == installed or portable is not Portability.VERSION:
         return built == installed
     old, new = version_numbers(built), version_numbers(installed)
+    if not old or not new:  # no release that could be told to be later
+        return False
     later_majors = (old[0], *_LATER_MAJORS.get(old[0], ()))
     return old <= new and new[0] in later_majors
 
@@ -112,7 +113,8 @@ def fits_gpu(portable: Portability | None, built_for: Sequence[str], capability:
     """Say whether an engine built for some compute capabilities runs on another one."""
     if capability in built_for:
         return True
-    return portable is Portability.AMPERE and _number(capability) >= _AMPERE
+    ampere = _number(capability) >= _AMPERE and capability not in _JETSON
+    return portable is Portability.AMPERE and ampere
 
 
 def release_in_name(version: str, portable: Portability | None) -> str:

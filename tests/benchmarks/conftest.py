@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
+from tests.benchmarks.gpu_machine import Borrow, Machine
 from tests.benchmarks.table_inputs import pictures
 
 # As `python benchmarks/table.py` finds them: they are no part of the package.
@@ -39,3 +41,17 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec, traced_o
     save_checkpoint(run.checkpoint, model.eval(), tiny_spec)
     ensure_baseline(run)
     return run
+
+
+@pytest.fixture
+def borrow(tmp_path: Path) -> Iterator[Borrow]:
+    """Borrow a machine for a list of steps; it is given back at the end."""
+    machines: list[Machine] = []
+
+    def borrowed(steps: str) -> Machine:
+        machines.append(Machine(tmp_path, steps))
+        return machines[-1]
+
+    yield borrowed
+    for machine in machines:
+        machine.end()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +22,7 @@ from fcn_deploy.results.device import DeviceRow
 from fcn_deploy.results.read import read_files
 from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.build_options import BuildOptions
+from tests.benchmarks.gpu_result_files import device_row, write_device
 from tests.benchmarks.gpu_scripts import load_script
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import LAYER_MS
@@ -62,9 +65,14 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
     return machine
 
 
-def test_every_tier_and_the_layers_are_written(script: ModuleType, machine: FakeMachine) -> None:
+def test_every_tier_and_the_layers_are_written(
+    script: ModuleType, machine: FakeMachine, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Two threads at once would be two hands on the fake's clockwork.
-    script.main([str(RUN.root), "fp16", "device.json", "--contexts", "1"])
+    with pytest.raises(SystemExit) as stop:  # one of the shapes is refused
+        script.main([str(RUN.root), "fp16", "device.json", "--contexts", "1"])
+    assert stop.value.code == 1
+    assert "99x8x9: the engine" in capsys.readouterr().err
     document = read_json(Path("device.json"), "measure it")
     row, refused = document["rows"]
     assert row["batch"] == 2
@@ -105,6 +113,20 @@ def test_shapes_that_are_asked_for_are_measured_alone(
     assert "leak" not in document  # minutes, for whoever has minutes
 
 
+def test_what_a_busy_host_has_no_part_in_can_be_measured_alone(
+    script: ModuleType, machine: FakeMachine
+) -> None:
+    script.main([str(RUN.root), "fp16", "alone.json", "--alone", "--shape", "1x8x9"])
+    document = read_json(Path("alone.json"), "measure it")
+    (row,) = document["rows"]
+    assert row.keys() == {"batch", "size", "memory_mib", "layers", "launches", "error"}
+    assert row["error"] == "layers and launches were all that was asked for"
+    assert "leak" not in document
+    (device,) = read_files([Path("alone.json")]).devices
+    assert device.rows[0].alone_ms == row["launches"]["median_ms"]
+    assert device.rows[0].of_floor is None
+
+
 def test_the_leak_can_be_looked_for_alone(script: ModuleType, machine: FakeMachine) -> None:
     script.main([str(RUN.root), "fp16", "leak.json", "--leak"])
     document = read_json(Path("leak.json"), "measure it")
@@ -134,6 +156,25 @@ def test_what_was_measured_before_the_end_is_in_the_file(
     assert row["error"] == "cut off before all of it was measured"
     assert row.keys() == {"batch", "size", "memory_mib", "layers", "launches", "device", "error"}
     assert read_files([Path("device.json")]).files == ("device.json",)
+
+
+def test_the_report_shows_the_times_that_the_share_is_computed_from(tmp_path: Path) -> None:
+    row = device_row(32, 5.0)
+    timings = {name: timing for name, timing in row.timings.items() if name != "launches"}
+    older = replace(row, timings=timings)
+    file = write_device(tmp_path / "device.json", device_row(1, 0.1), older)
+    page = write_merged_report([file], tmp_path / "report.html").read_text(encoding="utf-8")
+    cells = [
+        re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", line)
+        for line in page.splitlines()
+        if "launches in a row, ms" in line or "×320×480</th>" in line
+    ]
+    assert cells == [
+        ["batch", "launches in a row, ms", "one batch, ms", "pinned stream, ms",
+         "of the slower of copies and launches", "sum of the layers, ms"],
+        ["1×320×480", "0.100", "0.120", "0.135", "74 %", "0.110"],
+        ["32×320×480", "n/a", "6.00", "6.76", "74 %", "5.50"],
+    ]  # fmt: skip
 
 
 def test_many_layers_are_summed_up() -> None:

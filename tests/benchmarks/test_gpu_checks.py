@@ -23,8 +23,10 @@ from tests.benchmarks.gpu_result_files import (
     H200,
     L4,
     RESULTS,
+    device_row,
     on_gpu,
     write_bench,
+    write_device,
     write_gate,
 )
 from tests.result_files import described, metrics, row
@@ -62,7 +64,10 @@ def test_the_page_changes_when_a_result_is_added_or_taken_away(tmp_path: Path) -
 
 def test_without_results_nothing_is_measured(tmp_path: Path) -> None:
     text = page(read_gpu_results(tmp_path), DOCS)
-    assert f"Measured: 0 of {len(CHECKS)} checks." in text
+    by_hand = sum(check.find is None for check in CHECKS)
+    assert by_hand > 0
+    said = f"Measured: 0 of {len(CHECKS) - by_hand} checks; {by_hand} more leave no result file."
+    assert said in text
     assert text.count(NOT_MEASURED) == len(CHECKS) + 1  # the introduction says what it means
     assert "passed over" not in text
 
@@ -93,6 +98,28 @@ def test_what_cannot_be_read_is_passed_over_and_named(
     assert f"- [`{file.name}`]({file.name}): {why}" in text.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("leak",), {"memory_in_use_mib_after": {"x": 1, "y": 2}}),
+        (("rows", 0, "device", "repeats_ms"), [1.0, 0.0]),
+        (("rows", 0, "device", "repeats_ms"), [-1.0]),
+    ],
+)
+def test_a_figure_that_cannot_be_ends_no_page(
+    tmp_path: Path, path: tuple[str | int, ...], value: Any
+) -> None:
+    file = write_device(tmp_path / "tier.json", device_row(1, 0.1))
+    document = read_json(file, repair="")
+    place: Any = document
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    write_json(file, document)
+    text = page(read_gpu_results(tmp_path), tmp_path)
+    assert f"- [`{file.name}`]({file.name}): is damaged" in text
+
+
 def test_of_one_gpu_the_newest_counts_and_each_gpu_has_its_line(tmp_path: Path) -> None:
     write_gate(tmp_path / "new.json", on_gpu("trt"), created=DAY_AFTER)
     write_gate(tmp_path / "old.json", on_gpu("trt"), created=DAY, failed=True)
@@ -101,6 +128,16 @@ def test_of_one_gpu_the_newest_counts_and_each_gpu_has_its_line(tmp_path: Path) 
     assert [first[3], second[3]] == [H200, L4]
     assert first[2].startswith("passed on")
     assert second[2].startswith("FAILED (finite logits) on 101 pictures")
+
+
+def test_the_gate_of_another_tail_has_a_line_of_its_own(tmp_path: Path) -> None:
+    write_gate(tmp_path / "usual.json", on_gpu("trt"), failed=True)
+    write_gate(
+        tmp_path / "other.json", replace(on_gpu("trt"), tail="tournament"), created=DAY_AFTER
+    )
+    usual, other = lines_of(page(read_gpu_results(tmp_path), DOCS), TRT_GATE)
+    assert usual[2].startswith("FAILED")
+    assert other[2].startswith("tournament: passed")
 
 
 def test_a_gate_without_a_stream_is_called_the_older_one(tmp_path: Path) -> None:

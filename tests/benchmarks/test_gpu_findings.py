@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from gpu_page.page import NOT_MEASURED, page
-from gpu_page.results import MASKS_SCHEMA, TURNS_SCHEMA, read_gpu_results
+from gpu_page.results import TURNS_SCHEMA, read_gpu_results
 
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.files import write_json
@@ -25,7 +25,6 @@ from tests.benchmarks.gpu_result_files import (
     H200,
     L4,
     device_row,
-    environment,
     gpu_row,
     on_gpu,
     timing,
@@ -35,6 +34,7 @@ from tests.benchmarks.gpu_result_files import (
 from tests.benchmarks.gpu_scripts import load_script
 from tests.result_files import cold_start, metrics, sensor, verdict
 from tests.tensorrt.engine_files import plan as plan  # a fixture
+from tests.tensorrt.engine_files import sidecar_of, write_sidecar
 
 
 class TestSpeed:
@@ -52,15 +52,22 @@ class TestSpeed:
         _gate, speed = results_of(tmp_path, "`trt` INT8")
         assert "9.00 ms" in speed
 
-    def test_a_file_of_fewer_cases_does_not_hide_one_of_more(self, tmp_path: Path) -> None:
+    def test_of_each_case_the_newest_file_is_shown(self, tmp_path: Path) -> None:
         both = [gpu_row("trt", 1.0, 1.0, 1.0), gpu_row("trt", 3.0, 3.0, 3.0, tier=bench.HOST)]
-        write_bench(tmp_path / "more.json", *both)
-        write_bench(tmp_path / "fewer.json", gpu_row("trt", 2.0, 2.0, 2.0), created=DAY_AFTER)
-        (result,) = results_of(tmp_path, "`trt` FP16, single stream")
-        assert "more.json" in result
-        other = gpu_row("trt", 4.0, 4.0, 4.0, batch_size=8)
-        write_bench(tmp_path / "other.json", other, created=DAY_AFTER)
-        assert len(results_of(tmp_path, "`trt` FP16, single stream")) == 2
+        write_bench(tmp_path / "old.json", *both)
+        write_bench(tmp_path / "new.json", gpu_row("trt", 2.0, 2.0, 2.0), created=DAY_AFTER)
+        anew, other = results_of(tmp_path, "`trt` FP16, single stream")
+        assert anew.startswith("`trt` fp16: end-to-end, batch 1, 320×480: 2.00 ms [2.00–2.00] ([`n")
+        assert other.startswith("`trt` fp16: host, batch 1, 320×480: 3.00 ms [3.00–3.00] ([`old")
+
+    def test_an_engine_with_a_tournament_has_a_line_of_its_own(self, tmp_path: Path) -> None:
+        write_bench(tmp_path / "early.json", gpu_row("trt", 1.0, 1.0, 1.0))
+        row = gpu_row("trt", 2.0, 2.0, 2.0)
+        row = replace(row, runner=replace(row.runner, tail="tournament"))
+        write_bench(tmp_path / "other.json", row, created=DAY_AFTER)
+        usual, other = results_of(tmp_path, "`trt` FP16, single stream")
+        assert usual.startswith("`trt` fp16: end-to-end, batch 1, 320×480: 1.00 ms")
+        assert other.startswith("`trt` fp16, tournament: end-to-end, batch 1, 320×480: 2.00 ms")
 
     def test_what_loadgen_calls_invalid_is_said(self, tmp_path: Path) -> None:
         bad = gpu_row("trt", 1.0, 1.0, 1.0, loadgen=verdict("too short"))
@@ -170,11 +177,25 @@ class TestDevice:
         other = result_of(tmp_path, "the same with a tournament")
         assert other.startswith("1×320×480: 0.100 ms")
 
+    def test_a_portable_engine_is_no_answer_of_the_usual_one(self, tmp_path: Path) -> None:
+        write_device(tmp_path / "usual.json", device_row(1, 0.2))
+        runner = replace(on_gpu("trt"), portable="ampere+")
+        write_device(tmp_path / "other.json", device_row(1, 0.1), runner=runner)
+        (found,) = results_of(tmp_path, "FP16 alone on the GPU")
+        assert found.startswith("1×320×480: 0.200 ms")
+
+    def test_a_shape_that_was_measured_anew_is_shown_as_it_is_now(self, tmp_path: Path) -> None:
+        write_device(tmp_path / "old.json", device_row(1, 0.1), device_row(32, 2.0))
+        write_device(tmp_path / "new.json", device_row(32, 3.0), created=DAY_AFTER)
+        old, new = results_of(tmp_path, "FP16 alone on the GPU")
+        assert old.startswith("1×320×480: 0.100 ms, 10,000 images/s ([`old.json`]")
+        assert new.startswith("32×320×480: 3.00 ms, 10,700 images/s ([`new.json`]")
+
     @pytest.mark.parametrize(
         ("counts", "said"),
         [
-            (GraphCounts(12, 0), "none refused, 12 recorded"),
-            (GraphCounts(3, 2), "REFUSED 2 times, 3 recorded"),
+            (GraphCounts(12, 0), "`trt` fp16: none refused, 12 recorded"),
+            (GraphCounts(3, 2), "`trt` fp16: REFUSED 2 times, 3 recorded"),
             (GraphCounts(0, 0), NOT_MEASURED),
             (None, NOT_MEASURED),
         ],
@@ -186,6 +207,24 @@ class TestDevice:
         write_device(tmp_path / "tier.json", device_row(32, 2.0), runner=runner)
         assert result_of(tmp_path, "CUDA graphs are recorded") == said
 
+    def test_a_refusal_is_not_hidden_by_a_file_that_has_none(self, tmp_path: Path) -> None:
+        refused, fine = (
+            replace(on_gpu("trt"), cuda_graphs=counts)
+            for counts in (GraphCounts(1, 99), GraphCounts(5, 0))
+        )
+        leak = {"memory_in_use_mib_after": {"100": 1300, "1000": 1300}}
+        write_device(tmp_path / "leak.json", leak=leak, runner=refused)
+        write_device(tmp_path / "tier.json", device_row(32, 2.0), runner=fine, created=DAY_AFTER)
+        row = gpu_row("trt", 1.0, 1.0, 1.0)
+        batch = replace(row.runner, cuda_graphs=GraphCounts(0, 1))
+        write_bench(tmp_path / "bench.json", replace(row, runner=batch))
+        found = results_of(tmp_path, "CUDA graphs are recorded")
+        assert [result.partition(" (")[0] for result in found] == [
+            "`trt` fp16: none refused, 5 recorded",
+            "`trt` fp16: REFUSED 1 times, 0 recorded",
+            "`trt` fp16: REFUSED 99 times, 1 recorded",
+        ]
+
     @pytest.mark.parametrize(
         ("last", "said"), [(1310, "flat: 1,300 MiB after 100, 1,310"), (1400, "GROWS by 100 MiB")]
     )
@@ -196,12 +235,30 @@ class TestDevice:
         assert result_of(tmp_path, "GPU memory of an FP16") == NOT_MEASURED
 
 
-def test_an_engine_by_its_sidecar(plan: Path) -> None:
-    (cells,) = lines_of(page(read_gpu_results(plan.parent), DOCS), "FP16 engine of TensorRT 10")
-    assert cells[2].startswith("built in 12 s, 0.0 MB; layers: 20 fp16, 1 fp32 ([`fcn.fp16.trt-10")
-    assert cells[3:] == [L4, "2026-01-02", "TensorRT 10.16.1.11, driver for CUDA 13.0"]
-    assert result_of(plan.parent, "FP16 engine of TensorRT 8.6") == NOT_MEASURED
-    assert result_of(plan.parent, "FP32 engine") == NOT_MEASURED
+class TestEngines:
+    def test_an_engine_by_its_sidecar(self, plan: Path) -> None:
+        (cells,) = lines_of(page(read_gpu_results(plan.parent), DOCS), "FP16 engine of TensorRT 10")
+        result = "built in 12 s, 0.0 MB; layers: 20 fp16, 1 fp32 ([`fcn.fp16.trt-10"
+        assert cells[2].startswith(result)
+        assert cells[3:] == [L4, "2026-01-02", "TensorRT 10.16.1.11, driver for CUDA 13.0"]
+        assert result_of(plan.parent, "FP16 engine of TensorRT 8.6") == NOT_MEASURED
+        assert result_of(plan.parent, "FP32 engine") == NOT_MEASURED
+
+    def test_another_engine_does_not_stand_in_its_place(self, plan: Path) -> None:
+        usual = sidecar_of(plan)
+        for name, changes in (
+            ("tournament", {"tail": "tournament", "build_seconds": 20.0}),
+            ("portable", {"flags": {"portable": "version"}, "build_seconds": 30.0}),
+            ("both", {"tail": "tournament", "flags": {"portable": "ampere+"}}),
+        ):
+            sidecar = replace(usual, built_at=DAY, **changes)  # newer than the usual one
+            write_sidecar(plan.with_name(f"{name}.plan"), sidecar)
+        for what, built in (
+            ("FP16 engine of TensorRT 10", "built in 12 s"),
+            ("FP16 engine with a tournament", "built in 20 s"),
+            ("FP16 engine that fits other", "`--portable version`: built in 30 s"),
+        ):
+            assert result_of(plan.parent, what).startswith(built)
 
 
 class TestPytestJson:
@@ -276,16 +333,3 @@ class TestTraining:
             "`fcn32s-resnet18`, batch ?, 64×96, AMP off: 12.0 examples/s, 20.0% of the time "
             "waiting for data"
         )
-
-
-@pytest.mark.parametrize(("agreement", "said"), [(0.9996, "reached"), (0.99, "MISSED")])
-def test_masks_alone(tmp_path: Path, agreement: float, said: str) -> None:
-    document = environment().to_json("masks", MASKS_SCHEMA)
-    runner = json.loads(json.dumps(on_gpu("trt").to_json()))
-    counts = {"pixels": 17_000_000, "flips": 6800, "agreement": agreement, "required": 0.995}
-    write_json(
-        tmp_path / "masks.json", document | counts | {"runner": runner, "widest_flip_margin": 0.02}
-    )
-    result = result_of(tmp_path, "masks alone of `trt` FP16")
-    assert f"of 17.00 million pixels agree, required 99.5%: {said}; 6,800 flips" in result
-    assert result_of(tmp_path, "`trt` FP16") == NOT_MEASURED  # that is no gate

@@ -1,106 +1,16 @@
-"""The queue for a borrowed machine, rehearsed: pieces, steps that hang and fail, a deadline."""
+"""The queue for a borrowed machine, rehearsed: steps that hang and fail, a deadline, a kill."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
 import signal
-import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.benchmarks.gpu_scripts import SCRIPTS
-
-#: Joins pieces and unpacks them as they come, as the one that is sent along does.
-UNPACK = """\
-set -euo pipefail
-folder=$1 dest=$2 name=$3
-mkdir -p "$dest"
-while read -r _ piece; do
-    until [ -e "$folder/$piece" ]; do sleep 0.05; done
-    cat "$folder/$piece"
-done < "$folder/$name.sums" | tar -x -C "$dest"
-touch "$dest/.unpacked"
-"""
-
-
-class Machine:
-    """A borrowed machine: what is called there, and what comes back.
-
-    Args:
-        folder: of everything that is there.
-        steps: the list of the queue.
-    """
-
-    def __init__(self, folder: Path, steps: str) -> None:
-        self.work, self._steps = folder / "work", folder / "steps.txt"
-        self._folder, self._reports = folder, 0
-        self._steps.write_text(steps, encoding="utf-8")
-
-    def call(self, *words: str | Path) -> str:
-        result = subprocess.run(
-            ["bash", SCRIPTS / "queue.sh", self.work, *words],
-            capture_output=True, text=True, timeout=120, check=False,
-            env={**os.environ, "STEPS": str(self._steps), "SPARE": "0", "GRACE": "1"},
-        )  # fmt: skip
-        assert result.stderr == ""
-        return result.stdout
-
-    def run(self) -> None:
-        """Run the queue here and now, as on a machine to which nothing more comes."""
-        self.work.mkdir(exist_ok=True)
-        (self.work / "all-sent").touch()
-        self.call()
-
-    def report(self, *words: str) -> tuple[str, Path]:
-        """Ask for a report; return what it says and the folder that came back."""
-        self._reports += 1
-        folder = self._folder / f"report-{self._reports}"
-        return self.call("--report", folder, *words), folder
-
-    def steps(self, archive: Path | None = None) -> list[dict[str, Any]]:
-        """Return the steps that have ended, as the last archive or the one named has them."""
-        with tarfile.open(archive or self.work / "results.tgz") as packed:
-            try:
-                member = packed.extractfile("./steps.jsonl")
-            except KeyError:  # none has ended yet
-                return []
-            assert member is not None
-            return [json.loads(line) for line in member.read().decode().splitlines()]
-
-    def order(self) -> list[str]:
-        return (self.work / "order").read_text().split()
-
-    def end(self) -> None:
-        """End what runs in the background, as the machine's owner does."""
-        for name in ("queue.pid", "pieces/kit.pid"):
-            with suppress(FileNotFoundError, ProcessLookupError):
-                os.killpg(int((self.work / name).read_text()), signal.SIGKILL)
-
-
-Borrow = Callable[[str], Machine]
-
-
-@pytest.fixture
-def borrow(tmp_path: Path) -> Iterator[Borrow]:
-    """Borrow a machine for a list of steps; it is given back at the end."""
-    machines = []
-
-    def borrowed(steps: str) -> Machine:
-        machines.append(Machine(tmp_path, steps))
-        return machines[-1]
-
-    yield borrowed
-    for machine in machines:
-        machine.end()
+from tests.benchmarks.gpu_machine import Borrow, wait_for
 
 
 def test_of_all_steps_the_first_that_can_run_runs(borrow: Borrow, tmp_path: Path) -> None:
@@ -164,9 +74,158 @@ def test_a_step_that_hangs_ends_at_its_limit_with_all_that_it_began(borrow: Borr
     machine.run()
     assert [step["exit_code"] for step in machine.steps()] == [124, 137, 0]
     for name in ("pid", "deaf-pid"):
-        stat = Path("/proc", (machine.work / name).read_text().strip(), "stat")
-        # Ended, or ended and not asked for its exit code yet.
-        assert not stat.exists() or stat.read_text().split()[2] == "Z"
+        assert machine.has_ended(name)
+
+
+def test_what_a_step_leaves_behind_does_not_share_the_gpu_with_the_next(borrow: Borrow) -> None:
+    machine = borrow(
+        """\
+        leaves | | 0 | 9 | sleep 600 & echo $! > pid
+        next | | 0 | 9 | [ "$(cut -d' ' -f3 "/proc/$(cat pid)/stat" || echo Z)" = Z ]
+        """,
+    )
+    machine.run()
+    assert [step["exit_code"] for step in machine.steps()] == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_step_in_which_the_queue_was_killed_has_its_turn_again(borrow: Borrow) -> None:
+    machine = borrow(
+        """\
+        first | | 0 | 60 | echo first >> order
+        cut | done/first | 0 | 60 | echo cut >> order; [ -e go ] || { echo $$ > pid; sleep 600; }
+        """,
+    )
+    machine.call("--start", "60", "--all-sent")
+    wait_for(lambda: (machine.work / "pid").exists())
+    os.kill(int((machine.work / "queue.pid").read_text()), signal.SIGKILL)
+    assert "the queue does not run" in machine.report()[0]
+    (machine.work / "go").touch()
+    machine.call("--start", "60")
+    assert "the queue has ended" in machine.report("30")[0]
+    assert machine.has_ended("pid")
+    assert machine.order() == ["first", "cut", "cut"]
+    steps = machine.steps()
+    assert [(s["step"], s["exit_code"]) for s in steps] == [("first", 0), ("cut", 137), ("cut", 0)]
+    assert steps[1]["interrupted"]
+
+
+@pytest.mark.slow
+def test_what_is_asked_for_while_the_queue_ends_is_done(borrow: Borrow, tmp_path: Path) -> None:
+    machine = borrow("one | | 0 | 60 | echo one >> order\n")
+    # The last thing that the queue does with its lock held is to pack: there it is stopped.
+    tar = tmp_path / "bin" / "tar"
+    tar.parent.mkdir()
+    tar.write_text(
+        '#!/bin/bash\ncase "$*" in *-czf*)\n'
+        f"[ ! -e {tmp_path}/hold ] || {{ touch {tmp_path}/held; while [ -e {tmp_path}/hold ]; "
+        'do sleep 0.05; done; }\nesac\nexec /usr/bin/env -S PATH="${PATH#*:}" tar "$@"\n'
+    )
+    tar.chmod(0o755)
+    (machine.work / "done").mkdir(parents=True)
+    (machine.work / "done" / "one").touch()  # it has had its turn: the queue packs and ends
+    (tmp_path / "hold").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tar.parent}:{os.environ['PATH']}")
+        machine.call("--all-sent", "--start", "60")
+        wait_for(lambda: (tmp_path / "held").exists())
+        machine.call("--again", "one")
+        (tmp_path / "hold").unlink()
+        wait_for(lambda: (machine.work / "order").exists())
+    assert "the queue has ended" in machine.report("30")[0]
+    assert machine.order() == ["one"]
+
+
+@pytest.mark.slow
+def test_a_deadline_that_has_passed_leaves_the_steps_unrun(borrow: Borrow) -> None:
+    machine = borrow("one | | 0 | 60 | echo one >> order\n")
+    machine.call("--all-sent", "--start", "0")
+    said, _ = machine.report("30")
+    assert "the queue has ended" in said
+    assert "one: too little time" in said
+    assert not (machine.work / "order").exists()
+    # A deadline that was damaged is none to work towards.
+    (machine.work / "deadline").write_text("soon")
+    assert "left: 0 s" in machine.report()[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (("--start", "-5"), "usage: queue.sh WORK"),
+        (("--start", "10x"), "usage: queue.sh WORK"),
+        (("--start",), "usage: queue.sh WORK"),
+        (("--report", "x", "y"), "usage: queue.sh WORK"),
+        (("--report",), "usage: queue.sh WORK"),
+        (("--again", "one"), "no queue was started: --start SECONDS first"),
+        (("--receive", "/nonexistent"), "no such file: /nonexistent"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    words: tuple[str, ...], refused: str, borrow: Borrow
+) -> None:
+    borrow("one | | 0 | 60 | true\n").call(*words, refused=refused, code=2)
+
+
+def test_a_step_that_there_is_not_has_no_other_turn(borrow: Borrow) -> None:
+    machine = borrow("one | | 0 | 60 | true\n")
+    machine.work.mkdir()
+    (machine.work / "deadline").write_text("1")
+    machine.call("--again", "two", refused="has no step two", code=2)
+
+
+def test_long_logs_come_back_by_their_end(borrow: Borrow) -> None:
+    machine = borrow("long | | 0 | 60 | head -c 3M /dev/zero | tr '\\\\0' x; echo the end\n")
+    machine.run()
+    said, folder = machine.report()
+    assert len(said) < 5000
+    with tarfile.open(folder / "results.tgz") as packed:
+        member = packed.getmember("./long.end.log")
+        file = packed.extractfile(member)
+        assert file is not None
+        assert member.size == 1 << 20
+        assert file.read().endswith(b"the end\n")
+        assert "./long.log" not in packed.getnames()
+    # Of a former report nothing stays beside a new one.
+    (folder / "results.tgz.0").touch()
+    machine.call("--report", folder)
+    assert sorted(file.name for file in folder.iterdir()) == ["results.tgz"]
+
+
+@pytest.mark.slow
+def test_results_beyond_what_may_come_back_leave_the_largest(borrow: Borrow) -> None:
+    machine = borrow("large | | 0 | 60 | head -c 61M /dev/urandom > $out/large.bin\n")
+    machine.run()
+    said, folder = machine.report()
+    assert "more than 60 MiB of results: the largest files stay in" in said
+    with tarfile.open(folder / "results.tgz") as packed:
+        assert "steps.jsonl" in packed.getnames()
+        assert "large.bin" not in packed.getnames()
+
+
+def test_a_folder_with_a_space_is_refused(borrow: Borrow, tmp_path: Path) -> None:
+    machine = borrow("")
+    machine.work = tmp_path / "two words"
+    machine.call("--start", "9", refused="give folders without spaces", code=2)
+    assert not machine.work.exists()
+
+
+def test_what_a_build_left_half_done_comes_back(borrow: Borrow) -> None:
+    machine = borrow("")
+    machine.run()
+    engines = machine.work / "engines"
+    engines.mkdir()
+    for name in (
+        "a b.plan", "a b.plan.json", "a b.plan.unverified", "a b.1f3a9c02.plan.unverified",
+        "c.plan.unverified", "c.plan.unverified.json", "d.logits.fp16.plan",
+    ):  # fmt: skip
+        (engines / name).write_text(name)
+    _, folder = machine.report()
+    with tarfile.open(folder / "engines.tar.0") as packed:
+        assert sorted(packed.getnames()) == [
+            "engines/a b.plan", "engines/a b.plan.json", "engines/c.plan.unverified",
+            "engines/c.plan.unverified.json", "engines/d.logits.fp16.plan",
+        ]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -185,126 +244,3 @@ def test_the_deadline_is_kept(borrow: Borrow) -> None:
     assert step["exit_code"] == 124
     assert step["limit"] <= 4
     assert step["left"] <= 0
-
-
-class Sender:
-    """What is sent: the first archive, and a Python in three pieces with their checksums."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self._folder = folder
-        first = self._packed({"model/model.safetensors": b"weights"}, "xz")
-        self.first = self._file("first.tar.xz", first)
-        python = b'#!/bin/bash\necho $PYTHONPATH > pythonpath; "$@"\n'
-        kit = self._packed({"bin/python3.10": python, "ballast": os.urandom(30_000)}, "")
-        third = len(kit) // 3
-        contents = [kit[:third], kit[third : 2 * third], kit[2 * third :]]
-        self.pieces = [
-            self._file(f"kit.{index:02}", content) for index, content in enumerate(contents)
-        ]
-        sums = [f"{hashlib.sha256(c).hexdigest()}  kit.{i:02}\n" for i, c in enumerate(contents)]
-        self.sums = self._file("kit.sums", "".join(sums).encode())
-        self.unpack = self._file("unpack.sh", UNPACK.encode())
-
-    def damaged(self, piece: Path) -> Path:
-        (self._folder / "damaged").mkdir()
-        content = bytearray(piece.read_bytes())
-        content[-1] ^= 1
-        return self._file(f"damaged/{piece.name}", bytes(content))
-
-    def _file(self, name: str, content: bytes) -> Path:
-        path = self._folder / name
-        path.write_bytes(content)
-        return path
-
-    def _packed(self, files: dict[str, bytes], compression: str) -> bytes:
-        target = io.BytesIO()
-        with tarfile.open(fileobj=target, mode=f"w:{compression}") as archive:  # type: ignore[call-overload]
-            for name, content in files.items():
-                member = tarfile.TarInfo(name)
-                member.size, member.mode = len(content), 0o755
-                archive.addfile(member, io.BytesIO(content))
-        return target.getvalue()
-
-
-STEPS = """\
-engine | trt-here done/export.ok | 0 | 20 | \\
-    mkdir -p engines; trt head -c 16M /dev/zero > engines/model.fp16.plan; \\
-    echo timings > timings.cache; echo '{"layers": 1}' > engines/model.fp16.plan.json; \\
-    echo engine >> order
-quiet | all-there | 0 | 20 | echo quiet >> order
-after-engine | done/engine.ok | 0 | 20 | echo after-engine >> order
-export | model/model.safetensors | 0 | 20 | \\
-    cmp model/model.safetensors <(printf weights); echo export >> order
-hangs | | 0 | 2 | echo hangs >> order; sleep 600
-fails | | 0 | 20 | echo fails >> order; exit 7
-"""
-
-
-@pytest.mark.slow
-def test_transfers_of_which_one_is_damaged_one_lost_and_one_late(
-    borrow: Borrow, tmp_path: Path
-) -> None:
-    machine, sender = borrow(STEPS), Sender(tmp_path / "sender")
-    kit = sender.pieces
-    # 1: weights, the list of the pieces and what joins them; torch's half begins.
-    machine.call("--receive", sender.first, sender.sums, sender.unpack, "--start", "100")
-    said, _ = machine.report()
-    assert "not here: kit.00 kit.01 kit.02; send again what was sent" in said
-    # 2: a piece that was damaged on its way is not taken, and asked for.
-    assert "damaged: kit.01" in machine.call("--receive", kit[0], sender.damaged(kit[1]))
-    assert "not here: kit.01 kit.02;" in machine.report()[0]
-    # 3: the last piece overtakes it.  What needs no kit has run meanwhile.
-    machine.call("--receive", kit[2])
-    until(machine, "fails")
-    said, folder = machine.report()
-    assert "not here: kit.01;" in said
-    assert "running: nothing, waiting" in said
-    assert [file.name for file in folder.iterdir()] == ["results.tgz"]
-    ended = machine.steps(folder / "results.tgz")
-    assert [(step["step"], step["exit_code"]) for step in ended] == [
-        ("export", 0), ("hangs", 124), ("fails", 7)
-    ]  # fmt: skip
-    # 4: it is sent again; the engine is made, and only then what wants the machine left alone.
-    said = machine.call("--receive", kit[1], "--all-sent", "--report", tmp_path / "last", "60")
-    assert "not here" not in said
-    assert "the queue has ended" in said
-    assert machine.order()[:3] == ["export", "hangs", "fails"]
-    assert set(machine.order()[3:]) == {"engine", "quiet", "after-engine"}
-    assert machine.order().index("engine") < machine.order().index("after-engine")
-    assert machine.steps(tmp_path / "last" / "results.tgz")[:3] == ended
-    source = (machine.work / "pythonpath").read_text().strip()
-    assert source == str((machine.work / "src").resolve())
-    assert (Path(source) / "fcn_deploy" / "cli.py").is_file()
-    # The engine comes back in pieces, with its sidecar and the timings; nothing else does.
-    assert sorted(file.name for file in (tmp_path / "last").iterdir()) == [
-        "engines.tar.0", "engines.tar.1", "results.tgz"
-    ]  # fmt: skip
-    joined = b"".join((tmp_path / "last" / f"engines.tar.{n}").read_bytes() for n in (0, 1))
-    with tarfile.open(fileobj=io.BytesIO(joined)) as packed:
-        sizes = {member.name: member.size for member in packed.getmembers()}
-    assert sizes.pop("engines/model.fp16.plan") == 16 << 20
-    assert sorted(sizes) == ["engines/model.fp16.plan.json", "timings.cache"]
-    with tarfile.open(tmp_path / "last" / "results.tgz") as packed:
-        assert "./model.fp16.plan.json" in packed.getnames()
-
-
-@pytest.mark.slow
-def test_what_never_comes_holds_up_nothing_else(borrow: Borrow, tmp_path: Path) -> None:
-    machine, sender = borrow(STEPS), Sender(tmp_path / "sender")
-    machine.call(
-        "--receive", sender.first, sender.sums, sender.unpack, sender.pieces[0],
-        "--all-sent", "--start", "100",
-    )  # fmt: skip
-    said, _ = machine.report("60")
-    assert machine.order() == ["quiet", "export", "hangs", "fails"]
-    assert "not here: kit.01 kit.02;" in said
-    assert "engine: needs trt-here" in said
-
-
-def until(machine: Machine, step: str) -> None:
-    """Wait for the end of a step."""
-    given_up = time.monotonic() + 60
-    while step not in [entry["step"] for entry in machine.steps()]:
-        assert time.monotonic() < given_up
-        time.sleep(0.1)

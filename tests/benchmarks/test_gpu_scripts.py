@@ -89,6 +89,22 @@ def test_each_turn_gives_a_ratio_of_its_own(
     assert "pinned, 32 × [320, 480]: 10.00× (10.00 to 11.00) baseline-cuda fp32 host" in said
 
 
+def test_a_turn_that_was_cut_off_has_no_ratio(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / f"{turn}-{name}.json" for turn in (1, 2, 3) for name in ("tier", "bench")]
+    for index, document in ((0, tier(1000)), (1, bench(100)), (2, tier(1000)), (5, bench(10))):
+        write_json(files[index], document)
+    script, target = load_script("turns"), tmp_path / "turns.json"
+    script.main([str(target), *map(str, files)])
+    assert [row["ratios"] for row in read_json(target, repair="")["rows"]] == [[10], [5]]
+    said = capsys.readouterr().out
+    for name in ("2-bench.json", "3-tier.json"):
+        assert f"{name} is missing" in said
+    with pytest.raises(InputError, match="no turn has both of its files"):
+        script.main([str(target), *map(str, files[2:])])
+
+
 def test_turns_of_two_networks_have_no_ratio() -> None:
     with pytest.raises(InputError, match="not of one trained network"):
         load_script("turns").turns([(tier(1, "sha256:b"), bench(1))])
@@ -125,6 +141,10 @@ def test_the_script_goes_on_after_a_step_that_failed(tmp_path: Path) -> None:
         (["--run", "nowhere"], "nowhere holds no trained network"),
         (["--data", "nowhere"], "nowhere"),
         (["--nothing", "x"], "unknown option --nothing"),
+        (["--run"], "--run needs a value"),
+        (["--only", "("], "--only ( is no regular expression"),
+        (["--only", "no-such-step"], "--only no-such-step names no step"),
+        (["--work", "two words"], "give folders without spaces"),
     ],
 )
 def test_what_is_not_there_is_said_before_any_step(
@@ -137,6 +157,20 @@ def test_what_is_not_there_is_said_before_any_step(
     assert result.returncode == 2
     assert message in result.stderr
     assert not (tmp_path / "out" / "steps.jsonl").exists()
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    work = tmp_path / "out" / "work"
+    (work / "done").mkdir(parents=True)
+    (work / "done" / "turns").touch()
+    for held in (tmp_path / "out", work):
+        result = subprocess.run(
+            ["flock", held, "bash", SCRIPTS / "run.sh", tmp_path / "out", "--only", "turns"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert result.returncode == 2
+        assert "another run uses" in result.stderr
+    assert [file.name for file in work.rglob("*")] == ["done", "turns"]
 
 
 def test_steps_can_be_chosen_and_run_again(tmp_path: Path) -> None:

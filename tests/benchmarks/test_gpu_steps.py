@@ -25,13 +25,14 @@ from tests.benchmarks.gpu_scripts import SCRIPTS, load_script
 
 #: Scripts that read their arguments by place: how many they take.
 BY_PLACE = {"eightfold": (2, 2), "rtx_engine": (2, 2), "backends": (2, 9), "turns": (3, 99)}
+STEPS = (SCRIPTS / "steps.txt").read_text(encoding="utf-8")
 #: A Python that notes its arguments, and writes what later steps need of it.
 NOTING = r"""#!/bin/bash
 printf '%s\037' "$@" >> "$CALLS"; echo >> "$CALLS"
 for word; do
     case $word in
         */backends.py) echo --backend torch --backend torch-graphs --backend ort-cuda > "$2" ;;
-        */turn-*-others.json) touch "$word" ;;
+        */turn-*.json) touch "$word" ;;
         record) mkdir -p reference; touch reference/reference.json ;;
         --out) touch_next=yes; continue ;;
     esac
@@ -221,6 +222,37 @@ def test_every_step_of_the_list_has_its_turn_once(owned: Rehearsal) -> None:
     assert len(list(owned.out.glob("*.log"))) == len(names)
     assert (owned.out / "results.tgz").is_file()
     assert not (owned.out / "work" / "reference").exists()
+
+
+def needs_and_commands() -> dict[str, tuple[set[str], str]]:
+    """Return of each step what it needs and what it calls."""
+    text = STEPS.replace("\\\n", "")
+    lines = [line.split("|", 4) for line in text.splitlines() if line and line[0] != "#"]
+    return {name.strip("+ "): (set(needs.split()), told) for name, needs, _, _, told in lines}
+
+
+def test_what_the_host_has_a_part_in_is_timed_on_an_idle_machine() -> None:
+    steps = needs_and_commands()
+    borrowed = {name: step for name, step in steps.items() if f"\n+{name} " not in STEPS}
+    timed = {
+        name: needs
+        for name, (needs, command) in borrowed.items()
+        if "fcn_deploy bench" in command
+        or ("device_tier.py" in command and not {"--alone", "--leak"} & set(command.split()))
+    }
+    assert len(timed) >= 12
+    assert [name for name, needs in timed.items() if "all-there" not in needs] == []
+    # What the GPU's own clock tells waits for the engine alone.
+    assert steps["device-alone-fp16"][0] == {"done/build-fp16.ok"}
+
+
+def test_each_turn_that_is_whole_gives_a_ratio() -> None:
+    steps = needs_and_commands()
+    for step, turn in (("turns-1", 1), ("turns-2", 2), ("turns", 3)):
+        needs, command = steps[step]
+        assert {need.removesuffix(".ok") for need in needs} == {f"done/turn-{turn}-others"}
+        assert "$out/turns.json" in command
+        assert [*steps].index(step) == [*steps].index(f"turn-{turn}-others") + 1
 
 
 def borrowed_folder(folder: Path) -> Path:

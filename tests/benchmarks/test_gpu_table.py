@@ -106,8 +106,10 @@ def test_all_that_it_shows(tmp_path: Path) -> None:
         "In turns, 32 images from memory to memory: `trt` fp16 **1.50** (1.50–1.50) × PyTorch "
         "(`torch-graphs` fp16) and 11.0 (11.0–11.0) × the plain export."
     ) in words
-    assert "On the GPU alone in FP16: 0.100 ms for 1, 2.00 ms for 32." in words
-    assert "at batch 32 it reaches 74.0% of what the slower of bus and GPU allows." in words
+    assert "On the GPU alone, `trt` fp16: 0.100 ms for 1, 2.00 ms for 32." in words
+    assert (
+        "at batch 32, `trt` fp16 reaches 74.0% of what the slower of bus and GPU allows." in words
+    )
     assert "only ratios in turns compare" in words
 
 
@@ -131,8 +133,49 @@ def test_the_newest_row_of_a_case_is_shown(tmp_path: Path) -> None:
     assert "compare" not in table_of(tmp_path)  # one file
 
 
+def write_tournament(folder: Path) -> None:
+    """Write a newer result of each kind, of an engine whose argmax is a tournament."""
+    runner = replace(on_gpu("trt"), tail="tournament")
+    rows = [
+        replace(gpu_row("trt", ms, ms, ms, **more), runner=runner)
+        for ms, more in ((7.0, {}), (8.0, {**LARGE, "tier": bench.HOST}))
+    ]
+    write_bench(folder / "tournament.json", *rows, created=DAY_AFTER)
+    shapes = device_row(1, 0.7), device_row(32, 7.0, of_floor=0.5)
+    engine = write_device(
+        folder / "tournament-tier.json", *shapes, runner=runner, created=DAY_AFTER
+    )
+    turns = folder / "tournament-turns.json"
+    load_script("turns").main([str(turns), str(engine), str(folder / "at-once.json")])
+    write_gate(folder / "tournament-gate.json", runner, failed=True, created=DAY_AFTER)
+
+
+def test_an_engine_with_a_tournament_is_told_apart(tmp_path: Path) -> None:
+    write_everything(tmp_path)
+    before = lines_of(tmp_path)
+    write_tournament(tmp_path)
+    lines = lines_of(tmp_path)
+    (other,) = (line for line in lines if line not in before)
+    assert [line for line in lines if line != other] == before
+    assert other == [
+        "`trt` fp16, tournament", "7.00 [7.00–7.00]", "–", "–", "4,000",
+        "gate FAILED: 99.958%, 101 images",
+    ]  # fmt: skip
+    words = table_of(tmp_path).splitlines()[0]
+    for said in (
+        "memory to memory: `trt` fp16 **1.50** (1.50–1.50) × PyTorch",
+        "memory to memory: `trt` fp16, tournament **0.429** (0.429–0.429) × PyTorch",
+        "On the GPU alone, `trt` fp16: 0.100 ms for 1, 2.00 ms for 32.",
+        "On the GPU alone, `trt` fp16, tournament: 0.700 ms for 1, 7.00 ms for 32.",
+        "at batch 32, `trt` fp16 reaches 74.0% of",
+        "at batch 32, `trt` fp16, tournament reaches 50.0% of",
+    ):
+        assert said in words
+
+
 def test_the_readme_has_room_for_all_of_it(tmp_path: Path) -> None:
     write_everything(tmp_path)
+    write_tournament(tmp_path)
     text = markdown_page.with_part(README.read_text(encoding="utf-8"), PART, table_of(tmp_path))
     assert text is not None
     assert len(text.splitlines()) <= 120
@@ -171,3 +214,13 @@ def test_a_cpu_row_named_trt_is_no_figure_of_a_gpu(tmp_path: Path) -> None:
     write_bench(tmp_path / "bench.json", row(runner, 1.0, 1.0, 1.0))
     write_json(tmp_path / "other.json", {"kind": "overlap"})
     assert table_of(tmp_path).startswith(NOTHING)
+
+
+def test_what_a_file_tells_has_no_meaning_in_markdown(tmp_path: Path) -> None:
+    gpu = "x <!-- bench-gpu:end --> | y\n# z"
+    usual = gpu_row("trt", 1.0, 1.1, 1.2)
+    runner = replace(usual.runner, device=f"cuda:0 ({gpu})", library="TensorRT\n## 10 | <b>")
+    write_bench(tmp_path / "one.json", replace(usual, runner=runner))
+    table = table_of(tmp_path)
+    assert "<" not in table
+    assert not [line for line in table.splitlines() if line.startswith("#")]

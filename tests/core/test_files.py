@@ -146,6 +146,21 @@ def test_a_folder_where_the_file_should_be(tmp_path: Path, one_line: OneLine) ->
     assert files_in(tmp_path) == ["a.txt"]
 
 
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path, one_line: OneLine) -> None:
+    fifo, link = tmp_path / "fifo", tmp_path / "null"
+    os.mkfifo(fifo)
+    link.symlink_to("/dev/null")
+    for target in (fifo, link):
+        with pytest.raises(ArtifactError, match="it is no regular file") as caught:
+            write_bytes(target, b"new")
+        assert "; choose another place" in one_line(caught.value)
+        with pytest.raises(ArtifactError, match="it is no regular file"):
+            probe(target)
+    assert fifo.is_fifo()
+    assert link.is_symlink()
+    assert files_in(tmp_path) == ["fifo", "null"]
+
+
 def test_a_name_too_long_for_the_disk(tmp_path: Path, one_line: OneLine) -> None:
     with pytest.raises(ArtifactError, match="cannot write") as caught:
         write_bytes(tmp_path / ("x" * 300), b"new")

@@ -33,9 +33,11 @@ def test_a_file_without_counts_is_read_and_written_as_it_was() -> None:
     assert json.loads(json.dumps(read(values).to_json())) == values
 
 
-def test_note_and_tail_are_written_where_there_is_one() -> None:
-    assert not {"note", "tail"} & described("trt").to_json().keys()
-    noted = replace(described("trt"), note="its header says nothing", tail="tournament")
+def test_note_tail_and_portability_are_written_where_there_is_one() -> None:
+    assert not {"note", "tail", "portable"} & described("trt").to_json().keys()
+    noted = replace(
+        described("trt"), note="its header says nothing", tail="tournament", portable="ampere+"
+    )
     assert read(json.loads(json.dumps(noted.to_json()))) == noted
 
 

@@ -13,9 +13,13 @@ from fcn_deploy.core.errors import BatchShapeError, EngineError, MissingStageErr
 from fcn_deploy.core.files import file_digest, json_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Product
+from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import api
+from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.build_missing import ensure_engine
+from fcn_deploy.tensorrt.build_options import BuildOptions
 from fcn_deploy.tensorrt.engine_file import read_sidecar, sidecar_path
+from fcn_deploy.tensorrt.portability import Portability
 from tests.fake_tensorrt import fake_logits, fake_mask
 from tests.file_reads import counted_reads
 from tests.runners import trt_runner
@@ -31,9 +35,7 @@ def test_logits_come_from_a_second_engine_and_the_mask_from_the_shipped_one(
     run = make_run(machine)
     with pytest.raises(MissingStageError) as missing:
         open_trt(run, "mask", "logits")
-    assert "fcn-deploy export runs/city --fp16 --outputs mask,logits --out runs/city/" in str(
-        missing.value
-    )
+    assert "run `fcn-deploy parity runs/city --backend trt --fp16` first" in str(missing.value)
     ensure_engine(run, FP16, outputs=("logits", "margin"), product=machine.product.value)
     images = pictures((2, 8, 9))
     with open_trt(run, "mask", "logits", "margin") as runner:
@@ -151,6 +153,45 @@ def test_an_engine_of_another_export_is_not_taken(latest: FakeMachine) -> None:
         open_trt(run)
     assert "was built from another file" in str(missing.value)
     assert "run `fcn-deploy build runs/city --fp16` first" in str(missing.value)
+
+
+def test_logits_of_an_older_export_are_not_taken(latest: FakeMachine) -> None:
+    """Not even of the same checkpoint: new masks would be judged by old logits."""
+    run = make_run(latest)
+    ensure_engine(run, FP16, outputs=("mask", "logits"))
+    open_trt(run, "mask", "logits").close()
+    write_onnx(run.onnx(FP16), FP16, opset=16)
+    ensure_engine(run, FP16, outputs=("mask",))
+    open_trt(run).close()
+    with pytest.raises(MissingStageError, match="no engine of runs/city gives logits here"):
+        open_trt(run, "mask", "logits")
+    run.onnx(FP16).unlink()  # engines alone: the masks' engine tells its file
+    with pytest.raises(MissingStageError, match="no engine of runs/city gives logits here"):
+        open_trt(run, "mask", "logits")
+
+
+@pytest.mark.parametrize("portable", list(Portability))
+def test_the_engine_of_this_gpu_goes_before_a_portable_one_built_later(
+    latest: FakeMachine, portable: Portability
+) -> None:
+    run = make_run(latest)
+    with open_trt(run) as runner:
+        exact = runner.describe()
+    later = engine_from_onnx(
+        OnnxFile(run.onnx(FP16)),
+        name=run.name,
+        product=latest.product,
+        options=BuildOptions(portable=portable),
+    )
+    renewed = replace(later.sidecar, built_at="2100-01-01T00:00:00+00:00")
+    sidecar_path(later.path).write_bytes(json_bytes(renewed.to_json()))
+    with open_trt(run) as runner:
+        assert runner.describe() == exact
+        assert "portable" not in runner.describe().to_json()
+    Path(exact.file).unlink()
+    with open_trt(run) as runner:
+        assert runner.describe().file == str(later.path)
+        assert runner.describe().to_json()["portable"] == portable.value
 
 
 def test_a_machine_with_engines_alone_takes_them_by_name(latest: FakeMachine) -> None:

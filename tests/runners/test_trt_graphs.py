@@ -116,6 +116,8 @@ def test_an_8_6_engine_that_shares_no_profile_serves_every_batch_plainly(
         # The plain one, and one that was refused: it is not asked for again.
         assert old.trt._calls.count("context") == 2
         assert len(old.trt._contexts) == 1
+        # Two shapes in the slot of `run`, and one in each of those of `stream`.
+        assert runner.describe().cuda_graphs == GraphCounts(recorded=0, refused=4)
     assert set(old.cuda.held().values()) == {0}
 
 

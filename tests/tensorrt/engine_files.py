@@ -10,7 +10,13 @@ import pytest
 
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.spec import Precision, Product, ShapeProfile
-from fcn_deploy.tensorrt.engine_file import EngineSidecar, EngineTensor, engine_path, sidecar_path
+from fcn_deploy.tensorrt.engine_file import (
+    EngineSidecar,
+    EngineTensor,
+    engine_path,
+    sidecar_path,
+    this_system,
+)
 from tests.tensorrt_fixtures import SPEC
 
 PROFILE = ShapeProfile((1, 32, 32), (1, 48, 64), (8, 96, 128))
@@ -34,7 +40,7 @@ def sidecar_of(plan: Path) -> EngineSidecar:
         compute_capabilities=("sm89",),
         gpu_name="NVIDIA L4",
         driver="13.0",
-        system="Linux x86_64",
+        system=this_system(),
         profiles=(PROFILE,),
         tensors=(
             EngineTensor("image", "input", "uint8", (-1, -1, -1, 3)),

@@ -130,6 +130,18 @@ def test_every_name_exists_in_each_release_or_stands_behind_a_guard(
     assert missing_names((PACKAGE / source).read_text(), release) == set()
 
 
+def test_api_and_binding_alone_ask_what_a_release_has() -> None:
+    asking = {
+        path.name
+        for path in PACKAGE.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "hasattr"
+    }
+    assert asking == {"api.py", "binding.py"}
+
+
 def test_the_scan_sees_the_names_that_we_use() -> None:
     seen = {name for source in SOURCES for name in used_names_of(PACKAGE / source)}
     assert {

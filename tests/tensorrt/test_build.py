@@ -6,13 +6,14 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from fcn_deploy.core.errors import ArtifactError, BuildError, OnnxFileError
-from fcn_deploy.core.files import file_digest
+from fcn_deploy.core.errors import ArtifactError, BuildError, InputError, OnnxFileError
+from fcn_deploy.core.files import file_digest, json_bytes
 from fcn_deploy.core.spec import Precision, Product, ShapeProfile
 from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import api, build
@@ -96,6 +97,30 @@ def test_built_again_it_is_current_and_a_change_says_which_field(
     assert rest == []
 
 
+def test_an_engine_whose_sidecar_is_older_than_a_field_is_current(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    """What follows from the ONNX file is told from it; the engine is the same."""
+    onnx_path = write_onnx(tmp_path / "model.onnx")
+
+    def built() -> build.Engine:
+        return engine_from_onnx(
+            OnnxFile(onnx_path),
+            name="fcn",
+            product=machine.product,
+            folder=folder,
+            source_digest="sha256:shipped",
+        )
+
+    first = built()
+    old = replace(first.sidecar, tail=None, source_digest=None)
+    sidecar_path(first.path).write_bytes(json_bytes(old.to_json()))
+    again = built()
+    assert again.current
+    assert again.sidecar == first.sidecar
+    assert read_engine(first.path) == first.sidecar
+
+
 def test_a_damaged_engine_is_not_current(
     machine: FakeMachine, tmp_path: Path, folder: Path
 ) -> None:
@@ -159,7 +184,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_build(
 
     def refused(folder: Path, options: BuildOptions | None = None) -> str:
         steps: list[str] = []
-        with pytest.raises(ArtifactError) as failed:
+        with pytest.raises((ArtifactError, InputError)) as failed:
             engine_from_onnx(
                 OnnxFile(onnx_path),
                 name="fcn",
@@ -174,6 +199,9 @@ def test_a_place_that_cannot_be_written_is_found_before_the_build(
     complaint = refused(onnx_path / "sub")
     assert "Not a directory" in complaint
     assert "with --out" in complaint
+    content = onnx_path.read_bytes()
+    assert "is no timing cache by its name" in refused(folder, BuildOptions(timing_cache=onnx_path))
+    assert onnx_path.read_bytes() == content
     for cache, words in (
         (tmp_path / "caches", "Is a directory"),
         (onnx_path / "cache", "Not a directory"),

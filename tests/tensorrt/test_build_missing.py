@@ -79,6 +79,28 @@ def test_the_logits_engine_follows_the_masks_profiles(
     assert len(ensure()) == 3
 
 
+def test_the_logits_engine_is_of_the_masks_file(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    """A file exported anew from the same checkpoint may be another graph."""
+    machine.cuda.major, machine.cuda.minor = 8, 9
+    run = Run(tmp_path / "runs" / "city")
+    said: list[str] = []
+    for opset in (16, 17):
+        write_onnx(run.onnx(FP16), FP16, opset=opset)
+        for _ in range(2):
+            ensure_engine(run, FP16, outputs=("logits",), folder=folder, say=said.append)
+        digest = OnnxFile(run.onnx(FP16)).digest
+        (shown,) = folder.glob("*.logits.*.plan")
+        assert read_sidecar(shown).source_digest == digest
+        assert read_sidecar(shown).onnx_digest != digest
+        (masks,) = set(folder.glob("*.plan")) - {shown}
+        assert read_sidecar(masks).onnx_digest == digest
+    assert len(said) == 4
+    assert "logits" in said[-1]
+    assert "was built from another file" in said[-1]
+
+
 def test_ensure_engine_builds_what_is_missing_once(
     machine: FakeMachine, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,8 +125,9 @@ def test_options_reach_the_builder(machine: FakeMachine, tmp_path: Path, folder:
     if machine.release == "8.6.0":  # the release that must be told so
         assert "PROFILE_SHARING_0806" in engine.sidecar.flags["builder"]
     assert cache.read_bytes() == b" timed"
+    assert engine.warnings == ()
     cache.write_bytes(b"foreign")  # of another GPU: refused, then begun afresh
-    engine_from_onnx(
+    engine = engine_from_onnx(
         OnnxFile(write_onnx(onnx_path, checkpoint="sha256:other")),
         name="fcn",
         product=machine.product,
@@ -134,6 +135,9 @@ def test_options_reach_the_builder(machine: FakeMachine, tmp_path: Path, folder:
         folder=folder,
     )
     assert cache.read_bytes() == b" timed"
+    assert engine.warnings == (
+        f"{cache} holds no timings of this TensorRT and GPU: it is begun afresh",
+    )
 
 
 def test_progress_is_told_where_the_release_tells_it(

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
-from fcn_deploy.core.errors import ArtifactError, EngineError, MissingStageError
+from fcn_deploy.core.errors import EngineError, MissingStageError
 from fcn_deploy.core.spec import Precision, Product
+from fcn_deploy.tensorrt import engine_file
 from fcn_deploy.tensorrt.engine_file import (
-    accept_engine,
     read_engine,
     read_plan_header,
     read_sidecar,
     sidecar_path,
-    write_unverified,
 )
 from tests.tensorrt import engine_files
 from tests.tensorrt.engine_files import plan_bytes, sidecar_of, write_sidecar
@@ -163,47 +160,27 @@ def test_refusals_need_neither_tensorrt_nor_torch(plan: Path) -> None:
     assert "is not the plan that was built" in done.stderr
 
 
-def test_a_crash_between_the_moves_leaves_a_refused_engine(
-    plan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real_replace = os.replace
-    moved: list[Path] = []
-
-    def crash(source: Path, target: Path) -> None:
-        if moved:
-            raise KeyboardInterrupt
-        moved.append(target)
-        real_replace(source, target)
-
-    unverified = write_unverified(plan, memoryview(plan_bytes() + b"new"))
-    monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(KeyboardInterrupt):
-        accept_engine(unverified, plan, sidecar_of(plan))
-    with pytest.raises(MissingStageError, match="has no sidecar"):
-        read_engine(plan)
-    assert moved == [plan]
-    assert list(plan.parent.iterdir()) == [plan]
-
-
-def test_a_full_disk_leaves_the_older_engine_and_the_new_plan(
-    plan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = read_engine(plan)
-    unverified = write_unverified(plan, memoryview(plan_bytes() + b"new"))
-    assert read_engine(plan) == before
-
-    def disk_full(descriptor: int) -> NoReturn:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", disk_full)
-        with pytest.raises(ArtifactError, match="disk is full"):
-            accept_engine(unverified, plan, before)
-    assert read_engine(plan) == before
-    accepted = accept_engine(unverified, plan, before)
-    assert read_engine(plan) == accepted
-    assert plan.read_bytes().endswith(b"new")
-    assert not unverified.exists()
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("flags", None),
+        ("flags", []),
+        ("plan_bytes", "a"),
+        ("compute_capabilities", [89]),
+        ("compute_capabilities", None),
+        ("version", 10),
+        ("layers", "none"),
+        ("spec", []),
+        ("profiles", {"a": 1}),
+    ],
+)
+def test_a_field_of_another_kind_is_refused(plan: Path, field: str, value: object) -> None:
+    content = {**sidecar_of(plan).to_json(), field: value}
+    del content["sidecar_digest"]
+    content["sidecar_digest"] = engine_file._seal({**content})
+    sidecar_path(plan).write_text(json.dumps(content))
+    with pytest.raises(EngineError, match="is unreadable"):
+        read_sidecar(plan)
 
 
 def test_sidecars_are_read_alone(plan: Path) -> None:

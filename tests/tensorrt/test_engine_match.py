@@ -46,6 +46,15 @@ def test_another_release_and_another_gpu_are_refused_in_this_order(plan: Path) -
         check(Product.TRT, "10.16.1.11", "sm90")
 
 
+def test_a_plan_of_another_system_is_refused(plan: Path) -> None:
+    """As one for a desktop is that was copied to a Jetson."""
+    sidecar = replace(sidecar_of(plan), system="Linux riscv64")
+    with pytest.raises(EngineError, match=r"expected \w+ \w+, found Linux riscv64; run `fcn"):
+        check_belongs(
+            plan, sidecar, product=Product.TRT, version="10.16.1.11", compute_capability="sm89"
+        )
+
+
 def test_a_trusted_plan_still_tells_its_release(plan: Path) -> None:
     header = read_plan_header(plan)
     check_release(plan, header, Product.TRT, "10.16.1")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +18,7 @@ from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import build
 from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.build_options import BuildOptions
-from fcn_deploy.tensorrt.engine_file import read_engine
+from fcn_deploy.tensorrt.engine_file import read_engine, read_sidecar
 from tests import tensorrt_fixtures
 from tests.fake_cuda import FakeCuda
 from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
@@ -63,7 +66,7 @@ def built(
 def is_kept(machine: FakeMachine, engine: build.Engine, cache: Path) -> bool:
     """Whether engine, sidecar and timings lie in their places, and nothing else does."""
     assert read_engine(engine.path) == engine.sidecar
-    assert not list(engine.path.parent.glob("*.unverified"))
+    assert not list(engine.path.parent.glob("*.unverified*"))
     return machine.product is Product.RTX or cache.read_bytes() == b" timed"
 
 
@@ -183,25 +186,87 @@ def test_a_refused_engine_leaves_its_plan_beside_its_place_and_the_next_takes_it
     assert left.read_bytes()[:4] in (b"ftrt", b"vtrt")
     machine.trt._half_layers = True
     engine = built(machine, path, folder)
+    assert engine.sidecar.layers_from == "engine inspector"  # built anew, and counted
     assert engine.path == left.with_suffix("")
     assert not left.exists()
 
 
-def test_plan_and_timings_lie_on_the_disk_before_the_engine_is_asked(
-    machine: FakeMachine, tmp_path: Path, folder: Path
+@pytest.mark.parametrize(
+    ("logs", "count", "told"),
+    [
+        (False, {}, "not told (engine inspector: the process ended while it was asked)"),
+        (
+            True,
+            {"fp16": 1},
+            "builder log; engine inspector: the process ended while it was asked",
+        ),
+    ],
+)
+def test_a_count_that_ends_the_process_costs_neither_plan_nor_timings(
+    machine: FakeMachine,
+    monkeypatch: pytest.MonkeyPatch,
+    logs: bool,
+    count: dict[str, int],
+    told: str,
+    tmp_path: Path,
+    folder: Path,
 ) -> None:
-    """What ends the process there, as a crash of TensorRT's would, costs neither."""
+    """As a crash of TensorRT's would: the next build takes what lies there, and asks no more."""
 
     def killed() -> NoReturn:
         raise KeyboardInterrupt
 
-    machine.trt._inspector = killed
+    machine.trt._inspector, machine.trt._logs_layers = killed, logs
     path, cache = write_onnx(tmp_path / "model.onnx", FP16), tmp_path / "timing.cache"
     with pytest.raises(KeyboardInterrupt):
         built(machine, path, folder, cache)
-    (left,) = folder.iterdir()
-    assert left.name.endswith(".plan.unverified")
+    left = sorted(file.name.partition(".plan")[2] for file in folder.iterdir())
+    assert left == [".unverified", ".unverified.json"]
     assert machine.product is Product.RTX or cache.read_bytes() == b" timed"
+
+    def must_not_build(self: object, network: object, config: object) -> NoReturn:
+        raise AssertionError("built anew")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.trt.Builder, "build_serialized_network", must_not_build)
+        engine = built(machine, path, folder, cache)
+        assert engine.sidecar.layers == count
+        assert engine.sidecar.layers_from == told
+        assert "that process ended before its layers were counted" in engine.warnings[0]
+        assert is_kept(machine, engine, cache)
+        assert built(machine, path, folder, cache).current
+
+
+def test_what_was_left_behind_of_another_file_is_not_taken(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    def killed() -> NoReturn:
+        raise KeyboardInterrupt
+
+    machine.trt._inspector = killed
+    path = write_onnx(tmp_path / "model.onnx", FP16)
+    with pytest.raises(KeyboardInterrupt):
+        built(machine, path, folder)
+    machine.trt._inspector = None
+    engine = built(machine, write_onnx(path, FP16, checkpoint="sha256:other"), folder)
+    assert engine.sidecar.checkpoint_digest == "sha256:other"
+    assert engine.sidecar.layers_from == "engine inspector"
+    assert not list(folder.glob("*.unverified*"))
+
+
+def test_a_plan_left_behind_whose_log_names_no_half_layer_is_refused(
+    machine: FakeMachine, tmp_path: Path, folder: Path
+) -> None:
+    def killed() -> NoReturn:
+        raise KeyboardInterrupt
+
+    machine.trt._inspector, machine.trt._half_layers = killed, False
+    path = write_onnx(tmp_path / "model.onnx", FP16)
+    with pytest.raises(KeyboardInterrupt):
+        built(machine, path, folder)
+    with pytest.raises(BuildError, match=r"no half-precision layer \(1 layers fp32, builder log"):
+        built(machine, path, folder)
+    assert [file.suffix for file in folder.glob("*plan*")] == [".unverified"]
 
 
 def test_a_timing_cache_that_cannot_be_written_costs_no_engine(
@@ -224,6 +289,44 @@ def test_a_timing_cache_that_cannot_be_written_costs_no_engine(
         built(machine, write_onnx(tmp_path / "model.onnx", FP16), folder, cache)
     (plan,) = folder.glob("*.plan")
     assert read_engine(plan).layers == {"fp16": 1}
+
+
+@pytest.mark.parametrize("trouble", ["a folder", "unreadable", "unwritable"])
+def test_the_default_timing_cache_costs_no_command(
+    monkeypatch: pytest.MonkeyPatch, trouble: str, tmp_path: Path, folder: Path
+) -> None:
+    """It was not asked for, and saves time alone: one of no use is named, and that is all."""
+    from fcn_deploy.core.errors import ArtifactError
+
+    machine = install(monkeypatch, "10.16.1", FakeCuda())
+    path = write_onnx(tmp_path / "model.onnx", FP16)
+    cache = folder / "timing.trt-10.16.1.11.sm89.cache"
+    real_open = Path.open
+
+    def refused(path: Path, *arguments: object, **named: object) -> object:
+        if path == cache:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real_open(path, *arguments, **named)  # type: ignore[call-overload]
+
+    def timings_lost(path: Path, content: bytes, *, flags: str | None = None) -> NoReturn:
+        raise ArtifactError(f"cannot write {path}: No space left on device", "free some space")
+
+    if trouble == "a folder":
+        cache.mkdir(parents=True)
+        reason = "cannot write .*: Is a directory"
+    elif trouble == "unreadable":
+        folder.mkdir()
+        cache.write_bytes(b"timings")
+        monkeypatch.setattr(Path, "open", refused)
+        reason = "cannot read .*: Permission denied"
+    else:
+        monkeypatch.setattr(build, "write_bytes", timings_lost)
+        reason = "the timing cache is not kept: cannot write .*: No space left"
+    engine = built(machine, path, folder)
+    (warning,) = engine.warnings
+    assert re.search(reason, warning)
+    assert engine.sidecar.layers == {"fp16": 1}
+    assert read_sidecar(engine.path) == engine.sidecar
 
 
 def test_timings_that_tensorrt_does_not_give_cost_no_engine(

@@ -82,6 +82,9 @@ def test_what_a_release_or_a_gpu_lacks_is_refused_before_the_build(
     machine = install(monkeypatch, "8.6.0", FakeCuda(major=7, minor=5))
     with pytest.raises(InputError, match=r"on one of them, not on sm75; drop --portable ampere\+"):
         built(machine, path, folder, AMPERE)
+    machine = install(monkeypatch, "10.16.1", FakeCuda(major=8, minor=7))
+    with pytest.raises(InputError, match=r"sm87 is the GPU of a Jetson.*; drop --portable ampere"):
+        built(machine, path, folder, AMPERE)
     machine = install(monkeypatch, "8.6.0", FakeCuda())
     monkeypatch.delattr(machine.trt.BuilderFlag, "VERSION_COMPATIBLE")
     monkeypatch.delattr(machine.trt, "HardwareCompatibilityLevel")
@@ -116,7 +119,8 @@ def test_a_version_compatible_engine_runs_on_later_releases(
 
 
 @pytest.mark.parametrize(
-    ("capability", "fits"), [("sm75", False), ("sm80", True), ("sm90", True), ("sm120", True)]
+    ("capability", "fits"),
+    [("sm75", False), ("sm80", True), ("sm90", True), ("sm120", True), ("sm87", False)],
 )
 def test_an_engine_for_ampere_runs_on_ampere_and_later(capability: str, fits: bool) -> None:
     assert fits_gpu(AMPERE, ("sm89",), capability) is fits

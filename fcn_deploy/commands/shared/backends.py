@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
+
+import click
 
 from fcn_deploy.commands.shared.console import build_bar, console
 from fcn_deploy.core.errors import BackendError, InputError, OnnxFileError, UnfitNetworkError
@@ -13,6 +15,7 @@ from fcn_deploy.core.spec import Precision
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from fcn_deploy.results.runner import RunnerDescription
     from fcn_deploy.runners.base import Runner
 
 _Opened = TypeVar("_Opened")
@@ -145,6 +148,25 @@ def open_backend(
         threads=threads,
         device=found.device_of(device),
     )
+
+
+def say_unusual(runners: Iterable[RunnerDescription]) -> None:
+    """Warn of what is unusual about runners when they are done: on stderr, a line each.
+
+    Args:
+        runners: as they describe themselves behind their last batch.
+    """
+    for runner in dict.fromkeys(runners):
+        if runner.note is not None:
+            click.echo(f"warning: {runner.backend}: {runner.note}", err=True)
+        graphs = runner.cuda_graphs
+        if graphs is not None and graphs.refused:
+            click.echo(
+                f"warning: {runner.backend}: {graphs.refused} times no CUDA graph could be made "
+                f"({graphs.recorded} times one was): such batches are enqueued plainly, which "
+                "costs host time",
+                err=True,
+            )
 
 
 def open_baselines(
