@@ -328,11 +328,11 @@ def newest_engine(
             with the logits made visible; or None.
 
     Returns:
-        The newest that fits, portable ones last, or None; and why the newest other does not fit.
+        The newest that fits, portable ones last, or None; and why the best other does not fit.
     """
     wanted = set(outputs)
     here = {"version": version, "compute_capability": compute_capability}
-    fitting, refused = list[tuple[int, bool, str, Path]](), list[tuple[str, str]]()
+    fitting, refused = list[tuple[int, bool, str, Path]](), list[tuple[bool, str, str]]()
     for path in sorted(folder.glob("*.plan")):
         if name is not None and not path.name.startswith(f"{name}."):
             continue
@@ -340,7 +340,7 @@ def newest_engine(
             sidecar = read_sidecar(path)
             check_belongs(path, sidecar, product=product, **here)
         except ArtifactError as error:
-            refused.append(("", error.message))
+            refused.append((False, "", error.message))
             continue
         foreign = not (
             onnx_digest in (None, sidecar.onnx_digest)
@@ -356,8 +356,8 @@ def newest_engine(
         else:
             fitting.append(_rank(path, sidecar))
             continue
-        refused.append((sidecar.built_at, f"{path} {reason}"))
-    reason = max(refused)[1] if refused else f"there is none in {folder}/"
+        refused.append((wanted <= set(sidecar.outputs), sidecar.built_at, f"{path} {reason}"))
+    reason = max(refused)[-1] if refused else f"there is none in {folder}/"
     return (max(fitting)[-1] if fitting else None), reason
 
 
