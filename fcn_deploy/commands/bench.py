@@ -20,6 +20,7 @@ from fcn_deploy.commands.shared.backends import (
     say_unusual,
     usable_backends,
 )
+from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.cold_starts import cold_starts
 from fcn_deploy.commands.shared.console import EXIT_FAILED, bar, console
 from fcn_deploy.commands.shared.options import (
@@ -32,7 +33,6 @@ from fcn_deploy.commands.shared.options import (
     precision_options,
     run_argument,
     threads_option,
-    trust_option,
     typed_names,
     typed_options,
 )

@@ -11,6 +11,7 @@ import click
 
 from fcn_deploy.commands.evaluate_tables import print_evaluation
 from fcn_deploy.commands.shared.backends import default_backend, open_backend, require_backends
+from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import console, counter
 from fcn_deploy.commands.shared.options import (
     BackendName,
@@ -21,7 +22,6 @@ from fcn_deploy.commands.shared.options import (
     run_argument,
     share_of,
     threads_option,
-    trust_option,
     typed_words,
 )
 from fcn_deploy.commands.shared.pictures import say_recognised

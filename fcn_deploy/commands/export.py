@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fcn_deploy.commands.shared.code_options import trust_code_option
 from fcn_deploy.commands.shared.console import console, counter
 from fcn_deploy.commands.shared.options import (
     Names,
@@ -18,7 +19,6 @@ from fcn_deploy.commands.shared.options import (
     PathType,
     precision_options,
     run_argument,
-    trust_code_option,
     typed_names,
 )
 from fcn_deploy.commands.shared.pictures import calibration_pictures

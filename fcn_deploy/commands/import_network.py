@@ -11,15 +11,9 @@ import click
 from fcn_deploy.commands.import_onnx import PREFIX, OnnxImport, import_onnx
 from fcn_deploy.commands.import_python import PREFIX as PYTHON
 from fcn_deploy.commands.import_python import PythonOptions, import_python
+from fcn_deploy.commands.shared.code_options import argument_options
 from fcn_deploy.commands.shared.console import console
-from fcn_deploy.commands.shared.options import (
-    Channels,
-    Fraction,
-    PathText,
-    PathType,
-    argument_options,
-    typed_names,
-)
+from fcn_deploy.commands.shared.options import Channels, Fraction, PathText, PathType, typed_names
 from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.files import probe
 from fcn_deploy.core.run import Run

@@ -18,6 +18,7 @@ from fcn_deploy.commands.shared.backends import (
     require_backends,
     usable_backends,
 )
+from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import (
     BackendName,
@@ -27,7 +28,6 @@ from fcn_deploy.commands.shared.options import (
     held_out_option,
     precision_options,
     threads_option,
-    trust_option,
     typed_words,
 )
 from fcn_deploy.commands.shared.pictures import parity_pictures

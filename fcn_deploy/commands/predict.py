@@ -18,6 +18,7 @@ from fcn_deploy.commands.shared.backends import (
     require_backends,
     say_unusual,
 )
+from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import (
     BackendName,
@@ -26,7 +27,6 @@ from fcn_deploy.commands.shared.options import (
     device_option,
     precision_options,
     threads_option,
-    trust_option,
 )
 from fcn_deploy.commands.shared.pictures import say_passed_over
 from fcn_deploy.core.errors import FcnDeployError, InputError

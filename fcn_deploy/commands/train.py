@@ -12,14 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fcn_deploy.commands.shared.code_options import python_options
 from fcn_deploy.commands.shared.console import console, counter
-from fcn_deploy.commands.shared.options import (
-    PathText,
-    Size,
-    few_threads,
-    held_out_option,
-    python_options,
-)
+from fcn_deploy.commands.shared.options import PathText, Size, few_threads, held_out_option
 from fcn_deploy.commands.shared.pictures import say_recognised
 from fcn_deploy.commands.train_options import Epochs, TrainOptions, settled, train_plan
 from fcn_deploy.commands.train_resume import resume_point
@@ -297,8 +292,7 @@ def _train(context: click.Context, options: TrainOptions) -> None:
 def _say_start(plan: TrainPlan, train_set: Dataset) -> None:
     from fcn_deploy.networks.starting_weights import start_words
 
-    words = start_words(plan.architecture, train_set.class_names, plan.weights)
-    if words is not None:
+    if words := start_words(plan.architecture, train_set.class_names, plan.weights):
         console.print(words)
 
 

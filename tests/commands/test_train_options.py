@@ -10,6 +10,7 @@ import torch
 from fcn_deploy.commands import train as train_command
 from fcn_deploy.commands.train import train
 from fcn_deploy.commands.train_options import settled, train_plan
+from fcn_deploy.data.sources import DataSource
 from fcn_deploy.training.plan import TrainPlan
 from fcn_deploy.training.recipes import RECIPES
 from tests.conftest import WriteVocFolder
@@ -51,12 +52,12 @@ def test_the_tutorial_s_counts_are_said_as_the_book_prints_them(
 ) -> None:
     folder = voc_folder(train=4, val=3, size=(64, 80))
     plan = plan_of("--recipe", name, "--crop-size", "64x64")
-    train_command._open_training_data(str(folder), plan)
+    train_command._open_training_data(DataSource(str(folder)), plan)
     said = " ".join(capsys.readouterr().out.split())
     assert "read 4 training and 3 validation examples of 8 classes" in said
     book = "at least as large: `read 4 examples` for training, `read 3 examples` for validation"
     assert (book in said) is (name != "scratch")
     plan = plan_of("--recipe", name, "--crop-size", "65x64")
-    train_command._open_training_data(str(folder), plan)
+    train_command._open_training_data(DataSource(str(folder)), plan)
     said = " ".join(capsys.readouterr().out.split())
     assert ("`read 0 examples` for validation on crops" in said) is (name != "scratch")
