@@ -42,6 +42,7 @@ def test_parity_holds_it_against_the_original(fcn_deploy: FcnDeploy, pictures: P
     assert comparison["passed"] is True
 
 
+@pytest.mark.slow
 def test_parity_takes_what_can_take_it(fcn_deploy: FcnDeploy, pictures: Path) -> None:
     foreign_run(Run(RUN), stride=4)
     done = fcn_deploy("parity", "--images", pictures, "--limit", "1")
@@ -81,6 +82,7 @@ def test_bench_measures_it_beside_the_original(fcn_deploy: FcnDeploy) -> None:
     refused(fcn_deploy("bench", "--quick", "--backend", "ort"), "48×80 alone, not of 320×480")
 
 
+@pytest.mark.slow
 def test_masks_need_no_torch(pictures: Path) -> None:
     foreign_run(Run(RUN))
     for words in (

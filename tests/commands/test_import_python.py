@@ -23,6 +23,7 @@ def weights_of(network: torch.nn.Module, path: Path, prefix: str = "") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_network_becomes_a_run_that_is_exported_and_compared(
     fcn_deploy: FcnDeploy, voc_folder: WriteVocFolder, tmp_path: Path
 ) -> None:

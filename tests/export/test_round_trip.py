@@ -29,6 +29,7 @@ def again(fcn_deploy: FcnDeploy, tiny_baseline: Path) -> Run:
     return Run(Path("again"))
 
 
+@pytest.mark.slow
 def test_the_round_trip_gives_the_masks_of_the_deploy_graph(again: Run, tiny_run: Path) -> None:
     ours = OnnxFile(tiny_run / "model.onnx").metadata.spec
     theirs = OnnxFile(again.onnx(Precision.FP32)).metadata.spec
@@ -53,6 +54,7 @@ def test_the_round_trip_gives_the_masks_of_the_deploy_graph(again: Run, tiny_run
             np.testing.assert_array_equal(given.mask[decided], expected.mask[decided])
 
 
+@pytest.mark.slow
 def test_its_half_file_is_ours_too(again: Run, tiny_run: Path) -> None:
     foreign_onnx(*read_imported(again), again.onnx(Precision.FP16), precision=Precision.FP16)
     with (
