@@ -78,7 +78,8 @@ def test_bench_measures_it_beside_the_original(fcn_deploy: FcnDeploy) -> None:
     quick = ("--quick", "--seconds", "0.01", "--backend", "ort", "--size", "48x80")
     done = fcn_deploy("bench", *quick, "--json", "b.json", "--no-cold-start")
     assert done.code == 0, done.err
-    assert "baseline" in done.out
+    backends = {row["runner"]["backend"] for row in json.loads(Path("b.json").read_text())["rows"]}
+    assert backends == {"ort", "baseline"}
     refused(fcn_deploy("bench", "--quick", "--backend", "ort"), "48×80 alone, not of 320×480")
 
 
