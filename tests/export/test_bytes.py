@@ -98,7 +98,8 @@ class Stretched(InterpolatingNetwork):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", OPSETS)
-@pytest.mark.parametrize("tail", [*Tail, None], ids=str)
+# A crop ends networks from Python alone.
+@pytest.mark.parametrize("tail", [*(tail for tail in Tail if tail is not Tail.CROP), None], ids=str)
 @pytest.mark.usefixtures("traced_once")
 def test_no_file_casts_integers_to_bytes(
     tiny_spec: ModelSpec, tail: Tail | None, opset: int
