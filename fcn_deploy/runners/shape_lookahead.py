@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import FcnDeployError
-from fcn_deploy.runners.base import Outputs, Runner, check_images
+from fcn_deploy.runners.base import Outputs, Runner
 
 #: Most batches that wait.
 MAX_WAITING = 128
@@ -46,7 +46,7 @@ def by_shape(
         kept_shapes: how many stay prepared; the least recently used one makes room.
         stream: computes batches in the order in which it is given them, with the same promise.
     """
-    queue = _Queue(batches, kept_shapes)
+    queue = _Queue(batches, kept_shapes, runner.check)
     early: dict[int, Outputs] = {}
     due = 0
     try:
@@ -67,8 +67,14 @@ def by_shape(
 class _Queue:
     """Batches on their way into a stream, and which of the caller's each one is."""
 
-    def __init__(self, source: Iterable[NDArray[np.uint8]], kept_shapes: int) -> None:
+    def __init__(
+        self,
+        source: Iterable[NDArray[np.uint8]],
+        kept_shapes: int,
+        check: Callable[[NDArray[np.uint8]], None],
+    ) -> None:
         self._source = source
+        self._check = check
         self._kept_shapes = kept_shapes
         # Those of this stream that the runner keeps: what it had before them makes room first.
         self._prepared: OrderedDict[Shape, None] = OrderedDict()
@@ -85,7 +91,7 @@ class _Queue:
         refusal: FcnDeployError | None = None
         try:
             for images in self._source:
-                check_images(images)
+                self._check(images)
                 place, shape = self._taken, images.shape
                 self._taken += 1
                 self._taken_bytes += images.nbytes

@@ -26,7 +26,7 @@ from fcn_deploy.core.errors import BackendError, EngineError, FcnDeployError, In
 from fcn_deploy.core.spec import BatchShape, ModelSpec, Product
 from fcn_deploy.machine import cuda
 from fcn_deploy.results.runner import RunnerDescription
-from fcn_deploy.runners.base import Backend, OpenRequest, Outputs, Runner, check_images
+from fcn_deploy.runners.base import Backend, OpenRequest, Outputs, Runner
 from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.buffers import BatchBuffers
 from fcn_deploy.tensorrt.build_missing import ensure_engine
@@ -219,7 +219,7 @@ class TrtRunner(Runner):
             for index, images in enumerate(batches):
                 if len(in_flight) == len(loaded.stream_slots):
                     yield self._collect_streamed(token, loaded, in_flight)
-                check_images(images)
+                self.check(images)
                 self._require_slots(token)
                 slot = loaded.stream_slots[index % len(loaded.stream_slots)]
                 in_flight.append(loaded.submit(slot, images, loaded.lanes))
@@ -253,7 +253,7 @@ class TrtRunner(Runner):
 
     def device_seconds(self, images: NDArray[np.uint8]) -> float:
         """Run a batch and return the device's own time for computing it, without the copies."""
-        check_images(images)
+        self.check(images)
         loaded = self._open_engine()
         loaded.run(images)
         return loaded.last_compute_seconds()
@@ -281,7 +281,7 @@ class TrtRunner(Runner):
         Raises:
             InputError: fewer than one launch.
         """
-        check_images(images)
+        self.check(images)
         if launches < 1:
             raise InputError(f"{launches} launches take no time", "ask for one at least")
         return self._open_engine().launch_latency(images, launches)
@@ -296,7 +296,7 @@ class TrtRunner(Runner):
             images: a batch.
             runs: how many are timed; each layer's median counts.
         """
-        check_images(images)
+        self.check(images)
         times = self._open_engine().layer_times(images, runs)
         # A name that several layers bear is told several times a run.
         return {
