@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fcn_deploy.export.exporter import Export
+    from fcn_deploy.graph.foreign.export import ForeignExport
 
 
 #: Pictures to calibrate on: 32 and 128 of CamVid's give the same mean IoU within 0.02 point.
@@ -150,13 +151,7 @@ def export(**typed: Any) -> None:
         _write_int8(target, write, source, options)
         return
     written = write(target, precision=options.precision)
-    shapes = ", ".join("×".join(map(str, shape)) for shape in written.checked_shapes)
-    proof = f"masks checked against PyTorch at N×H×W {shapes}" if shapes else "NOT CHECKED"
-    console.print(
-        f"wrote {written.path}: {written.precision.value}, opset {written.opset}, "
-        f"tail {written.tail.value}, "
-        f"{written.num_nodes} nodes, outputs {', '.join(written.outputs)}; {proof}"
-    )
+    _say_written(written, "PyTorch", f"tail {written.tail.value}, ")
     if options.explain:
         _explain(checkpoint, written)
 
@@ -184,11 +179,14 @@ def _export_foreign(source: Run, options: ExportOptions) -> None:
     if options.precision is Precision.INT8:
         _write_int8(target, write, source, options)
         return
-    written = write(target, precision=options.precision)
+    _say_written(write(target, precision=options.precision), "the original")
+
+
+def _say_written(written: Export | ForeignExport, reference: str, form: str = "") -> None:
     shapes = ", ".join("×".join(map(str, shape)) for shape in written.checked_shapes)
-    proof = f"masks checked against the original at N×H×W {shapes}" if shapes else "NOT CHECKED"
+    proof = f"masks checked against {reference} at N×H×W {shapes}" if shapes else "NOT CHECKED"
     console.print(
-        f"wrote {written.path}: {written.precision.value}, opset {written.opset}, "
+        f"wrote {written.path}: {written.precision.value}, opset {written.opset}, {form}"
         f"{written.num_nodes} nodes, outputs {', '.join(written.outputs)}; {proof}"
     )
 
