@@ -14,6 +14,7 @@
     │   │   └── UnfitNetworkError  one that is sound, and not for this backend
     │   └── EngineError        a TensorRT engine that does not belong here
     │       └── BatchShapeError  one that belongs, or a network, and not for this batch
+    ├── MissingExtraError      a package of one of our extras is not installed
     ├── ArchitectureError      an architecture or its weights
     ├── BackendError           a backend, provider or device that is not to be had
     │   └── CudaError          a call of the CUDA runtime
@@ -122,6 +123,24 @@ class EngineError(ArtifactError):
 
 class BatchShapeError(EngineError):
     """An engine or a network does not take batches of this shape; it stays usable for others."""
+
+
+class MissingExtraError(FcnDeployError):
+    """What a command needs beyond the runtime is not installed.
+
+    Args:
+        what: what cannot be done without it, e.g. ``serving over HTTP``.
+        extra: the extra of this package that brings it.
+        error: what Python said when it was imported.
+    """
+
+    def __init__(self, what: str, extra: str, error: ImportError) -> None:
+        missing = error.name.partition(".")[0] if error.name else str(error)
+        super().__init__(
+            f"{what} needs {missing}, which cannot be imported",
+            f"pip install 'fcn-deploy[{extra}]'",
+        )
+        self.extra = extra
 
 
 class ArchitectureError(FcnDeployError):
