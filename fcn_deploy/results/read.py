@@ -97,6 +97,35 @@ def read_results(run: Run) -> Results:
     )
 
 
+@dataclass(frozen=True)
+class Proofs:
+    """What says which backends give the reference's masks, and how fast they are.
+
+    Attributes:
+        parity_files: newest last.
+        benches: newest last.
+        unread: a line for each file that could not be read: damaged, or of another schema.
+    """
+
+    parity_files: tuple[ParityFile, ...]
+    benches: tuple[Bench, ...]
+    unread: tuple[str, ...]
+
+
+def read_proofs(run: Run) -> Proofs:
+    """Read a run's results of `parity` and `bench`; those that cannot be read prove nothing."""
+    found, unread = _Found(), []
+    for kind, folder in (("parity", run.parity_folder), ("bench", run.bench_folder)):
+        for path in _result_files(folder):
+            try:
+                fields = _opened(path, "make it anew, or delete it")
+                if fields.values.get("kind") != OUTPUTS:
+                    found.add(fields, kind, _below(run.root, path))
+            except ArtifactError as error:
+                unread.append(str(error))
+    return Proofs(_newest_last(found.parity_files), _newest_last(found.benches), tuple(unread))
+
+
 def read_training(run: Run, repair: str) -> Training:
     """Read the training of a run.
 
