@@ -30,7 +30,6 @@ from fcn_deploy.commands.shared.options import (
     Percentage,
     Size,
     device_option,
-    precision_options,
     run_argument,
     threads_option,
     typed_names,
@@ -67,7 +66,9 @@ class BenchOptions:
 
     run: str | None
     backends: tuple[str, ...]
-    precision: Precision
+    fp32: bool
+    fp16: bool
+    int8: bool
     scenario_name: str
     target_p99_ms: float | None
     clock: str
@@ -87,6 +88,12 @@ class BenchOptions:
     threads: int | None
     trust: bool
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that were typed; float32 alone without any."""
+        asked = {Precision.FP32: self.fp32, Precision.FP16: self.fp16, Precision.INT8: self.int8}
+        return tuple(one for one, typed in asked.items() if typed) or (Precision.FP32,)
+
     def as_quick_look(self, typed: Container[str]) -> BenchOptions:
         """Return the options with ``QUICK`` for all that were not typed."""
         changes = {name: value for name, value in QUICK.items() if name not in typed}
@@ -98,7 +105,7 @@ class BenchOptions:
         """Return where the result goes: named, or by what was typed, so that none is replaced."""
         return self.json_file or run.bench_folder / result_name(
             "-".join(self.backends) or "all",
-            self.precision.value,
+            "-".join(precision.value for precision in self.precisions),
             "-".join(f"{h}x{w}" for h, w in self.sizes),
             "b" + "-".join(map(str, self.batches)),
             None if self.scenario_name == SINGLE_STREAM else self.scenario_name,
@@ -124,7 +131,13 @@ def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ..
     help="Measure this backend; may be repeated; by default all backends that run here are "
     "measured.",
 )  # fmt: skip
-@precision_options
+@click.option(
+    "--fp32", is_flag=True,
+    help="Measure the float32 network, as without any such flag; flags add up, and all rows take "
+    "turns.",
+)  # fmt: skip
+@click.option("--fp16", is_flag=True, help="Measure the half precision network of model.fp16.onnx.")
+@click.option("--int8", is_flag=True, help="Measure the 8-bit network of model.int8.onnx.")
 @click.option(
     "--scenario", "scenario_name", type=click.Choice(SCENARIOS),
     default=SINGLE_STREAM, show_default=True,
@@ -220,16 +233,20 @@ def bench(**typed: Any) -> None:
     source = run_from_argument(options.run, options.trust)
     scenario, loop_reason = _scenario(options)
     before = None if options.older is None else _older(options)  # before minutes are spent
-    chosen = options.backends or usable_backends(options.precision, source=source)
-    require_backends(chosen, options.device)
+    chosen = {
+        precision: options.backends or usable_backends(precision, source=source)
+        for precision in options.precisions
+    }
+    every = tuple(dict.fromkeys(name for names in chosen.values() for name in names))
+    require_backends(every, options.device)
     target = options.result_file(source, typed_names())
     if options.older is not None and options.older.resolve() == target.resolve():
         raise InputError(f"{target} would replace what it is compared with", "name another --json")
     probe(target)
-    options = replace(options, backends=chosen, threads=options.threads or usable_cores())
+    options = replace(options, backends=every, threads=options.threads or usable_cores())
     watch = ConditionWatch(options.threads or 1)
     with ExitStack() as stack:
-        files = _opened(options, source, options.threads or 1, stack)
+        files = _opened(options, source, chosen, stack)
         plan = replace(
             _plan(options, files, scenario, stack),
             loop_reason=loop_reason,
@@ -311,29 +328,32 @@ def _cold_starts(
 
 
 def _opened(
-    options: BenchOptions, source: Run, threads: int, stack: ExitStack
+    options: BenchOptions,
+    source: Run,
+    chosen: Mapping[Precision, tuple[str, ...]],
+    stack: ExitStack,
 ) -> dict[Runner, Precision]:
     """Open the baselines and the backends: runner → precision of the file it was opened on."""
-
-    def opened(backend: str) -> Runner:
-        runner = open_backend(
-            source,
-            backend,
-            precision=options.precision,
-            device=options.device,
-            threads=threads,
-        )
-        return stack.enter_context(runner)
-
+    threads = options.threads or 1
     unasked = "backends" not in typed_names()
     foreign = source.is_foreign and unasked
-    runners = list(opened_unasked(foreign, options.backends, opened, unasked=unasked).values())
-    baselines = open_baselines(source, threads, runners, stack)
+
+    def opened(precision: Precision) -> list[Runner]:
+        def open_one(backend: str) -> Runner:
+            runner = open_backend(
+                source, backend, precision=precision, device=options.device, threads=threads
+            )
+            return stack.enter_context(runner)
+
+        return list(opened_unasked(foreign, chosen[precision], open_one, unasked=unasked).values())
+
+    runners = {runner: precision for precision in chosen for runner in opened(precision)}
+    baselines = open_baselines(source, threads, list(runners), stack)
     return {
         **dict.fromkeys(baselines, Precision.FP32),
         **{
-            runner: Precision.FP32 if runner.describe().is_baseline else options.precision
-            for runner in runners
+            runner: Precision.FP32 if runner.describe().is_baseline else precision
+            for runner, precision in runners.items()
         },
     }
 
