@@ -1,5 +1,4 @@
-"""The certificate: what the reference gave for some pictures, so that a target can hold its own masks
-against it.
+"""The certificate: what the reference gave for some pictures, for a target to hold its masks against.
 
     reference ──record_certificate──▶ certificate.json + 00000.png, 00000.mask.png, 00000.logits, …
                                                                         │
@@ -11,7 +10,7 @@ picture is left out, its logits alone are as many as those of ten ordinary ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,20 @@ _REPAIR = "make the bundle again with `fcn-deploy bundle`"
 _PICTURE, _ODD_SIZE, _OTHER = "picture", "odd size", "other"
 
 
-def record_certificate(reference: Runner, pictures: Pictures, folder: Path) -> int:
+def record_certificate(
+    reference: Runner,
+    pictures: Pictures,
+    folder: Path,
+    *,
+    on_picture: Callable[[], None] = lambda: None,
+) -> int:
     """Ask the reference what `parity` asks it, and write its answers.
 
     Args:
         reference: float32, opened for ``mask`` and ``logits``.
         pictures: that ride along.
         folder: of the files.
+        on_picture: called after each picture.
 
     Returns:
         Bytes written.
@@ -63,6 +69,7 @@ def record_certificate(reference: Runner, pictures: Pictures, folder: Path) -> i
         answers.save(picture, _PICTURE)
         if len(first) < FIRST_PICTURES:
             first.append(picture)
+        on_picture()
     if not first:
         raise InputError("no pictures to certify on", "name a folder of pictures")
     extras = replace(pictures.extras(first), large=None).taken_by(reference.spec.input_shape)
@@ -161,6 +168,11 @@ class Certificate:
     _batches: tuple[tuple[str, ...], ...]
     _streamed: tuple[tuple[str, ...], ...]
 
+    @property
+    def imported(self) -> bool:
+        """Whether the reference is a network that was imported from ONNX."""
+        return self.reference.backend == "original"
+
     def runner(self) -> Runner:
         """Return a runner that answers from the files, and only what was asked."""
         return CertifiedRunner(self)
@@ -231,9 +243,7 @@ class Certificate:
     def _file(self, entry: _Entry, suffix: str) -> Path:
         return self.file.with_name(f"{entry.stem}.{suffix}")
 
-    def _require_size(
-        self, path: Path, mask: NDArray[np.uint8], size: tuple[int, ...]
-    ) -> None:
+    def _require_size(self, path: Path, mask: NDArray[np.uint8], size: tuple[int, ...]) -> None:
         if mask.shape != size:
             raise BundleError(f"{path} has another size than its picture", _REPAIR)
 

@@ -231,7 +231,7 @@ class Archive:
         if len(record) < _END_BYTES or not record.startswith(_END_MARK):
             self._refuse("it is truncated, or no zip: it does not end with a zip's end record")
         _, _, _, _, count, size, start, _ = struct.unpack(_END, record)
-        if 0xFFFF == count or 0xFFFFFFFF in (size, start):
+        if count == 0xFFFF or 0xFFFFFFFF in (size, start):
             self._refuse("it is a zip64")
         if record != _end_record(count, size, start):
             self._refuse("its end record is not as it was written")

@@ -1,7 +1,7 @@
 """`fcn-deploy.json`: what a bundle holds, and from what it was made, by digest.
 
-    data ─▶ checkpoint ─▶ ONNX files ─▶ engines         each names what it was made from
-    files                                               name, size and SHA-256 of each
+data ─▶ checkpoint ─▶ ONNX files ─▶ engines         each names what it was made from
+files                                               name, size and SHA-256 of each
 """
 
 from __future__ import annotations
@@ -191,10 +191,12 @@ class Manifest:
 
     def _require_consistent(self, place: Path) -> None:
         """Refuse a manifest that names files which it does not list, or lists otherwise."""
-        for entry in (*self.onnx, *self.engines):
-            known = self.files.get(entry.file)
-            if known is None or known.digest != entry.digest:
-                raise BundleError(f"{place} names {entry.file}, and not its digest", _REPAIR)
+        named = [(onnx.file, onnx.digest) for onnx in self.onnx]
+        named += [(engine.file, engine.digest) for engine in self.engines]
+        for file, digest in named:
+            known = self.files.get(file)
+            if known is None or known.digest != digest:
+                raise BundleError(f"{place} names {file}, and not its digest", _REPAIR)
         for engine in self.engines:
             if f"{engine.file}.json" not in self.files:
                 raise BundleError(f"{place} names {engine.file}, and not its sidecar", _REPAIR)

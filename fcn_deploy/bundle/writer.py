@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,7 @@ def write_bundle(
     target: Path,
     *,
     key: Path | None = None,
+    on_picture: Callable[[], None] = lambda: None,
 ) -> WrittenBundle:
     """Write a bundle, whole or not at all.
 
@@ -84,6 +85,7 @@ def write_bundle(
         pictures: that ride along.
         target: the archive.
         key: private key that signs it; None: it is not signed.
+        on_picture: called after each picture.
 
     Raises:
         InputError: the reference is of another checkpoint, or not finite; there are no pictures;
@@ -106,7 +108,9 @@ def write_bundle(
             place = folder / member
             place.parent.mkdir(exist_ok=True)
             shutil.copyfile(source, place)
-        certificate_size = record_certificate(reference, pictures, folder / "certificate")
+        certificate_size = record_certificate(
+            reference, pictures, folder / "certificate", on_picture=on_picture
+        )
         card = model_card(contents, name, pictures.count)
         write_bytes(folder / CARD, card.encode())
         write_bytes(folder / KITFILE, kitfile(contents, name).encode())
