@@ -12,6 +12,7 @@ import click
 from fcn_deploy import __version__
 from fcn_deploy.commands.bench import bench
 from fcn_deploy.commands.build import build
+from fcn_deploy.commands.bundle import bundle
 from fcn_deploy.commands.data import data
 from fcn_deploy.commands.doctor import doctor
 from fcn_deploy.commands.evaluate import evaluate
@@ -23,6 +24,7 @@ from fcn_deploy.commands.report import report
 from fcn_deploy.commands.scenes import scenes
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from fcn_deploy.commands.train import train
+from fcn_deploy.commands.verify import verify
 from fcn_deploy.core.errors import FcnDeployError, WriteError
 
 
@@ -90,6 +92,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Export": (export, build),
     "Prove": (parity, evaluate, bench),
     "Use": (predict, report),
+    "Hand over": (bundle, verify),
     "This machine": (doctor,),
 }
 

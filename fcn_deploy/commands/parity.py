@@ -103,6 +103,29 @@ class ParityOptions:
             threads=self.threads,
         )
 
+    def certified(self, source: Run) -> bool:
+        """Say whether the masks are held against those that a bundle brought along."""
+        return source.bundle is not None and self.data is None and self.images is None
+
+    def reference(self, source: Run, opened: ExitStack) -> tuple[Runner, Pictures]:
+        """Return what is held against, and the pictures; of a bundle those that it brought."""
+        if self.certified(source):
+            from fcn_deploy.bundle.certificate import read_certificate
+
+            certificate = read_certificate(source.certificate)
+            pictures = certificate.pictures()
+            count = min(pictures.count, self.limit or pictures.count)
+            reference = opened.enter_context(certificate.runner())
+            return reference, dataclasses.replace(pictures, count=count)
+        held_against = "original" if source.is_foreign else "torch"
+        if source.bundle is not None and not source.is_foreign:
+            raise InputError(
+                f"{source.bundle} brought no masks for other pictures than its own",
+                "drop --data and --images",
+            )
+        reference = opened.enter_context(self.open(source, held_against, Precision.FP32))
+        return reference, self.pictures(source, reference.spec)
+
     def candidate(self, source: Run, backend: str, opened: ExitStack) -> Candidate:
         """Open a candidate, with what opens it as `predict` does."""
         from fcn_deploy.parity.candidate import Candidate
@@ -114,7 +137,9 @@ class ParityOptions:
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, type=PathText(), metavar="[RUN | REF.json CAND.json]")
+@click.argument(
+    "arguments", nargs=-1, type=PathText(), metavar="[RUN | BUNDLE | REF.json CAND.json]"
+)
 @click.option(
     "--backend", "backends", multiple=True, type=BackendName(),
     help="Compare this backend with PyTorch, or with the original of `import onnx:FILE`; may be "
@@ -272,9 +297,7 @@ def _compare_live(options: ParityOptions) -> None:
     )
     probe(target)
     with ExitStack() as stack:
-        held_against = "original" if source.is_foreign else "torch"
-        reference = stack.enter_context(options.open(source, held_against, Precision.FP32))
-        pictures = options.pictures(source, reference.spec)
+        reference, pictures = options.reference(source, stack)
         candidates = opened_unasked(
             source.is_foreign and not options.backends,
             backends,
@@ -282,8 +305,11 @@ def _compare_live(options: ParityOptions) -> None:
             unasked=not options.backends,
         )
         step = stack.enter_context(counter("parity", pictures.count))
-        comparisons = compare(reference, list(candidates.values()), pictures, on_picture=step)
-        note = channel_order_note(reference, pictures) if source.is_foreign else None
+        live = not options.certified(source)
+        comparisons = compare(
+            reference, list(candidates.values()), pictures, can_rerun=live, on_picture=step
+        )
+        note = channel_order_note(reference, pictures) if source.is_foreign and live else None
     save(comparisons, target, typed=typed_words(but=_NOT_REPEATED))
     _conclude(comparisons, target, note)
 

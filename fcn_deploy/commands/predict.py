@@ -29,6 +29,7 @@ from fcn_deploy.commands.shared.options import (
     threads_option,
 )
 from fcn_deploy.commands.shared.pictures import say_passed_over
+from fcn_deploy.commands.shared.runs import is_bundle, run_from_argument
 from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.run import MODEL_SUFFIXES, Run
 from fcn_deploy.core.spec import Precision
@@ -96,7 +97,7 @@ def predict(**typed: Any) -> None:
     pictures = find_images([Path(word) for word in words])
     backend = options.backend or default_backend(source, options.precision)
     require_backends([backend], options.device)
-    folder = options.out or source.root / "predictions"
+    folder = options.out or source.results_root / "predictions"
     done = 0
     with ExitStack() as stack:
         runner = stack.enter_context(
@@ -187,8 +188,8 @@ def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
     first = Path(arguments[0])
     run_directory = first.is_dir() and Run(first).has_model()
     mistyped = not first.exists() and first.suffix == "" and len(arguments) > 1
-    if first.suffix in MODEL_SUFFIXES or run_directory or mistyped:
+    if first.suffix in MODEL_SUFFIXES or is_bundle(first) or run_directory or mistyped:
         if len(arguments) == 1:
             raise InputError("no pictures named", "give files or folders after the run")
-        return Run.from_argument(first), arguments[1:]
+        return run_from_argument(first), arguments[1:]
     return Run.from_argument(None), arguments

@@ -9,6 +9,7 @@
     ├── ArtifactError          a file of ours: missing, unreadable, unwritable
     │   ├── WriteError         one that cannot be written; options may choose another place
     │   ├── MissingStageError  an earlier command has to run first
+    │   ├── BundleError        a bundle: damaged, hostile, or not what it says
     │   ├── CheckpointError    model.safetensors
     │   ├── OnnxFileError      model.onnx
     │   │   └── UnfitNetworkError  one that is sound, and not for this backend
@@ -103,6 +104,10 @@ class WriteError(ArtifactError):
 
 class MissingStageError(ArtifactError):
     """An earlier stage has not been run; the repair names its command."""
+
+
+class BundleError(ArtifactError):
+    """A bundle is damaged, not written by `fcn-deploy bundle`, or not what its maker signed."""
 
 
 class CheckpointError(ArtifactError):

@@ -29,11 +29,12 @@ def usable_backends(
     Args:
         precision: of the files.
         skipped: backends that are not taken, and not named.
-        source: their run; of one that was imported from ONNX, PyTorch runs nothing.
+        source: their run; of one that was imported from ONNX, and of a bundle, PyTorch runs
+            nothing.
     """
     from fcn_deploy.runners.base import BACKENDS, find_backend
 
-    if source is not None and source.is_foreign:
+    if source is not None and (source.is_foreign or source.bundle is not None):
         skipped = {*skipped, *(name for name in BACKENDS if name.startswith("torch"))}
     found = [find_backend(name) for name in BACKENDS if name not in skipped]
     considered = [backend for backend in found if not backend.on_request]
