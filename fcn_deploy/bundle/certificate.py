@@ -1,4 +1,4 @@
-"""The certificate: what the reference gave for some pictures, for a target to hold its masks against.
+"""The certificate: what the reference gave for some pictures; a target is held against it.
 
     reference ──record_certificate──▶ certificate.json + 00000.png, 00000.mask.png, 00000.logits, …
                                                                         │

@@ -31,7 +31,7 @@ OPTIONS = {
 def test_the_commands_stand_in_sections_in_the_order_of_the_work(fcn_deploy: FcnDeploy) -> None:
     shown = fcn_deploy("--help").out
     titles = re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE)
-    assert titles == ["Options", "Data", "Train", "Export", "Prove", "Use", "This machine"]
+    assert titles == ["Options", "Data", "Train", "Export", "Prove", "Use", "Hand over", "This machine"]
     names = re.findall(r"^  ([a-z]+)  +[A-Z]", shown.partition("Data:")[2], re.MULTILINE)
     assert " ".join(names) == (
         "scenes data train import export build parity evaluate bench predict report doctor"
