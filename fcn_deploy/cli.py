@@ -23,6 +23,7 @@ from fcn_deploy.commands.predict import predict
 from fcn_deploy.commands.report import report
 from fcn_deploy.commands.scenes import scenes
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
+from fcn_deploy.commands.ship import ship
 from fcn_deploy.commands.train import train
 from fcn_deploy.commands.verify import verify
 from fcn_deploy.core.errors import FcnDeployError, WriteError
@@ -92,7 +93,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Export": (export, build),
     "Prove": (parity, evaluate, bench),
     "Use": (predict, report),
-    "Hand over": (bundle, verify),
+    "Hand over": (ship, bundle, verify),
     "This machine": (doctor,),
 }
 

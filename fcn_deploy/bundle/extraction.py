@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fcn_deploy.bundle.certificate import read_certificate
 from fcn_deploy.bundle.container import REPAIR, Archive, name_problem
-from fcn_deploy.bundle.manifest import MANIFEST, MAX_MANIFEST, SIGNATURE, Manifest
+from fcn_deploy.bundle.manifest import (
+    CARD,
+    KITFILE,
+    MANIFEST,
+    MAX_MANIFEST,
+    SIGNATURE,
+    Manifest,
+)
 from fcn_deploy.core.errors import ArtifactError, BundleError, MissingStageError
-from fcn_deploy.core.files import write_error
+from fcn_deploy.core.files import file_digest, write_error
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.onnx_file import OnnxFile
@@ -31,6 +38,9 @@ _KNOWN = re.compile(
     r"|preview\.png|engines/[^/]+\.plan(\.json)?|(parity|evaluate|bench)/[^/]+\.json"
     r"|certificate/(certificate\.json|\d{5}\.(png|mask\.png|truth\.png|logits))"
 )
+#: Of these, what is made anew for a bundle, and the pictures among it.
+_CERTIFICATE = "certificate/"
+_PICTURE = re.compile(r"certificate/\d{5}\.png")
 #: Bytes that a signature may have.
 _MAX_SIGNATURE = 1 << 22
 
@@ -140,6 +150,30 @@ def extract(bundle: Path, folder: Path) -> Extraction:
                 faults.append(fault)
         signed = SIGNATURE in archive.members
     return Extraction(bundle, folder, manifest, signed, tuple(faults))
+
+
+def holds_files(bundle: Path, files: Mapping[str, Path], *, pictures: int, signed: bool) -> bool:
+    """Say whether a bundle was made of these files of a run, as they are now.
+
+    Args:
+        bundle: the archive.
+        files: name in the bundle → file.
+        pictures: that ride along.
+        signed: whether it must be signed.
+
+    Raises:
+        MissingStageError: there is no such archive.
+        BundleError: it is no bundle, or is damaged.
+    """
+    with opened_archive(bundle) as archive:
+        manifest, _ = read_manifest(archive, bundle)
+        if signed != (SIGNATURE in archive.members):
+            return False
+    made = {CARD, KITFILE} | {name for name in manifest.files if name.startswith(_CERTIFICATE)}
+    ride = sum(_PICTURE.fullmatch(name) is not None for name in manifest.files)
+    if manifest.files.keys() - made != files.keys() or ride != pictures:
+        return False
+    return all(file_digest(path) == manifest.files[name].digest for name, path in files.items())
 
 
 def _extracted(archive: Archive, name: str, target: Path, expected: str | None) -> str | None:

@@ -24,12 +24,14 @@ from fcn_deploy.core.errors import (
     OnnxFileError,
     UnfitNetworkError,
 )
+from fcn_deploy.core.files import file_digest, read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.machine import cuda
 from fcn_deploy.parity.candidate import Candidate
 from fcn_deploy.parity.compare import compare
-from fcn_deploy.results.environment import result_header
+from fcn_deploy.results.environment import Environment, result_header
+from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.runners.base import BACKENDS, Runner, find_backend
 from fcn_deploy.tensorrt import api
@@ -140,6 +142,31 @@ class Verification:
             "backends": [backend.to_json() for backend in self.backends],
             "holds": self.holds,
         }
+
+
+def verified_before(record: Path, bundle: Path, *, key: bool) -> bool:
+    """Say whether a result file says that this bundle holds on this machine, masks included.
+
+    Args:
+        record: written from :meth:`Verification.to_json`.
+        bundle: the archive, which must not have changed since.
+        key: whether its signature must have been checked.
+
+    Raises:
+        ArtifactError: the record or the bundle cannot be read.
+    """
+    fields = Fields(read_json(record, "verify again"), record, "verify again")
+    if fields.values.get("kind") != "verify" or fields.values.get("schema") != VERIFY_SCHEMA:
+        return False
+    then, now = Environment.from_fields(fields, record.name), Environment.current()
+    return (
+        then.same_machine(now)
+        and then.versions == now.versions
+        and fields.text("digest") == file_digest(bundle)
+        and fields.flag("ran")
+        and fields.flag("holds")
+        and (not key or fields.child("signature").flag("holds"))
+    )
 
 
 def backend_states(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fcn_deploy.commands.shared.code_options import trust_code_option
 from fcn_deploy.commands.shared.console import console, counter
 from fcn_deploy.commands.shared.options import PathText, PathType, held_out_option, run_argument
 from fcn_deploy.commands.shared.pictures import say_passed_over, say_recognised
@@ -74,6 +75,7 @@ class BundleOptions:
     "--sign", "key", type=PathType(), metavar="KEY.pem",
     help="Sign the bundle with this private key: ECDSA, P-256.",
 )  # fmt: skip
+@trust_code_option
 def bundle(**typed: Any) -> None:
     """Pack a run into one file that proves its masks on the target (see `verify`).
 

@@ -14,7 +14,8 @@ import click
 from fcn_deploy.commands.shared.backends import open_backend, require_backends
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter
 from fcn_deploy.commands.shared.options import BackendName, PathType, threads_option
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.commands.shared.steps import run_step
+from fcn_deploy.core.errors import InputError, WriteError
 from fcn_deploy.core.run import BUNDLE_SUFFIX
 from fcn_deploy.core.spec import Precision
 
@@ -36,6 +37,7 @@ class VerifyOptions:
     backends: tuple[str, ...]
     threads: int | None
     json_file: Path | None
+    timing: bool
 
 
 @click.command()
@@ -55,6 +57,11 @@ class VerifyOptions:
 )  # fmt: skip
 @threads_option
 @click.option("--json", "json_file", type=PathType(), help="Write the result to this file.")
+@click.option(
+    "--timing/--no-timing", default=True, show_default=True,
+    help="With --run, remember which backends passed, in a folder beside the bundle, and how fast "
+    "they are by a quick `bench`: `--backend auto` takes the fastest from there.",
+)  # fmt: skip
 def verify(**typed: Any) -> None:
     """Check a bundle: digests, signature, backends, and with --run its masks on this machine.
 
@@ -78,6 +85,37 @@ def verify(**typed: Any) -> None:
         console.print(f"wrote {options.json_file}")
     if not found.holds:
         sys.exit(EXIT_FAILED)
+    if options.running and options.timing:
+        _remember(found)
+
+
+def _remember(found: Verification) -> None:
+    """Write what was proven where commands look for the results of this bundle, and time it.
+
+    Where that place cannot be written, this is said, and all that was asked for holds still.
+    """
+    from fcn_deploy.core.files import probe
+    from fcn_deploy.core.run import Run
+    from fcn_deploy.parity.compare import save
+
+    comparisons = [one.comparison for one in found.backends if one.comparison is not None]
+    run = Run(found.bundle.parent, bundle=found.bundle)
+    target = run.parity_folder / "verify.json"
+    try:
+        probe(target)
+        save(comparisons, target)
+    except WriteError as error:
+        click.echo(f"warning: not remembered: {error.message}", err=True)
+        return
+    console.print(f"wrote {target}")
+    passed = [one for one in found.backends if one.proven]
+    precisions = dict.fromkeys(f"--{one.precision.value}" for one in passed)
+    backends = dict.fromkeys(one.backend for one in passed)
+    words = ["bench", str(found.bundle), *precisions, "--tier", "end-to-end", "--quick"]
+    if len(precisions) == 1:  # else one of them may lack a backend
+        words += [word for name in backends for word in ("--backend", name)]
+    if run_step(words) != 0:
+        click.echo("warning: not timed: `--backend auto` takes ort", err=True)
 
 
 def verified(options: VerifyOptions) -> Verification:
