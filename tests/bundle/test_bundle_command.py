@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from fcn_deploy.bundle.contents import gather
+from fcn_deploy.bundle.manifest import BUNDLE_SCHEMA, Manifest
+from fcn_deploy.bundle.verification import VERIFY_SCHEMA
 from fcn_deploy.core.errors import InputError, MissingStageError
 from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
@@ -109,3 +112,11 @@ def test_signing_needs_its_packages(
     done = fcn_deploy("bundle", "--pictures", bundled.pictures, "--sign", "k.pem")
     refused(done, "pip install 'fcn-deploy[sign]'")
     assert not list(Path().glob("*.zip"))
+
+
+def test_the_page_on_bundles_gives_the_schemas_that_are_written() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "bundles.md").read_text(encoding="utf-8")
+    assert f"`fcn-deploy.json` has schema {BUNDLE_SCHEMA} and" in page
+    assert f"writes the result: schema {VERIFY_SCHEMA}," in page
+    for field in fields(Manifest):
+        assert f"`{field.name}`" in page or field.name == "spec"

@@ -12,6 +12,7 @@ import pytest
 from fcn_deploy.bundle import cache
 from fcn_deploy.bundle.cache import open_bundle
 from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Precision
 from tests.bundle.conftest import Bundled
 from tests.command_line import FcnDeploy, refused
 
@@ -131,7 +132,7 @@ def test_a_run_of_a_bundle_says_what_the_user_calls_it(bundle: Path) -> None:
     assert run.command_suffix == " there/model.fcnd.zip"
     assert run.name == "model"
     assert run.bench_folder == Path("there/model.fcnd/bench")
-    assert run.onnx.__self__.root == Path("/cache/abc")
+    assert run.onnx(Precision.FP32) == Path("/cache/abc/model.onnx")
 
 
 def test_the_cache_is_private(bundle: Path) -> None:
