@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fcn_deploy.bundle.cache import open_bundle as open_bundle
     from fcn_deploy.core.run import Run as Run
     from fcn_deploy.core.spec import ModelSpec as ModelSpec
     from fcn_deploy.core.spec import Precision as Precision
@@ -49,6 +50,7 @@ _HOMES = {
     "bilinear_kernel": "networks.upsampling",
     "build_model": "networks.architectures",
     "open_runner": "runners.base",
+    "open_bundle": "bundle.cache",
     "draw_scene": "data.scenes.render",
     "ModelSpec": "core.spec",
     "Precision": "core.spec",

@@ -46,7 +46,7 @@ def pack_logits(logits: Logits) -> tuple[bytes, float]:
             numbers = np.diff(numbers, axis=axis, prepend=np.int32(0))
     folded = (numbers << 1 ^ numbers >> 31).view(np.uint32)  # small ones of both signs are small
     planes = folded.reshape(-1).astype("<u4").view(np.uint8).reshape(-1, 4).T
-    return zlib.compress(np.ascontiguousarray(planes).tobytes(), 9), step
+    return zlib.compress(np.ascontiguousarray(planes).tobytes(), 6), step
 
 
 def unpack_logits(packed: bytes, step: float, shape: tuple[int, int, int]) -> Logits:

@@ -52,6 +52,11 @@ class Run:
             return cls(DEFAULT_RUN)
         path = Path(argument)
         if path.is_file():
+            if path.name.endswith(BUNDLE_SUFFIX):
+                raise ArtifactError(
+                    f"{path} is a bundle, and this takes runs and their files",
+                    "in Python, open_bundle gives a bundle as a run",
+                )
             if path.suffix not in MODEL_SUFFIXES:  # its neighbours must not stand in for it
                 raise ArtifactError(
                     f"{path} is no checkpoint (.safetensors), ONNX file (.onnx) or engine (.plan)",

@@ -140,7 +140,7 @@ def unknown(content: bytes, victim: str, chance: random.Random) -> bytes:
 def bomb(content: bytes, victim: str, chance: random.Random) -> bytes:
     info = _info(victim)
     info.compress_type = chance.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-    size = chance.randint(1, 8) << 20
+    size = chance.randint(1, 1000) << 10
     return _rezipped(
         content,
         lambda old, data: [(info, b"\0" * size) if old.filename == victim else (old, data)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import zipfile
 from pathlib import Path
@@ -83,6 +84,7 @@ def refusal(content: bytes, folder: Path) -> str:
     return line
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_200_hostile_archives_are_refused_and_nothing_is_written(
     kind: str, bundled: Bundled, tmp_path: Path
@@ -105,17 +107,15 @@ def test_no_header_can_be_changed(tmp_path: Path) -> None:
         inside = {
             place for member in members for place in range(member.end - member.size, member.end)
         }
-    changed = tmp_path / "changed.zip"
     for place in sorted(set(range(len(content))) - inside):
         for bit in range(8):
             flipped = bytearray(content)
             flipped[place] ^= 1 << bit
-            changed.write_bytes(flipped)
-            with changed.open("rb") as stream, pytest.raises(BundleError):
-                Archive(changed, stream)
+            with pytest.raises(BundleError):
+                Archive(packed, io.BytesIO(flipped))
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_flipped_byte_is_named_by_its_file(count: int, bundled: Bundled, tmp_path: Path) -> None:
     content = bundled.bundle.read_bytes()
     with bundled.bundle.open("rb") as stream:
