@@ -10,6 +10,7 @@ picture is left out, its logits alone are as many as those of ten ordinary ones.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -270,6 +271,19 @@ class CertifiedRunner(Runner):
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def certified_pictures(content: bytes) -> int:
+    """Return how many pictures a certificate was asked to hold, beside those made of them.
+
+    Args:
+        content: of its file; one that is damaged holds none.
+    """
+    try:
+        entries = json.loads(content)["pictures"]
+        return sum(entry["use"] == _PICTURE for entry in entries)
+    except (ValueError, TypeError, KeyError):
+        return 0
 
 
 def read_certificate(file: Path) -> Certificate:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcn_deploy.bundle.certificate import read_certificate
+from fcn_deploy.bundle.certificate import FILE, certified_pictures, read_certificate
 from fcn_deploy.bundle.container import REPAIR, Archive, name_problem
 from fcn_deploy.bundle.manifest import (
     CARD,
@@ -38,9 +38,8 @@ _KNOWN = re.compile(
     r"|preview\.png|engines/[^/]+\.plan(\.json)?|(parity|evaluate|bench)/[^/]+\.json"
     r"|certificate/(certificate\.json|\d{5}\.(png|mask\.png|truth\.png|logits))"
 )
-#: Of these, what is made anew for a bundle, and the pictures among it.
+#: Of these, what is made anew for a bundle.
 _CERTIFICATE = "certificate/"
-_PICTURE = re.compile(r"certificate/\d{5}\.png")
 #: Bytes that a signature may have.
 _MAX_SIGNATURE = 1 << 22
 
@@ -169,9 +168,10 @@ def holds_files(bundle: Path, files: Mapping[str, Path], *, pictures: int, signe
         manifest, _ = read_manifest(archive, bundle)
         if signed != (SIGNATURE in archive.members):
             return False
+        if certified_pictures(archive.content(f"{_CERTIFICATE}{FILE}", MAX_MANIFEST)) != pictures:
+            return False
     made = {CARD, KITFILE} | {name for name in manifest.files if name.startswith(_CERTIFICATE)}
-    ride = sum(_PICTURE.fullmatch(name) is not None for name in manifest.files)
-    if manifest.files.keys() - made != files.keys() or ride != pictures:
+    if manifest.files.keys() - made != files.keys():
         return False
     return all(file_digest(path) == manifest.files[name].digest for name, path in files.items())
 
