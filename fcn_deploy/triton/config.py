@@ -16,7 +16,7 @@ from fcn_deploy.triton.model import ServedModel, Tensor
 LABELS_FILE = "labels.txt"
 #: Requests that may wait; what comes then is refused at once, and not late.
 MAX_QUEUE_SIZE = 128
-_DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
+_DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 

@@ -46,7 +46,7 @@ def _start(model: ServedModel) -> str:
     command = "docker compose up" if tag else f"{TAG_VARIABLE}=YY.MM-py3 docker compose up"
     text = f"## Start\n\n```sh\n{command}\n```\n\n"
     if model.engine is None:
-        text += "On a machine with an NVIDIA GPU first open the lines at the end of `compose.yaml`."
+        text += "With an NVIDIA GPU, first take the # from the last lines of `compose.yaml`."
     else:
         text += "This needs an NVIDIA GPU and the NVIDIA container toolkit."
     if tag is None:

@@ -18,6 +18,9 @@ SERVER = "nvidia-pytriton==0.7.0"
 #: With numpy 2 this server's Python backend gives empty tensors, without an error.
 NEEDED = ("numpy<2", "onnxruntime>=1.20")
 
+#: Seconds that each step of the installation may take.
+_PATIENCE = 300
+
 
 class NoServerError(Exception):
     """The server cannot be had here; says why."""
@@ -40,7 +43,10 @@ def install(folder: Path) -> None:
 
 
 def _run(*words: str) -> None:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        raise NoServerError(f"{' '.join(words[1:4])} took more than {_PATIENCE} s") from error
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise NoServerError(f"{' '.join(words[1:4])}: {lines[-1] if lines else done.returncode}")
