@@ -105,6 +105,7 @@ class ServedModel:
 
         Raises:
             InputError: the model does not take so many at once.
+            EngineError: there is no such limit.
         """
         if self.fixed_batch is not None:
             if asked not in (None, self.fixed_batch):
@@ -116,6 +117,12 @@ class ServedModel:
             return 0
         # Pictures of one size may fit one profile alone, so the smallest limit holds for all.
         limit = min((profile.largest[0] for profile in self.profiles), default=None)
+        if limit is not None and limit < self.least_batch:
+            raise EngineError(
+                f"{self.source} has profiles that share no number of pictures, and Triton takes "
+                "one limit for all",
+                "build an engine whose profiles do",
+            )
         if asked is None:
             return limit or DEFAULT_PROFILE_BATCH
         if limit is not None and not self.least_batch <= asked <= limit:

@@ -53,6 +53,8 @@ def _start(model: ServedModel) -> str:
         text += f"\n\n{_unknown_tag(model)}"
     return (
         f"{text}\n\nWithout Docker, where Triton is installed:\n\n```sh\n{words}\n```\n\n"
+        "It then listens on all addresses of the machine, unless `--http-address`, "
+        "`--grpc-address` and\n`--metrics-address` name one.\n\n"
         "It is ready when `curl -f http://127.0.0.1:8000/v2/health/ready` ends without an error: "
         "first it\nruns the batches of `model_warmup`."
     )
@@ -61,11 +63,11 @@ def _start(model: ServedModel) -> str:
 def _unknown_tag(model: ServedModel) -> str:
     assert model.engine is not None  # for an ONNX file a tag is known
     version = model.engine.version
-    later = " or a later release" if is_version_compatible(model.engine) else ", no other release,"
+    releases = "that or a later release" if is_version_compatible(model.engine) else "that release"
     return (
-        f"**No container is known that has TensorRT {version}**, and this engine loads with it"
-        f"{later}\nalone. Look the release up in NVIDIA's [support matrix]({SUPPORT_MATRIX}) and "
-        f"give the tag\nas `{TAG_VARIABLE}`. This shows what a container has:\n\n"
+        f"**No container is known that has TensorRT {version}**, and this engine loads with "
+        f"{releases} alone.\nLook it up in NVIDIA's\n[support matrix]({SUPPORT_MATRIX})\n"
+        f"and give the tag as `{TAG_VARIABLE}`. This shows what a container has:\n\n"
         f"```sh\ndocker run --rm {IMAGE}:YY.MM-py3 sh -c 'dpkg -l | grep libnvinfer'\n```\n\n"
         "Where no container has it, build the engine with the TensorRT of a container, on the "
         f"machine\nthat serves: `{model.engine.command}`."
@@ -112,8 +114,8 @@ def _takes(model: ServedModel, max_batch: int) -> str:
         )
     shapes = ", ".join("×".join(map(str, s)) for s in model.warm_up_shapes(max_batch))
     lines.append(
-        f"- Warm-up (N×H×W): {shapes}. These are the sizes of the training images; of an\n"
-        "  imported network that names none they are a default, for you to change in "
+        f"- Warm-up (N×H×W): {shapes}.\n  These are the sizes of the training images; of an "
+        "imported network that names none they are\n  a default, for you to change in "
         "`config.pbtxt`."
     )
     if model.precision is Precision.INT8 and model.engine is None:

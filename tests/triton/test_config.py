@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import EngineError, InputError
 from fcn_deploy.core.input_shape import InputShape
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision, ShapeProfile
@@ -136,3 +136,13 @@ def test_an_engine_of_larger_batches_alone_is_warmed_up_with_them(plan: Path) ->
     assert model.warm_up_shapes(model.batch_limit(None)) == ((4, 48, 64), (8, 48, 64))
     with pytest.raises(InputError, match="4 to 8 pictures, not of up to 2"):
         model.batch_limit(2)
+
+
+def test_profiles_without_a_common_batch_are_refused(plan: Path) -> None:
+    profiles = (
+        ShapeProfile((1, 48, 64), (2, 48, 64), (2, 48, 64)),
+        ShapeProfile((4, 96, 96), (4, 96, 96), (8, 96, 96)),
+    )
+    write_sidecar(plan, replace(sidecar_of(plan), profiles=profiles))
+    with pytest.raises(EngineError, match="share no number of pictures"):
+        built(plan).batch_limit(None)
