@@ -34,7 +34,13 @@ def install(folder: Path) -> None:
     """
     try:
         _run(sys.executable, "-m", "venv", str(folder))
-        pip = (str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet")
+        pip = (
+            str(folder / "bin" / "python"),
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "install",
+        )
         _run(*pip, *NEEDED)
         _run(*pip, "--no-deps", "--only-binary", ":all:", SERVER)  # the rest is for its client
     except OSError as error:
@@ -43,13 +49,14 @@ def install(folder: Path) -> None:
 
 
 def _run(*words: str) -> None:
+    """Run a module of Python's, as ``python -m NAME …``."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_PATIENCE)
     except subprocess.TimeoutExpired as error:
-        raise NoServerError(f"{' '.join(words[1:4])} took more than {_PATIENCE} s") from error
+        raise NoServerError(f"{words[2]} took more than {_PATIENCE} s") from error
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        raise NoServerError(f"{' '.join(words[1:4])}: {lines[-1] if lines else done.returncode}")
+        raise NoServerError(f"{words[2]}: {lines[-1] if lines else done.returncode}")
 
 
 def packages_of(folder: Path) -> Path:
