@@ -19,7 +19,7 @@ from tests.triton.environment import packages_of, stub_of
 
 _HOST = "127.0.0.1"
 #: Seconds that loading and warming up may take on a machine that does other things too.
-_PATIENCE = 180
+_PATIENCE = 300
 
 
 @dataclass(frozen=True)
