@@ -110,6 +110,7 @@ def test_parity_holds_it_against_the_masks_inside(fcn_deploy: FcnDeploy, bundle:
     assert "model.fcnd/parity/ort.fp32.json" in page
 
 
+@pytest.mark.slow
 def test_bench_writes_beside_it(fcn_deploy: FcnDeploy, bundle: Path) -> None:
     done = fcn_deploy(
         "bench", "model.fcnd.zip", "--quick", "--backend", "ort", "--size", "24x40",
