@@ -116,7 +116,7 @@ def read_proofs(run: Run) -> Proofs:
             try:
                 fields = _opened(path, "make it anew, or delete it")
                 if fields.values.get("kind") != OUTPUTS:
-                    found.add(fields, kind, _below(run.root, path))
+                    found.add(fields, kind, _below(run, path))
             except ArtifactError as error:
                 unread.append(str(error))
     return Proofs(_newest_last(found.parity_files), _newest_last(found.benches), tuple(unread))

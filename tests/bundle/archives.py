@@ -36,7 +36,7 @@ def pack(target: Path, contents: Mapping[str, bytes]) -> Path:
 
 def forged(bundle: Path, target: Path, changes: Mapping[str, bytes]) -> Path:
     """Write a bundle with some files exchanged, and every digest redone."""
-    contents = contents_of(bundle) | changes
+    contents = {**contents_of(bundle), **changes}
     manifest = json.loads(contents[MANIFEST])
     for name, content in changes.items():
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"

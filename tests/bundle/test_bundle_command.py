@@ -120,3 +120,32 @@ def test_the_page_on_bundles_gives_the_schemas_that_are_written() -> None:
     assert f"writes the result: schema {VERIFY_SCHEMA}," in page
     for field in fields(Manifest):
         assert f"`{field.name}`" in page or field.name == "spec"
+
+
+@pytest.mark.slow
+def test_a_run_that_pytorch_trained(
+    fcn_deploy: FcnDeploy,
+    bundled: Bundled,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(tiny_run, "runs/fcn")
+    pictures = ("--images", bundled.pictures)
+    assert fcn_deploy("parity", *pictures, "--backend", "ort").code == 0
+    done = fcn_deploy("bundle", "--pictures", bundled.pictures)
+    assert done.code == 0, done
+    assert "left out: no comparison of runs/fcn/model.fp16.onnx has passed" in done.out
+    first = Path("fcn.fcnd.zip").read_bytes()
+    assert fcn_deploy("bundle", "--pictures", bundled.pictures).code == 0
+    assert Path("fcn.fcnd.zip").read_bytes() == first
+    assert "model.safetensors" not in contents_of(Path("fcn.fcnd.zip"))
+    done = fcn_deploy("verify", "fcn.fcnd.zip", "--run", "--backend", "ort")
+    assert done.code == 0, done
+    # PyTorch is here, and the bundle brings no checkpoint.
+    done = fcn_deploy("parity", "fcn.fcnd.zip", *pictures, "--backend", "ort")
+    refused(done, "brought no masks for other pictures")
+    picture = next(iter(bundled.pictures.iterdir()))
+    done = fcn_deploy("predict", "fcn.fcnd.zip", picture, "--backend", "torch")
+    refused(done, "is a bundle and holds no checkpoint")

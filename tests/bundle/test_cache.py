@@ -110,6 +110,7 @@ def test_parity_holds_it_against_the_masks_inside(fcn_deploy: FcnDeploy, bundle:
     assert "model.fcnd/parity/ort.fp32.json" in page
 
 
+@pytest.mark.slow
 def test_bench_writes_beside_it(fcn_deploy: FcnDeploy, bundle: Path) -> None:
     done = fcn_deploy(
         "bench", "model.fcnd.zip", "--quick", "--backend", "ort", "--size", "24x40",
@@ -139,3 +140,11 @@ def test_the_cache_is_private(bundle: Path) -> None:
     run = open_bundle(bundle)
     if os.name == "posix":
         assert run.root.stat().st_mode & 0o077 == 0
+
+
+def test_triton_takes_the_model_of_a_bundle(fcn_deploy: FcnDeploy, bundle: Path) -> None:
+    done = fcn_deploy("package", "triton", "model.fcnd.zip", "--out", "repository")
+    assert done.code == 0, done
+    (file,) = Path("repository").rglob("model.onnx")
+    assert file.read_bytes() == (open_bundle(bundle).root / "model.onnx").read_bytes()
+    assert Path("repository/model/config.pbtxt").is_file()

@@ -46,7 +46,7 @@ def exchanged_channels(content: bytes) -> bytes:
     (weights,) = (w for w in model.graph.initializer if w.name == first.input[1])
     turned = np.ascontiguousarray(numpy_helper.to_array(weights)[:, ::-1])
     weights.CopyFrom(numpy_helper.from_array(turned, weights.name))
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def test_a_good_bundle_holds(fcn_deploy: FcnDeploy, bundle: Path) -> None:
