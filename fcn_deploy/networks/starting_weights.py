@@ -24,7 +24,7 @@ from fcn_deploy.networks.checkpoint import is_foreign, load_weights, read_spec
 from fcn_deploy.networks.fcn import SegmentationNetwork
 from fcn_deploy.networks.python_recipe import is_python
 from fcn_deploy.networks.python_weights import starting_python_network
-from fcn_deploy.networks.timm_bodies import is_timm, timm_body
+from fcn_deploy.networks.timm_bodies import TimmWeights, is_timm, note_of, timm_body
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -71,6 +71,10 @@ def start_words(architecture: str, class_names: Sequence[str], weights: Weights)
     Raises:
         CheckpointError: a checkpoint with another body.
     """
+    if isinstance(weights, TimmWeights):
+        return f"starting from {weights}: its body is taken, the head begins anew" + note_of(
+            weights
+        )
     if not isinstance(weights, Path):
         return None
     if is_python(architecture):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fcn_deploy.core.errors import ArchitectureError, MissingExtraError
+from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.networks.python_recipe import spoken
 from fcn_deploy.networks.upsampling import cropped
 
@@ -201,7 +202,9 @@ def _timm() -> ModuleType:
         import timm
     except ImportError as error:
         raise MissingExtraError("a body of timm's", "timm", error) from error
-    logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of the head that is left out
+    # They warn of the head that is left out, and of every attempt to fetch a file.
+    for name in ("timm", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return timm  # type: ignore[no-any-return]
 
 
@@ -256,6 +259,19 @@ def _fetched(weights: TimmWeights, plan: TimmPlan, places: tuple[int, ...]) -> n
             "or train from scratch with --weights none",
         ) from error
     return features
+
+
+def note_of(weights: TimmWeights) -> str:
+    """Return what to say of how published weights were learned: nothing where it is as here."""
+    published = _timm().get_pretrained_cfg(weights.name)
+    here = ModelSpec.mean, ModelSpec.std
+    if published is None or (tuple(published.mean), tuple(published.std)) == here:
+        return ""
+    mean, std = (", ".join(f"{one:g}" for one in row) for row in (published.mean, published.std))
+    return (
+        f"; it was learned with mean {mean} and deviation {std}, and this training normalises by "
+        "ImageNet's"
+    )
 
 
 def _address(timm: ModuleType, name: str) -> str:

@@ -20,10 +20,11 @@ from fcn_deploy.core.errors import ArchitectureError, MissingExtraError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision
 from fcn_deploy.export.exporter import onnx_from_checkpoint
+from fcn_deploy.networks import architectures
 from fcn_deploy.networks.architectures import build_model, find_architecture, with_output_stride
 from fcn_deploy.networks.checkpoint import load_checkpoint, save_checkpoint
 from fcn_deploy.networks.starting_weights import start_words, starting_network
-from fcn_deploy.networks.timm_bodies import TimmWeights, plan_of
+from fcn_deploy.networks.timm_bodies import TimmBody, TimmPlan, TimmWeights, plan_of
 from fcn_deploy.runners.base import open_runner
 from tests.networks.test_architectures import assert_masks_are_the_same
 from tests.random_network import random_network
@@ -67,6 +68,19 @@ def test_weights_of_the_other_library_are_refused(one_line: OneLine) -> None:
     one_line(caught.value)
     with pytest.raises(ArchitectureError, match="ResNets alone are dilated"):
         with_output_stride("fcn8s-timm:resnet18", 16)
+
+
+def test_a_family_whose_grids_a_body_lacks_is_refused(
+    monkeypatch: pytest.MonkeyPatch, one_line: OneLine
+) -> None:
+    plan = TimmPlan("coarse", {"layer4": 0}, {"layer4": 5}, channels_last=False, padded=False)
+    monkeypatch.setattr(architectures, "plan_of", lambda _: plan)
+    monkeypatch.setattr(
+        architectures, "body_of_backbone", lambda *_: TimmBody(torch.nn.Identity(), plan)
+    )
+    with pytest.raises(ArchitectureError, match="no features on a grid of 16 pixels") as caught:
+        build_model("fcn8s-timm:coarse", 2)
+    assert "use --arch fcn32s-timm:coarse" in one_line(caught.value)
 
 
 # -- where timm is installed --------------------------------------------------------------------
@@ -191,6 +205,14 @@ def test_published_weights_that_do_not_exist(
     with pytest.raises(ArchitectureError, match=words) as caught:
         build_model("fcn8s-timm:resnet10t", 2, weights=TimmWeights(weights))
     one_line(caught.value)
+
+
+def test_what_timms_weights_were_trained_with_is_said(timm: Any) -> None:
+    names = ("a", "b")
+    plain = start_words("fcn8s-timm:resnet10t", names, TimmWeights("resnet10t.c3_in1k"))
+    assert plain == "starting from timm:resnet10t.c3_in1k: its body is taken, the head begins anew"
+    other = start_words("fcn8s-timm:xception41", names, TimmWeights("xception41.tf_in1k"))
+    assert "learned with mean 0.5, 0.5, 0.5 and deviation 0.5, 0.5, 0.5" in str(other)
 
 
 @pytest.mark.slow
