@@ -2,22 +2,22 @@
 
     python benchmarks/journal.py FOLDER [--lines 10000000] [--json FILE]
 
-FOLDER is filled with that many pictures (hard links to a few, in folders of 10,000), as many masks
-and a journal with a line for each but the last 1,000 of them, unless it holds these already.  Then
-a fresh process does what `predict FOLDER/pictures --recursive --resume` does before it computes: it
-reads the journal, lists the pictures, asks each whether it has changed, lists the masks, and is
-left with 1,000.  Files that were made just before lie in the system's cache; a network file system
-is slower.
+FOLDER is given a list of that many names and a journal with a line for each but the last 1,000,
+unless it holds these already; there are no such pictures and masks, as of more than a million the
+journal is believed.  Then a fresh process does what `predict @list.txt --out FOLDER --resume` does
+before it opens the network: it reads the journal and the list, hashes each name, and is left with
+1,000.  Then 100,000 files are made and listed as a folder is.
 
-In FILE, kind "journal", schema 1: lines, journal_bytes, left, read_seconds (the journal alone),
-seconds (all), cpu_seconds, peak_mib (of the process), machine and versions.
+In FILE, kind "journal", schema 1: lines, list_bytes, journal_bytes, left, read_seconds (of which the
+journal alone), seconds, cpu_seconds, peak_mib (of the process), listing_us (a file of a folder),
+machine, versions and conditions.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import os
+import shutil
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,15 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from PIL import Image
 
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.core.files import write_json
-from fcn_deploy.data.masks import voc_palette, write_mask
 from fcn_deploy.machine.sensors import system_load
-from fcn_deploy.predict.items import file_item
 from fcn_deploy.predict.job import PredictJob
 from fcn_deploy.predict.journal import Journal, JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
@@ -41,7 +37,7 @@ from fcn_deploy.predict.sources import Sources
 from fcn_deploy.results.environment import result_header
 
 JOURNAL, JOURNAL_SCHEMA = "journal", 1
-A_FOLDER, LEFT = 10_000, 1_000
+LEFT, AT_ONCE, LISTED = 1_000, 10_000, 100_000
 CLASSES = ("road", "car", "person", "sky", "tree")
 #: What a line of a street scene holds beside its names.
 VALUES: dict[str, Any] = {
@@ -52,61 +48,61 @@ VALUES: dict[str, Any] = {
 
 
 def made(folder: Path, count: int) -> None:
-    """Make pictures, masks and the journal."""
-    pictures, masks = folder / "pictures", folder / "masks"
-    with Journal(masks, None, resume=False) as journal:
-        head = JournalHead("sha256:simulated", "fp32", "ort", overlay=False, classes=CLASSES)
-        journal.begin(head)
-        for begin in range(0, count, A_FOLDER):
-            _fill(pictures, masks, begin, min(begin + A_FOLDER, count), count - LEFT, journal)
-
-
-def _fill(
-    pictures: Path, masks: Path, begin: int, end: int, finished: int, journal: Journal
-) -> None:
-    inner = f"camera-{begin // A_FOLDER:04}"
-    for folder in (pictures, masks):
-        (folder / inner).mkdir(parents=True)
-    picture, mask = pictures / inner / "first.jpg", masks / inner / "first.png"
-    Image.new("RGB", (48, 36)).save(picture)
-    write_mask(mask, np.zeros((36, 48), np.uint8), voc_palette())
-    state = file_item(str(picture)).state()
-    lines = []
-    for number in range(begin, end):
-        name = f"{inner}/frame-{number:08}"
-        os.link(picture, f"{pictures}/{name}.jpg")
-        if number < finished:
-            os.link(mask, f"{masks}/{name}.png")
-            source = f"{pictures}/{name}.jpg"
-            values = {"source": source, "mask": f"{name}.png", **VALUES}
-            lines.append(line_of(key_of(source, f"{name}.png"), state, values))
-    for first in (picture, mask):
-        first.unlink()
-    # A link more or less leaves size and time of change as they are.
-    journal.append(b"".join(lines))
+    """Write the list and the journal."""
+    folder.mkdir(parents=True)
+    with (
+        Journal(folder, None, resume=False) as journal,
+        (folder / "list.txt").open("w", encoding="utf-8") as names,
+    ):
+        journal.begin(
+            JournalHead("sha256:simulated", "fp32", "ort", overlay=False, classes=CLASSES)
+        )
+        for begin in range(0, count, AT_ONCE):
+            lines = []
+            for number in range(begin, min(begin + AT_ONCE, count)):
+                name = f"frame-{number:08}"
+                source = f"/data/drive-{begin // AT_ONCE:04}/{name}.jpg"
+                names.write(f"{source}\n")
+                if number < count - LEFT:
+                    mask = f"{name}.png"
+                    values = {"source": source, "mask": mask, **VALUES}
+                    lines.append(line_of(key_of(source, mask), number + 1, values))
+            journal.append(b"".join(lines))
 
 
 def resumed(folder: Path) -> dict[str, Any]:
-    """Do what a run does before it computes; return the figures."""
-    begun = time.perf_counter()
-    with Journal(folder / "masks", None, resume=True) as journal:
-        read_seconds = time.perf_counter() - begun
-        lines = len(journal.finished)
-    del journal
+    """Do what a run does before it opens the network; return the figures."""
     cpu, begun = time.process_time(), time.perf_counter()
-    with (
-        Sources([str(folder / "pictures")], recursive=True) as sources,
-        PredictJob(sources, folder / "masks", resume=True) as job,
-    ):
-        left = len(job.selection.items)
+    with Sources([f"@{folder / 'list.txt'}"]) as sources:
+        with Journal(folder, None, resume=True) as journal:
+            lines = len(journal.finished)
+        read_seconds = time.perf_counter() - begun
+        del journal
+        cpu_again, again = time.process_time(), time.perf_counter()
+        with PredictJob(sources, folder, resume=True) as job:
+            left = len(job.selection.items)
     return {
         "lines": lines,
         "left": left,
         "read_seconds": read_seconds,
-        "seconds": time.perf_counter() - begun,
-        "cpu_seconds": time.process_time() - cpu,
+        "seconds": time.perf_counter() - again,
+        "cpu_seconds": time.process_time() - cpu_again,
+        "read_cpu_seconds": cpu_again - cpu,
         "peak_mib": _peak_mib(),
     }
+
+
+def listing_us(folder: Path) -> float:
+    """Return microseconds for each file of a folder that is listed."""
+    folder.mkdir()
+    for number in range(LISTED):
+        (folder / f"{number:06}.png").touch()
+    begun = time.perf_counter()
+    with Sources([str(folder)]) as sources:
+        count = sum(len(batch.names) for batch in sources.batches())
+    seconds = time.perf_counter() - begun
+    shutil.rmtree(folder)
+    return seconds / count * 1e6
 
 
 def _peak_mib() -> float:
@@ -129,13 +125,17 @@ def measure(folder: Path, lines: int, json_file: Path | None) -> None:
     # Another process: the memory of making all that is not its.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = pool.submit(resumed, folder).result()
+    found["listing_us"] = listing_us(folder / "listed")
     document = {
         **result_header(JOURNAL, JOURNAL_SCHEMA),
         "conditions": {"load_before": load_before, "load_after": system_load()},
-        "journal_bytes": (folder / "masks" / "predictions.jsonl").stat().st_size,
+        "list_bytes": (folder / "list.txt").stat().st_size,
+        "journal_bytes": (folder / "predictions.jsonl").stat().st_size,
         **found,
     }
-    console.print(json.dumps({key: document[key] for key in ("journal_bytes", *found)}))
+    console.print(
+        json.dumps({key: document[key] for key in ("list_bytes", "journal_bytes", *found)})
+    )
     if json_file is not None:
         write_json(json_file, document)
 

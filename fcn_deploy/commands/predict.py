@@ -54,6 +54,7 @@ class PredictOptions:
     full_names: bool
     recursive: bool
     resume: bool
+    check_all: bool
     shard: str | None
     batch_size: int
     backend: str | None
@@ -82,6 +83,11 @@ class PredictOptions:
 @click.option(
     "--resume", is_flag=True,
     help="Go on where the run before ended: what its journal lists as finished is not done again.",
+)  # fmt: skip
+@click.option(
+    "--check-all", is_flag=True,
+    help="With --resume: look for the masks of all finished pictures, and ask these whether they have "
+    "changed, also where there are more than a million.",
 )  # fmt: skip
 @click.option(
     "--shard", metavar="I/N",
@@ -133,6 +139,7 @@ def predict(**typed: Any) -> None:
                 with_overlay=options.overlay,
                 shard=shard,
                 resume=options.resume,
+                check_all=options.check_all,
             )
         )
         done = _run(source, job, options)

@@ -89,6 +89,8 @@ def say_resumed(job: PredictJob, *, resumed: bool) -> None:
     if journal.damaged:
         console.print(f"{journal.path}: {journal.damaged} damaged lines were dropped")
     console.print(f"{job.finished_before} of {selection.total} pictures were finished before")
+    if not selection.checked:
+        console.print("whether their masks are there was not looked at; --check-all does so")
     if job.taken_over:
         console.print(f"{job.taken_over} of them had their mask and no line yet")
     for count, why in (

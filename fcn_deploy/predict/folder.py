@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcn_deploy.core.errors import InputError
+from fcn_deploy.predict.batches import ItemBatch, MaskNames
 from fcn_deploy.predict.items import FileItem, file_item
 from fcn_deploy.predict.masks_on_disk import MasksOnDisk, existing_masks
-from fcn_deploy.predict.selection import MaskNames, select
+from fcn_deploy.predict.selection import select
 from fcn_deploy.predict.stream import (
     Failed,
     FiniteCheck,
@@ -109,7 +110,7 @@ def mask_paths(pictures: Sequence[Path], out: Path, *, full_names: bool = False)
 def _mask_names(pictures: Sequence[Path], out: Path, *, full_names: bool) -> list[str]:
     items = [file_item(picture.as_posix()) for picture in pictures]
     names = MaskNames(_shared_folder(items) if full_names else None)
-    masks = select(items, names, out).masks
+    masks = select(lambda: [ItemBatch(items)], names, out).masks
     if len(masks) < len(pictures):
         raise InputError("a picture was named twice", "name each once")
     return masks

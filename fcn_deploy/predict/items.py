@@ -19,6 +19,8 @@ from fcn_deploy.core.errors import ImageError
 from fcn_deploy.data.images import IMAGE_SUFFIXES, read_image
 
 Before = Callable[[tuple[int, int]], None]
+#: How names of pictures end, in lower case.
+PICTURE_ENDINGS = tuple(sorted(IMAGE_SUFFIXES))
 _BITS = (1 << 64) - 1
 
 
@@ -122,8 +124,7 @@ def real_folder(folder: str) -> str:
 
 def is_picture_name(base: str) -> bool:
     """Say whether a name without folders is a picture's, as of files in a folder."""
-    dot = base.rfind(".")
-    return dot > 0 and base[dot:].lower() in IMAGE_SUFFIXES and base[0] != "."
+    return base.lower().endswith(PICTURE_ENDINGS) and base[0] != "."
 
 
 def unreadable(name: str, reason: object) -> ImageError:

@@ -20,12 +20,13 @@ from PIL import Image
 
 from fcn_deploy.core.errors import ImageError
 from fcn_deploy.data.images import decoded
+from fcn_deploy.predict.batches import MaskNames
 from fcn_deploy.predict.folder import Prediction
 from fcn_deploy.predict.items import Before, Item
 from fcn_deploy.predict.journal import Journal, JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
 from fcn_deploy.predict.masks_on_disk import MasksOnDisk, existing_masks
-from fcn_deploy.predict.selection import OVERLAY_FOLDER, MaskNames, select
+from fcn_deploy.predict.selection import OVERLAY_FOLDER, select
 from fcn_deploy.predict.shard import Shard
 from fcn_deploy.predict.sources import Sources
 from fcn_deploy.predict.stream import Failed, FiniteCheck, Segmented, segment
@@ -43,6 +44,8 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         with_overlay: also write each mask blended over its picture.
         shard: the part of the pictures that this run does; None: all.
         resume: leave what the journal lists as finished.
+        check_all: look for the masks of all finished pictures, and ask these whether they have
+            changed, however many there are; else of up to a million.
 
     Attributes:
         journal: of this run; other runs are kept from it until the job is closed.
@@ -65,6 +68,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         with_overlay: bool = False,
         shard: Shard | None = None,
         resume: bool = False,
+        check_all: bool = False,
     ) -> None:
         self._out = out
         self._with_overlay = with_overlay
@@ -73,7 +77,12 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         try:
             names = MaskNames(sources.shared_folder() if full_names else None)
             self.selection = select(
-                sources, names, out, shard=shard, finished=self.journal.finished
+                sources.batches,
+                names,
+                out,
+                shard=shard,
+                finished=self.journal.finished,
+                check_all=check_all,
             )
             self._existing = existing_masks(out, self.selection.masks, with_overlay=with_overlay)
         except BaseException:

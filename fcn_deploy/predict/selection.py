@@ -14,47 +14,30 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import InputError
+from fcn_deploy.predict.batches import BATCH_SIZE, Batch, MaskNames
 from fcn_deploy.predict.items import Item, real_folder
 from fcn_deploy.predict.journal_lines import Finished, Hashes, keys_of
 from fcn_deploy.predict.shard import Shard
 
 #: Overlays lie apart from the masks, so that the folder of masks is one.
 OVERLAY_FOLDER = "overlays"
-#: Pictures that are looked up in a journal at once.
-_CHUNK = 1 << 16
+#: Of up to so many pictures that a journal lists as finished the masks are looked for, and the
+#: pictures asked whether they have changed: each takes a call of the file system, of which that of
+#: a network answers some thousands a second.  Of more, the journal is believed.
+CHECKED_UP_TO = 1_000_000
 #: From so many finished pictures on their masks' folder is listed once, and not asked for each.
 _LISTED_FROM = 100_000
 _NO_KEYS: Hashes = np.zeros(0, np.uint64)
-
-
-class MaskNames:
-    """The path of each picture's mask below the folder of the masks.
-
-    Args:
-        shared_folder: the folder below which all pictures lie: with it masks have full names.
-    """
-
-    def __init__(self, shared_folder: str | None = None) -> None:
-        self._shared = shared_folder
-
-    def of(self, item: Item) -> str:
-        """Return the path, with ``/`` between its parts."""
-        if self._shared is None:
-            return os.path.splitext(item.name[item.inside :])[0] + ".png"  # noqa: PTH122
-        folder = item.folder
-        if not folder.startswith(self._shared):
-            raise InputError(f"{item.name} is not below {self._shared}", "drop --full-names")
-        below = folder[len(self._shared) :].lstrip("/")
-        return f"{below}/{item.base}.png" if below else f"{item.base}.png"
 
 
 @dataclass(eq=False)
@@ -69,6 +52,7 @@ class Selection:
         lost: those whose mask is gone.
         failed: those that got no mask before.
         redone: keys of all that have a line in a journal and are done again.
+        checked: whether finished masks were looked for, and their pictures asked for changes.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -78,6 +62,7 @@ class Selection:
     lost: int = 0
     failed: int = 0
     redone: Hashes = field(default_factory=_NO_KEYS.copy)
+    checked: bool = True
 
     def keep(self, wanted: Callable[[int], bool]) -> None:
         """Keep those whose place is wanted."""
@@ -87,21 +72,24 @@ class Selection:
 
 
 def select(
-    sources: Iterable[Item],
+    list_pictures: Callable[[], Iterable[Batch]],
     names: MaskNames,
     out: Path,
     *,
     shard: Shard | None = None,
     finished: Finished | None = None,
+    check_all: bool = False,
 ) -> Selection:
     """Choose what is left to do.
 
     Args:
-        sources: the pictures; listed a second time where two would have one mask.
+        list_pictures: called once, and again where two pictures would have one mask.
         names: of the masks.
         out: the folder of the masks.
         shard: the part to do; None: all.
         finished: what journals hold; None: nothing.
+        check_all: look for each finished mask, and ask its picture whether it has changed, however
+            many there are.
 
     Raises:
         InputError: two pictures would have one mask, or a mask would replace a picture.
@@ -110,72 +98,94 @@ def select(
     found = Selection()
     places = array("q")  # of those left, among all
     identities, masks = array("q"), array("q")
-    there = _Existing(out, 0 if finished is None else len(finished))
-    redone: list[Hashes] = []
-    for chunk in _chunks(sources):
-        chunk_masks = [names.of(item) for item in chunk]
+    check = None
+    if finished is not None and len(finished):
+        found.checked = check_all or len(finished) <= CHECKED_UP_TO
+        check = _Check(finished, _Existing(out, len(finished)) if found.checked else None)
+    for batches in _chunks(list_pictures()):
+        chunk = _Chunk(batches, names)
         begin = len(masks)
         # Hashes of Python's own are of this process alone, which is enough to find what is twice.
-        identities.extend([hash(item.identity) for item in chunk])
-        masks.extend(map(hash, chunk_masks))
-        own = range(len(chunk))
+        identities.extend([hash(identity) for b in batches for identity in b.identities()])
+        masks.extend(map(hash, chunk.masks))
+        own = np.arange(len(chunk.names))
         if shard is not None:
-            own = [at for at in own if shard.has(chunk[at].name)]  # type: ignore[assignment]
+            own = np.flatnonzero(shard.which(chunk.names))
         found.total += len(own)
-        left: Iterable[int] = own
-        if finished is not None and len(finished):
-            keys = keys_of([chunk[at].name for at in own], [chunk_masks[at] for at in own])
-            chosen, known = _left(found, finished, keys, [chunk[at] for at in own],
-                                  [chunk_masks[at] for at in own], there)  # fmt: skip
-            redone.append(known)
-            left = [own[at] for at in chosen]
+        left = own.tolist() if check is None else check.left(found, chunk, own.tolist())
         for at in left:
-            found.items.append(chunk[at])
-            found.masks.append(chunk_masks[at])
+            found.items.append(chunk.item(at))
+            found.masks.append(chunk.masks[at])
             places.append(begin + at)
-    found.redone = np.concatenate([_NO_KEYS, *redone])
+    if check is not None:
+        found.redone = np.concatenate([_NO_KEYS, *check.redone])
     repeated = _repeated(np.frombuffer(identities, np.int64))
     if repeated:
-        found.total -= _own_repeats(sources, repeated, shard)
+        found.total -= _own_repeats(list_pictures(), repeated, shard)
         found.keep(lambda place: places[place] not in repeated)
-    _refuse_shared_masks(sources, names, out, np.frombuffer(masks, np.int64), repeated)
+    _refuse_shared_masks(list_pictures, names, out, np.frombuffer(masks, np.int64), repeated)
     _refuse_pictures(found, out, np.frombuffer(identities, np.int64))
     return found
 
 
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    listed = iter(items)
-    while chunk := list(islice(listed, _CHUNK)):
+def _chunks(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """Join small batches, so that what numpy does is done for many names at once."""
+    chunk: list[Batch] = []
+    count = 0
+    for batch in batches:
+        chunk.append(batch)
+        count += len(batch.names)
+        if count >= BATCH_SIZE:
+            yield chunk
+            chunk, count = [], 0
+    if chunk:
         yield chunk
 
 
-def _left(
-    found: Selection,
-    finished: Finished,
-    keys: Hashes,
-    items: list[Item],
-    masks: list[str],
-    there: _Existing,
-) -> tuple[list[int], Hashes]:
-    """Return the places of those that are not finished, and of these the keys that have a line."""
-    known, states = finished.look_up(keys)
-    done = there.which(masks) & (states != 0)
-    left: list[int] = []
-    again: list[int] = []
-    for at, (is_known, is_done) in enumerate(zip(known.tolist(), done.tolist(), strict=True)):
-        if is_known:
-            state = int(states[at])
-            if is_done and _state(items[at]) == state:
-                continue
-            if state == 0:
-                found.failed += 1
-            elif is_done:
-                found.changed += 1
-            else:
-                found.lost += 1
-            again.append(at)
-        left.append(at)
-    return left, keys[again]
+class _Chunk:
+    """The names and masks of some batches, one behind the other."""
+
+    def __init__(self, batches: Sequence[Batch], names: MaskNames) -> None:
+        self._batches = batches
+        self.names = [name for batch in batches for name in batch.names]
+        self.masks = [mask for batch in batches for mask in batch.masks(names)]
+        self._starts = list(accumulate((len(batch.names) for batch in batches), initial=0))
+
+    def item(self, place: int) -> Item:
+        batch = bisect_right(self._starts, place) - 1
+        return self._batches[batch].item(place - self._starts[batch])
+
+
+class _Check:
+    """Which pictures are finished: in a journal, with their mask, in the state they are in.
+
+    Args:
+        finished: what journals hold.
+        there: what masks there are; None: those of the journal are, and no picture has changed.
+    """
+
+    def __init__(self, finished: Finished, there: _Existing | None) -> None:
+        self._finished = finished
+        self._there = there
+        self.redone: list[Hashes] = []
+
+    def left(self, found: Selection, chunk: _Chunk, own: list[int]) -> list[int]:
+        """Return the places, of some of a chunk, of the pictures that are not finished."""
+        masks = [chunk.masks[at] for at in own]
+        keys = keys_of([chunk.names[at] for at in own], masks)
+        known, states = self._finished.look_up(keys)
+        done = states != 0
+        changed = np.zeros(len(own), bool)
+        if self._there is not None:
+            done &= self._there.which(masks)
+            for at in np.flatnonzero(done).tolist():
+                changed[at] = _state(chunk.item(own[at])) != int(states[at])
+        found.failed += int(np.count_nonzero(known & (states == 0)))
+        found.lost += int(np.count_nonzero(~done & (states != 0)))
+        found.changed += int(np.count_nonzero(changed))
+        left = ~done | changed
+        self.redone.append(keys[left & known])
+        return [own[at] for at in np.flatnonzero(left).tolist()]
 
 
 def _state(item: Item) -> int | None:
@@ -231,14 +241,15 @@ def _repeated(hashes: NDArray[np.int64]) -> set[int]:
     return set(order[1:][behind].tolist())
 
 
-def _own_repeats(sources: Iterable[Item], repeated: set[int], shard: Shard | None) -> int:
+def _own_repeats(batches: Iterable[Batch], repeated: set[int], shard: Shard | None) -> int:
     if shard is None:
         return len(repeated)
-    return sum(place in repeated and shard.has(item.name) for place, item in enumerate(sources))
+    names = (name for batch in batches for name in batch.names)
+    return sum(place in repeated and shard.has(name) for place, name in enumerate(names))
 
 
 def _refuse_shared_masks(
-    sources: Iterable[Item],
+    list_pictures: Callable[[], Iterable[Batch]],
     names: MaskNames,
     out: Path,
     masks: NDArray[np.int64],
@@ -248,17 +259,19 @@ def _refuse_shared_masks(
     if not shared:
         return
     wanted = {int(masks[place]) for place in shared}
-    owners: dict[str, Item] = {}
-    for item in sources:
-        mask = names.of(item)
-        if hash(mask) not in wanted:
-            continue
-        other = owners.setdefault(mask, item)
-        if other.identity != item.identity:
-            raise InputError(
-                f"{other.name} and {item.name} would both be written to {out / mask}",
-                "add --full-names, which tells suffixes and folders apart",
-            )
+    owners: dict[str, tuple[str, str]] = {}
+    for batch in list_pictures():
+        for name, identity, mask in zip(
+            batch.names, batch.identities(), batch.masks(names), strict=True
+        ):
+            if hash(mask) not in wanted:
+                continue
+            other, owner = owners.setdefault(mask, (name, identity))
+            if owner != identity:
+                raise InputError(
+                    f"{other} and {name} would both be written to {out / mask}",
+                    "add --full-names, which tells suffixes and folders apart",
+                )
 
 
 def _refuse_pictures(found: Selection, out: Path, identities: NDArray[np.int64]) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.predict.journal_lines import stable_hash
+from fcn_deploy.predict.journal_lines import stable_hashes
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
+    def which(self, names: Iterable[str]) -> NDArray[np.bool_]:
+        """Say of each of some names whether its picture belongs to the part."""
+        return np.asarray(stable_hashes(names) % np.uint64(self.count) == self.index)
+
     def has(self, name: str) -> bool:
-        """Say whether a picture of that name belongs to it."""
-        return stable_hash(name) % self.count == self.index
+        """Say whether a picture of that name belongs to the part."""
+        return bool(self.which((name,))[0])

@@ -21,13 +21,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from fcn_deploy.core.errors import ImageError
 from fcn_deploy.data.images import find_images, passed_over_words, unread_suffix
 from fcn_deploy.predict.archives import Archive, is_archive, open_archive
-from fcn_deploy.predict.items import FileItem, Item, file_item, is_picture_name, real_folder
+from fcn_deploy.predict.batches import BATCH_SIZE, Batch, FolderBatch, ItemBatch, NameBatch
+from fcn_deploy.predict.items import PICTURE_ENDINGS, Item, file_item, is_picture_name, real_folder
 
 
 class Sources(AbstractContextManager["Sources"]):
@@ -55,7 +57,7 @@ class Sources(AbstractContextManager["Sources"]):
             self.close()
             raise
 
-    def __iter__(self) -> Iterator[Item]:
+    def batches(self) -> Iterator[Batch]:
         """List the pictures; one that several words name comes several times.
 
         Raises:
@@ -64,11 +66,16 @@ class Sources(AbstractContextManager["Sources"]):
         self._unread.clear()
         for source in self._sources:
             found = False
-            for item in source.items():
+            for batch in source.batches():
                 found = True
-                yield item
+                yield batch
             if not found:
                 raise source.empty()
+
+    def __iter__(self) -> Iterator[Item]:
+        """List the pictures one by one; see :meth:`batches`."""
+        for batch in self.batches():
+            yield from map(batch.item, range(len(batch.names)))
 
     def shared_folder(self) -> str:
         """Return the folder, without links, below which all pictures lie."""
@@ -96,9 +103,15 @@ class _Source(ABC):
     def __init__(self, word: str) -> None:
         self.word = word
 
+    def batches(self) -> Iterator[Batch]:
+        """List the pictures, none of the batches empty."""
+        items = self.items()
+        while some := list(islice(items, BATCH_SIZE)):
+            yield ItemBatch(some)
+
     @abstractmethod
     def items(self) -> Iterator[Item]:
-        """List the pictures."""
+        """List the pictures one by one."""
 
     @abstractmethod
     def folders(self) -> Iterator[str]:
@@ -147,16 +160,21 @@ class _Folder(_Source):
         self._unread = unread
         self._recursive = recursive
 
-    def items(self) -> Iterator[Item]:
+    def batches(self) -> Iterator[Batch]:
         inside = 0 if self.word == "." else len(self.word.rstrip("/")) + 1
-        waiting = [self.word]
+        waiting = [(self.word, real_folder(self.word))]
         while waiting:
-            folder = waiting.pop()
+            folder, real = waiting.pop()
             names, folders = self._listed(folder)
             prefix = "" if folder == "." else f"{folder.rstrip('/')}/"
-            for name in names:
-                yield FileItem(prefix + name, inside)
-            waiting += [prefix + name for name in reversed(folders)]
+            for begin in range(0, len(names), BATCH_SIZE):
+                yield FolderBatch(prefix, names[begin : begin + BATCH_SIZE], inside, real)
+            # Links to folders are not followed: the real path goes on as the name does.
+            waiting += [(prefix + name, f"{real}/{name}") for name in reversed(folders)]
+
+    def items(self) -> Iterator[Item]:
+        for batch in self.batches():
+            yield from map(batch.item, range(len(batch.names)))
 
     def _listed(self, folder: str) -> tuple[list[str], list[str]]:
         """Return the names of a folder's pictures and of its folders, sorted."""
@@ -165,8 +183,9 @@ class _Folder(_Source):
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if is_picture_name(entry.name):
-                        names.append(entry.name)
+                    name = entry.name  # is_picture_name, for millions
+                    if name.lower().endswith(PICTURE_ENDINGS) and name[0] != ".":
+                        names.append(name)
                     elif self._recursive and entry.is_dir(follow_symlinks=False):
                         if not entry.name.startswith("."):
                             folders.append(entry.name)
@@ -217,18 +236,24 @@ class _NameList(_Source):
                 f"cannot read the list {word[1:] or word}: {error.strerror}", "check the path"
             ) from error
 
-    def items(self) -> Iterator[Item]:
+    def batches(self) -> Iterator[Batch]:
         self._file.seek(0)
         text = io.TextIOWrapper(self._file, encoding="utf-8-sig", errors="surrogateescape")
         try:
-            for line in text:
-                if name := line.rstrip("\r\n"):
-                    yield file_item(name.removeprefix("./"))
+            while lines := list(islice(text, BATCH_SIZE)):
+                names = [line.rstrip("\r\n").removeprefix("./") for line in lines]
+                if names := [name for name in names if name]:
+                    yield NameBatch(names)
         finally:
             text.detach()
 
+    def items(self) -> Iterator[Item]:
+        for batch in self.batches():
+            yield from map(batch.item, range(len(batch.names)))
+
     def folders(self) -> Iterator[str]:
-        return iter({item.folder for item in self.items()})
+        prefixes = {name[: name.rfind("/") + 1] for b in self.batches() for name in b.names}
+        return map(real_folder, prefixes)
 
     def empty(self) -> ImageError:
         return ImageError(f"no names in the list {self.word}", "give one name a line")

@@ -15,8 +15,8 @@ from PIL import Image
 
 from fcn_deploy.core.errors import ImageError, InputError
 from fcn_deploy.predict import archives
+from fcn_deploy.predict.batches import MaskNames
 from fcn_deploy.predict.folder import mask_paths
-from fcn_deploy.predict.selection import MaskNames
 from fcn_deploy.predict.sources import Sources
 from tests.predict.jobs import draw, journal_lines, masks_of, run_job
 
@@ -35,7 +35,9 @@ def names_of(*words: str | Path, recursive: bool = False, stdin: bytes = b"") ->
 def masks_named(*words: str | Path, full: bool = False, recursive: bool = False) -> list[str]:
     with Sources([str(word) for word in words], recursive=recursive) as sources:
         names = MaskNames(sources.shared_folder() if full else None)
-        return [names.of(item) for item in sources]
+        found = [mask for batch in sources.batches() for mask in batch.masks(names)]
+        assert found == [names.of(item) for item in sources]
+        return found
 
 
 @pytest.fixture
