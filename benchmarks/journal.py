@@ -8,8 +8,8 @@ journal is believed.  Then a fresh process does what `predict @list.txt --out FO
 before it opens the network: it reads the journal and the list, hashes each name, and is left with
 1,000.  Then 100,000 files are made and listed as a folder is.
 
-In FILE, kind "journal", schema 1: lines, list_bytes, journal_bytes, left, read_seconds (of which the
-journal alone), seconds, cpu_seconds, peak_mib (of the process), listing_us (a file of a folder),
+In FILE, kind "journal", schema 1: lines, list_bytes, journal_bytes, left, read_seconds (the
+journal alone), seconds (all), cpu_seconds, peak_mib (of the process), listing_us (for a file),
 machine, versions and conditions.
 """
 

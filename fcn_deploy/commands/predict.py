@@ -86,8 +86,8 @@ class PredictOptions:
 )  # fmt: skip
 @click.option(
     "--check-all", is_flag=True,
-    help="With --resume: look for the masks of all finished pictures, and ask these whether they have "
-    "changed, also where there are more than a million.",
+    help="With --resume: look for the masks of all finished pictures, and for changes of the "
+    "pictures since, also where there are more than a million.",
 )  # fmt: skip
 @click.option(
     "--shard", metavar="I/N",

@@ -124,7 +124,11 @@ class NameBatch(Batch):
         """Return the path of each one's mask."""
         if names.full:
             return [names.of(file_item(name)) for name in self.names]
-        return [mask_name(name[name.rfind("/") + 1 :]) for name in self.names]
+        return [  # mask_name, for millions
+            f"{name[base:dot] if (dot := name.rfind('.')) > base else name[base:]}.png"
+            for name in self.names
+            for base in (name.rfind("/") + 1,)
+        ]
 
     def item(self, place: int) -> Item:
         """Return one of them."""

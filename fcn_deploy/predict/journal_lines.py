@@ -45,7 +45,7 @@ def key_of(source: str, mask: str) -> bytes:
 
 def keys_of(sources: Sequence[str], masks: Sequence[str]) -> Hashes:
     """Return the keys of many pictures."""
-    joined = _digests(f"{source}\0{mask}" for source, mask in zip(sources, masks, strict=True))
+    joined = _digests(map("\0".join, zip(sources, masks, strict=True)))
     return np.frombuffer(joined, dtype=">u8").astype(np.uint64)
 
 

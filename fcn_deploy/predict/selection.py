@@ -287,6 +287,10 @@ def _refuse_pictures(found: Selection, out: Path, identities: NDArray[np.int64])
         np.int64,
         len(found.masks),
     )
+    ordered = np.sort(targets)  # few, where those of all pictures may be millions
+    places = np.searchsorted(ordered, identities).clip(max=max(len(ordered) - 1, 0))
+    if not len(ordered) or not (ordered[places] == identities).any():
+        return
     for place in np.flatnonzero(np.isin(targets, identities)).tolist():
         raise InputError(
             f"the mask {out / found.masks[place]} would overwrite its picture",
