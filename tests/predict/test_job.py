@@ -7,11 +7,13 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.predict.job import class_shares
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.shard import Shard
 from tests.fakes import FakeRunner
@@ -49,6 +51,18 @@ def test_the_journal_tells_what_became_of_each_picture(tmp_path: Path) -> None:
     assert len(lines["a.png"]["shares"]) > 1
     assert lines["c.png"]["mask"] is None
     assert "c.png is not a picture" in lines["c.png"]["error"]
+
+
+def test_class_shares_are_those_of_the_pixels() -> None:
+    names = tuple("abcde")
+    for seed, size in enumerate([(1, 1), (1, 7), (13, 1), (40, 60)]):
+        mask = np.random.default_rng(seed).integers(1, 5, size).astype(np.uint8)
+        shares = {
+            name: round(float((mask == index).mean()), 6)
+            for index, name in enumerate(names)
+            if (mask == index).any()
+        }
+        assert class_shares(mask, names) == pytest.approx(shares, abs=1e-6)
 
 
 @needs_fork
