@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -168,10 +168,14 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
         job.begin(runner)
         say_resumed(job, resumed=options.resume)
         left = len(job.selection.items)
-        predictions = job.predictions(
-            runner,
-            batch_size=options.batch_size,
-            has_finite_logits=_logits_check(source, runner, options, stack),
+        predictions = stack.enter_context(  # Ctrl-C finishes the masks in hand, and their lines
+            closing(
+                job.predictions(
+                    runner,
+                    batch_size=options.batch_size,
+                    has_finite_logits=_logits_check(source, runner, options, stack),
+                )
+            )
         )
         begun = time.perf_counter()
         with progress(left) as step:

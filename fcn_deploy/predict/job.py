@@ -9,7 +9,7 @@ without a line: the next run takes it over and writes the line, instead of compu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         *,
         batch_size: int = 1,
         has_finite_logits: FiniteCheck = lambda image: True,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Do what is left, and yield each picture as it is finished, in the order of the pictures.
 
         Args:

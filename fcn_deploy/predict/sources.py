@@ -134,11 +134,11 @@ def _source(word: str, unread: Counter[str], recursive: bool, stdin: BinaryIO | 
         return _NameList(word, stdin)
     path = Path(word)
     if path.is_dir():
-        return _Folder(str(path), unread, recursive)
+        return _Folder(path.as_posix(), unread, recursive)
     if path.exists():
         if is_archive(word):
-            return _ArchiveSource(str(path), unread)
-        return _OneFile(str(path))
+            return _ArchiveSource(path.as_posix(), unread)
+        return _OneFile(path.as_posix())
     if word.startswith("@"):
         return _NameList(word)
     if glob.has_magic(word):
