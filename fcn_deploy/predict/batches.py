@@ -111,9 +111,14 @@ class NameBatch(Batch):
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
+        self._prefixes = {name[: name.rfind("/") + 1] for name in names}
 
     def identities(self) -> list[str]:
         """Return each one's path without links."""
+        here = real_folder("") + "/"
+        for root in ("", here):  # most lists lead through no links
+            if all(real_folder(p) == (root + p).rstrip("/") for p in self._prefixes):
+                return [root + name for name in self.names] if root else self.names
         return [
             f"{real_folder(name[:base])}/{name[base:]}"
             for name in self.names

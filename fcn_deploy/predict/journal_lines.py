@@ -15,6 +15,7 @@ from hashlib import blake2b
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
@@ -119,7 +120,7 @@ def _lines(content: bytes) -> Lines:
     keys, states = np.zeros(len(starts), np.uint64), np.zeros(len(starts), np.uint64)
     (long,) = np.nonzero(ends - starts > _REST + 1)
     if len(long):
-        heads = data[starts[long, None] + np.arange(_REST)]  # (lines, _REST)
+        heads = sliding_window_view(data, _REST)[starts[long]]  # (lines, _REST)
         formed = data[ends[long] - 2] == _CLOSING
         for at, text in (
             (0, _BEFORE_KEY), (_STATE - len(_BEFORE_STATE), _BEFORE_STATE),

@@ -108,11 +108,11 @@ def select(
         # Hashes of Python's own are of this process alone, which is enough to find what is twice.
         identities.extend([hash(identity) for b in batches for identity in b.identities()])
         masks.extend(map(hash, chunk.masks))
-        own = np.arange(len(chunk.names))
+        own: Sequence[int] = range(len(chunk.names))
         if shard is not None:
-            own = np.flatnonzero(shard.which(chunk.names))
+            own = np.flatnonzero(shard.which(chunk.names)).tolist()
         found.total += len(own)
-        left = own.tolist() if check is None else check.left(found, chunk, own.tolist())
+        left = own if check is None else check.left(found, chunk, own)
         for at in left:
             found.items.append(chunk.item(at))
             found.masks.append(chunk.masks[at])
@@ -147,8 +147,11 @@ class _Chunk:
 
     def __init__(self, batches: Sequence[Batch], names: MaskNames) -> None:
         self._batches = batches
-        self.names = [name for batch in batches for name in batch.names]
-        self.masks = [mask for batch in batches for mask in batch.masks(names)]
+        if len(batches) == 1:
+            self.names, self.masks = batches[0].names, batches[0].masks(names)
+        else:
+            self.names = [name for batch in batches for name in batch.names]
+            self.masks = [mask for batch in batches for mask in batch.masks(names)]
         self._starts = list(accumulate((len(batch.names) for batch in batches), initial=0))
 
     def item(self, place: int) -> Item:
@@ -169,10 +172,12 @@ class _Check:
         self._there = there
         self.redone: list[Hashes] = []
 
-    def left(self, found: Selection, chunk: _Chunk, own: list[int]) -> list[int]:
+    def left(self, found: Selection, chunk: _Chunk, own: Sequence[int]) -> list[int]:
         """Return the places, of some of a chunk, of the pictures that are not finished."""
-        masks = [chunk.masks[at] for at in own]
-        keys = keys_of([chunk.names[at] for at in own], masks)
+        names, masks = chunk.names, chunk.masks
+        if len(own) < len(names):
+            names, masks = [names[at] for at in own], [masks[at] for at in own]
+        keys = keys_of(names, masks)
         known, states = self._finished.look_up(keys)
         done = states != 0
         changed = np.zeros(len(own), bool)

@@ -242,7 +242,7 @@ class _NameList(_Source):
         try:
             while lines := list(islice(text, BATCH_SIZE)):
                 names = [line.rstrip("\r\n").removeprefix("./") for line in lines]
-                if names := [name for name in names if name]:
+                if names := list(filter(None, names)):
                     yield NameBatch(names)
         finally:
             text.detach()
