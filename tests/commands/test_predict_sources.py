@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.commands import predict, predict_progress
+from fcn_deploy.core.errors import MissingStageError
 from fcn_deploy.core.run import Run
 from tests.command_line import FcnDeploy, refused
 
@@ -70,8 +71,8 @@ def test_names_on_standard_input_are_shared_out(
 def test_a_list_or_a_pattern_is_no_run(first: str) -> None:
     run, words = predict._split_run((first, "more"))
     assert (run.root, words) == (Run.from_argument(None).root, (first, "more"))
-    run, words = predict._split_run(("mistyped", "more"))
-    assert (run.root, words) == (Path("mistyped"), ("more",))
+    with pytest.raises(MissingStageError, match="no run mistyped"):
+        predict._split_run(("mistyped", "more"))
 
 
 def test_a_log_has_a_line_a_minute(

@@ -6,15 +6,17 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.predict import selection
 from fcn_deploy.predict.job import class_shares
-from fcn_deploy.predict.journal import Journal
+from fcn_deploy.predict.journal import Journal, JournalHead
 from fcn_deploy.predict.shard import Shard
 from tests.fakes import FakeRunner
 from tests.predict.jobs import (
@@ -157,6 +159,55 @@ def test_damaged_lines_are_dropped_and_their_pictures_done(tmp_path: Path) -> No
     assert job.journal.damaged == 2
     assert len(journal_lines(out)) == 4
     assert stamps_of(out) == before  # the masks were whole: their lines alone were missing
+
+
+def test_of_many_finished_pictures_the_journal_is_believed_unless_all_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, out = draw_many(tmp_path / "in", 4), tmp_path / "out"
+    run_job([pictures], out, full_names=True)
+    (out / "001.png.png").unlink()
+    draw(pictures / "002.png", 50)
+    os.utime(pictures / "002.png", ns=(5, 5))
+    monkeypatch.setattr(selection, "CHECKED_UP_TO", 3)
+    monkeypatch.setattr(selection, "_LISTED_FROM", 1)
+    job, done = run_job([pictures], out, full_names=True, resume=True)
+    assert (job.selection.checked, done) == (False, [])
+    job, done = run_job([pictures], out, full_names=True, resume=True, check_all=True)
+    assert [prediction.source.name for prediction in done] == ["001.png", "002.png"]
+    assert (job.selection.changed, job.selection.lost) == (1, 1)
+
+
+def test_a_line_that_the_disk_has_no_room_for_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    class Full:
+        def __init__(self, file: BinaryIO) -> None:
+            self.file = file
+
+        def write(self, line: bytes) -> int:
+            return self.file.write(line[:5])
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.file, name)
+
+    out = tmp_path / "out"
+    with Journal(out, None, resume=False) as journal:
+        journal.begin(JournalHead("sha256:0", "fp32", "fake", overlay=False, classes=("a", "b")))
+        journal.append(b"a line\n")
+        before = journal.path.read_bytes()
+        assert journal._file is not None
+        journal._file = cast(BinaryIO, Full(journal._file))
+        with pytest.raises(ArtifactError, match="the disk is full"):
+            journal.append(b"another line\n")
+        assert journal.path.read_bytes() == before
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    pictures, out = draw_many(tmp_path / "in", 1), tmp_path / "out"
+    out.mkdir()
+    for content in (b"", b"no journal\n", b"[1]\n", b'{"kind":"predictions","schema":99}\n'):
+        (out / "predictions.jsonl").write_bytes(content)
+        with pytest.raises(ArtifactError, match="does not begin as a journal"):
+            run_job([pictures], out, resume=True)
 
 
 def test_shards_together_are_one_run(tmp_path: Path) -> None:

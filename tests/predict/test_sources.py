@@ -85,6 +85,14 @@ def test_patterns_lists_and_standard_input(tree: Path) -> None:
     assert "no such picture: in/gone.png" in errors["in/gone.png"]
 
 
+def test_a_list_through_links_names_each_picture_once(tree: Path) -> None:
+    (tree / "alias").symlink_to(tree / "in")
+    lines = ["in/b.jpg", "alias/b.jpg", str(tree / "in/cam1/a.png"), "in/cam1/../cam1/a.png"]
+    (tree / "list.txt").write_text("".join(f"{line}\n" for line in lines))
+    _, done = run_job(["@list.txt"], tree / "out")
+    assert [str(prediction.source) for prediction in done] == [lines[0], lines[2]]
+
+
 def test_words_that_name_nothing_are_refused(tree: Path) -> None:
     (tree / "empty").mkdir()
     (tree / "none.txt").write_text("\n")
