@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.files import write_error
+from fcn_deploy.core.files import write_bytes, write_error
 from fcn_deploy.data.masks import Palette, overlay, write_mask, write_picture, written_by_us
 from fcn_deploy.predict.selection import OVERLAY_FOLDER
 from fcn_deploy.predict.stream import Segmented
@@ -65,7 +66,11 @@ class MasksOnDisk:
                 self._made.add(folder)
             os.replace(written, target)
         except OSError as error:
-            raise write_error(target, error) from error
+            if error.errno != errno.EXDEV:
+                raise write_error(target, error) from error
+            # The folder is a link to another file system: there it is made whole once more.
+            write_bytes(target, written.read_bytes())
+            written.unlink()
         return target
 
 

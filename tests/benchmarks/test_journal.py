@@ -10,6 +10,7 @@ from benchmarks import journal
 from fcn_deploy.predict import selection
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells a process's memory")
 def test_what_is_left_of_a_simulated_run_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

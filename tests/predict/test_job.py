@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -199,6 +200,24 @@ def test_a_line_that_the_disk_has_no_room_for_leaves_nothing_of_itself(tmp_path:
         with pytest.raises(ArtifactError, match="the disk is full"):
             journal.append(b"another line\n")
         assert journal.path.read_bytes() == before
+
+
+def test_masks_in_a_folder_of_another_file_system_are_whole_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, out = draw_many(tmp_path / "in", 3), tmp_path / "out"
+    run_job([pictures], tmp_path / "usual")
+    replace = os.replace
+
+    def other_device(source: Path, target: Path) -> None:
+        moved = source.parent != target.parent
+        if moved and target.suffix == ".png":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", other_device)
+    run_job([pictures], out)
+    assert masks_of(out) == masks_of(tmp_path / "usual")
 
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
