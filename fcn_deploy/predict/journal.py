@@ -130,7 +130,6 @@ class Journal(AbstractContextManager["Journal"]):
         self.damaged = 0
         self._own_head: JournalHead | None = None
         try:
-            self._heads = _other_heads(self.path)
             self.finished = self._read() if resume else Finished(_NO_HASHES, _NO_HASHES)
         except BaseException:
             self.close()
@@ -143,7 +142,7 @@ class Journal(AbstractContextManager["Journal"]):
 
     def _read(self) -> Finished:
         keys, states = [_NO_HASHES], [_NO_HASHES]
-        for file, head in self._heads.items():
+        for file, head in _other_heads(self.path).items():
             # Other parts of the same whole hold none of our pictures.
             if not _same_count(head.shard, self._shard):
                 with _reading(file), file.open("rb") as stream:
@@ -195,6 +194,10 @@ class Journal(AbstractContextManager["Journal"]):
             ArtifactError: it cannot be written.
         """
         self._require_same(head)
+        if self._file is None:
+            self._file = _locked(self.path)
+            if self._file is not None and self._resume:
+                raise _busy(self.path)  # another run has begun it since this one looked
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.unfinished, ignore_errors=True)
@@ -204,6 +207,7 @@ class Journal(AbstractContextManager["Journal"]):
                 begun = self._file_system_time()
                 whole = replace(head, shard=shard, begun_ns=begun, created=utc_now())
                 self._replace(whole.line(), None)
+                self._require_others(head)  # one may have begun at the same moment
             elif self.damaged or len(redone):
                 self._replace(self._own_head.line(), redone)
             assert self._file is not None
@@ -235,7 +239,10 @@ class Journal(AbstractContextManager["Journal"]):
                     f"{'add' if own.overlay else 'drop'} --overlay, or drop --resume to compute "
                     "all anew",
                 )
-        for file, other in self._heads.items():
+        self._require_others(head)
+
+    def _require_others(self, head: JournalHead) -> None:
+        for file, other in _other_heads(self.path).items():
             if not other.same_masks(head):
                 raise InputError(
                     f"the masks that {file} lists are of another model ({other.words}), not of "
@@ -358,8 +365,12 @@ def _lock(file: BinaryIO, path: Path) -> None:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise InputError(
-            f"another run of predict writes {path}", "wait for its end, or choose another --out"
-        ) from error
+        raise _busy(path) from error
     except OSError:  # a file system without locks
         return
+
+
+def _busy(path: Path) -> InputError:
+    return InputError(
+        f"another run of predict writes {path}", "wait for its end, or choose another --out"
+    )

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -207,13 +208,13 @@ def test_masks_in_a_folder_of_another_file_system_are_whole_too(
 ) -> None:
     pictures, out = draw_many(tmp_path / "in", 3), tmp_path / "out"
     run_job([pictures], tmp_path / "usual")
-    replace = os.replace
+    usual_replace = os.replace
 
     def other_device(source: Path, target: Path) -> None:
         moved = source.parent != target.parent
         if moved and target.suffix == ".png":
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        replace(source, target)
+        usual_replace(source, target)
 
     monkeypatch.setattr(os, "replace", other_device)
     run_job([pictures], out)
@@ -284,6 +285,22 @@ def test_one_journal_has_one_run(tmp_path: Path) -> None:
         for resume in (True, False):
             with pytest.raises(InputError, match="another run of predict writes"):
                 run_job([pictures], out, resume=resume)
+    assert run_job([pictures], out, resume=True)[1] == []
+
+
+def test_runs_that_begin_at_one_moment_are_told_apart(tmp_path: Path) -> None:
+    pictures, out = draw_many(tmp_path / "in", 2), tmp_path / "out"
+    head = JournalHead("sha256:fake", "fp32", "fake", overlay=False, classes=("a", "b"))
+    with (
+        Journal(out, None, resume=True) as late,
+        Journal(out, Shard(0, 2), resume=True) as other_shard,
+    ):
+        run_job([pictures], out)  # when the others have looked already
+        with pytest.raises(InputError, match="another run of predict writes"):
+            late.begin(head)
+        with pytest.raises(InputError, match="of another model"):
+            other_shard.begin(replace(head, precision="int8"))
+        other_shard.begin(head)
     assert run_job([pictures], out, resume=True)[1] == []
 
 
