@@ -1,6 +1,6 @@
 """Files on disk → masks on disk: :func:`predict`, for whoever has a list of pictures.
 
-With a journal, so that the work can be resumed and shared out: :mod:`fcn_deploy.predict.journaled`.
+With a journal, so that the work can be resumed and shared out: :mod:`fcn_deploy.predict.job`.
 """
 
 from __future__ import annotations
