@@ -15,8 +15,9 @@ from PIL import Image
 from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.cold_start import ColdStartPlan
 from fcn_deploy.bench.measure import BenchPlan
-from fcn_deploy.commands.bench import BenchOptions, _announcement
+from fcn_deploy.commands.bench import _announcement
 from fcn_deploy.commands.bench import bench as bench_command
+from fcn_deploy.commands.bench_options import BenchOptions
 from fcn_deploy.commands.shared.cold_starts import cold_starts
 from fcn_deploy.commands.shared.options import typed_names, typed_options
 from fcn_deploy.core.errors import BackendError
