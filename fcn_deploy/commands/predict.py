@@ -254,8 +254,8 @@ def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
         and len(arguments) > 1
         and re.match(r"-$|@|.*[*?[]", arguments[0]) is None  # a list or a pattern
     )
-    if first.suffix in MODEL_SUFFIXES or run_directory or mistyped:
+    if first.suffix in MODEL_SUFFIXES or is_bundle(first) or run_directory or mistyped:
         if len(arguments) == 1:
             raise InputError("no pictures named", "give files, folders or lists after the run")
-        return Run.from_argument(first), arguments[1:]
+        return run_from_argument(first), arguments[1:]
     return Run.from_argument(None), arguments
