@@ -44,7 +44,7 @@ class Gate:
         self._app = app
         self._service = service
         self._open_paths = frozenset(open_paths)
-        self._body_bytes = 0
+        self._memory = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens."""
@@ -52,6 +52,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         passage = _Passage(self, scope, receive, send)
+        scope.setdefault("state", {})["take_memory"] = passage.take_memory
         error: Exception | None = None
         try:
             self._require_token(scope)
@@ -63,17 +64,17 @@ class Gate:
             elif not isinstance(error, ClientGoneError):
                 raise
         finally:
-            self._body_bytes -= passage.body_bytes
+            self._memory -= passage.memory
             self._record(scope, passage, error)
 
-    def take(self, size: int) -> None:
-        """Count bytes of a body that is now in memory.
+    def take_memory(self, size: int) -> None:
+        """Count bytes that a request keeps in memory.
 
         Raises:
             UnavailableError: there are too many with them.
         """
-        self._body_bytes += size
-        if self._body_bytes > self._service.settings.max_memory_bytes:
+        self._memory += size
+        if self._memory > self._service.settings.max_memory_bytes:
             raise UnavailableError("the requests in work fill the memory", "try again later")
 
     def _require_token(self, scope: Scope) -> None:
@@ -119,8 +120,9 @@ class _Passage:
     def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
         self.began = time.perf_counter()
         self.id = _request_id(_header(scope, b"x-request-id"))
-        self.status = 0
+        self.status = 0  # until an answer has begun
         self.body_bytes = 0
+        self.memory = 0
         self._gate = gate
         self._receive = receive
         self._send = send
@@ -129,9 +131,12 @@ class _Passage:
         message = await self._receive()
         size = len(message.get("body", b""))
         self.body_bytes += size
-        if size:
-            self._gate.take(size)
+        self.take_memory(size)
         return message
+
+    def take_memory(self, size: int) -> None:
+        self.memory += size
+        self._gate.take_memory(size)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -41,6 +41,19 @@ async def read_body(request: Request, limit: int) -> bytearray:
             return body
 
 
+def take_memory(request: Request, size: int) -> None:
+    """Count memory that a request needs beside its body, until it has its answer.
+
+    Args:
+        request: the request.
+        size: bytes.
+
+    Raises:
+        UnavailableError: all requests together would have too much.
+    """
+    request.state.take_memory(size)
+
+
 def _too_large(limit: int) -> TooLargeError:
     return TooLargeError(f"the body has more than {limit} bytes", "send smaller or fewer pictures")
 
