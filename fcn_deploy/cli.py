@@ -21,6 +21,7 @@ from fcn_deploy.commands.parity import parity
 from fcn_deploy.commands.predict import predict
 from fcn_deploy.commands.report import report
 from fcn_deploy.commands.scenes import scenes
+from fcn_deploy.commands.serve import serve
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from fcn_deploy.commands.train import train
 from fcn_deploy.core.errors import FcnDeployError, WriteError
@@ -89,7 +90,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Train": (train, import_network),
     "Export": (export, build),
     "Prove": (parity, evaluate, bench),
-    "Use": (predict, report),
+    "Use": (predict, serve, report),
     "This machine": (doctor,),
 }
 

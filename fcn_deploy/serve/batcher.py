@@ -138,7 +138,8 @@ class Batcher:
 
     def _next_batch(self) -> list[_Request]:
         """Return the request that has waited longest, and those of its size that fit beside it."""
-        batch, pictures = [], 0
+        batch: list[_Request] = []
+        pictures = 0
         for request in self._queue:
             fits = pictures + len(request.images) <= self._max_batch
             if request.size == self._queue[0].size and (fits or not batch):

@@ -7,7 +7,11 @@ import zlib
 from fcn_deploy.serve.errors import RequestError, TooLargeError, UnsupportedEncodingError
 
 #: Content-Encoding → what zlib calls its format.
-_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_WINDOW_BITS = {
+    "gzip": 16 + zlib.MAX_WBITS,
+    "x-gzip": 16 + zlib.MAX_WBITS,
+    "deflate": zlib.MAX_WBITS,
+}
 
 
 def is_compressed(encoding: str) -> bool:

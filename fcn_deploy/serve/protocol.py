@@ -43,6 +43,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._in_body = False
         self._head_bytes = 0
         self._body_bytes = 0
+        self._url_and_headers = 0
         self._began = 0.0  # the loop's time at which the body began
 
     # --- the connection ---------------------------------------------------------------------
@@ -174,9 +175,9 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         body = error_body(sentence)
         retry = b"retry-after: %d\r\n" % RETRY_AFTER if status == 503 else b""
+        lines = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
         self.transport.write(
-            b"%scontent-type: application/json\r\n%scontent-length: %d\r\nconnection: close\r\n\r\n%s"
-            % (STATUS_LINE[status], retry, len(body), body)
+            STATUS_LINE[status] + lines + retry + b"connection: close\r\n\r\n" + body
         )
         self.transport.close()
         self.metrics.request_done("protocol", status, 0.0)

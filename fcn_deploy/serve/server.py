@@ -1,7 +1,7 @@
 """The process: listening, warming up, draining after SIGTERM, and an exit code of 0.
 
- SIGTERM ─▶ ready 503 ─▶ drain_seconds: all requests served ─▶ uvicorn's shutdown: no new
- connections, requests in work are answered ─▶ the runner is closed
+SIGTERM ─▶ ready 503 ─▶ drain_seconds: all requests served ─▶ uvicorn's shutdown: no new
+connections, requests in work are answered ─▶ the runner is closed
 """
 
 from __future__ import annotations

@@ -64,6 +64,7 @@ class Service:
         self.state = State.STARTING
         self._runner = runner
         self._description = runner.describe()
+        self.metrics.describe(self._description)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="runner")
         fixed = self.spec.input_shape.batch
         self.max_batch = settings.max_batch if fixed is None else fixed
@@ -82,7 +83,7 @@ class Service:
 
     @property
     def description(self) -> RunnerDescription:
-        """The runner as it described itself when it was opened."""
+        """The runner as it described itself when it was opened, or closed."""
         return self._description
 
     @property
@@ -187,6 +188,7 @@ class Service:
             return
         self.state = State.CLOSED
         await self._batcher.finish()
+        self._description = self._runner.describe()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._runner.close)
         self._thread.shutdown()

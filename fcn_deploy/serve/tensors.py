@@ -90,9 +90,7 @@ def _json_length(body: bytes | bytearray, header: str | None) -> int:
     if not (header.isascii() and header.isdigit() and len(header) <= 18):
         raise RequestError(f"{HEADER_LENGTH} must be a number")
     if not 0 < int(header) <= len(body):
-        raise RequestError(
-            f"{HEADER_LENGTH} is {int(header)}, and the body has {len(body)} bytes"
-        )
+        raise RequestError(f"{HEADER_LENGTH} is {int(header)}, and the body has {len(body)} bytes")
     return int(header)
 
 
@@ -239,4 +237,4 @@ def render(
     # Written by hand: json makes a Python object of every pixel first.
     head = json.dumps(fields).encode().removesuffix(b"}]}")
     values = b",".join([_WRITTEN[value] for value in mask.tobytes()])
-    return b"%s, \"data\": [%s]}]}" % (head, values), {"Content-Type": "application/json"}
+    return b'%s, "data": [%s]}]}' % (head, values), {"Content-Type": "application/json"}

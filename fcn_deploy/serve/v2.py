@@ -120,9 +120,7 @@ def _metadata(service: Service) -> dict[str, Any]:
         "name": service.name,
         "versions": [service.VERSION],
         "platform": f"fcn_deploy_{service.description.backend}",
-        "inputs": [
-            {"name": tensors.INPUT, "datatype": tensors.DATATYPE, "shape": [*sizes, 3]}
-        ],
+        "inputs": [{"name": tensors.INPUT, "datatype": tensors.DATATYPE, "shape": [*sizes, 3]}],
         "outputs": [{"name": tensors.OUTPUT, "datatype": tensors.DATATYPE, "shape": sizes}],
     }
 

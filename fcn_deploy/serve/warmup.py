@@ -49,9 +49,7 @@ def warm_up(
     return done
 
 
-def warm_shapes(
-    spec: ModelSpec, max_batch: int, max_pixels: int
-) -> Iterator[tuple[int, int, int]]:
+def warm_shapes(spec: ModelSpec, max_batch: int, max_pixels: int) -> Iterator[tuple[int, int, int]]:
     """Yield (N, H, W): the sizes of the training alone, and the typical one in a full batch."""
     sizes = spec.image_sizes
     batch = spec.input_shape.batch or 1
