@@ -38,12 +38,16 @@ class Gate:
         app: the routes.
         service: whose settings and metrics hold.
         open_paths: that are answered without a token.
+
+    Attributes:
+        metrics: the service's.
     """
 
     def __init__(self, app: ASGIApp, service: Service, open_paths: Collection[str]) -> None:
         self._app = app
         self._service = service
         self._open_paths = frozenset(open_paths)
+        self.metrics = service.metrics
         self._memory = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,7 +95,7 @@ class Gate:
         seconds = time.perf_counter() - passage.began
         status = passage.status if error is None else status_of(error)
         route = getattr(scope.get("endpoint"), "__name__", "none")
-        self._service.metrics.request_done(route, status, seconds)
+        self.metrics.request_done(route, status, seconds)
         if status < 400 and scope["path"] in _QUIET:
             return
         fields: dict[str, Any] = {
@@ -104,6 +108,7 @@ class Gate:
             "ms": round(seconds * 1000, 2),
         }
         if (answer := scope.get("state", {}).get("answer")) is not None:
+            self.metrics.stage_seconds.labels("read").observe(passage.read_seconds)
             fields["queue_ms"] = round(answer.queue_seconds * 1000, 2)
             fields["compute_ms"] = round(answer.compute_seconds * 1000, 2)
             fields["batch"] = answer.batch_size
@@ -123,6 +128,8 @@ class _Passage:
         self.status = 0  # until an answer has begun
         self.body_bytes = 0
         self.memory = 0
+        self.read_seconds = 0.0
+        self._is_accepted = False
         self._gate = gate
         self._receive = receive
         self._send = send
@@ -130,6 +137,9 @@ class _Passage:
     async def receive(self) -> Message:
         message = await self._receive()
         size = len(message.get("body", b""))
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self.read_seconds = time.perf_counter() - self.began
+            self._accepted()
         self.body_bytes += size
         self.take_memory(size)
         return message
@@ -143,6 +153,12 @@ class _Passage:
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
         await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._gate.metrics.answered += self._is_accepted
+
+    def _accepted(self) -> None:
+        self._gate.metrics.accepted += not self._is_accepted
+        self._is_accepted = True
 
 
 def _header(scope: Scope, name: bytes) -> bytes:
