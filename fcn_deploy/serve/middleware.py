@@ -5,6 +5,7 @@ In: its id, the token, room for its body.  Out: every error as JSON, the id, a c
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.serve.errors import (
     ClientGoneError,
+    ClosingError,
     UnauthorizedError,
     UnavailableError,
     error_response,
@@ -67,6 +69,10 @@ class Gate:
                 await error_response(error)(scope, receive, passage.send)
             elif not isinstance(error, ClientGoneError):
                 raise
+        except asyncio.CancelledError:  # by uvicorn, which has waited as long as it may
+            error = ClosingError("the server ended before this was computed", "try another one")
+            if not passage.status:
+                await error_response(error)(scope, receive, passage.send)
         finally:
             self._memory -= passage.memory
             self._record(scope, passage, error)
@@ -130,11 +136,13 @@ class _Passage:
         self.memory = 0
         self.read_seconds = 0.0
         self._is_accepted = False
+        self._is_invited = not _header(scope, b"expect")
         self._gate = gate
         self._receive = receive
         self._send = send
 
     async def receive(self) -> Message:
+        self._is_invited = True
         message = await self._receive()
         size = len(message.get("body", b""))
         if message["type"] == "http.request" and not message.get("more_body", False):
@@ -152,6 +160,9 @@ class _Passage:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+            if not self._is_invited:
+                # The body may never come, and what follows would be taken for it.
+                message["headers"].append((b"connection", b"close"))
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self._gate.metrics.answered += self._is_accepted

@@ -22,9 +22,7 @@ def test_an_address_for_others_needs_a_token_or_consent(fcn_deploy: FcnDeploy) -
 
 
 @pytest.mark.parametrize("content", ["", "two words", "umlaut-\u00fc", "\n\n"])
-def test_a_token_file_holds_one_token(
-    fcn_deploy: FcnDeploy, tmp_path: Path, content: str
-) -> None:
+def test_a_token_file_holds_one_token(fcn_deploy: FcnDeploy, tmp_path: Path, content: str) -> None:
     file = tmp_path / "token"
     file.write_text(content, encoding="utf-8")
     refused = fcn_deploy("serve", "--token-file", file)

@@ -49,7 +49,7 @@ def answers(seeds: range, every: int) -> list[Response]:
 
 
 def test_damaged_requests_are_refused() -> None:
-    counts = statuses(answers(range(300), every=100))
+    counts = statuses(answers(range(250), every=125))
     assert counts[400] > 100
     assert {404, 405, 408, 413, 431} <= set(counts)
 

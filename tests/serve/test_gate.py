@@ -174,7 +174,7 @@ def test_a_request_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> None
         caplog.clear()
         await asked.http.get("/v2/health/live")
         await asked.infer(pictures(2), **{"x-request-id": "one"})
-        await asked.http.get("/no\nwhere")
+        await asked.http.get("/no%0Awhere")
 
     ask(talk)
     records = [record for record in caplog.records if record.getMessage() == "request"]
