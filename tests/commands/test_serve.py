@@ -18,7 +18,7 @@ def test_an_address_for_others_needs_a_token_or_consent(fcn_deploy: FcnDeploy) -
         assert "--token-file" in refused.err
         assert "--insecure" in refused.err
     for host in ("127.0.0.1", "localhost"):
-        assert "--token-file" not in fcn_deploy("serve", "--host", host, "--port", "0").err
+        assert "no run elsewhere" in fcn_deploy("serve", "elsewhere", "--host", host).err
 
 
 @pytest.mark.parametrize("content", ["", "two words", "umlaut-\u00fc", "\n\n"])
@@ -45,9 +45,9 @@ def test_a_port_that_is_taken_is_named(fcn_deploy: FcnDeploy) -> None:
 
 
 def test_without_a_network_it_does_not_start(fcn_deploy: FcnDeploy) -> None:
-    refused = fcn_deploy("serve", "--port", "0")
+    refused = fcn_deploy("serve", "--port", "0", "--fp16")
     assert refused.code == 2
-    assert "fcn-deploy train" in refused.err
+    assert "model.fp16.onnx; run `fcn-deploy" in refused.err
 
 
 def test_a_missing_extra_is_one_line(
