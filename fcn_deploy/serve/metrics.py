@@ -65,6 +65,8 @@ class Metrics:
         queue_depth: requests that wait for the runner.
         stage_seconds: how long a stage of a request took: read, queue, compute, total.
         pixels: that were computed.
+        accepted: requests that were read whole.
+        answered: of these, those whose answer was sent whole.
         statistics: the same for the protocol's own statistics.
     """
 
@@ -105,6 +107,8 @@ class Metrics:
         self.pixels = Counter(
             "fcn_deploy_pixels", "Pixels that were computed.", registry=self._registry
         )
+        self.accepted = 0
+        self.answered = 0
         self.statistics = Statistics()
 
     def describe(self, runner: RunnerDescription) -> None:

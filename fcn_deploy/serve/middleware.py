@@ -5,6 +5,7 @@ In: its id, the token, room for its body.  Out: every error as JSON, the id, a c
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.serve.errors import (
     ClientGoneError,
+    ClosingError,
     UnauthorizedError,
     UnavailableError,
     error_response,
@@ -38,12 +40,16 @@ class Gate:
         app: the routes.
         service: whose settings and metrics hold.
         open_paths: that are answered without a token.
+
+    Attributes:
+        metrics: the service's.
     """
 
     def __init__(self, app: ASGIApp, service: Service, open_paths: Collection[str]) -> None:
         self._app = app
         self._service = service
         self._open_paths = frozenset(open_paths)
+        self.metrics = service.metrics
         self._memory = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,6 +69,10 @@ class Gate:
                 await error_response(error)(scope, receive, passage.send)
             elif not isinstance(error, ClientGoneError):
                 raise
+        except asyncio.CancelledError:  # by uvicorn, which has waited as long as it may
+            error = ClosingError("the server ended before this was computed", "try another one")
+            if not passage.status:
+                await error_response(error)(scope, receive, passage.send)
         finally:
             self._memory -= passage.memory
             self._record(scope, passage, error)
@@ -91,7 +101,7 @@ class Gate:
         seconds = time.perf_counter() - passage.began
         status = passage.status if error is None else status_of(error)
         route = getattr(scope.get("endpoint"), "__name__", "none")
-        self._service.metrics.request_done(route, status, seconds)
+        self.metrics.request_done(route, status, seconds)
         if status < 400 and scope["path"] in _QUIET:
             return
         fields: dict[str, Any] = {
@@ -104,6 +114,7 @@ class Gate:
             "ms": round(seconds * 1000, 2),
         }
         if (answer := scope.get("state", {}).get("answer")) is not None:
+            self.metrics.stage_seconds.labels("read").observe(passage.read_seconds)
             fields["queue_ms"] = round(answer.queue_seconds * 1000, 2)
             fields["compute_ms"] = round(answer.compute_seconds * 1000, 2)
             fields["batch"] = answer.batch_size
@@ -123,13 +134,20 @@ class _Passage:
         self.status = 0  # until an answer has begun
         self.body_bytes = 0
         self.memory = 0
+        self.read_seconds = 0.0
+        self._is_accepted = False
+        self._is_invited = not _header(scope, b"expect")
         self._gate = gate
         self._receive = receive
         self._send = send
 
     async def receive(self) -> Message:
+        self._is_invited = True
         message = await self._receive()
         size = len(message.get("body", b""))
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self.read_seconds = time.perf_counter() - self.began
+            self._accepted()
         self.body_bytes += size
         self.take_memory(size)
         return message
@@ -142,7 +160,16 @@ class _Passage:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+            if not self._is_invited:
+                # The body may never come, and what follows would be taken for it.
+                message["headers"].append((b"connection", b"close"))
         await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._gate.metrics.answered += self._is_accepted
+
+    def _accepted(self) -> None:
+        self._gate.metrics.accepted += not self._is_accepted
+        self._is_accepted = True
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

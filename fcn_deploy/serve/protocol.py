@@ -150,8 +150,10 @@ class _BoundedProtocol(HttpToolsProtocol):
             settings = self.settings
             allowed = settings.body_seconds + self._body_bytes / settings.min_bytes_per_second
             left = self._began + allowed - self.loop.time()
-            if left > 0 or self.flow.read_paused:
-                self._arm(max(left, 1.0))
+            if left > 0:
+                self._arm(left)
+            elif self.flow.read_paused:
+                self._arm(settings.body_seconds)
             elif answering and not self.cycle.response_started:
                 self._refuse(408, "the body did not come in time")
             else:

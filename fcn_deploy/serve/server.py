@@ -66,14 +66,22 @@ def serve(service: Service, bound: socket.socket) -> None:
     Raises:
         FcnDeployError: the runner does not compute, seen while it was warmed up.
     """
-    server = _Server(service)
+    server = Server(service)
     server.run([bound])
     if server.failure is not None:
         raise server.failure
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, which warms up behind an open port and drains before it shuts down."""
+class Server(uvicorn.Server):
+    """uvicorn, which warms up behind an open port and drains before it shuts down.
+
+    Args:
+        service: not started.
+
+    Attributes:
+        service: what is served.
+        failure: why the runner did not warm up, which ends the server.
+    """
 
     def __init__(self, service: Service) -> None:
         settings = service.settings
@@ -92,7 +100,7 @@ class _Server(uvicorn.Server):
         )
         super().__init__(config)
         self.failure: Exception | None = None
-        self._service = service
+        self.service = service
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; see :func:`serve`."""
@@ -101,19 +109,21 @@ class _Server(uvicorn.Server):
         try:
             await super().serve(sockets)
         finally:
-            await self._service.close()
+            await self.service.close()
             await warming
-        _LOG.info("stopped")
+        metrics = self.service.metrics
+        counts = {"accepted": metrics.accepted, "answered": metrics.answered}
+        _LOG.info("stopped", extra={"fields": counts})
 
     async def _warm_up(self) -> None:
         try:
-            await self._service.start(_LOG.info)
+            await self.service.start(_LOG.info)
         except Exception as error:
             self.failure = error
             self.should_exit = True
         else:
-            if self._service.ready:
-                _LOG.info("ready", extra={"fields": {"model": self._service.name}})
+            if self.service.ready:
+                _LOG.info("ready", extra={"fields": {"model": self.service.name}})
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -135,13 +145,13 @@ class _Server(uvicorn.Server):
     def _stop(self) -> None:
         if self.should_exit:
             self.force_exit = True
-        elif self._service.state is State.READY:
-            seconds = self._service.settings.drain_seconds
+        elif self.service.state is State.READY:
+            seconds = self.service.settings.drain_seconds
             _LOG.info("draining", extra={"fields": {"seconds": seconds}})
-            self._service.drain()
+            self.service.drain()
             asyncio.get_running_loop().call_later(seconds, self._exit)
         else:  # a second signal, or nothing is served yet
-            self._service.drain()
+            self.service.drain()
             self._exit()
 
     def _exit(self) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from fcn_deploy import __version__
 from fcn_deploy.serve import requests, tensors
 from fcn_deploy.serve.compressed import decoded, is_compressed
 from fcn_deploy.serve.errors import NotFoundError, TooLargeError, UnavailableError
@@ -27,7 +28,7 @@ def routes(service: Service) -> list[BaseRoute]:
         return JSONResponse(
             {
                 "name": "fcn-deploy",
-                "version": __version__,
+                "version": _version(),
                 "extensions": ["binary_tensor_data", "model_configuration", "statistics"],
             }
         )
@@ -61,6 +62,14 @@ def routes(service: Service) -> list[BaseRoute]:
         *_of_model(service, "/stats", model_statistics),
         *_of_model(service, "/infer", infer, "POST"),
     ]
+
+
+@cache
+def _version() -> str:
+    try:
+        return metadata.version("fcn-deploy")
+    except metadata.PackageNotFoundError:  # run from its sources
+        return "unknown"
 
 
 def _of_model(service: Service, path: str, endpoint: _Endpoint, method: str = "GET") -> list[Route]:
