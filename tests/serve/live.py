@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import uvicorn
 
 from fcn_deploy.runners.base import Runner
-from fcn_deploy.serve.app import create_app
+from fcn_deploy.serve.server import Server, listen, url_of
 from fcn_deploy.serve.service import Service
 from fcn_deploy.serve.settings import Settings
 from tests.decoding import PATIENCE
 from tests.fakes import FakeRunner
 
 
+class ThreadServer(Server):
+    """The server as it is, but for signals, which Python handles in the main thread alone."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 @contextmanager
 def live(runner: Runner, **settings: Any) -> Iterator[str]:
     """Give the address of a server that is ready; it is stopped at the end of the block."""
-    listening = socket.create_server(("127.0.0.1", 0))
     service = Service(runner, Settings(**settings), name="streets")
-    server = uvicorn.Server(uvicorn.Config(create_app(service), log_level="warning"))
-    ready = threading.Event()
+    with listen("127.0.0.1", 0) as bound:
+        server = ThreadServer(service)
+        ready = threading.Event()
 
-    async def serve() -> None:
-        await service.start()
-        ready.set()
-        await server.serve(sockets=[listening])
-        await service.close()
+        async def serve() -> None:
+            serving = asyncio.create_task(server.serve([bound]))
+            while not (service.ready and server.started) and not serving.done():
+                await asyncio.sleep(0.005)
+            ready.set()
+            await serving
 
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE)  # connections wait in the socket until the server accepts them
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
+        thread = threading.Thread(target=asyncio.run, args=(serve(),))
+        thread.start()
+        try:
+            assert ready.wait(PATIENCE)
+            yield f"{url_of(bound)}/"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @contextmanager
