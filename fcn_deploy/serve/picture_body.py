@@ -39,11 +39,11 @@ def decode(
         TooLargeError: it has more pixels than are ever decoded (413).
         UnsupportedEncodingError: it is in no format that is read (415).
     """
-    if content_type.partition(";")[0].strip().lower() == _FORM:
-        body = file_of_form(body, content_type)
-    if not body:
-        raise RequestError("the body is empty", _SEND)
     try:
+        if content_type.partition(";")[0].strip().lower() == _FORM:
+            body = file_of_form(body, content_type)
+        if not body:
+            raise RequestError("the body is empty", _SEND)
         return read_image(EncodedPicture(body, "the body"), before)
     except PixelLimitError as error:
         raise TooLargeError(error.message, error.repair) from error
@@ -54,7 +54,7 @@ def decode(
         raise RequestError(error.message, error.repair) from error
     except FcnDeployError:
         raise
-    except Exception as error:  # of a damaged file: Pillow's parsers raise whatever comes of it
+    except Exception as error:  # of a damaged file or form: parsers raise whatever comes of it
         raise RequestError(f"the body cannot be decoded ({type(error).__name__})", _SEND) from error
 
 

@@ -84,7 +84,9 @@ class Wanted:
         """
         for name in request.query_params:
             if name != "overlay":
-                raise RequestError(f"unknown query parameter {name!r}", "there is overlay alone")
+                raise RequestError(
+                    f"unknown query parameter {name[:40]!r}", "there is overlay alone"
+                )
         opacity = _opacity(request.query_params.get("overlay", "false"))
         offered = (_PNG, _JSON) if opacity is None else (_PNG,)
         media_type = preferred(",".join(request.headers.getlist("accept")), offered)
