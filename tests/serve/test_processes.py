@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import shlex
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -22,6 +26,7 @@ from fcn_deploy.serve.tensors import HEADER_LENGTH
 from tests.command_line import FcnDeploy
 from tests.serve.clients import binary_request, pictures
 from tests.serve.served import (
+    ROOT,
     Process,
     Response,
     exchange,
@@ -120,6 +125,31 @@ def test_tritonclient_gets_the_masks_of_predict(
         client.close()
         server.process.send_signal(signal.SIGINT)
         assert server.end() == 0
+
+
+def test_the_examples_of_the_documentation_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tritonclient.http")
+    text = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(python|console)\n(.*?)```", text, re.DOTALL)
+    examples = [code for kind, code in blocks if kind == "python"]
+    (command,) = [code.removeprefix("$ ") for kind, code in blocks if kind == "console"]
+    assert len(examples) == 2
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(pictures(1, 40, 60)[0]).save("photo.jpg")
+    expected = np.asarray(Image.open("photo.jpg"))[..., 0]
+    with fake_process(0) as server:
+        here = f"127.0.0.1:{server.port}"
+        names: dict[str, Any] = {}
+        for code in examples:
+            names.pop("mask", None)
+            exec(code.replace("127.0.0.1:8000", here), names)
+            assert np.array_equal(names["mask"], expected)
+        if shutil.which("curl"):
+            words = shlex.split(command.replace("127.0.0.1:8000", here))
+            answer = subprocess.run(words, capture_output=True, check=True, timeout=60)
+            assert json.loads(answer.stdout)["outputs"][0]["data"] == [0, 255]
 
 
 def body(height: int, width: int) -> bytes:
