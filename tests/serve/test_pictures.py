@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +30,7 @@ from tests.decoding import PATIENCE
 from tests.fakes import FAKE_SPEC, FakeRunner
 from tests.serve.live import asked
 
+SERVING = Path(__file__).parents[2] / "docs" / "serving.md"
 JSON = {"Accept": "application/json"}
 
 
@@ -192,6 +197,30 @@ def test_what_is_refused(
     assert answer.status_code == status
     assert sentence in error_of(answer)
     assert client.post("/predict", content=WHOLE["PNG"]).status_code == 200
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_examples_of_the_documentation(
+    client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = SERVING.read_text(encoding="utf-8").partition("\n## Pictures over HTTP\n")[2]
+    found = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(WHOLE["JPEG"])
+    mask = client.post("/predict", content=WHOLE["JPEG"]).content
+    said = ""
+    for command in found[1].splitlines():
+        words = shlex.split(command.replace("http://127.0.0.1:8000/", str(client.base_url)))
+        said = subprocess.run(
+            [*words, "--silent"], capture_output=True, check=True, text=True, timeout=PATIENCE
+        ).stdout
+        if "--output" in words and "overlay.png" not in words:
+            assert Path("mask.png").read_bytes() == mask
+            Path("mask.png").unlink()
+    overlay = client.post("/predict?overlay=true", content=WHOLE["JPEG"]).content
+    assert Path("overlay.png").read_bytes() == overlay
+    assert '"share"' in said
 
 
 def test_another_method_is_refused(client: httpx.Client) -> None:
