@@ -288,7 +288,7 @@ def test_pixels_in_work_are_bounded_and_freed() -> None:
     damage=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=6),
     kept=st.integers(0, 6000),
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_damaged_pictures_are_answered(
     client: httpx.Client, format: str, damage: list[tuple[int, int]], kept: int
 ) -> None:
