@@ -22,8 +22,8 @@ def create_app(service: Service) -> Starlette:
     """
     app = Starlette(
         routes=[
-            *health.routes(service),
             *v2.routes(service),
+            *health.routes(service),
             *pictures.routes(service),
             *page.routes(service),
         ],

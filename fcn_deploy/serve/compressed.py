@@ -30,7 +30,7 @@ def is_compressed(encoding: str) -> bool:
     return True
 
 
-def decoded(body: bytes | bytearray, encoding: str, limit: int) -> bytes:
+def decoded(body: bytes, encoding: str, limit: int) -> bytes:
     """Return what was compressed.
 
     Args:

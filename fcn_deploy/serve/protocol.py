@@ -16,6 +16,9 @@ from fcn_deploy.serve.metrics import Metrics
 from fcn_deploy.serve.service import Service
 from fcn_deploy.serve.settings import Settings
 
+#: Bytes of a body that are gathered before the application is told of them: a picture of 320×480.
+_READ_AHEAD = 512 * 1024
+
 
 def bounded_protocol(service: Service) -> type[asyncio.Protocol]:
     """Return the protocol of connections that keep a service's limits."""
@@ -114,7 +117,12 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        gathered = len(cycle.body) + len(body)
+        if gathered > _READ_AHEAD or cycle.response_complete or self.parser.should_upgrade():
+            super().on_body(body)
+        else:  # a small body is handed over when it is whole: each piece would cost a turn
+            cycle.body += body
 
     def on_message_complete(self) -> None:
         self._in_body = False

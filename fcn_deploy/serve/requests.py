@@ -12,7 +12,7 @@ from fcn_deploy.serve.errors import ClientGoneError, RequestError, TooLargeError
 from fcn_deploy.serve.service import Answer, Service
 
 
-async def read_body(request: Request, limit: int) -> bytearray:
+async def read_body(request: Request, limit: int) -> bytes:
     """Return the body of a request, read as it comes and no further than its limit.
 
     Args:
@@ -29,16 +29,18 @@ async def read_body(request: Request, limit: int) -> bytearray:
             raise RequestError("Content-Length is no number")
         if len(declared) > 18 or int(declared) > limit:
             raise _too_large(limit)
-    body = bytearray()
+    pieces: list[bytes] = []
+    size = 0
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError("the client closed its connection")
-        body += message.get("body", b"")
-        if len(body) > limit:
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > limit:
             raise _too_large(limit)
         if not message.get("more_body", False):
-            return body
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def take_memory(request: Request, size: int) -> None:

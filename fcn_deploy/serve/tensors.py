@@ -50,7 +50,7 @@ class InferRequest:
     @classmethod
     def from_body(
         cls,
-        body: bytes | bytearray,
+        body: bytes,
         header_length: str | None,
         *,
         max_json_bytes: int,
@@ -84,7 +84,7 @@ class InferRequest:
         return cls(images, name or None, binary)
 
 
-def _json_length(body: bytes | bytearray, header: str | None) -> int:
+def _json_length(body: bytes, header: str | None) -> int:
     if header is None:
         return len(body)
     if not (header.isascii() and header.isdigit() and len(header) <= 18):

@@ -54,13 +54,13 @@ def routes(service: Service) -> list[BaseRoute]:
         return await _infer(request, service)
 
     return [
+        *_of_model(service, "/infer", infer, "POST"),  # first, as routes are tried in order
         Route("/v2", server_metadata),
         Route("/v2/models/stats", all_statistics),
         *_of_model(service, "", model_metadata),
         *_of_model(service, "/ready", model_ready),
         *_of_model(service, "/config", model_config),
         *_of_model(service, "/stats", model_statistics),
-        *_of_model(service, "/infer", infer, "POST"),
     ]
 
 
@@ -100,7 +100,7 @@ async def _infer(request: Request, service: Service) -> Response:
     encoding = request.headers.get("content-encoding", "")
     compressed = is_compressed(encoding)
     service.require_room()
-    body: bytes | bytearray = await requests.read_body(request, settings.max_body_bytes)
+    body = await requests.read_body(request, settings.max_body_bytes)
     if compressed:
         # Room for the most that it may become: how much it does is known when it lies there.
         requests.take_memory(request, settings.max_body_bytes)
