@@ -167,7 +167,7 @@ class _Pictures:
                 f"Content-Encoding {coding[:40]!r} is not taken: pictures are compressed already",
                 "send the file as it is",
             )
-        body = bytes(await read_body(request, self._service.settings.max_body_bytes))
+        body = await read_body(request, self._service.settings.max_body_bytes)
         times = dict.fromkeys(STAGES, 0.0)
         with self._room.holding() as take:
             image = await self._decoded(body, request.headers.get("content-type", ""), take, times)
