@@ -248,3 +248,12 @@ def test_bytes_are_refused_by_their_name(content: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:
         read_image(EncodedPicture(content, "the upload"))
     assert caught.value.repair
+
+
+def test_a_damaged_tiff_is_one_line(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    damaged = bytearray(tiff_of_channels(8))
+    damaged[28 + 7] = 255  # the count of the first tag's values
+    (tmp_path / "damaged.tif").write_bytes(damaged[:60])
+    with pytest.raises(ImageError):
+        read_image(tmp_path / "damaged.tif")
+    assert not recwarn.list
