@@ -158,14 +158,16 @@ class Batcher:
             results = list(np.split(mask, ends))
         except Exception as error:
             # One that the backend does not take must not cost the others their answers.
-            results = [error] if len(images) == 1 else [self._alone(one) for one in images]
+            # Without a traceback, which would hold this frame, and so the pictures.
+            failed = error.with_traceback(None)
+            results = [failed] if len(images) == 1 else [self._alone(one) for one in images]
         return results, time.perf_counter() - began
 
     def _alone(self, images: NDArray[np.uint8]) -> _Result:
         try:
             return self._run(images).mask
         except Exception as error:
-            return error
+            return error.with_traceback(None)
 
     def _deliver(
         self,

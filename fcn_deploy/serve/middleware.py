@@ -76,6 +76,8 @@ class Gate:
         finally:
             self._memory -= passage.memory
             self._record(scope, passage, error)
+            # Its traceback holds this frame: a cycle, which would keep the body for the collector.
+            error = None
 
     def take_memory(self, size: int) -> None:
         """Count bytes that a request keeps in memory.

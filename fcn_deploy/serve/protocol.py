@@ -130,6 +130,11 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        if self.cycle.response_complete:  # else it is the next one's
+            self.cycle.body = bytearray()  # of a request that was refused unread
+        super().on_response_complete()
+
     def _count(self, size: int) -> None:
         self._url_and_headers += size
         if self._url_and_headers > self.settings.max_head_bytes:

@@ -213,8 +213,7 @@ def test_too_much_load_gives_503_and_nothing_else() -> None:
     assert f'fcn_deploy_requests_total{{code="200",route="infer"}} {counts[200]}.0' in text
     (stopped,) = server.events("stopped")
     assert stopped["accepted"] == stopped["answered"]
-    half = sizes[len(sizes) // 2 :]
-    assert max(half) < 1.3 * max(sizes[: len(sizes) // 2]) + 20  # it does not grow
+    assert max(sizes) < 450  # not the thousands of bodies that were refused
 
 
 @pytest.mark.parametrize("turn", range(SIGNALS))
