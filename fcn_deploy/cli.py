@@ -23,6 +23,7 @@ from fcn_deploy.commands.parity import parity
 from fcn_deploy.commands.predict import predict
 from fcn_deploy.commands.report import report
 from fcn_deploy.commands.scenes import scenes
+from fcn_deploy.commands.serve import serve
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from fcn_deploy.commands.ship import ship
 from fcn_deploy.commands.train import train
@@ -93,7 +94,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Train": (train, import_network),
     "Export": (export, build),
     "Prove": (parity, evaluate, bench),
-    "Use": (predict, report, package),
+    "Use": (predict, serve, report, package),
     "Hand over": (ship, bundle, verify),
     "This machine": (doctor,),
 }

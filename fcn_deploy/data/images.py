@@ -197,7 +197,8 @@ def _channels_of_tiff(path: Path | EncodedPicture) -> int | None:
 
     try:
         source = _stream_or_file(path)
-        with source.open("rb") if isinstance(source, Path) else source as stream:
+        opened_source = source.open("rb") if isinstance(source, Path) else source
+        with _suppress_warnings, opened_source as stream:
             start = stream.read(8)
             if not start.startswith(_TIFF_STARTS):
                 return None
