@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fcn_deploy.networks.upsampling import bilinear_kernel as bilinear_kernel
     from fcn_deploy.runners.base import open_runner as open_runner
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _HOMES = {
     "Run": "core.run",
