@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fcn_deploy.core.version import VERSION
+
 if TYPE_CHECKING:
     from fcn_deploy.core.run import Run as Run
     from fcn_deploy.core.spec import ModelSpec as ModelSpec
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from fcn_deploy.networks.upsampling import bilinear_kernel as bilinear_kernel
     from fcn_deploy.runners.base import open_runner as open_runner
 
-__version__ = "1.0.0"
+__version__ = VERSION
 
 _HOMES = {
     "Run": "core.run",

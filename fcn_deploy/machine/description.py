@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy import __version__
+from fcn_deploy.core.version import VERSION
 
 #: Distributions whose versions decide masks and speed, our own first.
 DISTRIBUTIONS = (
@@ -42,7 +42,7 @@ def describe_machine() -> dict[str, Any]:
 def describe_versions() -> dict[str, str]:
     """Return the installed version of each distribution that matters; absent ones are left out."""
     # Ours from the code that runs, which may lie beside an older installation's metadata.
-    versions = {"fcn-deploy": __version__}
+    versions = {"fcn-deploy": VERSION}
     for name in DISTRIBUTIONS[1:]:
         try:
             versions[name] = metadata.version(name)
