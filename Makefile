@@ -15,7 +15,7 @@ BENCH_FLAGS ?=
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder \
 	--max-worker-restart 0
 
-.PHONY: install demo bench gpu-checks test test-all architectures lint lock wheel clean
+.PHONY: install demo bench gpu-checks test test-all architectures lint lock wheel smoke clean
 
 install: $(VENV)/.installed
 
@@ -79,6 +79,10 @@ wheel: install
 	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 		--wheel-dir dist .
+
+# The wheel in an empty environment without PyTorch: sizes, and every command of a device.
+smoke: install
+	$(BIN)/python -m pytest -s tests/test_wheel.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -92,12 +93,18 @@ def test_exactly_one_onnxruntime_is_asked_for_everywhere() -> None:
             assert len(taken) == 1, (system, machine, taken)
 
 
-def test_all_is_every_extra_but_the_developers() -> None:
+def test_all_is_every_extra_that_needs_no_gpu() -> None:
     (line,) = EXTRAS["all"]
-    assert Requirement(line).extras == set(EXTRAS) - {"all", "dev"}
+    assert Requirement(line).extras == set(EXTRAS) - {"all", "dev", "trt", "rtx"}
 
 
 def test_the_version_stands_in_one_place() -> None:
     assert "version" in PROJECT["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
     assert f"## {__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("extra", sorted(set(EXTRAS) - {"dev"}))
+def test_the_page_of_installing_names_every_extra(extra: str) -> None:
+    page = (ROOT / "docs" / "install-on-a-device.md").read_text(encoding="utf-8")
+    assert f"`{extra}`" in page
