@@ -48,7 +48,8 @@ test: install lint
 
 # What takes long as well: killed trainings, more architectures, engines of real builders.
 test-all: install lint
-	$(PYTEST)
+	$(PYTEST) --ignore tests/test_wheel.py
+	$(MAKE) smoke
 
 # Every network that can be trained, through export, parity and the TensorRT for RTX builder.
 architectures: install

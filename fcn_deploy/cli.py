@@ -18,6 +18,7 @@ from fcn_deploy.commands.doctor import doctor
 from fcn_deploy.commands.evaluate import evaluate
 from fcn_deploy.commands.export import export
 from fcn_deploy.commands.import_network import import_network
+from fcn_deploy.commands.package import package
 from fcn_deploy.commands.parity import parity
 from fcn_deploy.commands.predict import predict
 from fcn_deploy.commands.report import report
@@ -92,7 +93,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Train": (train, import_network),
     "Export": (export, build),
     "Prove": (parity, evaluate, bench),
-    "Use": (predict, report),
+    "Use": (predict, report, package),
     "This machine": (doctor,),
 }
 

@@ -34,7 +34,7 @@ def test_the_commands_stand_in_sections_in_the_order_of_the_work(fcn_deploy: Fcn
     assert titles == ["Options", "Data", "Train", "Export", "Prove", "Use", "This machine"]
     names = re.findall(r"^  ([a-z]+)  +[A-Z]", shown.partition("Data:")[2], re.MULTILINE)
     assert " ".join(names) == (
-        "scenes data train import export build parity evaluate bench predict report doctor"
+        "scenes data train import export build parity evaluate bench predict report package doctor"
     )
     assert sorted(names) == sorted(cli.fcn_deploy.commands)
     assert "..." not in shown.partition("Data:")[2]  # no sentence is cut off
