@@ -178,7 +178,7 @@ def test_the_doctor_knows_what_is_there(device: Device) -> None:
 def test_training_is_refused_in_one_line(device: Device) -> None:
     done = device.run("fcn-deploy", "train")
     assert done.code == 2
-    assert "training needs safetensors, which cannot be imported; pip install '" in done.err
+    assert "training needs torch, which cannot be imported; pip install '" in done.err
     assert "'torch>=" in done.err
     assert len(done.err.splitlines()) == 1
 

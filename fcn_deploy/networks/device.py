@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from fcn_deploy.core.errors import BackendError, MissingExtraError
 
 try:
+    # First, so that where all are missing it is torch that is named.
+    import torch  # noqa: I001
     import safetensors  # noqa: F401
-    import torch
     import torchvision  # noqa: F401
 except ImportError as error:
     # On a target device torch is absent by design; say so when somebody asks for it.  Kept: PyTorch

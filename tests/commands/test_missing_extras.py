@@ -24,17 +24,17 @@ ABSENT = (
 )  # fmt: skip
 #: Command line → the package it names, the extra, and a word of what can be done without.
 REFUSED: dict[str, tuple[str, str, str]] = {
-    "train": ("safetensors", "train", ""),
-    "export RUN": ("safetensors", "train", "copy the .onnx file"),
-    "import torchvision:fcn_resnet50": ("safetensors", "train", "import onnx:FILE"),
-    "import python:shop:Net": ("safetensors", "train", "import onnx:FILE"),
-    "parity RUN --backend ort --data synthetic": ("safetensors", "train", "--save-outputs"),
+    "train": ("torch", "train", ""),
+    "export RUN": ("torch", "train", "copy the .onnx file"),
+    "import torchvision:fcn_resnet50": ("torch", "train", "import onnx:FILE"),
+    "import python:shop:Net": ("torch", "train", "import onnx:FILE"),
+    "parity RUN --backend ort --data synthetic": ("torch", "train", "--save-outputs"),
     "parity RUN --backend torch --images photos --save-outputs t.json": (
-        "safetensors", "train", "--backend ort",
+        "torch", "train", "--backend ort",
     ),
-    "predict RUN photos --backend torch": ("safetensors", "train", "--backend ort"),
-    "evaluate RUN --data synthetic --backend torch": ("safetensors", "train", "--backend ort"),
-    "bench RUN --backend torch-compile": ("safetensors", "train", "--backend ort"),
+    "predict RUN photos --backend torch": ("torch", "train", "--backend ort"),
+    "evaluate RUN --data synthetic --backend torch": ("torch", "train", "--backend ort"),
+    "bench RUN --backend torch-compile": ("torch", "train", "--backend ort"),
     "predict RUN photos --backend openvino": ("openvino", "openvino", ""),
     "bench RUN --backend openvino-bf16": ("openvino", "openvino", ""),
     "predict RUN photos --backend ncnn": ("ncnn", "ncnn", ""),
