@@ -218,6 +218,7 @@ def bench(**typed: Any) -> None:
     if options.quick:
         options = options.as_quick_look(typed_names())
     source = run_from_argument(options.run, options.trust)
+    options = _for_shape(options, source)
     scenario, loop_reason = _scenario(options)
     before = None if options.older is None else _older(options)  # before minutes are spent
     chosen = options.backends or usable_backends(options.precision, source=source)
@@ -248,6 +249,25 @@ def bench(**typed: Any) -> None:
     if before is not None:
         allowed = MAX_SLOWDOWN if options.max_slowdown is None else options.max_slowdown
         _gate(compare(before, measured, allowed, asked))
+
+
+def _for_shape(options: BenchOptions, source: Run) -> BenchOptions:
+    """Return the options with what a network from ONNX takes in place of what was not typed."""
+    from fcn_deploy.graph.onnx_file import OnnxFile
+
+    path = source.onnx(Precision.FP32)
+    if not source.is_foreign or not path.is_file():
+        return options
+    shape, typed = OnnxFile(path).metadata.spec.input_shape, typed_names()
+    if "sizes" not in typed:
+        options = replace(options, sizes=tuple(shape.fitted(*size) for size in options.sizes))
+    if "batches" not in typed and shape.batch is not None:
+        options = replace(options, batches=(shape.batch,))
+    if not shape.takes_all:
+        sizes = ", ".join(f"{height}×{width}" for height, width in options.sizes)
+        batches = ", ".join(map(str, options.batches))
+        console.print(f"the network takes {shape.words}: measured at {sizes}, {batches} in a batch")
+    return options
 
 
 def _older(options: BenchOptions) -> Bench:

@@ -243,20 +243,10 @@ def _save_outputs(options: ParityOptions, target: Path) -> None:
     probe(target, flags="--save-outputs")
     with ExitStack() as opened:
         candidate = options.candidate(source, backend, opened)
-        _refuse_limited(candidate.runner.spec)
         pictures = options.pictures(source, candidate.runner.spec)
         with counter(f"outputs of {backend}", pictures.count) as step:
             size = record(candidate, pictures, target, on_picture=step)
     console.print(f"wrote {target} and its folder, {size:,.1f} MiB")
-
-
-def _refuse_limited(spec: ModelSpec) -> None:
-    if not spec.input_shape.takes_all:
-        raise InputError(
-            f"outputs are saved of networks that take any size, and this one takes "
-            f"{spec.input_shape.words}",
-            "compare on one machine, without --save-outputs",
-        )
 
 
 def _compare_live(options: ParityOptions) -> None:
@@ -292,8 +282,9 @@ def _compare_live(options: ParityOptions) -> None:
         step = stack.enter_context(counter("parity", pictures.count))
         comparisons = compare(reference, list(candidates.values()), pictures, on_picture=step)
         note = channel_order_note(reference, pictures) if source.is_foreign else None
-    save(comparisons, target, typed=typed_words(but=_NOT_REPEATED))
-    _conclude(comparisons, target, note)
+    notes = () if note is None else (note,)
+    save(comparisons, target, typed=typed_words(but=_NOT_REPEATED), notes=notes)
+    _conclude(comparisons, target, notes)
 
 
 def _bisect(options: ParityOptions) -> None:
@@ -324,10 +315,10 @@ def _bisect(options: ParityOptions) -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _conclude(comparisons: Sequence[Comparison], target: Path, note: str | None = None) -> None:
+def _conclude(comparisons: Sequence[Comparison], target: Path, notes: Sequence[str] = ()) -> None:
     for comparison in comparisons:
         print_parity(comparison)
-    if note is not None:
+    for note in notes:
         console.print(note)
     console.print(f"wrote {target}")
     if not all(comparison.passed for comparison in comparisons):

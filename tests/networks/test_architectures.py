@@ -81,6 +81,26 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
         assert read_engine(engine.path).outputs == ("mask",)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", CUTS)
+def test_half_precision_of_small_bodies(backbone: str, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    network, spec = random_network(f"fcn8s-{backbone}")
+    save_checkpoint(run.checkpoint, network, spec)
+    half = run.onnx(Precision.FP16)
+    onnx_from_checkpoint(run.checkpoint, half, precision=Precision.FP16)
+    assert OnnxFile(half).metadata.precision is Precision.FP16
+    opened = {"precision": Precision.FP16, "outputs": ("mask", "logits")}
+    with (
+        open_runner(run, "torch", outputs=OUTPUT_NAMES) as reference,
+        open_runner(run, "ort", **opened) as candidate,
+    ):
+        scene, _ = draw_scene(0, 0, (80, 112))
+        pictures = Pictures("scenes", 1, [NamedImage("scene", scene)].__getitem__, small_extras)
+        (result,) = compare(reference, [as_candidate(candidate)], pictures)
+    assert result.passed, [check.sentence for check in result.checks if not check.passed]
+
+
 @contextmanager
 def others(run: Run, architecture: str) -> Iterator[list[Runner]]:
     """Open what computes such networks beside ONNX Runtime.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -79,3 +80,18 @@ def rectangle(
 ) -> Region:
     """Return the pixels of a rectangle."""
     return polygon([(left, top), (right, top), (right, bottom), (left, bottom)], size)
+
+
+def rotated(points: Points, around: Sequence[float], degrees: float) -> Points:
+    """Return points turned clockwise, as the picture is seen."""
+    if not degrees:
+        return points
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x0, y0 = around
+    return [
+        (
+            x0 + (x - x0) * cosine - (y - y0) * sine,
+            y0 + (x - x0) * sine + (y - y0) * cosine,
+        )
+        for x, y in points
+    ]
