@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ from fcn_deploy.core.errors import FcnDeployError, WriteError
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Else ONNX Runtime 1.31 keeps a telemetry database in the home folder from its import on.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # Taken out by hand so that it may stand anywhere: people append it to a failed command.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -47,6 +47,11 @@ if TYPE_CHECKING:
 _BOTH = ("mask", "logits")
 #: Pictures to bisect on, unless told otherwise: every layer of both networks is computed for each.
 BISECT_PICTURES = 16
+#: What is possible without PyTorch.
+_SAVE_INSTEAD = (
+    ", or --save-outputs here, and compare the file with PyTorch's: "
+    "`fcn-deploy parity TORCH.json HERE.json`"
+)
 #: Options that change where a result is written, and nothing in it.
 _NOT_REPEATED = ("json_file",)
 
@@ -271,10 +276,13 @@ def _save_outputs(options: ParityOptions, target: Path) -> None:
 
 def _compare_live(options: ParityOptions) -> None:
     from fcn_deploy.core.files import probe
+    from fcn_deploy.networks.device import require_torch
     from fcn_deploy.parity.channel_order import channel_order_note
     from fcn_deploy.parity.compare import compare, save
 
     source, precision = options.run(), options.precision
+    if not source.is_foreign:
+        require_torch("comparing with PyTorch", _SAVE_INSTEAD)
     # The float32 reference compared with itself proves nothing.
     skipped = {"torch"} if precision is Precision.FP32 else set()
     backends = options.backends or usable_backends(precision, skipped, source)

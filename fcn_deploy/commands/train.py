@@ -245,10 +245,9 @@ def only_rank_zero_speaks() -> Iterator[None]:
 
 
 def _train(context: click.Context, options: TrainOptions) -> None:
-    from fcn_deploy.networks.device import choose_device, unavailable_reason
+    from fcn_deploy.networks.device import choose_device, require_torch
 
-    if (reason := unavailable_reason()) is not None:
-        raise FcnDeployError(f"training needs PyTorch: {reason}")
+    require_torch("training")
     from fcn_deploy.data.sources import DataSource
     from fcn_deploy.training.distributed import joined
     from fcn_deploy.training.loop import train as run_training

@@ -35,6 +35,8 @@ Every error carries its repair: what to type or change so that it goes away.
 
 from __future__ import annotations
 
+from fcn_deploy.core.installing import install_command
+
 
 class FcnDeployError(Exception):
     """Base of all errors that are for the user to read.
@@ -142,15 +144,30 @@ class MissingExtraError(FcnDeployError):
         what: what cannot be done without it, e.g. ``serving over HTTP``.
         extra: the extra of this package that brings it.
         error: what Python said when it was imported.
+        otherwise: what is possible without it, to stand behind the repair; None: nothing.
     """
 
-    def __init__(self, what: str, extra: str, error: ImportError) -> None:
-        missing = error.name.partition(".")[0] if error.name else str(error)
+    def __init__(
+        self, what: str, extra: str, error: ImportError, otherwise: str | None = None
+    ) -> None:
+        install = install_command(extra)
         super().__init__(
-            f"{what} needs {missing}, which cannot be imported",
-            f"pip install 'fcn-deploy[{extra}]'",
+            cannot_import(what, error), install if otherwise is None else f"{install}{otherwise}"
         )
         self.extra = extra
+
+
+def cannot_import(what: str, error: ImportError) -> str:
+    """Return that something needs a package which Python does not import.
+
+    Args:
+        what: as for :class:`MissingExtraError`.
+        error: what Python said; its words are added unless the package is just not there.
+    """
+    if error.name is None:
+        return f"{what} needs a package that cannot be imported ({error})"
+    why = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+    return f"{what} needs {error.name.partition('.')[0]}, which cannot be imported{why}"
 
 
 class ArchitectureError(FcnDeployError):

@@ -188,13 +188,13 @@ def open_baselines(
 
 
 def _open_baseline(source: Run, backend: str, threads: int) -> Runner | None:
-    from fcn_deploy.networks import device as pytorch
+    from fcn_deploy.networks.device import missing_torch
     from fcn_deploy.runners.base import open_runner, unavailable_reason
 
     if (reason := unavailable_reason(backend)) is not None:
         console.print(f"{backend} is left out: {reason}")
         return None
-    if pytorch.unavailable_reason() is None and source.checkpoint.is_file():
+    if missing_torch("the plain export") is None and source.checkpoint.is_file():
         from fcn_deploy.export.baseline import ensure_baseline
 
         ensure_baseline(source)

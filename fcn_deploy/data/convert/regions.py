@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import DataError
+from fcn_deploy.core.extras import require_extra
 from fcn_deploy.data.convert.annotations import Region
 
 Points = Sequence[Sequence[float]]
@@ -21,14 +21,9 @@ def require_pycocotools() -> None:
     """Refuse to begin without pycocotools.
 
     Raises:
-        DataError: it is not installed.
+        MissingExtraError: it is not installed.
     """
-    try:
-        import pycocotools.mask  # noqa: F401
-    except ImportError as error:
-        raise DataError(
-            f"polygons need pycocotools ({error})", "pip install 'fcn-deploy[convert]'"
-        ) from error
+    require_extra("converting polygons", "convert", "pycocotools.mask")
 
 
 def polygon(points: Points, size: tuple[int, int], holes: Iterable[Points] = ()) -> Region:
