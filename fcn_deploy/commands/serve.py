@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.commands.shared.backends import (
-    default_backend,
-    open_backend,
-    require_backends,
-    say_unusual,
-)
+from fcn_deploy.commands.shared.backends import require_backends, say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.commands.shared.options import (
-    BackendName,
     PathType,
     device_option,
     precision_options,
     run_argument,
     threads_option,
 )
+from fcn_deploy.commands.shared.proven_backend import (
+    auto_backend_option,
+    choose_backend,
+    open_chosen,
+)
 from fcn_deploy.commands.shared.runs import run_from_argument
-from fcn_deploy.core.errors import InputError, MissingExtraError
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.extras import require_extra
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 
@@ -43,7 +43,8 @@ class ServeOptions:
     """What was typed; the fields are the parameters of :func:`serve`."""
 
     run: str | None
-    backend: str | None
+    backend: str
+    allow: frozenset[str]
     precision: Precision
     device: str
     threads: int | None
@@ -119,11 +120,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @run_argument
-@click.option(
-    "--backend", type=BackendName(),
-    help="Compute with this backend; by default with ort where the run has been exported, else "
-    "with torch.",
-)  # fmt: skip
+@auto_backend_option
 @precision_options
 @device_option
 @threads_option
@@ -137,7 +134,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 def serve(**typed: Any) -> None:
     """Answer HTTP requests for masks, by the Open Inference protocol (KServe v2)."""
     options = ServeOptions(**typed)
-    _require_extra()
+    require_extra("serving over HTTP", "serve", "prometheus_client", "starlette", "uvicorn")
     from fcn_deploy.serve import server
     from fcn_deploy.serve.logs import configure_logs
     from fcn_deploy.serve.service import Service
@@ -146,22 +143,13 @@ def serve(**typed: Any) -> None:
     source = run_from_argument(options.run, options.trust)
     with server.listen(settings.host, settings.port) as bound:
         runner = _open(source, options)
-        service = Service(runner, settings, _model_name(source))
+        service = Service(runner, settings, source.name)
         if options.check:
             asyncio.run(_check(service, server.url_of(bound)))
         else:
             configure_logs()
             server.serve(service, bound)
     say_unusual([service.description])
-
-
-def _require_extra() -> None:
-    try:
-        import prometheus_client  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("serving over HTTP", "serve", error) from error
 
 
 def _settings(options: ServeOptions) -> Settings:
@@ -204,19 +192,15 @@ def _is_loopback(host: str) -> bool:
 
 
 def _open(source: Run, options: ServeOptions) -> Runner:
-    backend = options.backend or default_backend(source, options.precision)
-    require_backends([backend], options.device)
-    return open_backend(
+    chosen = choose_backend(
         source,
-        backend,
+        options.backend,
         precision=options.precision,
+        allowed=options.allow,
         device=options.device,
-        threads=options.threads,
     )
-
-
-def _model_name(source: Run) -> str:
-    return source.root.resolve().name  # of `.` as well
+    require_backends([chosen.backend], options.device)
+    return open_chosen(source, chosen, device=options.device, threads=options.threads)
 
 
 async def _check(service: Service, url: str) -> None:
