@@ -3,6 +3,7 @@
     FcnDeployError             exit code 2, one line on stderr
     ├── DataError              a folder, a list, an image or a mask
     │   ├── ImageError         one file that is no readable picture
+    │   │   └── PixelLimitError    one of more pixels than are decoded
     │   ├── ListError          a line of a list that is no name of a sample
     │   ├── LabelError         a mask with a value that is no class
     │   └── PaletteError       a mask whose colours contradict its indices
@@ -61,6 +62,10 @@ class DataError(FcnDeployError):
 
 class ImageError(DataError):
     """A file is not a picture that can be decoded."""
+
+
+class PixelLimitError(ImageError):
+    """A picture has more pixels, by its header, than are decoded."""
 
 
 class ListError(DataError):
