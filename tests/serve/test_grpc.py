@@ -369,9 +369,7 @@ def test_a_signal_under_load_costs_no_accepted_call(drain_seconds: float) -> Non
                 mask = infer(client, images)
             except triton.InferenceServerException as error:
                 found.append(str(error.status()))
-                if error.status() != "StatusCode.RESOURCE_EXHAUSTED":
-                    break
-                continue
+                break
             assert np.array_equal(mask, images[..., 0])
             found.append("OK")
         client.close()
@@ -394,4 +392,5 @@ def test_a_signal_under_load_costs_no_accepted_call(drain_seconds: float) -> Non
     print(f"{stopped}; received { ({status: found.count(status) for status in set(found)}) }")
     assert stopped["accepted"] == stopped["answered"] >= found.count("OK")
     assert len(answered) == found.count("OK") >= 200
-    assert set(found) <= {"OK", "StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED"}
+    # gRPC's core cancels what comes while it closes, before it is read.
+    assert set(found) <= {"OK", "StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"}
