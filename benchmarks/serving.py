@@ -26,8 +26,8 @@ worked for others than the servers and this process.
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -165,10 +165,11 @@ def exported(folder: Path) -> Run:
 def ours(run: Run, folder: Path) -> Iterator[list[Case]]:
     """Serve with `fcn-deploy serve`."""
     words = ["serve", str(run.root), "--backend", "ort", "--threads", "1", "--port", "0"]
+    words += ["--grpc-port", "0", "--drain-seconds", "0"]
     log = folder / "serve.log"
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fcn_deploy", *words, "--grpc-port", "0"],
+            [sys.executable, "-m", "fcn_deploy", *words],
             stderr=stream, stdout=subprocess.DEVNULL, cwd=ROOT,
         )  # fmt: skip
     try:
@@ -176,12 +177,10 @@ def ours(run: Run, folder: Path) -> Iterator[list[Case]]:
             if process.poll() is not None:
                 raise MeasurementError(f"fcn-deploy serve did not start: {text[-500:]}")
             time.sleep(0.1)
-        (started,) = (line for line in map(json.loads, text.splitlines()) if "grpc_port" in line)
-        ports = {"http": started["url"].rpartition(":")[2], "grpc": started["grpc_port"]}
-        yield [
-            Case("fcn-deploy", protocol, f"127.0.0.1:{port}", process.pid)
-            for protocol, port in ports.items()
-        ]
+        found = re.search(r'"url": "http://([^"]+)", "grpc_port": (\d+)', text)
+        assert found is not None
+        urls = {"http": found[1], "grpc": f"127.0.0.1:{found[2]}"}
+        yield [Case("fcn-deploy", protocol, url, process.pid) for protocol, url in urls.items()]
     finally:
         process.terminate()
         process.wait()

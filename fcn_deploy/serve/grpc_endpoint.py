@@ -139,7 +139,9 @@ class GrpcEndpoint:
                 call.accept(message)
                 return await answering(message, call)
             except Exception as error:
-                call.error = error.with_traceback(None) if call.is_refusal(error) else error
+                # Without a traceback, which would hold the message; of our mistakes it is logged.
+                refused = isinstance(error, FcnDeployError)
+                call.error = error.with_traceback(None) if refused else error
             return await context.abort(code_of(call.error), sentence_of(call.error))
 
         # A unary call is a stream of one message, which is read when it is wanted.
@@ -264,10 +266,6 @@ class _Call:
         self._bytes = len(message)
         self._service.take_memory(self._bytes)
 
-    @staticmethod
-    def is_refusal(error: Exception) -> bool:
-        return isinstance(error, FcnDeployError)
-
     def record(self, gave_up: bool) -> None:
         """Count and log the call, once its answer is out or its client has gone."""
         service = self._service
@@ -299,7 +297,7 @@ class _Call:
             fields["batch"] = self.answer.batch_size
         if self.error is not None:
             fields["error"] = str(self.error)
-        ours = self.error is not None and not self.is_refusal(self.error)
+        ours = self.error is not None and not isinstance(self.error, FcnDeployError)
         level = logging.ERROR if code is StatusCode.INTERNAL else logging.INFO
         _LOG.log(level, "request", extra={"fields": fields}, exc_info=self.error if ours else None)
 

@@ -108,6 +108,7 @@ class Server(uvicorn.Server):
         self.failure: Exception | None = None
         self.service = service
         self.grpc: GrpcEndpoint | None = None
+        self._giving_up: asyncio.Future[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; see :func:`serve`."""

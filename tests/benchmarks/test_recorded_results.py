@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gpu_page.results import GpuResults
 
-from benchmarks import fp16, journal, overlap, tails
+from benchmarks import fp16, journal, overlap, serving, tails
 from fcn_deploy.core.files import read_json
 from fcn_deploy.parity.tally import MAX_LISTED_FLIPS
 from fcn_deploy.results.read import SCHEMAS, read_files
@@ -24,6 +24,7 @@ SCRIPTS = {
     tails.TAILS: tails.TAILS_SCHEMA,
     fp16.FP16: fp16.FP16_SCHEMA,
     journal.JOURNAL: journal.JOURNAL_SCHEMA,
+    serving.SERVING: serving.SERVING_SCHEMA,
 }
 
 
