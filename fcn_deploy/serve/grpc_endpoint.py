@@ -164,7 +164,7 @@ class GrpcEndpoint:
         except asyncio.TimeoutError:
             raise _LateError(f"the message did not come in {seconds:g} s") from None
         if not isinstance(message, bytes):
-            raise RequestError("the call ended without a message")
+            raise RequestError("the call has no message, or one that is too large or compressed")
         return message
 
 
