@@ -59,6 +59,10 @@ _OTHER_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix
 #: TIFF's tag of the channels of a pixel, and how such a file begins in both orders of bytes.
 _CHANNELS = 0x0115
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
+#: TIFF's tags of the sides of a tile.  A tile is decoded whole, however little of it the picture
+#: takes, so one of a small file may unfold to gigabytes too; honest ones have up to this.
+_TILE_SIDES = (0x0142, 0x0143)
+_TILE_PIXELS = 4_000_000
 #: EXIF's tag of the orientation, and its values that turn a picture by 90°.
 _ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
@@ -150,6 +154,7 @@ def opened(path: Path | EncodedPicture) -> Iterator[ImageFile.ImageFile]:
         source = _stream_or_file(path)
         with _suppress_warnings, Image.open(source, formats=IMAGE_FORMATS) as image:  # noqa: TID251
             _refuse_bomb(path, image.size)
+            _refuse_large_tiles(path, image)
             yield image
     except FileNotFoundError as error:
         raise ImageError(f"no such picture: {path}", "check the path") from error
@@ -217,6 +222,16 @@ def _refuse_bomb(path: Path | EncodedPicture, size: tuple[int, int]) -> None:
         raise PixelLimitError(
             f"{path} has {width}×{height} pixels, more than {MAX_PIXELS:,}",
             "shrink the picture or cut it into tiles",
+        )
+
+
+def _refuse_large_tiles(path: Path | EncodedPicture, image: ImageFile.ImageFile) -> None:
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    width, height = (int(tags.get(side, 0)) for side in _TILE_SIDES)
+    if width * height > max(_TILE_PIXELS, image.width * image.height):
+        raise PixelLimitError(
+            f"{path} has {image.width}×{image.height} pixels in tiles of {width}×{height}",
+            "save it without tiles",
         )
 
 

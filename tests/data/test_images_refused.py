@@ -190,6 +190,24 @@ def tiff_of_channels(channels: int) -> bytes:
     return start + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
+def tiff_in_tiles_of(side: int) -> bytes:
+    """A TIFF of 8×8 grey pixels in one tile; of a large one, without its content."""
+    tile = bytes(side * side) if side < 1000 else b""
+    sizes = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (277, 1), (322, side), (323, side)]
+    tags = [*sizes, (324, 8), (325, side * side)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(tile))
+    return start + tile + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_a_small_tiff_in_a_huge_tile_is_refused_by_its_header() -> None:
+    """Its tile would be decoded whole: 800 MB, of a file of 800 KB, for a picture of 8×8."""
+    for side in (16, 512):
+        assert read_image(EncodedPicture(tiff_in_tiles_of(side), "tiles")).shape == (8, 8, 3)
+    with pytest.raises(PixelLimitError, match="tiles of 16384×16384; save it without"):
+        read_image(EncodedPicture(tiff_in_tiles_of(16_384), "tiles"))
+
+
 def test_a_tiff_of_many_channels_is_told_apart(
     tmp_path: Path, one_line: OneLine, capfd: pytest.CaptureFixture[str]
 ) -> None:
