@@ -86,7 +86,8 @@ class Gate:
             UnavailableError: there are too many with them.
         """
         self._memory += size
-        if self._memory > self._service.settings.max_memory_bytes:
+        unsent = sum(transport.get_write_buffer_size() for transport in self._service.unsent)
+        if self._memory + unsent > self._service.settings.max_memory_bytes:
             raise UnavailableError("the requests in work fill the memory", "try again later")
 
     def _require_token(self, scope: Scope) -> None:
@@ -103,7 +104,7 @@ class Gate:
         seconds = time.perf_counter() - passage.began
         status = passage.status if error is None else status_of(error)
         route = getattr(scope.get("endpoint"), "__name__", "none")
-        self.metrics.request_done(route, status, seconds)
+        self.metrics.request_done(route, status)
         if status < 400 and scope["path"] in _QUIET:
             return
         fields: dict[str, Any] = {
@@ -117,6 +118,7 @@ class Gate:
         }
         if (answer := scope.get("state", {}).get("answer")) is not None:
             self.metrics.stage_seconds.labels("read").observe(passage.read_seconds)
+            self.metrics.stage_seconds.labels("total").observe(seconds)
             fields["queue_ms"] = round(answer.queue_seconds * 1000, 2)
             fields["compute_ms"] = round(answer.compute_seconds * 1000, 2)
             fields["batch"] = answer.batch_size

@@ -24,6 +24,7 @@ from fcn_deploy.data.masks import mask_to_image, overlay
 from fcn_deploy.data.png import png_bytes
 from fcn_deploy.machine.description import usable_cores
 from fcn_deploy.serve.accept import preferred
+from fcn_deploy.serve.compressed import is_compressed
 from fcn_deploy.serve.errors import (
     QueueFullError,
     RequestError,
@@ -161,8 +162,8 @@ class _Pictures:
         """
         wanted = Wanted.by(request)
         self._service.require_room()
-        coding = request.headers.get("content-encoding", "identity")
-        if coding != "identity":
+        coding = request.headers.get("content-encoding", "")
+        if is_compressed(coding):
             raise UnsupportedEncodingError(
                 f"Content-Encoding {coding[:40]!r} is not taken: pictures are compressed already",
                 "send the file as it is",

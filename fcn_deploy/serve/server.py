@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -23,10 +24,16 @@ from fcn_deploy.serve.app import create_app
 from fcn_deploy.serve.service import Service, State
 
 _LOG = logging.getLogger("fcn_deploy.serve")
+#: Exit code where a third signal ended the process before the requests had their answers.
+GIVEN_UP = 1
+#: Connections that may wait to be accepted.
+_BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address; with port 0, to a free one.
+    """Return a socket that listens on an address; with port 0, on a free one.
+
+    It listens at once, as two sockets can be bound to one address while neither listens.
 
     Raises:
         InputError: the address is none of this machine's, or is taken.
@@ -39,6 +46,7 @@ def listen(host: str, port: int) -> socket.socket:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen(_BACKLOG)
         except OSError:
             bound.close()
             raise
@@ -80,6 +88,7 @@ class Server(uvicorn.Server):
 
     Attributes:
         service: what is served.
+        signals_seen: how many signals have asked it to end.
         failure: why the runner did not warm up, which ends the server.
     """
 
@@ -99,18 +108,20 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=settings.max_head_bytes,
         )
         super().__init__(config)
+        self.signals_seen = 0
         self.failure: Exception | None = None
         self.service = service
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; see :func:`serve`."""
         _LOG.info("listening", extra={"fields": {"url": url_of((sockets or [])[0])}})
-        warming = asyncio.create_task(self._warm_up())
-        try:
-            await super().serve(sockets)
-        finally:
-            await self.service.close()
-            await warming
+        with self.signals():
+            warming = asyncio.create_task(self._warm_up())
+            try:
+                await super().serve(sockets)
+            finally:
+                await self.service.close()
+                await warming
         metrics = self.service.metrics
         counts = {"accepted": metrics.accepted, "answered": metrics.answered}
         _LOG.info("stopped", extra={"fields": counts})
@@ -127,9 +138,18 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drain at the first signal, shut down at the second, give up what is left at the third.
+        """Leave signals to :meth:`signals`.
 
         uvicorn's own way ends the process by the signal, and not with exit code 0.
+        """
+        yield
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Drain at the first signal, shut down at the second, give up what is left at the third.
+
+        Until the runner is closed: a signal that comes then is one more, and does not end the
+        process with another exit code.
         """
         loop = asyncio.get_running_loop()
         before = {
@@ -143,9 +163,14 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def _stop(self) -> None:
+        self.signals_seen += 1
+        if self.signals_seen > 2:
+            # What computes cannot be stopped otherwise, and whoever asks thrice means it.
+            _LOG.error("given up", extra={"fields": {"signals": self.signals_seen}})
+            os._exit(GIVEN_UP)
         if self.should_exit:
-            self.force_exit = True
-        elif self.service.state is State.READY:
+            return
+        if self.service.state is State.READY:
             seconds = self.service.settings.drain_seconds
             _LOG.info("draining", extra={"fields": {"seconds": seconds}})
             self.service.drain()
