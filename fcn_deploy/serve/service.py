@@ -198,6 +198,7 @@ class Service:
             self._thread,
             lambda: warm_up(
                 self._runner,
+                self._run,
                 self.max_batch,
                 self.settings.max_pixels,
                 say,

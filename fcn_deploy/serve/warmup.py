@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BatchShapeError
 from fcn_deploy.core.spec import ModelSpec
@@ -14,6 +15,7 @@ from fcn_deploy.runners.base import Runner
 
 def warm_up(
     runner: Runner,
+    run: Callable[[NDArray[np.uint8]], object],
     max_batch: int,
     max_pixels: int,
     say: Callable[[str], None],
@@ -23,6 +25,7 @@ def warm_up(
 
     Args:
         runner: the runner.
+        run: computes a batch with it, uint8 [N, H, W, 3].
         max_batch: pictures that the server computes at once.
         max_pixels: pixels that it takes in one request.
         say: called with a line on each shape.
@@ -43,7 +46,7 @@ def warm_up(
         images, height, width = shapes.pop(0)
         began = time.perf_counter()
         try:
-            runner.run(np.full((images, height, width, 3), 128, dtype=np.uint8))
+            run(np.full((images, height, width, 3), 128, dtype=np.uint8))
         except BatchShapeError as error:  # an engine for other sizes than the training's
             refusal = error
             say(f"not warmed up: {error}")
