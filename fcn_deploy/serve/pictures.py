@@ -42,9 +42,9 @@ _PNG, _JSON = "image/png", "application/json"
 STAGES = ("decode", "queue", "compute", "encode")
 #: Opacity of the mask's colours where ``overlay=true`` asks for an overlay, as ``predict`` has it.
 _OPACITY = 0.5
-#: Bytes of a pixel in work, at most: the picture, its mask and an overlay, as arrays and as
-#: Pillow's pictures.
-_PIXEL_BYTES = 12
+#: Bytes of a pixel in work, at most: what Pillow holds while it converts a picture with a palette
+#: or alpha, or CMYK; later its array, its mask and an overlay take fewer.
+_PIXEL_BYTES = 16
 
 
 class NotAcceptableError(RequestError):
