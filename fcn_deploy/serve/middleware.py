@@ -153,7 +153,8 @@ class _Passage:
             self.read_seconds = time.perf_counter() - self.began
             self._accepted()
         self.body_bytes += size
-        self.take_memory(size)
+        if size:
+            self.take_memory(size)
         return message
 
     def take_memory(self, size: int) -> None:

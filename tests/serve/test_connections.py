@@ -9,12 +9,15 @@ import logging
 import os
 import signal
 import socket
+import threading
+from collections.abc import Callable
 from unittest.mock import Mock
 
 import pytest
 
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.runners.base import Outputs
+from fcn_deploy.serve.errors import ClientGoneError
 from fcn_deploy.serve.protocol import _PASSED_OVER
 from fcn_deploy.serve.server import GIVEN_UP, listen, serve, url_of
 from fcn_deploy.serve.service import Service
@@ -238,6 +241,39 @@ def test_a_client_that_leaves_is_not_computed(caplog: pytest.LogCaptureFixture) 
     assert runner.batches == [1]
     ends = [getattr(record, "fields", {}).get("status") for record in caplog.records]
     assert 499 in ends
+
+
+def test_a_picture_whose_client_has_left_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, go = FakeRunner(), threading.Event()
+    refusals: list[Exception] = []
+
+    def late(body: bytes, content_type: str, before: Callable[[tuple[int, int]], None]) -> None:
+        assert go.wait(30)
+        try:
+            before((7, 5))
+        except ClientGoneError as error:
+            refusals.append(error)
+            raise
+
+    monkeypatch.setattr("fcn_deploy.serve.pictures.decode", late)
+
+    async def talk() -> None:
+        async with served(runner=runner) as (port, server):
+            warmed = len(runner.shapes)
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request(b"a picture", path="/predict"))
+            while not server.service.metrics.accepted:
+                await asyncio.sleep(0.001)
+            writer.close()
+            while server.server_state.connections:
+                await asyncio.sleep(0.001)
+            go.set()
+            while server.server_state.tasks:
+                await asyncio.sleep(0.001)
+            assert len(runner.shapes) == warmed
+
+    asyncio.run(talk())
+    assert len(refusals) == 1
 
 
 def test_a_signal_drains_then_ends_and_answers_all_that_was_accepted(
