@@ -9,7 +9,8 @@ the file without parsing JSON: what is finished is two arrays of 8 bytes a line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, BinaryIO
@@ -27,6 +28,9 @@ _STATE = _KEY + 16 + len(_BEFORE_STATE)
 _REST = _STATE + 16 + len(_BEHIND_STATE)
 _EMPTY = blake2b(digest_size=8)
 _NEWLINE, _CLOSING, _NO_DIGIT = ord("\n"), ord("}"), 255
+_MASK = re.compile(rb'"mask":"(?:[^"\\]|\\.)*"')
+#: Up to so many masks are sought one by one, which is faster than to look at every line's.
+_FEW_MASKS = 16
 
 
 def _digit_values() -> NDArray[np.uint8]:
@@ -110,6 +114,29 @@ def read_blocks(stream: BinaryIO) -> Iterator[Lines]:
             continue
         yield _lines(rest + block[:end])
         rest = block[end:]
+
+
+def listed_mask(stream: BinaryIO, masks: Collection[str]) -> tuple[str, str] | None:
+    """Return a picture's name and its mask, from a line that lists one of some masks, or None."""
+    wanted = {b'"mask":' + json.dumps(mask).encode() for mask in masks}
+    for lines in read_blocks(stream):
+        for place in _places(lines.content, wanted):
+            line = int(np.searchsorted(lines.ends, place, side="right"))
+            if lines.whole[line]:
+                values = json.loads(lines.content[lines.starts[line] : lines.ends[line]])
+                return values["source"], values["mask"]
+    return None
+
+
+def _places(content: bytes, wanted: set[bytes]) -> Iterator[int]:
+    if len(wanted) > _FEW_MASKS:
+        yield from (found.start() for found in _MASK.finditer(content) if found[0] in wanted)
+        return
+    for text in wanted:
+        place = content.find(text)
+        while place >= 0:
+            yield place
+            place = content.find(text, place + 1)
 
 
 def _lines(content: bytes) -> Lines:
