@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, BinaryIO
@@ -106,24 +107,30 @@ class Lines:
 
 def read_blocks(stream: BinaryIO) -> Iterator[Lines]:
     """Read lines from where a stream stands to its last newline."""
+    return map(_lines, _whole_lines(stream))
+
+
+def _whole_lines(stream: BinaryIO) -> Iterator[bytes]:
     rest = b""
     while block := stream.read(BLOCK_BYTES):
         end = block.rfind(b"\n") + 1
         if not end:
             rest += block
             continue
-        yield _lines(rest + block[:end])
+        yield rest + block[:end]
         rest = block[end:]
 
 
 def listed_mask(stream: BinaryIO, masks: Collection[str]) -> tuple[str, str] | None:
     """Return a picture's name and its mask, from a line that lists one of some masks, or None."""
     wanted = {b'"mask":' + json.dumps(mask).encode() for mask in masks}
-    for lines in read_blocks(stream):
-        for place in _places(lines.content, wanted):
-            line = int(np.searchsorted(lines.ends, place, side="right"))
-            if lines.whole[line]:
-                values = json.loads(lines.content[lines.starts[line] : lines.ends[line]])
+    for content in _whole_lines(stream):
+        for place in _places(content, wanted):
+            line = content[content.rfind(b"\n", 0, place) + 1 : content.find(b"\n", place) + 1]
+            if not _lines(line).whole[0]:
+                continue
+            with suppress(ValueError, KeyError):  # it is damaged further behind
+                values = json.loads(line)
                 return values["source"], values["mask"]
     return None
 

@@ -241,7 +241,7 @@ class _NameList(_Source):
         text = io.TextIOWrapper(self._file, encoding="utf-8-sig", errors="surrogateescape")
         try:
             while lines := list(islice(text, BATCH_SIZE)):
-                if any("\0" in line for line in lines):
+                if "\0" in "".join(lines):
                     raise ImageError(
                         f"the list {self.word} holds bytes of zero",
                         "write it in UTF-8, one name a line, as find does without -print0",
