@@ -12,7 +12,7 @@ from fcn_deploy.commands.shared.code_options import trust_code_option
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.commands.shared.options import PathText, PathType, run_argument
 from fcn_deploy.commands.shared.runs import labelled_data, run_from_argument
-from fcn_deploy.commands.shared.steps import command_line, run_step
+from fcn_deploy.commands.shared.steps import command_line, path_word, run_step
 from fcn_deploy.commands.ship_steps import ALL, CPU, ShipOptions, bundle_file, ship_steps
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
@@ -87,8 +87,9 @@ def ship(**typed: Any) -> None:
             sys.exit(code if code > 0 else 128 - code)
         done += 1
     file = bundle_file(source, options)
+    proof = command_line(["verify", path_word(file), "--run"])
     console.print(
-        f"{file} can be handed over: `fcn-deploy verify {file} --run` proves it on its target "
+        f"{file} can be handed over: `{proof}` proves it on its target "
         f"({done} steps done, {skipped} were current)"
     )
 

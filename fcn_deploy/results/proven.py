@@ -52,7 +52,8 @@ class ProvenChoice:
         runner: as it was measured; one that is opened now must be the same.
         over_default: how many times faster it is than ``ort`` in float32; None where that was not
             measured beside it, or is the choice.
-        rivals: how many proven runners it was the fastest of.
+        rivals: how many proven runners were timed together, with it.
+        is_tie: whether it is ``ort``, and another one was faster by no more than the noise.
         parity_file: where its gate passed.
         bench_file: where it was timed.
     """
@@ -60,6 +61,7 @@ class ProvenChoice:
     runner: RunnerDescription
     over_default: float | None
     rivals: int
+    is_tie: bool
     parity_file: str
     bench_file: str
 
@@ -79,6 +81,8 @@ class ProvenChoice:
             "" if self.over_default is None else f"; {self.over_default:.3g} × as fast as {DEFAULT}"
         )
         others = "" if self.rivals < 2 else f", the fastest of {self.rivals} proven here"
+        if self.is_tie:
+            others = f"; of {self.rivals} proven here none is faster beyond the noise"
         return (
             f"{self.backend} {self.runner.precision_name}{others}: same masks by "
             f"{self.parity_file}, timed in {self.bench_file}{faster}"
@@ -207,7 +211,7 @@ def _groups(bench: Bench, proofs: Collection[tuple[object, ...]]) -> list[list[B
 def _fastest(
     bench: Bench, rows: Sequence[BenchRow], proofs: dict[tuple[object, ...], str]
 ) -> ProvenChoice:
-    best = min(rows, key=lambda row: row.median_ms)
+    best = fastest = min(rows, key=lambda row: row.median_ms)
     usual = next(
         (
             row
@@ -227,6 +231,7 @@ def _fastest(
         runner=best.runner,
         over_default=over_default,
         rivals=len(rows),
+        is_tie=best is not fastest,
         parity_file=proofs[_identity(best.runner)],
         bench_file=bench.environment.file,
     )

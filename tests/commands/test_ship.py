@@ -90,6 +90,15 @@ def test_it_stops_at_the_first_step_that_does_not_hold(
     assert "can be handed over" not in finished.out
 
 
+def test_what_it_tells_to_type_can_be_typed(
+    fcn_deploy: FcnDeploy, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ship_command, "ship_steps", lambda _source, _options: iter(()))
+    done = fcn_deploy("ship", tiny_run, "--data", "synthetic", "--out", "a b.fcnd.zip")
+    assert "`fcn-deploy verify 'a b.fcnd.zip' --run`" in done.out
+    assert "(0 steps done, 0 were current)" in done.out
+
+
 def test_bad_input_is_refused_before_anything_runs(
     fcn_deploy: FcnDeploy, tiny_run: Path, three_steps: list[tuple[str, ...]]
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_tie_is_ort_s(proof: Proof) -> None:
     assert isinstance(found, ProvenChoice)
     assert found.backend == "ort"
     assert found.over_default is None
+    assert "; of 2 proven here none is faster beyond the noise: same masks by" in str(found)
 
 
 def test_other_precisions_are_taken_only_where_they_are_allowed(proof: Proof) -> None:
