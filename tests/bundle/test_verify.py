@@ -65,8 +65,8 @@ def test_a_good_bundle_holds(fcn_deploy: FcnDeploy, bundle: Path) -> None:
 
 
 def test_its_masks_are_the_same(fcn_deploy: FcnDeploy, bundle: Path) -> None:
-    typed = ("--run", "--backend", "ort", "--json", "v.json", "--no-timing")
-    done = fcn_deploy("verify", bundle, *typed)
+    words = ("--run", "--no-timing", "--backend", "ort", "--json", "v.json")
+    done = fcn_deploy("verify", bundle, *words)
     assert done.code == 0, done
     assert "same masks by the gate of `parity`: 0 of" in done.out
     document = json.loads(Path("v.json").read_text())

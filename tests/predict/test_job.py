@@ -244,7 +244,6 @@ def test_shards_together_are_one_run(tmp_path: Path) -> None:
         worker.join()
     assert masks_of(out) == masks_of(tmp_path / "one")
     parts = [journal_lines(out, f"predictions.{index}-of-3.jsonl") for index in range(3)]
-    assert all(parts)
     sources = [line["source"] for part in parts for line in part]
     assert sorted(sources) == sorted(str(path) for path in pictures.iterdir())
     # Other numbers of shards, and none, know what these have done.
