@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fcn_deploy.core.errors import ArchitectureError
 from fcn_deploy.networks.bodies import CUTS, body_in_stages, classifier_of
+from fcn_deploy.networks.half_resnet import NAME as HALF_RESNET
 from fcn_deploy.networks.torch_files import (
     backbone_of,
     body_of,
@@ -19,8 +20,14 @@ from fcn_deploy.networks.torch_files import (
     read_tensors,
 )
 
-#: torchvision's ResNets → channels of the body's end.
-RESNETS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
+#: ResNets, torchvision's and one of ours → channels of the body's end.
+RESNETS = {
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    HALF_RESNET: 256,
+}
 #: All that an FCN can stand on.
 BACKBONES = (*RESNETS, *CUTS)
 #: Pixels of the image per step of the grid that each of a ResNet's stages ends with.
@@ -31,11 +38,25 @@ def body_of_backbone(backbone: str, weights: Literal["imagenet"] | Path | None) 
     """Return a classifier without its pooling and head, with the weights asked for."""
     classifier = classifier_of(backbone)
     if weights is not None:
+        _require_published(backbone, weights)
         classifier.load_state_dict(_weights(backbone, weights, classifier.state_dict()))
     if backbone in CUTS:
         return body_in_stages(backbone, classifier)
     # All stages but the last two: global average pooling and the classifier.
     return nn.Sequential(OrderedDict(list(classifier.named_children())[:-2]))
+
+
+def _require_published(backbone: str, weights: object) -> None:
+    """Refuse ImageNet weights of a body that only this project has.
+
+    Raises:
+        ArchitectureError: naming what can be done.
+    """
+    if weights == "imagenet" and backbone == HALF_RESNET:
+        raise ArchitectureError(
+            f"nobody has published ImageNet weights of {backbone}",
+            "train from scratch with --weights none, or use an --arch on resnet18",
+        )
 
 
 def channels_of(backbone: str) -> dict[str, int]:
