@@ -42,7 +42,7 @@ SIDECAR = ".plan.json"
 #: Kinds that the package reads and the pages show.
 _SHOWN = ("parity", "bench", "device", "train")
 #: Kinds that hold nothing for these pages.
-_OTHERS = ("evaluate", "bisect", "overlap", "probe", "tails", "fp16")
+_OTHERS = ("evaluate", "bisect", "overlap", "probe", "tails", "fp16", "networks")
 _REPAIR = "measure it anew, or delete it"
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 

@@ -12,6 +12,8 @@ from fcn_deploy.networks.backbones import BACKBONES
 from fcn_deploy.networks.fpn import WIDTHS, Fpn
 from tests.random_network import random_network
 
+#: Each takes a second to build; `make test` sends all through their shapes elsewhere.
+FAST = ("resnet14_half", "mobilenet_v3_small")
 STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
 
 
@@ -21,7 +23,14 @@ def built(backbone: str) -> Fpn:
     return network.eval()
 
 
-@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "resnet101"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow])
+        for name in BACKBONES
+        if name != "resnet101"
+    ],
+)
 def test_scores_and_features_stand_on_grids_that_begin_at_the_corner(backbone: str) -> None:
     with torch.device("meta"):
         network = built(backbone)
