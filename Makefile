@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh machine:  make demo   and   make test
 # `make bench` measures our backends beside what people deploy with otherwise, and says how long that
 # will take (a quarter of an hour on 2 cores).
-# `make lock` refreshes the exact versions that both install.
+# `make lock` refreshes the exact versions that both install; `make wheel` makes what pip installs.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ BENCH_FLAGS ?=
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder \
 	--max-worker-restart 0
 
-.PHONY: install demo bench gpu-checks test test-all architectures lint lock clean
+.PHONY: install demo bench gpu-checks test test-all architectures lint lock wheel smoke clean
 
 install: $(VENV)/.installed
 
@@ -48,7 +48,8 @@ test: install lint
 
 # What takes long as well: killed trainings, more architectures, engines of real builders.
 test-all: install lint
-	$(PYTEST)
+	$(PYTEST) --ignore tests/test_wheel.py
+	$(MAKE) smoke
 
 # Every network that can be trained, through export, parity and the TensorRT for RTX builder.
 architectures: install
@@ -61,13 +62,28 @@ lint: install
 	cd benchmarks && MYPYPATH=..:. ../$(BIN)/mypy --config-file ../pyproject.toml *.py peers/*.py gpu/*.py gpu_page/*.py networks/*.py
 	$(BIN)/lint-imports
 
-# Exact versions for every supported Python and platform.
+# Exact versions for every supported Python and platform; then those of a machine that computes on
+# its CPU alone: the runtime with onnxruntime in place of onnxruntime-gpu, at the same versions.
+UV := $(VENV)-lock/bin/uv pip compile --universal --python-version 3.10 --no-emit-index-url --no-header
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet uv
-	$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --extra rtx --universal --python-version 3.10 \
-		--upgrade --no-emit-index-url --no-header --output-file requirements.lock
+	$(UV) pyproject.toml --extra dev --extra rtx --extra train --upgrade --output-file requirements.lock
+	echo 'onnxruntime-gpu; python_version < "3"' > $(VENV)-lock/left-out.txt
+	echo 'onnxruntime>=1.20' > $(VENV)-lock/added.txt
+	$(UV) pyproject.toml $(VENV)-lock/added.txt --override $(VENV)-lock/left-out.txt \
+		--constraint requirements.lock --upgrade --no-annotate --output-file requirements-cpu.txt
 	rm -rf $(VENV)-lock
 
+# What `pip install` and `uvx --from` take: dist/fcn_deploy-*.whl
+wheel: install
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--wheel-dir dist .
+
+# The wheel in an empty environment without PyTorch: sizes, and every command of a device.
+smoke: install
+	$(BIN)/python -m pytest -s tests/test_wheel.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info runs/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info runs/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,7 +4,7 @@
 
     decode alone    pictures per second that the threads decode, with nothing else to do
     compute alone   the runner's stream over pictures that are decoded already
-    predict         from files to masks on the disk, everything at once
+    predict         from files to masks and journal on the disk, everything at once
     share           predict, over the slower of the two stages of the same repeat
     CPU time        of all threads, for a picture: computing alone, and in predict
 
@@ -65,7 +65,8 @@ from fcn_deploy.data.pipeline import (
 )
 from fcn_deploy.machine.description import describe_machine, usable_cores
 from fcn_deploy.machine.sensors import system_load
-from fcn_deploy.predict.folder import predict
+from fcn_deploy.predict.job import PredictJob
+from fcn_deploy.predict.sources import Sources
 from fcn_deploy.results.environment import result_header
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.runners.base import Runner
@@ -91,9 +92,11 @@ def compute_alone(runner: Runner, batches: Sequence[Batch]) -> None:
 
 def predict_all(runner: Runner, files: Sequence[Path], batch_size: int, scratch: Path) -> None:
     out = Path(tempfile.mkdtemp(dir=scratch))
-    for prediction in predict(runner, files, out, batch_size=batch_size):
-        if prediction.error is not None:
-            raise prediction.error
+    with Sources([str(file) for file in files]) as sources, PredictJob(sources, out) as job:
+        job.begin(runner)
+        for prediction in job.predictions(runner, batch_size=batch_size):
+            if prediction.error is not None:
+                raise prediction.error
     shutil.rmtree(out)
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fcn_deploy.core.version import VERSION
+
 if TYPE_CHECKING:
+    from fcn_deploy.bundle.cache import open_bundle as open_bundle
     from fcn_deploy.core.run import Run as Run
     from fcn_deploy.core.spec import ModelSpec as ModelSpec
     from fcn_deploy.core.spec import Precision as Precision
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from fcn_deploy.networks.upsampling import bilinear_kernel as bilinear_kernel
     from fcn_deploy.runners.base import open_runner as open_runner
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Run": "core.run",
@@ -49,6 +52,7 @@ _HOMES = {
     "bilinear_kernel": "networks.upsampling",
     "build_model": "networks.architectures",
     "open_runner": "runners.base",
+    "open_bundle": "bundle.cache",
     "draw_scene": "data.scenes.render",
     "ModelSpec": "core.spec",
     "Precision": "core.spec",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,23 +13,30 @@ import click
 from fcn_deploy import __version__
 from fcn_deploy.commands.bench import bench
 from fcn_deploy.commands.build import build
+from fcn_deploy.commands.bundle import bundle
 from fcn_deploy.commands.data import data
 from fcn_deploy.commands.doctor import doctor
 from fcn_deploy.commands.evaluate import evaluate
 from fcn_deploy.commands.export import export
 from fcn_deploy.commands.import_network import import_network
+from fcn_deploy.commands.package import package
 from fcn_deploy.commands.parity import parity
 from fcn_deploy.commands.predict import predict
 from fcn_deploy.commands.report import report
 from fcn_deploy.commands.scenes import scenes
+from fcn_deploy.commands.serve import serve
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
+from fcn_deploy.commands.ship import ship
 from fcn_deploy.commands.train import train
+from fcn_deploy.commands.verify import verify
 from fcn_deploy.core.errors import FcnDeployError, WriteError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Else ONNX Runtime 1.31 keeps a telemetry database in the home folder from its import on.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # Taken out by hand so that it may stand anywhere: people append it to a failed command.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -89,7 +97,8 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Train": (train, import_network),
     "Export": (export, build),
     "Prove": (parity, evaluate, bench),
-    "Use": (predict, report),
+    "Use": (predict, serve, report, package),
+    "Hand over": (ship, bundle, verify),
     "This machine": (doctor,),
 }
 

@@ -82,7 +82,7 @@ def test_torch_runner_says_what_is_missing_without_torch() -> None:
         "from fcn_deploy.runners.base import unavailable_reason\n"
         "print(unavailable_reason('torch'))\n"
     )
-    assert "pip install torch" in result.stdout, result.stderr
+    assert "pip install 'fcn-deploy[train]'" in result.stdout, result.stderr
 
 
 SOURCES = sorted(

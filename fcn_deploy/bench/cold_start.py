@@ -71,6 +71,7 @@ class ColdStartPlan:
             "root": str(self.run.root),
             "named_file": None if named_file is None else str(named_file),
             "trusted": self.run.trusted,
+            "bundle": None if self.run.bundle is None else str(self.run.bundle),
             "backend": self.runner.backend,
             "precision": self.precision.value,
             "threads": self.threads,
@@ -168,8 +169,12 @@ def _device_memory_in_use() -> int | None:
 
 def _measure_here(order: Mapping[str, Any]) -> dict[str, Any]:
     named_file = order["named_file"]
+    bundle = order["bundle"]
     run = Run(
-        Path(order["root"]), None if named_file is None else Path(named_file), order["trusted"]
+        Path(order["root"]),
+        None if named_file is None else Path(named_file),
+        order["trusted"],
+        None if bundle is None else Path(bundle),
     )
     noise = np.random.default_rng(SEED)
     first = noise.integers(0, 256, (1, *order["size"], 3), dtype=np.uint8)

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy.core.errors import BackendError, MeasurementError
+from fcn_deploy.core.errors import BackendError, MeasurementError, cannot_import
 from fcn_deploy.results.bench import LoadGenVerdict, Settings
 
 INSTALL = "pip install mlcommons-loadgen (it has wheels for Python up to 3.13 on common machines)"
@@ -40,7 +40,7 @@ def unavailable_reason() -> str | None:
     try:
         import mlperf_loadgen  # noqa: F401
     except ImportError as error:
-        return f"MLPerf LoadGen cannot be imported ({error}); {INSTALL}"
+        return f"{cannot_import('MLPerf LoadGen', error)}; {INSTALL}"
     return None
 
 

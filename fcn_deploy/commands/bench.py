@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fcn_deploy.commands.bench_options import MAX_SLOWDOWN, QUICKER, BenchOptions
 from fcn_deploy.commands.bench_tables import print_bench
 from fcn_deploy.commands.shared.backends import (
     open_backend,
@@ -30,14 +31,13 @@ from fcn_deploy.commands.shared.options import (
     Percentage,
     Size,
     device_option,
-    precision_options,
     run_argument,
     threads_option,
     typed_names,
     typed_options,
 )
 from fcn_deploy.commands.shared.pictures import bench_pictures
-from fcn_deploy.commands.shared.runs import result_name, run_from_argument
+from fcn_deploy.commands.shared.runs import run_from_argument
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
@@ -53,65 +53,6 @@ if TYPE_CHECKING:
     from fcn_deploy.runners.base import Runner
 
 
-#: What ``--quick`` makes of the options that were not typed.
-QUICK: dict[str, Any] = {"repeats": 3, "seconds": 0.2, "clock": "loop", "cold_start": False}
-#: What to type instead of a long measurement.
-QUICKER = "for a quick look: --quick, fewer --backend, or one --tier"
-#: Share by which a row may be slower than in the older result.
-MAX_SLOWDOWN = 0.1
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What was typed; the fields are the options of :func:`bench`."""
-
-    run: str | None
-    backends: tuple[str, ...]
-    precision: Precision
-    scenario_name: str
-    target_p99_ms: float | None
-    clock: str
-    tiers: tuple[str, ...]
-    batches: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]
-    repeats: int
-    seconds: float
-    images: Path | None
-    cold_start: bool
-    quick: bool
-    order_seed: int | None
-    json_file: Path | None
-    older: Path | None
-    max_slowdown: float | None
-    device: str
-    threads: int | None
-    trust: bool
-
-    def as_quick_look(self, typed: Container[str]) -> BenchOptions:
-        """Return the options with ``QUICK`` for all that were not typed."""
-        changes = {name: value for name, value in QUICK.items() if name not in typed}
-        if self.scenario_name != SINGLE_STREAM:
-            changes.pop("clock", None)  # LoadGen alone can ask so
-        return replace(self, **changes)
-
-    def result_file(self, run: Run, typed: Container[str]) -> Path:
-        """Return where the result goes: named, or by what was typed, so that none is replaced."""
-        return self.json_file or run.bench_folder / result_name(
-            "-".join(self.backends) or "all",
-            self.precision.value,
-            "-".join(f"{h}x{w}" for h, w in self.sizes),
-            "b" + "-".join(map(str, self.batches)),
-            None if self.scenario_name == SINGLE_STREAM else self.scenario_name,
-            f"p99-{self.target_p99_ms:g}ms" if self.target_p99_ms is not None else None,
-            "quick" if self.quick else None,
-            self.clock if "clock" in typed else None,
-            "-".join(self.tiers),
-            f"t{self.threads}" if self.threads is not None else None,
-            self.device if self.device != "auto" else None,
-            self.images,
-        )
-
-
 def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ...]) -> Any:
     """Return values without repetitions: a row beside itself would be a tie."""
     return tuple(dict.fromkeys(values))
@@ -124,7 +65,13 @@ def once(_context: click.Context, _param: click.Parameter, values: tuple[Any, ..
     help="Measure this backend; may be repeated; by default all backends that run here are "
     "measured.",
 )  # fmt: skip
-@precision_options
+@click.option(
+    "--fp32", is_flag=True,
+    help="Measure the float32 network, as without any such flag; flags add up, and all rows take "
+    "turns.",
+)  # fmt: skip
+@click.option("--fp16", is_flag=True, help="Measure the half precision network of model.fp16.onnx.")
+@click.option("--int8", is_flag=True, help="Measure the 8-bit network of model.int8.onnx.")
 @click.option(
     "--scenario", "scenario_name", type=click.Choice(SCENARIOS),
     default=SINGLE_STREAM, show_default=True,
@@ -218,18 +165,23 @@ def bench(**typed: Any) -> None:
     if options.quick:
         options = options.as_quick_look(typed_names())
     source = run_from_argument(options.run, options.trust)
+    options = _for_shape(options, source)
     scenario, loop_reason = _scenario(options)
     before = None if options.older is None else _older(options)  # before minutes are spent
-    chosen = options.backends or usable_backends(options.precision, source=source)
-    require_backends(chosen, options.device)
+    chosen = {
+        precision: options.backends or usable_backends(precision, source=source)
+        for precision in options.precisions
+    }
+    every = tuple(dict.fromkeys(name for names in chosen.values() for name in names))
+    require_backends(every, options.device)
     target = options.result_file(source, typed_names())
     if options.older is not None and options.older.resolve() == target.resolve():
         raise InputError(f"{target} would replace what it is compared with", "name another --json")
     probe(target)
-    options = replace(options, backends=chosen, threads=options.threads or usable_cores())
+    options = replace(options, backends=every, threads=options.threads or usable_cores())
     watch = ConditionWatch(options.threads or 1)
     with ExitStack() as stack:
-        files = _opened(options, source, options.threads or 1, stack)
+        files = _opened(options, source, chosen, stack)
         plan = replace(
             _plan(options, files, scenario, stack),
             loop_reason=loop_reason,
@@ -248,6 +200,25 @@ def bench(**typed: Any) -> None:
     if before is not None:
         allowed = MAX_SLOWDOWN if options.max_slowdown is None else options.max_slowdown
         _gate(compare(before, measured, allowed, asked))
+
+
+def _for_shape(options: BenchOptions, source: Run) -> BenchOptions:
+    """Return the options with what a network from ONNX takes in place of what was not typed."""
+    from fcn_deploy.graph.onnx_file import OnnxFile
+
+    path = source.onnx(Precision.FP32)
+    if not source.is_foreign or not path.is_file():
+        return options
+    shape, typed = OnnxFile(path).metadata.spec.input_shape, typed_names()
+    if "sizes" not in typed:
+        options = replace(options, sizes=tuple(shape.fitted(*size) for size in options.sizes))
+    if "batches" not in typed and shape.batch is not None:
+        options = replace(options, batches=(shape.batch,))
+    if not shape.takes_all:
+        sizes = ", ".join(f"{height}×{width}" for height, width in options.sizes)
+        batches = ", ".join(map(str, options.batches))
+        console.print(f"the network takes {shape.words}: measured at {sizes}, {batches} in a batch")
+    return options
 
 
 def _older(options: BenchOptions) -> Bench:
@@ -311,29 +282,32 @@ def _cold_starts(
 
 
 def _opened(
-    options: BenchOptions, source: Run, threads: int, stack: ExitStack
+    options: BenchOptions,
+    source: Run,
+    chosen: Mapping[Precision, tuple[str, ...]],
+    stack: ExitStack,
 ) -> dict[Runner, Precision]:
     """Open the baselines and the backends: runner → precision of the file it was opened on."""
-
-    def opened(backend: str) -> Runner:
-        runner = open_backend(
-            source,
-            backend,
-            precision=options.precision,
-            device=options.device,
-            threads=threads,
-        )
-        return stack.enter_context(runner)
-
+    threads = options.threads or 1
     unasked = "backends" not in typed_names()
     foreign = source.is_foreign and unasked
-    runners = list(opened_unasked(foreign, options.backends, opened, unasked=unasked).values())
-    baselines = open_baselines(source, threads, runners, stack)
+
+    def opened(precision: Precision) -> list[Runner]:
+        def open_one(backend: str) -> Runner:
+            runner = open_backend(
+                source, backend, precision=precision, device=options.device, threads=threads
+            )
+            return stack.enter_context(runner)
+
+        return list(opened_unasked(foreign, chosen[precision], open_one, unasked=unasked).values())
+
+    runners = {runner: precision for precision in chosen for runner in opened(precision)}
+    baselines = open_baselines(source, threads, list(runners), stack)
     return {
         **dict.fromkeys(baselines, Precision.FP32),
         **{
-            runner: Precision.FP32 if runner.describe().is_baseline else options.precision
-            for runner in runners
+            runner: Precision.FP32 if runner.describe().is_baseline else precision
+            for runner, precision in runners.items()
         },
     }
 

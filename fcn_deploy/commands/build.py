@@ -18,6 +18,7 @@ from fcn_deploy.commands.shared.options import (
     precision_options,
 )
 from fcn_deploy.commands.shared.pictures import say_passed_over
+from fcn_deploy.commands.shared.runs import run_from_argument
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision, Product, ShapeProfile
@@ -65,7 +66,7 @@ class EngineBuildOptions:
 
 
 @click.command()
-@click.argument("run", required=False, type=PathText(), metavar="[RUN|FILE.onnx]")
+@click.argument("run", required=False, type=PathText(), metavar="[RUN|FILE.onnx|BUNDLE]")
 @click.option(
     "--product", type=click.Choice(["auto", *(product.value for product in Product)]),
     default="auto", show_default=True,
@@ -124,7 +125,7 @@ def build(**typed: Any) -> None:
     """Compile an exported ONNX file into a TensorRT engine, with its sidecar."""
     options = EngineBuildOptions(**typed)
     options.require_consistent()
-    source = Run.from_argument(options.run)
+    source = run_from_argument(options.run)
     if source.named_engine is not None:
         raise InputError(
             f"{source.named_engine} is an engine already",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fcn_deploy.commands.evaluate_tables import print_evaluation
-from fcn_deploy.commands.shared.backends import default_backend, open_backend, require_backends
+from fcn_deploy.commands.shared.backends import require_backends
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import console, counter
 from fcn_deploy.commands.shared.options import (
@@ -25,6 +25,12 @@ from fcn_deploy.commands.shared.options import (
     typed_words,
 )
 from fcn_deploy.commands.shared.pictures import say_recognised
+from fcn_deploy.commands.shared.proven_backend import (
+    AUTO,
+    ChosenBackend,
+    choose_backend,
+    open_chosen,
+)
 from fcn_deploy.commands.shared.runs import labelled_data, result_name, run_from_argument
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
@@ -75,14 +81,18 @@ class EvaluateOptions:
         """Those that were typed; float32 alone without any."""
         return self.typed_precisions or (Precision.FP32,)
 
-    def candidates(self, source: Run) -> tuple[tuple[str, Precision], ...]:
-        """Return backend and precision of each row, each once."""
+    def candidates(self, source: Run) -> tuple[ChosenBackend, ...]:
+        """Return what each row is computed with, each once.
+
+        Raises:
+            MissingStageError: naming the export that is missing.
+        """
         found = [
-            (backend, precision)
+            choose_backend(source, backend, precision=precision, device=self.device)
             for precision in self.precisions
-            for backend in self.backends or (default_backend(source, precision),)
+            for backend in self.backends or (AUTO,)
         ]
-        return tuple(dict.fromkeys(found))
+        return tuple({(one.backend, one.precision): one for one in found}.values())
 
 
 class ListName(ParamType):
@@ -118,9 +128,10 @@ class ListName(ParamType):
     "kept for validation.",
 )  # fmt: skip
 @click.option(
-    "--backend", "backends", multiple=True, type=BackendName(),
-    help="Evaluate the masks of this backend; may be repeated; by default of ort where the run "
-    "has been exported, else of torch.",
+    "--backend", "backends", multiple=True, type=BackendName(AUTO),
+    help="Evaluate the masks of this backend; may be repeated. The default is `auto`: the fastest "
+    "whose masks were proven on this machine, else ort where the run has been exported, else "
+    "torch.",
 )  # fmt: skip
 @click.option(
     "--fp32", is_flag=True,
@@ -157,7 +168,7 @@ def evaluate(**typed: Any) -> None:
     source = run_from_argument(options.run, options.trust)
     _require_precision_of_file(source, options)
     candidates = options.candidates(source)
-    require_backends([backend for backend, _ in candidates], options.device)
+    require_backends([chosen.backend for chosen in candidates], options.device)
     data = labelled_data(
         source, options.data, options.held_out, "name the labelled images with --data DIR"
     )
@@ -169,15 +180,9 @@ def evaluate(**typed: Any) -> None:
         # All are opened before the first one works: a file that is missing is found at once.
         runners = [
             stack.enter_context(
-                open_backend(
-                    source,
-                    backend,
-                    precision=precision,
-                    device=options.device,
-                    threads=options.threads,
-                )
+                open_chosen(source, chosen, device=options.device, threads=options.threads)
             )
-            for backend, precision in candidates
+            for chosen in candidates
         ]
         for runner in runners:
             require_same_classes(dataset, runner.spec)
@@ -231,10 +236,10 @@ def _require_typed(file: Path, held: str, options: EvaluateOptions) -> None:
             )
 
 
-def _file_name(options: EvaluateOptions, candidates: tuple[tuple[str, Precision], ...]) -> str:
+def _file_name(options: EvaluateOptions, candidates: tuple[ChosenBackend, ...]) -> str:
     return result_name(
-        "-".join(dict.fromkeys(backend for backend, _ in candidates)),
-        "-".join(dict.fromkeys(precision.value for _, precision in candidates)),
+        "-".join(dict.fromkeys(one.backend for one in candidates)),
+        "-".join(dict.fromkeys(one.precision.value for one in candidates)),
         Path(options.data) if options.data else None,
         options.split,
     )

@@ -22,7 +22,7 @@ from fcn_deploy.commands.shared.options import (
     typed_names,
 )
 from fcn_deploy.commands.shared.pictures import calibration_pictures
-from fcn_deploy.core.errors import FcnDeployError, InputError
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Tail
 
@@ -131,11 +131,13 @@ def export(**typed: Any) -> None:
     if source.is_foreign:
         _export_foreign(source, options)
         return
-    from fcn_deploy.networks.device import unavailable_reason
+    from fcn_deploy.core.extras import require_extra
+    from fcn_deploy.networks.device import require_torch
 
     checkpoint = source.require_checkpoint()
-    if (reason := unavailable_reason()) is not None:
-        raise FcnDeployError(f"export needs PyTorch: {reason}")
+    otherwise = ", or export where PyTorch is and copy the .onnx file from there"
+    require_torch("exporting a checkpoint", otherwise)
+    require_extra("exporting a checkpoint", "train", "onnxscript", otherwise=otherwise)
     from fcn_deploy.export.exporter import onnx_from_checkpoint
 
     target = options.target(source)

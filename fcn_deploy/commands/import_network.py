@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from fcn_deploy.commands.import_onnx import PREFIX, OnnxImport, import_onnx
+from fcn_deploy.commands.import_python import ONNX_INSTEAD, PythonOptions, import_python
 from fcn_deploy.commands.import_python import PREFIX as PYTHON
-from fcn_deploy.commands.import_python import PythonOptions, import_python
 from fcn_deploy.commands.shared.code_options import argument_options
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.commands.shared.options import Channels, Fraction, PathText, PathType, typed_names
-from fcn_deploy.core.errors import FcnDeployError, InputError
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import probe
 from fcn_deploy.core.run import Run
 
@@ -167,10 +167,9 @@ def _refuse_others(of_onnx: bool, of_python: bool) -> None:
 
 
 def _import_published(options: ImportOptions) -> None:
-    from fcn_deploy.networks.device import unavailable_reason
+    from fcn_deploy.networks.device import require_torch
 
-    if (reason := unavailable_reason()) is not None:
-        raise FcnDeployError(f"importing needs PyTorch: {reason}")
+    require_torch(f"importing {options.network}", ONNX_INSTEAD)
     from fcn_deploy.data.class_list import class_list_of
     from fcn_deploy.data.masks import VOC_CLASS_NAMES
     from fcn_deploy.networks.torchvision_weights import PUBLISHED, import_published

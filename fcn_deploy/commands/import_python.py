@@ -7,10 +7,12 @@ from pathlib import Path
 
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.core.code_trust import trusting_code
-from fcn_deploy.core.errors import FcnDeployError, InputError
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
 
 PREFIX = "python:"
+#: What is possible without PyTorch.
+ONNX_INSTEAD = ", or export the network to ONNX where PyTorch is and `fcn-deploy import onnx:FILE`"
 Triple = tuple[float, float, float]
 
 
@@ -43,10 +45,9 @@ class PythonOptions:
 
 def import_python(options: PythonOptions) -> None:
     """Write the network as the run's checkpoint, once it has given class scores at odd sizes."""
-    from fcn_deploy.networks.device import unavailable_reason
+    from fcn_deploy.networks.device import require_torch
 
-    if (reason := unavailable_reason()) is not None:
-        raise FcnDeployError(f"importing needs PyTorch: {reason}")
+    require_torch(f"importing {options.network}", ONNX_INSTEAD)
     from fcn_deploy.data.class_list import class_list_of
     from fcn_deploy.graph.foreign.preprocessing import normalisation
     from fcn_deploy.networks.python_recipe import PythonRecipe

@@ -47,6 +47,11 @@ if TYPE_CHECKING:
 _BOTH = ("mask", "logits")
 #: Pictures to bisect on, unless told otherwise: every layer of both networks is computed for each.
 BISECT_PICTURES = 16
+#: What is possible without PyTorch.
+_SAVE_INSTEAD = (
+    ", or --save-outputs here, and compare the file with PyTorch's: "
+    "`fcn-deploy parity TORCH.json HERE.json`"
+)
 #: Options that change where a result is written, and nothing in it.
 _NOT_REPEATED = ("json_file",)
 
@@ -103,6 +108,29 @@ class ParityOptions:
             threads=self.threads,
         )
 
+    def certified(self, source: Run) -> bool:
+        """Say whether the masks are held against those that a bundle brought along."""
+        return source.bundle is not None and self.data is None and self.images is None
+
+    def reference(self, source: Run, opened: ExitStack) -> tuple[Runner, Pictures]:
+        """Return what is held against, and the pictures; of a bundle those that it brought."""
+        if self.certified(source):
+            from fcn_deploy.bundle.certificate import read_certificate
+
+            certificate = read_certificate(source.certificate)
+            pictures = certificate.pictures()
+            count = min(pictures.count, self.limit or pictures.count)
+            reference = opened.enter_context(certificate.runner())
+            return reference, dataclasses.replace(pictures, count=count)
+        held_against = "original" if source.is_foreign else "torch"
+        if source.bundle is not None and not source.is_foreign:
+            raise InputError(
+                f"{source.bundle} brought no masks for other pictures than its own",
+                "drop --data and --images",
+            )
+        reference = opened.enter_context(self.open(source, held_against, Precision.FP32))
+        return reference, self.pictures(source, reference.spec)
+
     def candidate(self, source: Run, backend: str, opened: ExitStack) -> Candidate:
         """Open a candidate, with what opens it as `predict` does."""
         from fcn_deploy.parity.candidate import Candidate
@@ -114,7 +142,9 @@ class ParityOptions:
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, type=PathText(), metavar="[RUN | REF.json CAND.json]")
+@click.argument(
+    "arguments", nargs=-1, type=PathText(), metavar="[RUN | BUNDLE | REF.json CAND.json]"
+)
 @click.option(
     "--backend", "backends", multiple=True, type=BackendName(),
     help="Compare this backend with PyTorch, or with the original of `import onnx:FILE`; may be "
@@ -238,28 +268,21 @@ def _save_outputs(options: ParityOptions, target: Path) -> None:
     probe(target, flags="--save-outputs")
     with ExitStack() as opened:
         candidate = options.candidate(source, backend, opened)
-        _refuse_limited(candidate.runner.spec)
         pictures = options.pictures(source, candidate.runner.spec)
         with counter(f"outputs of {backend}", pictures.count) as step:
             size = record(candidate, pictures, target, on_picture=step)
     console.print(f"wrote {target} and its folder, {size:,.1f} MiB")
 
 
-def _refuse_limited(spec: ModelSpec) -> None:
-    if not spec.input_shape.takes_all:
-        raise InputError(
-            f"outputs are saved of networks that take any size, and this one takes "
-            f"{spec.input_shape.words}",
-            "compare on one machine, without --save-outputs",
-        )
-
-
 def _compare_live(options: ParityOptions) -> None:
     from fcn_deploy.core.files import probe
+    from fcn_deploy.networks.device import require_torch
     from fcn_deploy.parity.channel_order import channel_order_note
     from fcn_deploy.parity.compare import compare, save
 
     source, precision = options.run(), options.precision
+    if not source.is_foreign:
+        require_torch("comparing with PyTorch", _SAVE_INSTEAD)
     # The float32 reference compared with itself proves nothing.
     skipped = {"torch"} if precision is Precision.FP32 else set()
     backends = options.backends or usable_backends(precision, skipped, source)
@@ -272,9 +295,7 @@ def _compare_live(options: ParityOptions) -> None:
     )
     probe(target)
     with ExitStack() as stack:
-        held_against = "original" if source.is_foreign else "torch"
-        reference = stack.enter_context(options.open(source, held_against, Precision.FP32))
-        pictures = options.pictures(source, reference.spec)
+        reference, pictures = options.reference(source, stack)
         candidates = opened_unasked(
             source.is_foreign and not options.backends,
             backends,
@@ -282,10 +303,14 @@ def _compare_live(options: ParityOptions) -> None:
             unasked=not options.backends,
         )
         step = stack.enter_context(counter("parity", pictures.count))
-        comparisons = compare(reference, list(candidates.values()), pictures, on_picture=step)
-        note = channel_order_note(reference, pictures) if source.is_foreign else None
-    save(comparisons, target, typed=typed_words(but=_NOT_REPEATED))
-    _conclude(comparisons, target, note)
+        live = not options.certified(source)
+        comparisons = compare(
+            reference, list(candidates.values()), pictures, can_rerun=live, on_picture=step
+        )
+        note = channel_order_note(reference, pictures) if source.is_foreign and live else None
+    notes = () if note is None else (note,)
+    save(comparisons, target, typed=typed_words(but=_NOT_REPEATED), notes=notes)
+    _conclude(comparisons, target, notes)
 
 
 def _bisect(options: ParityOptions) -> None:
@@ -316,10 +341,10 @@ def _bisect(options: ParityOptions) -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _conclude(comparisons: Sequence[Comparison], target: Path, note: str | None = None) -> None:
+def _conclude(comparisons: Sequence[Comparison], target: Path, notes: Sequence[str] = ()) -> None:
     for comparison in comparisons:
         print_parity(comparison)
-    if note is not None:
+    for note in notes:
         console.print(note)
     console.print(f"wrote {target}")
     if not all(comparison.passed for comparison in comparisons):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,23 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.commands.shared.backends import (
-    default_backend,
-    open_backend,
-    require_backends,
-    say_unusual,
-)
+from fcn_deploy.commands.predict_progress import progress, rate_words, say_resumed
+from fcn_deploy.commands.shared.backends import require_backends, say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
-from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console, counter
+from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
 from fcn_deploy.commands.shared.options import (
-    BackendName,
     PathText,
     PathType,
     device_option,
     precision_options,
     threads_option,
 )
-from fcn_deploy.commands.shared.pictures import say_passed_over
+from fcn_deploy.commands.shared.proven_backend import (
+    auto_backend_option,
+    choose_backend,
+    open_chosen,
+)
+from fcn_deploy.commands.shared.runs import is_bundle, run_from_argument
 from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.core.run import MODEL_SUFFIXES, Run
 from fcn_deploy.core.spec import Precision
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fcn_deploy.predict.folder import Prediction
+    from fcn_deploy.predict.job import PredictJob
     from fcn_deploy.runners.base import Runner
 
 
@@ -49,8 +52,13 @@ class PredictOptions:
     out: Path | None
     overlay: bool
     full_names: bool
+    recursive: bool
+    resume: bool
+    check_all: bool
+    shard: str | None
     batch_size: int
-    backend: str | None
+    backend: str
+    allow: frozenset[str]
     precision: Precision
     device: str
     threads: int | None
@@ -72,66 +80,118 @@ class PredictOptions:
     help="Name each mask after its picture's suffix and folder as well, cam1/a.jpg.png, so that "
     "those of a.jpg and a.png, or of two folders, can be told apart.",
 )  # fmt: skip
+@click.option("--recursive", is_flag=True, help="Search the sub-folders of folders as well.")
+@click.option(
+    "--resume", is_flag=True,
+    help="Go on where the run before ended: what its journal lists as finished is not done again.",
+)  # fmt: skip
+@click.option(
+    "--check-all", is_flag=True,
+    help="With --resume: look for the masks of all finished pictures, and for changes of the "
+    "pictures since, also where there are more than a million.",
+)  # fmt: skip
+@click.option(
+    "--shard", metavar="I/N",
+    help="Do the I-th of N parts of the pictures alone, 0/N to N-1/N, chosen by a hash of their "
+    "names: so N workers share the pictures without talking.",
+)  # fmt: skip
 @click.option(
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
     help="Segment so many pictures of one size at once.",
 )  # fmt: skip
-@click.option(
-    "--backend", type=BackendName(),
-    help="Compute with this backend; by default with ort where the run has been exported, else "
-    "with torch.",
-)  # fmt: skip
+@auto_backend_option
 @precision_options
 @device_option
 @threads_option
 @trust_option
 def predict(**typed: Any) -> None:
-    """Segment pictures (files or folders) and write palette PNG masks of the same size."""
+    """Segment pictures and write palette PNG masks of the same size.
+
+    A SOURCE is a file, a folder, a pattern in quotes, a .tar or .zip archive, @LIST with a file's
+    name on each line, or - for such a list on standard input.  What became of each picture stands
+    in predictions.jsonl beside the masks.
+    """
     options = PredictOptions(**typed)
-    from fcn_deploy.data.images import find_images
-    from fcn_deploy.predict.folder import predict as predict_pictures
+    from fcn_deploy.predict.job import PredictJob
+    from fcn_deploy.predict.shard import Shard
+    from fcn_deploy.predict.sources import Sources
 
     source, words = _split_run(options.arguments)
     source = replace(source, trusted=options.trust)
-    pictures = find_images([Path(word) for word in words])
-    backend = options.backend or default_backend(source, options.precision)
-    require_backends([backend], options.device)
-    folder = options.out or source.root / "predictions"
+    shard = None if options.shard is None else Shard.from_text(options.shard)
+    folder = options.out or source.results_root / "predictions"
+    with ExitStack() as stack:
+        pictures = stack.enter_context(
+            Sources(
+                words,
+                recursive=options.recursive,
+                stdin=sys.stdin.buffer if "-" in words else None,
+            )
+        )
+        job = stack.enter_context(
+            PredictJob(
+                pictures,
+                folder,
+                full_names=options.full_names,
+                with_overlay=options.overlay,
+                shard=shard,
+                resume=options.resume,
+                check_all=options.check_all,
+            )
+        )
+        done = _run(source, job, options)
+        left = len(job.selection.items)
+        for note in pictures.notes():
+            console.print(note)
+    if done < left:
+        sys.exit(EXIT_FAILED if done or job.finished_before else EXIT_BAD_INPUT)
+
+
+def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
+    """Do what is left, and return how many masks were written."""
+    chosen = choose_backend(
+        source,
+        options.backend,
+        precision=options.precision,
+        allowed=options.allow,
+        device=options.device,
+    )
+    require_backends([chosen.backend], options.device)
     done = 0
     with ExitStack() as stack:
         runner = stack.enter_context(
-            open_backend(
-                source,
-                backend,
-                precision=options.precision,
-                device=options.device,
-                threads=options.threads,
+            open_chosen(source, chosen, device=options.device, threads=options.threads)
+        )
+        job.begin(runner)
+        say_resumed(job, resumed=options.resume)
+        left = len(job.selection.items)
+        predictions = stack.enter_context(  # Ctrl-C finishes the masks in hand, and their lines
+            closing(
+                job.predictions(
+                    runner,
+                    batch_size=options.batch_size,
+                    has_finite_logits=_logits_check(source, runner, options, stack),
+                )
             )
         )
-        predictions = predict_pictures(
-            runner,
-            pictures,
-            folder,
-            with_overlay=options.overlay,
-            full_names=options.full_names,
-            batch_size=options.batch_size,
-            has_finite_logits=_logits_check(source, runner, options, stack),
-        )
-        with counter("predict", len(pictures)) as step:
+        begun = time.perf_counter()
+        with progress(left) as step:
             for prediction in predictions:
                 step()
                 if prediction.error is None:
                     done += 1
                 else:
                     click.echo(f"fcn-deploy: {_named(prediction)}", err=True)
+        seconds = time.perf_counter() - begun
         described = runner.describe()
     say_unusual([described])
-    say_passed_over([Path(word) for word in words])
+    out = job.journal.path.parent
     console.print(
-        f"wrote {done} of {len(pictures)} masks to {folder} ({backend} on {described.device})"
+        f"wrote {done} of {left} masks to {out} ({described.backend} on {described.device})"
     )
-    if done < len(pictures):
-        sys.exit(EXIT_FAILED if done else EXIT_BAD_INPUT)
+    if left:
+        console.print(f"{rate_words(left, seconds)}; {job.journal.path} has a line for each")
+    return done
 
 
 def _named(prediction: Prediction) -> str:
@@ -150,6 +210,7 @@ def _logits_check(
     """
     import numpy as np
 
+    from fcn_deploy.results.proven import file_precision
     from fcn_deploy.runners.base import find_backend, open_runner
 
     description = runner.describe()
@@ -164,7 +225,7 @@ def _logits_check(
             open_runner(
                 source,
                 backend.name if exported else "torch",  # eager: nothing is compiled for this
-                precision=options.precision,
+                precision=file_precision(description) if exported else options.precision,
                 outputs=("mask", "logits"),
                 threads=options.threads,
                 device=backend.device_of(options.device),
@@ -186,9 +247,14 @@ def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
     """Take the first word as RUN if it is one: a run directory or a model file."""
     first = Path(arguments[0])
     run_directory = first.is_dir() and Run(first).has_model()
-    mistyped = not first.exists() and first.suffix == "" and len(arguments) > 1
-    if first.suffix in MODEL_SUFFIXES or run_directory or mistyped:
+    mistyped = (
+        not first.exists()
+        and first.suffix == ""
+        and len(arguments) > 1
+        and re.match(r"-$|@|.*[*?[]", arguments[0]) is None  # a list or a pattern
+    )
+    if first.suffix in MODEL_SUFFIXES or is_bundle(first) or run_directory or mistyped:
         if len(arguments) == 1:
-            raise InputError("no pictures named", "give files or folders after the run")
-        return Run.from_argument(first), arguments[1:]
+            raise InputError("no pictures named", "give files, folders or lists after the run")
+        return run_from_argument(first), arguments[1:]
     return Run.from_argument(None), arguments

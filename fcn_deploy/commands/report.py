@@ -8,12 +8,12 @@ import click
 
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.commands.shared.options import PathText, PathType
+from fcn_deploy.commands.shared.runs import run_from_argument
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.run import Run
 
 
 @click.command()
-@click.argument("sources", nargs=-1, type=PathText(), metavar="[RUN | FILE.json …]")
+@click.argument("sources", nargs=-1, type=PathText(), metavar="[RUN | BUNDLE | FILE.json …]")
 @click.option(
     "--out",
     type=PathType(),
@@ -37,7 +37,7 @@ def report(sources: tuple[str, ...], out: Path | None) -> None:
     if files:
         written = write_merged_report(files, out)
     else:
-        written = write_report(Run.from_argument(sources[0] if sources else None), out)
+        written = write_report(run_from_argument(sources[0] if sources else None), out)
     console.print(f"wrote {written}")
 
 

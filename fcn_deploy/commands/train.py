@@ -66,7 +66,7 @@ _SECONDS_SHOWN = 0.1
 @click.option(
     "--arch",
     help="Train this architecture: fcn32s, fcn16s or fcn8s, a dash, and a body such as resnet18 "
-    "or resnet50; or python:MODULE:FACTORY, as `import` takes it; by default fcn32s-resnet18, or "
+    "or timm:NAME; or python:MODULE:FACTORY, as `import` takes it; by default fcn32s-resnet18, or "
     "the recipe's.",
 )
 @python_options
@@ -82,9 +82,9 @@ _SECONDS_SHOWN = 0.1
     type=PathText("imagenet", "none"),
     default="none",
     show_default=True,
-    metavar="imagenet|none|FILE",
-    help="Start from torchvision's ImageNet weights, from nothing, from a torchvision .pth file "
-    "of the body, or from a .safetensors checkpoint of fcn-deploy.",
+    metavar="imagenet|timm:NAME|none|FILE",
+    help="Start from torchvision's or timm's published weights of the body, from nothing, from a "
+    ".pth or .safetensors file of the body, or from a checkpoint of fcn-deploy.",
 )
 @click.option(
     "--recipe",
@@ -245,10 +245,9 @@ def only_rank_zero_speaks() -> Iterator[None]:
 
 
 def _train(context: click.Context, options: TrainOptions) -> None:
-    from fcn_deploy.networks.device import choose_device, unavailable_reason
+    from fcn_deploy.networks.device import choose_device, require_torch
 
-    if (reason := unavailable_reason()) is not None:
-        raise FcnDeployError(f"training needs PyTorch: {reason}")
+    require_torch("training")
     from fcn_deploy.data.sources import DataSource
     from fcn_deploy.training.distributed import joined
     from fcn_deploy.training.loop import train as run_training

@@ -21,6 +21,7 @@ from fcn_deploy.training.recipes import RECIPES
 if TYPE_CHECKING:
     import torch
 
+    from fcn_deploy.networks.backbones import Weights
     from fcn_deploy.training.plan import Amp, TrainPlan
     from fcn_deploy.training.recipes import Recipe
 
@@ -123,6 +124,8 @@ def train_plan(options: TrainOptions, device: torch.device) -> TrainPlan:
     )
     from fcn_deploy.networks.python_networks import build_python_network
     from fcn_deploy.networks.python_recipe import PythonRecipe, is_python
+    from fcn_deploy.networks.starting_weights import is_checkpoint
+    from fcn_deploy.networks.timm_bodies import is_timm
     from fcn_deploy.training.plan import TrainPlan
 
     start = starting_weights(options.weights)
@@ -134,10 +137,11 @@ def train_plan(options: TrainOptions, device: torch.device) -> TrainPlan:
         _require_fit_for_python(options, PythonRecipe.from_name(architecture).callee)
         build_python_network(architecture, None)  # refused now, not after the data was read
     else:
-        find_architecture(architecture)
-        if start is not None and not str(start).endswith(".safetensors"):
+        row = find_architecture(architecture)
+        foreign = start is not None and not is_checkpoint(start)
+        if foreign or is_timm(row.backbone):
             # Fetched or refused now, not after the data was read.
-            build_model(architecture, 2, weights=start)
+            build_model(architecture, 2, weights=start if foreign else None)
     freeze = options.freeze_backbone
     workers = options.workers
     if workers is None:
@@ -170,9 +174,9 @@ def _require_fit_for_python(options: TrainOptions, callee: str) -> None:
         raise InputError(
             f"--freeze-backbone knows the bodies of our own networks, not {callee}", "drop it"
         )
-    if options.weights == "imagenet":
+    if options.weights == "imagenet" or options.weights.startswith("timm:"):
         raise InputError(
-            f"--weights imagenet is for the bodies of our own networks, not {callee}",
+            f"--weights {options.weights} is for the bodies of our own networks, not {callee}",
             "its library may have weights of its own: see --arg, e.g. encoder_weights=imagenet",
         )
 
@@ -230,15 +234,21 @@ def amp(word: str, device: torch.device) -> Amp:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
-def starting_weights(word: str) -> Literal["imagenet"] | Path | None:
-    """Return the weights to start from: ImageNet's, those of a file, or none."""
+def starting_weights(word: str) -> Weights:
+    """Return the weights to start from: torchvision's, timm's, those of a file, or none."""
+    from fcn_deploy.networks.timm_bodies import PREFIX, TimmWeights
+
     if word == "none":
         return None
     if word == "imagenet":
         return "imagenet"
+    if word.startswith(PREFIX):
+        return TimmWeights(word.removeprefix(PREFIX))
     path = Path(word)
     if not path.is_file():
-        raise InputError(f"no weights file {word}", "give imagenet, none, or an existing file")
+        raise InputError(
+            f"no weights file {word}", "give imagenet, timm:NAME, none, or an existing file"
+        )
     return path
 
 

@@ -3,12 +3,14 @@
     FcnDeployError             exit code 2, one line on stderr
     ├── DataError              a folder, a list, an image or a mask
     │   ├── ImageError         one file that is no readable picture
+    │   │   └── PixelLimitError    one of more pixels than are decoded
     │   ├── ListError          a line of a list that is no name of a sample
     │   ├── LabelError         a mask with a value that is no class
     │   └── PaletteError       a mask whose colours contradict its indices
     ├── ArtifactError          a file of ours: missing, unreadable, unwritable
     │   ├── WriteError         one that cannot be written; options may choose another place
     │   ├── MissingStageError  an earlier command has to run first
+    │   ├── BundleError        a bundle: damaged, hostile, or not what it says
     │   ├── CheckpointError    model.safetensors
     │   ├── OnnxFileError      model.onnx
     │   │   └── UnfitNetworkError  one that is sound, and not for this backend
@@ -32,6 +34,8 @@ Every error carries its repair: what to type or change so that it goes away.
 """
 
 from __future__ import annotations
+
+from fcn_deploy.core.installing import install_command
 
 
 class FcnDeployError(Exception):
@@ -61,6 +65,10 @@ class DataError(FcnDeployError):
 
 class ImageError(DataError):
     """A file is not a picture that can be decoded."""
+
+
+class PixelLimitError(ImageError):
+    """A picture has more pixels, by its header, than are decoded."""
 
 
 class ListError(DataError):
@@ -105,6 +113,10 @@ class MissingStageError(ArtifactError):
     """An earlier stage has not been run; the repair names its command."""
 
 
+class BundleError(ArtifactError):
+    """A bundle is damaged, not written by `fcn-deploy bundle`, or not what its maker signed."""
+
+
 class CheckpointError(ArtifactError):
     """A checkpoint is truncated, foreign, or of another architecture or class count."""
 
@@ -132,15 +144,30 @@ class MissingExtraError(FcnDeployError):
         what: what cannot be done without it, e.g. ``serving over HTTP``.
         extra: the extra of this package that brings it.
         error: what Python said when it was imported.
+        otherwise: what is possible without it, to stand behind the repair; None: nothing.
     """
 
-    def __init__(self, what: str, extra: str, error: ImportError) -> None:
-        missing = error.name.partition(".")[0] if error.name else str(error)
+    def __init__(
+        self, what: str, extra: str, error: ImportError, otherwise: str | None = None
+    ) -> None:
+        install = install_command(extra)
         super().__init__(
-            f"{what} needs {missing}, which cannot be imported",
-            f"pip install 'fcn-deploy[{extra}]'",
+            cannot_import(what, error), install if otherwise is None else f"{install}{otherwise}"
         )
         self.extra = extra
+
+
+def cannot_import(what: str, error: ImportError) -> str:
+    """Return that something needs a package which Python does not import.
+
+    Args:
+        what: as for :class:`MissingExtraError`.
+        error: what Python said; its words are added unless the package is just not there.
+    """
+    if error.name is None:
+        return f"{what} needs a package that cannot be imported ({error})"
+    why = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+    return f"{what} needs {error.name.partition('.')[0]}, which cannot be imported{why}"
 
 
 class ArchitectureError(FcnDeployError):

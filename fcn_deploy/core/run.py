@@ -10,6 +10,8 @@ from fcn_deploy.core.errors import ArtifactError, MissingStageError
 from fcn_deploy.core.spec import Precision
 
 DEFAULT_RUN = Path("runs/fcn")
+#: How a bundle's name ends; see :mod:`fcn_deploy.bundle`.
+BUNDLE_SUFFIX = ".fcnd.zip"
 #: Of the files that may be named in place of a run.
 MODEL_SUFFIXES = (".safetensors", ".onnx", ".plan")
 
@@ -29,12 +31,14 @@ class Run:
     Attributes:
         root: the directory, e.g. ``runs/fcn``.
         named_file: a checkpoint, ONNX file or engine given by name in place of the run's own.
-        trusted: load an engine that has no sidecar; engines are code.
+        trusted: load an engine that has no sidecar, or came in a bundle; engines are code.
+        bundle: the bundle that ``root`` was extracted from, or None.
     """
 
     root: Path
     named_file: Path | None = None
     trusted: bool = False
+    bundle: Path | None = None
 
     @classmethod
     def from_argument(cls, argument: str | Path | None) -> Run:
@@ -48,6 +52,11 @@ class Run:
             return cls(DEFAULT_RUN)
         path = Path(argument)
         if path.is_file():
+            if path.name.endswith(BUNDLE_SUFFIX):
+                raise ArtifactError(
+                    f"{path} is a bundle, and this takes runs and their files",
+                    "in Python, open_bundle gives a bundle as a run",
+                )
             if path.suffix not in MODEL_SUFFIXES:  # its neighbours must not stand in for it
                 raise ArtifactError(
                     f"{path} is no checkpoint (.safetensors), ONNX file (.onnx) or engine (.plan)",
@@ -70,7 +79,7 @@ class Run:
     @property
     def command_suffix(self) -> str:
         """The RUN argument as the user should type it; see :func:`command_suffix`."""
-        return command_suffix(self.root)
+        return command_suffix(self.bundle or self.root)
 
     @property
     def out_option(self) -> str:
@@ -100,7 +109,32 @@ class Run:
         """What the run's engines are named after: its directory, or the ONNX file given."""
         if self.named_file is not None and self.named_file.suffix == ".onnx":
             return self.named_file.stem
+        if self.bundle is not None:
+            return self.bundle.name.removesuffix(BUNDLE_SUFFIX)
         return self.root.resolve().name
+
+    @property
+    def shown(self) -> Path:
+        """What the user calls it: the directory, or the bundle."""
+        return self.bundle or self.root
+
+    @property
+    def results_root(self) -> Path:
+        """Where commands write results: the run itself; of a bundle a folder of its name beside it.
+
+        That of ``model.fcnd.zip`` is ``model.fcnd``.
+        """
+        return self.root if self.bundle is None else self.bundle.with_suffix("")
+
+    @property
+    def engines_folder(self) -> Path:
+        """Engines that came with the run, as those of a bundle do."""
+        return self.root / "engines"
+
+    @property
+    def certificate(self) -> Path:
+        """Of a bundle: the pictures that ride along, and the reference's masks and logits."""
+        return self.root / "certificate" / "certificate.json"
 
     @property
     def named_engine(self) -> Path | None:
@@ -112,7 +146,7 @@ class Run:
     @property
     def baseline_onnx(self) -> Path:
         """The plain export that `bench` measures as the baseline."""
-        return self.root / "baseline.onnx"
+        return self.results_root / "baseline.onnx"
 
     @property
     def original(self) -> Path:
@@ -166,27 +200,27 @@ class Run:
     @property
     def parity_folder(self) -> Path:
         """Parity results, one JSON per candidate."""
-        return self.root / "parity"
+        return self.results_root / "parity"
 
     @property
     def evaluate_folder(self) -> Path:
         """Scores against labels."""
-        return self.root / "evaluate"
+        return self.results_root / "evaluate"
 
     @property
     def bench_folder(self) -> Path:
         """Benchmark results."""
-        return self.root / "bench"
+        return self.results_root / "bench"
 
     @property
     def bisect_folder(self) -> Path:
         """Layer-by-layer comparisons of two ONNX files."""
-        return self.root / "bisect"
+        return self.results_root / "bisect"
 
     @property
     def report(self) -> Path:
         """The HTML report."""
-        return self.root / "report.html"
+        return self.results_root / "report.html"
 
     def require_checkpoint(self) -> Path:
         """Return the checkpoint's path.
@@ -194,6 +228,11 @@ class Run:
         Raises:
             MissingStageError: the run has not been trained, or was imported from ONNX.
         """
+        if self.bundle is not None:
+            raise MissingStageError(
+                f"{self.bundle} is a bundle and holds no checkpoint",
+                "use a backend that runs ONNX files, e.g. --backend ort",
+            )
         if self.is_foreign:
             raise MissingStageError(
                 f"{self.root} was imported from ONNX and holds no checkpoint",
@@ -212,6 +251,12 @@ class Run:
             MissingStageError: the run has not been exported in that precision.
         """
         path = self.onnx(precision)
+        if not path.is_file() and self.bundle is not None:
+            raise MissingStageError(
+                f"{self.bundle} holds no {path.name}",
+                f"export it where the run is with `fcn-deploy export{precision.flag}`, and bundle "
+                "it again",
+            )
         if not path.is_file():
             raise MissingStageError(
                 f"no {path}", f"run `fcn-deploy export{self.command_suffix}{precision.flag}` first"

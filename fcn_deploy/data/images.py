@@ -1,22 +1,25 @@
-"""One picture on disk → uint8 RGB in memory: the single door through which pictures come in."""
+"""One picture, a file or its bytes → uint8 RGB: the single door through which pictures come in."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import stat
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
-from fcn_deploy.core.errors import ImageError
+from fcn_deploy.core.errors import ImageError, PixelLimitError
 
 #: Refused beyond this: a small file may unfold to gigabytes (a decompression bomb).
 MAX_PIXELS = 100_000_000
@@ -96,14 +99,30 @@ class _SuppressWarnings:
 _suppress_warnings = _SuppressWarnings()
 
 
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A picture that is no file, as the bytes that its file would have.
+
+    Attributes:
+        content: these bytes.
+        name: what errors call it.
+    """
+
+    content: bytes
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @contextmanager
 def decoded(
-    path: Path, before: Callable[[tuple[int, int]], None] = lambda size: None
+    path: Path | EncodedPicture, before: Callable[[tuple[int, int]], None] = lambda size: None
 ) -> Iterator[Image.Image]:
     """Open and fully decode a picture, turned upright by its EXIF orientation.
 
     Args:
-        path: the file.
+        path: the file, or its bytes.
         before: called with (width, height) in pixels before they are decoded; what it raises,
             unless it is an OSError or ValueError, is passed on.
 
@@ -118,17 +137,18 @@ def decoded(
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def opened(path: Path | EncodedPicture) -> Iterator[ImageFile.ImageFile]:
     """Open a picture whose pixels are still to be decoded; what fails inside is explained.
 
-    The only way to a picture on the disk: no format but :data:`IMAGE_FORMATS` is tried.
+    The only way to a picture: no format but :data:`IMAGE_FORMATS` is tried.
 
     Raises:
-        ImageError: missing, not a file, not a picture, or larger than ``MAX_PIXELS``.
+        ImageError: missing, not a file, or not a picture.
+        PixelLimitError: larger than ``MAX_PIXELS``.
     """
     try:
-        _refuse_pipe(path)
-        with _suppress_warnings, Image.open(path, formats=IMAGE_FORMATS) as image:  # noqa: TID251
+        source = _stream_or_file(path)
+        with _suppress_warnings, Image.open(source, formats=IMAGE_FORMATS) as image:  # noqa: TID251
             _refuse_bomb(path, image.size)
             yield image
     except FileNotFoundError as error:
@@ -136,7 +156,9 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except IsADirectoryError as error:
         raise ImageError(f"{path} is a folder, not a picture", "name the pictures in it") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} unfolds to too many pixels ({error})", "shrink it") from error
+        raise PixelLimitError(
+            f"{path} unfolds to too many pixels ({error})", "shrink it"
+        ) from error
     except UnidentifiedImageError as error:
         raise _unidentified(path) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
@@ -146,28 +168,37 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         ) from error
 
 
+def _stream_or_file(path: Path | EncodedPicture) -> BytesIO | Path:
+    if isinstance(path, EncodedPicture):
+        return BytesIO(path.content)
+    _refuse_pipe(path)
+    return path
+
+
 def _refuse_pipe(path: Path) -> None:
     kind = path.stat().st_mode
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # to open a pipe waits for whoever writes
         raise ImageError(f"{path} is a pipe or a device, not a picture", "name a file")
 
 
-def _unidentified(path: Path) -> ImageError:
+def _unidentified(path: Path | EncodedPicture) -> ImageError:
     """Say what a file is that Pillow does not know."""
     if (channels := _channels_of_tiff(path)) is not None:
         return ImageError(f"{path} holds {channels} channels", "save three of them as RGB")
-    suffix = path.suffix.lower()
+    suffix = path.suffix.lower() if isinstance(path, Path) else ""
     if suffix in _OTHER_SUFFIXES - IMAGE_SUFFIXES:
         return ImageError(f"{path}: {suffix} files are not read", "save it as PNG or JPEG")
     return ImageError(f"{path} is not a picture", "remove or replace it")
 
 
-def _channels_of_tiff(path: Path) -> int | None:
+def _channels_of_tiff(path: Path | EncodedPicture) -> int | None:
     """Return how many channels a TIFF has that cannot be opened, or None where more is wrong."""
     from PIL import TiffImagePlugin
 
     try:
-        with path.open("rb") as stream:
+        source = _stream_or_file(path)
+        opened_source = source.open("rb") if isinstance(source, Path) else source
+        with _suppress_warnings, opened_source as stream:
             start = stream.read(8)
             if not start.startswith(_TIFF_STARTS):
                 return None
@@ -180,17 +211,17 @@ def _channels_of_tiff(path: Path) -> int | None:
     return channels if channels > 4 else None
 
 
-def _refuse_bomb(path: Path, size: tuple[int, int]) -> None:
+def _refuse_bomb(path: Path | EncodedPicture, size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise ImageError(
+        raise PixelLimitError(
             f"{path} has {width}×{height} pixels, more than {MAX_PIXELS:,}",
             "shrink the picture or cut it into tiles",
         )
 
 
 def read_image(
-    path: Path, before: Callable[[tuple[int, int]], None] = lambda size: None
+    path: Path | EncodedPicture, before: Callable[[tuple[int, int]], None] = lambda size: None
 ) -> NDArray[np.uint8]:
     """Read a picture of any common mode as RGB.
 
@@ -198,7 +229,7 @@ def read_image(
     scaled to 8 bits, EXIF orientation is applied.
 
     Args:
-        path: the file.
+        path: the file, or its bytes.
         before: see :func:`decoded`.
 
     Returns:
@@ -211,7 +242,7 @@ def read_image(
         return _as_rgb(path, image)
 
 
-def _as_rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+def _as_rgb(path: Path | EncodedPicture, image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "F":
         raise ImageError(f"{path} holds 32-bit floats of unknown range", "save it as 8-bit")
     if image.mode.startswith("I"):  # "I;16*", or "I" from 16-bit PNGs in older Pillow
@@ -300,13 +331,26 @@ def passed_over(sources: Iterable[Path]) -> str | None:
     Returns:
         "2 files passed over (.heic, .psd): save them as PNG or JPEG", or None where there are none.
     """
-    suffixes = Counter(
-        path.suffix.lower()
-        for source in sources
-        if source.is_dir()
-        for path in source.iterdir()
-        if path.suffix.lower() in _OTHER_SUFFIXES - IMAGE_SUFFIXES and not path.name.startswith(".")
+    return passed_over_words(
+        Counter(
+            suffix
+            for source in sources
+            if source.is_dir()
+            for path in source.iterdir()
+            if (suffix := unread_suffix(path.name)) is not None
+        )
     )
+
+
+def unread_suffix(name: str) -> str | None:
+    """Return the suffix of a picture that is not read, or None for any other file."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (millions of names)
+    unread = suffix in _OTHER_SUFFIXES and suffix not in IMAGE_SUFFIXES
+    return suffix if unread and not name.startswith(".") else None
+
+
+def passed_over_words(suffixes: Counter[str]) -> str | None:
+    """Say how many pictures are not read, by their suffixes; None where there are none."""
     if not suffixes:
         return None
     files = "1 file" if suffixes.total() == 1 else f"{suffixes.total()} files"

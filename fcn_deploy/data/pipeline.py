@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,13 @@ THREAD_NAME = "pictures"
 HELD_BYTES = 1 << 30
 #: Bytes of a pixel that is being decoded: 3 of the array and 4 of Pillow's own picture.
 _DECODING_BYTES = 7
+
+
+class Readable(Protocol):
+    """A picture that is no file by itself, such as a member of an archive."""
+
+    def read(self, before: Callable[[tuple[int, int]], None]) -> NDArray[np.uint8]:
+        """Return uint8 [H, W, 3], RGB; see :func:`fcn_deploy.data.images.read_image`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +115,7 @@ def lookahead(batch_size: int, workers: int | None = None) -> int:
 
 
 def decoded_ahead(
-    files: Iterable[Path], pool: ThreadPoolExecutor, ahead: int
+    files: Iterable[Path | Readable], pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[Picture | Unreadable]:
     """Decode pictures before they are asked for, and deliver them in order.
 
@@ -236,10 +243,14 @@ class _Window(Generic[_Item, _Loaded]):
             return postponed
 
 
-def _decode(file: tuple[int, Path], reserve: Reserve) -> Picture | Unreadable:
-    place, path = file
+def _decode(file: tuple[int, Path | Readable], reserve: Reserve) -> Picture | Unreadable:
+    place, source = file
+
+    def before(size: tuple[int, int]) -> None:
+        reserve(size[0] * size[1] * _DECODING_BYTES)
+
     try:
-        image = read_image(path, lambda size: reserve(size[0] * size[1] * _DECODING_BYTES))
+        image = read_image(source, before) if isinstance(source, Path) else source.read(before)
     except ImageError as error:
         return Unreadable(place, error)
     return Picture(place, image)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.data import known_classes
-from fcn_deploy.data.class_list import ClassList
+from fcn_deploy.data.class_list import ClassList, read_class_list
 from fcn_deploy.data.layout import Layout
 from fcn_deploy.data.pair_layout import HELD_OUT, PairLayout, Part, is_mask_name, no_classes
 from fcn_deploy.data.voc import VocLayout, voc_root
@@ -66,10 +66,11 @@ def find_layout(folder: Path, held_out: float | None = None) -> Layout:
 
 
 def _fitting(folder: Path, held_out: float | None) -> Iterator[tuple[str, Layout]]:
-    if (root := voc_root(folder)) is not None:
+    root = voc_root(folder)
+    if root is not None and not _lacks_lists(root):
         yield "VOC (JPEGImages/)", VocLayout(root)
     known: list[Callable[[Path, float], Iterable[PairLayout]]]
-    known = [_paired, _split_first, _cityscapes, _camvid, _beside]
+    known = [_voc_without_lists, _paired, _split_first, _cityscapes, _camvid, _beside]
     for recognise in known:
         for layout in recognise(folder, HELD_OUT if held_out is None else held_out):
             yield layout.kind, layout
@@ -140,6 +141,28 @@ def _images_and_masks(folder: Path) -> Iterator[tuple[Path, Path]]:
 def _share(parts: dict[str, Part], held_out: float) -> float | None:
     """Return the share to hold out: none where there are images for val."""
     return held_out if {*parts} & {"train", "all"} and "val" not in parts else None
+
+
+def _voc_without_lists(folder: Path, held_out: float) -> Iterator[PairLayout]:
+    root = voc_root(folder)
+    if root is None or not _lacks_lists(root):
+        return
+    yield PairLayout(
+        root,
+        "VOC without lists (JPEGImages/ and SegmentationClass/)",
+        {"all": Part(root / "JPEGImages", root / "SegmentationClass")},
+        held_out,
+        known_classes=_voc_classes,
+    )
+
+
+def _lacks_lists(root: Path) -> bool:
+    """Say whether a folder in VOC layout has masks, and no list says which are for what."""
+    return not VocLayout(root).lists() and _holds_masks(root / "SegmentationClass")
+
+
+def _voc_classes(layout: PairLayout) -> ClassList:
+    return read_class_list(layout.root)
 
 
 def _paired(folder: Path, held_out: float) -> Iterator[PairLayout]:

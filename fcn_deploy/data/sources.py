@@ -72,7 +72,7 @@ class DataSource:
             read_class_list(layout.root) if isinstance(layout, VocLayout) else layout.classes()
         )
         named = None
-        if classes.file is not None or isinstance(layout, VocLayout):
+        if classes.file is not None or (layout.root / "JPEGImages").is_dir():
             named = classes.notice
         return tuple(line for line in (layout.notice, named) if line is not None)
 

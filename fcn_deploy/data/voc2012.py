@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from fcn_deploy.core.errors import DataError
+from fcn_deploy.core.extras import require_extra
 from fcn_deploy.data.voc import find_image, find_mask, list_lines
 
 #: Where VOC 2012 is looked for, and fetched to.
@@ -71,6 +72,10 @@ def _require_whole(root: Path) -> None:
 
 def _download(root: Path) -> None:
     """Fetch and unpack beside ``root``, and move it there when it is whole."""
+    require_extra(
+        "downloading VOC 2012", "train", "torchvision",
+        otherwise=f", or unpack {URL} in {root.parents[1]} by other means",
+    )  # fmt: skip
     from torchvision.datasets import VOCSegmentation
 
     aside = root.parents[1] / ".voc2012"  # kept if this ends early: a whole archive is used again

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fcn_deploy.core.errors import ArtifactError, BackendError, OnnxFileError
+from fcn_deploy.core.errors import ArtifactError, BackendError, OnnxFileError, cannot_import
 from fcn_deploy.core.files import content_digest, file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import SPEC_KEY, ModelSpec, Precision, Tail
@@ -101,7 +101,8 @@ class OnnxFile:
             import onnx
             from google.protobuf.message import DecodeError
         except ImportError as error:  # a target device may hold engines alone, and come without
-            raise BackendError(f"onnx is not installed ({error})", "pip install onnx") from error
+            what = cannot_import(f"reading {self.path}", error)
+            raise BackendError(what, "pip install onnx") from error
 
         foreign = OnnxFileError(f"{self.path} is truncated or no ONNX file", FOREIGN_REPAIR)
         try:

@@ -9,7 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-#: Distributions whose versions decide masks and speed.
+from fcn_deploy.core.version import VERSION
+
+#: Distributions whose versions decide masks and speed, our own first.
 DISTRIBUTIONS = (
     "fcn-deploy", "numpy", "pillow", "torch", "torchvision", "onnx",
     "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "openvino", "ncnn",
@@ -39,8 +41,9 @@ def describe_machine() -> dict[str, Any]:
 
 def describe_versions() -> dict[str, str]:
     """Return the installed version of each distribution that matters; absent ones are left out."""
-    versions = {}
-    for name in DISTRIBUTIONS:
+    # Ours from the code that runs, which may lie beside an older installation's metadata.
+    versions = {"fcn-deploy": VERSION}
+    for name in DISTRIBUTIONS[1:]:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+
+from torch import nn
 
 from fcn_deploy.core.errors import ArchitectureError
 from fcn_deploy.networks.backbones import (
     BACKBONES,
     RESNETS,
     STAGE_STRIDES,
+    Weights,
     body_of_backbone,
     channels_of,
     dilate,
@@ -19,6 +21,8 @@ from fcn_deploy.networks.fcn import Fcn, SegmentationNetwork, TorchvisionFcn
 from fcn_deploy.networks.fpn import FINEST, Fpn
 from fcn_deploy.networks.python_networks import build_python_network
 from fcn_deploy.networks.python_recipe import PREFIX, PythonRecipe, is_python
+from fcn_deploy.networks.timm_bodies import PREFIX as TIMM
+from fcn_deploy.networks.timm_bodies import is_timm, plan_of
 
 #: Family → stages whose scores are added to those of the body's end, coarsest first.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -32,7 +36,10 @@ FPN = "fpn"
 OUTPUT_STRIDES = (32, 16, 8)
 #: Our names of torchvision's own networks → their backbone.
 TORCHVISION = {"tv-fcn-resnet50": "resnet50", "tv-fcn-resnet101": "resnet101"}
-DEFAULT_ARCHITECTURE = "fcn32s-resnet18"
+DEFAULT_FAMILY = "fcn32s"
+DEFAULT_ARCHITECTURE = f"{DEFAULT_FAMILY}-resnet18"
+#: Names of timm's networks; those of files and of the hub have other letters too.
+_TIMM_NAME = re.compile(f"{TIMM}[A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Architecture:
 
     Attributes:
         family: a key of ``FAMILIES``, ``fpn`` or ``tv-fcn``.
-        backbone: of ``BACKBONES``.
+        backbone: of ``BACKBONES``, or ``timm:`` and the name of one of timm's networks.
         output_stride: of ``OUTPUT_STRIDES``.
     """
 
@@ -57,7 +64,7 @@ class Architecture:
         return f"{self.family}-{self.backbone}{suffix}"
 
 
-#: Every network that can be trained, by name.
+#: Every network that can be trained, by name, but for those on bodies of timm's.
 ARCHITECTURES = {
     row.name: row
     for row in (
@@ -79,17 +86,20 @@ def architecture_names() -> list[str]:
 
 
 def find_architecture(name: str) -> Architecture:
-    """Return what a name says.
+    """Return what a name says; whether timm has a body of that name is asked when it is built.
 
     Raises:
         ArchitectureError: there is no such network; the message says how names are made.
     """
+    family, _, backbone = name.partition("-")
+    if family in FAMILIES and _TIMM_NAME.fullmatch(backbone):
+        return Architecture(family, backbone)
     if name not in ARCHITECTURES:
         raise ArchitectureError(
             f"unknown architecture {name!r}",
             f"choose {'|'.join((*FAMILIES, FPN))}-{'|'.join(BACKBONES)}, e.g. "
             f"{DEFAULT_ARCHITECTURE}, with -os16 or -os8 for a dilated ResNet, "
-            f"{', '.join(TORCHVISION)}, or {PREFIX}module:name",
+            f"{', '.join(TORCHVISION)}, {DEFAULT_FAMILY}-{TIMM}name, or {PREFIX}module:name",
         )
     return ARCHITECTURES[name]
 
@@ -119,7 +129,7 @@ def with_output_stride(name: str, stride: int) -> str:
 
 
 def build_model(
-    architecture: str, num_classes: int, *, weights: Literal["imagenet"] | Path | None = None
+    architecture: str, num_classes: int, *, weights: Weights = None
 ) -> SegmentationNetwork:
     """Build a network by its name.
 
@@ -127,7 +137,7 @@ def build_model(
         architecture: a name of ``ARCHITECTURES``, or one that ``PythonRecipe`` reads.
         num_classes: C.
         weights: what the body starts from: nothing, torchvision's ImageNet weights (downloaded by
-            torchvision), or a file of torchvision's with such weights.
+            torchvision), timm's (by timm), or a file of either's with such weights.
 
     Returns:
         A module float [N, 3, H, W] → logits [N, C, H, W], in training mode.
@@ -144,13 +154,34 @@ def build_model(
         return build_python_network(architecture, num_classes)
     row = find_architecture(architecture)
     body = body_of_backbone(row.backbone, weights)
-    if row.backbone in RESNETS:
+    if is_timm(row.backbone):
+        _require_stages(row)
+    if row.backbone in RESNETS and isinstance(body, nn.Sequential):
         dilate(body, row.output_stride)
     channels = channels_of(row.backbone)
     if row.family == "tv-fcn":
+        assert isinstance(body, nn.Sequential)  # torchvision's ResNets alone have this head
         return TorchvisionFcn(body, channels["layer4"], num_classes)
     if row.family == FPN:
+        assert isinstance(body, nn.Sequential)  # names of this family have no body of timm's
         finest, width = FINEST.get(row.backbone, (None, channels["layer2"] // 2))
         return Fpn(body, {**channels, "layer1": width}, finest, num_classes)
     strides = {stage: min(s, row.output_stride) for stage, s in STAGE_STRIDES.items()}
     return Fcn(body, channels, strides, FAMILIES[row.family], num_classes)
+
+
+def _require_stages(row: Architecture) -> None:
+    """Refuse a family whose skips a body of timm's cannot give.
+
+    Raises:
+        ArchitectureError: naming the family that it can be.
+    """
+    stages = plan_of(row.backbone).channels
+    absent = [STAGE_STRIDES[stage] for stage in FAMILIES[row.family] if stage not in stages]
+    if absent:
+        fit = next(name for name, skips in reversed(FAMILIES.items()) if {*skips} <= {*stages})
+        raise ArchitectureError(
+            f"{row.backbone} has no features on a grid of {max(absent)} pixels, which "
+            f"{row.family} adds",
+            f"use --arch {fit}-{row.backbone}",
+        )

@@ -103,6 +103,15 @@ def read_spec(path: Path) -> ModelSpec:
         raise CheckpointError(f"{path}: {error.message}", error.repair or _REPAIR) from error
 
 
+def is_foreign(path: Path) -> bool:
+    """Say whether a file is a whole safetensors file, and none of ours."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return SPEC_KEY not in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
 def load_weights(path: Path, model: nn.Module) -> None:
     """Fill ``model`` with a safetensors file's weights; all must fit.
 

@@ -5,22 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.errors import BackendError, MissingExtraError
 
 try:
-    import torch
+    # First, so that where all are missing it is torch that is named.
+    import torch  # noqa: I001
+    import safetensors  # noqa: F401
+    import torchvision  # noqa: F401
 except ImportError as error:
-    # On a target device torch is absent by design; say so when somebody asks for it.
+    # On a target device torch is absent by design; say so when somebody asks for it.  Kept: PyTorch
+    # cannot be tried twice in a process.
     _import_error: ImportError | None = error
 else:
     _import_error = None
 
 
-def unavailable_reason() -> str | None:
-    """Return why PyTorch cannot run here and what to install, or None if it can."""
-    if _import_error is not None:
-        return f"PyTorch cannot be imported ({_import_error}); pip install torch torchvision"
-    return None
+def missing_torch(what: str, otherwise: str | None = None) -> MissingExtraError | None:
+    """Return the error of a machine without PyTorch, or None where it is there.
+
+    Args:
+        what: cannot be done without it; see :class:`MissingExtraError`, like what follows.
+        otherwise: what is possible without it.
+    """
+    if _import_error is None:
+        return None
+    return MissingExtraError(what, "train", _import_error, otherwise)
+
+
+def require_torch(what: str, otherwise: str | None = None) -> None:
+    """Refuse what cannot be done without PyTorch where it is not installed.
+
+    Raises:
+        MissingExtraError: it is not; the arguments are those of :func:`missing_torch`.
+    """
+    if (error := missing_torch(what, otherwise)) is not None:
+        raise error
 
 
 def device_name(device: torch.device) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCNHead
 
+from fcn_deploy.networks.first_convolution import first_convolution_of
+from fcn_deploy.networks.timm_bodies import TimmBody
 from fcn_deploy.networks.upsampling import bilinear_upsampling, cropped, interpolated
 
 
@@ -89,7 +91,8 @@ class Fcn(UpsamplingNetwork):
     """FCN-32s, -16s or -8s: scores of the body's end, joined by those of finer stages.
 
     Args:
-        body: its children are the stages, each fed by the one before.
+        body: its children are the stages, each fed by the one before; or one of timm's, which gives
+            the features of the stages by their names.
         channels: stage → channels that it ends with.
         strides: stage → pixels of the image per step of its grid.
         skips: finer stages whose scores are added, coarsest first.
@@ -98,7 +101,7 @@ class Fcn(UpsamplingNetwork):
 
     def __init__(
         self,
-        body: nn.Sequential,
+        body: nn.Sequential | TimmBody,
         channels: Mapping[str, int],
         strides: Mapping[str, int],
         skips: Sequence[str],
@@ -123,13 +126,23 @@ class Fcn(UpsamplingNetwork):
         The grid is that of the finest stage used: h = ⌈H/s⌉ for its stride s.
         """
         features: dict[str, Tensor] = {}
-        for stage, module in self.body.named_children():
-            images = module(images)
-            features[stage] = images
-        scores: Tensor = self.score(images)  # (N, C, h, w) of the coarsest grid
+        if isinstance(self.body, TimmBody):
+            features = self.body(images)
+        else:
+            for stage, module in self.body.named_children():
+                images = module(images)
+                features[stage] = images
+        scores: Tensor = self.score(features["layer4"])  # (N, C, h, w) of the coarsest grid
         for stage, skip in self.skips.items():
             scores = skip(scores, features[stage])
         return scores
+
+    def first_convolution(self) -> nn.Conv2d | None:
+        """Return the convolution that alone reads the image; of timm's it is found by trying."""
+        if not isinstance(self.body, TimmBody):
+            return super().first_convolution()
+        features = self.body.features
+        return first_convolution_of(features, lambda image: features(image)[-1], 64, 96)
 
 
 class Skip(nn.Module):

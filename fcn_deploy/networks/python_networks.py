@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from fcn_deploy.core.code_trust import code_is_trusted
 from fcn_deploy.core.errors import ArchitectureError
 from fcn_deploy.core.spec import MAX_CLASSES
 from fcn_deploy.networks.fcn import SegmentationNetwork
+from fcn_deploy.networks.first_convolution import first_convolution_of
 from fcn_deploy.networks.python_recipe import PythonRecipe, spoken
 from fcn_deploy.networks.upsampling import cropped, interpolated
 
@@ -75,42 +75,11 @@ class PythonNetwork(SegmentationNetwork):
         return self.logits(self.scores(images), images.shape[2], images.shape[3])
 
     def first_convolution(self) -> nn.Conv2d | None:
-        """Return the convolution that alone reads the image, or None: it is found by trying.
-
-        Its weights for a channel are halved and the channel is doubled, both exactly: where the
-        logits stay the same, nothing else looks at the image, and not otherwise than in a sum.
-        """
-        image = torch.rand(1, 3, *self.padded_size(*TRIED[0])) - 0.5
-        factors = torch.tensor([2.0, 4.0, 0.5]).view(1, 3, 1, 1)
-        readers: list[nn.Conv2d] = []
-
-        def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if inputs and isinstance(inputs[0], Tensor) and _is_same(inputs[0], image):
-                assert isinstance(module, nn.Conv2d)
-                readers.append(module)
-
-        convolutions = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
-        hooks = [module.register_forward_pre_hook(note) for module in convolutions]
-        try:
-            with torch.no_grad():
-                expected = logits_of(self.network(image))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if len(readers) != 1 or readers[0].weight.shape[1] != 3:
-            return None
-        (found,) = readers
-        kept = found.weight.detach().clone()
-        with torch.no_grad():
-            found.weight.copy_(kept / factors)
-            given = logits_of(self.network(image * factors))
-            found.weight.copy_(kept)
-        allowed = 1e-5 * float(expected.abs().max())
-        return found if torch.allclose(given, expected, rtol=0, atol=allowed) else None
-
-
-def _is_same(tensor: Tensor, image: Tensor) -> bool:
-    return tensor.data_ptr() == image.data_ptr() and tensor.shape == image.shape
+        """Return the convolution that alone reads the image, or None: it is found by trying."""
+        size = self.padded_size(*TRIED[0])
+        return first_convolution_of(
+            self.network, lambda image: logits_of(self.network(image)), *size
+        )
 
 
 def logits_of(output: object) -> Tensor:

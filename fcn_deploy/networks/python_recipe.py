@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote_plus
 
-from fcn_deploy.core.errors import ArchitectureError
+from fcn_deploy.core.errors import ArchitectureError, MissingExtraError
 
 PREFIX = "python:"
 #: What a library calls the number of classes.
@@ -30,6 +30,8 @@ _MULTIPLE = "multiple-of"
 #: Pictures are padded to multiples of this at most.
 LARGEST_MULTIPLE = 1024
 _WORDS = {"none": None, "null": None, "true": True, "false": False}
+#: Libraries that the extra ``networks`` brings.
+_OF_OUR_EXTRA = ("segmentation_models_pytorch", "transformers")
 _FORM = "write python:package.module:factory"
 _ARG_FORM = "write --arg name=value"
 #: Letters of a foreign error that one line of ours repeats.
@@ -143,6 +145,7 @@ class PythonRecipe:
         """Import the module and return the factory: this runs its code.
 
         Raises:
+            MissingExtraError: it belongs to the libraries of our extra, which is not installed.
             ArchitectureError: it cannot be imported, or there is no such factory in it.
         """
         here = str(Path.cwd())
@@ -151,6 +154,8 @@ class PythonRecipe:
         try:
             module = importlib.import_module(self.module)
         except Exception as error:  # the code is foreign: it may raise anything
+            if isinstance(error, ModuleNotFoundError) and error.name in _OF_OUR_EXTRA:
+                raise MissingExtraError(self.callee, "networks", error) from error
             if isinstance(error, ModuleNotFoundError) and error.name in _parents(self.module):
                 raise ArchitectureError(
                     f"there is no module {error.name} for {self.callee}",

@@ -1,6 +1,7 @@
 """The network that training starts from: of given weights what fits is taken, and said.
 
-imagenet, a file of torch.save   the body
+imagenet, timm:NAME, a file of
+torchvision's or timm's          the body
 a checkpoint of ours             all of it; for other classes what does not depend on them; for
                                  a finer or coarser network on the same body what both have
 a network from Python            of a file of any kind what has its names and shapes
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import safetensors
 import torch
@@ -18,15 +19,16 @@ import torch
 from fcn_deploy.core.errors import ArchitectureError, CheckpointError
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.networks.architectures import build_model, find_architecture
-from fcn_deploy.networks.checkpoint import load_weights, read_spec
+from fcn_deploy.networks.backbones import Weights, fit_of_body
+from fcn_deploy.networks.checkpoint import is_foreign, load_weights, read_spec
 from fcn_deploy.networks.fcn import SegmentationNetwork
 from fcn_deploy.networks.python_recipe import is_python
 from fcn_deploy.networks.python_weights import starting_python_network
+from fcn_deploy.networks.timm_bodies import TimmWeights, is_timm, note_of, timm_body
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-Weights = Literal["imagenet"] | Path | None
 Shapes = Mapping[str, Sequence[int]]
 #: Layers that are the same whatever the classes are.
 _WITHOUT_CLASSES = ("body.", "classifier.0.", "classifier.1.", "top.", "joins.")
@@ -40,7 +42,8 @@ def starting_network(
     Args:
         architecture: as :func:`~fcn_deploy.networks.architectures.build_model` takes it.
         class_names: those of the data.
-        weights: nothing, ImageNet's, a file of torch.save, or a ``.safetensors`` checkpoint.
+        weights: nothing, ImageNet's, timm's, a file of somebody else's, or a ``.safetensors``
+            checkpoint of ours.
 
     Raises:
         ArchitectureError: an unknown architecture, or weights that cannot be had or do not fit.
@@ -48,7 +51,7 @@ def starting_network(
     """
     if is_python(architecture) and isinstance(weights, Path):
         return starting_python_network(architecture, len(class_names), weights)[0]
-    if not _is_checkpoint(weights):
+    if not is_checkpoint(weights):
         return build_model(architecture, len(class_names), weights=weights)
     network = build_model(architecture, len(class_names))
     spec = read_spec(weights)
@@ -68,11 +71,19 @@ def start_words(architecture: str, class_names: Sequence[str], weights: Weights)
     Raises:
         CheckpointError: a checkpoint with another body.
     """
+    if isinstance(weights, TimmWeights):
+        return f"starting from {weights}: its body is taken, the head begins anew" + note_of(
+            weights
+        )
     if not isinstance(weights, Path):
         return None
     if is_python(architecture):
         return starting_python_network(architecture, len(class_names), weights)[1]
-    if not _is_checkpoint(weights):
+    if not is_checkpoint(weights):
+        backbone = find_architecture(architecture).backbone
+        if is_timm(backbone):
+            words = fit_of_body(weights, timm_body(backbone)).words
+            return f"starting from {weights}: of the body {words}; the head begins anew"
         return f"starting from {weights}: its body is taken, the head begins anew"
     spec = read_spec(weights)
     if _is_same(spec, architecture, class_names):
@@ -89,8 +100,11 @@ def start_words(architecture: str, class_names: Sequence[str], weights: Weights)
     )
 
 
-def _is_checkpoint(weights: Weights) -> TypeIs[Path]:
-    return isinstance(weights, Path) and weights.suffix == ".safetensors"
+def is_checkpoint(weights: Weights) -> TypeIs[Path]:
+    """Say whether weights are those of a whole network of ours."""
+    return (
+        isinstance(weights, Path) and weights.suffix == ".safetensors" and not is_foreign(weights)
+    )
 
 
 def _is_same(spec: ModelSpec, architecture: str, class_names: Sequence[str]) -> bool:

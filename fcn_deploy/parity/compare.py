@@ -80,7 +80,9 @@ def compare(
         raise InputError("the candidate has other classes than the reference", "export it again")
     tallies = [Tally(spec.num_classes) for _ in candidates]
     first = _ask_about_all(reference, candidates, tallies, pictures, on_picture)
-    extras = pictures.extras(first).taken_by(spec.input_shape)
+    extras = pictures.extras(first)
+    if can_rerun:  # recorded are those that the network takes, and no others
+        extras = extras.taken_by(spec.input_shape)
     for picture in extras.odd_sizes:
         _add(reference, candidates, tallies, picture, is_extra=True)
     asked_large = _ask_about_large(reference, candidates, tallies, extras.large)
@@ -266,6 +268,7 @@ def save(
     *,
     recordings: tuple[Recording, Recording] | None = None,
     typed: Mapping[str, Sequence[str]] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write comparisons as one JSON file, whole or not at all.
 
@@ -276,6 +279,7 @@ def save(
             file then names their machines instead of this one.
         typed: ``arguments`` and ``options`` of the command line, as they were typed; None where no
             command compared.
+        notes: what is to be known that no gate decides.
 
     Raises:
         ArtifactError: the place cannot be written; what was there before stays.
@@ -289,4 +293,4 @@ def save(
             "reference_machine": reference.machine,
             "reference_versions": reference.versions,
         }
-    write_json(target, parity_document(comparisons, typed, recorded_on))
+    write_json(target, parity_document(comparisons, typed, recorded_on, notes))

@@ -298,18 +298,22 @@ def _batches(fields: Fields, name: str) -> tuple[_Batch, ...]:
 
 def _require_whole(recording: Recording) -> None:
     """Refuse a recording that was asked less than a live runner: its gate would be a weaker one."""
-    path = recording.path
+    path, taken = recording.path, recording.spec.input_shape
+    odd_sizes = sum(taken.takes((1, *size)) for size in ODD_SIZES)
     uses = [entry.use for entry in recording._entries]
-    if "picture" not in uses or uses.count("odd size") != len(ODD_SIZES):
+    if "picture" not in uses or uses.count("odd size") != odd_sizes:
         raise ArtifactError(f"{path} is damaged: pictures or odd sizes are missing", _REPAIR)
     known = {entry.digest for entry in recording._entries}
     batches, stream = recording._batches, recording._stream
     named = {digest for batch in (*batches, *stream) for digest in batch.places}
-    if not batches or any(len(b.places) < 2 for b in batches) or not known.issuperset(named):
+    unbatched = not batches and taken.takes_all
+    if unbatched or any(len(b.places) < 2 for b in batches) or not known.issuperset(named):
         raise ArtifactError(f"{path} is damaged: a batch names no pictures of its own", _REPAIR)
     streamed = {batch.places for batch in stream}
     asked = {(entry.digest,) for entry in recording._entries if entry.use in ("odd size", "large")}
     complete = len(stream) + recording._refused == STREAM_LENGTH
+    if not taken.takes_all:  # how many it takes depends on the pictures' size: some it does
+        complete = bool(stream)
     if not complete or not streamed.issuperset(asked | {batch.places for batch in batches}):
         raise ArtifactError(f"{path} is damaged: its stream is not whole", _REPAIR)
 
@@ -365,7 +369,8 @@ def require_comparable(reference: Recording, candidate: Recording) -> None:
                 f"picture {missing.name} of {one.path} is not in {other.path}",
                 "record both with the same pictures, the same --limit and the same Pillow",
             )
-    if reference._batches[0].places != candidate._batches[0].places:
+    first, other_first = ([b.places for b in r._batches[:1]] for r in (reference, candidate))
+    if first != other_first:
         raise InputError(
             f"{reference.path} and {candidate.path} tried different batches",
             "record both with the same version of fcn-deploy",

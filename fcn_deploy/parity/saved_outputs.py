@@ -66,7 +66,7 @@ def record(
             on_picture()
         if not first:
             raise InputError("no pictures to record", "name a folder of pictures with --images")
-        answers.save_extras(pictures.extras(first))
+        answers.save_extras(pictures.extras(first).taken_by(candidate.runner.spec.input_shape))
         document = {
             **result_header("outputs", OUTPUTS_SCHEMA),
             "runner": candidate.runner.describe().to_json(),
@@ -75,7 +75,7 @@ def record(
             "pictures": answers.entries,
             "batches": answers.batches,
             "stream": answers.stream,
-            "refused": STREAM_LENGTH - len(answers.stream),
+            "refused": max(0, STREAM_LENGTH - len(answers.stream)),
         }
         content = json_bytes(document)
         write_bytes(target, content, flags=FLAG)
@@ -139,7 +139,8 @@ class _Answers:
             with passing_over_too_large():
                 self.save(large, "large", remember=True)
                 with_large = True
-        self._save_together(extras.batches[0])
+        for batch in extras.batches[:1]:
+            self._save_together(batch)
         for batch in extras.batches[1:]:
             with passing_over_too_large():
                 self._save_together(batch)

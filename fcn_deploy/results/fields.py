@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from fcn_deploy.core.errors import ArtifactError
 
 #: What a picture inside a file may be, and what its content must then be.
@@ -196,6 +194,8 @@ class Fields:
 
     def picture(self, name: str) -> InlinePicture:
         """Return a picture that is stored in the file: PNG or JPEG, in base64."""
+        from PIL import Image
+
         uri = self.text(name)
         kind, _, content = uri.partition(",")
         wrong = self.wrong(name, "a PNG or JPEG picture as a data: URI")

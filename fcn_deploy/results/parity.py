@@ -305,6 +305,7 @@ class ParityFile:
         arguments: of the command line, as they were typed: RUN, or two files of saved outputs;
             None where no command compared.
         options: the same of its options.
+        notes: what is to be known of the comparison that no gate decides, as sentences.
         comparisons: one for each candidate.
     """
 
@@ -312,6 +313,7 @@ class ParityFile:
     reference_machine: str | None
     arguments: tuple[str, ...] | None
     options: tuple[str, ...] | None
+    notes: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
 
     @classmethod
@@ -325,6 +327,7 @@ class ParityFile:
             ),
             arguments=fields.texts_or_none("arguments"),
             options=fields.texts_or_none("options"),
+            notes=fields.texts("notes") if "notes" in fields.values else (),
             comparisons=tuple(Comparison.from_fields(e) for e in fields.children("results")),
         )
 
@@ -333,6 +336,7 @@ def parity_document(
     comparisons: Sequence[Comparison],
     typed: Mapping[str, Sequence[str]] | None = None,
     recorded_on: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return a result file's content: comparisons, what made them, and when.
 
@@ -342,10 +346,12 @@ def parity_document(
             command compared.
         recorded_on: where saved outputs were compared: ``machine`` and ``versions`` of the
             candidate's, ``reference_machine`` and ``reference_versions``.
+        notes: what is to be known that no gate decides.
     """
     return {
         **result_header("parity", PARITY_SCHEMA),
         **(recorded_on or {}),
         **(typed or {"arguments": None, "options": None}),
+        "notes": list(notes),
         "results": [comparison.to_json() for comparison in comparisons],
     }

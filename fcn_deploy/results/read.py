@@ -70,31 +70,56 @@ def read_results(run: Run) -> Results:
     found = _Found()
     if run.metrics.exists():
         again = f"train again with `fcn-deploy train{out} --overwrite`, or delete the file"
-        found.add(_opened(run.metrics, again), "train", _below(run.root, run.metrics))
-    for kind, folder in (
-        ("parity", run.parity_folder),
-        ("evaluate", run.evaluate_folder),
-        ("bench", run.bench_folder),
-        ("bisect", run.bisect_folder),
-    ):
-        for path in _result_files(folder):
+        found.add(_opened(run.metrics, again), "train", _below(run, run.metrics))
+    roots = dict.fromkeys((run.root, run.results_root))  # a bundle's own, and those made here
+    for kind in ("parity", "evaluate", "bench", "bisect"):
+        for path in (path for root in roots for path in _result_files(root / kind)):
             fields = _opened(path, f"run `{_COMMANDS[kind].format(argument)}` again, or delete it")
             again = f"run `{_same_again(kind, argument, fields.values)}` again, or delete it"
             fields = Fields(fields.values, path, again)
             if fields.values.get("kind") != OUTPUTS:
-                found.add(fields, kind, _below(run.root, path))
+                found.add(fields, kind, _below(run, path))
     preview = run.preview if run.preview.is_file() else None
     if found.empty and preview is None:
         raise MissingStageError(
-            f"nothing to report in {run.root}", f"run `fcn-deploy train{out}` first"
+            f"nothing to report in {run.shown}", f"run `fcn-deploy train{out}` first"
         )
     return found.results(
-        name=str(run.root) if run.root.name else run.root.resolve().name,
+        name=str(run.shown) if run.shown.name else run.shown.resolve().name,
         run_argument=argument,
         out_option=out,
         preview=preview,
         checkpoint_digest=file_digest(run.checkpoint) if run.checkpoint.is_file() else None,
     )
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """What says which backends give the reference's masks, and how fast they are.
+
+    Attributes:
+        parity_files: newest last.
+        benches: newest last.
+        unread: a line for each file that could not be read: damaged, or of another schema.
+    """
+
+    parity_files: tuple[ParityFile, ...]
+    benches: tuple[Bench, ...]
+    unread: tuple[str, ...]
+
+
+def read_proofs(run: Run) -> Proofs:
+    """Read a run's results of `parity` and `bench`; those that cannot be read prove nothing."""
+    found, unread = _Found(), []
+    for kind, folder in (("parity", run.parity_folder), ("bench", run.bench_folder)):
+        for path in _result_files(folder):
+            try:
+                fields = _opened(path, "make it anew, or delete it")
+                if fields.values.get("kind") != OUTPUTS:
+                    found.add(fields, kind, _below(run, path))
+            except ArtifactError as error:
+                unread.append(str(error))
+    return Proofs(_newest_last(found.parity_files), _newest_last(found.benches), tuple(unread))
 
 
 def read_training(run: Run, repair: str) -> Training:
@@ -158,8 +183,10 @@ def _same_again(kind: str, argument: str, values: Mapping[str, Any]) -> str:
     return f"fcn-deploy {verb}{argument} {shlex.join(options)}"
 
 
-def _below(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
+def _below(run: Run, path: Path) -> str:
+    if path.is_relative_to(run.root):
+        return path.relative_to(run.root).as_posix()
+    return path.as_posix()  # beside a bundle, which has files of these names itself
 
 
 def _result_files(folder: Path) -> list[Path]:

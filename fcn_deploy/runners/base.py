@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError
+from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError, MissingExtraError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec, Precision, ordered_outputs
 from fcn_deploy.data.metrics import margin_of
@@ -78,6 +78,10 @@ def _any_precision(precision: Precision) -> bool:
     return True
 
 
+def _no_extra() -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Backend:
     """A way to run a network, found by its name with :func:`find_backend`.
@@ -93,6 +97,8 @@ class Backend:
         build_missing: builds the engine that a request needs and that is missing, or None where
             nothing is built.
         build_seconds: how long the model file of a runner took to build, or None.
+        missing_extra: gives the error of a package of its extra that cannot be imported, or None;
+            ``unavailable_reason`` says it too.
     """
 
     name: str
@@ -103,6 +109,7 @@ class Backend:
     on_request: bool = False
     build_missing: Callable[[OpenRequest, Say, Progress], None] | None = None
     build_seconds: Callable[[Path], float | None] = lambda file: None
+    missing_extra: Callable[[], MissingExtraError | None] = _no_extra
 
     def device_of(self, asked: str) -> str:
         """Return the device to open it for where several backends are asked for one."""
@@ -333,6 +340,7 @@ def open_runner(
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
+        MissingExtraError: a package of its extra cannot be imported.
         BackendError: unknown, not to be had on this machine, or not for that device or precision.
         MissingStageError: the file it needs has not been made; the repair names the command.
     """
@@ -364,8 +372,11 @@ def require_backend(name: str) -> None:
     """Raise unless the backend runs here.
 
     Raises:
+        MissingExtraError: a package of its extra cannot be imported.
         BackendError: unknown, or not to be had on this machine; the message says what to install.
     """
+    if (missing := find_backend(name).missing_extra()) is not None:
+        raise missing
     if (reason := unavailable_reason(name)) is not None:
         raise BackendError(f"backend {name} does not work here: {reason}")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError, MissingStageError
+from fcn_deploy.core.errors import BackendError, MissingStageError, cannot_import
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.graph.session import cpu_session
@@ -110,7 +110,7 @@ def _cpu_missing() -> str | None:
     try:
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        return f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime"
+        return f"{cannot_import('the plain export', error)}; pip install onnxruntime"
     return None
 
 

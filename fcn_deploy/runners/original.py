@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError, MissingStageError
+from fcn_deploy.core.errors import BackendError, MissingStageError, cannot_import
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.graph.foreign.imported import read_imported
 from fcn_deploy.graph.foreign.network import OriginalNetwork
@@ -108,7 +108,7 @@ def _missing() -> str | None:
         try:
             __import__(package)
         except ImportError as error:
-            return f"{package} cannot be imported ({error}); pip install {package}"
+            return f"{cannot_import(f'backend {NAME}', error)}; pip install {package}"
     return None
 
 

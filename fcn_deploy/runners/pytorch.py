@@ -22,19 +22,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.errors import BackendError, MissingExtraError
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.networks.device import (
     choose_device,
     device_name,
     fastest_kernels,
-    unavailable_reason,
+    missing_torch,
 )
 from fcn_deploy.results.runner import COMPUTE, COPY_IN, RunnerDescription
 from fcn_deploy.runners.base import Backend, OpenRequest, Outputs, Runner
 
-if unavailable_reason() is None:
+if missing_torch("PyTorch") is None:
     import torch
 
     from fcn_deploy.networks.checkpoint import load_checkpoint
@@ -92,13 +92,22 @@ def torch_backend(name: str, options: TorchOptions) -> Backend:
         kind = CompiledRunner if options.compiled else TorchRunner
         return (GraphRunner if options.graphs else kind)(name, options, request, device)
 
+    def missing_extra() -> MissingExtraError | None:
+        return missing_torch(f"backend {name}", ", or use --backend ort, which does without")
+
     def why_unavailable() -> str | None:
-        if (reason := unavailable_reason()) is not None:
-            return reason
+        if (error := missing_extra()) is not None:
+            return str(error)
         return _missing(options, choose_device("auto"))
 
-    slow_to_prepare = options.graphs or options.compiled
-    return Backend(name, open_backend, why_unavailable, _takes, on_request=slow_to_prepare)
+    return Backend(
+        name,
+        open_backend,
+        why_unavailable,
+        _takes,
+        on_request=options.graphs or options.compiled,
+        missing_extra=missing_extra,
+    )
 
 
 def _takes(precision: Precision) -> bool:

@@ -31,7 +31,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy.core.errors import BackendError, InputError
+from fcn_deploy.core.errors import BackendError, InputError, MissingExtraError
 from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.tensorrt.binding import Binding
 from fcn_deploy.tensorrt.callbacks import LOGGER, OnProgress, progress_monitor
@@ -42,10 +42,9 @@ _MODULES = {Product.TRT: "tensorrt", Product.RTX: "tensorrt_rtx_bindings"}
 _DISTRIBUTIONS = {Product.TRT: "tensorrt", Product.RTX: "tensorrt-rtx-cu13-bindings"}
 #: Carries the libraries of TensorRT for RTX; its bindings come without.
 _RTX_LIBRARIES = "onnxruntime_ep_nv_tensorrt_rtx"
-_INSTALL = {
-    Product.TRT: "pip install 'fcn-deploy[trt]' (on a Jetson, TensorRT comes with JetPack)",
-    Product.RTX: "pip install 'fcn-deploy[rtx]'",
-}
+_EXTRAS = {Product.TRT: "trt", Product.RTX: "rtx"}
+#: What may stand behind the repair of a missing one.
+_BESIDE = {Product.TRT: " (on a Jetson, TensorRT comes with JetPack)", Product.RTX: None}
 _LABELS = {Product.TRT: "TensorRT", Product.RTX: "TensorRT for RTX"}
 #: What an RTX engine runs on when no compute capability is chosen: Ampere and later, not 9.0.
 RTX_DEFAULT_CAPABILITIES = ("sm80", "sm86", "sm89", "sm120", "sm121")
@@ -82,7 +81,7 @@ def unavailable_reason(product: Product) -> str | None:
     """Return what is missing for that product and what to install, or None."""
     try:
         load(product)
-    except BackendError as error:
+    except (BackendError, MissingExtraError) as error:
         return str(error)
     return None
 
@@ -91,7 +90,8 @@ def load(product: Product) -> TensorRt:
     """Import a product, once per process.
 
     Raises:
-        BackendError: it is not installed, or its libraries cannot be loaded.
+        MissingExtraError: it is not installed.
+        BackendError: its libraries cannot be loaded.
     """
     if product not in _loaded:
         _loaded[product] = TensorRt(product, _import(product))
@@ -102,7 +102,7 @@ def installed_version(product: Product) -> str:
     """Return the release that is installed, without loading TensorRT where its package tells.
 
     Raises:
-        BackendError: it is not installed.
+        MissingExtraError: it is not installed.
     """
     try:
         # A repackaged wheel (8.6.1.post1) holds the same release.
@@ -115,14 +115,18 @@ def choose_product(word: str) -> Product:
     """Turn ``auto``, ``trt`` or ``trt-rtx`` into a product; auto takes TensorRT where it is.
 
     Raises:
-        BackendError: ``auto``, and neither is installed.
+        MissingExtraError: ``auto``, and neither is installed.
     """
     if word != "auto":
         return Product(word)
     for product in Product:
         if is_installed(product):
             return product
-    raise BackendError("TensorRT is not installed", _INSTALL[Product.TRT])
+    raise _missing(Product.TRT, ModuleNotFoundError(name=_MODULES[Product.TRT]))
+
+
+def _missing(product: Product, error: ImportError) -> MissingExtraError:
+    return MissingExtraError(_LABELS[product], _EXTRAS[product], error, _BESIDE[product])
 
 
 def _import(product: Product) -> Any:
@@ -131,19 +135,18 @@ def _import(product: Product) -> Any:
             _load_rtx_libraries()
         return importlib.import_module(_MODULES[product])
     except ImportError as error:
-        raise BackendError(
-            f"{_LABELS[product]} is not installed ({error})", _INSTALL[product]
-        ) from error
+        raise _missing(product, error) from error
     except OSError as error:  # a library of its own, or one that it links to, is missing
         raise BackendError(
-            f"{_LABELS[product]} cannot be loaded ({error})", _INSTALL[product]
+            f"{_LABELS[product]} cannot be loaded ({error})",
+            _missing(product, ImportError()).repair,
         ) from error
 
 
 def _load_rtx_libraries() -> None:
     found = importlib.util.find_spec(_RTX_LIBRARIES)
     if found is None or found.origin is None:
-        raise ImportError(f"no module named {_RTX_LIBRARIES!r}")
+        raise ModuleNotFoundError(name=_RTX_LIBRARIES)
     folder = Path(found.origin).parent
     for stem in ("libtensorrt_rtx", "libtensorrt_onnxparser_rtx"):
         libraries = sorted(folder.glob(f"{stem}.so*"))

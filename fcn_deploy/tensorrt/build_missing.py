@@ -19,7 +19,7 @@ from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.build_options import BuildOptions, timing_cache_problem
 from fcn_deploy.tensorrt.callbacks import OnProgress
 from fcn_deploy.tensorrt.engine_file import ENGINES_FOLDER, EngineSidecar, read_sidecar
-from fcn_deploy.tensorrt.engine_match import newest_engine
+from fcn_deploy.tensorrt.engine_match import engine_folders, newest_engine
 from fcn_deploy.tensorrt.portability import portability_of
 
 
@@ -134,16 +134,21 @@ class _Engines:
     def _find(
         self, output: str, *, onnx_digest: str | None = None, source_digest: str | None = None
     ) -> tuple[Path | None, str]:
-        return newest_engine(
-            self.folder,
-            product=self.product,
-            version=self.version,
-            compute_capability=self.capability,
-            precision=self.file.metadata.precision,
-            outputs=(output,),
-            onnx_digest=onnx_digest,
-            source_digest=source_digest,
-        )
+        found, reason = None, ""
+        for folder in dict.fromkeys((*engine_folders(self.run)[:-1], self.folder)):
+            found, reason = newest_engine(
+                folder,
+                product=self.product,
+                version=self.version,
+                compute_capability=self.capability,
+                precision=self.file.metadata.precision,
+                outputs=(output,),
+                onnx_digest=onnx_digest,
+                source_digest=source_digest,
+            )
+            if found is not None:
+                break
+        return found, reason
 
     def _options(self, shipped: EngineSidecar | None = None) -> BuildOptions:
         """Return how to build, like the engine that is there already where there is one."""

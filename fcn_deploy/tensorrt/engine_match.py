@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ class RunModel:
         return OnnxFile(self.run.onnx(self.precision))
 
 
+def engine_folders(run: Run) -> tuple[Path, ...]:
+    """Return where a run's engines may lie; a bundle's own are code, and loaded where trusted."""
+    if run.bundle is not None and run.trusted:
+        return run.engines_folder, ENGINES_FOLDER
+    return (ENGINES_FOLDER,)
+
+
 def find_engine(
     model: RunModel,
     outputs: tuple[str, ...],
@@ -98,9 +106,9 @@ def find_engine(
     else:
         digests["name"] = run.name
     reasons = []
-    for product in installed_products():
+    for product, folder in itertools.product(installed_products(), engine_folders(run)):
         found, reason = newest_engine(
-            ENGINES_FOLDER,
+            folder,
             product=product,
             version=api.installed_version(product),
             compute_capability=capability,
@@ -118,7 +126,7 @@ def find_engine(
     if outputs != ("mask",):  # another export might not be the graph that gives the masks
         build = f"fcn-deploy parity{run.command_suffix} --backend trt{precision.flag}"
     raise MissingStageError(
-        f"no engine of {run.root} gives {', '.join(outputs)} here ({'; '.join(reasons)})",
+        f"no engine of {run.shown} gives {', '.join(outputs)} here ({'; '.join(reasons)})",
         f"run `{build}` first",
     )
 

@@ -143,7 +143,18 @@ def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
     """Return the network with batch statistics taken over all ranks.
 
     PyTorch's own ``SyncBatchNorm`` refuses a CPU, so there the same sums are taken by gloo.
+
+    Raises:
+        InputError: a library's own batch normalisation, which does more, would lose the rest:
+            timm's has the activation inside.
     """
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and type(module) is not nn.BatchNorm2d:
+            raise InputError(
+                f"--sync-batch-norm is for PyTorch's own BatchNorm2d, and the network has "
+                f"{type(module).__name__}",
+                "drop --sync-batch-norm",
+            )
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return converted

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from fcn_deploy.data.metrics import ConfusionMatrix
 from fcn_deploy.networks.architectures import DEFAULT_ARCHITECTURE
+from fcn_deploy.networks.backbones import Weights
 from fcn_deploy.networks.device import device_name
 from fcn_deploy.training.recipes import Recipe
 
@@ -41,7 +41,7 @@ class TrainPlan:
     recipe: Recipe
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     architecture: str = DEFAULT_ARCHITECTURE
-    weights: Literal["imagenet"] | Path | None = None
+    weights: Weights = None
     freeze_epochs: int | None = None
     seed: int = 0
     workers: int = 0

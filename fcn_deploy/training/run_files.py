@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fcn_deploy.core.errors import ArtifactError, BackendError
+from fcn_deploy.core.errors import ArtifactError
+from fcn_deploy.core.extras import require_extra
 from fcn_deploy.core.files import file_digest, write_bytes, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import ModelSpec
@@ -67,7 +68,7 @@ class TrainingFiles:
         done: epochs that an earlier start of this run has finished.
 
     Raises:
-        BackendError: ``tensorboardX`` is not installed.
+        MissingExtraError: ``tensorboardX`` is not installed.
     """
 
     def __init__(self, run: Run, setup: TrainingSetup, *, tensorboard: bool, done: int) -> None:
@@ -121,12 +122,9 @@ class TrainingFiles:
 
 
 def _event_writer(run: Run, done: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise BackendError(
-            f"--tensorboard needs tensorboardX ({error})", "pip install 'fcn-deploy[tensorboard]'"
-        ) from error
+    require_extra("--tensorboard", "tensorboard", "tensorboardX", otherwise=", or drop it")
+    from tensorboardX import SummaryWriter
+
     # What a killed start wrote of later epochs is not to be shown.
     return SummaryWriter(str(run.events), purge_step=done + 1 if done else None)
 

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -189,7 +189,10 @@ class Trainer:
         masks = masks.to(plan.device, non_blocking=True)
         pixels = images.float().contiguous(memory_format=torch.channels_last)
         normalised = self._normalise(pixels)
-        with torch.autocast(plan.device.type, _AMP_TYPES[plan.amp], enabled=plan.amp != "off"):
+        with (
+            torch.autocast(plan.device.type, _AMP_TYPES[plan.amp], enabled=plan.amp != "off"),
+            _naming_single_values(),
+        ):
             logits = forward(normalised)  # (N, C, h, w)
         logits = logits.float()
         loss = segmentation_loss(logits, masks, plan.recipe.loss, self._class_weights, world)
@@ -369,3 +372,22 @@ def _set_training(network: nn.Module, frozen: bool) -> None:
     body.requires_grad_(not frozen)
     if frozen:
         body.eval()  # or batch norm's running statistics would move all the same
+
+
+@contextmanager
+def _naming_single_values() -> Iterator[None]:
+    """Say what is wrong where a layer has one value per channel to normalise.
+
+    Raises:
+        TrainingError: naming the options that give it more.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel when training"):
+            raise
+        raise TrainingError(
+            "the network pools each picture to one value per channel, and batch normalisation "
+            "learns nothing from one picture",
+            "train with --batch-size 2 or more, on at least as many images",
+        ) from error

@@ -15,8 +15,9 @@ from PIL import Image
 from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.cold_start import ColdStartPlan
 from fcn_deploy.bench.measure import BenchPlan
-from fcn_deploy.commands.bench import BenchOptions, _announcement
+from fcn_deploy.commands.bench import _announcement
 from fcn_deploy.commands.bench import bench as bench_command
+from fcn_deploy.commands.bench_options import BenchOptions
 from fcn_deploy.commands.shared.cold_starts import cold_starts
 from fcn_deploy.commands.shared.options import typed_names, typed_options
 from fcn_deploy.core.errors import BackendError
@@ -230,8 +231,7 @@ def test_a_quick_look_is_short_and_calls_no_row_faster(
 
 def _parsed(*words: str) -> tuple[BenchOptions, frozenset[str]]:
     with bench_command.make_context("bench", list(words)) as context:
-        params = {name: context.params[name] for name in context.params.keys() - {"fp16", "int8"}}
-        options, typed = BenchOptions(precision=Precision.FP32, **params), typed_names()
+        options, typed = BenchOptions(**context.params), typed_names()
     return options.as_quick_look(typed) if options.quick else options, typed
 
 
@@ -241,6 +241,7 @@ def test_a_typed_clock_stands_in_the_name_of_the_file(tmp_path: Path) -> None:
         return options.result_file(Run(tmp_path), typed).name
 
     assert name("--clock", "loop") == "all.fp32.320x480.b1.loop.json"
+    assert name("--int8", "--fp32") == "all.fp32-int8.320x480.b1.json"
     asked = [("--quick",), (), *((*q, "--clock", c) for q in [("--quick",), ()] for c in CLOCKS)]
     assert len({name(*words) for words in asked}) == len(asked) == 8
 
@@ -262,6 +263,19 @@ def test_what_is_said_twice_is_measured_once(fcn_deploy: FcnDeploy, exported: Pa
     assert finished.code == 0, finished.err
     rows = json.loads((exported / "b.json").read_text())["rows"]
     assert [row["runner"]["backend"] for row in rows] == ["baseline", "ort"]
+
+
+def test_rows_of_two_precisions_take_turns_in_one_bench(
+    fcn_deploy: FcnDeploy, exported: Path, tiny_run: Path
+) -> None:
+    shutil.copy(tiny_run / "model.fp16.onnx", exported)
+    words = ("--fp32", "--fp16", "--tier", "host", "--clock", "loop")
+    finished = fcn_deploy("bench", ".", *ORT, *QUICK, *words, "--json", "b.json")
+    assert finished.code == 0, finished.err
+    document = json.loads((exported / "b.json").read_text())
+    made = [(row["runner"]["backend"], row["runner"]["precision"]) for row in document["rows"]]
+    assert made == [("baseline", "fp32"), ("ort", "fp32"), ("ort", "fp16")]
+    assert len({row["inputs_digest"] for row in document["rows"]}) == 1
 
 
 def _edited(path: Path, **machine: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.errors import MissingExtraError
 from fcn_deploy.tensorrt import api
 from tests.command_line import run_command
 from tests.tensorrt_fixtures import write_onnx
@@ -21,7 +21,7 @@ def test_the_command_without_tensorrt_says_what_to_install(
     from fcn_deploy.cli import fcn_deploy as command
 
     result = CliRunner().invoke(command, ["build", str(tmp_path)])
-    assert isinstance(result.exception, BackendError)
+    assert isinstance(result.exception, MissingExtraError)
     assert "pip install 'fcn-deploy[trt]'" in str(result.exception)
     assert result.exception.exit_code == 2
 

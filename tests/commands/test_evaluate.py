@@ -63,8 +63,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, Precision], FakeR
     }
     module = "fcn_deploy.commands.evaluate"
     monkeypatch.setattr(
-        f"{module}.open_backend",
-        lambda _source, backend, *, precision, **_options: fakes[backend, precision],
+        f"{module}.open_chosen",
+        lambda _source, chosen, **_options: fakes[chosen.backend, chosen.precision],
     )
     monkeypatch.setattr(f"{module}.require_backends", lambda _backends, _device: None)
     return fakes
@@ -245,7 +245,7 @@ def test_a_named_engine_is_refused_with_another_precision(
     engine.write_bytes(b"an engine")
     module = "fcn_deploy.commands.evaluate"
     monkeypatch.setattr(
-        f"{module}.open_backend",
+        f"{module}.open_chosen",
         lambda *_words, **_options: FakeRunner(backend="trt", precision=Precision.INT8),
     )
     monkeypatch.setattr(f"{module}.require_backends", lambda _backends, _device: None)

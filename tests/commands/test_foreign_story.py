@@ -59,8 +59,19 @@ def test_parity_of_fixed_sizes(fcn_deploy: FcnDeploy, pictures: Path, batch: int
     (comparison,) = json.loads(Path("p.json").read_text())["results"]
     assert len(comparison["batches"]) == (0 if batch == 1 else 1)
     assert comparison["stream"]["batches"] > 0
-    saving = ("parity", "--images", pictures, "--backend", "ort", "--save-outputs", "s.json")
-    refused(fcn_deploy(*saving), "takes 48×80 alone", "without --save-outputs")
+    for backend in ("original", "ort"):
+        saving = ("--backend", backend, "--save-outputs", f"{backend}.json")
+        saved = fcn_deploy("parity", "--images", pictures, *saving)
+        assert saved.code == 0, saved.out + saved.err
+    again = fcn_deploy("parity", "original.json", "ort.json", "--json", "again.json")
+    assert again.code == 0, again.out + again.err
+    (recorded,) = json.loads(Path("again.json").read_text())["results"]
+    assert recorded["batches"] == comparison["batches"]
+    assert recorded["stream"] == comparison["stream"]
+    assert recorded["images"]["odd_sizes"] == comparison["images"]["odd_sizes"]
+    document = json.loads(Path("ort.json").read_text())
+    Path("ort.json").write_text(json.dumps(document | {"stream": []}))
+    refused(fcn_deploy("parity", "original.json", "ort.json"), "its stream is not whole")
 
 
 def test_parity_names_the_channel_order(fcn_deploy: FcnDeploy, pictures: Path) -> None:
@@ -75,12 +86,13 @@ def test_parity_names_the_channel_order(fcn_deploy: FcnDeploy, pictures: Path) -
 
 def test_bench_measures_it_beside_the_original(fcn_deploy: FcnDeploy) -> None:
     foreign_run(Run(RUN), batch=1, size=(48, 80))
-    quick = ("--quick", "--seconds", "0.01", "--backend", "ort", "--size", "48x80")
-    done = fcn_deploy("bench", *quick, "--json", "b.json", "--no-cold-start")
+    quick = ("--quick", "--seconds", "0.01", "--backend", "ort")
+    done = fcn_deploy("bench", *quick, "--json", "b.json")
     assert done.code == 0, done.err
+    assert "the network takes 48×80 alone, 1 in a batch: measured at 48×80" in done.out
     backends = {row["runner"]["backend"] for row in json.loads(Path("b.json").read_text())["rows"]}
     assert backends == {"ort", "baseline"}
-    refused(fcn_deploy("bench", "--quick", "--backend", "ort"), "48×80 alone, not of 320×480")
+    refused(fcn_deploy("bench", *quick, "--size", "320x480"), "48×80 alone, not of 320×480")
 
 
 @pytest.mark.slow
@@ -155,3 +167,7 @@ def test_labels_tell_a_wrong_channel_order(
     done = fcn_deploy("parity", "--data", data, "--backend", "ort")
     assert done.code == 0, done.out + done.err
     assert ("the other --channels" in done.out) is told
+    assert fcn_deploy("report", "--out", "page.html").code == 0
+    (written,) = (RUN / "parity").glob("*.json")
+    for place in (json.loads(written.read_text())["notes"], [Path("page.html").read_text()]):
+        assert any("the other --channels" in text for text in place) is told

@@ -31,10 +31,12 @@ OPTIONS = {
 def test_the_commands_stand_in_sections_in_the_order_of_the_work(fcn_deploy: FcnDeploy) -> None:
     shown = fcn_deploy("--help").out
     titles = re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE)
-    assert titles == ["Options", "Data", "Train", "Export", "Prove", "Use", "This machine"]
+    sections = ["Data", "Train", "Export", "Prove", "Use", "Hand over", "This machine"]
+    assert titles == ["Options", *sections]
     names = re.findall(r"^  ([a-z]+)  +[A-Z]", shown.partition("Data:")[2], re.MULTILINE)
     assert " ".join(names) == (
-        "scenes data train import export build parity evaluate bench predict report doctor"
+        "scenes data train import export build parity evaluate bench predict serve report package "
+        "ship bundle verify doctor"
     )
     assert sorted(names) == sorted(cli.fcn_deploy.commands)
     assert "..." not in shown.partition("Data:")[2]  # no sentence is cut off

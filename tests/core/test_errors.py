@@ -17,6 +17,7 @@ from fcn_deploy.core.errors import (
     FcnDeployError,
     ImageError,
     InputError,
+    MissingExtraError,
     MissingStageError,
     TrainingStoppedError,
 )
@@ -29,10 +30,14 @@ def whole_tree(root: type[FcnDeployError] = FcnDeployError) -> Iterator[type[Fcn
 
 
 TREE = list(whole_tree())
+#: Those that are made of a message and a repair.
+WORDED = [kind for kind in TREE if kind is not MissingExtraError]
 
 
 @given(
-    kind=st.sampled_from(TREE), message=st.text(min_size=1), repair=st.none() | st.text(min_size=1)
+    kind=st.sampled_from(WORDED),
+    message=st.text(min_size=1),
+    repair=st.none() | st.text(min_size=1),
 )
 def test_an_error_reads_as_one_line(
     kind: type[FcnDeployError], message: str, repair: str | None
@@ -47,7 +52,7 @@ def test_an_error_reads_as_one_line(
     assert error.repair == repair
 
 
-@pytest.mark.parametrize("kind", TREE)
+@pytest.mark.parametrize("kind", WORDED)
 def test_exit_codes(kind: type[FcnDeployError]) -> None:
     # 2: what the user gave cannot be used.  1: the work was done and its own check failed.
     # 130: a signal asked for an end, as shells have it.
@@ -65,6 +70,17 @@ def test_a_broken_picture_is_bad_data_and_a_missing_stage_a_bad_artifact() -> No
     assert issubclass(ImageError, DataError)
     assert issubclass(MissingStageError, ArtifactError)
     assert issubclass(InputError, ValueError)  # for those who call the Python API
+
+
+def test_a_missing_extra_names_the_package_its_installation_and_what_else_is_possible() -> None:
+    absent = ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+    error = MissingExtraError("training", "train", absent)
+    needed = "training needs torch, which cannot be imported; pip install 'fcn-deploy[train]'"
+    assert (str(error), error.extra, error.exit_code) == (needed, "train", 2)
+    beside = MissingExtraError("training", "train", absent, ", or train elsewhere")
+    assert str(beside) == f"{needed}, or train elsewhere"
+    nameless = MissingExtraError("TensorRT", "trt", ImportError("no libnvinfer.so"))
+    assert "TensorRT needs a package that cannot be imported (no libnvinfer.so)" in str(nameless)
 
 
 def test_the_options_that_choose_another_place_are_named_once() -> None:

@@ -212,6 +212,38 @@ def write_cvat(root: Path, masks: Masks) -> None:
     (lists / "default.txt").write_text("".join(f"{name}\n" for name in masks))
 
 
+def row_runs(region: NDArray[np.bool_]) -> list[int]:
+    """Return CVAT's run lengths: rows after one another, the first run is of noughts."""
+    line = region.ravel().astype(np.int8)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], line])))
+    return np.diff(np.concatenate([[0], edges, [line.size]])).tolist()
+
+
+def write_cvat_xml(root: Path, masks: Masks) -> None:
+    """The first class as masks, the second as boxes, the others as polygons."""
+    rows = ["<?xml version='1.0' encoding='utf-8'?>", "<annotations><version>1.1</version>"]
+    named = "".join(f"<label><name>{n}</name><color>#00ff00</color></label>" for n in NAMES)
+    rows.append(f"<meta><task><labels>{named}</labels></task></meta>")
+    for number, (name, mask) in enumerate(masks.items()):
+        write_image(root / "images" / f"{name}.jpg", number)
+        height, width = mask.shape
+        rows.append(f'<image id="{number}" name="{name}.jpg" width="{width}" height="{height}">')
+        runs = ", ".join(map(str, row_runs(mask == 0)))
+        rows.append(
+            f'<mask label="{NAMES[0]}" rle="{runs}" left="0" top="0" width="{width}" '
+            f'height="{height}" z_order="0"/>'
+        )
+        for index, box in regions(mask):
+            if index == 1:
+                edges = 'xtl="{}" ytl="{}" xbr="{}" ybr="{}"'.format(*box)
+                rows.append(f'<box label="{NAMES[1]}" {edges} z_order="1"/>')
+            elif index > 1:
+                points = ";".join(f"{x},{y}" for x, y in corners(box))
+                rows.append(f'<polygon label="{NAMES[index]}" points="{points}" z_order="0"/>')
+        rows.append("</image>")
+    (root / "annotations.xml").write_text("\n".join([*rows, "</annotations>"]))
+
+
 FORMATS: Mapping[str, Callable[[Path, Masks], None]] = {
     "coco": write_coco,
     "labelme": write_labelme,

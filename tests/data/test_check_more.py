@@ -159,6 +159,7 @@ def test_the_page_shows_masks_over_images_and_asks_for_nothing(
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert page.count("with its mask") >= 20
     assert "d is read as images/ and masks/" in page
+    assert "are readable. No faults." in page
     document = json.loads((tmp_path / "check.json").read_text())
     assert len(document["classes_together"]) == 4
     assert document["classes"][0]["regions"] >= 30

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fcn_deploy.data import images
-from fcn_deploy.data.images import IMAGE_SUFFIXES, image_size, read_image
+from fcn_deploy.data.images import IMAGE_SUFFIXES, EncodedPicture, image_size, read_image
 from tests.data.pictures import WHOLE, picture
 from tests.decoding import PATIENCE
 
@@ -252,3 +252,11 @@ def test_threads_that_decode_leave_the_warnings_filters_as_they_were(
             first_has_left.set()
             last.result(PATIENCE)
         assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize("format", sorted(WHOLE))
+def test_bytes_are_read_as_their_file_is(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(WHOLE[format])
+    in_memory = EncodedPicture(WHOLE[format], "the upload")
+    np.testing.assert_array_equal(read_image(in_memory), read_image(path))

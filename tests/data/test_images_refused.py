@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
-from fcn_deploy.core.errors import FcnDeployError, ImageError
-from fcn_deploy.data.images import MAX_PIXELS, image_size, read_image
+from fcn_deploy.core.errors import FcnDeployError, ImageError, PixelLimitError
+from fcn_deploy.data.images import MAX_PIXELS, EncodedPicture, image_size, read_image
 from fcn_deploy.data.masks import written_by_us
 from tests.data.pictures import WHOLE, picture
 
@@ -101,7 +101,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(
     path.write_bytes(png_header(*size))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ImageError, match="pixels") as caught:
+        with pytest.raises(PixelLimitError, match="pixels") as caught:
             read(path)
     assert str(path) in one_line(caught.value)
     assert "shrink" in one_line(caught.value)
@@ -233,3 +233,27 @@ def test_damaged_files_give_a_picture_or_an_error_of_ours(
             except FcnDeployError as error:
                 refusals.append(str(error))
     assert all(str(path) in refusal for refusal in refusals)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the upload is not a picture"),
+        (WHOLE["JPEG"][:400], "the upload cannot be decoded"),
+        (png_header(12_000, 12_000), "the upload has 12000×12000 pixels"),
+        (tiff_of_channels(8), "the upload holds 8 channels"),
+    ],
+)
+def test_bytes_are_refused_by_their_name(content: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message) as caught:
+        read_image(EncodedPicture(content, "the upload"))
+    assert caught.value.repair
+
+
+def test_a_damaged_tiff_is_one_line(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    damaged = bytearray(tiff_of_channels(8))
+    damaged[28 + 7] = 255  # the count of the first tag's values
+    (tmp_path / "damaged.tif").write_bytes(damaged[:60])
+    with pytest.raises(ImageError):
+        read_image(tmp_path / "damaged.tif")
+    assert not recwarn.list

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,21 @@ def test_a_folder_in_voc_layout_is_read_as_ever(voc_folder: WriteVocFolder) -> N
     assert DataSource(str(root)).notices() == ()
     with pytest.raises(DataError, match=r"--split 0.3, but .* of its own for val; drop --split"):
         open_dataset(root, "val", 0.3)
+
+
+def test_a_folder_in_voc_layout_without_lists_takes_a_share(voc_folder: WriteVocFolder) -> None:
+    root = voc_folder(train=12, val=8)
+    listed = {*open_dataset(root, "train").names, *open_dataset(root, "val").names}
+    shutil.rmtree(root / "ImageSets")
+    for share in (None, 0.5):
+        found = {split: {*open_dataset(root, split, share).names} for split in ("train", "val")}
+        assert found["train"] | found["val"] == listed
+        assert found["val"] == {name for name in listed if in_validation(name, share or 0.2)}
+    (first, *_) = DataSource(str(root)).notices()
+    assert "is read as VOC without lists (JPEGImages/ and SegmentationClass/)" in first
+    assert check(root, held_out=0.5).faults == ()
+    (root / "classes.txt").unlink()
+    assert "VOC" in DataSource(str(root)).notices()[1]
 
 
 # -- a share of the names -------------------------------------------------------------------------

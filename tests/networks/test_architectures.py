@@ -87,6 +87,33 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
         assert read_engine(engine.path).outputs == ("mask",)
 
 
+#: With these random weights 98.88 % of the pixels of a class keep it, and the gate asks for 99 %.
+FAILS_IN_HALF = pytest.mark.xfail(reason="FP16 of efficientnet_b0 with random weights")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(name, marks=[FAILS_IN_HALF] * (name == "efficientnet_b0")) for name in CUTS],
+)
+def test_half_precision_of_small_bodies(backbone: str, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    network, spec = random_network(f"fcn8s-{backbone}")
+    save_checkpoint(run.checkpoint, network, spec)
+    half = run.onnx(Precision.FP16)
+    onnx_from_checkpoint(run.checkpoint, half, precision=Precision.FP16)
+    assert OnnxFile(half).metadata.precision is Precision.FP16
+    opened = {"precision": Precision.FP16, "outputs": ("mask", "logits")}
+    with (
+        open_runner(run, "torch", outputs=OUTPUT_NAMES) as reference,
+        open_runner(run, "ort", **opened) as candidate,
+    ):
+        scene, _ = draw_scene(0, 0, (80, 112))
+        pictures = Pictures("scenes", 1, [NamedImage("scene", scene)].__getitem__, small_extras)
+        (result,) = compare(reference, [as_candidate(candidate)], pictures)
+    assert result.passed, [check.sentence for check in result.checks if not check.passed]
+
+
 @contextmanager
 def others(run: Run, architecture: str) -> Iterator[list[Runner]]:
     """Open what computes such networks beside ONNX Runtime.

@@ -11,10 +11,13 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fcn_deploy.core.errors import ArchitectureError
 from fcn_deploy.networks.architectures import build_model
+from fcn_deploy.networks.backbones import BACKBONES, body_of_backbone
+from fcn_deploy.networks.starting_weights import start_words, starting_network
 
 OneLine = Callable[[Exception], str]
 
@@ -185,6 +188,34 @@ def test_imagenet_weights_that_cannot_be_fetched_name_both_ways_out(
     assert "ImageNet weights of resnet18" in text
     assert "--weights none" in text
     assert "--weights FILE" in text
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_imagenet_weights_of_every_body_name_their_file_and_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backbone: str, one_line: OneLine
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with (
+        torch.device("meta"),
+        pytest.raises(ArchitectureError, match=f"ImageNet weights of {backbone} ") as caught,
+    ):
+        body_of_backbone(backbone, "imagenet")
+    text = one_line(caught.value)
+    assert f"https://download.pytorch.org/models/{backbone}" in text
+    assert f"put it into {tmp_path / 'hub' / 'checkpoints'} " in text
+
+
+def test_a_body_in_safetensors_is_taken(tmp_path: Path, published: dict[str, Tensor]) -> None:
+    path = tmp_path / "resnet18.safetensors"
+    save_file(published, path)
+    assert_body_is(build_model("fcn32s-resnet18", 4, weights=path), published)
+    network = starting_network("fcn32s-resnet18", ("a", "b"), path)
+    assert_body_is(network, published)
+    assert "its body is taken" in str(start_words("fcn32s-resnet18", ("a", "b"), path))
 
 
 def test_imagenet_weights_that_can_be_fetched(

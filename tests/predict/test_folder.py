@@ -282,7 +282,7 @@ def test_pictures_are_kept_for_overlays_alone(
             assert nbytes(answer) >= answer.mask.nbytes + (3 * answer.mask.nbytes) * kept[-1]
             yield write(answer)
 
-    monkeypatch.setattr("fcn_deploy.predict.folder.written_behind", watched)
+    monkeypatch.setattr("fcn_deploy.predict.stream.written_behind", watched)
     pictures = mixed_pictures(tmp_path)
     done = list(predict(FakeRunner(), pictures, tmp_path / "out", with_overlay=with_overlay))
     assert len(done) == len(pictures)
@@ -317,7 +317,7 @@ def test_a_failed_write_ends_the_work_and_leaves_nothing_half_written(
             raise ArtifactError(f"cannot write {path}: the disk is full")
         write_mask(path, mask, FAKE_SPEC.palette)
 
-    monkeypatch.setattr("fcn_deploy.predict.folder.write_mask", full_disk)
+    monkeypatch.setattr("fcn_deploy.predict.masks_on_disk.write_mask", full_disk)
     pictures, out = mixed_pictures(tmp_path), tmp_path / "out"
     seen: list[str] = []
     done = (seen.append(p.source.name) for p in predict(FakeRunner(), pictures, out))
@@ -348,7 +348,7 @@ def test_a_write_that_waits_for_the_disk_holds_up_no_decoding(
 
     monkeypatch.setattr(pipeline, "usable_cores", lambda: 1)
     monkeypatch.setattr(pipeline, "read_image", decoded)
-    monkeypatch.setattr("fcn_deploy.predict.folder.write_mask", slow_disk)
+    monkeypatch.setattr("fcn_deploy.predict.masks_on_disk.write_mask", slow_disk)
     done = list(predict(FakeRunner(), mixed_pictures(tmp_path), tmp_path / "out"))
     assert len(done) == len(content(tmp_path / "out")) == len(SIZES)
 

@@ -7,7 +7,6 @@ Screenshots are kept in ``build/screenshots/``.
 from __future__ import annotations
 
 import io
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import Image
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.report.page import write_report
+from tests.browser import DESKTOP, PHONE, SCREENSHOTS, chromium
 from tests.result_files import (
     bisect_document,
     metrics,
@@ -32,32 +32,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-#: What Chromium needs as root, in a container without a GPU.
-FLAGS = ["--no-sandbox", "--disable-gpu"]
-SCREENSHOTS = Path(__file__).parents[1].parent / "build" / "screenshots"
-DESKTOP, PHONE = (1280, 900), (390, 844)
-
-
-def absent(reason: str) -> None:
-    if os.environ.get("FCN_DEPLOY_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"{reason}, and FCN_DEPLOY_REQUIRE_BROWSER=1 asks for it")
-    pytest.skip(reason)
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        absent("playwright is not installed (pip install playwright)")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        absent(f"no {' or '.join(BROWSERS)} on the PATH (apt-get install chromium)")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=FLAGS)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

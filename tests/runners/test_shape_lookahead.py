@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError, ImageError, InputError
+from fcn_deploy.core.errors import BackendError, BatchShapeError, ImageError, InputError
+from fcn_deploy.core.input_shape import InputShape
+from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.runners import shape_lookahead
 from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.runners.cpu_streams import in_threads
 from fcn_deploy.runners.shape_lookahead import Shape, by_shape
-from tests.fakes import FakeRunner
+from tests.fakes import FAKE_SPEC, FakeRunner
 
 KEPT = 3
 
@@ -27,8 +30,8 @@ class Preparing(FakeRunner):
         prepared_shapes: each time that one was prepared.
     """
 
-    def __init__(self, fails_at: int | None = None) -> None:
-        super().__init__()
+    def __init__(self, fails_at: int | None = None, spec: ModelSpec = FAKE_SPEC) -> None:
+        super().__init__(spec)
         self.prepared_shapes: list[Shape] = []
         self._prepared: OrderedDict[Shape, None] = OrderedDict()
         self._fails_at = fails_at
@@ -58,6 +61,15 @@ class InThreads(Preparing):
             KEPT,
             lambda given: in_threads(self, given, lambda: self.run),
         )
+
+
+def test_a_size_that_the_network_does_not_take_comes_after_those_before_it() -> None:
+    runner = Preparing(spec=replace(FAKE_SPEC, input_shape=InputShape(multiple=4)))
+    batches = [np.full((1, 4, 4 * (1 + n % 5), 3), n, np.uint8) for n in range(9)]
+    answers = runner.stream([*batches, np.zeros((1, 4, 6, 3), np.uint8), batches[0]])
+    assert numbers(islice(answers, len(batches))) == list(range(9))
+    with pytest.raises(BatchShapeError, match="multiples of 4, not of 4×6"):
+        next(answers)
 
 
 def in_turn(count: int, shapes: int) -> list[NDArray[np.uint8]]:

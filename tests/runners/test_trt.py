@@ -280,4 +280,4 @@ def test_which_of_the_two_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     reason = unavailable_reason("trt")
     assert reason is not None
-    assert reason.startswith("TensorRT is not installed")
+    assert reason.startswith("TensorRT needs tensorrt, which cannot be imported")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, BatchShapeError, CudaError, InputError
+from fcn_deploy.core.input_shape import InputShape
 from fcn_deploy.runners.trt import TrtRunner
 from tests.fake_tensorrt import fake_mask
 from tests.runners import trt_runner
@@ -27,6 +29,24 @@ def test_stream_gives_in_order_what_run_gives(machine: FakeMachine) -> None:
     for images, result in zip(batches, results, strict=True):
         np.testing.assert_array_equal(result.mask, fake_mask(images))
     assert set(machine.cuda.held().values()) == {0}
+
+
+def test_a_size_that_the_network_does_not_take_is_refused(
+    latest: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_trt(make_run(latest)) as runner:
+        limited = replace(runner.spec, input_shape=InputShape(multiple=8))
+        monkeypatch.setattr(TrtRunner, "spec", property(lambda _: limited))
+        other = pictures((1, 8, 9))
+        for ask in (runner.run, runner.device_seconds):
+            with pytest.raises(BatchShapeError, match="multiples of 8, not of 8×9"):
+                ask(other)
+        answers = runner.stream([pictures((1, 8, 8)), other])
+        with pytest.raises(BatchShapeError, match="multiples of 8, not of 8×9"):
+            list(answers)
+        np.testing.assert_array_equal(
+            runner.run(pictures((1, 8, 8))).mask, fake_mask(pictures((1, 8, 8)))
+        )
 
 
 def test_stream_hands_in_a_batch_before_it_waits_for_the_one_before(latest: FakeMachine) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import fcn_deploy
-from fcn_deploy.core.errors import BackendError, InputError
+from fcn_deploy.core.errors import InputError, MissingExtraError
 from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.tensorrt import api as trt_api
 from fcn_deploy.tensorrt import callbacks
@@ -288,13 +288,13 @@ def test_what_is_missing_is_said_with_what_to_install(monkeypatch: pytest.Monkey
         monkeypatch.setitem(sys.modules, name, None)
     reason = trt_api.unavailable_reason(Product.TRT)
     assert reason is not None
-    assert "TensorRT is not installed" in reason
+    assert "TensorRT needs tensorrt, which cannot be imported" in reason
     assert "pip install 'fcn-deploy[trt]'" in reason
     reason = trt_api.unavailable_reason(Product.RTX)
     assert reason is not None
     assert "pip install 'fcn-deploy[rtx]'" in reason
     assert not trt_api.is_installed(Product.TRT)
-    with pytest.raises(BackendError, match="TensorRT is not installed"):
+    with pytest.raises(MissingExtraError, match="TensorRT needs tensorrt"):
         trt_api.choose_product("auto")
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from fcn_deploy.core.errors import LostProcessError
+from fcn_deploy.core.errors import InputError, LostProcessError
 from fcn_deploy.data.voc import VocDataset
-from fcn_deploy.training.distributed import World, lost_ranks_named
+from fcn_deploy.training.distributed import World, lost_ranks_named, synchronised
 from fcn_deploy.training.train_state import load_state
 from tests.conftest import WriteVocFolder
 
@@ -140,3 +141,17 @@ def test_too_few_images_for_all_processes(data: Path, tmp_path: Path) -> None:
     train_set, val_set = (VocDataset.open(data, split) for split in ("train", "val"))
     with pytest.raises(DataError, match="fewer processes"):
         train(TrainPlan(RECIPES["tutorial"]), train_set, val_set, Run(tmp_path), world=World(0, 2))
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    """As timm has it: batch normalisation with the activation inside."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+def test_batch_normalisation_that_does_more_is_not_replaced() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), NormAndActivation(3))
+    with pytest.raises(InputError, match="NormAndActivation; drop --sync-batch-norm"):
+        synchronised(network, torch.device("cpu"))
+    assert [type(module) for module in network] == [nn.BatchNorm2d, NormAndActivation]

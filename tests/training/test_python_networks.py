@@ -48,6 +48,8 @@ def test_what_a_network_from_python_cannot_have_is_refused(
         ((*ARCH, "--arg", "num_classes=9"), "gives 9 classes, not"),
     ):
         refused(fcn_deploy("train", *words, *data, *SMALL, "--out", "run"), said)
+    single = ("--arch", "python:tests.factories:Pooling", *data, *SMALL, "--batch-size", "1")
+    refused(fcn_deploy("train", *single, "--out", "pooling"), "one value", "--batch-size 2 or more")
     torch.save(torch.nn.Linear(2, 2).state_dict(), "linear.pth")
     refused(
         fcn_deploy("train", *ARCH, *data, *SMALL, "--weights", "linear.pth", "--out", "run"),

@@ -29,11 +29,12 @@ def usable_backends(
     Args:
         precision: of the files.
         skipped: backends that are not taken, and not named.
-        source: their run; of one that was imported from ONNX, PyTorch runs nothing.
+        source: their run; of one that was imported from ONNX, and of a bundle, PyTorch runs
+            nothing.
     """
     from fcn_deploy.runners.base import BACKENDS, find_backend
 
-    if source is not None and source.is_foreign:
+    if source is not None and (source.is_foreign or source.bundle is not None):
         skipped = {*skipped, *(name for name in BACKENDS if name.startswith("torch"))}
     found = [find_backend(name) for name in BACKENDS if name not in skipped]
     considered = [backend for backend in found if not backend.on_request]
@@ -187,13 +188,13 @@ def open_baselines(
 
 
 def _open_baseline(source: Run, backend: str, threads: int) -> Runner | None:
-    from fcn_deploy.networks import device as pytorch
+    from fcn_deploy.networks.device import missing_torch
     from fcn_deploy.runners.base import open_runner, unavailable_reason
 
     if (reason := unavailable_reason(backend)) is not None:
         console.print(f"{backend} is left out: {reason}")
         return None
-    if pytorch.unavailable_reason() is None and source.checkpoint.is_file():
+    if missing_torch("the plain export") is None and source.checkpoint.is_file():
         from fcn_deploy.export.baseline import ensure_baseline
 
         ensure_baseline(source)

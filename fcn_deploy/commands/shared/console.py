@@ -6,21 +6,45 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-from rich.console import Console
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 #: Exit codes: a gate that failed or work that was done in part, bad input, Ctrl-C.
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
-# A file or pipe has no width of its own, and a table cut off at 80 columns is of no use there.
-# No markup: a path or a `pip install 'fcn-deploy[trt]'` may hold brackets.
-console = Console(
-    markup=False, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160
-)
+
+@cache
+def _console() -> Console:
+    from rich.console import Console
+
+    # A file or pipe has no width of its own, and a table cut off at 80 columns is of no use there.
+    # No markup: a path or a `pip install 'fcn-deploy[trt]'` may hold brackets.
+    width = None if sys.stdout.isatty() else 160
+    return Console(markup=False, highlight=False, soft_wrap=True, width=width)
+
+
+class _ConsoleOnUse:
+    """The console, made when it is first used: loading rich takes longer than `--help` should."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_console(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(_console(), name, value)
+
+    def __enter__(self) -> Console:
+        return _console().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        _console().__exit__(*error)
+
+
+#: What commands print on.
+console = cast("Console", _ConsoleOnUse())
 
 
 def print_table(table: Table) -> None:

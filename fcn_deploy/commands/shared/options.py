@@ -91,6 +91,9 @@ class BackendName(ParamType):
 
     name = "backend"
 
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the name."""
         return value
@@ -103,7 +106,8 @@ class BackendName(ParamType):
 
         from fcn_deploy.runners.base import BACKENDS
 
-        return [CompletionItem(name) for name in BACKENDS if name.startswith(incomplete)]
+        names = (*self.words, *BACKENDS)
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 class Size(ParamType):

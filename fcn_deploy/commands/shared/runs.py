@@ -1,4 +1,4 @@
-"""The RUN argument of a command as a Run, and the names of result files in it."""
+"""The RUN argument of a command, a bundle too, as a Run, and the names of result files in it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcn_deploy.core.errors import FcnDeployError, InputError
-from fcn_deploy.core.run import Run
+from fcn_deploy.core.run import BUNDLE_SUFFIX, Run
 
 if TYPE_CHECKING:
     from fcn_deploy.data.sources import DataSource
 
 
-def run_from_argument(run: str | None, trust: bool) -> Run:
-    """Return the run that was named; ``trust`` lets its engine load without a sidecar."""
+def run_from_argument(run: str | Path | None, trust: bool = False) -> Run:
+    """Return the run or the bundle that was named.
+
+    A bundle is taken out into the user's cache, once, and checked by its digests.
+
+    Args:
+        run: what was typed; None: the default run.
+        trust: let an engine load that has no sidecar, or that came in the bundle.
+
+    Raises:
+        FcnDeployError: there is none, or the bundle is damaged.
+    """
+    if run is not None and is_bundle(run):
+        from fcn_deploy.bundle.cache import open_bundle
+
+        return open_bundle(Path(run), trusted=trust)
     return dataclasses.replace(Run.from_argument(run), trusted=trust)
+
+
+def is_bundle(argument: str | Path) -> bool:
+    """Say whether a RUN argument names a bundle; it may not be there."""
+    path = Path(argument)
+    return path.name.endswith(BUNDLE_SUFFIX) and not path.is_dir()
 
 
 def result_name(*parts: object) -> str:

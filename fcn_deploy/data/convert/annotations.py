@@ -48,6 +48,7 @@ class Picture:
         size: (height, width) by the annotation; None where it does not say.
         regions: (label, bool [H, W]), the lower ones first; made when they are asked for, for the
             size of the image.
+        embedded: the file's content where only the annotation holds it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Picture:
     image: Path
     size: tuple[int, int] | None
     regions: Callable[[tuple[int, int]], Iterable[tuple[str, Region]]]
+    embedded: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,11 @@ def _classes(
 def _write(
     picture: Picture, folder: Path, place: Path, names: tuple[str, ...], unlabelled: Unlabelled
 ) -> None:
-    size = image_size(picture.image)
+    image = folder / "images" / f"{place}{picture.image.suffix}"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    if picture.embedded is not None:
+        image.write_bytes(picture.embedded)
+    size = image_size(picture.image if picture.embedded is None else image)
     if picture.size is not None and picture.size != size:
         annotated = "×".join(map(str, picture.size))
         raise DataError(
@@ -161,6 +165,5 @@ def _write(
     outside = IGNORE_INDEX if unlabelled == "void" or background is None else background
     mask = paint(picture.regions(size), size, index_of, outside)
     write_mask(folder / "masks" / f"{place}.png", mask, voc_palette(len(names)))
-    image = folder / "images" / f"{place}{picture.image.suffix}"
-    image.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(picture.image, image)
+    if picture.embedded is None:
+        shutil.copyfile(picture.image, image)

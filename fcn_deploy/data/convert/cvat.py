@@ -1,4 +1,7 @@
-"""CVAT's export "Segmentation mask": VOC's folders, masks by the colours of labelmap.txt."""
+"""CVAT's exports: "Segmentation mask", which has VOC's folders, and "CVAT for images".
+
+Masks of the first are read by the colours of labelmap.txt; the second is one XML file.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,24 @@ import numpy as np
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.data.class_list import class_list_of
 from fcn_deploy.data.convert.annotations import Annotations, Picture, Region, split_of
+from fcn_deploy.data.convert.cvat_xml import read_cvat_xml
 from fcn_deploy.data.voc import VocLayout
 
 
 def read_cvat(source: Path) -> Annotations:
-    """Read a folder that CVAT has exported with its images.
+    """Read a folder that CVAT has exported with its images, or its ``annotations.xml``.
 
     Raises:
         DataError: it is none, or was exported without images.
     """
+    for xml in (source, source / "annotations.xml"):
+        if xml.suffix == ".xml" and xml.is_file():
+            return read_cvat_xml(xml)
     file = source / "labelmap.txt"
     if not file.is_file():
         raise DataError(
-            f"no {file}", 'export from CVAT as "Segmentation mask" with images, and unpack it'
+            f"no {file} and no annotations.xml",
+            'export from CVAT as "Segmentation mask" or "CVAT for images" with images, and unpack',
         )
     if not (source / "JPEGImages").is_dir():
         raise DataError(f"no {source / 'JPEGImages'}", 'export from CVAT again, with "Save images"')

@@ -28,7 +28,7 @@ from fcn_deploy.data.convert.annotations import (
     split_of,
     stem_of,
 )
-from fcn_deploy.data.convert.regions import polygon, rectangle, require_pycocotools
+from fcn_deploy.data.convert.regions import polygon, require_pycocotools, rotated
 
 #: Coordinates are per cent of the picture.
 _WHOLE = 100
@@ -122,11 +122,11 @@ def _region(result: dict[str, Any], size: tuple[int, int]) -> Region:
     if result["type"] == "polygonlabels":
         points = [(x * width / _WHOLE, y * height / _WHOLE) for x, y in value["points"]]
         return polygon(points, size)
-    if value.get("rotation"):
-        raise ValueError("a rotated rectangle")
     left, top = value["x"] * width / _WHOLE, value["y"] * height / _WHOLE
     right, bottom = left + value["width"] * width / _WHOLE, top + value["height"] * height / _WHOLE
-    return rectangle(left, top, right, bottom, size)
+    ring = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    # In pixels, which are square, and around the corner that x and y name.
+    return polygon(rotated(ring, (left, top), float(value.get("rotation") or 0)), size)
 
 
 class _Bits:

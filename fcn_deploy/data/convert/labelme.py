@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from fcn_deploy.data.convert.regions import polygon, rectangle, require_pycocoto
 
 #: Shapes without an area: they are no regions.
 _LINES = frozenset({"line", "linestrip", "point", "points"})
+#: Formats of embedded pictures, as Pillow calls them → suffix of the file that is written.
+_EMBEDDED = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif"}
 #: A circle is a polygon of so many corners.
 _CORNERS = 72
 
@@ -41,6 +43,8 @@ def read_labelme(source: Path) -> Annotations:
     require_pycocotools()
     files = {path: read_object(path) for path in json_files(source)}
     files = {path: one for path, one in files.items() if isinstance(one, dict) and "shapes" in one}
+    for one in files.values():
+        one["imageData"] = bool(one.get("imageData"))  # read again where it is needed
     if not files:
         raise DataError(
             f"no labelme files in {source}", "name the folder that holds the .json files"
@@ -53,7 +57,7 @@ def read_labelme(source: Path) -> Annotations:
 
     def pictures() -> Iterator[Picture]:
         for path, content in files.items():
-            image = index.find(str(content.get("imagePath") or f"{path.stem}.jpg"), path)
+            image, embedded = _image(path, content, index)
 
             def regions(
                 size: tuple[int, int], path: Path = path, shapes: Any = content["shapes"]
@@ -67,9 +71,28 @@ def read_labelme(source: Path) -> Annotations:
                 image,
                 (int(height), int(width)) if height and width else None,
                 regions,
+                embedded,
             )
 
     return Annotations(_in_order(index.root, found), {}, len(files), pictures)
+
+
+def _image(path: Path, content: dict[str, Any], index: ImageIndex) -> tuple[Path, bytes | None]:
+    """Return an annotation's image; and its content, where only the annotation holds it."""
+    called = str(content.get("imagePath") or f"{path.stem}.jpg")
+    try:
+        return index.find(called, path), None
+    except DataError:
+        if not content["imageData"]:
+            raise
+    try:
+        data = base64.b64decode(read_object(path)["imageData"])
+        with Image.open(io.BytesIO(data), formats=[*_EMBEDDED]) as image:  # noqa: TID251 - bytes
+            suffix = _EMBEDDED[str(image.format)]
+    except (KeyError, TypeError, ValueError, UnidentifiedImageError) as error:
+        damaged(path, error)
+    stem = PurePosixPath(called.replace("\\", "/")).stem
+    return path.parent / f"{stem}{suffix}", data
 
 
 def _in_order(root: Path, found: set[str]) -> tuple[str, ...]:

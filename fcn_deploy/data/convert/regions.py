@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import DataError
+from fcn_deploy.core.extras import require_extra
 from fcn_deploy.data.convert.annotations import Region
 
 Points = Sequence[Sequence[float]]
@@ -20,14 +21,9 @@ def require_pycocotools() -> None:
     """Refuse to begin without pycocotools.
 
     Raises:
-        DataError: it is not installed.
+        MissingExtraError: it is not installed.
     """
-    try:
-        import pycocotools.mask  # noqa: F401
-    except ImportError as error:
-        raise DataError(
-            f"polygons need pycocotools ({error})", "pip install 'fcn-deploy[convert]'"
-        ) from error
+    require_extra("converting polygons", "convert", "pycocotools.mask")
 
 
 def polygon(points: Points, size: tuple[int, int], holes: Iterable[Points] = ()) -> Region:
@@ -84,3 +80,18 @@ def rectangle(
 ) -> Region:
     """Return the pixels of a rectangle."""
     return polygon([(left, top), (right, top), (right, bottom), (left, bottom)], size)
+
+
+def rotated(points: Points, around: Sequence[float], degrees: float) -> Points:
+    """Return points turned clockwise, as the picture is seen."""
+    if not degrees:
+        return points
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x0, y0 = around
+    return [
+        (
+            x0 + (x - x0) * cosine - (y - y0) * sine,
+            y0 + (x - x0) * sine + (y - y0) * cosine,
+        )
+        for x, y in points
+    ]

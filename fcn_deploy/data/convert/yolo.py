@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcn_deploy.core.errors import DataError
+from fcn_deploy.core.extras import require_extra
 from fcn_deploy.data.convert.annotations import (
     Annotations,
     Picture,
@@ -63,12 +64,9 @@ def _labels(source: Path) -> dict[int, str]:
         raise DataError(
             f"{len(files)} .yaml files in {source}", "one, data.yaml, is to name the classes"
         )
-    try:
-        import yaml
-    except ImportError as error:
-        raise DataError(
-            f"data.yaml needs PyYAML ({error})", "pip install 'fcn-deploy[convert]'"
-        ) from error
+    require_extra(f"reading {files[0].name}", "convert", "yaml")
+    import yaml
+
     try:
         names: Any = yaml.safe_load(files[0].read_text(encoding="utf-8-sig"))["names"]
         pairs = names.items() if isinstance(names, dict) else enumerate(names)

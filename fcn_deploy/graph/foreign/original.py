@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcn_deploy.core.errors import BackendError, OnnxFileError
+from fcn_deploy.core.errors import BackendError, OnnxFileError, cannot_import
 from fcn_deploy.core.files import content_digest
 from fcn_deploy.graph.foreign.preprocessing import LAYOUTS, Layout
 from fcn_deploy.graph.nodes import cast_to, initializers_of, opset_of, producers_of
@@ -94,7 +94,7 @@ def _read(path: Path) -> tuple[onnx.ModelProto, bytes]:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise BackendError(f"onnx is not installed ({error})", "pip install onnx") from error
+        raise BackendError(cannot_import(f"reading {path}", error), "pip install onnx") from error
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError, OnnxFileError
+from fcn_deploy.core.errors import BackendError, MissingExtraError, OnnxFileError
+from fcn_deploy.core.extras import missing_extra
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.logits import with_logits
 from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, OnnxFile, require_model
@@ -46,13 +47,13 @@ _SWITCHED_OFF = (
 )
 
 
+def _missing_extra() -> MissingExtraError | None:
+    return missing_extra("backend ncnn", "ncnn", "ncnn", "onnxruntime")
+
+
 def _missing() -> str | None:
-    for package in ("ncnn", "onnxruntime"):
-        try:
-            __import__(package)
-        except ImportError as error:
-            return f"{package} cannot be imported ({error}); pip install 'fcn-deploy[ncnn]'"
-    return None
+    error = _missing_extra()
+    return None if error is None else str(error)
 
 
 def _takes(precision: Precision) -> bool:
@@ -202,4 +203,4 @@ def finished(
     return dict(zip(names, session.run(names, fed), strict=True))
 
 
-NCNN = Backend("ncnn", _open, _missing, _takes, runs_on="cpu")
+NCNN = Backend("ncnn", _open, _missing, _takes, runs_on="cpu", missing_extra=_missing_extra)

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.errors import BackendError, MissingExtraError
+from fcn_deploy.core.extras import missing_extra
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.int8_for_ort_cpu import SATURATION
 from fcn_deploy.graph.onnx_file import OnnxFile, require_model
@@ -46,7 +47,6 @@ from fcn_deploy.runners.shape_lookahead import by_shape
 
 #: Since then its ArgMax gives the lowest class of a tie (openvino pull request 32217).
 OLDEST_RELEASE = (2025, 4)
-_INSTALL = "pip install 'fcn-deploy[openvino]'"
 #: What its CPU plugin calls the types that a CPU computes in by instructions of its own.
 _CAPABILITIES = {"bf16": "BF16", "f16": "FP16"}
 
@@ -70,6 +70,8 @@ class OpenVinoOptions:
 
     def unavailable_reason(self) -> str | None:
         """Return why OpenVINO cannot run in this precision here, or None."""
+        if (absent := self.missing_extra()) is not None:
+            return str(absent)
         try:
             import openvino
 
@@ -82,10 +84,13 @@ class OpenVinoOptions:
                 missing = f"this CPU has no Intel AMX ({self.needs}), or does not say so"
                 return f"{missing}; use --backend openvino"
             return self._missing(openvino.Core(), Precision.FP32)
-        except ImportError as error:
-            return f"OpenVINO cannot be imported ({error}); {_INSTALL}"
         except Exception as error:  # its exceptions share no base but Exception
-            return f"OpenVINO does not work here ({type(error).__name__}: {error}); {_INSTALL}"
+            again = "pip install 'fcn-deploy[openvino]'"
+            return f"OpenVINO does not work here ({type(error).__name__}: {error}); {again}"
+
+    def missing_extra(self) -> MissingExtraError | None:
+        """Return the error of OpenVINO's package where it cannot be imported, or None."""
+        return missing_extra(f"backend {self.name}", "openvino", "openvino")
 
     def takes(self, precision: Precision) -> bool:
         """Say whether files of that precision are computed as this backend's name says."""
@@ -216,7 +221,12 @@ class OpenVinoRunner(OnnxRunner):
 def openvino_backend(options: OpenVinoOptions) -> Backend:
     """Return OpenVINO with these options as a backend."""
     return Backend(
-        options.name, options.open, options.unavailable_reason, options.takes, runs_on="cpu"
+        options.name,
+        options.open,
+        options.unavailable_reason,
+        options.takes,
+        runs_on="cpu",
+        missing_extra=options.missing_extra,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy.core.errors import cannot_import
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.int8_for_ort_cpu import SATURATION, for_onnx_runtime_cpu
 from fcn_deploy.graph.logits import with_logits
@@ -32,7 +33,7 @@ def _cpu_missing() -> str | None:
     try:
         import onnxruntime
     except ImportError as error:
-        return f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime"
+        return f"{cannot_import('backend ort', error)}; pip install onnxruntime"
     if "CPUExecutionProvider" not in onnxruntime.get_available_providers():
         return "this ONNX Runtime has no CPUExecutionProvider; pip install onnxruntime"
     return None
@@ -232,7 +233,8 @@ def _takes_on_gpu(precision: Precision) -> bool:
 def _rtx_missing() -> str | None:
     for name in ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"):
         if importlib.util.find_spec(name) is None:
-            return f"{name} is not installed; {RTX_REPAIR}"
+            absent = ModuleNotFoundError(name=name)
+            return f"{cannot_import('backend ort-rtx', absent)}; {RTX_REPAIR}"
     import onnxruntime
 
     if not hasattr(onnxruntime, "register_execution_provider_library"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fcn_deploy.core.errors import BackendError, FcnDeployError
+from fcn_deploy.core.errors import BackendError, FcnDeployError, cannot_import
 from fcn_deploy.graph.onnx_file import shape_arithmetic
 
 CUDA_PROVIDER, RTX_PROVIDER = "CUDAExecutionProvider", "NvTensorRTRTXExecutionProvider"
@@ -13,6 +13,8 @@ CUDA_LIBRARIES_REPAIR = (
     "their libraries onto LD_LIBRARY_PATH"
 )
 RTX_REPAIR = "pip install 'fcn-deploy[rtx]', on a machine with an RTX card"
+#: Both lie in the same folder: the second to be installed would overwrite the first.
+_GPU_INSTEAD = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
 #: Name under which the plugin's library is registered, once per process.
 _RTX_REGISTRATION = "fcn_deploy_rtx"
 
@@ -22,9 +24,9 @@ def cuda_missing() -> str | None:
     try:
         import onnxruntime
     except ImportError as error:
-        return f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime-gpu"
+        return f"{cannot_import(CUDA_PROVIDER, error)}; pip install onnxruntime-gpu"
     if CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        return f"this ONNX Runtime has no {CUDA_PROVIDER}; pip install onnxruntime-gpu"
+        return f"this ONNX Runtime has no {CUDA_PROVIDER}; {_GPU_INSTEAD}"
     return None
 
 

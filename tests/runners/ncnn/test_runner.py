@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError, OnnxFileError
+from fcn_deploy.core.errors import BackendError, MissingExtraError, OnnxFileError
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
@@ -128,7 +128,7 @@ def test_without_a_package_its_installation_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     assert "pip install 'fcn-deploy[ncnn]'" in str(unavailable_reason("ncnn"))
-    with pytest.raises(BackendError, match="pip install"):
+    with pytest.raises(MissingExtraError, match=f"backend ncnn needs {package}, .*; pip"):
         open_runner(tiny_run, "ncnn")
 
 

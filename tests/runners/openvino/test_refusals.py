@@ -9,7 +9,12 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fcn_deploy.core.errors import BackendError, MissingStageError, OnnxFileError
+from fcn_deploy.core.errors import (
+    BackendError,
+    MissingExtraError,
+    MissingStageError,
+    OnnxFileError,
+)
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.runners.base import open_runner, takes, unavailable_reason
@@ -47,7 +52,7 @@ def test_without_the_package_its_installation_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert "pip install 'fcn-deploy[openvino]'" in str(unavailable_reason(backend))
-    with pytest.raises(BackendError, match="pip install"):
+    with pytest.raises(MissingExtraError, match=f"backend {backend} needs openvino, .*; pip"):
         open_runner(tiny_run, backend)
 
 

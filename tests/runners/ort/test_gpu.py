@@ -226,7 +226,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "11.4.0", FakeCuda())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "pip install onnxruntime-gpu" in str(unavailable_reason("ort-cuda"))
-    assert "onnxruntime is not installed" in str(unavailable_reason("ort-rtx"))
+    assert "needs onnxruntime, which cannot be imported" in str(unavailable_reason("ort-rtx"))
 
 
 @pytest.mark.parametrize("backend", GPU_BACKENDS)

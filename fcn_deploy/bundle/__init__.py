@@ -1,0 +1,1 @@
+"""One signed file that carries a network to its target, with the proof of its masks.  No torch."""

@@ -1,0 +1,106 @@
+"""``fcn-deploy ship``: from a trained run to a bundle that holds, in one go."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from fcn_deploy.commands.shared.code_options import trust_code_option
+from fcn_deploy.commands.shared.console import console
+from fcn_deploy.commands.shared.options import PathText, PathType, run_argument
+from fcn_deploy.commands.shared.runs import run_from_argument
+from fcn_deploy.commands.shared.steps import command_line, run_step
+from fcn_deploy.commands.ship_steps import ALL, CPU, ShipOptions, bundle_file, ship_steps
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Product
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--target", type=click.Choice([ALL, CPU, *(product.value for product in Product)]),
+    default=ALL, show_default=True,
+    help="Prove and time the backends of this target: all that run here, those of the CPU, or "
+    "TensorRT, whose engine is built and carried along.",
+)  # fmt: skip
+@click.option(
+    "--fp16", is_flag=True, help="Ship the half precision network beside the float32 one."
+)
+@click.option("--int8", is_flag=True, help="Ship the 8-bit network as well.")
+@click.option(
+    "--out", type=PathType(), metavar="NAME.fcnd.zip",
+    help="Write the bundle to this file; by default to one in the current folder that is named "
+    "after the run.",
+)  # fmt: skip
+@click.option(
+    "--images", "count", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
+    help="Let so many pictures ride along in the bundle.",
+)  # fmt: skip
+@click.option(
+    "--data", metavar="DIR|synthetic", type=PathText("synthetic", folder=True),
+    help="Prove on the validation images of this folder, or of the built-in scenes (`synthetic`); "
+    "by default on the run's own.",
+)  # fmt: skip
+@click.option(
+    "--pictures", type=PathType(folder=True), metavar="DIR",
+    help="Prove on this folder of pictures, which need no labels.",
+)  # fmt: skip
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Prove on so many pictures at most, the first ones."
+)
+@click.option(
+    "--quick", is_flag=True,
+    help="Time the backends by a quick look: enough to choose one, not to publish.",
+)  # fmt: skip
+@click.option(
+    "--sign", "key", type=PathType(), metavar="KEY.pem",
+    help="Sign the bundle with this private key: ECDSA, P-256.",
+)  # fmt: skip
+@click.option(
+    "--key", "public_key", type=PathType(), metavar="PUB.pem",
+    help="Check the signature with this public key.",
+)  # fmt: skip
+@trust_code_option
+def ship(**typed: Any) -> None:
+    """Export, prove, time, bundle and verify a run; each step is skipped where it is current.
+
+    Stops at the first step that does not hold, with its exit code. What it runs is printed as it
+    would be typed.
+    """
+    options = ShipOptions(**typed)
+    source = _trained(options)
+    done = skipped = 0
+    for step in ship_steps(source, options):
+        if (reason := step.current()) is not None:
+            console.print(f"current: {step.words()[0]}; {reason}")
+            skipped += 1
+            continue
+        words = step.words()
+        if (code := run_step(words)) != 0:
+            console.print(f"stopped: `{command_line(words)}` ended with exit code {code}")
+            sys.exit(code if code > 0 else 128 - code)
+        done += 1
+    file = bundle_file(source, options)
+    console.print(
+        f"{file} can be handed over: `fcn-deploy verify {file} --run` proves it on its target "
+        f"({done} steps done, {skipped} were current)"
+    )
+
+
+def _trained(options: ShipOptions) -> Run:
+    """Return the run, which must be a run directory with something to ship.
+
+    Raises:
+        FcnDeployError: there is none.
+    """
+    source = run_from_argument(options.run)
+    if source.named_file is not None or source.bundle is not None:
+        raise InputError(f"{source.named_file or source.bundle} is no run", "name a run directory")
+    if options.data is not None and options.pictures is not None:
+        raise InputError("--data and --pictures exclude each other", "give one of them")
+    if not source.has_model():
+        source.require_checkpoint()
+    return source

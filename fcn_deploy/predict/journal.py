@@ -1,0 +1,376 @@
+"""Journal: predictions.jsonl, what a run has done, and what the next one need not do again.
+
+The first line is the head: the model, by digest, precision and backend, and what else decides what
+the files of a run are.  It stands there once and not in every line, because a journal is of one
+model: another one is refused when it is opened.  Each further line is of one picture, appended
+whole by one write after the picture's mask has its name.  What a kill leaves of a line is cut off
+when the journal is opened again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fcn_deploy.core.errors import ArtifactError, InputError
+from fcn_deploy.core.files import write_error
+from fcn_deploy.machine.description import utc_now
+from fcn_deploy.predict.journal_lines import Finished, Hashes, read_blocks
+from fcn_deploy.predict.shard import Shard
+
+KIND, SCHEMA = "predictions", 1
+#: Longest head that is read: thousands of names of classes fit.
+_HEAD_BYTES = 1 << 20
+_NO_HASHES: Hashes = np.zeros(0, np.uint64)
+
+
+@dataclass(frozen=True)
+class JournalHead:
+    """What all pictures of a journal have in common.
+
+    Attributes:
+        digest: of the model file.
+        precision, backend: that computed the masks.
+        overlay: whether overlays are written as well.
+        shard: ``0/4``, or None for all pictures.
+        classes: names by class index.
+        begun_ns: when the journal was begun, by the clock of the file system it lies in.
+        created: the same for people, ISO 8601, UTC.
+    """
+
+    digest: str
+    precision: str
+    backend: str
+    overlay: bool
+    classes: tuple[str, ...]
+    shard: str | None = None
+    begun_ns: int = 0
+    created: str = ""
+
+    def same_masks(self, other: JournalHead) -> bool:
+        """Say whether two journals are of masks of one model."""
+        return self._model == other._model
+
+    @property
+    def _model(self) -> tuple[str, str, str]:
+        return self.digest, self.precision, self.backend
+
+    @property
+    def words(self) -> str:
+        """The model, for messages."""
+        return f"{self.backend} {self.precision}, {self.digest[:19]}"
+
+    def line(self) -> bytes:
+        """Return the head as the journal's first line."""
+        values = {"kind": KIND, "schema": SCHEMA, **asdict(self)}
+        return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+
+
+def _head_of(line: bytes, file: Path) -> JournalHead:
+    try:
+        values = json.loads(line)
+        if not line.endswith(b"\n") or values.pop("kind") != KIND or values.pop("schema") != SCHEMA:
+            raise ValueError
+        return replace(JournalHead(**values), classes=tuple(values["classes"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArtifactError(
+            f"{file} does not begin as a journal of predict does",
+            "delete it, or choose another folder with --out",
+        ) from error
+
+
+def journal_name(shard: Shard | None) -> str:
+    """Return the name of a journal in the folder of the masks."""
+    return f"predictions{_part(shard)}.jsonl"
+
+
+def _part(shard: Shard | None) -> str:
+    return "" if shard is None else f".{shard.index}-of-{shard.count}"
+
+
+class Journal(AbstractContextManager["Journal"]):
+    """The journal of one run in the folder of its masks.
+
+    Args:
+        out: the folder of the masks.
+        shard: the part of the pictures that the run does.
+        resume: whether what its journal holds counts as finished.
+
+    Attributes:
+        path: the file.
+        was_there: whether there was one before.
+        finished: the pictures that count as finished; none unless ``resume``.
+        cut_off: whether a line was found that a kill had torn.
+        damaged: lines that are none of ours; they are dropped.
+
+    Raises:
+        InputError: another run writes it.
+        ArtifactError: it cannot be read, or is none.
+    """
+
+    def __init__(self, out: Path, shard: Shard | None, *, resume: bool) -> None:
+        self.path = out / journal_name(shard)
+        #: Where masks are written before they get their names; what a kill leaves lies there.
+        self.unfinished = out / f".predictions{_part(shard)}.unfinished"
+        self._shard = shard
+        self._resume = resume
+        self._lock = threading.Lock()
+        self._file: BinaryIO | None = _locked(self.path)
+        self.was_there = self._file is not None
+        self.cut_off = False
+        self.damaged = 0
+        self._own_head: JournalHead | None = None
+        try:
+            self.finished = self._read() if resume else Finished(_NO_HASHES, _NO_HASHES)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def begun_ns(self) -> int | None:
+        """When the journal that is resumed was begun; None where none is."""
+        return None if self._own_head is None else self._own_head.begun_ns
+
+    def _read(self) -> Finished:
+        keys, states = [_NO_HASHES], [_NO_HASHES]
+        for file, head in _other_heads(self.path).items():
+            # Other parts of the same whole hold none of our pictures.
+            if not _same_count(head.shard, self._shard):
+                with _reading(file), file.open("rb") as stream:
+                    stream.readline()
+                    self._read_lines(stream, keys, states)
+        if self._file is not None:
+            with _reading(self.path):
+                self._cut_off()
+                self._own_head = _head_of(self._file.readline(_HEAD_BYTES), self.path)
+                self.damaged = self._read_lines(self._file, keys, states)
+        return Finished(np.concatenate(keys), np.concatenate(states))
+
+    @staticmethod
+    def _read_lines(stream: BinaryIO, keys: list[Hashes], states: list[Hashes]) -> int:
+        damaged = 0
+        for lines in read_blocks(stream):
+            keys.append(lines.keys[lines.whole])
+            states.append(lines.states[lines.whole])
+            damaged += int(np.count_nonzero(~lines.whole))
+        return damaged
+
+    def _cut_off(self) -> None:
+        """Cut off what stands behind the last whole line."""
+        assert self._file is not None
+        end = self._file.seek(0, os.SEEK_END)
+        whole = end
+        while whole:
+            begin = max(0, whole - (1 << 16))
+            self._file.seek(begin)
+            newline = self._file.read(whole - begin).rfind(b"\n")
+            if newline >= 0:
+                whole = begin + newline + 1
+                break
+            whole = begin
+        if whole < end:
+            self.cut_off = True
+            self._file.truncate(whole)
+        self._file.seek(0)
+
+    def begin(self, head: JournalHead, redone: Hashes = _NO_HASHES) -> None:
+        """Make the journal ready to be appended to.
+
+        Args:
+            head: of this run.
+            redone: keys whose lines are dropped, since these pictures are done again.
+
+        Raises:
+            InputError: this journal, or another of the folder, is of another model.
+            ArtifactError: it cannot be written.
+        """
+        self._require_same(head)
+        if self._file is None:
+            self._file = _locked(self.path)
+            if self._file is not None and self._resume:
+                raise _busy(self.path)  # another run has begun it since this one looked
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+            self.unfinished.mkdir(exist_ok=True)
+            if self._own_head is None:
+                shard = None if self._shard is None else str(self._shard)
+                begun = self._file_system_time()
+                whole = replace(head, shard=shard, begun_ns=begun, created=utc_now())
+                self._replace(whole.line(), None)
+                self._require_others(head)  # one may have begun at the same moment
+            elif self.damaged or len(redone):
+                self._replace(self._own_head.line(), redone)
+            assert self._file is not None
+            self._file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise write_error(self.path, error, flags="--out") from error
+
+    def _file_system_time(self) -> int:
+        """Return the time that a file written now has; a server's clock may not be ours."""
+        stamp = self.unfinished / "begun"
+        stamp.touch()
+        now = stamp.stat().st_mtime_ns
+        stamp.unlink()
+        return now
+
+    def _require_same(self, head: JournalHead) -> None:
+        own = self._own_head
+        if own is not None:
+            if not own.same_masks(head):
+                raise InputError(
+                    f"the masks that {self.path} lists are of another model ({own.words}), not of "
+                    f"this one ({head.words})",
+                    "choose another folder with --out, or drop --resume to compute all anew",
+                )
+            if own.overlay != head.overlay:
+                raise InputError(
+                    f"the run of {self.path} was begun {'with' if own.overlay else 'without'} "
+                    "--overlay",
+                    f"{'add' if own.overlay else 'drop'} --overlay, or drop --resume to compute "
+                    "all anew",
+                )
+        self._require_others(head)
+
+    def _require_others(self, head: JournalHead) -> None:
+        for file, other in _other_heads(self.path).items():
+            if not other.same_masks(head):
+                raise InputError(
+                    f"the masks that {file} lists are of another model ({other.words}), not of "
+                    f"this one ({head.words})",
+                    "choose another folder with --out, or delete that file to compute all anew",
+                )
+
+    def _replace(self, head: bytes, redone: Hashes | None) -> None:
+        """Write the journal anew, whole or not at all.
+
+        Args:
+            head: its first line.
+            redone: keys of which no line is kept; None: no line is.
+        """
+        temporary = self.unfinished / self.path.name
+        with temporary.open("xb") as stream:
+            stream.write(head)
+            if redone is not None:
+                assert self._file is not None
+                self._file.seek(0)
+                self._file.readline(_HEAD_BYTES)
+                for lines in read_blocks(self._file):
+                    kept = lines.whole & ~np.isin(lines.keys, redone)
+                    for start, end in _runs(lines.starts[kept], lines.ends[kept]):
+                        stream.write(lines.content[start:end])
+            stream.flush()
+            os.fsync(stream.fileno())
+        taken = temporary.open("r+b", buffering=0)
+        _lock(taken, self.path)
+        os.replace(temporary, self.path)
+        if self._file is not None:
+            self._file.close()
+        self._file = taken
+
+    def append(self, line: bytes) -> None:
+        """Append a line; threads may do so at once.
+
+        Raises:
+            ArtifactError: the disk is full, for example; nothing of the line is left then.
+        """
+        assert self._file is not None
+        with self._lock:
+            try:
+                written = self._file.write(line)
+                if written != len(line):
+                    self._file.seek(-(written or 0), os.SEEK_CUR)
+                    self._file.truncate()
+                    raise OSError(28, os.strerror(28))  # no space left
+            except OSError as error:
+                raise write_error(self.path, error, flags="--out") from error
+
+    def close(self) -> None:
+        """Close the file, so that another run may have it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            with suppress(OSError):  # what is left in it, the next run removes
+                self.unfinished.rmdir()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _runs(starts: Any, ends: Any) -> list[tuple[int, int]]:
+    """Return pieces that follow one another without a gap as one."""
+    if not len(starts):
+        return []
+    breaks = np.flatnonzero(starts[1:] != ends[:-1]) + 1
+    first = np.concatenate(([0], breaks))
+    last = np.concatenate((breaks, [len(starts)])) - 1
+    return list(zip(starts[first].tolist(), ends[last].tolist(), strict=True))
+
+
+def _other_heads(own: Path) -> dict[Path, JournalHead]:
+    heads: dict[Path, JournalHead] = {}
+    for file in sorted(own.parent.glob("predictions*.jsonl")):
+        if file.name != own.name:
+            with _reading(file), file.open("rb") as stream:
+                heads[file] = _head_of(stream.readline(_HEAD_BYTES), file)
+    return heads
+
+
+def _same_count(text: str | None, shard: Shard | None) -> bool:
+    return text is not None and shard is not None and text.endswith(f"/{shard.count}")
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot read {file}: {error.strerror}", "check its permissions"
+        ) from error
+
+
+def _locked(path: Path) -> BinaryIO | None:
+    """Open a journal that is there, for this run alone; None where there is none."""
+    while True:
+        try:
+            file = path.open("r+b", buffering=0)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise write_error(path, error, flags="--out") from error
+        _lock(file, path)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # it was replaced between the two
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Lock a journal, where the system and the file system can do so."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise _busy(path) from error
+    except OSError:  # a file system without locks
+        return
+
+
+def _busy(path: Path) -> InputError:
+    return InputError(
+        f"another run of predict writes {path}", "wait for its end, or choose another --out"
+    )

@@ -1,0 +1,112 @@
+"""MasksOnDisk: a palette PNG for each picture, whole or not at all, and overlays."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.files import write_bytes, write_error
+from fcn_deploy.data.masks import Palette, overlay, write_mask, write_picture, written_by_us
+from fcn_deploy.predict.selection import OVERLAY_FOLDER
+from fcn_deploy.predict.stream import Segmented
+
+
+class MasksOnDisk:
+    """Writes masks, and beside them overlays where pictures are kept.
+
+    Args:
+        out: the folder of the masks.
+        masks: the path of each picture's mask below it.
+        palette: RGB per class.
+        unfinished: a folder in ``out`` for files that have no name yet, so that what a kill leaves
+            lies in one place; None: beside the masks.
+    """
+
+    def __init__(
+        self, out: Path, masks: Sequence[str], palette: Palette, unfinished: Path | None = None
+    ) -> None:
+        self._out = out
+        self._masks = masks
+        self._palette = palette
+        self._unfinished = unfinished
+        self._made: set[str] = set()
+
+    def write(self, answer: Segmented) -> Path:
+        """Write the mask of one picture and return its path.
+
+        The overlay is written first: where there is a mask, there is its overlay.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        name = self._masks[answer.place]
+        if answer.image is not None:
+            blended = overlay(answer.image, answer.mask, self._palette)
+            place = self._place(f"{OVERLAY_FOLDER}/{name}", answer.place)
+            write_picture(place, blended)
+            self._moved(place, f"{OVERLAY_FOLDER}/{name}")
+        place = self._place(name, answer.place)
+        write_mask(place, answer.mask, self._palette)
+        return self._moved(place, name)
+
+    def _place(self, name: str, number: int) -> Path:
+        return self._out / name if self._unfinished is None else self._unfinished / f"{number}.png"
+
+    def _moved(self, written: Path, name: str) -> Path:
+        target = self._out / name
+        if self._unfinished is None:
+            return target
+        folder = name.rpartition("/")[0]
+        try:
+            if folder not in self._made:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._made.add(folder)
+            os.replace(written, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise write_error(target, error) from error
+            # The folder is a link to another file system: there it is made whole once more.
+            write_bytes(target, written.read_bytes())
+            written.unlink()
+        return target
+
+
+def existing_masks(out: Path, masks: Sequence[str], *, with_overlay: bool) -> list[int]:
+    """Return the places of the masks that are there already and were written by us.
+
+    Raises:
+        InputError: a file that is none of ours would be replaced, or a mask and an overlay are one.
+    """
+    if with_overlay:
+        _refuse_both(out, masks)
+    if not out.exists():
+        return []
+    found: list[int] = []
+    folder = str(out)
+    for place, mask in enumerate(masks):
+        if os.path.lexists(f"{folder}/{mask}"):
+            _require_ours(out / mask)
+            found.append(place)
+        if with_overlay:
+            _require_ours(out / OVERLAY_FOLDER / mask)
+    return found
+
+
+def _refuse_both(out: Path, masks: Sequence[str]) -> None:
+    inside = [mask for mask in masks if mask.startswith(f"{OVERLAY_FOLDER}/")]
+    if inside and (both := {mask.partition("/")[2] for mask in inside}.intersection(masks)):
+        raise InputError(
+            f"a mask and an overlay would both be written to {out / OVERLAY_FOLDER / min(both)}",
+            f"rename the folder {OVERLAY_FOLDER} of the pictures",
+        )
+
+
+def _require_ours(target: Path) -> None:
+    if target.exists() and not written_by_us(target):
+        raise InputError(
+            f"{target} exists and was not written by fcn-deploy",
+            "choose another folder with --out",
+        )

@@ -1,0 +1,7 @@
+"""One open runner behind HTTP: Open Inference (KServe v2), batching, limits, metrics, draining.
+
+ uvicorn ─▶ protocol (limits of connections, heads, time) ─▶ middleware (id, token, metrics, log)
+   ─▶ v2 | pictures | page ─▶ Service.infer ─▶ Batcher ─▶ one thread ─▶ runner.run
+
+Everything but ``runner.run`` happens on the event loop, so that no state needs a lock.
+"""

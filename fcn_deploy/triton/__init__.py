@@ -1,0 +1,1 @@
+"""A run's model as a model repository of NVIDIA's Triton Inference Server."""

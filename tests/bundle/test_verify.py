@@ -1,0 +1,233 @@
+"""`verify` on the target: what holds, what does not, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from fcn_deploy.core.run import Run
+from tests.bundle.archives import contents_of, forged, pack
+from tests.bundle.conftest import Bundled
+from tests.command_line import FcnDeploy, refused, run_without_torch
+
+
+def keys(folder: Path, name: str) -> tuple[Path, Path]:
+    """Make a pair of ECDSA P-256 keys: private, public."""
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")
+    made = ec.generate_private_key(ec.SECP256R1())
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    private.write_bytes(
+        made.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    public.write_bytes(
+        made.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    return private, public
+
+
+def exchanged_channels(content: bytes) -> bytes:
+    """Return an ONNX file whose first convolution reads red as blue."""
+    model = onnx.load_from_string(content)
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    (weights,) = (w for w in model.graph.initializer if w.name == first.input[1])
+    turned = np.ascontiguousarray(numpy_helper.to_array(weights)[:, ::-1])
+    weights.CopyFrom(numpy_helper.from_array(turned, weights.name))
+    return bytes(model.SerializeToString())
+
+
+def test_a_good_bundle_holds(fcn_deploy: FcnDeploy, bundle: Path) -> None:
+    done = fcn_deploy("verify", bundle, "--backend", "ort")
+    assert done.code == 0, done
+    assert "every file has the SHA-256" in done.out
+    assert "signature: the bundle is not signed" in done.out
+    assert "ort             fp32  runs" in done.out
+
+
+def test_its_masks_are_the_same(fcn_deploy: FcnDeploy, bundle: Path) -> None:
+    done = fcn_deploy("verify", bundle, "--run", "--backend", "ort", "--json", "v.json")
+    assert done.code == 0, done
+    assert "same masks by the gate of `parity`: 0 of" in done.out
+    document = json.loads(Path("v.json").read_text())
+    assert document["holds"] is True
+    assert document["signature"]["asked"] is False
+    (state,) = document["backends"]
+    assert state["comparison"]["passed"] is True
+    assert state["comparison"]["reference"]["backend"] == "original"
+    # Nothing is left behind but what was asked for.
+    assert sorted(path.name for path in Path().iterdir()) == ["model.fcnd.zip", "v.json"]
+
+
+def test_exchanged_channels_are_told_by_the_masks(fcn_deploy: FcnDeploy, bundle: Path) -> None:
+    changed = exchanged_channels(contents_of(bundle)["model.onnx"])
+    forged(bundle, Path("forged.fcnd.zip"), {"model.onnx": changed})
+    assert fcn_deploy("verify", "forged.fcnd.zip", "--backend", "ort").code == 0
+    done = fcn_deploy("verify", "forged.fcnd.zip", "--run", "--backend", "ort", "--json", "v.json")
+    assert done.code == 1, done
+    assert "FAILED  ort             fp32  other masks: " in done.out
+    assert "all pixels: " in done.out
+    assert "no backend's masks have passed" in done.out
+    assert json.loads(Path("v.json").read_text())["holds"] is False
+
+
+def test_a_damaged_file_is_named_and_nothing_is_loaded(
+    fcn_deploy: FcnDeploy, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bundle.read_bytes()
+    place = content.index(contents_of(bundle)["model.onnx"]) + 1000
+    damaged = bytearray(content)
+    damaged[place] ^= 1
+    bundle.write_bytes(damaged)
+    for name in ("fcn_deploy.bundle.extraction.OnnxFile", "fcn_deploy.runners.base.open_runner"):
+        monkeypatch.setattr(name, lambda *words, **options: pytest.fail("it was loaded"))
+    done = fcn_deploy("verify", bundle, "--run", "--backend", "ort")
+    assert done.code == 1, done
+    assert "FAILED  model.onnx is damaged: expected sha256:" in done.out
+    assert "ort" not in done.out.replace("parity/ort.json", "")
+    refused(fcn_deploy("predict", bundle, "x.png"), "model.onnx is damaged")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "original.onnx"])
+def test_weights_in_another_file_are_refused(
+    name: str, fcn_deploy: FcnDeploy, bundle: Path
+) -> None:
+    model = onnx.load_from_string(contents_of(bundle)[name])
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    forged(bundle, bundle, {name: model.SerializeToString()})
+    done = fcn_deploy("verify", bundle, "--backend", "ort")
+    assert done.code == 1, done
+    assert f"FAILED  {name}: " in done.out
+    assert "keeps its weights in another file" in done.out
+    refused(fcn_deploy("predict", bundle, "x.png"), "keeps its weights in another file")
+
+
+def test_a_certificate_of_another_network_is_refused(fcn_deploy: FcnDeploy, bundle: Path) -> None:
+    name = "certificate/certificate.json"
+    document = json.loads(contents_of(bundle)[name])
+    document["reference"]["checkpoint_digest"] = "sha256:another"
+    forged(bundle, bundle, {name: json.dumps(document).encode()})
+    done = fcn_deploy("verify", bundle, "--backend", "ort")
+    assert done.code == 1
+    assert "certificate: it is of another network" in done.out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda contents: contents.pop("model.onnx"), "only fcn-deploy.json names model.onnx"),
+        (lambda contents: contents.pop("fcn-deploy.json"), "holds no fcn-deploy.json"),
+        (lambda contents: contents.update({"model.pkl": b"x"}), "only the archive holds"),
+        (lambda contents: contents.update({"fcn-deploy.json": b"{"}), "not JSON"),
+        (lambda contents: contents.update({"fcn-deploy.json": b"[]"}), "describes no bundle"),
+        (
+            lambda contents: contents.update(
+                {"fcn-deploy.json": b'{"kind": "bundle", "schema": 99}'}
+            ),
+            "has schema 99",
+        ),
+        (lambda contents: contents.update({"Kitfile": b""}), "Kitfile has 0 bytes"),
+    ],
+)
+def test_files_that_the_manifest_does_not_name(
+    change: object, said: str, fcn_deploy: FcnDeploy, bundle: Path
+) -> None:
+    contents = contents_of(bundle)
+    assert callable(change)
+    change(contents)
+    pack(bundle, contents)
+    refused(fcn_deploy("verify", bundle), said)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip at all", b"PK\5\6" + bytes(18)])
+def test_what_is_no_bundle(content: bytes, fcn_deploy: FcnDeploy) -> None:
+    Path("x.fcnd.zip").write_bytes(content)
+    for command in ("verify", "predict"):
+        words = ("x.png",) if command == "predict" else ()
+        refused(fcn_deploy(command, "x.fcnd.zip", *words), "no bundle, or damaged")
+    refused(fcn_deploy("verify", "missing.fcnd.zip"), "no bundle missing.fcnd.zip")
+    refused(fcn_deploy("verify", "."), "is a folder")
+
+
+def test_a_signature_that_cannot_be_checked_is_an_error(
+    fcn_deploy: FcnDeploy, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(bundle, contents_of(bundle) | {"model.sig": b"{}"})
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    refused(fcn_deploy("verify", bundle, "--key", "k.pub"), "pip install 'fcn-deploy[sign]'")
+    done = fcn_deploy("verify", bundle, "--backend", "ort")
+    assert done.code == 0
+    assert "signature not checked" in done.out
+
+
+def test_an_unsigned_bundle_fails_where_a_signature_is_asked_for(
+    fcn_deploy: FcnDeploy, bundle: Path
+) -> None:
+    done = fcn_deploy("verify", bundle, "--key", "k.pub", "--run", "--json", "v.json")
+    assert done.code == 1
+    assert "FAILED  signature: the bundle is not signed" in done.out
+    assert json.loads(Path("v.json").read_text())["backends"] == []
+
+
+@pytest.mark.slow
+def test_signatures(fcn_deploy: FcnDeploy, bundled: Bundled, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing")
+    (private, public), (_, other) = keys(tmp_path, "ours"), keys(tmp_path, "theirs")
+    signed = tmp_path / "signed.fcnd.zip"
+    bundled.bundle_to(signed, key=private)
+    done = fcn_deploy("verify", signed, "--key", public, "--backend", "ort")
+    assert done.code == 0, done
+    assert "signature: good" in done.out
+    done = fcn_deploy("verify", signed, "--key", other, "--backend", "ort")
+    assert done.code == 1
+    assert "FAILED  signature: it does not hold" in done.out
+    refused(fcn_deploy("verify", signed, "--key", private), "no public ECDSA key")
+
+    changed = exchanged_channels(contents_of(signed)["model.onnx"])
+    forged(signed, tmp_path / "forged.fcnd.zip", {"model.onnx": changed})
+    done = fcn_deploy("verify", "forged.fcnd.zip", "--key", public, "--run")
+    assert done.code == 1
+    assert "FAILED  signature" in done.out
+    assert "model.onnx" in done.out
+    assert "ort " not in done.out
+
+    assert strangers_verdict(signed, public, tmp_path / "one") == 0
+    assert strangers_verdict(signed, other, tmp_path / "two") != 0
+    assert strangers_verdict(tmp_path / "forged.fcnd.zip", public, tmp_path / "three") != 0
+
+
+def strangers_verdict(bundle: Path, key: Path, folder: Path) -> int:
+    """Unpack a bundle, and ask the tool of OpenSSF model signing about it."""
+    for name, content in contents_of(bundle).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    words = ["verify", "key", str(folder), "--signature", str(folder / "model.sig")]
+    command = [sys.executable, "-m", "model_signing", *words, "--public_key", str(key)]
+    return subprocess.run(command, capture_output=True, check=False).returncode
+
+
+@pytest.mark.slow
+def test_nothing_of_it_needs_torch(bundle: Path, bundled: Bundled, tmp_path: Path) -> None:
+    done = run_without_torch("verify", str(bundle), "--run", "--backend", "ort")
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = str(tmp_path / "masks")
+    done = run_without_torch("predict", str(bundle), str(bundled.pictures), "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_without_torch("parity", str(bundle), "--backend", "ort")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Run(bundle.with_suffix("")).parity_folder.is_dir()

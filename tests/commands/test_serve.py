@@ -1,0 +1,77 @@
+"""`fcn-deploy serve`: what it refuses to start with, and what `--check` says."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import FcnDeploy
+
+
+def test_an_address_for_others_needs_a_token_or_consent(fcn_deploy: FcnDeploy) -> None:
+    for host in ("0.0.0.0", "::", "192.0.2.1", "serve.example"):
+        refused = fcn_deploy("serve", "--host", host)
+        assert refused.code == 2
+        assert "--token-file" in refused.err
+        assert "--insecure" in refused.err
+    for host in ("127.0.0.1", "localhost"):
+        assert "no run elsewhere" in fcn_deploy("serve", "elsewhere", "--host", host).err
+
+
+@pytest.mark.parametrize("content", ["", "two words", "umlaut-\u00fc", "\n\n"])
+def test_a_token_file_holds_one_token(fcn_deploy: FcnDeploy, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(content, encoding="utf-8")
+    refused = fcn_deploy("serve", "--token-file", file)
+    assert refused.code == 2
+    assert "openssl rand" in refused.err
+
+
+def test_a_token_file_that_is_not_there_is_named(fcn_deploy: FcnDeploy) -> None:
+    refused = fcn_deploy("serve", "--token-file", "no-such-file")
+    assert (refused.code, "no-such-file" in refused.err) == (2, True)
+
+
+def test_a_port_that_is_taken_is_named(fcn_deploy: FcnDeploy) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = fcn_deploy("serve", "--port", str(port))
+    assert refused.code == 2
+    assert f"port {port}" in refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+def test_without_a_network_it_does_not_start(fcn_deploy: FcnDeploy) -> None:
+    refused = fcn_deploy("serve", "--port", "0", "--fp16")
+    assert refused.code == 2
+    assert "model.fp16.onnx; run `fcn-deploy" in refused.err
+
+
+def test_a_missing_extra_is_one_line(
+    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    refused = fcn_deploy("serve")
+    assert refused.code == 2
+    assert "pip install 'fcn-deploy[serve]'" in refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+def test_check_computes_once_and_says_what_would_be_served(
+    fcn_deploy: FcnDeploy, tiny_folder: Path, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret\n", encoding="utf-8")
+    words = ("--check", "--port", "0", "--token-file", token, "--max-batch", "2", "--threads", "1")
+    checked = fcn_deploy("serve", tiny_folder, *words)
+    assert checked.code == 0, checked.err
+    name = tiny_folder.name
+    assert f"would serve {name} on http://127.0.0.1:" in checked.out
+    assert "to those who bear the token" in checked.out
+    assert "warmed up 2×48×64" in checked.out
+    assert "computed by ort on cpu in fp32" in checked.out
+    assert "5 classes: background, disc, ring, box, star" in checked.out
+    assert "secret" not in checked.out + checked.err

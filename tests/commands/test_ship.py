@@ -1,0 +1,118 @@
+"""``fcn-deploy ship``: the steps as typed, what is current is left alone, a failure ends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fcn_deploy.commands import ship as ship_command
+from fcn_deploy.commands.ship_steps import ShipOptions, Step, ship_steps
+from fcn_deploy.core.run import Run
+from tests.command_line import FcnDeploy, refused
+from tests.commands.quick_training import QUICK
+
+
+def options(**typed: Any) -> ShipOptions:
+    usual: dict[str, Any] = {
+        "run": None, "target": "all", "fp16": False, "int8": False, "out": None, "count": 2,
+        "data": None, "pictures": None, "limit": 2, "quick": True, "key": None,
+        "public_key": None,
+    }  # fmt: skip
+    return ShipOptions(**(usual | typed))
+
+
+def lines(source: Run, **typed: Any) -> list[str]:
+    return [" ".join(step.words()) for step in ship_steps(source, options(**typed))]
+
+
+def test_the_steps_are_commands_as_a_user_would_type_them(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert lines(run, int8=True, data="photos") == [
+        f"export {tmp_path}",
+        f"export {tmp_path} --int8",
+        f"parity {tmp_path} --data photos --limit 2",
+        f"parity {tmp_path} --int8 --data photos --limit 2",
+        f"bench {tmp_path} --fp32 --int8 --tier end-to-end --no-cold-start --quick",
+        f"bundle {tmp_path} --out {tmp_path.name}.fcnd.zip --images 2 --data photos",
+        f"verify {tmp_path.name}.fcnd.zip --run --json {tmp_path}/verified.json --no-timing",
+    ]
+
+
+def test_a_target_names_its_backends(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    on_cpu = next(line for line in lines(run, target="cpu") if line.startswith("parity"))
+    assert "--backend ort " in on_cpu
+    assert "trt" not in on_cpu
+    on_gpu = lines(run, target="trt", fp16=True)
+    assert f"build {tmp_path} --fp16 --product trt" in on_gpu
+    assert f"parity {tmp_path} --backend trt --fp16 --limit 2" in on_gpu
+
+
+@pytest.fixture
+def three_steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Steps of which the second is current; what is run is recorded, and the third one fails."""
+    ran: list[tuple[str, ...]] = []
+
+    def steps(_source: Run, _options: ShipOptions) -> Iterator[Step]:
+        yield Step(lambda: ("export", "r"), lambda: None)
+        yield Step(lambda: ("parity", "r"), lambda: "the gate passed in p.json")
+        yield Step(lambda: ("bench", "r"), lambda: None)
+        yield Step(lambda: ("bundle", "r"), lambda: None)
+
+    def run_step(words: tuple[str, ...]) -> int:
+        ran.append(words)
+        return 1 if words[0] == "bench" else 0
+
+    monkeypatch.setattr(ship_command, "ship_steps", steps)
+    monkeypatch.setattr(ship_command, "run_step", run_step)
+    return ran
+
+
+def test_it_stops_at_the_first_step_that_does_not_hold(
+    fcn_deploy: FcnDeploy, tiny_run: Path, three_steps: list[tuple[str, ...]]
+) -> None:
+    finished = fcn_deploy("ship", tiny_run)
+    assert finished.code == 1
+    assert three_steps == [("export", "r"), ("bench", "r")]
+    assert "current: parity; the gate passed in p.json" in finished.out
+    assert "stopped: `fcn-deploy bench r` ended with exit code 1" in finished.out
+    assert "can be handed over" not in finished.out
+
+
+def test_bad_input_is_refused_before_anything_runs(
+    fcn_deploy: FcnDeploy, tiny_run: Path, three_steps: list[tuple[str, ...]]
+) -> None:
+    refused(fcn_deploy("ship", "nowhere"), "no run nowhere", "fcn-deploy train")
+    refused(fcn_deploy("ship", tiny_run / "model.onnx"), "is no run")
+    refused(fcn_deploy("ship", tiny_run, "--data", "a", "--pictures", "b"), "exclude each other")
+    assert three_steps == []
+
+
+@pytest.mark.slow
+def test_from_a_training_to_a_bundle_and_again(
+    fcn_deploy: FcnDeploy, few_scenes: None, tmp_path: Path
+) -> None:
+    assert fcn_deploy("train", *QUICK).code == 0
+    words = ("--limit", "1", "--images", "1", "--quick", "--target", "cpu")
+    first = fcn_deploy("ship", *words)
+    assert first.code == 0, first.out + first.err
+    assert "(5 steps done, 0 were current)" in first.out
+    bundle = (tmp_path / "fcn.fcnd.zip").read_bytes()
+    again = fcn_deploy("ship", *words)
+    assert again.code == 0, again.out
+    assert "(0 steps done, 5 were current)" in again.out
+    assert [line for line in again.out.splitlines() if line.startswith("$")] == []
+    assert (tmp_path / "fcn.fcnd.zip").read_bytes() == bundle
+    # What is shipped is what is taken from now on, and why.
+    scored = fcn_deploy("evaluate", "--json", "e.json")
+    assert scored.code == 0, scored.err
+    assert "proven here" in scored.out or "same masks by parity/" in scored.out
+    assert json.loads((tmp_path / "e.json").read_text())["rows"]
+    # A checkpoint that has changed makes all of it anew.
+    assert fcn_deploy("train", *QUICK, "--seed", "3", "--overwrite").code == 0
+    anew = fcn_deploy("ship", *words)
+    assert "(5 steps done, 0 were current)" in anew.out, anew.out + anew.err

@@ -1,0 +1,218 @@
+"""What is computed together, in which order, and what is not computed at all."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import numpy as np
+
+from fcn_deploy.core.errors import BackendError
+from fcn_deploy.runners.base import Outputs
+from fcn_deploy.serve.errors import ClientGoneError
+from fcn_deploy.serve.settings import Settings
+from tests.fakes import FakeRunner
+from tests.serve.clients import Asked, HeldRunner, ask, error_of, mask_of, masks, pictures
+
+
+async def queued(asked: Asked, waiting: int) -> None:
+    """Wait until so many requests wait behind the batch in the runner."""
+    while asked.service._batcher.waiting != waiting:
+        await asyncio.sleep(0.001)
+
+
+async def send(asked: Asked, images: Any, waiting: int) -> asyncio.Task[httpx.Response]:
+    task = asyncio.create_task(asked.infer(images))
+    await queued(asked, waiting)
+    return task
+
+
+def test_what_waits_in_equal_sizes_goes_together() -> None:
+    runner = HeldRunner()
+    sent = [pictures(1, 5, 7, seed=seed) for seed in range(4)]
+    other = pictures(1, 9, 4)
+
+    async def talk(asked: Asked) -> None:
+        first = await send(asked, sent[0], 0)
+        await runner.begun()
+        tasks = [first, await send(asked, sent[1], 1), await send(asked, other, 2)]
+        tasks += [await send(asked, sent[2], 3), await send(asked, sent[3], 4)]
+        runner.release(3)
+        responses = await asyncio.gather(*tasks)
+        for response, images in zip(
+            responses, (sent[0], sent[1], other, sent[2], sent[3]), strict=True
+        ):
+            assert np.array_equal(mask_of(response), masks(images))
+
+    ask(talk, runner)
+    assert runner.batches == [1, 3, 1]  # the other size did not wait behind later ones
+
+
+def test_a_batch_has_no_more_pictures_than_it_may() -> None:
+    runner = HeldRunner()
+
+    async def talk(asked: Asked) -> None:
+        tasks = [await send(asked, pictures(1), 0)]
+        await runner.begun()
+        for waiting, images in enumerate((2, 2, 1), start=1):
+            tasks.append(await send(asked, pictures(images, seed=images), waiting))
+        runner.release(3)
+        for response in await asyncio.gather(*tasks):
+            mask_of(response)
+
+    ask(talk, runner, Settings(max_batch=3))
+    assert runner.batches == [1, 3, 2]
+
+
+def test_the_one_that_waited_longest_is_never_passed_over() -> None:
+    runner = HeldRunner()
+
+    async def talk(asked: Asked) -> None:
+        tasks = [await send(asked, pictures(1), 0)]
+        await runner.begun()
+        rare = await send(asked, pictures(1, 3, 3), 1)
+        for waiting in range(2, 6):
+            tasks.append(await send(asked, pictures(1), waiting))
+        runner.release()
+        await runner.begun()
+        assert runner.shapes[-1] != (1, 3, 3, 3)  # in the runner, held
+        runner.release()
+        mask_of(await rare)
+        assert asked.service._batcher.waiting == 0
+        runner.release()
+        await asyncio.gather(*tasks)
+
+    ask(talk, runner)
+    assert runner.batches == [1, 1, 4]
+
+
+def test_a_full_queue_refuses_and_forgets_nobody() -> None:
+    runner = HeldRunner()
+
+    async def talk(asked: Asked) -> None:
+        tasks = [await send(asked, pictures(1), 0)]
+        await runner.begun()
+        tasks += [await send(asked, pictures(1), waiting) for waiting in (1, 2)]
+        refused = await asked.infer(pictures(1))
+        assert "waiting" in error_of(refused, 503)
+        assert refused.headers["retry-after"] == "1"
+        runner.release(2)
+        for response in await asyncio.gather(*tasks):
+            mask_of(response)
+
+    ask(talk, runner, Settings(max_queue=2))
+
+
+def test_a_request_whose_client_has_gone_is_not_computed() -> None:
+    runner = HeldRunner()
+
+    async def talk(asked: Asked) -> None:
+        first = await send(asked, pictures(1), 0)
+        await runner.begun()
+        gone = asyncio.get_running_loop().create_future()
+        leaving = asyncio.create_task(asked.service.infer(pictures(1), gone=gone))
+        await queued(asked, 1)
+        gone.set_result(None)
+        try:
+            await leaving
+        except ClientGoneError:
+            pass
+        else:
+            raise AssertionError("the client got an answer")
+        assert asked.service._batcher.waiting == 0
+        runner.release()
+        mask_of(await first)
+
+    ask(talk, runner)
+    assert runner.batches == [1]
+
+
+def test_a_failure_costs_only_the_request_that_made_it() -> None:
+    def fail(images: Any, outputs: Outputs) -> Outputs:
+        if (images == 255).all(axis=(1, 2, 3)).any():
+            raise BackendError("white is too bright")
+        return outputs
+
+    runner = HeldRunner()
+    runner._bug = fail
+    white = np.full((1, 5, 7, 3), 255, dtype=np.uint8)
+
+    async def talk(asked: Asked) -> None:
+        tasks = [await send(asked, pictures(1), 0)]
+        await runner.begun()
+        tasks += [await send(asked, white, 1), await send(asked, pictures(1, seed=5), 2)]
+        runner.release(4)
+        first, bright, third = await asyncio.gather(*tasks)
+        mask_of(first)
+        assert "too bright" in error_of(bright, 500)
+        assert np.array_equal(mask_of(third), masks(pictures(1, seed=5)))
+
+    ask(talk, runner)
+    assert runner.batches == [1, 2, 1, 1]
+
+
+def test_a_delay_gathers_a_batch_and_a_full_one_does_not_wait_for_it() -> None:
+    runner = FakeRunner()
+
+    async def talk(asked: Asked) -> None:
+        warmed = len(runner.shapes)
+        tasks = [asyncio.create_task(asked.infer(pictures(1))) for _ in range(3)]
+        for response in await asyncio.gather(*tasks):  # in less than the hour, as it is full
+            mask_of(response)
+        assert [shape[0] for shape in runner.shapes[warmed:]] == [3]
+
+    ask(talk, runner, Settings(max_batch=3, max_delay_ms=3_600_000))
+
+
+def test_a_lone_request_waits_no_longer_than_the_delay() -> None:
+    response = ask(lambda asked: asked.infer(pictures(1)), settings=Settings(max_delay_ms=1))
+    mask_of(response)
+
+
+def test_closing_answers_what_waits_and_takes_nothing_more() -> None:
+    runner = HeldRunner()
+
+    async def talk(asked: Asked) -> None:
+        tasks = [await send(asked, pictures(1), 0)]
+        await runner.begun()
+        tasks.append(await send(asked, pictures(1, seed=1), 1))
+        closing = asyncio.create_task(asked.service.close())
+        await asyncio.sleep(0)
+        assert "shutting down" in error_of(await asked.infer(pictures(1)), 503)
+        assert not runner.closed
+        runner.release(2)
+        for response in await asyncio.gather(*tasks):
+            mask_of(response)
+        await closing
+
+    ask(talk, runner)
+    assert runner.closed
+
+
+def test_a_draining_service_is_not_ready_and_serves() -> None:
+    async def talk(asked: Asked) -> None:
+        asked.service.drain()
+        for path in ("/v2/health/ready", "/v2/models/fcn/ready"):
+            assert "draining" in error_of(await asked.http.get(path), 503)
+        assert (await asked.http.get("/v2/health/live")).status_code == 200
+        response = await asked.infer(pictures(1))
+        mask_of(response)
+        assert "connection" not in response.headers
+
+    ask(talk)
+
+
+def test_nothing_is_computed_before_the_warm_up() -> None:
+    async def talk(asked: Asked) -> None:
+        assert "starting" in error_of(await asked.http.get("/v2/health/ready"), 503)
+        assert "warming up" in error_of(await asked.infer(pictures(1)), 503)
+        await asked.service.start()
+        mask_of(await asked.infer(pictures(1)))
+
+    runner = FakeRunner()
+    ask(talk, runner, started=False)
+    # The training's sizes, the typical one also in a full batch, then what was asked.
+    assert [shape[:3] for shape in runner.shapes] == [
+        (1, 48, 64), (1, 97, 131), (8, 48, 64), (1, 5, 7),
+    ]  # fmt: skip

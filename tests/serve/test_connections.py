@@ -1,0 +1,230 @@
+"""Connections of real sockets: heads and bodies that do not come, refusals, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+
+import pytest
+
+from fcn_deploy.core.errors import BackendError, InputError
+from fcn_deploy.runners.base import Outputs
+from fcn_deploy.serve.server import listen, serve, url_of
+from fcn_deploy.serve.service import Service
+from fcn_deploy.serve.settings import Settings
+from fcn_deploy.serve.tensors import HEADER_LENGTH
+from tests.fakes import FakeRunner
+from tests.serve.clients import HeldRunner, binary_request, masks, pictures
+from tests.serve.served import Response, exchange, read_response, request, served
+
+#: Long enough for an honest request on a busy machine is not asked of these: they all fail.
+IMPATIENT = Settings(head_seconds=0.1, body_seconds=0.1, max_head_bytes=2000, max_headers=20)
+
+
+def refused(*parts: bytes, settings: Settings = IMPATIENT, pause: float = 0.0) -> Response:
+    async def talk() -> Response:
+        async with served(settings) as (port, _):
+            return await exchange(port, *parts, pause=pause)
+
+    return asyncio.run(talk())
+
+
+def good_request() -> bytes:
+    body, length = binary_request(pictures())
+    return request(body, f"{HEADER_LENGTH}: {length}")
+
+
+def is_good(response: Response) -> bool:
+    return response.status == 200 and response.body.endswith(masks(pictures()).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "status"),
+    [
+        ("a long line", [b"GET /" + b"x" * 3000 + b" HTTP/1.1\r\n\r\n"], 431),
+        ("a long header", [b"GET / HTTP/1.1\r\na: " + b"x" * 3000 + b"\r\n\r\n"], 431),
+        ("a header that does not end", [b"GET / HTTP/1.1\r\na: " + b"x" * 3000], 431),
+        ("many headers", [b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 30 + b"\r\n"], 431),
+        ("half a head", [b"GET / HTTP/1.1\r\na: b\r\n"], 408),
+        ("half a body", [request(b"x" * 100)[:-50]], 408),
+        ("line ends for ever", [b"\r\n"], 408),
+        ("no HTTP", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], 400),
+        ("another protocol", [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], 400),
+        ("two lengths", [b"POST / HTTP/1.1\r\nContent-Length: 1\r\n" * 2 + b"\r\n"], 400),
+    ],
+)  # fmt: skip
+def test_what_is_no_request_in_time_is_refused(kind: str, parts: list[bytes], status: int) -> None:
+    response = refused(*parts)
+    assert (response.status, response.headers["connection"]) == (status, "close")
+    assert response.error()
+
+
+def test_a_drop_at_a_time_does_not_hold_a_connection() -> None:
+    head = [b"GET / HTTP/1.1\r\n", *[b"a: b\r\n"] * 15]
+    assert refused(*head, pause=0.02).status in (0, 408)  # 0: it was sent on into the closed socket
+
+
+def test_a_connection_on_which_nothing_is_sent_is_closed() -> None:
+    assert refused().status == 0
+
+
+def test_a_body_may_take_longer_the_more_of_it_has_come() -> None:
+    settings = Settings(body_seconds=0.05, min_bytes_per_second=1.0)
+    body, length = binary_request(pictures())
+    whole = request(body, f"{HEADER_LENGTH}: {length}")
+    assert is_good(refused(whole[:-100], whole[-100:], settings=settings, pause=0.2))
+
+
+def test_too_many_connections_are_refused_and_those_that_are_open_work() -> None:
+    async def talk() -> None:
+        async with served(Settings(max_connections=1)) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(good_request())
+            assert is_good(await read_response(reader))
+            second = await exchange(port)
+            assert (second.status, second.headers["retry-after"]) == (503, "1")
+            assert second.error()
+            writer.write(good_request())
+            assert is_good(await read_response(reader))
+            writer.close()
+
+    asyncio.run(talk())
+
+
+def test_a_body_that_is_refused_unread_leaves_the_connection_usable() -> None:
+    async def talk() -> None:
+        async with served(Settings(max_pixels=1000)) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request(bytes(200_000)))
+            assert (await read_response(reader)).status == 413
+            writer.write(good_request())
+            assert is_good(await read_response(reader))
+            writer.close()
+
+    asyncio.run(talk())
+
+
+def test_a_client_that_asks_before_it_sends_a_body_is_told() -> None:
+    async def talk() -> None:
+        async with served(Settings(max_pixels=1000)) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            body, length = binary_request(pictures())
+            whole = request(body, f"{HEADER_LENGTH}: {length}", "Expect: 100-continue")
+            writer.write(whole[: -len(body)])
+            assert (await read_response(reader)).status == 100
+            writer.write(body)
+            assert is_good(await read_response(reader))
+            writer.write(request(bytes(200_000), "Expect: 100-continue")[:-200_000])
+            refused = await read_response(reader)
+            assert (refused.status, refused.headers["connection"]) == (413, "close")
+            writer.close()
+
+    asyncio.run(talk())
+
+
+def test_a_client_that_leaves_is_not_computed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fcn_deploy.serve")
+    runner = HeldRunner()
+
+    async def talk() -> None:
+        async with served(runner=runner) as (port, server):
+            runner.held = True
+            first = asyncio.create_task(exchange(port, good_request()))
+            await runner.begun()
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(good_request())
+            while server.service._batcher.waiting != 1:
+                await asyncio.sleep(0.001)
+            writer.close()
+            while server.service._batcher.waiting != 0:
+                await asyncio.sleep(0.001)
+            runner.release()
+            assert is_good(await first)
+
+    asyncio.run(talk())
+    assert runner.batches == [1]
+    ends = [getattr(record, "fields", {}).get("status") for record in caplog.records]
+    assert 499 in ends
+
+
+def test_a_signal_drains_then_ends_and_answers_all_that_was_accepted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "fcn_deploy.serve")
+    runner = HeldRunner()
+
+    async def talk() -> None:
+        async with served(Settings(drain_seconds=0.3), runner) as (port, server):
+            runner.held = True
+            early = asyncio.create_task(exchange(port, good_request()))
+            await runner.begun()
+            os.kill(os.getpid(), signal.SIGTERM)
+            while server.service.ready:
+                await asyncio.sleep(0.001)
+            health = await exchange(port, b"GET /v2/health/ready HTTP/1.1\r\n\r\n")
+            assert (health.status, health.headers.get("connection")) == (503, None)
+            late = asyncio.create_task(exchange(port, good_request()))  # a new connection
+            while server.service._batcher.waiting != 1:
+                await asyncio.sleep(0.001)
+            while not server.should_exit:
+                await asyncio.sleep(0.001)
+            runner.release(2)
+            assert is_good(await early)
+            assert is_good(await late)
+
+    asyncio.run(talk())
+    (stopped,) = [record for record in caplog.records if record.getMessage() == "stopped"]
+    assert getattr(stopped, "fields", {}) == {"accepted": 2, "answered": 2}
+    assert runner.closed
+
+
+def test_a_network_that_does_not_compute_ends_the_server() -> None:
+    def fail(*arguments: object) -> Outputs:
+        raise BackendError("it does not compute")
+
+    with listen("127.0.0.1", 0) as bound:
+        service = Service(FakeRunner(bug=fail), Settings())
+        with pytest.raises(BackendError, match="does not compute"):
+            serve(service, bound)
+
+
+def test_an_address_that_is_taken_is_an_error_of_one_line() -> None:
+    with listen("127.0.0.1", 0) as bound:
+        bound.listen()
+        port = bound.getsockname()[1]
+        assert url_of(bound) == f"http://127.0.0.1:{port}"
+        with pytest.raises(InputError, match=f"port {port}.*--port"):
+            listen("127.0.0.1", port)
+    with pytest.raises(InputError, match="--host"):
+        listen("no.such.host.invalid", 0)
+
+
+def test_ipv6_is_written_in_brackets() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    try:
+        bound = listen("::1", 0)
+    except InputError:
+        pytest.skip("no IPv6 loopback here")
+    with bound:
+        assert url_of(bound).startswith("http://[::1]:")
+
+
+def test_statistics_of_refusals_by_the_parser_are_in_the_metrics() -> None:
+    async def talk() -> str:
+        async with served(IMPATIENT) as (port, _):
+            await exchange(port, b"GARBAGE\r\n\r\n")
+            return (await exchange(port, b"GET /metrics HTTP/1.1\r\n\r\n")).body.decode()
+
+    line = 'fcn_deploy_requests_total{code="400",route="protocol"} 1.0'
+    assert line in asyncio.run(talk())
+
+
+def test_errors_are_json_over_a_socket_too() -> None:
+    response = refused(b"GET /nowhere HTTP/1.1\r\n\r\n")
+    assert response.status == 404
+    assert json.loads(response.body)["error"] == "GET /nowhere: nothing here"
