@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from gpu_page.results import GpuResults
+from networks.schema import NETWORKS, NETWORKS_SCHEMA
 
 from benchmarks import fp16, journal, overlap, tails
 from fcn_deploy.core.files import read_json
@@ -23,6 +24,7 @@ SCRIPTS = {
     overlap.OVERLAP: overlap.OVERLAP_SCHEMA,
     tails.TAILS: tails.TAILS_SCHEMA,
     fp16.FP16: fp16.FP16_SCHEMA,
+    NETWORKS: NETWORKS_SCHEMA,
     journal.JOURNAL: journal.JOURNAL_SCHEMA,
 }
 
