@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import click
 from fcn_deploy.commands.shared.backends import require_backends, say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import console
+from fcn_deploy.commands.shared.logits_check import logits_check
 from fcn_deploy.commands.shared.options import (
     PathType,
     device_option,
@@ -153,9 +155,17 @@ def serve(**typed: Any) -> None:
     source = run_from_argument(options.run, options.trust)
     if settings.grpc_port is not None:  # a port that is taken shows before the model is opened
         server.listen(settings.host, settings.grpc_port).close()
-    with server.listen(settings.host, settings.port) as bound:
+    with server.listen(settings.host, settings.port) as bound, ExitStack() as stack:
         runner = _open(source, options)
-        service = Service(runner, settings, source.name)
+        check = logits_check(
+            source,
+            runner.describe(),
+            stack,
+            precision=options.precision,
+            threads=options.threads,
+            device=options.device,
+        )
+        service = Service(runner, settings, source.name, has_finite_logits=check)
         if options.check:
             asyncio.run(_check(service, server.url_of(bound)))
         else:

@@ -87,7 +87,7 @@ class Gate:
         seconds = time.perf_counter() - passage.began
         status = passage.status if error is None else status_of(error)
         route = getattr(scope.get("endpoint"), "__name__", "none")
-        self.metrics.request_done(route, status, seconds)
+        self.metrics.request_done(route, status)
         if status < 400 and scope["path"] in _QUIET:
             return
         fields: dict[str, Any] = {
@@ -101,6 +101,7 @@ class Gate:
         }
         if (answer := scope.get("state", {}).get("answer")) is not None:
             self.metrics.stage_seconds.labels("read").observe(passage.read_seconds)
+            self.metrics.stage_seconds.labels("total").observe(seconds)
             fields["queue_ms"] = round(answer.queue_seconds * 1000, 2)
             fields["compute_ms"] = round(answer.compute_seconds * 1000, 2)
             fields["batch"] = answer.batch_size
@@ -143,7 +144,8 @@ class _Passage:
             self.read_seconds = time.perf_counter() - self.began
             self._accepted()
         self.body_bytes += size
-        self.take_memory(size)
+        if size:
+            self.take_memory(size)
         return message
 
     def take_memory(self, size: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -27,10 +28,16 @@ if TYPE_CHECKING:
     from fcn_deploy.serve.grpc_endpoint import GrpcEndpoint
 
 _LOG = logging.getLogger("fcn_deploy.serve")
+#: Exit code where a third signal ended the process before the requests had their answers.
+GIVEN_UP = 1
+#: Connections that may wait to be accepted.
+_BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address; with port 0, to a free one.
+    """Return a socket that listens on an address; with port 0, on a free one.
+
+    It listens at once, as two sockets can be bound to one address while neither listens.
 
     Raises:
         InputError: the address is none of this machine's, or is taken.
@@ -43,6 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen(_BACKLOG)
         except OSError:
             bound.close()
             raise
@@ -85,6 +93,7 @@ class Server(uvicorn.Server):
 
     Attributes:
         service: what is served.
+        signals_seen: how many signals have asked it to end.
         failure: why the runner did not warm up, or gRPC has no port, which ends the server.
         grpc: the endpoint of gRPC, where there is one and it listens.
     """
@@ -105,10 +114,10 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=settings.max_head_bytes,
         )
         super().__init__(config)
+        self.signals_seen = 0
         self.failure: Exception | None = None
         self.service = service
         self.grpc: GrpcEndpoint | None = None
-        self._giving_up: asyncio.Future[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; see :func:`serve`."""
@@ -122,14 +131,15 @@ class Server(uvicorn.Server):
         if self.grpc is not None:
             fields["grpc_port"] = self.grpc.port
         _LOG.info("listening", extra={"fields": fields})
-        warming = asyncio.create_task(self._warm_up())
-        try:
-            await super().serve(sockets)
-        finally:
-            if self.grpc is not None:
-                await self.grpc.stop(0)
-            await self.service.close()
-            await warming
+        with self.signals():
+            warming = asyncio.create_task(self._warm_up())
+            try:
+                await super().serve(sockets)
+            finally:
+                if self.grpc is not None:
+                    await self.grpc.stop(0)
+                await self.service.close()
+                await warming
         metrics = self.service.metrics
         counts = {"accepted": metrics.accepted, "answered": metrics.answered}
         _LOG.info("stopped", extra={"fields": counts})
@@ -153,9 +163,18 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drain at the first signal, shut down at the second, give up what is left at the third.
+        """Leave signals to :meth:`signals`.
 
         uvicorn's own way ends the process by the signal, and not with exit code 0.
+        """
+        yield
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Drain at the first signal, shut down at the second, give up what is left at the third.
+
+        Until the runner is closed: a signal that comes then is one more, and does not end the
+        process with another exit code.
         """
         loop = asyncio.get_running_loop()
         before = {
@@ -169,11 +188,14 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def _stop(self) -> None:
+        self.signals_seen += 1
+        if self.signals_seen > 2:
+            # What computes cannot be stopped otherwise, and whoever asks thrice means it.
+            _LOG.error("given up", extra={"fields": {"signals": self.signals_seen}})
+            os._exit(GIVEN_UP)
         if self.should_exit:
-            self.force_exit = True
-            if self.grpc is not None:
-                self._giving_up = asyncio.ensure_future(self.grpc.stop(0))
-        elif self.service.state is State.READY:
+            return
+        if self.service.state is State.READY:
             seconds = self.service.settings.drain_seconds
             _LOG.info("draining", extra={"fields": {"seconds": seconds}})
             self.service.drain()

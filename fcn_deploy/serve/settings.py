@@ -24,7 +24,8 @@ class Settings:
         token: that every request but those for health and the page must bear, or None.
         close_seconds: how long, after that, requests that were accepted may take.
         max_json_bytes: of a request's JSON, with the values where these are not binary.
-        max_memory_bytes: of all bodies that are in memory at once.
+        max_memory_bytes: of all bodies that are in memory at once, and of the answers that slow
+            clients have not read yet; decoded pictures may take as much again.
         max_connections: that are open at once.
         max_head_bytes: of a request's line and headers together.
         max_headers: of a request.

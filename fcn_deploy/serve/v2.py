@@ -89,6 +89,7 @@ async def _infer(request: Request, service: Service) -> Response:
         raise TooLargeError(
             "the mask is too large for JSON", "ask for binary data, by binary_data_output"
         )
-    answer = await requests.infer(request, service, asked.images)
+    with requests.client_watched(request) as gone:
+        answer = await requests.infer(request, service, asked.images, gone)
     content, headers = tensors.render(answer.mask, asked, service.name, service.VERSION)
     return Response(content, headers=headers)

@@ -22,7 +22,7 @@ class ThreadServer(Server):
     """The server as it is, but for signals, which Python handles in the main thread alone."""
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def signals(self) -> Iterator[None]:
         yield
 
 
