@@ -59,7 +59,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd benchmarks && MYPYPATH=..:. ../$(BIN)/mypy --config-file ../pyproject.toml *.py peers/*.py gpu/*.py gpu_page/*.py
+	cd benchmarks && MYPYPATH=..:. ../$(BIN)/mypy --config-file ../pyproject.toml *.py peers/*.py gpu/*.py gpu_page/*.py networks/*.py
 	$(BIN)/lint-imports
 
 # Exact versions for every supported Python and platform; then those of a machine that computes on

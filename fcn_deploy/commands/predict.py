@@ -25,6 +25,8 @@ from fcn_deploy.commands.shared.options import (
     threads_option,
 )
 from fcn_deploy.commands.shared.proven_backend import (
+    AUTO,
+    ChosenBackend,
     auto_backend_option,
     choose_backend,
     open_chosen,
@@ -144,13 +146,7 @@ def predict(**typed: Any) -> None:
 
 def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     """Do what is left, and return how many masks were written."""
-    chosen = choose_backend(
-        source,
-        options.backend,
-        precision=options.precision,
-        allowed=options.allow,
-        device=options.device,
-    )
+    chosen = _choose_backend(source, job, options)
     require_backends([chosen.backend], options.device)
     done = 0
     with ExitStack() as stack:
@@ -196,10 +192,31 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     return done
 
 
+def _choose_backend(source: Run, job: PredictJob, options: PredictOptions) -> ChosenBackend:
+    """Return the backend that was named; else that of the journal, which is of one backend."""
+    head = job.journal.model()
+    if options.backend == AUTO and head is not None and source.named_engine is None:
+        precision = head.file_precision
+        if options.precision in (Precision.FP32, precision):
+            console.print(f"backend: {head.backend}{precision.flag}, as in {job.journal.path}")
+            return ChosenBackend(head.backend, precision)
+    return choose_backend(
+        source,
+        options.backend,
+        precision=options.precision,
+        allowed=options.allow,
+        device=options.device,
+    )
+
+
 def _named(prediction: Prediction) -> str:
-    """Return an error with the name of its picture, which a backend does not know."""
+    """Return an error with the name of its picture, which a backend does not know.
+
+    A name may hold what a terminal obeys; such characters are spelt out.
+    """
     line, name = str(prediction.error), str(prediction.source)
-    return line if name in line else f"{name}: {line}"
+    words = line if " ".join(name.split()) in line else f"{name}: {line}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:

@@ -6,8 +6,10 @@ import hashlib
 import logging
 import os
 import stat
+import struct
 import threading
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +65,11 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*")
 #: takes, so one of a small file may unfold to gigabytes too; honest ones have up to this.
 _TILE_SIDES = (0x0142, 0x0143)
 _TILE_PIXELS = 4_000_000
+#: What else Pillow's parsers raise of damaged files: one among a million must not end the work.
+_DAMAGES = (
+    LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 #: EXIF's tag of the orientation, and its values that turn a picture by 90°.
 _ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
@@ -127,8 +134,8 @@ def decoded(
 
     Args:
         path: the file, or its bytes.
-        before: called with (width, height) in pixels before they are decoded; what it raises,
-            unless it is an OSError or ValueError, is passed on.
+        before: called with (width, height) in pixels before they are decoded; an exception of its
+            own kind that it raises is passed on.
 
     Raises:
         ImageError: see :func:`opened`; also a picture that is truncated.
@@ -166,8 +173,8 @@ def opened(path: Path | EncodedPicture) -> Iterator[ImageFile.ImageFile]:
         ) from error
     except UnidentifiedImageError as error:
         raise _unidentified(path) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, SyntaxError, ValueError, EOFError, *_DAMAGES) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(
             f"{path} cannot be decoded ({reason})", "remove or replace the file"
         ) from error
@@ -270,8 +277,12 @@ def _as_rgb(path: Path | EncodedPicture, image: Image.Image) -> NDArray[np.uint8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB would warn
-    # Converting what is RGB already would copy it.
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
+    if image.mode == "RGB":  # converting it would copy it
+        return np.array(image, dtype=np.uint8)
+    try:
+        return np.array(image.convert("RGB"), dtype=np.uint8)
+    except ValueError as error:  # LAB, for one, where Pillow was built without LittleCMS
+        raise ImageError(f"{path} is of mode {image.mode}", "save it as RGB") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from fcn_deploy.networks.backbones import (
     dilate,
 )
 from fcn_deploy.networks.fcn import Fcn, SegmentationNetwork, TorchvisionFcn
+from fcn_deploy.networks.fpn import FINEST, Fpn
 from fcn_deploy.networks.python_networks import build_python_network
 from fcn_deploy.networks.python_recipe import PREFIX, PythonRecipe, is_python
 from fcn_deploy.networks.timm_bodies import PREFIX as TIMM
@@ -29,6 +30,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "fcn16s": ("layer3",),
     "fcn8s": ("layer3", "layer2"),
 }
+#: The family of :class:`Fpn`.
+FPN = "fpn"
 #: Pixels of the image per step of the body's last grid.
 OUTPUT_STRIDES = (32, 16, 8)
 #: Our names of torchvision's own networks → their backbone.
@@ -44,7 +47,7 @@ class Architecture:
     """What a network's name says.
 
     Attributes:
-        family: a key of ``FAMILIES``, or ``tv-fcn``.
+        family: a key of ``FAMILIES``, ``fpn`` or ``tv-fcn``.
         backbone: of ``BACKBONES``, or ``timm:`` and the name of one of timm's networks.
         output_stride: of ``OUTPUT_STRIDES``.
     """
@@ -71,6 +74,7 @@ ARCHITECTURES = {
             for family in FAMILIES
             for backbone in (BACKBONES if stride == 32 else RESNETS)
         ),
+        *(Architecture(FPN, backbone) for backbone in BACKBONES),
         *(Architecture("tv-fcn", backbone, 8) for backbone in TORCHVISION.values()),
     )
 }
@@ -93,9 +97,9 @@ def find_architecture(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise ArchitectureError(
             f"unknown architecture {name!r}",
-            f"choose {'|'.join(FAMILIES)}-{'|'.join(BACKBONES)}, e.g. {DEFAULT_ARCHITECTURE}, with "
-            f"-os16 or -os8 for a dilated ResNet, {', '.join(TORCHVISION)}, {DEFAULT_FAMILY}-{TIMM}"
-            f"name, or {PREFIX}module:name",
+            f"choose {'|'.join((*FAMILIES, FPN))}-{'|'.join(BACKBONES)}, e.g. "
+            f"{DEFAULT_ARCHITECTURE}, with -os16 or -os8 for a dilated ResNet, "
+            f"{', '.join(TORCHVISION)}, {DEFAULT_FAMILY}-{TIMM}name, or {PREFIX}module:name",
         )
     return ARCHITECTURES[name]
 
@@ -113,7 +117,9 @@ def with_output_stride(name: str, stride: int) -> str:
         )
     row = find_architecture(name)
     if row.family not in FAMILIES:
-        raise ArchitectureError(f"{name} has output stride 8", "drop --output-stride")
+        raise ArchitectureError(
+            f"{name} has output stride {row.output_stride}", "drop --output-stride"
+        )
     if row.backbone not in RESNETS:
         raise ArchitectureError(
             f"{row.backbone} has output stride 32; ResNets alone are dilated",
@@ -156,6 +162,10 @@ def build_model(
     if row.family == "tv-fcn":
         assert isinstance(body, nn.Sequential)  # torchvision's ResNets alone have this head
         return TorchvisionFcn(body, channels["layer4"], num_classes)
+    if row.family == FPN:
+        assert isinstance(body, nn.Sequential)  # names of this family have no body of timm's
+        finest, width = FINEST.get(row.backbone, (None, channels["layer2"] // 2))
+        return Fpn(body, {**channels, "layer1": width}, finest, num_classes)
     strides = {stage: min(s, row.output_stride) for stage, s in STAGE_STRIDES.items()}
     return Fcn(body, channels, strides, FAMILIES[row.family], num_classes)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fcn_deploy.core.errors import ArchitectureError
 from fcn_deploy.networks.bodies import CUTS, body_in_stages, classifier_of
+from fcn_deploy.networks.half_resnet import NAME as HALF_RESNET
 from fcn_deploy.networks.timm_bodies import (
     TimmBody,
     TimmWeights,
@@ -34,8 +35,14 @@ from fcn_deploy.networks.weight_fit import Fit, fit_of, read_weights
 #: What the body of a network may start from: nothing, torchvision's, timm's, or a file's weights.
 Weights = Literal["imagenet"] | TimmWeights | Path | None
 _WAYS_OUT = "train from scratch with --weights none, or give a downloaded file with --weights FILE"
-#: torchvision's ResNets → channels of the body's end.
-RESNETS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
+#: ResNets, torchvision's and one of ours → channels of the body's end.
+RESNETS = {
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    HALF_RESNET: 256,
+}
 #: All that an FCN can stand on.
 BACKBONES = (*RESNETS, *CUTS)
 #: Pixels of the image per step of the grid that each of a ResNet's stages ends with.
@@ -58,11 +65,25 @@ def body_of_backbone(backbone: str, weights: Weights) -> nn.Sequential | TimmBod
         )
     classifier = classifier_of(backbone)
     if weights is not None:
+        _require_published(backbone, weights)
         classifier.load_state_dict(_weights(backbone, weights, classifier.state_dict()))
     if backbone in CUTS:
         return body_in_stages(backbone, classifier)
     # All stages but the last two: global average pooling and the classifier.
     return nn.Sequential(OrderedDict(list(classifier.named_children())[:-2]))
+
+
+def _require_published(backbone: str, weights: object) -> None:
+    """Refuse ImageNet weights of a body that only this project has.
+
+    Raises:
+        ArchitectureError: naming what can be done.
+    """
+    if weights == "imagenet" and backbone == HALF_RESNET:
+        raise ArchitectureError(
+            f"nobody has published ImageNet weights of {backbone}",
+            "train from scratch with --weights none, or use an --arch on resnet18",
+        )
 
 
 def channels_of(backbone: str) -> dict[str, int]:

@@ -13,6 +13,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from fcn_deploy.networks.half_resnet import NAME as HALF_RESNET
+from fcn_deploy.networks.half_resnet import HalfResNet14
+
 _STAGES = ("layer2", "layer3", "layer4")
 
 
@@ -69,7 +72,9 @@ class PaddedConv2d(nn.Conv2d):
 
 
 def classifier_of(backbone: str) -> nn.Module:
-    """Return a classifier of torchvision's with random weights, on the default device."""
+    """Return a classifier of a body with random weights, on the default device."""
+    if backbone == HALF_RESNET:
+        return HalfResNet14()
     device = torch.get_default_device()
     with torch.device("cpu" if backbone.startswith("regnet") else device):
         # RegNets compute their widths by tensors, which on the meta device have no values.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, Sequence[int]]
 #: Layers that are the same whatever the classes are.
-_WITHOUT_CLASSES = ("body.", "classifier.0.", "classifier.1.")
+_WITHOUT_CLASSES = ("body.", "classifier.0.", "classifier.1.", "top.", "joins.")
 
 
 def starting_network(

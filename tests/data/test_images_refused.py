@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from fcn_deploy.core.errors import FcnDeployError, ImageError, PixelLimitError
 from fcn_deploy.data.images import MAX_PIXELS, EncodedPicture, image_size, read_image
@@ -37,6 +37,33 @@ def png_header(width: int, height: int) -> bytes:
         + chunk(b"IDAT", zlib.compress(bytes(64)))
         + chunk(b"IEND", b"")
     )
+
+
+def test_a_mode_that_is_not_converted_to_rgb_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(image: Image.Image, mode: str) -> Image.Image:  # as of LAB without LittleCMS
+        raise ValueError("conversion not supported")
+
+    path = tmp_path / "lab.tif"
+    Image.new("LAB", (4, 3)).save(path)
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(ImageError, match=r"lab\.tif is of mode LAB; save it as RGB"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("error", [struct.error("8 bytes"), KeyError(258), MemoryError()])
+def test_whatever_a_decoder_raises_is_an_error_of_the_picture(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(image: Image.Image) -> None:
+        raise error
+
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(ImageError, match=r"a\.png cannot be decoded \(.+\)"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])

@@ -1,8 +1,8 @@
 """Every architecture, all the way: export, masks at odd sizes, parity, the real TensorRT builder.
 
-Tracing a network takes 5 to 15 seconds, so four that hold every part go all the way in `make
+Tracing a network takes 5 to 15 seconds, so five that hold every part go all the way in `make
 test-all`: each family, each kind of block of a ResNet, each output stride, a skip with a 2×
-upsampling and one without, each kind of last step, a small body.  The other 49 go through their
+upsampling and one without, each kind of last step, a small body.  The other 67 go through their
 shapes in `make test`, and all the way with `make architectures`.
 """
 
@@ -39,7 +39,13 @@ from tests.candidates import as_candidate
 from tests.random_network import random_network
 
 #: fcn32s of output stride 32 goes all the way in every other test of the package.
-ALWAYS = ["fcn16s-resnet18", "fcn8s-resnet34-os16", "tv-fcn-resnet50", "fcn8s-mobilenet_v3_small"]
+ALWAYS = [
+    "fcn16s-resnet18",
+    "fcn8s-resnet34-os16",
+    "tv-fcn-resnet50",
+    "fcn8s-mobilenet_v3_small",
+    "fpn-mobilenet_v3_large",
+]
 EVERYTHING = os.environ.get("FCN_DEPLOY_ALL_ARCHITECTURES") == "1"
 
 
@@ -50,7 +56,7 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
     network, spec = random_network(architecture)
     save_checkpoint(run.checkpoint, network, spec)
     onnx_from_checkpoint(run.checkpoint, run.onnx(Precision.FP32))
-    tail = Tail.RESIZE if architecture.startswith("tv-") else Tail.EARLY_ARGMAX
+    tail = Tail.RESIZE if architecture.startswith(("tv-", "fpn-")) else Tail.EARLY_ARGMAX
     assert OnnxFile(run.onnx(Precision.FP32)).metadata.tail == tail.value
 
     with (
