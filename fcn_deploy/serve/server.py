@@ -114,8 +114,8 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; see :func:`serve`."""
-        _LOG.info("listening", extra={"fields": {"url": url_of((sockets or [])[0])}})
         with self.signals():
+            _LOG.info("listening", extra={"fields": {"url": url_of((sockets or [])[0])}})
             warming = asyncio.create_task(self._warm_up())
             try:
                 await super().serve(sockets)
