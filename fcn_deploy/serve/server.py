@@ -130,8 +130,8 @@ class Server(uvicorn.Server):
             return
         if self.grpc is not None:
             fields["grpc_port"] = self.grpc.port
-        _LOG.info("listening", extra={"fields": fields})
         with self.signals():
+            _LOG.info("listening", extra={"fields": fields})
             warming = asyncio.create_task(self._warm_up())
             try:
                 await super().serve(sockets)
