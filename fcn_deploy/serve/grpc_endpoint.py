@@ -279,7 +279,7 @@ class _Call:
         elif cancelled:
             status, code = (503 if gave_up else 499), StatusCode.CANCELLED
         seconds = time.perf_counter() - self.began
-        service.metrics.request_done(f"grpc_{self._method}", status, seconds)
+        service.metrics.request_done(f"grpc_{self._method}", status)
         if status < 400 and self._method in _OPEN:
             return
         fields: dict[str, Any] = {
