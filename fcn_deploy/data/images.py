@@ -234,7 +234,9 @@ def _refuse_bomb(path: Path | EncodedPicture, size: tuple[int, int]) -> None:
 
 def _refuse_large_tiles(path: Path | EncodedPicture, image: ImageFile.ImageFile) -> None:
     tags = getattr(image, "tag_v2", {})  # of a TIFF
-    width, height = (int(tags.get(side, 0)) for side in _TILE_SIDES)
+    width, height = (tags.get(side, 0) for side in _TILE_SIDES)
+    if not (isinstance(width, int) and isinstance(height, int)):
+        raise ValueError("a tile's sides are no numbers")  # explained as all damage is
     if width * height > max(_TILE_PIXELS, image.width * image.height):
         raise PixelLimitError(
             f"{path} has {image.width}×{image.height} pixels in tiles of {width}×{height}",

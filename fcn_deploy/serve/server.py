@@ -15,13 +15,17 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.serve.app import create_app
 from fcn_deploy.serve.service import Service, State
+
+if TYPE_CHECKING:
+    from fcn_deploy.serve.grpc_endpoint import GrpcEndpoint
 
 _LOG = logging.getLogger("fcn_deploy.serve")
 #: Exit code where a third signal ended the process before the requests had their answers.
@@ -72,7 +76,8 @@ def serve(service: Service, bound: socket.socket) -> None:
         bound: what :func:`listen` gave.
 
     Raises:
-        FcnDeployError: the runner does not compute, seen while it was warmed up.
+        FcnDeployError: the runner does not compute, seen while it was warmed up; or gRPC's port
+            is taken.
     """
     server = Server(service)
     server.run([bound])
@@ -89,7 +94,8 @@ class Server(uvicorn.Server):
     Attributes:
         service: what is served.
         signals_seen: how many signals have asked it to end.
-        failure: why the runner did not warm up, which ends the server.
+        failure: why the runner did not warm up, or gRPC has no port, which ends the server.
+        grpc: the endpoint of gRPC, where there is one and it listens.
     """
 
     def __init__(self, service: Service) -> None:
@@ -111,20 +117,39 @@ class Server(uvicorn.Server):
         self.signals_seen = 0
         self.failure: Exception | None = None
         self.service = service
+        self.grpc: GrpcEndpoint | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; see :func:`serve`."""
-        _LOG.info("listening", extra={"fields": {"url": url_of((sockets or [])[0])}})
+        fields: dict[str, object] = {"url": url_of((sockets or [])[0])}
+        try:
+            self.grpc = await _grpc(self.service)
+        except FcnDeployError as error:
+            self.failure = error
+            await self.service.close()
+            return
+        if self.grpc is not None:
+            fields["grpc_port"] = self.grpc.port
         with self.signals():
+            _LOG.info("listening", extra={"fields": fields})
             warming = asyncio.create_task(self._warm_up())
             try:
                 await super().serve(sockets)
             finally:
+                if self.grpc is not None:
+                    await self.grpc.stop(0)
                 await self.service.close()
                 await warming
         metrics = self.service.metrics
         counts = {"accepted": metrics.accepted, "answered": metrics.answered}
         _LOG.info("stopped", extra={"fields": counts})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take nothing more, and answer what was taken, over HTTP and gRPC at once."""
+        closing = [super().shutdown(sockets)]
+        if self.grpc is not None:
+            closing.append(self.grpc.stop(self.service.settings.close_seconds))
+        await asyncio.gather(*closing)
 
     async def _warm_up(self) -> None:
         try:
@@ -181,6 +206,18 @@ class Server(uvicorn.Server):
 
     def _exit(self) -> None:
         self.should_exit = True
+
+
+async def _grpc(service: Service) -> GrpcEndpoint | None:
+    """Return an endpoint that listens, or None where none is wanted."""
+    settings = service.settings
+    if settings.grpc_port is None:
+        return None
+    from fcn_deploy.serve.grpc_endpoint import GrpcEndpoint
+
+    endpoint = GrpcEndpoint(service)
+    await endpoint.start(settings.host, settings.grpc_port)
+    return endpoint
 
 
 def _http(service: Service) -> type[asyncio.Protocol] | str:

@@ -21,6 +21,8 @@ from fcn_deploy.serve.batcher import Answer, Batcher
 from fcn_deploy.serve.errors import (
     ClientGoneError,
     ClosingError,
+    MemoryFullError,
+    NotFoundError,
     NotReadyError,
     QueueFullError,
     TooLargeError,
@@ -75,6 +77,7 @@ class Service:
         self.name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "fcn"
         self.metrics = Metrics()
         self.state = State.STARTING
+        self._memory = 0
         self.unsent: set[asyncio.Transport] = set()
         self._runner = runner
         self._has_finite_logits = has_finite_logits
@@ -105,6 +108,37 @@ class Service:
     def ready(self) -> bool:
         """Whether a balancer should send requests here."""
         return self.state is State.READY
+
+    def require_model(self, name: str, version: str | None) -> None:
+        """Refuse a request for another model than this one.
+
+        Args:
+            name: that the client asks for.
+            version: that it asks for, or None.
+
+        Raises:
+            NotFoundError: there is no such model or version.
+        """
+        if name != self.name:
+            raise NotFoundError(f"there is no model {name[:80]!r}", f"this one is {self.name!r}")
+        if version not in (None, self.VERSION):
+            raise NotFoundError(
+                f"model {self.name!r} has no version {version[:80]!r}",
+                f"the only one is {self.VERSION}",
+            )
+
+    def take_memory(self, size: int) -> None:
+        """Count bytes that a request keeps in memory, or gives back where ``size`` is negative.
+
+        Raises:
+            MemoryFullError: there are too many with them; they are counted all the same.
+        """
+        self._memory += size
+        if size <= 0:
+            return
+        unsent = sum(transport.get_write_buffer_size() for transport in self.unsent)
+        if self._memory + unsent > self.settings.max_memory_bytes:
+            raise MemoryFullError("the requests in work fill the memory", "try again later")
 
     def require_room(self) -> None:
         """Refuse a request before its body is read, where it could not be taken.

@@ -10,7 +10,7 @@ import pytest
 from gpu_page.results import GpuResults
 from networks.schema import NETWORKS, NETWORKS_SCHEMA
 
-from benchmarks import fp16, journal, overlap, tails
+from benchmarks import fp16, journal, overlap, serving, tails
 from fcn_deploy.core.files import read_json
 from fcn_deploy.parity.tally import MAX_LISTED_FLIPS
 from fcn_deploy.results.read import SCHEMAS, read_files
@@ -26,6 +26,7 @@ SCRIPTS = {
     fp16.FP16: fp16.FP16_SCHEMA,
     NETWORKS: NETWORKS_SCHEMA,
     journal.JOURNAL: journal.JOURNAL_SCHEMA,
+    serving.SERVING: serving.SERVING_SCHEMA,
 }
 
 

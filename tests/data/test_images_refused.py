@@ -233,6 +233,9 @@ def test_a_small_tiff_in_a_huge_tile_is_refused_by_its_header() -> None:
         assert read_image(EncodedPicture(tiff_in_tiles_of(side), "tiles")).shape == (8, 8, 3)
     with pytest.raises(PixelLimitError, match="tiles of 16384×16384; save it without"):
         read_image(EncodedPicture(tiff_in_tiles_of(16_384), "tiles"))
+    number, text = (struct.pack("<HHII", 322, kind, 1, 16) for kind in (4, 2))
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        read_image(EncodedPicture(tiff_in_tiles_of(16).replace(number, text), "tiles"))
 
 
 def test_a_tiff_of_many_channels_is_told_apart(
