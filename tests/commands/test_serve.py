@@ -71,16 +71,6 @@ def test_a_missing_extra_of_grpc_is_one_line(
     assert len(refused.err.splitlines()) == 1
 
 
-def test_halves_that_overflow_are_seen_before_anything_is_served(
-    fcn_deploy: FcnDeploy, overflowing: Path
-) -> None:
-    words = ("serve", overflowing, "--backend", "torch", "--check", "--port", "0")
-    assert fcn_deploy(*words).code == 0
-    refused = fcn_deploy(*words, "--fp16")
-    assert refused.code == 2
-    assert "the network's logits are not finite; use float32" in refused.err
-
-
 def test_check_computes_once_and_says_what_would_be_served(
     fcn_deploy: FcnDeploy, tiny_folder: Path, tmp_path: Path
 ) -> None:

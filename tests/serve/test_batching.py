@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, BatchShapeError
@@ -180,6 +181,22 @@ def test_a_mask_of_logits_that_are_not_finite_is_an_error_of_its_request() -> No
     asyncio.run(talk())
     assert all(not image.any() for image in asked)  # those of class 0 alone
     assert asked
+
+
+def test_a_network_without_finite_logits_does_not_start() -> None:
+    def nothing(images: NDArray[np.uint8], outputs: Outputs) -> Outputs:
+        return Outputs(np.zeros_like(outputs.mask))
+
+    async def talk() -> None:
+        service = Service(
+            FakeRunner(bug=nothing), Settings(), has_finite_logits=lambda image: False
+        )
+        with pytest.raises(BackendError, match="logits are not finite"):
+            await service.start()
+        assert not service.ready
+        await service.close()
+
+    asyncio.run(talk())
 
 
 def test_a_delay_gathers_a_batch_and_a_full_one_does_not_wait_for_it() -> None:
