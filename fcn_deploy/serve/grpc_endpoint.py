@@ -280,6 +280,8 @@ class _Call:
             status, code = (503 if gave_up else 499), StatusCode.CANCELLED
         seconds = time.perf_counter() - self.began
         service.metrics.request_done(f"grpc_{self._method}", status)
+        if self._is_accepted:
+            service.metrics.stage_seconds.labels("total").observe(seconds)
         if status < 400 and self._method in _OPEN:
             return
         fields: dict[str, Any] = {
