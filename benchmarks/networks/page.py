@@ -193,7 +193,19 @@ def _method(figures: Figures) -> Iterator[str]:
     yield (
         f"**Latency.** One process holds all exported files open ({latency['library']}, CPU). Each "
         "file takes uint8 pictures and gives uint8 masks: normalisation, upsampling and argmax are "
-        f"inside. Measured on {latency['created'][:10]}."
+        f"inside. Measured on {latency['created'][:10]}.{_untrained(figures)}"
+    )
+
+
+def _untrained(figures: Figures) -> str:
+    names = [
+        f"`{entry['name']}`" for entry in figures.document["networks"] if entry["timed_untrained"]
+    ]
+    if not names:
+        return ""
+    return (
+        f" Timed before the training had ended: {', '.join(names)}; an exported file with other "
+        "weights does the same work."
     )
 
 
