@@ -32,7 +32,8 @@ from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.machine.sensors import system_load
 from fcn_deploy.predict.job import PredictJob
-from fcn_deploy.predict.journal import Journal, JournalHead
+from fcn_deploy.predict.journal import Journal
+from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.journal_lines import key_of, keys_of, line_of
 from fcn_deploy.predict.sources import Sources
 from fcn_deploy.results.environment import result_header

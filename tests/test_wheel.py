@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -56,9 +57,17 @@ def in_bytes(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Device:
-    """An environment with the wheel alone, and the folder that it works in."""
+    """An environment with the wheel alone, and the folder that it works in.
+
+    Attributes:
+        environment: of Python.
+        pip: command that installs into it.
+        folder: that it works in.
+        home: of its user.
+    """
 
     environment: Path
+    pip: tuple[str, ...]
     folder: Path
     home: Path
 
@@ -113,13 +122,21 @@ def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Device:
     subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
     folder, home = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("home")
     subprocess.run([sys.executable, "-c", NETWORK, str(folder / "here")], check=True, cwd=ROOT)
-    found = Device(environment, folder, home)
+    found = Device(environment, tuple(pip), folder, home)
     found.must("scenes", "data", "--train", "1", "--val", "3", "--size", "48x64")
     code, _, err = run_command(
         "parity", str(folder / "here"), "--backend", "torch", "--device", "cpu",
         "--images", str(folder / "data/JPEGImages"), "--save-outputs", str(folder / "torch.json"),
     )  # fmt: skip
     assert code == 0, err
+    pictures = str(folder / "data/JPEGImages")
+    for words in (
+        ["parity", str(folder / "here"), "--backend", "ort", "--images", pictures],
+        ["bundle", str(folder / "here"), "--pictures", pictures, "--images", "2",
+         "--out", str(folder / "model.fcnd.zip")],
+    ):  # fmt: skip
+        code, out, err = run_command(*words)
+        assert code == 0, out + err
     (folder / "run").mkdir()
     for name in ("model.onnx", "baseline.onnx"):
         (folder / "here" / name).rename(folder / "run" / name)
@@ -198,6 +215,40 @@ def test_the_runtime_does_its_work_and_writes_nothing_elsewhere(device: Device) 
     assert "<html" in (device.folder / "run" / "report.html").read_text(encoding="utf-8")
     assert files_of(device.environment) == installed
     assert not list(device.home.iterdir())
+
+
+def test_a_bundle_that_was_made_elsewhere_runs_and_proves_itself(device: Device) -> None:
+    installed = files_of(device.environment)
+    before = device.must("predict", "model.fcnd.zip", "data/JPEGImages", "--out", "unproven")
+    assert "(`fcn-deploy verify model.fcnd.zip --run` finds the fastest)" in before
+    out = device.must("verify", "model.fcnd.zip", "--run", "--json", "verified.json")
+    assert "ort             fp32  same masks by the gate of `parity`: 0 of " in out
+    assert "wrote model.fcnd/parity/verify.json" in out
+    out = device.must("predict", "model.fcnd.zip", "data/JPEGImages")
+    assert "backend: ort fp32: same masks by model.fcnd/parity/verify.json, timed in " in out
+    masks, unproven = device.folder / "model.fcnd" / "predictions", device.folder / "unproven"
+    names = sorted(mask.name for mask in unproven.glob("*.png"))
+    assert len(names) == 4
+    assert all((masks / name).read_bytes() == (unproven / name).read_bytes() for name in names)
+    device.must("bench", "model.fcnd.zip", "--backend", "ort", "--quick", "--size", "48x64")
+    device.must("evaluate", "model.fcnd.zip", "--data", "data", "--split", "val")
+    device.must("report", "model.fcnd.zip")
+    page = (device.folder / "model.fcnd" / "report.html").read_text(encoding="utf-8")
+    assert "model.fcnd/parity/verify.json" in page
+    assert files_of(device.environment) == installed
+    assert [path.name for path in device.home.iterdir()] == [".cache"]
+
+
+def test_serving_brings_what_it_says_is_missing(device: Device) -> None:
+    served = ("fcn-deploy", "serve", "model.fcnd.zip", "--check", "--port", "0")
+    done = device.run(*served)
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1, done.err
+    _, _, wanted = done.err.strip().partition("pip install ")
+    assert "starlette" in wanted
+    subprocess.run([*device.pip, *shlex.split(wanted)], check=True)
+    done = device.run(*served)
+    assert done.code == 0, done
 
 
 def files_of(folder: Path) -> set[Path]:

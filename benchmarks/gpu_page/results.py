@@ -42,7 +42,18 @@ SIDECAR = ".plan.json"
 #: Kinds that the package reads and the pages show.
 _SHOWN = ("parity", "bench", "device", "train")
 #: Kinds that hold nothing for these pages.
-_OTHERS = ("evaluate", "bisect", "overlap", "probe", "tails", "fp16", "networks")
+_OTHERS = (
+    "evaluate",
+    "bisect",
+    "overlap",
+    "probe",
+    "tails",
+    "fp16",
+    "journal",
+    "serving",
+    "networks",
+    "training-budget",
+)
 _REPAIR = "measure it anew, or delete it"
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 

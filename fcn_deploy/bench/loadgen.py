@@ -135,10 +135,11 @@ def server(
     rate: float,
     target_p99_ms: float,
     max_batch: int,
+    workers: int = 1,
 ) -> LoadGenTest:
     """Ask at random moments, so many times a second on the average.
 
-    Samples that wait are taken together, up to ``max_batch``, by one worker.
+    Samples that wait are taken together, up to ``max_batch``, by the next worker that is free.
 
     Args:
         answer: called with the samples' numbers; their results are there when it returns.
@@ -147,6 +148,7 @@ def server(
         rate: samples per second.
         target_p99_ms: bound of the 99th percentile, from a sample's moment to its result.
         max_batch: most samples to answer at once.
+        workers: threads that call ``answer``.
 
     Raises:
         BackendError: LoadGen is not installed.
@@ -157,7 +159,7 @@ def server(
     settings.server_target_qps = rate
     settings.server_target_latency_ns = round(target_p99_ms * 1e6)
     settings.server_target_latency_percentile = 0.99
-    with _Worker(lg, answer, max_batch) as worker:
+    with _Workers(lg, answer, max_batch, workers) as worker:
         tested = _run(lg, settings, samples, worker)
     return replace(tested, verdict=replace(tested.verdict, target_p99_ms=target_p99_ms))
 
@@ -259,23 +261,31 @@ class _OfflineAnswers(_Answers):
         self._complete(samples[done:])
 
 
-class _Worker(_Answers):
-    """Queues what LoadGen asks and answers it on a thread of its own."""
+class _Workers(_Answers):
+    """Queues what LoadGen asks and answers it on threads of its own."""
 
-    def __init__(self, lg: Any, answer: Callable[[Sequence[int]], None], max_batch: int) -> None:
+    def __init__(
+        self, lg: Any, answer: Callable[[Sequence[int]], None], max_batch: int, threads: int
+    ) -> None:
         super().__init__(lg)
         self._answer = answer
         self._max_batch = max_batch
         self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="loadgen-server", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, name="loadgen-server", daemon=True)
+            for _ in range(threads)
+        ]
 
-    def __enter__(self) -> _Worker:
-        self._thread.start()
+    def __enter__(self) -> _Workers:
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._waiting.put(None)
-        self._thread.join()
+        for _thread in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _take(self, samples: Sequence[Any]) -> None:
         for sample in samples:

@@ -22,7 +22,7 @@ from fcn_deploy.bundle.extraction import (
     read_manifest,
 )
 from fcn_deploy.bundle.manifest import MANIFEST, SIGNATURE, Manifest
-from fcn_deploy.core.errors import ArtifactError, BundleError
+from fcn_deploy.core.errors import ArtifactError, BundleError, WriteError
 from fcn_deploy.core.files import file_digest, write_error
 from fcn_deploy.core.run import Run
 
@@ -31,16 +31,29 @@ _CHOICE = "XDG_CACHE_HOME"
 
 
 def cache_folder() -> Path:
-    """Return where bundles are extracted: below the user's cache folder."""
+    """Return where bundles are extracted: below the user's cache folder.
+
+    Raises:
+        WriteError: the user has no home folder, and has chosen no place.
+    """
     if chosen := os.environ.get(_CHOICE):
-        base = Path(chosen)
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path.home() / ".cache"
-    return base / "fcn-deploy" / "bundles"
+        return Path(chosen) / "fcn-deploy" / "bundles"
+    try:
+        return _usual_base() / "fcn-deploy" / "bundles"
+    except RuntimeError as error:  # a user without a name, as containers have
+        raise WriteError(
+            "bundles are taken out below the home folder, and there is none",
+            "choose another place",
+            _CHOICE,
+        ) from error
+
+
+def _usual_base() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path.home() / ".cache"
 
 
 def open_bundle(bundle: Path, *, trusted: bool = False) -> Run:
@@ -71,7 +84,9 @@ def open_bundle(bundle: Path, *, trusted: bool = False) -> Run:
 
 
 def _is_whole(folder: Path, manifest: Manifest) -> bool:
-    """Say whether a folder holds the files of a manifest, and nothing else."""
+    """Say whether a folder, named by a manifest's digest, holds that and its files alone."""
+    if folder.is_symlink():
+        return False
     found = {
         path.relative_to(folder).as_posix(): path
         for path in folder.rglob("*")
@@ -82,6 +97,8 @@ def _is_whole(folder: Path, manifest: Manifest) -> bool:
     if any(path.is_symlink() for path in found.values()):
         return False
     try:
+        if file_digest(folder / MANIFEST) != f"sha256:{folder.name}":
+            return False
         return all(
             found[name].stat().st_size == file.size and file_digest(found[name]) == file.digest
             for name, file in manifest.files.items()
@@ -97,7 +114,7 @@ def _fill(bundle: Path, folder: Path, manifest: Manifest) -> None:
     """
     fresh = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
     try:
-        extraction = extract(bundle, fresh)
+        extraction = extract(bundle, fresh, chosen_by=_CHOICE)
         extraction.require_whole()
         for sentence in contradictions(extraction):
             raise BundleError(f"{bundle}: {sentence}", REPAIR)

@@ -273,17 +273,17 @@ class CertifiedRunner(Runner):
         """Nothing is held."""
 
 
-def certified_pictures(content: bytes) -> int:
-    """Return how many pictures a certificate was asked to hold, beside those made of them.
+def certified_pictures(content: bytes) -> list[str]:
+    """Return the digests of the pictures in a certificate, without those that were made of them.
 
     Args:
         content: of its file; one that is damaged holds none.
     """
     try:
         entries = json.loads(content)["pictures"]
-        return sum(entry["use"] == _PICTURE for entry in entries)
+        return [entry["digest"] for entry in entries if entry["use"] == _PICTURE]
     except (ValueError, TypeError, KeyError):
-        return 0
+        return []
 
 
 def read_certificate(file: Path) -> Certificate:

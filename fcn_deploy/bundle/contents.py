@@ -6,7 +6,7 @@ A file that is older than the checkpoint, or that no comparison has proven, is n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fcn_deploy.graph.onnx_file import OnnxFile, require_model
 from fcn_deploy.results.bench import Bench
 from fcn_deploy.results.evaluation import EvaluationFile
 from fcn_deploy.results.parity import ParityFile
+from fcn_deploy.results.proven import newest_verdicts
 from fcn_deploy.results.read import read_results
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.runner import RunnerDescription
@@ -63,7 +64,7 @@ class Contents:
         if run.is_foreign:
             found |= {path.name: path for path in (run.original, run.original_record)}
         for plan in self.engines:
-            name = f"engines/{_plain(plan.stem)}.plan"
+            name = _free_name(found, f"engines/{_plain(plan.stem)}", ".plan")
             found |= {name: plan, f"{name}.json": sidecar_path(plan)}
         if self.training is not None:
             found[run.metrics.name] = run.metrics
@@ -72,11 +73,17 @@ class Contents:
         for results in (self.parity_files, self.evaluations, self.benches):
             for result in results:
                 path = run.root / result.environment.file
-                name = f"{path.parent.name}/{_plain(path.stem)}.json"
-                while name in found:  # two names that differ in what an archive does not take
-                    name = f"{name.removesuffix('.json')}_.json"
-                found[name] = path
+                stem = f"{path.parent.name}/{_plain(path.stem)}"
+                found[_free_name(found, stem, ".json")] = path
         return found
+
+
+def _free_name(taken: Collection[str], stem: str, suffix: str) -> str:
+    """Return a name that no other file has, in an archive that does not tell case apart."""
+    others = {name.lower() for name in taken}
+    while f"{stem}{suffix}".lower() in others:
+        stem += "_"
+    return f"{stem}{suffix}"
 
 
 def _plain(stem: str) -> str:
@@ -157,7 +164,7 @@ def _proven(run: Run, results: Results) -> tuple[tuple[BundledOnnx, ...], list[s
             continue
         backends = {
             comparison.candidate.backend
-            for comparison in results.comparisons
+            for comparison in newest_verdicts(results.comparisons).values()
             if comparison.passed
             and comparison.candidate.digest == file.digest
             # Of a float32 file that was computed in bfloat16 nothing is proven but that.

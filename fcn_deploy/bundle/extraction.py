@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from fcn_deploy.bundle.manifest import (
     SIGNATURE,
     Manifest,
 )
+from fcn_deploy.bundle.signature import names_key
 from fcn_deploy.core.errors import ArtifactError, BundleError, MissingStageError
 from fcn_deploy.core.files import file_digest, write_error
 from fcn_deploy.core.run import Run
@@ -123,12 +124,13 @@ def read_manifest(archive: Archive, bundle: Path) -> tuple[Manifest, bytes]:
     return manifest, content
 
 
-def extract(bundle: Path, folder: Path) -> Extraction:
+def extract(bundle: Path, folder: Path, *, chosen_by: str = "TMPDIR") -> Extraction:
     """Take a bundle's files out into a folder of one's own, each hashed on its way.
 
     Args:
         bundle: the archive.
         folder: empty, and nobody else's to write.
+        chosen_by: the variable that chooses where it lies, for errors.
 
     Raises:
         MissingStageError: there is no such archive.
@@ -144,36 +146,53 @@ def extract(bundle: Path, folder: Path) -> Extraction:
             try:
                 fault = _extracted(archive, name, folder / name, expected.get(name))
             except OSError as error:
-                raise write_error(folder / name, error, flags="XDG_CACHE_HOME") from error
+                raise write_error(folder / name, error, flags=chosen_by) from error
             if fault is not None:
                 faults.append(fault)
         signed = SIGNATURE in archive.members
     return Extraction(bundle, folder, manifest, signed, tuple(faults))
 
 
-def holds_files(bundle: Path, files: Mapping[str, Path], *, pictures: int, signed: bool) -> bool:
-    """Say whether a bundle was made of these files of a run, as they are now.
+def holds_files(
+    bundle: Path, files: Mapping[str, Path], *, pictures: Sequence[str], key: Path | None
+) -> bool:
+    """Say whether a bundle is whole, and was made of these files of a run, as they are now.
 
     Args:
         bundle: the archive.
         files: name in the bundle → file.
-        pictures: that ride along.
-        signed: whether it must be signed.
+        pictures: digests of those that ride along.
+        key: private key by which it must be signed; None: it must not be signed.
 
     Raises:
         MissingStageError: there is no such archive.
         BundleError: it is no bundle, or is damaged.
+        MissingExtraError: what reads the key is not installed.
+        InputError: the key cannot be read.
     """
     with opened_archive(bundle) as archive:
         manifest, _ = read_manifest(archive, bundle)
-        if signed != (SIGNATURE in archive.members):
+        digests = {name: _digest_of(archive, name) for name in archive.members if name != MANIFEST}
+        if any(file.digest != digests[name] for name, file in manifest.files.items()):
             return False
-        if certified_pictures(archive.content(f"{_CERTIFICATE}{FILE}", MAX_MANIFEST)) != pictures:
+        certificate = archive.content(f"{_CERTIFICATE}{FILE}", MAX_MANIFEST)
+        if certified_pictures(certificate) != list(pictures):
+            return False
+        if (key is not None) != (SIGNATURE in archive.members):
+            return False
+        if key is not None and not names_key(archive.content(SIGNATURE, _MAX_SIGNATURE), key):
             return False
     made = {CARD, KITFILE} | {name for name in manifest.files if name.startswith(_CERTIFICATE)}
     if manifest.files.keys() - made != files.keys():
         return False
     return all(file_digest(path) == manifest.files[name].digest for name, path in files.items())
+
+
+def _digest_of(archive: Archive, name: str) -> str:
+    digest = hashlib.sha256()
+    for block in archive.blocks(name):
+        digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _extracted(archive: Archive, name: str, target: Path, expected: str | None) -> str | None:
@@ -217,7 +236,10 @@ def contradictions(extraction: Extraction) -> tuple[str, ...]:
             found.append(f"{onnx.file} has the name of another precision than {onnx.precision}")
     if manifest.imported:
         try:
-            _ = OnnxFile(run.original).model
+            original = OnnxFile(run.original)
+            _ = original.model
+            if original.digest != manifest.checkpoint_digest:
+                found.append(f"{run.original.name} is another network than {MANIFEST} says")
         except ArtifactError as error:
             found.append(f"{run.original.name}: {error.message}")
     try:

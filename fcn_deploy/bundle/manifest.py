@@ -7,6 +7,7 @@ files                                               name, size and SHA-256 of ea
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.results.fields import Fields
 
 BUNDLE_SCHEMA = 1
+#: The files that compute masks, beside the original of what was imported from ONNX.
+_MODEL = re.compile(r"model(\..*)?\.onnx|engines/.*\.plan")
+_ORIGINAL = ("original.onnx", "original.json")
 MANIFEST, SIGNATURE = "fcn-deploy.json", "model.sig"
 CARD, KITFILE = "README.md", "Kitfile"
 #: Bytes that a manifest may have.
@@ -197,8 +201,17 @@ class Manifest:
             known = self.files.get(file)
             if known is None or known.digest != digest:
                 raise BundleError(f"{place} names {file}, and not its digest", _REPAIR)
+        known_onnx = {onnx.digest for onnx in self.onnx}
         for engine in self.engines:
             if f"{engine.file}.json" not in self.files:
                 raise BundleError(f"{place} names {engine.file}, and not its sidecar", _REPAIR)
+            if engine.onnx_digest not in known_onnx:
+                raise BundleError(f"{place} names no ONNX file that {engine.file} is of", _REPAIR)
+        # What is not named here would be run by commands, and proven by nobody.
+        models = {name for name in self.files if _MODEL.fullmatch(name)}
+        for file in sorted(models - {file for file, _ in named}):
+            raise BundleError(f"{place} lists {file}, and does not say what it is", _REPAIR)
+        if any((name in self.files) != self.imported for name in _ORIGINAL):
+            raise BundleError(f"{place} does not say rightly whether it was imported", _REPAIR)
         if not any(file.precision is Precision.FP32 for file in self.onnx):
             raise BundleError(f"{place} names no float32 ONNX file", _REPAIR)

@@ -6,11 +6,13 @@ The format is OMS 1.0: a Sigstore bundle with one SHA-256 for each file, signed 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from fcn_deploy.bundle.manifest import SIGNATURE
-from fcn_deploy.core.errors import BundleError, InputError, MissingExtraError
+from fcn_deploy.core.errors import InputError, MissingExtraError
 
 #: The curve that the documentation names; the library takes P-384 and P-521 as well.
 _KEY_REPAIR = (
@@ -78,15 +80,29 @@ def require_signing(key: Path) -> None:
         raise _key_error(key, "private", error) from error
 
 
-def require_signed(folder: Path, key: Path) -> None:
-    """Refuse files whose signature does not hold.
+def names_key(signature: bytes, key: Path) -> bool:
+    """Say whether a signature names the public half of a private key; it is not checked.
+
+    Args:
+        signature: content of the file.
+        key: private, ECDSA, PEM, without a password.
 
     Raises:
-        BundleError: saying why.
-        FcnDeployError: see :func:`signature_problem`.
+        MissingExtraError: the packages that sign are not installed.
+        InputError: the key cannot be read, or is of another kind.
     """
-    if (reason := signature_problem(folder, key)) is not None:
-        raise BundleError(f"signature: {reason}", "get the bundle, or the key, from its maker")
+    require_signing(key)
+    from cryptography.hazmat.primitives import serialization
+
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    public = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    try:
+        hint = json.loads(signature)["verificationMaterial"]["publicKey"]["hint"]
+    except (ValueError, TypeError, KeyError):
+        return False
+    return bool(hint == hashlib.sha256(public).hexdigest())
 
 
 def _library(what: str) -> Any:

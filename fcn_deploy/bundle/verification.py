@@ -62,6 +62,7 @@ class BackendState:
         reason: why not; None where it runs.
         comparison: of its masks with the certificate's; None where that was not asked for.
         failure: what went wrong while they were computed, or None.
+        refused: whether it was to compute them, and does not take the network.
     """
 
     backend: str
@@ -70,6 +71,7 @@ class BackendState:
     reason: str | None = None
     comparison: Comparison | None = None
     failure: str | None = None
+    refused: bool = False
 
     @property
     def proven(self) -> bool:
@@ -105,6 +107,7 @@ class Verification:
         faults: files that are damaged or contradict the manifest: sentences.
         signature: None where it was asked for and holds; else why it does not, or was not checked.
         signature_asked: whether it was asked for.
+        key: ``sha256:…`` of the public key's file by which the signature holds, or None.
         ran: whether masks were asked for.
         backends: empty where a fault, or the signature, kept all from being loaded.
     """
@@ -114,6 +117,7 @@ class Verification:
     faults: tuple[str, ...]
     signature: str | None
     signature_asked: bool
+    key: str | None
     ran: bool
     backends: tuple[BackendState, ...]
 
@@ -124,7 +128,18 @@ class Verification:
             return False
         if any(backend.failed for backend in self.backends):
             return False
-        return not self.ran or any(backend.proven for backend in self.backends)
+        return not self.ran or (bool(self.backends) and not self.unproven)
+
+    @property
+    def unproven(self) -> tuple[Precision, ...]:
+        """Precisions whose masks were asked for, and that no backend has proven.
+
+        Where no backend that works here takes any of the files, that is float32.
+        """
+        asked = [one for one in self.backends if one.state is not State.CANNOT or one.refused]
+        proven = {backend.precision for backend in self.backends if backend.proven}
+        precisions = dict.fromkeys(one.precision for one in asked) or {Precision.FP32: None}
+        return tuple(precision for precision in precisions if precision not in proven)
 
     def to_json(self) -> dict[str, Any]:
         """Return a result file's content."""
@@ -137,6 +152,7 @@ class Verification:
                 "asked": self.signature_asked,
                 "holds": self.signature_asked and self.signature is None,
                 "reason": self.signature,
+                "key": self.key,
             },
             "ran": self.ran,
             "backends": [backend.to_json() for backend in self.backends],
@@ -144,16 +160,16 @@ class Verification:
         }
 
 
-def verified_before(record: Path, bundle: Path, *, key: bool) -> bool:
+def verified_before(record: Path, bundle: Path, *, key: Path | None) -> bool:
     """Say whether a result file says that this bundle holds on this machine, masks included.
 
     Args:
         record: written from :meth:`Verification.to_json`.
         bundle: the archive, which must not have changed since.
-        key: whether its signature must have been checked.
+        key: public key by which its signature must have been checked; None: it need not.
 
     Raises:
-        ArtifactError: the record or the bundle cannot be read.
+        ArtifactError: the record, the bundle or the key cannot be read.
     """
     fields = Fields(read_json(record, "verify again"), record, "verify again")
     if fields.values.get("kind") != "verify" or fields.values.get("schema") != VERIFY_SCHEMA:
@@ -165,8 +181,12 @@ def verified_before(record: Path, bundle: Path, *, key: bool) -> bool:
         and fields.text("digest") == file_digest(bundle)
         and fields.flag("ran")
         and fields.flag("holds")
-        and (not key or fields.child("signature").flag("holds"))
+        and (key is None or _signed_by(fields.child("signature"), key))
     )
+
+
+def _signed_by(signature: Fields, key: Path) -> bool:
+    return signature.flag("holds") and signature.text_or_none("key") == file_digest(key)
 
 
 def backend_states(
@@ -259,7 +279,7 @@ def proven_states(
         except FcnDeployError as error:
             unfit = (BackendError, OnnxFileError) if certificate.imported else UnfitNetworkError
             if isinstance(error, unfit):
-                yield replace(state, state=State.CANNOT, reason=error.message)
+                yield replace(state, state=State.CANNOT, reason=error.message, refused=True)
             else:
                 yield replace(state, failure=" ".join(str(error).split()))
             continue

@@ -147,7 +147,6 @@ def _manifest(contents: Contents, name: str, staged: Mapping[str, Path]) -> Mani
     for onnx in contents.onnx:
         if files[onnx.file].digest != onnx.digest:
             raise BundleError(f"{contents.run.root / onnx.file} changed meanwhile", "bundle again")
-    plans = {files[member].digest: member for member in files if member.endswith(".plan")}
     return Manifest(
         name=name,
         spec=contents.spec,
@@ -155,15 +154,25 @@ def _manifest(contents: Contents, name: str, staged: Mapping[str, Path]) -> Mani
         checkpoint_digest=contents.checkpoint_digest,
         imported=contents.run.is_foreign,
         onnx=contents.onnx,
-        engines=tuple(
-            BundledEngine(
-                plans[sidecar.plan_digest],
-                sidecar.plan_digest,
-                sidecar.source_digest or sidecar.onnx_digest,
-            )
-            for sidecar in contents.engines.values()
-        ),
+        engines=_engines(contents, files),
         machine=describe_machine(),
         versions=describe_versions(),
         files=files,
     )
+
+
+def _engines(contents: Contents, files: Mapping[str, BundledFile]) -> tuple[BundledEngine, ...]:
+    sidecars = {sidecar.plan_digest: sidecar for sidecar in contents.engines.values()}
+    known = {onnx.digest for onnx in contents.onnx}
+    found = []
+    for member, file in files.items():
+        if not member.endswith(".plan"):
+            continue
+        if file.digest not in sidecars:
+            raise BundleError(f"the plan of {member} changed meanwhile", "bundle again")
+        sidecar = sidecars[file.digest]
+        # What it was built from, or what that was made of before it was built.
+        sources = (sidecar.source_digest, sidecar.onnx_digest)
+        source = next(one for one in sources if one is not None and one in known)  # see `gather`
+        found.append(BundledEngine(member, file.digest, source))
+    return tuple(found)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from fcn_deploy.commands.predict_progress import progress, rate_words, say_resum
 from fcn_deploy.commands.shared.backends import require_backends, say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
+from fcn_deploy.commands.shared.logits_check import logits_check
 from fcn_deploy.commands.shared.options import (
     PathText,
     PathType,
@@ -26,22 +25,20 @@ from fcn_deploy.commands.shared.options import (
     threads_option,
 )
 from fcn_deploy.commands.shared.proven_backend import (
+    AUTO,
+    ChosenBackend,
     auto_backend_option,
     choose_backend,
     open_chosen,
 )
 from fcn_deploy.commands.shared.runs import is_bundle, run_from_argument
-from fcn_deploy.core.errors import FcnDeployError, InputError
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import MODEL_SUFFIXES, Run
 from fcn_deploy.core.spec import Precision
 
 if TYPE_CHECKING:
-    from numpy import uint8
-    from numpy.typing import NDArray
-
     from fcn_deploy.predict.folder import Prediction
     from fcn_deploy.predict.job import PredictJob
-    from fcn_deploy.runners.base import Runner
 
 
 @dataclass(frozen=True)
@@ -149,13 +146,7 @@ def predict(**typed: Any) -> None:
 
 def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     """Do what is left, and return how many masks were written."""
-    chosen = choose_backend(
-        source,
-        options.backend,
-        precision=options.precision,
-        allowed=options.allow,
-        device=options.device,
-    )
+    chosen = _choose_backend(source, job, options)
     require_backends([chosen.backend], options.device)
     done = 0
     with ExitStack() as stack:
@@ -170,7 +161,14 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
                 job.predictions(
                     runner,
                     batch_size=options.batch_size,
-                    has_finite_logits=_logits_check(source, runner, options, stack),
+                    has_finite_logits=logits_check(
+                        source,
+                        runner.describe(),
+                        stack,
+                        precision=options.precision,
+                        threads=options.threads,
+                        device=options.device,
+                    ),
                 )
             )
         )
@@ -194,53 +192,31 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     return done
 
 
+def _choose_backend(source: Run, job: PredictJob, options: PredictOptions) -> ChosenBackend:
+    """Return the backend that was named; else that of the journal, which is of one backend."""
+    head = job.journal.model()
+    if options.backend == AUTO and head is not None and source.named_engine is None:
+        precision = head.file_precision
+        if options.precision in (Precision.FP32, precision):
+            console.print(f"backend: {head.backend}{precision.flag}, as in {job.journal.path}")
+            return ChosenBackend(head.backend, precision)
+    return choose_backend(
+        source,
+        options.backend,
+        precision=options.precision,
+        allowed=options.allow,
+        device=options.device,
+    )
+
+
 def _named(prediction: Prediction) -> str:
-    """Return an error with the name of its picture, which a backend does not know."""
-    line, name = str(prediction.error), str(prediction.source)
-    return line if name in line else f"{name}: {line}"
+    """Return an error with the name of its picture, which a backend does not know.
 
-
-def _logits_check(
-    source: Run, runner: Runner, options: PredictOptions, stack: ExitStack
-) -> Callable[[NDArray[uint8]], bool]:
-    """Return what says whether a picture's logits are finite.
-
-    Masks do not show it, so the picture is run again, with logits.  What `export` has checked in
-    float32 is not asked again, nor what has no logits: an engine that was built without them.
+    A name may hold what a terminal obeys; such characters are spelt out.
     """
-    import numpy as np
-
-    from fcn_deploy.results.proven import file_precision
-    from fcn_deploy.runners.base import find_backend, open_runner
-
-    description = runner.describe()
-    backend = find_backend(description.backend)
-    exported = not backend.name.startswith("torch")
-    if (exported and description.precision != "fp16") or backend.build_missing is not None:
-        return lambda image: True
-
-    @cache
-    def with_logits() -> Runner:
-        return stack.enter_context(
-            open_runner(
-                source,
-                backend.name if exported else "torch",  # eager: nothing is compiled for this
-                precision=file_precision(description) if exported else options.precision,
-                outputs=("mask", "logits"),
-                threads=options.threads,
-                device=backend.device_of(options.device),
-            )
-        )
-
-    def has_finite_logits(image: NDArray[uint8]) -> bool:
-        try:
-            logits = with_logits().run(image[None]).logits
-        except FcnDeployError:  # they take more memory than the mask did: then nothing is known
-            return True
-        assert logits is not None  # asked for
-        return bool(np.isfinite(logits).all())
-
-    return has_finite_logits
+    line, name = str(prediction.error), str(prediction.source)
+    words = line if " ".join(name.split()) in line else f"{name}: {line}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:

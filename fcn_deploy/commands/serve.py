@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ import click
 from fcn_deploy.commands.shared.backends import require_backends, say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import console
+from fcn_deploy.commands.shared.logits_check import logits_check
 from fcn_deploy.commands.shared.options import (
     PathType,
     device_option,
@@ -51,6 +54,7 @@ class ServeOptions:
     trust: bool
     host: str
     port: int
+    grpc_port: int | None
     max_batch: int
     max_delay_ms: float
     max_queue: int
@@ -72,6 +76,10 @@ def _address_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--port", type=click.IntRange(0, 65535), default=8000, show_default=True,
                 help="Listen on this port; 0 takes a free one, which the log names.",
+            ),
+            click.option(
+                "--grpc-port", type=click.IntRange(0, 65535),
+                help="Answer gRPC too, on this port of the same address; 0 takes a free one.",
             ),
             click.option(
                 "--token-file", type=PathType(),
@@ -132,18 +140,32 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Open everything, compute once, say what would be served, and end.",
 )  # fmt: skip
 def serve(**typed: Any) -> None:
-    """Answer HTTP requests for masks, by the Open Inference protocol (KServe v2)."""
+    """Answer requests for masks over HTTP and gRPC, by the Open Inference protocol (KServe v2)."""
     options = ServeOptions(**typed)
     require_extra("serving over HTTP", "serve", "prometheus_client", "starlette", "uvicorn")
+    if options.grpc_port is not None:
+        # Its core writes lines of its own to stderr, where the log is JSON.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        require_extra("serving over gRPC", "grpc", "grpc", "tritonclient.grpc")
     from fcn_deploy.serve import server
     from fcn_deploy.serve.logs import configure_logs
     from fcn_deploy.serve.service import Service
 
     settings = _settings(options)
     source = run_from_argument(options.run, options.trust)
-    with server.listen(settings.host, settings.port) as bound:
+    if settings.grpc_port is not None:  # a port that is taken shows before the model is opened
+        server.listen(settings.host, settings.grpc_port).close()
+    with server.listen(settings.host, settings.port) as bound, ExitStack() as stack:
         runner = _open(source, options)
-        service = Service(runner, settings, source.name)
+        check = logits_check(
+            source,
+            runner.describe(),
+            stack,
+            precision=options.precision,
+            threads=options.threads,
+            device=options.device,
+        )
+        service = Service(runner, settings, source.name, has_finite_logits=check)
         if options.check:
             asyncio.run(_check(service, server.url_of(bound)))
         else:
@@ -164,6 +186,7 @@ def _settings(options: ServeOptions) -> Settings:
     return Settings(
         host=options.host,
         port=options.port,
+        grpc_port=options.grpc_port,
         max_batch=options.max_batch,
         max_delay_ms=options.max_delay_ms,
         max_queue=options.max_queue,
@@ -212,6 +235,8 @@ async def _check(service: Service, url: str) -> None:
     runner, spec, settings = service.description, service.spec, service.settings
     asked = "without a token" if settings.token is None else "to those who bear the token"
     console.print(f"would serve {service.name} on {url}, {asked}")
+    if settings.grpc_port is not None:
+        console.print(f"and over gRPC on port {settings.grpc_port or 'that is free'}")
     console.print(f"computed by {runner.backend} on {runner.device} in {runner.precision}")
     console.print(f"{spec.num_classes} classes: {', '.join(spec.class_names)}")
     console.print(

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from fcn_deploy.commands.shared.bundle_making import PICTURES
 from fcn_deploy.commands.shared.code_options import trust_code_option
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.commands.shared.options import PathText, PathType, run_argument
-from fcn_deploy.commands.shared.runs import run_from_argument
-from fcn_deploy.commands.shared.steps import command_line, run_step
+from fcn_deploy.commands.shared.runs import labelled_data, run_from_argument
+from fcn_deploy.commands.shared.steps import command_line, path_word, run_step
 from fcn_deploy.commands.ship_steps import ALL, CPU, ShipOptions, bundle_file, ship_steps
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.run import Run
@@ -36,7 +37,8 @@ from fcn_deploy.core.spec import Product
     "after the run.",
 )  # fmt: skip
 @click.option(
-    "--images", "count", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
+    "--images", "count", type=click.IntRange(min=1), default=PICTURES, show_default=True,
+    metavar="N",
     help="Let so many pictures ride along in the bundle.",
 )  # fmt: skip
 @click.option(
@@ -72,6 +74,7 @@ def ship(**typed: Any) -> None:
     """
     options = ShipOptions(**typed)
     source = _trained(options)
+    _require_able(source, options)
     done = skipped = 0
     for step in ship_steps(source, options):
         if (reason := step.current()) is not None:
@@ -84,8 +87,9 @@ def ship(**typed: Any) -> None:
             sys.exit(code if code > 0 else 128 - code)
         done += 1
     file = bundle_file(source, options)
+    proof = command_line(["verify", path_word(file), "--run"])
     console.print(
-        f"{file} can be handed over: `fcn-deploy verify {file} --run` proves it on its target "
+        f"{file} can be handed over: `{proof}` proves it on its target "
         f"({done} steps done, {skipped} were current)"
     )
 
@@ -104,3 +108,25 @@ def _trained(options: ShipOptions) -> Run:
     if not source.has_model():
         source.require_checkpoint()
     return source
+
+
+def _require_able(source: Run, options: ShipOptions) -> None:
+    """Refuse what would end the last steps, minutes later.
+
+    Raises:
+        FcnDeployError: the bundle cannot be written or signed, or what proves it is not there.
+    """
+    from fcn_deploy.bundle.signature import require_signing
+    from fcn_deploy.bundle.writer import require_bundle_name
+    from fcn_deploy.core.files import probe
+
+    target = bundle_file(source, options)
+    require_bundle_name(target)
+    if options.key is not None:
+        require_signing(options.key)
+    if options.public_key is not None and not options.public_key.is_file():
+        raise InputError(f"no key {options.public_key}", "name the public key, PUB.pem")
+    if options.data is None and options.pictures is None:
+        labelled_data(source, None, None, "name data with --data DIR, or pictures: --pictures DIR")
+    if not target.is_file():  # one that is current may lie where nothing can be written
+        probe(target, flags="--out")

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fcn_deploy.commands.shared.bundle_making import BundleOptions, certified_on
+from fcn_deploy.commands.shared.steps import path_word
 from fcn_deploy.core.errors import ArtifactError, FcnDeployError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
@@ -85,13 +87,21 @@ def ship_steps(source: Run, options: ShipOptions) -> Iterator[Step]:
 
 def bundle_file(source: Run, options: ShipOptions) -> Path:
     """Return where the bundle is written."""
-    from fcn_deploy.core.run import BUNDLE_SUFFIX
+    return _bundle_options(options).target(source)
 
-    return options.out or Path(f"{source.name}{BUNDLE_SUFFIX}")
+
+def _bundle_options(options: ShipOptions) -> BundleOptions:
+    return BundleOptions(
+        out=options.out,
+        count=options.count,
+        data=options.data,
+        pictures=options.pictures,
+        key=options.key,
+    )
 
 
 def _run_words(source: Run) -> tuple[str, ...]:
-    return (str(source.root),)
+    return (path_word(source.root),)
 
 
 def _flag(precision: Precision) -> tuple[str, ...]:
@@ -208,13 +218,11 @@ def _parity(
         digests = _digests(source, (precision,))
         for file in reversed(proofs.parity_files):
             runners = [one.candidate for one in file.comparisons]
-            if (
-                _made_here(file.environment, now)
-                and _same_words(file.options, typed)
-                and _are_current(source, runners, digests)
-                and all(one.passed for one in file.comparisons)
-            ):
-                return f"the gate passed in {file.environment.file}"
+            if _made_here(file.environment, now) and _are_current(source, runners, digests):
+                if not all(one.passed for one in file.comparisons):
+                    return None  # whatever was asked: an older verdict is outdated
+                if _same_words(file.options, typed):
+                    return f"the gate passed in {file.environment.file}"
         return None
 
     return Step(lambda: ("parity", *_run_words(source), *typed), current)
@@ -272,11 +280,14 @@ def _bundle(source: Run, options: ShipOptions) -> Step:
     def current() -> str | None:
         from fcn_deploy.bundle.contents import gather
         from fcn_deploy.bundle.extraction import holds_files
+        from fcn_deploy.data.images import image_digest
 
-        signed = options.key is not None
         with suppress(FcnDeployError):
+            contents = gather(source, engines())
+            chosen = certified_on(source, contents.spec, _bundle_options(options), quiet=True)
+            pictures = [image_digest(picture.image) for picture in chosen]
             if file.is_file() and holds_files(
-                file, gather(source, engines()).files(), pictures=options.count, signed=signed
+                file, contents.files(), pictures=pictures, key=options.key
             ):
                 return f"{file} holds these files"
         return None
@@ -288,15 +299,13 @@ def _verify(source: Run, options: ShipOptions) -> Step:
     file = bundle_file(source, options)
     record = source.root / VERIFIED
     keys = () if options.public_key is None else ("--key", str(options.public_key))
-    words = ("verify", str(file), "--run", *keys, "--json", str(record), "--no-timing")
+    words = ("verify", path_word(file), "--run", *keys, "--json", str(record), "--no-timing")
 
     def current() -> str | None:
         from fcn_deploy.bundle.verification import verified_before
 
         with suppress(ArtifactError):
-            if record.is_file() and verified_before(
-                record, file, key=options.public_key is not None
-            ):
+            if record.is_file() and verified_before(record, file, key=options.public_key):
                 return f"{record} says that {file} holds here"
         return None
 

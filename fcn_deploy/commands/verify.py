@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fcn_deploy.commands.shared.backends import require_backends
-from fcn_deploy.commands.shared.bundle_checks import VerifyOptions, verified
 from fcn_deploy.commands.shared.console import EXIT_FAILED, console
 from fcn_deploy.commands.shared.options import BackendName, PathType, threads_option
-from fcn_deploy.commands.shared.steps import run_step
+from fcn_deploy.commands.shared.runs import result_name
+from fcn_deploy.commands.shared.steps import path_word, run_step
+from fcn_deploy.commands.verify_checks import VerifyOptions, verified
 from fcn_deploy.core.errors import InputError, WriteError
 from fcn_deploy.core.run import BUNDLE_SUFFIX
 
@@ -62,15 +64,16 @@ def verify(**typed: Any) -> None:
     if options.json_file is not None:
         write_json(options.json_file, found.to_json())
         console.print(f"wrote {options.json_file}")
+    if options.running and options.timing:
+        _remember(found, options.backends)
     if not found.holds:
         sys.exit(EXIT_FAILED)
-    if options.running and options.timing:
-        _remember(found)
 
 
-def _remember(found: Verification) -> None:
-    """Write what was proven where commands look for the results of this bundle, and time it.
+def _remember(found: Verification, backends: Sequence[str]) -> None:
+    """Write the verdicts where commands look for the results of this bundle; time what holds.
 
+    Verdicts that are bad are written as well: else what was proven earlier would still be taken.
     Where that place cannot be written, this is said, and all that was asked for holds still.
     """
     from fcn_deploy.core.files import probe
@@ -78,8 +81,10 @@ def _remember(found: Verification) -> None:
     from fcn_deploy.parity.compare import save
 
     comparisons = [one.comparison for one in found.backends if one.comparison is not None]
+    if not comparisons:
+        return
     run = Run(found.bundle.parent, bundle=found.bundle)
-    target = run.parity_folder / "verify.json"
+    target = run.parity_folder / result_name("verify", *backends)
     try:
         probe(target)
         save(comparisons, target)
@@ -87,11 +92,12 @@ def _remember(found: Verification) -> None:
         click.echo(f"warning: not remembered: {error.message}", err=True)
         return
     console.print(f"wrote {target}")
+    if not found.holds:
+        return
     passed = [one for one in found.backends if one.proven]
     precisions = dict.fromkeys(f"--{one.precision.value}" for one in passed)
-    backends = dict.fromkeys(one.backend for one in passed)
-    words = ["bench", str(found.bundle), *precisions, "--tier", "end-to-end", "--quick"]
+    words = ["bench", path_word(found.bundle), *precisions, "--tier", "end-to-end", "--quick"]
     if len(precisions) == 1:  # else one of them may lack a backend
-        words += [word for name in backends for word in ("--backend", name)]
+        words += [word for one in passed for word in ("--backend", one.backend)]
     if run_step(words) != 0:
         click.echo("warning: not timed: `--backend auto` takes ort", err=True)

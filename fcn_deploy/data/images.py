@@ -6,8 +6,10 @@ import hashlib
 import logging
 import os
 import stat
+import struct
 import threading
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +61,15 @@ _OTHER_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix
 #: TIFF's tag of the channels of a pixel, and how such a file begins in both orders of bytes.
 _CHANNELS = 0x0115
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
+#: TIFF's tags of the sides of a tile.  A tile is decoded whole, however little of it the picture
+#: takes, so one of a small file may unfold to gigabytes too; honest ones have up to this.
+_TILE_SIDES = (0x0142, 0x0143)
+_TILE_PIXELS = 4_000_000
+#: What else Pillow's parsers raise of damaged files: one among a million must not end the work.
+_DAMAGES = (
+    LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 #: EXIF's tag of the orientation, and its values that turn a picture by 90°.
 _ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
@@ -123,8 +134,8 @@ def decoded(
 
     Args:
         path: the file, or its bytes.
-        before: called with (width, height) in pixels before they are decoded; what it raises,
-            unless it is an OSError or ValueError, is passed on.
+        before: called with (width, height) in pixels before they are decoded; an exception of its
+            own kind that it raises is passed on.
 
     Raises:
         ImageError: see :func:`opened`; also a picture that is truncated.
@@ -150,6 +161,7 @@ def opened(path: Path | EncodedPicture) -> Iterator[ImageFile.ImageFile]:
         source = _stream_or_file(path)
         with _suppress_warnings, Image.open(source, formats=IMAGE_FORMATS) as image:  # noqa: TID251
             _refuse_bomb(path, image.size)
+            _refuse_large_tiles(path, image)
             yield image
     except FileNotFoundError as error:
         raise ImageError(f"no such picture: {path}", "check the path") from error
@@ -161,8 +173,8 @@ def opened(path: Path | EncodedPicture) -> Iterator[ImageFile.ImageFile]:
         ) from error
     except UnidentifiedImageError as error:
         raise _unidentified(path) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, SyntaxError, ValueError, EOFError, *_DAMAGES) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(
             f"{path} cannot be decoded ({reason})", "remove or replace the file"
         ) from error
@@ -220,6 +232,18 @@ def _refuse_bomb(path: Path | EncodedPicture, size: tuple[int, int]) -> None:
         )
 
 
+def _refuse_large_tiles(path: Path | EncodedPicture, image: ImageFile.ImageFile) -> None:
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    width, height = (tags.get(side, 0) for side in _TILE_SIDES)
+    if not (isinstance(width, int) and isinstance(height, int)):
+        raise ValueError("a tile's sides are no numbers")  # explained as all damage is
+    if width * height > max(_TILE_PIXELS, image.width * image.height):
+        raise PixelLimitError(
+            f"{path} has {image.width}×{image.height} pixels in tiles of {width}×{height}",
+            "save it without tiles",
+        )
+
+
 def read_image(
     path: Path | EncodedPicture, before: Callable[[tuple[int, int]], None] = lambda size: None
 ) -> NDArray[np.uint8]:
@@ -253,8 +277,12 @@ def _as_rgb(path: Path | EncodedPicture, image: Image.Image) -> NDArray[np.uint8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB would warn
-    # Converting what is RGB already would copy it.
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
+    if image.mode == "RGB":  # converting it would copy it
+        return np.array(image, dtype=np.uint8)
+    try:
+        return np.array(image.convert("RGB"), dtype=np.uint8)
+    except ValueError as error:  # LAB, for one, where Pillow was built without LittleCMS
+        raise ImageError(f"{path} is of mode {image.mode}", "save it as RGB") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:

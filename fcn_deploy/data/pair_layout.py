@@ -34,8 +34,8 @@ _TOLD = 3
 def in_validation(name: str, share: float) -> bool:
     """Say whether a sample is kept for validation: of many names about ``share`` are."""
     # macOS spells an umlaut as two characters, others as one: it is the same image.
-    text = unicodedata.normalize("NFC", name)
-    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")
+    place = int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
     return place < share * 2**64
 
 

@@ -112,7 +112,7 @@ class OnnxFile:
             raise foreign from error
         if not model.graph.node:
             raise foreign
-        if _keeps_weights_elsewhere(model.graph):
+        if _keeps_weights_elsewhere(model.graph, *model.functions):
             raise OnnxFileError(f"{self.path} keeps its weights in another file", FOREIGN_REPAIR)
         return model
 
@@ -153,15 +153,21 @@ class OnnxFile:
             vars(self).pop(name, None)
 
 
-def _keeps_weights_elsewhere(graph: onnx.GraphProto) -> bool:
-    from onnx import TensorProto
+def _keeps_weights_elsewhere(*parts: onnx.GraphProto | onnx.FunctionProto) -> bool:
+    from onnx import FunctionProto, SparseTensorProto, TensorProto
 
-    tensors = [*graph.initializer]
-    for node in graph.node:
-        for attribute in node.attribute:
-            tensors += [attribute.t, *attribute.tensors]
-            if any(map(_keeps_weights_elsewhere, (attribute.g, *attribute.graphs))):
-                return True
+    tensors, sparse = list[TensorProto](), list[SparseTensorProto]()
+    for part in parts:
+        if not isinstance(part, FunctionProto):  # whose weights are constants
+            tensors += part.initializer
+            sparse += part.sparse_initializer
+        for node in part.node:
+            for attribute in node.attribute:
+                tensors += [attribute.t, *attribute.tensors]
+                sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+                if _keeps_weights_elsewhere(attribute.g, *attribute.graphs):
+                    return True
+    tensors += [tensor for one in sparse for tensor in (one.values, one.indices)]
     return any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors)
 
 

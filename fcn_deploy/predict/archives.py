@@ -10,6 +10,7 @@ import lzma
 import os
 import re
 import stat
+import struct
 import tarfile
 import threading
 import zipfile
@@ -18,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,15 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import ImageError
 from fcn_deploy.data.images import EncodedPicture, read_image, unread_suffix
-from fcn_deploy.predict.items import Before, Item, is_picture_name, mixed, real_folder, unreadable
+from fcn_deploy.predict.items import (
+    Before,
+    Item,
+    is_picture_name,
+    last_change_ns,
+    mixed,
+    real_folder,
+    unreadable,
+)
 
 #: Most bytes of a member: as many as the largest picture has that is decoded, uncompressed with
 #: four channels.  A member of a few kilobytes may unfold to any number.
@@ -128,7 +138,7 @@ class _Member(Item):
 
     def modified_ns(self) -> int:
         """Return the archive's time."""
-        return Path(self.archive.name).stat().st_mtime_ns
+        return last_change_ns(self.archive.name)
 
     def read(self, before: Before) -> NDArray[np.uint8]:
         """Return the decoded member."""
@@ -192,13 +202,13 @@ class _TarMember(_Member):
 
     def state(self) -> int:
         """Return a number of the size and the time that the archive gives."""
-        return mixed(self.size, int(self.mtime * 1e9))
+        return mixed(self.size, int(self.mtime * 1e9) if isfinite(self.mtime) else 0)
 
     def _content(self) -> bytes:
         try:
             content = self.archive.content(self.offset, self.size)
-        except OSError as error:
-            raise unreadable(self.name, error.strerror) from error
+        except (OSError, OverflowError) as error:  # the latter: beyond any file
+            raise unreadable(self.name, error) from error
         if len(content) < self.size:
             raise unreadable(self.name, "the archive ends within it")
         return content
@@ -252,5 +262,7 @@ class _ZipMember(_Member):
             OSError,
             EOFError,
             RuntimeError,
-        ) as error:  # RuntimeError: it is encrypted
+            ValueError,
+            struct.error,
+        ) as error:  # RuntimeError: it is encrypted; the last two: a header is damaged
             raise unreadable(self.name, error) from error

@@ -74,6 +74,10 @@ class Batch(ABC):
     names: list[str]
 
     @abstractmethod
+    def folders(self) -> set[str]:
+        """Return the folders, without links, that they lie in."""
+
+    @abstractmethod
     def identities(self) -> list[str]:
         """Return what two names of one picture have in common, of each."""
 
@@ -92,6 +96,10 @@ class ItemBatch(Batch):
     def __init__(self, items: Sequence[Item]) -> None:
         self.names = [item.name for item in items]
         self._items = items
+
+    def folders(self) -> set[str]:
+        """Return the folder of each."""
+        return {item.folder for item in self._items}
 
     def identities(self) -> list[str]:
         """Return each one's identity."""
@@ -112,6 +120,10 @@ class NameBatch(Batch):
     def __init__(self, names: list[str]) -> None:
         self.names = names
         self._prefixes = {name[: name.rfind("/") + 1] for name in names}
+
+    def folders(self) -> set[str]:
+        """Return the folder of each."""
+        return set(map(real_folder, self._prefixes))
 
     def identities(self) -> list[str]:
         """Return each one's path without links."""
@@ -156,6 +168,10 @@ class FolderBatch(Batch):
         self._below = prefix[inside:]
         self._bases = bases
         self._folder = folder
+
+    def folders(self) -> set[str]:
+        """Return the folder."""
+        return {self._folder}
 
     def identities(self) -> list[str]:
         """Return each one's path without links."""

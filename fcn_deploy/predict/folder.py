@@ -77,10 +77,10 @@ def predict(
     sink = MasksOnDisk(out, masks, runner.spec.palette)
 
     def write(answer: Segmented | Failed) -> Prediction:
-        source = pictures[answer.place]
-        if isinstance(answer, Failed):
-            return Prediction(source, None, answer.error)
-        return Prediction(source, sink.write(answer))
+        source, written = pictures[answer.place], sink.write_or_fail(answer)
+        if isinstance(written, Failed):
+            return Prediction(source, None, written.error)
+        return Prediction(source, written)
 
     yield from segment(
         runner,
@@ -112,7 +112,9 @@ def _mask_names(pictures: Sequence[Path], out: Path, *, full_names: bool) -> lis
     names = MaskNames(_shared_folder(items) if full_names else None)
     masks = select(lambda: [ItemBatch(items)], names, out).masks
     if len(masks) < len(pictures):
-        raise InputError("a picture was named twice", "name each once")
+        raise InputError(
+            f"a picture was named twice, or is a mask in {out}", "name each picture once"
+        )
     return masks
 
 

@@ -71,7 +71,7 @@ class Item(ABC):
 
     @abstractmethod
     def modified_ns(self) -> int:
-        """Return when the file that holds it was modified last.
+        """Return when the file that holds it was modified, or put in its place, last.
 
         Raises:
             OSError: it is not there.
@@ -99,7 +99,7 @@ class FileItem(Item):
 
     def modified_ns(self) -> int:
         """Return the file's own time."""
-        return self.path.stat().st_mtime_ns
+        return last_change_ns(self.name)
 
     def read(self, before: Before) -> NDArray[np.uint8]:
         """Return the decoded file."""
@@ -109,6 +109,13 @@ class FileItem(Item):
 def file_item(name: str) -> FileItem:
     """Return a file by its name; its mask is named after the last part."""
     return FileItem(name, name.rfind("/") + 1)
+
+
+def last_change_ns(name: str) -> int:
+    """Return when a file was modified last, or changed otherwise: by `cp -p` or `mv`, which keep
+    the time of the file that they put in its place."""
+    found = os.stat(name)  # noqa: PTH116 (millions of names)
+    return max(found.st_mtime_ns, found.st_ctime_ns)
 
 
 def mixed(size: int, mark: int) -> int:

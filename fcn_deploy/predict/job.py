@@ -9,7 +9,7 @@ without a line: the next run takes it over and writes the line, instead of compu
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from fcn_deploy.data.images import decoded
 from fcn_deploy.predict.batches import MaskNames
 from fcn_deploy.predict.folder import Prediction
 from fcn_deploy.predict.items import Before, Item
-from fcn_deploy.predict.journal import Journal, JournalHead
+from fcn_deploy.predict.journal import Journal
+from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
 from fcn_deploy.predict.masks_on_disk import MasksOnDisk, existing_masks
 from fcn_deploy.predict.selection import OVERLAY_FOLDER, select
@@ -52,8 +53,9 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         taken_over: how many masks were there whose lines a kill had prevented.
 
     Raises:
-        InputError: two pictures would have one mask, a file that is none of ours would be replaced,
-            or another run is at work; nothing has been written then.
+        InputError: two pictures would have one mask, also one of a run that is resumed and one of
+            this, a file that is none of ours would be replaced, or another run is at work; nothing
+            has been written then.
         ArtifactError: a journal cannot be read.
         ImageError: see :class:`fcn_deploy.predict.sources.Sources`.
     """
@@ -84,6 +86,8 @@ class PredictJob(AbstractContextManager["PredictJob"]):
                 check_all=check_all,
             )
             self._existing = existing_masks(out, self.selection.masks, with_overlay=with_overlay)
+            if resume:
+                self.journal.require_free([mask for _, mask, _ in self._unlisted()])
         except BaseException:
             self.journal.close()
             raise
@@ -112,36 +116,40 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         if (begun := self.journal.begun_ns) is not None:
             self._take_over(head.classes, begun)
 
+    def _unlisted(self) -> Iterator[tuple[int, str, bytes]]:
+        """Yield places, masks and keys of the pictures that have a mask and no line."""
+        listed = set(self.selection.redone.tolist())
+        for place in self._existing:
+            mask = self.selection.masks[place]
+            key = key_of(self.selection.items[place].name, mask)
+            if int.from_bytes(key, "big") not in listed:
+                yield place, mask, key
+
     def _take_over(self, classes: tuple[str, ...], begun_ns: int) -> None:
         """Write the lines of masks that this journal's runs have written without."""
-        listed = set(self.selection.redone.tolist())
         taken: set[int] = set()
-        for place in self._existing:
-            item, mask = self.selection.items[place], self.selection.masks[place]
-            key = key_of(item.name, mask)
-            if int.from_bytes(key, "big") in listed:
-                continue
-            found = self._unlisted(item, mask, begun_ns)
-            if found is not None:
-                values = _done(item, mask, found, None, classes)
-                self.journal.append(line_of(key, item.state(), values))
-                taken.add(place)
+        for place, mask, key in self._unlisted():
+            item = self.selection.items[place]
+            with suppress(OSError, ImageError):  # picture or mask is gone: it is done again
+                state = item.state()
+                found = self._up_to_date(item, mask, begun_ns)
+                if found is not None:
+                    values = _done(item, mask, found, None, classes)
+                    self.journal.append(line_of(key, state, values))
+                    taken.add(place)
         self.selection.keep(lambda place: place not in taken)
         self.taken_over = len(taken)
 
-    def _unlisted(self, item: Item, mask: str, begun_ns: int) -> NDArray[np.uint8] | None:
+    def _up_to_date(self, item: Item, mask: str, begun_ns: int) -> NDArray[np.uint8] | None:
         """Return a mask that was written since the journal was begun, from the picture as it is."""
         path = self._out / mask
-        try:
-            written = path.stat().st_mtime_ns
-            if written < begun_ns or item.modified_ns() > written:
-                return None
-            if self._with_overlay and not (self._out / OVERLAY_FOLDER / mask).exists():
-                return None
-            with decoded(path) as image:
-                return np.asarray(image)
-        except (OSError, ImageError):
+        written = path.stat().st_mtime_ns
+        if written < begun_ns or item.modified_ns() > written:
             return None
+        if self._with_overlay and not (self._out / OVERLAY_FOLDER / mask).exists():
+            return None
+        with decoded(path) as image:
+            return np.asarray(image)
 
     def predictions(
         self,
@@ -168,13 +176,14 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         def write(answer: Segmented | Failed) -> Prediction:
             item, mask = items[answer.place], masks[answer.place]
             key, state = key_of(item.name, mask), states.pop(answer.place, 0)
-            if isinstance(answer, Failed):
-                self.journal.append(line_of(key, 0, _failed(item, answer.error)))
-                return Prediction(item.path, None, answer.error)
-            path = sink.write(answer)
+            written = sink.write_or_fail(answer)
+            if isinstance(written, Failed):
+                self.journal.append(line_of(key, 0, _failed(item, written.error)))
+                return Prediction(item.path, None, written.error)
+            assert isinstance(answer, Segmented)
             values = _done(item, mask, answer.mask, answer.seconds, classes)
             self.journal.append(line_of(key, state, values))
-            return Prediction(item.path, path)
+            return Prediction(item.path, written)
 
         yield from segment(
             runner,

@@ -9,83 +9,34 @@ when the journal is opened again.
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import secrets
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from fcn_deploy.core.errors import ArtifactError, InputError
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import write_error
 from fcn_deploy.machine.description import utc_now
-from fcn_deploy.predict.journal_lines import Finished, Hashes, read_blocks
+from fcn_deploy.predict.journal_head import (
+    HEAD_BYTES,
+    JournalHead,
+    head_of,
+    other_heads,
+    reading,
+    same_count,
+)
+from fcn_deploy.predict.journal_lines import Finished, Hashes, listed_mask, read_blocks
 from fcn_deploy.predict.shard import Shard
 
-KIND, SCHEMA = "predictions", 1
-#: Longest head that is read: thousands of names of classes fit.
-_HEAD_BYTES = 1 << 20
 _NO_HASHES: Hashes = np.zeros(0, np.uint64)
-
-
-@dataclass(frozen=True)
-class JournalHead:
-    """What all pictures of a journal have in common.
-
-    Attributes:
-        digest: of the model file.
-        precision, backend: that computed the masks.
-        overlay: whether overlays are written as well.
-        shard: ``0/4``, or None for all pictures.
-        classes: names by class index.
-        begun_ns: when the journal was begun, by the clock of the file system it lies in.
-        created: the same for people, ISO 8601, UTC.
-    """
-
-    digest: str
-    precision: str
-    backend: str
-    overlay: bool
-    classes: tuple[str, ...]
-    shard: str | None = None
-    begun_ns: int = 0
-    created: str = ""
-
-    def same_masks(self, other: JournalHead) -> bool:
-        """Say whether two journals are of masks of one model."""
-        return self._model == other._model
-
-    @property
-    def _model(self) -> tuple[str, str, str]:
-        return self.digest, self.precision, self.backend
-
-    @property
-    def words(self) -> str:
-        """The model, for messages."""
-        return f"{self.backend} {self.precision}, {self.digest[:19]}"
-
-    def line(self) -> bytes:
-        """Return the head as the journal's first line."""
-        values = {"kind": KIND, "schema": SCHEMA, **asdict(self)}
-        return json.dumps(values, separators=(",", ":")).encode() + b"\n"
-
-
-def _head_of(line: bytes, file: Path) -> JournalHead:
-    try:
-        values = json.loads(line)
-        if not line.endswith(b"\n") or values.pop("kind") != KIND or values.pop("schema") != SCHEMA:
-            raise ValueError
-        return replace(JournalHead(**values), classes=tuple(values["classes"]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ArtifactError(
-            f"{file} does not begin as a journal of predict does",
-            "delete it, or choose another folder with --out",
-        ) from error
 
 
 def journal_name(shard: Shard | None) -> str:
@@ -140,18 +91,51 @@ class Journal(AbstractContextManager["Journal"]):
         """When the journal that is resumed was begun; None where none is."""
         return None if self._own_head is None else self._own_head.begun_ns
 
+    def model(self) -> JournalHead | None:
+        """Return the head of the journal, or of another in the folder; None where a run begins.
+
+        What it names is the model by which this run can go on.
+        """
+        if self._own_head is not None:
+            return self._own_head
+        return next(iter(other_heads(self.path).values()), None)
+
+    def _others(self) -> list[Path]:
+        """Return the journals that may hold our pictures: not other parts of the same whole."""
+        heads = other_heads(self.path).items()
+        return [file for file, head in heads if not same_count(head.shard, self._shard)]
+
+    def require_free(self, masks: Collection[str]) -> None:
+        """Refuse masks that a journal lists as those of other pictures.
+
+        Args:
+            masks: that are there, of pictures that have no line.
+
+        Raises:
+            InputError: one belongs to a picture of another name.
+        """
+        own = [self.path] if self._own_head is not None else []
+        for file in [*own, *self._others()] if masks else []:
+            with reading(file), file.open("rb") as stream:
+                stream.readline(HEAD_BYTES)
+                found = listed_mask(stream, masks)
+            if found is not None:
+                raise InputError(
+                    f"{self.path.parent / found[1]} is the mask of {found[0]}, says {file}, and "
+                    "would be that of a picture of another name",
+                    "choose another folder with --out, or name the pictures as they were then",
+                )
+
     def _read(self) -> Finished:
         keys, states = [_NO_HASHES], [_NO_HASHES]
-        for file, head in _other_heads(self.path).items():
-            # Other parts of the same whole hold none of our pictures.
-            if not _same_count(head.shard, self._shard):
-                with _reading(file), file.open("rb") as stream:
-                    stream.readline()
-                    self._read_lines(stream, keys, states)
+        for file in self._others():
+            with reading(file), file.open("rb") as stream:
+                stream.readline(HEAD_BYTES)
+                self._read_lines(stream, keys, states)
         if self._file is not None:
-            with _reading(self.path):
+            with reading(self.path):
                 self._cut_off()
-                self._own_head = _head_of(self._file.readline(_HEAD_BYTES), self.path)
+                self._own_head = head_of(self._file.readline(HEAD_BYTES), self.path)
                 self.damaged = self._read_lines(self._file, keys, states)
         return Finished(np.concatenate(keys), np.concatenate(states))
 
@@ -194,30 +178,42 @@ class Journal(AbstractContextManager["Journal"]):
             ArtifactError: it cannot be written.
         """
         self._require_same(head)
-        if self._file is None:
-            self._file = _locked(self.path)
-            if self._file is not None and self._resume:
-                raise _busy(self.path)  # another run has begun it since this one looked
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self.unfinished, ignore_errors=True)
-            self.unfinished.mkdir(exist_ok=True)
+            self.unfinished.mkdir(parents=True, exist_ok=True)
             if self._own_head is None:
-                shard = None if self._shard is None else str(self._shard)
-                begun = self._file_system_time()
-                whole = replace(head, shard=shard, begun_ns=begun, created=utc_now())
-                self._replace(whole.line(), None)
-                self._require_others(head)  # one may have begun at the same moment
+                self._begin_anew(head)
             elif self.damaged or len(redone):
                 self._replace(self._own_head.line(), redone)
+            _empty(self.unfinished)  # by now no other run has it
             assert self._file is not None
             self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise write_error(self.path, error, flags="--out") from error
 
+    def _begin_anew(self, head: JournalHead) -> None:
+        """Write a journal of no pictures; of runs that do so at the same moment, one succeeds."""
+        is_first = self._file is None
+        try:
+            whole = replace(
+                head,
+                shard=None if self._shard is None else str(self._shard),
+                begun_ns=self._file_system_time(),
+                created=utc_now(),
+            )
+            self._replace(whole.line(), None)
+        except (FileExistsError, FileNotFoundError) as error:
+            if is_first:  # the other run has its journal, or has emptied the hidden folder
+                raise _busy(self.path) from error
+            raise
+        try:
+            self._require_others(head)  # one may have begun at the same moment
+        except InputError:
+            self.path.unlink()  # each would refuse the other for ever
+            raise
+
     def _file_system_time(self) -> int:
         """Return the time that a file written now has; a server's clock may not be ours."""
-        stamp = self.unfinished / "begun"
+        stamp = self.unfinished / f"begun.{secrets.token_hex(4)}"
         stamp.touch()
         now = stamp.stat().st_mtime_ns
         stamp.unlink()
@@ -230,7 +226,8 @@ class Journal(AbstractContextManager["Journal"]):
                 raise InputError(
                     f"the masks that {self.path} lists are of another model ({own.words}), not of "
                     f"this one ({head.words})",
-                    "choose another folder with --out, or drop --resume to compute all anew",
+                    f"{_go_on(own, head)}choose another folder with --out, or drop --resume to "
+                    "compute all anew",
                 )
             if own.overlay != head.overlay:
                 raise InputError(
@@ -242,12 +239,13 @@ class Journal(AbstractContextManager["Journal"]):
         self._require_others(head)
 
     def _require_others(self, head: JournalHead) -> None:
-        for file, other in _other_heads(self.path).items():
+        for file, other in other_heads(self.path).items():
             if not other.same_masks(head):
                 raise InputError(
                     f"the masks that {file} lists are of another model ({other.words}), not of "
                     f"this one ({head.words})",
-                    "choose another folder with --out, or delete that file to compute all anew",
+                    f"{_go_on(other, head)}choose another folder with --out, or delete that file "
+                    "to compute all anew",
                 )
 
     def _replace(self, head: bytes, redone: Hashes | None) -> None:
@@ -257,13 +255,13 @@ class Journal(AbstractContextManager["Journal"]):
             head: its first line.
             redone: keys of which no line is kept; None: no line is.
         """
-        temporary = self.unfinished / self.path.name
+        temporary = self.unfinished / f"{secrets.token_hex(4)}.jsonl"
         with temporary.open("xb") as stream:
             stream.write(head)
             if redone is not None:
                 assert self._file is not None
                 self._file.seek(0)
-                self._file.readline(_HEAD_BYTES)
+                self._file.readline(HEAD_BYTES)
                 for lines in read_blocks(self._file):
                     kept = lines.whole & ~np.isin(lines.keys, redone)
                     for start, end in _runs(lines.starts[kept], lines.ends[kept]):
@@ -271,10 +269,18 @@ class Journal(AbstractContextManager["Journal"]):
             stream.flush()
             os.fsync(stream.fileno())
         taken = temporary.open("r+b", buffering=0)
-        _lock(taken, self.path)
-        os.replace(temporary, self.path)
-        if self._file is not None:
-            self._file.close()
+        try:
+            _lock(taken, self.path)
+            if self._file is None:
+                _name_first(temporary, self.path)
+            else:
+                os.replace(temporary, self.path)
+                self._file.close()
+        except BaseException:
+            taken.close()
+            with suppress(OSError):
+                temporary.unlink()
+            raise
         self._file = taken
 
     def append(self, line: bytes) -> None:
@@ -290,7 +296,7 @@ class Journal(AbstractContextManager["Journal"]):
                 if written != len(line):
                     self._file.seek(-(written or 0), os.SEEK_CUR)
                     self._file.truncate()
-                    raise OSError(28, os.strerror(28))  # no space left
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
                 raise write_error(self.path, error, flags="--out") from error
 
@@ -316,27 +322,32 @@ def _runs(starts: Any, ends: Any) -> list[tuple[int, int]]:
     return list(zip(starts[first].tolist(), ends[last].tolist(), strict=True))
 
 
-def _other_heads(own: Path) -> dict[Path, JournalHead]:
-    heads: dict[Path, JournalHead] = {}
-    for file in sorted(own.parent.glob("predictions*.jsonl")):
-        if file.name != own.name:
-            with _reading(file), file.open("rb") as stream:
-                heads[file] = _head_of(stream.readline(_HEAD_BYTES), file)
-    return heads
+def _go_on(listed: JournalHead, head: JournalHead) -> str:
+    """Return the beginning of a repair: what goes on with a journal, where the file is its own."""
+    return f"go on with {listed.options}, " if listed.digest == head.digest else ""
 
 
-def _same_count(text: str | None, shard: Shard | None) -> bool:
-    return text is not None and shard is not None and text.endswith(f"/{shard.count}")
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
 
 
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _name_first(written: Path, target: Path) -> None:
+    """Give a file its name where nothing has that name.
+
+    Raises:
+        FileExistsError: something has.
+    """
     try:
-        yield
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot read {file}: {error.strerror}", "check its permissions"
-        ) from error
+        os.link(written, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        os.replace(written, target)
+    else:
+        written.unlink()
 
 
 def _locked(path: Path) -> BinaryIO | None:

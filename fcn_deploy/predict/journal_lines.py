@@ -9,7 +9,9 @@ the file without parsing JSON: what is finished is two arrays of 8 bytes a line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, BinaryIO
@@ -27,6 +29,9 @@ _STATE = _KEY + 16 + len(_BEFORE_STATE)
 _REST = _STATE + 16 + len(_BEHIND_STATE)
 _EMPTY = blake2b(digest_size=8)
 _NEWLINE, _CLOSING, _NO_DIGIT = ord("\n"), ord("}"), 255
+_MASK = re.compile(rb'"mask":"(?:[^"\\]|\\.)*"')
+#: Up to so many masks are sought one by one, which is faster than to look at every line's.
+_FEW_MASKS = 16
 
 
 def _digit_values() -> NDArray[np.uint8]:
@@ -102,14 +107,43 @@ class Lines:
 
 def read_blocks(stream: BinaryIO) -> Iterator[Lines]:
     """Read lines from where a stream stands to its last newline."""
+    return map(_lines, _whole_lines(stream))
+
+
+def _whole_lines(stream: BinaryIO) -> Iterator[bytes]:
     rest = b""
     while block := stream.read(BLOCK_BYTES):
         end = block.rfind(b"\n") + 1
         if not end:
             rest += block
             continue
-        yield _lines(rest + block[:end])
+        yield rest + block[:end]
         rest = block[end:]
+
+
+def listed_mask(stream: BinaryIO, masks: Collection[str]) -> tuple[str, str] | None:
+    """Return a picture's name and its mask, from a line that lists one of some masks, or None."""
+    wanted = {b'"mask":' + json.dumps(mask).encode() for mask in masks}
+    for content in _whole_lines(stream):
+        for place in _places(content, wanted):
+            line = content[content.rfind(b"\n", 0, place) + 1 : content.find(b"\n", place) + 1]
+            if not _lines(line).whole[0]:
+                continue
+            with suppress(ValueError, KeyError):  # it is damaged further behind
+                values = json.loads(line)
+                return values["source"], values["mask"]
+    return None
+
+
+def _places(content: bytes, wanted: set[bytes]) -> Iterator[int]:
+    if len(wanted) > _FEW_MASKS:
+        yield from (found.start() for found in _MASK.finditer(content) if found[0] in wanted)
+        return
+    for text in wanted:
+        place = content.find(text)
+        while place >= 0:
+            yield place
+            place = content.find(text, place + 1)
 
 
 def _lines(content: bytes) -> Lines:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import ImageError, InputError
 from fcn_deploy.core.files import write_bytes, write_error
 from fcn_deploy.data.masks import Palette, overlay, write_mask, write_picture, written_by_us
 from fcn_deploy.predict.selection import OVERLAY_FOLDER
-from fcn_deploy.predict.stream import Segmented
+from fcn_deploy.predict.stream import Failed, Segmented
+
+#: What is wrong with one name alone: it is too long, or a folder and a mask would be one.
+_NAME_ERRORS = (
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY,
+)  # fmt: skip
 
 
 class MasksOnDisk:
@@ -40,6 +46,7 @@ class MasksOnDisk:
         The overlay is written first: where there is a mask, there is its overlay.
 
         Raises:
+            ImageError: its name cannot be one.
             ArtifactError: it cannot be written.
         """
         name = self._masks[answer.place]
@@ -66,12 +73,37 @@ class MasksOnDisk:
                 self._made.add(folder)
             os.replace(written, target)
         except OSError as error:
+            if error.errno in _NAME_ERRORS and self._out.is_dir():
+                raise ImageError(
+                    f"the mask cannot be called {target} ({error.strerror})",
+                    "rename the picture, or choose other names with --full-names or without",
+                ) from error
             if error.errno != errno.EXDEV:
                 raise write_error(target, error) from error
             # The folder is a link to another file system: there it is made whole once more.
             write_bytes(target, written.read_bytes())
             written.unlink()
         return target
+
+    def write_or_fail(self, answer: Segmented | Failed) -> Path | Failed:
+        """Write a mask and return its path; or return why there is none.
+
+        Of a picture without a mask, that of an earlier run is removed: it is of another picture,
+        or of another model.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        if isinstance(answer, Segmented):
+            try:
+                return self.write(answer)
+            except ImageError as error:
+                answer = Failed(answer.place, error)
+        name = self._masks[answer.place]
+        for path in (self._out / name, self._out / OVERLAY_FOLDER / name):
+            with suppress(OSError):  # there is none
+                path.unlink()
+        return answer
 
 
 def existing_masks(out: Path, masks: Sequence[str], *, with_overlay: bool) -> list[int]:
@@ -105,7 +137,7 @@ def _refuse_both(out: Path, masks: Sequence[str]) -> None:
 
 
 def _require_ours(target: Path) -> None:
-    if target.exists() and not written_by_us(target):
+    if target.is_file() and not written_by_us(target):
         raise InputError(
             f"{target} exists and was not written by fcn-deploy",
             "choose another folder with --out",

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.predict.batches import BATCH_SIZE, Batch, MaskNames
+from fcn_deploy.data.masks import written_by_us
+from fcn_deploy.predict.batches import BATCH_SIZE, Batch, ItemBatch, MaskNames
 from fcn_deploy.predict.items import Item, real_folder
 from fcn_deploy.predict.journal_lines import Finished, Hashes, keys_of
 from fcn_deploy.predict.shard import Shard
@@ -102,7 +103,12 @@ def select(
     if finished is not None and len(finished):
         found.checked = check_all or len(finished) <= CHECKED_UP_TO
         check = _Check(finished, _Existing(out, len(finished)) if found.checked else None)
-    for batches in _chunks(list_pictures()):
+    masks_folder = real_folder(str(out))
+
+    def batches_of_pictures() -> Iterator[Batch]:
+        return _without_masks(list_pictures(), masks_folder)
+
+    for batches in _chunks(batches_of_pictures()):
         chunk = _Chunk(batches, names)
         begin = len(masks)
         # Hashes of Python's own are of this process alone, which is enough to find what is twice.
@@ -121,11 +127,29 @@ def select(
         found.redone = np.concatenate([_NO_KEYS, *check.redone])
     repeated = _repeated(np.frombuffer(identities, np.int64))
     if repeated:
-        found.total -= _own_repeats(list_pictures(), repeated, shard)
+        found.total -= _own_repeats(batches_of_pictures(), repeated, shard)
         found.keep(lambda place: places[place] not in repeated)
-    _refuse_shared_masks(list_pictures, names, out, np.frombuffer(masks, np.int64), repeated)
+    _refuse_shared_masks(batches_of_pictures, names, out, np.frombuffer(masks, np.int64), repeated)
     _refuse_pictures(found, out, np.frombuffer(identities, np.int64))
     return found
+
+
+def _without_masks(batches: Iterable[Batch], folder: str) -> Iterator[Batch]:
+    """Leave out the masks and overlays in the folder of the masks: they are no pictures of ours.
+
+    That folder may lie in one that is searched, or be it.
+    """
+    for batch in batches:
+        if not any(f"{each}/".startswith(f"{folder}/") for each in batch.folders()):
+            yield batch
+            continue
+        kept = [
+            batch.item(place)
+            for place, identity in enumerate(batch.identities())
+            if not (identity.endswith(".png") and written_by_us(Path(identity)))
+        ]
+        if kept:
+            yield ItemBatch(kept)
 
 
 def _chunks(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
@@ -184,7 +208,7 @@ class _Check:
         if self._there is not None:
             done &= self._there.which(masks)
             for at in np.flatnonzero(done).tolist():
-                changed[at] = _state(chunk.item(own[at])) != int(states[at])
+                changed[at] = _has_changed(chunk.item(own[at]), int(states[at]))
         found.failed += int(np.count_nonzero(known & (states == 0)))
         found.lost += int(np.count_nonzero(~done & (states != 0)))
         found.changed += int(np.count_nonzero(changed))
@@ -193,11 +217,11 @@ class _Check:
         return [own[at] for at in np.flatnonzero(left).tolist()]
 
 
-def _state(item: Item) -> int | None:
+def _has_changed(item: Item, state: int) -> bool:
     try:
-        return item.state()
-    except OSError:  # it is gone, which is an error of its own once it is read
-        return None
+        return item.state() != state
+    except OSError:  # it is gone, or its disk is: its mask is all that there is
+        return False
 
 
 class _Existing:

@@ -183,12 +183,12 @@ class _Folder(_Source):
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    name = entry.name  # is_picture_name, for millions
-                    if name.lower().endswith(PICTURE_ENDINGS) and name[0] != ".":
-                        names.append(name)
-                    elif self._recursive and entry.is_dir(follow_symlinks=False):
-                        if not entry.name.startswith("."):
-                            folders.append(entry.name)
+                    name = entry.name
+                    if self._recursive and entry.is_dir(follow_symlinks=False):
+                        if name[0] != ".":
+                            folders.append(name)
+                    elif name.lower().endswith(PICTURE_ENDINGS) and name[0] != ".":
+                        names.append(name)  # is_picture_name, for millions
                     elif (suffix := unread_suffix(entry.name)) is not None:
                         self._unread[suffix] += 1
         except OSError as error:
@@ -241,6 +241,11 @@ class _NameList(_Source):
         text = io.TextIOWrapper(self._file, encoding="utf-8-sig", errors="surrogateescape")
         try:
             while lines := list(islice(text, BATCH_SIZE)):
+                if "\0" in "".join(lines):
+                    raise ImageError(
+                        f"the list {self.word} holds bytes of zero",
+                        "write it in UTF-8, one name a line, as find does without -print0",
+                    )
                 names = [line.rstrip("\r\n").removeprefix("./") for line in lines]
                 if names := list(filter(None, names)):
                     yield NameBatch(names)

@@ -138,11 +138,12 @@ def _checked(
         return answer
     assert answer.image is not None
     if not answer.mask.any() and not has_finite_logits(answer.image):
-        return Failed(answer.place, _not_finite())
+        return Failed(answer.place, not_finite())
     return answer if keep_image else replace(answer, image=None)
 
 
-def _not_finite() -> BackendError:
+def not_finite() -> BackendError:
+    """Return the error of a picture whose logits are not finite: a mask of them means nothing."""
     return BackendError(
         "the network's logits are not finite",
         "use float32 if that was half precision, else train anew with a smaller --lr",

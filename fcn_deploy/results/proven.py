@@ -5,12 +5,13 @@
     bench/*.json  ─▶ rows ─────────┘
 
 A result counts for the machine that it was measured on and for the model file that it was measured
-with, by digest.  Rows are compared within one bench alone, where they took turns.
+with, by digest; one from the future, by this machine's clock, does not: which verdict is the newest
+could not be told.  Rows are compared within one bench alone, where they took turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -18,7 +19,7 @@ from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.bench import DEVICE, END_TO_END, HOST, SINGLE_STREAM, Bench, BenchRow
 from fcn_deploy.results.environment import Environment
-from fcn_deploy.results.parity import ParityFile
+from fcn_deploy.results.parity import Comparison, ParityFile
 from fcn_deploy.results.ranking import speedup
 from fcn_deploy.results.ratio import Ratio
 from fcn_deploy.results.runner import RunnerDescription
@@ -37,6 +38,7 @@ class Unproven(str, Enum):
 
     NOTHING = "no gate of `parity` has passed for this run"
     ELSEWHERE = "backends were proven on another machine only"
+    FUTURE = "what was proven here is from the future, by this machine's clock"
     OTHER_FILE = "the model file has changed since backends were proven"
     NOT_ALLOWED = "what is proven here computes in a precision that was not allowed"
     NOT_TIMED = "what is proven here has not been timed"
@@ -50,7 +52,8 @@ class ProvenChoice:
         runner: as it was measured; one that is opened now must be the same.
         over_default: how many times faster it is than ``ort`` in float32; None where that was not
             measured beside it, or is the choice.
-        rivals: how many proven runners it was the fastest of.
+        rivals: how many proven runners were timed together, with it.
+        is_tie: whether it is ``ort``, and another one was faster by no more than the noise.
         parity_file: where its gate passed.
         bench_file: where it was timed.
     """
@@ -58,6 +61,7 @@ class ProvenChoice:
     runner: RunnerDescription
     over_default: float | None
     rivals: int
+    is_tie: bool
     parity_file: str
     bench_file: str
 
@@ -77,6 +81,8 @@ class ProvenChoice:
             "" if self.over_default is None else f"; {self.over_default:.3g} × as fast as {DEFAULT}"
         )
         others = "" if self.rivals < 2 else f", the fastest of {self.rivals} proven here"
+        if self.is_tie:
+            others = f"; of {self.rivals} proven here none is faster beyond the noise"
         return (
             f"{self.backend} {self.runner.precision_name}{others}: same masks by "
             f"{self.parity_file}, timed in {self.bench_file}{faster}"
@@ -117,14 +123,13 @@ def choose_proven(
         is_current: says whether the model file behind a runner is what it was then.
     """
     here = Environment.current()
-    gates = _gates(parity_files)
-    passed = [(runner, file) for runner, file, ok in gates if ok]
-    local = [(runner, file) for runner, file in passed if file.environment.same_machine(here)]
+    # Of these alone: what another machine found later neither proves nor disproves anything here.
+    local = _passed([file for file in parity_files if _counts(file.environment, here)])
+    if not local:
+        return _why_not_here(parity_files, here)
     current = [(runner, file) for runner, file in local if is_current(runner)]
     allowed = [(runner, file) for runner, file in current if kind_of(runner) in kinds]
     for found, reason in (
-        (passed, Unproven.NOTHING),
-        (local, Unproven.ELSEWHERE),
         (current, Unproven.OTHER_FILE),
         (allowed, Unproven.NOT_ALLOWED),
     ):
@@ -134,7 +139,7 @@ def choose_proven(
     groups = [
         (bench, rows)
         for bench in benches
-        if bench.environment.same_machine(here)
+        if _counts(bench.environment, here)
         for rows in _groups(bench, proofs)
     ]
     if not groups:
@@ -149,6 +154,19 @@ def choose_proven(
     return _fastest(bench, rows, proofs)
 
 
+def _why_not_here(files: Sequence[ParityFile], here: Environment) -> Unproven:
+    passed = [file.environment for file in files if _passed([file])]
+    if any(then.same_machine(here) and not _counts(then, here) for then in passed):
+        return Unproven.FUTURE
+    if any(not then.same_machine(here) for then in passed):
+        return Unproven.ELSEWHERE
+    return Unproven.NOTHING
+
+
+def _counts(then: Environment, here: Environment) -> bool:
+    return then.same_machine(here) and then.created <= here.created
+
+
 def _identity(runner: RunnerDescription) -> tuple[object, ...]:
     return (
         runner.backend, runner.device, runner.precision, runner.arithmetic, runner.library,
@@ -156,16 +174,23 @@ def _identity(runner: RunnerDescription) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _gates(files: Sequence[ParityFile]) -> list[tuple[RunnerDescription, ParityFile, bool]]:
-    """Return each candidate with its newest verdict."""
+def newest_verdicts(
+    comparisons: Iterable[Comparison],
+) -> dict[tuple[object, ...], Comparison]:
+    """Return the last comparison of each runner, of comparisons in the order of their time."""
+    return {_identity(comparison.candidate): comparison for comparison in comparisons}
+
+
+def _passed(files: Sequence[ParityFile]) -> list[tuple[RunnerDescription, ParityFile]]:
+    """Return the runners whose newest verdict is good, with the file that says so."""
     newest = {
-        (_identity(comparison.candidate), file.environment.machine_name): (
-            comparison.candidate, file, comparison.passed,
-        )
+        _identity(comparison.candidate): (comparison, file)
         for file in files
         for comparison in file.comparisons
-    }  # fmt: skip
-    return list(newest.values())
+    }
+    return [
+        (comparison.candidate, file) for comparison, file in newest.values() if comparison.passed
+    ]
 
 
 def _groups(bench: Bench, proofs: Collection[tuple[object, ...]]) -> list[list[BenchRow]]:
@@ -186,7 +211,7 @@ def _groups(bench: Bench, proofs: Collection[tuple[object, ...]]) -> list[list[B
 def _fastest(
     bench: Bench, rows: Sequence[BenchRow], proofs: dict[tuple[object, ...], str]
 ) -> ProvenChoice:
-    best = min(rows, key=lambda row: row.median_ms)
+    best = fastest = min(rows, key=lambda row: row.median_ms)
     usual = next(
         (
             row
@@ -206,6 +231,7 @@ def _fastest(
         runner=best.runner,
         over_default=over_default,
         rivals=len(rows),
+        is_tie=best is not fastest,
         parity_file=proofs[_identity(best.runner)],
         bench_file=bench.environment.file,
     )

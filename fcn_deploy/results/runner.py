@@ -126,11 +126,14 @@ class RunnerDescription:
         arithmetic = fields.text("arithmetic")
         if arithmetic not in ARITHMETICS:
             raise fields.wrong("arithmetic", f"one of {', '.join(ARITHMETICS)}")
+        precision = fields.text("precision")
+        if precision not in tuple(Precision):
+            raise fields.wrong("precision", f"one of {', '.join(Precision)}")
         graphs = fields.child("cuda_graphs") if "cuda_graphs" in fields.values else None
         return cls(
             backend=fields.text("backend"),
             device=fields.text("device"),
-            precision=fields.text("precision"),
+            precision=precision,
             arithmetic=arithmetic,
             library=fields.text("library"),
             threads=fields.non_negative_int("threads"),

@@ -61,6 +61,9 @@ class Batcher:
         metrics: told of batches and of how many requests wait.
         max_batch: pictures in a batch at most.
         max_delay: seconds that a request waits for others while ``run`` is free.
+
+    Attributes:
+        max_batch: pictures in a batch at most.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Batcher:
         self._run = run
         self._thread = thread
         self._metrics = metrics
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._max_delay = max_delay
         self._queue: list[_Request] = []
         self._computing = False
@@ -124,7 +127,7 @@ class Batcher:
             return
         batch = self._next_batch()
         left = self._queue[0].since + self._max_delay - time.perf_counter()
-        if left > 0 and sum(len(request.images) for request in batch) < self._max_batch:
+        if left > 0 and sum(len(request.images) for request in batch) < self.max_batch:
             self._alarm = asyncio.get_running_loop().call_later(left, self._dispatch)
             return
         self._queue = [request for request in self._queue if request not in batch]
@@ -141,7 +144,7 @@ class Batcher:
         batch: list[_Request] = []
         pictures = 0
         for request in self._queue:
-            fits = pictures + len(request.images) <= self._max_batch
+            fits = pictures + len(request.images) <= self.max_batch
             if request.size == self._queue[0].size and (fits or not batch):
                 batch.append(request)
                 pictures += len(request.images)

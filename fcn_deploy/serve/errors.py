@@ -34,6 +34,10 @@ class UnauthorizedError(RequestError):
     headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012 (read only)
 
 
+class UnsupportedError(RequestError):
+    """The request needs a part of the protocol that this server does not have."""
+
+
 class NotFoundError(RequestError):
     """There is no such model, version or place."""
 
@@ -69,6 +73,10 @@ class QueueFullError(UnavailableError):
     """As many requests wait as may."""
 
 
+class MemoryFullError(UnavailableError):
+    """The requests in work have as much in memory as they may."""
+
+
 class NotReadyError(UnavailableError):
     """The runner is still warming up."""
 
@@ -88,7 +96,8 @@ def status_of(error: Exception) -> int:
     return 503 if isinstance(error, DeviceMemoryError) else 500
 
 
-def _sentence(error: Exception) -> str:
+def sentence_of(error: Exception) -> str:
+    """Return what a client is told of an error."""
     if isinstance(error, FcnDeployError):
         return str(error)
     if isinstance(error, HTTPException):
@@ -112,7 +121,7 @@ def error_response(error: Exception) -> Response:
     elif isinstance(error, DeviceMemoryError):
         headers = UnavailableError.headers
     return Response(
-        error_body(_sentence(error)),
+        error_body(sentence_of(error)),
         status_of(error),
         headers=dict(headers),
         media_type="application/json",

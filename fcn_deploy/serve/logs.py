@@ -27,10 +27,16 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logs() -> None:
-    """Write what the server and uvicorn log to stderr, as JSON."""
+    """Write what the server, uvicorn and asyncio log to stderr, as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name, level in (("fcn_deploy.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+    # uvicorn warns of each request that is none, without a word on whose; the metrics count them.
+    levels = {
+        "fcn_deploy.serve": logging.INFO,
+        "uvicorn": logging.ERROR,
+        "asyncio": logging.WARNING,
+    }
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level)

@@ -41,7 +41,7 @@ class Statistics:
 
     Attributes:
         success: requests that were answered.
-        fail: requests that were not, of those whose body was read.
+        fail: requests whose pictures the runner failed on.
         queue: how long the answered ones waited.
         compute: how long their batches took.
         pictures: that were computed.
@@ -63,10 +63,12 @@ class Metrics:
 
     Attributes:
         queue_depth: requests that wait for the runner.
-        stage_seconds: how long a stage of a request took: read, queue, compute, total.
+        stage_seconds: how long a stage of a request for masks took: read, decode, queue, compute,
+            encode, total.
         pixels: that were computed.
         accepted: requests that were read whole.
-        answered: of these, those whose answer was sent whole.
+        answered: of these, those whose answer was handed to their connection; of a client that
+            has gone, it goes nowhere.
         statistics: the same for the protocol's own statistics.
     """
 
@@ -120,11 +122,9 @@ class Metrics:
             registry=self._registry,
         ).labels(runner.backend, runner.device, runner.precision, runner.digest).set(1)
 
-    def request_done(self, route: str, code: int, seconds: float) -> None:
+    def request_done(self, route: str, code: int) -> None:
         """Count a request that has its answer."""
         self._requests.labels(route, str(code)).inc()
-        if code < 400:
-            self.stage_seconds.labels("total").observe(seconds)
 
     def batch_done(self, pictures: int, pixels: int, seconds: float) -> None:
         """Count a batch that was computed."""

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,7 +21,6 @@ from fcn_deploy.serve.errors import (
     ClientGoneError,
     ClosingError,
     UnauthorizedError,
-    UnavailableError,
     error_response,
     status_of,
 )
@@ -50,14 +49,13 @@ class Gate:
         self._service = service
         self._open_paths = frozenset(open_paths)
         self.metrics = service.metrics
-        self._memory = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        passage = _Passage(self, scope, receive, send)
+        passage = _Passage(self, self._service.take_memory, scope, receive, send)
         scope.setdefault("state", {})["take_memory"] = passage.take_memory
         error: Exception | None = None
         try:
@@ -74,36 +72,22 @@ class Gate:
             if not passage.status:
                 await error_response(error)(scope, receive, passage.send)
         finally:
-            self._memory -= passage.memory
+            self._service.take_memory(-passage.memory)
             self._record(scope, passage, error)
             # Its traceback holds this frame: a cycle, which would keep the body for the collector.
             error = None
-
-    def take_memory(self, size: int) -> None:
-        """Count bytes that a request keeps in memory.
-
-        Raises:
-            UnavailableError: there are too many with them.
-        """
-        self._memory += size
-        if self._memory > self._service.settings.max_memory_bytes:
-            raise UnavailableError("the requests in work fill the memory", "try again later")
 
     def _require_token(self, scope: Scope) -> None:
         token = self._service.settings.token
         if token is None or scope["path"] in self._open_paths:
             return
-        scheme, _, given = _header(scope, b"authorization").partition(b" ")
-        if not (scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token)):
-            raise UnauthorizedError(
-                "the request bears no token, or a wrong one", "send Authorization: Bearer TOKEN"
-            )
+        require_token(token, _header(scope, b"authorization"))
 
     def _record(self, scope: Scope, passage: _Passage, error: Exception | None) -> None:
         seconds = time.perf_counter() - passage.began
         status = passage.status if error is None else status_of(error)
         route = getattr(scope.get("endpoint"), "__name__", "none")
-        self.metrics.request_done(route, status, seconds)
+        self.metrics.request_done(route, status)
         if status < 400 and scope["path"] in _QUIET:
             return
         fields: dict[str, Any] = {
@@ -117,6 +101,7 @@ class Gate:
         }
         if (answer := scope.get("state", {}).get("answer")) is not None:
             self.metrics.stage_seconds.labels("read").observe(passage.read_seconds)
+            self.metrics.stage_seconds.labels("total").observe(seconds)
             fields["queue_ms"] = round(answer.queue_seconds * 1000, 2)
             fields["compute_ms"] = round(answer.compute_seconds * 1000, 2)
             fields["batch"] = answer.batch_size
@@ -130,9 +115,16 @@ class Gate:
 class _Passage:
     """One request on its way: what came in of it and what went out."""
 
-    def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        take_memory: Callable[[int], None],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         self.began = time.perf_counter()
-        self.id = _request_id(_header(scope, b"x-request-id"))
+        self.id = request_id(_header(scope, b"x-request-id"))
         self.status = 0  # until an answer has begun
         self.body_bytes = 0
         self.memory = 0
@@ -140,6 +132,7 @@ class _Passage:
         self._is_accepted = False
         self._is_invited = not _header(scope, b"expect")
         self._gate = gate
+        self._take_memory = take_memory
         self._receive = receive
         self._send = send
 
@@ -151,12 +144,13 @@ class _Passage:
             self.read_seconds = time.perf_counter() - self.began
             self._accepted()
         self.body_bytes += size
-        self.take_memory(size)
+        if size:
+            self.take_memory(size)
         return message
 
     def take_memory(self, size: int) -> None:
         self.memory += size
-        self._gate.take_memory(size)
+        self._take_memory(size)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -174,6 +168,23 @@ class _Passage:
         self._is_accepted = True
 
 
+def require_token(token: bytes, authorization: bytes) -> None:
+    """Refuse a request that does not bear the token.
+
+    Args:
+        token: that it must bear.
+        authorization: the header of this name, empty where there is none.
+
+    Raises:
+        UnauthorizedError: it bears none, or a wrong one.
+    """
+    scheme, _, given = authorization.partition(b" ")
+    if not (scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token)):
+        raise UnauthorizedError(
+            "the request bears no token, or a wrong one", "send Authorization: Bearer TOKEN"
+        )
+
+
 def _header(scope: Scope, name: bytes) -> bytes:
     for key, value in scope["headers"]:
         if key == name:
@@ -182,7 +193,7 @@ def _header(scope: Scope, name: bytes) -> bytes:
     return b""
 
 
-def _request_id(given: bytes) -> str:
+def request_id(given: bytes) -> str:
     """Return the client's id, as far as it is fit for a header and a log, or a new one."""
     clean = re.sub(rb"[^A-Za-z0-9._-]", b"", given[:_ID_LENGTH])
     return clean.decode("ascii") or uuid.uuid4().hex

@@ -24,7 +24,9 @@ from fcn_deploy.data.masks import mask_to_image, overlay
 from fcn_deploy.data.png import png_bytes
 from fcn_deploy.machine.description import usable_cores
 from fcn_deploy.serve.accept import preferred
+from fcn_deploy.serve.compressed import is_compressed
 from fcn_deploy.serve.errors import (
+    ClientGoneError,
     QueueFullError,
     RequestError,
     TooLargeError,
@@ -32,7 +34,7 @@ from fcn_deploy.serve.errors import (
     UnsupportedEncodingError,
 )
 from fcn_deploy.serve.picture_body import decode
-from fcn_deploy.serve.requests import infer, read_body
+from fcn_deploy.serve.requests import client_watched, infer, read_body
 from fcn_deploy.serve.service import Service
 
 _Result = TypeVar("_Result")
@@ -41,9 +43,9 @@ _PNG, _JSON = "image/png", "application/json"
 STAGES = ("decode", "queue", "compute", "encode")
 #: Opacity of the mask's colours where ``overlay=true`` asks for an overlay, as ``predict`` has it.
 _OPACITY = 0.5
-#: Bytes of a pixel in work, at most: the picture, its mask and an overlay, as arrays and as
-#: Pillow's pictures.
-_PIXEL_BYTES = 12
+#: Bytes of a pixel in work, at most: what Pillow holds while it converts a picture with a palette
+#: or alpha, or CMYK; later its array, its mask and an overlay take fewer.
+_PIXEL_BYTES = 16
 
 
 class NotAcceptableError(RequestError):
@@ -161,17 +163,25 @@ class _Pictures:
         """
         wanted = Wanted.by(request)
         self._service.require_room()
-        coding = request.headers.get("content-encoding", "identity")
-        if coding != "identity":
+        coding = request.headers.get("content-encoding", "")
+        if is_compressed(coding):
             raise UnsupportedEncodingError(
                 f"Content-Encoding {coding[:40]!r} is not taken: pictures are compressed already",
                 "send the file as it is",
             )
         body = await read_body(request, self._service.settings.max_body_bytes)
         times = dict.fromkeys(STAGES, 0.0)
-        with self._room.holding() as take:
-            image = await self._decoded(body, request.headers.get("content-type", ""), take, times)
-            answer = await infer(request, self._service, image[None])
+        with self._room.holding() as take, client_watched(request) as gone:
+
+            def before(size: tuple[int, int]) -> None:
+                if gone.done():
+                    raise ClientGoneError("the client closed its connection")
+                self._require_size(size)
+                take(size[0] * size[1])
+
+            content_type = request.headers.get("content-type", "")
+            image = await self._decoded(body, content_type, before, times)
+            answer = await infer(request, self._service, image[None], gone)
             times["queue"] += answer.queue_seconds
             times["compute"] = answer.compute_seconds
             mask, spec = answer.mask[0], self._service.spec
@@ -182,22 +192,24 @@ class _Pictures:
                 content = json.dumps(self._document(image, classes, times)).encode()
         return Response(content, media_type=wanted.media_type, headers=_headers(times))
 
+    def _require_size(self, size: tuple[int, int]) -> None:
+        (width, height), most = size, self._service.settings.max_pixels
+        if width * height > most:
+            raise TooLargeError(
+                f"the picture has {width}×{height} pixels, more than {most:,}",
+                "shrink it, or start the server with a larger --max-pixels",
+            )
+
     async def _decoded(
-        self, body: bytes, content_type: str, take: Callable[[int], None], times: dict[str, float]
+        self,
+        body: bytes,
+        content_type: str,
+        before: Callable[[tuple[int, int]], None],
+        times: dict[str, float],
     ) -> NDArray[np.uint8]:
-        settings = self._service.settings
-        if self._to_decode >= settings.max_queue:
-            raise QueueFullError(f"{settings.max_queue} pictures are waiting already", "try later")
-
-        def before(size: tuple[int, int]) -> None:
-            width, height = size
-            if width * height > settings.max_pixels:
-                raise TooLargeError(
-                    f"the picture has {width}×{height} pixels, more than {settings.max_pixels:,}",
-                    "shrink it, or start the server with a larger --max-pixels",
-                )
-            take(width * height)
-
+        most = self._service.settings.max_queue
+        if self._to_decode >= most:
+            raise QueueFullError(f"{most} pictures are waiting already", "try later")
         self._to_decode += 1
         try:
             return await self._in_thread("decode", times, decode, body, content_type, before)

@@ -18,6 +18,9 @@ from fcn_deploy.serve.settings import Settings
 
 #: Bytes of a body that are gathered before the application is told of them: a picture of 320×480.
 _READ_AHEAD = 512 * 1024
+#: Bytes of a body that is refused unread which are passed over, beside twice what a body may have:
+#: a client that sends it to its end reads the refusal, and keeps its connection.
+_PASSED_OVER = 1024 * 1024
 
 
 def bounded_protocol(service: Service) -> type[asyncio.Protocol]:
@@ -26,6 +29,7 @@ def bounded_protocol(service: Service) -> type[asyncio.Protocol]:
     class Bounded(_BoundedProtocol):
         settings = service.settings
         metrics = service.metrics
+        unsent = service.unsent
 
     return Bounded
 
@@ -37,12 +41,14 @@ class _HeadError(Exception):
 class _BoundedProtocol(HttpToolsProtocol):
     settings: ClassVar[Settings]
     metrics: ClassVar[Metrics]
+    unsent: ClassVar[set[asyncio.Transport]]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._refusal = (400, "this is no HTTP request")
+        self._last_words: tuple[int, str] | None = None  # a refusal that waits for its turn
         self._in_body = False
         self._head_bytes = 0
         self._body_bytes = 0
@@ -64,7 +70,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._last_words is not None:
             return
         if not self._in_body:
             # Counted before it is parsed: the parser itself keeps a header that does not end.
@@ -77,6 +83,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self.unsent.add(self.transport)
         if self._send_timer is None:
             self._send_timer = self.loop.call_later(
                 self.settings.send_seconds, self.transport.abort
@@ -87,6 +94,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._sent()
 
     def _sent(self) -> None:
+        self.unsent.discard(self.transport)
         if self._send_timer is not None:
             self._send_timer.cancel()
             self._send_timer = None
@@ -109,6 +117,13 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self._announces_body():
+            # The parser takes what follows for another protocol, and the body would be lost.
+            self._refusal = (
+                400,
+                "a request with a body is not upgraded: send it as HTTP/1.1 alone",
+            )
+            raise _HeadError
         self._in_body = True
         self._body_bytes = 0
         self._began = self.loop.time()
@@ -118,8 +133,10 @@ class _BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         cycle = self.cycle
-        gathered = len(cycle.body) + len(body)
-        if gathered > _READ_AHEAD or cycle.response_complete or self.parser.should_upgrade():
+        if cycle.response_complete:  # it was refused unread
+            if self._body_bytes > 2 * self.settings.max_body_bytes + _PASSED_OVER:
+                self.transport.close()
+        elif len(cycle.body) + len(body) > _READ_AHEAD:
             super().on_body(body)
         else:  # a small body is handed over when it is whole: each piece would cost a turn
             cycle.body += body
@@ -134,6 +151,15 @@ class _BoundedProtocol(HttpToolsProtocol):
         if self.cycle.response_complete:  # else it is the next one's
             self.cycle.body = bytearray()  # of a request that was refused unread
         super().on_response_complete()
+        if self._last_words is not None and not self._owes_answers():
+            words, self._last_words = self._last_words, None
+            self._refuse(*words)
+
+    def _announces_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+            for name, value in self.headers
+        )
 
     def _count(self, size: int) -> None:
         self._url_and_headers += size
@@ -184,10 +210,21 @@ class _BoundedProtocol(HttpToolsProtocol):
         """Answer what the parser refused; called by uvicorn with words of its own."""
         self._refuse(*self._refusal)
 
+    def _owes_answers(self) -> bool:
+        """Say whether requests that came whole before the one in hand have no answer yet."""
+        if self._in_body:
+            return bool(self.pipeline)
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _refuse(self, status: int, sentence: str) -> None:
         if self.transport.is_closing():
             return
         self._disarm()
+        if self._owes_answers():  # else the client would take this for the answer to an earlier one
+            self._last_words = (status, sentence)
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # whatever is said to this request, nothing more is sent
         body = error_body(sentence)
         retry = b"retry-after: %d\r\n" % RETRY_AFTER if status == 503 else b""
         lines = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
@@ -195,4 +232,4 @@ class _BoundedProtocol(HttpToolsProtocol):
             STATUS_LINE[status] + lines + retry + b"connection: close\r\n\r\n" + body
         )
         self.transport.close()
-        self.metrics.request_done("protocol", status, 0.0)
+        self.metrics.request_done("protocol", status)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,22 +63,31 @@ def _too_large(limit: int) -> TooLargeError:
     return TooLargeError(f"the body has more than {limit} bytes", "send smaller or fewer pictures")
 
 
-async def infer(request: Request, service: Service, images: NDArray[np.uint8]) -> Answer:
-    """Segment the pictures of a request whose body has been read, unless its client goes away.
+@contextmanager
+def client_watched(request: Request) -> Iterator[asyncio.Future[Any]]:
+    """Give what is done once the client of a request, whose body has been read, has gone."""
+    # Behind a whole body there is but one message to come: that the client has gone.
+    gone = asyncio.ensure_future(request.receive())
+    try:
+        yield gone
+    finally:
+        gone.cancel()
+
+
+async def infer(
+    request: Request, service: Service, images: NDArray[np.uint8], gone: asyncio.Future[Any]
+) -> Answer:
+    """Segment the pictures of a request, unless its client goes away.
 
     Args:
         request: the request.
         service: which computes.
         images: uint8 [N, H, W, 3], RGB.
+        gone: of :func:`client_watched`.
 
     Raises:
         FcnDeployError: see :meth:`fcn_deploy.serve.service.Service.infer`.
     """
-    # Behind a whole body there is but one message to come: that the client has gone.
-    gone = asyncio.ensure_future(request.receive())
-    try:
-        answer = await service.infer(images, gone=gone)
-    finally:
-        gone.cancel()
+    answer = await service.infer(images, gone=gone)
     request.state.answer = answer
     return answer

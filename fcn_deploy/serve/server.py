@@ -9,24 +9,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
-from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.errors import FcnDeployError, InputError
 from fcn_deploy.serve.app import create_app
 from fcn_deploy.serve.service import Service, State
 
+if TYPE_CHECKING:
+    from fcn_deploy.serve.grpc_endpoint import GrpcEndpoint
+
 _LOG = logging.getLogger("fcn_deploy.serve")
+#: Exit code where a third signal ended the process before the requests had their answers.
+GIVEN_UP = 1
+#: Connections that may wait to be accepted.
+_BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address; with port 0, to a free one.
+    """Return a socket that listens on an address; with port 0, on a free one.
+
+    It listens at once, as two sockets can be bound to one address while neither listens.
 
     Raises:
         InputError: the address is none of this machine's, or is taken.
@@ -39,6 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen(_BACKLOG)
         except OSError:
             bound.close()
             raise
@@ -64,7 +76,8 @@ def serve(service: Service, bound: socket.socket) -> None:
         bound: what :func:`listen` gave.
 
     Raises:
-        FcnDeployError: the runner does not compute, seen while it was warmed up.
+        FcnDeployError: the runner does not compute, seen while it was warmed up; or gRPC's port
+            is taken.
     """
     server = Server(service)
     server.run([bound])
@@ -80,7 +93,9 @@ class Server(uvicorn.Server):
 
     Attributes:
         service: what is served.
-        failure: why the runner did not warm up, which ends the server.
+        signals_seen: how many signals have asked it to end.
+        failure: why the runner did not warm up, or gRPC has no port, which ends the server.
+        grpc: the endpoint of gRPC, where there is one and it listens.
     """
 
     def __init__(self, service: Service) -> None:
@@ -99,21 +114,42 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=settings.max_head_bytes,
         )
         super().__init__(config)
+        self.signals_seen = 0
         self.failure: Exception | None = None
         self.service = service
+        self.grpc: GrpcEndpoint | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; see :func:`serve`."""
-        _LOG.info("listening", extra={"fields": {"url": url_of((sockets or [])[0])}})
-        warming = asyncio.create_task(self._warm_up())
+        fields: dict[str, object] = {"url": url_of((sockets or [])[0])}
         try:
-            await super().serve(sockets)
-        finally:
+            self.grpc = await _grpc(self.service)
+        except FcnDeployError as error:
+            self.failure = error
             await self.service.close()
-            await warming
+            return
+        if self.grpc is not None:
+            fields["grpc_port"] = self.grpc.port
+        with self.signals():
+            _LOG.info("listening", extra={"fields": fields})
+            warming = asyncio.create_task(self._warm_up())
+            try:
+                await super().serve(sockets)
+            finally:
+                if self.grpc is not None:
+                    await self.grpc.stop(0)
+                await self.service.close()
+                await warming
         metrics = self.service.metrics
         counts = {"accepted": metrics.accepted, "answered": metrics.answered}
         _LOG.info("stopped", extra={"fields": counts})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take nothing more, and answer what was taken, over HTTP and gRPC at once."""
+        closing = [super().shutdown(sockets)]
+        if self.grpc is not None:
+            closing.append(self.grpc.stop(self.service.settings.close_seconds))
+        await asyncio.gather(*closing)
 
     async def _warm_up(self) -> None:
         try:
@@ -127,9 +163,18 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drain at the first signal, shut down at the second, give up what is left at the third.
+        """Leave signals to :meth:`signals`.
 
         uvicorn's own way ends the process by the signal, and not with exit code 0.
+        """
+        yield
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Drain at the first signal, shut down at the second, give up what is left at the third.
+
+        Until the runner is closed: a signal that comes then is one more, and does not end the
+        process with another exit code.
         """
         loop = asyncio.get_running_loop()
         before = {
@@ -143,9 +188,14 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def _stop(self) -> None:
+        self.signals_seen += 1
+        if self.signals_seen > 2:
+            # What computes cannot be stopped otherwise, and whoever asks thrice means it.
+            _LOG.error("given up", extra={"fields": {"signals": self.signals_seen}})
+            os._exit(GIVEN_UP)
         if self.should_exit:
-            self.force_exit = True
-        elif self.service.state is State.READY:
+            return
+        if self.service.state is State.READY:
             seconds = self.service.settings.drain_seconds
             _LOG.info("draining", extra={"fields": {"seconds": seconds}})
             self.service.drain()
@@ -156,6 +206,18 @@ class Server(uvicorn.Server):
 
     def _exit(self) -> None:
         self.should_exit = True
+
+
+async def _grpc(service: Service) -> GrpcEndpoint | None:
+    """Return an endpoint that listens, or None where none is wanted."""
+    settings = service.settings
+    if settings.grpc_port is None:
+        return None
+    from fcn_deploy.serve.grpc_endpoint import GrpcEndpoint
+
+    endpoint = GrpcEndpoint(service)
+    await endpoint.start(settings.host, settings.grpc_port)
+    return endpoint
 
 
 def _http(service: Service) -> type[asyncio.Protocol] | str:

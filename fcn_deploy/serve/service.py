@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.spec import ModelSpec
+from fcn_deploy.predict.stream import FiniteCheck, not_finite
 from fcn_deploy.results.runner import RunnerDescription
-from fcn_deploy.runners.base import Runner
+from fcn_deploy.runners.base import Outputs, Runner
 from fcn_deploy.serve.batcher import Answer, Batcher
 from fcn_deploy.serve.errors import (
     ClientGoneError,
     ClosingError,
+    MemoryFullError,
+    NotFoundError,
     NotReadyError,
     QueueFullError,
     TooLargeError,
@@ -46,30 +49,45 @@ class Service:
         runner: open; it is closed with the service.
         settings: the limits.
         name: of the model, as clients name it.
+        has_finite_logits: asked, in the runner's thread, of an image whose mask is of class 0
+            alone: that is what the argmax of numbers that are none gives.  Where it says no, the
+            request gets an error.
 
     Attributes:
         settings: the limits.
         name: the name by which clients ask for the model.
         metrics: what is counted.
         state: where the service stands.
+        max_batch: pictures that are computed at once, and at most in one request.
+        unsent: connections whose clients are slow to read, with answers that wait for them.
     """
 
     #: The one version that there is, as clients name it.
     VERSION = "1"
 
-    def __init__(self, runner: Runner, settings: Settings, name: str = "fcn") -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        settings: Settings,
+        name: str = "fcn",
+        *,
+        has_finite_logits: FiniteCheck = lambda image: True,
+    ) -> None:
         self.settings = settings
         self.name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "fcn"
         self.metrics = Metrics()
         self.state = State.STARTING
+        self._memory = 0
+        self.unsent: set[asyncio.Transport] = set()
         self._runner = runner
+        self._has_finite_logits = has_finite_logits
         self._description = runner.describe()
         self.metrics.describe(self._description)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="runner")
         fixed = self.spec.input_shape.batch
         self.max_batch = settings.max_batch if fixed is None else fixed
         self._batcher = Batcher(
-            runner.run,
+            self._run,
             self._thread,
             self.metrics,
             max_batch=self.max_batch,
@@ -90,6 +108,37 @@ class Service:
     def ready(self) -> bool:
         """Whether a balancer should send requests here."""
         return self.state is State.READY
+
+    def require_model(self, name: str, version: str | None) -> None:
+        """Refuse a request for another model than this one.
+
+        Args:
+            name: that the client asks for.
+            version: that it asks for, or None.
+
+        Raises:
+            NotFoundError: there is no such model or version.
+        """
+        if name != self.name:
+            raise NotFoundError(f"there is no model {name[:80]!r}", f"this one is {self.name!r}")
+        if version not in (None, self.VERSION):
+            raise NotFoundError(
+                f"model {self.name!r} has no version {version[:80]!r}",
+                f"the only one is {self.VERSION}",
+            )
+
+    def take_memory(self, size: int) -> None:
+        """Count bytes that a request keeps in memory, or gives back where ``size`` is negative.
+
+        Raises:
+            MemoryFullError: there are too many with them; they are counted all the same.
+        """
+        self._memory += size
+        if size <= 0:
+            return
+        unsent = sum(transport.get_write_buffer_size() for transport in self.unsent)
+        if self._memory + unsent > self.settings.max_memory_bytes:
+            raise MemoryFullError("the requests in work fill the memory", "try again later")
 
     def require_room(self) -> None:
         """Refuse a request before its body is read, where it could not be taken.
@@ -159,6 +208,14 @@ class Service:
         finally:
             pending.cancel()  # leaves the queue; nothing, where it has its answer
 
+    def _run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Compute a batch; in the runner's thread."""
+        outputs = self._runner.run(images)
+        for image, mask in zip(images, outputs.mask, strict=True):
+            if not mask.any() and not self._has_finite_logits(image):
+                raise not_finite()
+        return outputs
+
     async def start(self, say: Callable[[str], None] = lambda line: None) -> None:
         """Warm the runner up with the sizes of its training, then be ready.
 
@@ -171,9 +228,18 @@ class Service:
         from fcn_deploy.serve.warmup import warm_up
 
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(
-            self._thread, warm_up, self._runner, self.max_batch, self.settings.max_pixels, say
+        most = await loop.run_in_executor(
+            self._thread,
+            lambda: warm_up(
+                self._runner,
+                self._run,
+                self.max_batch,
+                self.settings.max_pixels,
+                say,
+                is_wanted=lambda: self.state is State.STARTING,
+            ),
         )
+        self.max_batch = self._batcher.max_batch = most
         if self.state is State.STARTING:
             self.state = State.READY
 
@@ -188,7 +254,11 @@ class Service:
             return
         self.state = State.CLOSED
         await self._batcher.finish()
-        self._description = self._runner.describe()
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._runner.close)
+        await loop.run_in_executor(self._thread, self._end)
         self._thread.shutdown()
+
+    def _end(self) -> None:
+        """Describe the runner for the last time, and free it; in its thread."""
+        self._description = self._runner.describe()
+        self._runner.close()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: JSON that stands beside the pixels of a request: names, shapes, parameters.
-_JSON_BYTES = 64 * 1024
+#: What stands beside the pixels of a request: names, shapes, parameters.
+HEAD_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Settings:
     Attributes:
         host: address to listen on.
         port: to listen on; 0: a free one.
+        grpc_port: to listen on for gRPC; 0: a free one; None: for HTTP alone.
         max_batch: pictures that are computed at once, and at most in one request.
         max_delay_ms: how long a request waits for others of its size while the runner is free.
         max_queue: requests that wait; one more is refused with 503.
@@ -23,7 +24,8 @@ class Settings:
         token: that every request but those for health and the page must bear, or None.
         close_seconds: how long, after that, requests that were accepted may take.
         max_json_bytes: of a request's JSON, with the values where these are not binary.
-        max_memory_bytes: of all bodies that are in memory at once.
+        max_memory_bytes: of all bodies that are in memory at once, and of the answers that slow
+            clients have not read yet; decoded pictures may take as much again.
         max_connections: that are open at once.
         max_head_bytes: of a request's line and headers together.
         max_headers: of a request.
@@ -37,6 +39,7 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None
     max_batch: int = 8
     max_delay_ms: float = 0.0
     max_queue: int = 64
@@ -58,4 +61,4 @@ class Settings:
     @property
     def max_body_bytes(self) -> int:
         """Bytes of a request's body: the pixels, and the JSON beside them."""
-        return 3 * self.max_pixels + _JSON_BYTES
+        return 3 * self.max_pixels + HEAD_BYTES

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.serve.errors import RequestError, TooLargeError
+from fcn_deploy.serve.errors import RequestError, TooLargeError, UnsupportedError
 
 #: Of the JSON's length, in requests and answers that have binary data behind it.
 HEADER_LENGTH = "Inference-Header-Content-Length"
 INPUT, OUTPUT, DATATYPE = "image", "mask", "UINT8"
-_ID_LENGTH = 256
+ID_LENGTH = 256
 #: How every value of a mask is written in JSON.
 _WRITTEN = [b"%d" % value for value in range(256)]
 #: Parameters of extensions that clients know, and what these are called.
@@ -74,11 +74,11 @@ class InferRequest:
                 f"the JSON has more than {max_json_bytes} bytes", "send the pixels as binary data"
             )
         fields = _object(_parsed(memoryview(body)[:split]), "the request")
-        _refuse_unknown(fields, ("id", "parameters", "inputs", "outputs"), "the request")
+        refuse_unknown(fields, ("id", "parameters", "inputs", "outputs"), "the request")
         parameters = _parameters(fields, ("binary_data_output",), "the request")
         name = fields.get("id")
-        if name is not None and not (isinstance(name, str) and len(name) <= _ID_LENGTH):
-            raise RequestError(f"id must be a text of at most {_ID_LENGTH} letters")
+        if name is not None and not (isinstance(name, str) and len(name) <= ID_LENGTH):
+            raise RequestError(f"id must be a text of at most {ID_LENGTH} letters")
         binary = _is_binary(fields, _flag(parameters, "binary_data_output", False))
         images = _image(fields, memoryview(body)[split:], require_size)
         return cls(images, name or None, binary)
@@ -107,12 +107,23 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _refuse_unknown(fields: Mapping[str, Any], known: Collection[str], where: str) -> None:
+def refuse_unknown(fields: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Refuse names that the server does not know.
+
+    Args:
+        fields: of a part of the request.
+        known: names that it may have.
+        where: what the part is called.
+
+    Raises:
+        UnsupportedError: one belongs to an extension of the protocol.
+        RequestError: one is unknown.
+    """
     for name in fields:
         if name in known:
             continue
         if (extension := _EXTENSIONS.get(name)) is not None:
-            raise RequestError(
+            raise UnsupportedError(
                 f"the extension {extension!r} is not supported ({name!r} of {where})"
             )
         raise RequestError(f"{where} has {name[:80]!r}, which is not supported")
@@ -120,7 +131,7 @@ def _refuse_unknown(fields: Mapping[str, Any], known: Collection[str], where: st
 
 def _parameters(fields: Mapping[str, Any], known: Collection[str], where: str) -> dict[str, Any]:
     parameters = _object(fields.get("parameters", {}), f"parameters of {where}")
-    _refuse_unknown(parameters, known, where)
+    refuse_unknown(parameters, known, where)
     return parameters
 
 
@@ -140,7 +151,7 @@ def _is_binary(fields: Mapping[str, Any], default: bool) -> bool:
         raise RequestError(f"the model has one output, {OUTPUT!r}, and {len(outputs)} are asked")
     for entry in outputs:
         output = _object(entry, "an output")
-        _refuse_unknown(output, ("name", "parameters"), "an output")
+        refuse_unknown(output, ("name", "parameters"), "an output")
         if output.get("name") != OUTPUT:
             raise RequestError(f"the model's output is {OUTPUT!r}, not {_shown(output, 'name')}")
         parameters = _parameters(output, ("binary_data",), f"output {OUTPUT!r}")
@@ -159,12 +170,12 @@ def _image(
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise RequestError(f"inputs must be a list of one tensor, {INPUT!r}")
     tensor = _object(inputs[0], "an input")
-    _refuse_unknown(tensor, ("name", "datatype", "shape", "parameters", "data"), "an input")
+    refuse_unknown(tensor, ("name", "datatype", "shape", "parameters", "data"), "an input")
     if tensor.get("name") != INPUT:
         raise RequestError(f"the model's input is {INPUT!r}, not {_shown(tensor, 'name')}")
     if tensor.get("datatype") != DATATYPE:
         raise RequestError(f"{INPUT!r} is {DATATYPE}, not {_shown(tensor, 'datatype')}")
-    shape = _shape(tensor.get("shape"))
+    shape = image_shape(tensor.get("shape"))
     require_size(*shape[:3])
     values = shape[0] * shape[1] * shape[2] * 3
     size = _parameters(tensor, ("binary_data_size",), f"input {INPUT!r}").get("binary_data_size")
@@ -183,7 +194,12 @@ def _image(
     return np.frombuffer(binary, dtype=np.uint8).reshape(shape)
 
 
-def _shape(given: Any) -> list[int]:
+def image_shape(given: Any) -> list[int]:
+    """Return N, H, W and 3.
+
+    Raises:
+        RequestError: these are other sizes.
+    """
     sizes = given if isinstance(given, list) else []
     # A bool is an int to Python, and none to a client that means a size.
     if len(sizes) != 4 or not all(type(size) is int and 0 <= size < 2**31 for size in sizes):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BatchShapeError
 from fcn_deploy.core.spec import ModelSpec
@@ -13,40 +14,53 @@ from fcn_deploy.runners.base import Runner
 
 
 def warm_up(
-    runner: Runner, max_batch: int, max_pixels: int, say: Callable[[str], None]
-) -> tuple[int, int, int]:
+    runner: Runner,
+    run: Callable[[NDArray[np.uint8]], object],
+    max_batch: int,
+    max_pixels: int,
+    say: Callable[[str], None],
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> int:
     """Compute a grey picture of each size that the training had; the typical one last.
 
     Args:
         runner: the runner.
+        run: computes a batch with it, uint8 [N, H, W, 3].
         max_batch: pictures that the server computes at once.
         max_pixels: pixels that it takes in one request.
         say: called with a line on each shape.
+        is_wanted: asked before each shape; once it says no, no more is computed.
 
     Returns:
-        (N, H, W) of the last one.
+        ``max_batch``, or where the runner takes fewer pictures of the typical size at once (an
+        engine for smaller batches), a number that it takes.
 
     Raises:
         FcnDeployError: the runner computes none of them, or fails.
     """
     shapes = list(dict.fromkeys(warm_shapes(runner.spec, max_batch, max_pixels)))
     runner.reserve_shapes(len(shapes))
-    done: tuple[int, int, int] | None = None
+    most, computed = max_batch, 0
     refusal: BatchShapeError | None = None
-    for shape in shapes:
+    while shapes and is_wanted():
+        images, height, width = shapes.pop(0)
         began = time.perf_counter()
         try:
-            runner.run(np.full((*shape, 3), 128, dtype=np.uint8))
+            run(np.full((images, height, width, 3), 128, dtype=np.uint8))
         except BatchShapeError as error:  # an engine for other sizes than the training's
             refusal = error
             say(f"not warmed up: {error}")
+            if images == most > 1 and runner.spec.input_shape.batch is None:
+                most = images // 2
+                if most > 1:
+                    shapes.insert(0, (most, height, width))
             continue
-        done = shape
-        say(f"warmed up {'×'.join(map(str, shape))} in {time.perf_counter() - began:.2f} s")
-    if done is None:
-        assert refusal is not None  # there is one shape at least
+        computed += 1
+        seconds = time.perf_counter() - began
+        say(f"warmed up {images}×{height}×{width} in {seconds:.2f} s")
+    if refusal is not None and not computed:
         raise refusal
-    return done
+    return most
 
 
 def warm_shapes(spec: ModelSpec, max_batch: int, max_pixels: int) -> Iterator[tuple[int, int, int]]:

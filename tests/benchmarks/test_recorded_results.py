@@ -10,7 +10,7 @@ import pytest
 from gpu_page.results import GpuResults
 from networks.schema import NETWORKS, NETWORKS_SCHEMA
 
-from benchmarks import fp16, journal, overlap, tails
+from benchmarks import fp16, journal, overlap, serving, tails
 from fcn_deploy.core.files import read_json
 from fcn_deploy.parity.tally import MAX_LISTED_FLIPS
 from fcn_deploy.results.read import SCHEMAS, read_files
@@ -26,6 +26,7 @@ SCRIPTS = {
     fp16.FP16: fp16.FP16_SCHEMA,
     NETWORKS: NETWORKS_SCHEMA,
     journal.JOURNAL: journal.JOURNAL_SCHEMA,
+    serving.SERVING: serving.SERVING_SCHEMA,
 }
 
 
@@ -66,7 +67,8 @@ def test_the_next_run_can_be_appended_to_a_recorded_overlap(file: Path) -> None:
         runner, machine = run["runner"], run["machine"]
         own = {**runner, **machine, "batch": run["batch"]}
         assert {name: own[name] for name in common} == common
-        assert run["share_of_the_slower_stage"] == overlap.shares(run["pictures_per_s"])
+        shares = overlap.shares(run["pictures_per_s"])  # recorded to ten digits
+        assert run["share_of_the_slower_stage"] == pytest.approx(shares, rel=1e-8)
 
 
 def test_no_recorded_list_of_flips_is_longer_than_one_is_written() -> None:
@@ -74,7 +76,7 @@ def test_no_recorded_list_of_flips_is_longer_than_one_is_written() -> None:
     comparisons = [document for document in documents if document.get("kind") == "parity"]
     results = [result for document in comparisons for result in document["results"]]
     lengths = [len(result["flip_list"]) for result in results]
-    assert max(lengths) == MAX_LISTED_FLIPS
+    assert 0 < max(lengths) <= MAX_LISTED_FLIPS
     for result, length in zip(results, lengths, strict=True):
         assert result["flip_list_complete"] == (length == result["flips"])
 

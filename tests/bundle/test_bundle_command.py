@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from fcn_deploy.bundle.contents import gather
+from fcn_deploy.bundle.extraction import holds_files
 from fcn_deploy.bundle.manifest import BUNDLE_SCHEMA, Manifest
 from fcn_deploy.bundle.verification import VERIFY_SCHEMA
-from fcn_deploy.core.errors import InputError, MissingStageError
+from fcn_deploy.core.errors import BundleError, InputError, MissingStageError
 from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
+from fcn_deploy.data.images import image_digest
+from fcn_deploy.parity.inputs import unlabelled_pictures
 from tests.bundle.archives import contents_of
 from tests.bundle.conftest import Bundled
 from tests.command_line import FcnDeploy, refused
@@ -78,6 +81,39 @@ def test_a_comparison_that_failed_proves_nothing(run: Run) -> None:
     write_json(run.parity_folder / "ort.json", document)
     with pytest.raises(MissingStageError, match="has passed"):
         gather(run)
+
+
+def test_the_newest_verdict_on_a_backend_counts(run: Run) -> None:
+    document = read_json(run.parity_folder / "ort.json", "")
+    (result,) = document["results"]
+    checks = [{**check, "passed": False} for check in result["checks"]]
+    failed = {**document, "results": [{**result, "passed": False, "checks": checks}]}
+    write_json(run.parity_folder / "older.json", failed | {"created": "2001-01-01T00:00:00+00:00"})
+    assert gather(run).onnx[0].proven_by == ("ort",)
+    write_json(run.parity_folder / "newer.json", failed | {"created": "2999-01-01T00:00:00+00:00"})
+    with pytest.raises(MissingStageError, match="has passed"):
+        gather(run)
+
+
+def test_what_a_bundle_was_made_of(bundled: Bundled, tmp_path: Path) -> None:
+    files = gather(bundled.run).files()
+    pictures = [image_digest(one.image) for one in unlabelled_pictures(bundled.pictures)]
+    assert holds_files(bundled.bundle, files, pictures=pictures, key=None)
+    assert not holds_files(bundled.bundle, files, pictures=pictures[:2], key=None)
+    assert not holds_files(bundled.bundle, files, pictures=pictures[::-1], key=None)
+    assert not holds_files(
+        bundled.bundle,
+        files | {"parity/new.json": files["model.onnx"]},
+        pictures=pictures,
+        key=None,
+    )
+    older = files | {"model.onnx": files["original.onnx"]}
+    assert not holds_files(bundled.bundle, older, pictures=pictures, key=None)
+    content = bytearray(bundled.bundle.read_bytes())
+    content[content.index(b"certificate/00000.png\x89PNG") + 100] ^= 1
+    (tmp_path / "damaged.fcnd.zip").write_bytes(content)
+    with pytest.raises(BundleError, match=r"00000\.png is damaged"):
+        holds_files(tmp_path / "damaged.fcnd.zip", files, pictures=pictures, key=None)
 
 
 def test_results_of_another_checkpoint_are_left_behind(run: Run) -> None:

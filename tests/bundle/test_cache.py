@@ -13,6 +13,7 @@ from fcn_deploy.bundle import cache
 from fcn_deploy.bundle.cache import open_bundle
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
+from tests.bundle.archives import contents_of
 from tests.bundle.conftest import Bundled
 from tests.command_line import FcnDeploy, refused
 
@@ -31,7 +32,7 @@ def test_it_is_extracted_once(bundle: Path) -> None:
     assert [path.name for path in run.root.parent.iterdir()] == [run.root.name]
 
 
-@pytest.mark.parametrize("damage", ["changed", "missing", "added", "link"])
+@pytest.mark.parametrize("damage", ["changed", "missing", "added", "link", "manifest"])
 def test_what_was_extracted_is_checked_before_each_use(damage: str, bundle: Path) -> None:
     run = open_bundle(bundle)
     file = run.root / "model.onnx"
@@ -42,6 +43,8 @@ def test_what_was_extracted_is_checked_before_each_use(damage: str, bundle: Path
         file.unlink()
     elif damage == "added":
         (run.root / "model.safetensors").write_bytes(b"another network")
+    elif damage == "manifest":
+        (run.root / "fcn-deploy.json").write_text("{}")
     else:
         elsewhere = bundle.with_name("elsewhere.onnx")
         elsewhere.write_bytes(content)
@@ -52,6 +55,7 @@ def test_what_was_extracted_is_checked_before_each_use(damage: str, bundle: Path
     assert file.read_bytes() == content
     assert not file.is_symlink()
     assert not (run.root / "model.safetensors").exists()
+    assert (run.root / "fcn-deploy.json").read_bytes() == contents_of(bundle)["fcn-deploy.json"]
     assert [path.name for path in run.root.parent.iterdir()] == [run.root.name]
 
 
@@ -59,8 +63,8 @@ def test_of_two_at_once_both_get_it(bundle: Path, monkeypatch: pytest.MonkeyPatc
     """Both extract, and wait for each other before either moves its folder into place."""
     both, extract = threading.Barrier(2, timeout=60), cache.extract
 
-    def slow(*words: Path) -> object:
-        found = extract(*words)
+    def slow(*words: Path, **options: str) -> object:
+        found = extract(*words, **options)
         both.wait()
         return found
 
@@ -82,6 +86,25 @@ def test_a_cache_that_cannot_be_written(
     Path("file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", "file")
     refused(fcn_deploy("predict", bundle, "x.png"), "cannot write", "XDG_CACHE_HOME")
+
+
+def test_a_user_without_a_home_is_told_to_choose_a_place(
+    fcn_deploy: FcnDeploy, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("fcn_deploy.bundle.cache.Path.home", no_home)
+    done = fcn_deploy("predict", bundle, "x.png")
+    refused(done, "there is none", "choose another place with XDG_CACHE_HOME")
+
+
+def test_what_was_never_proven_here_names_the_command_that_does(
+    fcn_deploy: FcnDeploy, bundle: Path, bundled: Bundled
+) -> None:
+    done = fcn_deploy("predict", "model.fcnd.zip", bundled.pictures)
+    assert "(`fcn-deploy verify model.fcnd.zip --run` finds the fastest)" in done.out
 
 
 def test_predict_gives_the_masks_of_the_run(

@@ -11,7 +11,7 @@ import pytest
 
 from fcn_deploy.bundle.container import Archive, name_problem, write_archive
 from fcn_deploy.bundle.extraction import extract
-from fcn_deploy.core.errors import BundleError
+from fcn_deploy.core.errors import BundleError, WriteError
 from tests.bundle.archives import HOSTILE, contents_of, pack
 from tests.bundle.conftest import Bundled
 
@@ -96,6 +96,13 @@ def test_200_hostile_archives_are_refused_and_nothing_is_written(
         chance = random.Random(f"{kind} {seed}")
         line = refusal(HOSTILE[kind](content, chance.choice(names[1:]), chance), tmp_path)
         assert any(words in line for words in SAID[kind]), line
+
+
+def test_a_place_that_cannot_be_written_is_named_with_what_chooses_it(
+    bundled: Bundled, tmp_path: Path
+) -> None:
+    with pytest.raises(WriteError, match=r"cannot write .* with TMPDIR"):
+        extract(bundled.bundle, tmp_path / "not" / "there")
 
 
 def test_no_header_can_be_changed(tmp_path: Path) -> None:

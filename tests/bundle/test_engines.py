@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 
 from fcn_deploy.bundle.contents import gather
+from fcn_deploy.bundle.extraction import extract
 from fcn_deploy.bundle.manifest import BundledEngine, BundledFile, BundledOnnx, Manifest
 from fcn_deploy.bundle.verification import State, backend_states, engine_state
+from fcn_deploy.bundle.writer import write_bundle
 from fcn_deploy.core.errors import EngineError, InputError
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.parity.inputs import unlabelled_pictures
+from fcn_deploy.runners.base import open_runner
 from fcn_deploy.tensorrt.engine_file import ENGINES_FOLDER, read_sidecar, sidecar_path
 from fcn_deploy.tensorrt.engine_match import engine_folders
+from tests.bundle.archives import contents_of
 from tests.bundle.conftest import Bundled
 from tests.fake_cuda import FakeCuda
 from tests.tensorrt.engine_files import plan, write_sidecar
@@ -111,6 +116,28 @@ def test_an_engine_whose_signature_was_not_checked_is_not_considered(
     assert engine_folders(untrusted) == (ENGINES_FOLDER,)
     assert engine_folders(run) == (run.root / "engines", ENGINES_FOLDER)
     assert engine_folders(Run(run.root, trusted=True)) == (ENGINES_FOLDER,)
+
+
+def test_two_engines_of_one_name_both_ride_along(
+    bundled: Bundled, plan: Path, tmp_path: Path
+) -> None:
+    contents = gather(bundled.run)
+    digests = {"checkpoint_digest": contents.checkpoint_digest}
+    digests["onnx_digest"] = contents.onnx[0].digest
+    write_sidecar(plan, replace(read_sidecar(plan), **digests))  # type: ignore[arg-type]
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / plan.name.upper().replace(".PLAN", ".plan")
+    shutil.copy(plan, twin)
+    shutil.copy(sidecar_path(plan), sidecar_path(twin))
+    pictures = unlabelled_pictures(bundled.pictures, 1)
+    target = tmp_path / "m.fcnd.zip"
+    with open_runner(bundled.run, "original", outputs=("mask", "logits")) as reference:
+        written = write_bundle(gather(bundled.run, [plan, twin]), reference, pictures, target)
+    names = [engine.file for engine in written.manifest.engines]
+    assert len({name.lower() for name in names}) == 2
+    assert contents_of(target)[names[0]] == contents_of(target)[names[1]] == plan.read_bytes()
+    (tmp_path / "out").mkdir()
+    assert extract(target, tmp_path / "out").faults == ()  # it is a good bundle
 
 
 def test_only_engines_of_its_own_files_are_bundled(bundled: Bundled, plan: Path) -> None:

@@ -6,13 +6,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+from fcn_deploy.bundle.extraction import contradictions
+from fcn_deploy.bundle.signature import names_key
+from fcn_deploy.bundle.verification import BackendState, State, Verification, verified_before
+from fcn_deploy.core.files import file_digest, write_json
 from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Precision
 from tests.bundle.archives import contents_of, forged, pack
 from tests.bundle.conftest import Bundled
 from tests.command_line import FcnDeploy, refused, run_without_torch
@@ -58,7 +65,8 @@ def test_a_good_bundle_holds(fcn_deploy: FcnDeploy, bundle: Path) -> None:
 
 
 def test_its_masks_are_the_same(fcn_deploy: FcnDeploy, bundle: Path) -> None:
-    done = fcn_deploy("verify", bundle, "--run", "--backend", "ort", "--json", "v.json")
+    words = ("--run", "--no-timing", "--backend", "ort", "--json", "v.json")
+    done = fcn_deploy("verify", bundle, *words)
     assert done.code == 0, done
     assert "same masks by the gate of `parity`: 0 of" in done.out
     document = json.loads(Path("v.json").read_text())
@@ -71,6 +79,43 @@ def test_its_masks_are_the_same(fcn_deploy: FcnDeploy, bundle: Path) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["model.fcnd.zip", "v.json"]
 
 
+def test_a_bundle_that_is_exchanged_meanwhile_is_not_said_to_hold(
+    fcn_deploy: FcnDeploy, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exchanging(*words: Any) -> Any:
+        found = contradictions(*words)
+        bundle.write_bytes(b"another")
+        return found
+
+    monkeypatch.setattr("fcn_deploy.bundle.extraction.contradictions", exchanging)
+    refused(fcn_deploy("verify", bundle, "--backend", "ort"), "exchanged while it was verified")
+
+
+@pytest.mark.parametrize("name", ["model.int8.onnx", "engines/a.plan"])
+def test_a_model_that_the_manifest_does_not_describe_is_refused(
+    name: str, fcn_deploy: FcnDeploy, bundle: Path
+) -> None:
+    forged(bundle, bundle, {name: b"run by commands, proven by nobody"})
+    refused(fcn_deploy("verify", bundle), f"lists {name}, and does not say what it is")
+
+
+def test_another_original_is_refused(fcn_deploy: FcnDeploy, bundle: Path) -> None:
+    changed = exchanged_channels(contents_of(bundle)["original.onnx"])
+    forged(bundle, bundle, {"original.onnx": changed})
+    done = fcn_deploy("verify", bundle, "--backend", "ort")
+    assert done.code == 1, done
+    assert "FAILED  original.onnx is another network" in done.out
+
+
+def test_a_run_that_calls_itself_trained_and_holds_an_original_is_refused(
+    fcn_deploy: FcnDeploy, bundle: Path
+) -> None:
+    contents = contents_of(bundle)
+    manifest = json.loads(contents["fcn-deploy.json"]) | {"imported": False}
+    pack(bundle, contents | {"fcn-deploy.json": json.dumps(manifest).encode()})
+    refused(fcn_deploy("verify", bundle), "whether it was imported")
+
+
 def test_exchanged_channels_are_told_by_the_masks(fcn_deploy: FcnDeploy, bundle: Path) -> None:
     changed = exchanged_channels(contents_of(bundle)["model.onnx"])
     forged(bundle, Path("forged.fcnd.zip"), {"model.onnx": changed})
@@ -79,8 +124,53 @@ def test_exchanged_channels_are_told_by_the_masks(fcn_deploy: FcnDeploy, bundle:
     assert done.code == 1, done
     assert "FAILED  ort             fp32  other masks: " in done.out
     assert "all pixels: " in done.out
-    assert "no backend's masks have passed" in done.out
+    assert "no backend's fp32 masks have passed" in done.out
     assert json.loads(Path("v.json").read_text())["holds"] is False
+    # What was proven before would be taken still, if this were not remembered.
+    remembered = json.loads(Path("forged.fcnd/parity/verify.ort.json").read_text())
+    assert [result["passed"] for result in remembered["results"]] == [False]
+    assert not Path("forged.fcnd/bench").exists()
+
+
+def state(precision: Precision, passed: bool | None, *, refused: bool = False) -> BackendState:
+    """A backend whose masks were compared, or that refused the network."""
+    comparison: Any = None if passed is None else SimpleNamespace(passed=passed, to_json=dict)
+    found = State.RUNS if passed is not None else State.CANNOT
+    return BackendState("ort", precision, found, None, comparison, refused=refused)
+
+
+@pytest.mark.parametrize(
+    ("backends", "unproven"),
+    [
+        ([state(Precision.FP32, True)], ()),
+        ([state(Precision.FP32, True), state(Precision.INT8, None)], ()),  # it takes no such files
+        ([state(Precision.FP32, True), state(Precision.FP16, None, refused=True)], ("fp16",)),
+        ([state(Precision.FP32, None)], ("fp32",)),
+        ([], ("fp32",)),
+    ],
+)
+def test_each_file_must_be_proven_by_some_backend(
+    backends: list[BackendState], unproven: tuple[str, ...]
+) -> None:
+    found = Verification(Path("b"), "", (), None, False, None, True, tuple(backends))
+    assert tuple(precision.value for precision in found.unproven) == unproven
+    assert found.holds is (not unproven)
+
+
+def test_a_verification_counts_for_its_bundle_and_key(tmp_path: Path) -> None:
+    bundle, ours, theirs, record = (tmp_path / name for name in ("b", "ours", "theirs", "v.json"))
+    for file in (bundle, ours, theirs):
+        file.write_text(file.name)
+    proven = (state(Precision.FP32, True),)
+    found = Verification(
+        bundle, file_digest(bundle), (), None, True, file_digest(ours), True, proven
+    )
+    write_json(record, found.to_json() | {"backends": []})
+    assert verified_before(record, bundle, key=None)
+    assert verified_before(record, bundle, key=ours)
+    assert not verified_before(record, bundle, key=theirs)
+    bundle.write_text("another")
+    assert not verified_before(record, bundle, key=ours)
 
 
 def test_a_damaged_file_is_named_and_nothing_is_loaded(
@@ -187,12 +277,15 @@ def test_an_unsigned_bundle_fails_where_a_signature_is_asked_for(
 @pytest.mark.slow
 def test_signatures(fcn_deploy: FcnDeploy, bundled: Bundled, tmp_path: Path) -> None:
     pytest.importorskip("model_signing")
-    (private, public), (_, other) = keys(tmp_path, "ours"), keys(tmp_path, "theirs")
+    (private, public), (their_private, other) = keys(tmp_path, "ours"), keys(tmp_path, "theirs")
     signed = tmp_path / "signed.fcnd.zip"
     bundled.bundle_to(signed, key=private)
     done = fcn_deploy("verify", signed, "--key", public, "--backend", "ort")
     assert done.code == 0, done
     assert "signature: good" in done.out
+    content = contents_of(signed)["model.sig"]
+    assert names_key(content, private)
+    assert not names_key(content, their_private)
     done = fcn_deploy("verify", signed, "--key", other, "--backend", "ort")
     assert done.code == 1
     assert "FAILED  signature: it does not hold" in done.out

@@ -43,7 +43,7 @@ from tests.commands.quick_training import QUICK
         (["export", "--outputs", "maks"], ["maks", "logits"]),
         *(
             ([*command, "--fp16", "--int8"], ["--fp16 and --int8", "give one of them"])
-            for command in (["export"], ["build"], ["parity"], ["bench"], ["predict", "x.png"])
+            for command in (["export"], ["build"], ["parity"], ["predict", "x.png"])
         ),
         (["predict", "x.png", "--threads", "99999"], ["--threads 99999 is too many", "at most"]),
         (["train", "--workers", "99999"], ["--workers 99999 is too many", "at most"]),

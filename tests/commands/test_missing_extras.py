@@ -20,7 +20,7 @@ from tests.command_line import FcnDeploy, refused
 ABSENT = (
     "torch", "torchvision", "safetensors", "onnxscript", "tensorrt", "tensorrt_rtx_bindings",
     "onnxruntime_ep_nv_tensorrt_rtx", "cuda", "pynvml", "openvino", "ncnn", "pycocotools", "yaml",
-    "tensorboardX", "mlperf_loadgen",
+    "tensorboardX", "mlperf_loadgen", "prometheus_client", "starlette", "uvicorn", "model_signing",
 )  # fmt: skip
 #: Command line → the package it names, the extra, and a word of what can be done without.
 REFUSED: dict[str, tuple[str, str, str]] = {
@@ -41,6 +41,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "build RUN": ("tensorrt", "trt", ""),
     "build RUN --product trt-rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "rtx", ""),
     "predict RUN photos --backend trt": ("tensorrt", "trt", ""),
+    "serve RUN": ("prometheus_client", "serve", ""),
     "data convert coco coco.json --out out": ("pycocotools", "convert", ""),
 }  # fmt: skip
 SCRIPT = f"""

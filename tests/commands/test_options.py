@@ -58,7 +58,8 @@ def test_backends_are_offered_by_name() -> None:
     names = [name for name in BACKENDS if name.startswith("op")]
     assert len(names) > 1
     assert offered("predict", "--backend", "op") == [("plain", name) for name in names]
-    assert [name for _, name in offered("predict", "--backend", "")] == list(BACKENDS)
+    assert [name for _, name in offered("bench", "--backend", "")] == list(BACKENDS)
+    assert [name for _, name in offered("predict", "--backend", "")] == ["auto", *BACKENDS]
 
 
 def test_the_usual_lists_are_offered_by_name() -> None:

@@ -20,13 +20,14 @@ def test_broken_pictures_are_reported_and_the_rest_goes_on(
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     Image.new("RGB", (30, 20)).save(pictures / "good.png")
-    (pictures / "bad.png").write_bytes(b"no")
+    (pictures / "bad\x1b[31m.png").write_bytes(b"no")  # a terminal would turn red
     finished = fcn_deploy("predict", tiny_run, pictures, "--out", "masks")
     assert finished.code == 1
     assert len(finished.err.strip().splitlines()) == 1
-    assert "bad.png" in finished.err
+    assert r"bad\x1b[31m.png is not a picture" in finished.err
     assert "wrote 1 of 2 masks" in finished.out
     assert (tmp_path / "masks/good.png").is_file()
+    (pictures / "bad.png").write_bytes(b"no")
     refused(fcn_deploy("predict", tiny_run, pictures / "bad.png", "--out", "masks"), "bad.png")
 
 

@@ -46,6 +46,12 @@ def test_a_run_is_resumed_and_bound_to_its_model(
     head = json.loads(Path("masks/predictions.jsonl").read_text().splitlines()[0])
     assert head["precision"] == "fp16"
     assert Path("masks/cam1/b.png").is_file()
+    Image.new("RGB", (31, 16)).save(pictures / "d.png")
+    gone_on = fcn_deploy(*words, "--resume")  # no backend and no precision named
+    assert "backend: ort --fp16, as in masks/predictions.jsonl" in gone_on.out
+    assert "4 of 5 pictures were finished before" in gone_on.out
+    assert "wrote 1 of 1 masks" in gone_on.out
+    refused(fcn_deploy(*words, "--resume", "--backend", "ort"), "of another model (ort fp16")
 
 
 def test_names_on_standard_input_are_shared_out(

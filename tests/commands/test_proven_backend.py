@@ -27,7 +27,8 @@ def proven(tiny_run: Path, tmp_path: Path, compared: Path) -> Run:
     """A run whose results say that `ort` and `openvino` were proven and timed here."""
     run = Run(tmp_path / "proven")
     run.root.mkdir()
-    shutil.copy(tiny_run / "model.onnx", run.root)
+    for name in ("model.onnx", "model.safetensors"):
+        shutil.copy(tiny_run / name, run.root)
     runners = []
     for backend in TIMES:
         with open_runner(run, backend) as opened:
@@ -93,6 +94,26 @@ def test_another_release_of_the_library_falls_back_aloud(
     with open_chosen(proven, older) as runner:
         assert runner.describe().backend == "ort"
     assert "is not what was proven, OpenVINO 2001.1; ort is taken" in capsys.readouterr().err
+
+
+def test_a_file_that_has_changed_since_it_was_chosen_falls_back_aloud(
+    proven: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = choose_backend(proven)
+    assert chosen.proven is not None
+    before = replace(chosen, proven=replace(chosen.proven, digest="sha256:before"))
+    with open_chosen(proven, before) as runner:
+        assert runner.describe().backend == "ort"
+    assert "model.onnx is not the file that was proven; ort is taken" in capsys.readouterr().err
+
+
+def test_what_was_copied_here_is_not_told_to_ship(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(tiny_run / "model.onnx", tmp_path)
+    assert choose_backend(Run(tmp_path)).backend == "ort"
+    line = capsys.readouterr().out
+    assert line == "backend: ort; no gate of `parity` has passed for this run\n"
 
 
 def test_a_backend_that_is_gone_falls_back_aloud(

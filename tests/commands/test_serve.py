@@ -35,10 +35,11 @@ def test_a_token_file_that_is_not_there_is_named(fcn_deploy: FcnDeploy) -> None:
     assert (refused.code, "no-such-file" in refused.err) == (2, True)
 
 
-def test_a_port_that_is_taken_is_named(fcn_deploy: FcnDeploy) -> None:
+@pytest.mark.parametrize("option", ["--port", "--grpc-port"])
+def test_a_port_that_is_taken_is_named(fcn_deploy: FcnDeploy, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused = fcn_deploy("serve", "--port", str(port))
+        refused = fcn_deploy("serve", "--port", "0", option, str(port))
     assert refused.code == 2
     assert f"port {port}" in refused.err
     assert len(refused.err.splitlines()) == 1
@@ -60,16 +61,38 @@ def test_a_missing_extra_is_one_line(
     assert len(refused.err.splitlines()) == 1
 
 
+def test_a_missing_extra_of_grpc_is_one_line(
+    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    refused = fcn_deploy("serve", "--grpc-port", "0")
+    assert refused.code == 2
+    assert "pip install 'fcn-deploy[grpc]'" in refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+def test_halves_that_overflow_are_seen_before_anything_is_served(
+    fcn_deploy: FcnDeploy, overflowing: Path
+) -> None:
+    words = ("serve", overflowing, "--backend", "torch", "--check", "--port", "0")
+    assert fcn_deploy(*words).code == 0
+    refused = fcn_deploy(*words, "--fp16")
+    assert refused.code == 2
+    assert "the network's logits are not finite; use float32" in refused.err
+
+
 def test_check_computes_once_and_says_what_would_be_served(
     fcn_deploy: FcnDeploy, tiny_folder: Path, tmp_path: Path
 ) -> None:
     token = tmp_path / "token"
     token.write_text("secret\n", encoding="utf-8")
-    words = ("--check", "--port", "0", "--token-file", token, "--max-batch", "2", "--threads", "1")
+    ports = ("--port", "0", "--grpc-port", "0")
+    words = ("--check", *ports, "--token-file", token, "--max-batch", "2", "--threads", "1")
     checked = fcn_deploy("serve", tiny_folder, *words)
     assert checked.code == 0, checked.err
     name = tiny_folder.name
     assert f"would serve {name} on http://127.0.0.1:" in checked.out
+    assert "over gRPC" in checked.out
     assert "to those who bear the token" in checked.out
     assert "warmed up 2×48×64" in checked.out
     assert "computed by ort on cpu in fp32" in checked.out

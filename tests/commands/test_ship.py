@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from fcn_deploy.commands import ship as ship_command
+from fcn_deploy.commands.shared.steps import run_step
 from fcn_deploy.commands.ship_steps import ShipOptions, Step, ship_steps
+from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Precision
+from fcn_deploy.machine.description import utc_now
+from fcn_deploy.runners.base import open_runner
 from tests.command_line import FcnDeploy, refused
 from tests.commands.quick_training import QUICK
 
@@ -75,12 +82,21 @@ def three_steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 def test_it_stops_at_the_first_step_that_does_not_hold(
     fcn_deploy: FcnDeploy, tiny_run: Path, three_steps: list[tuple[str, ...]]
 ) -> None:
-    finished = fcn_deploy("ship", tiny_run)
+    finished = fcn_deploy("ship", tiny_run, "--data", "synthetic")
     assert finished.code == 1
     assert three_steps == [("export", "r"), ("bench", "r")]
     assert "current: parity; the gate passed in p.json" in finished.out
     assert "stopped: `fcn-deploy bench r` ended with exit code 1" in finished.out
     assert "can be handed over" not in finished.out
+
+
+def test_what_it_tells_to_type_can_be_typed(
+    fcn_deploy: FcnDeploy, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ship_command, "ship_steps", lambda _source, _options: iter(()))
+    done = fcn_deploy("ship", tiny_run, "--data", "synthetic", "--out", "a b.fcnd.zip")
+    assert "`fcn-deploy verify 'a b.fcnd.zip' --run`" in done.out
+    assert "(0 steps done, 0 were current)" in done.out
 
 
 def test_bad_input_is_refused_before_anything_runs(
@@ -89,15 +105,79 @@ def test_bad_input_is_refused_before_anything_runs(
     refused(fcn_deploy("ship", "nowhere"), "no run nowhere", "fcn-deploy train")
     refused(fcn_deploy("ship", tiny_run / "model.onnx"), "is no run")
     refused(fcn_deploy("ship", tiny_run, "--data", "a", "--pictures", "b"), "exclude each other")
+    refused(fcn_deploy("ship", tiny_run), "metrics.json", "--pictures DIR")
+    typed = ("ship", tiny_run, "--data", "synthetic")
+    refused(fcn_deploy(*typed, "--out", "x.zip"), "NAME.fcnd.zip")
+    refused(fcn_deploy(*typed, "--key", "k.pub"), "no key k.pub")
+    Path("k.pem").write_text("no key")
+    refused(fcn_deploy(*typed, "--sign", "k.pem"), "k.pem is no private ECDSA key")
     assert three_steps == []
 
 
-@pytest.mark.slow
-def test_from_a_training_to_a_bundle_and_again(
-    fcn_deploy: FcnDeploy, few_scenes: None, tmp_path: Path
+def test_a_path_is_never_taken_for_an_option() -> None:
+    (line, *_) = lines(Run(Path("-x")), out=Path("-y.fcnd.zip"))
+    assert line == "export ./-x"
+    assert lines(Run(Path("-x")), out=Path("-y.fcnd.zip"))[-1].startswith("verify ./-y.fcnd.zip ")
+
+
+def test_a_step_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fcn_deploy("train", *QUICK).code == 0
-    words = ("--limit", "1", "--images", "1", "--quick", "--target", "cpu")
+    (tmp_path / "click.py").write_text("raise SystemExit(77)\n")
+    monkeypatch.chdir(tmp_path)
+    assert run_step(["--version"]) == 0
+
+
+@pytest.fixture
+def compared_run(tmp_path: Path, tiny_run: Path, compared: Path) -> Run:
+    """A run whose gate passed on `ort`, by the words that `ship` would type."""
+    run = Run(tmp_path / "run")
+    shutil.copytree(tiny_run, run.root)
+    with open_runner(run, "ort") as opened:
+        runner = opened.describe()
+    document = read_json(compared / "ort.json", "")
+    (result,) = document["results"]
+    result = {**result, "candidate": runner.to_json()}
+    typed = {"options": ["--backend", "ort", "--limit", "2"], "results": [result]}
+    write_json(run.parity_folder / "ort.json", {**document, **typed})
+    return run
+
+
+def parity_step(run: Run) -> Step:
+    steps = ship_steps(run, options(target="cpu"))
+    return next(step for step in steps if step.words()[0] == "parity")
+
+
+@pytest.fixture
+def only_ort(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ("--backend", "ort")
+    monkeypatch.setattr("fcn_deploy.commands.ship_steps._backends", lambda target: found)
+
+
+def test_a_gate_that_failed_since_is_asked_again(compared_run: Run, only_ort: None) -> None:
+    assert parity_step(compared_run).current() == "the gate passed in parity/ort.json"
+    document = read_json(compared_run.parity_folder / "ort.json", "")
+    (result,) = document["results"]
+    checks = [{**check, "passed": False} for check in result["checks"]]
+    failed = {**result, "passed": False, "checks": checks}
+    later = {"created": utc_now(), "options": ["--images", "others"], "results": [failed]}
+    write_json(compared_run.parity_folder / "others.json", {**document, **later})
+    assert parity_step(compared_run).current() is None
+
+
+def test_a_model_file_that_has_changed_is_proven_again(compared_run: Run, only_ort: None) -> None:
+    model = onnx.load(compared_run.onnx(Precision.FP32))
+    model.producer_version = "changed"
+    onnx.save(model, compared_run.onnx(Precision.FP32))
+    assert parity_step(compared_run).current() is None
+
+
+@pytest.mark.slow
+def test_from_a_training_to_a_bundle_and_again(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
+    drawn = fcn_deploy("scenes", "data", "--train", "4", "--val", "2", "--size", "96x128")
+    assert drawn.code == 0, drawn.err
+    assert fcn_deploy("train", *QUICK, "--data", "data").code == 0
+    words = ("--limit", "1", "--images", "3", "--quick", "--target", "cpu")
     first = fcn_deploy("ship", *words)
     assert first.code == 0, first.out + first.err
     assert "(5 steps done, 0 were current)" in first.out
@@ -107,12 +187,18 @@ def test_from_a_training_to_a_bundle_and_again(
     assert "(0 steps done, 5 were current)" in again.out
     assert [line for line in again.out.splitlines() if line.startswith("$")] == []
     assert (tmp_path / "fcn.fcnd.zip").read_bytes() == bundle
+    # A damaged bundle is made anew; it is the same again, so that it was verified.
+    place = bundle.index(b"certificate/00000.png\x89PNG") + 100
+    damaged = bundle[:place] + bytes([bundle[place] ^ 1]) + bundle[place + 1 :]
+    (tmp_path / "fcn.fcnd.zip").write_bytes(damaged)
+    mended = fcn_deploy("ship", *words)
+    assert "(1 steps done, 4 were current)" in mended.out, mended.out
     # What is shipped is what is taken from now on, and why.
     scored = fcn_deploy("evaluate", "--json", "e.json")
     assert scored.code == 0, scored.err
-    assert "proven here" in scored.out or "same masks by parity/" in scored.out
+    assert "same masks by parity/" in scored.out
     assert json.loads((tmp_path / "e.json").read_text())["rows"]
     # A checkpoint that has changed makes all of it anew.
-    assert fcn_deploy("train", *QUICK, "--seed", "3", "--overwrite").code == 0
+    assert fcn_deploy("train", *QUICK, "--data", "data", "--seed", "3", "--overwrite").code == 0
     anew = fcn_deploy("ship", *words)
     assert "(5 steps done, 0 were current)" in anew.out, anew.out + anew.err

@@ -126,6 +126,16 @@ def test_of_labelme_later_shapes_lie_on_top(tmp_path: Path) -> None:
     assert mask[4][6] == mask[3][5] == 2
 
 
+def test_a_picture_s_own_name_puts_it_into_no_list(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    for name in ("train_station", "b"):
+        write_image(root / f"{name}.jpg")
+        shapes = [{"label": "a", "points": [[0, 0], [4, 0], [4, 1], [0, 1]]}]
+        content = {"imagePath": f"{name}.jpg", "shapes": shapes}
+        (root / f"{name}.json").write_text(json.dumps(content))
+    assert convert(read_annotations("labelme", root), tmp_path / "new").pictures == {"all": 2}
+
+
 def test_void_labels_are_no_class(tmp_path: Path) -> None:
     root = tmp_path / "s"
     write_image(root / "a.jpg")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from fcn_deploy.core.errors import FcnDeployError, ImageError, PixelLimitError
 from fcn_deploy.data.images import MAX_PIXELS, EncodedPicture, image_size, read_image
@@ -37,6 +37,33 @@ def png_header(width: int, height: int) -> bytes:
         + chunk(b"IDAT", zlib.compress(bytes(64)))
         + chunk(b"IEND", b"")
     )
+
+
+def test_a_mode_that_is_not_converted_to_rgb_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(image: Image.Image, mode: str) -> Image.Image:  # as of LAB without LittleCMS
+        raise ValueError("conversion not supported")
+
+    path = tmp_path / "lab.tif"
+    Image.new("LAB", (4, 3)).save(path)
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(ImageError, match=r"lab\.tif is of mode LAB; save it as RGB"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("error", [struct.error("8 bytes"), KeyError(258), MemoryError()])
+def test_whatever_a_decoder_raises_is_an_error_of_the_picture(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(image: Image.Image) -> None:
+        raise error
+
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(ImageError, match=r"a\.png cannot be decoded \(.+\)"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
@@ -188,6 +215,27 @@ def tiff_of_channels(channels: int) -> bytes:
     pixels = bytes(channels).ljust(16)
     start = struct.pack("<2sHI", b"II", 42, 8 + len(pixels))
     return start + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def tiff_in_tiles_of(side: int) -> bytes:
+    """A TIFF of 8×8 grey pixels in one tile; of a large one, without its content."""
+    tile = bytes(side * side) if side < 1000 else b""
+    sizes = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (277, 1), (322, side), (323, side)]
+    tags = [*sizes, (324, 8), (325, side * side)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(tile))
+    return start + tile + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_a_small_tiff_in_a_huge_tile_is_refused_by_its_header() -> None:
+    """Its tile would be decoded whole: 800 MB, of a file of 800 KB, for a picture of 8×8."""
+    for side in (16, 512):
+        assert read_image(EncodedPicture(tiff_in_tiles_of(side), "tiles")).shape == (8, 8, 3)
+    with pytest.raises(PixelLimitError, match="tiles of 16384×16384; save it without"):
+        read_image(EncodedPicture(tiff_in_tiles_of(16_384), "tiles"))
+    number, text = (struct.pack("<HHII", 322, kind, 1, 16) for kind in (4, 2))
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        read_image(EncodedPicture(tiff_in_tiles_of(16).replace(number, text), "tiles"))
 
 
 def test_a_tiff_of_many_channels_is_told_apart(

@@ -97,6 +97,7 @@ def test_a_name_stays_where_it_is_whatever_comes_and_goes(tmp_path: Path) -> Non
     for split, names in before.items():
         assert {*open_dataset(tmp_path / "d", split, 0.3).names} == names - {*list(masks)[::2]}
     assert in_validation("stra\u00dfe \u00fc", 0.5) == in_validation("stra\u00dfe u\u0308", 0.5)
+    assert in_validation("\udcff", 1)  # a name that is no UTF-8
 
 
 def test_the_share_is_met_and_a_larger_one_keeps_the_smaller() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.core.run import Run
@@ -87,15 +88,13 @@ def test_export_masks_and_builder(architecture: str, tmp_path: Path) -> None:
         assert read_engine(engine.path).outputs == ("mask",)
 
 
-#: With these random weights 98.88 % of the pixels of a class keep it, and the gate asks for 99 %.
-FAILS_IN_HALF = pytest.mark.xfail(reason="FP16 of efficientnet_b0 with random weights")
+#: With these random weights one class leads nearly everywhere, and another on 150 pixels: the gate,
+#: which asks that 99 % of a class's pixels keep it, then hangs on two pixels that are ties.
+ONE_CLASS_LEADS = frozenset({"efficientnet_b0"})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "backbone",
-    [pytest.param(name, marks=[FAILS_IN_HALF] * (name == "efficientnet_b0")) for name in CUTS],
-)
+@pytest.mark.parametrize("backbone", CUTS)
 def test_half_precision_of_small_bodies(backbone: str, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     network, spec = random_network(f"fcn8s-{backbone}")
@@ -111,7 +110,20 @@ def test_half_precision_of_small_bodies(backbone: str, tmp_path: Path) -> None:
         scene, _ = draw_scene(0, 0, (80, 112))
         pictures = Pictures("scenes", 1, [NamedImage("scene", scene)].__getitem__, small_extras)
         (result,) = compare(reference, [as_candidate(candidate)], pictures)
-    assert result.passed, [check.sentence for check in result.checks if not check.passed]
+        assert_rounded_alone(reference, candidate, scene)
+    failed = [check.sentence for check in result.checks if not check.passed]
+    assert not failed or backbone in ONE_CLASS_LEADS, failed
+
+
+def assert_rounded_alone(reference: Runner, candidate: Runner, image: NDArray[np.uint8]) -> None:
+    """Half precision moves logits by 1 % of their spread at most, and flips ties alone."""
+    exact, half = reference.run(image[None]), candidate.run(image[None])
+    assert exact.logits is not None
+    assert exact.margin is not None
+    assert half.logits is not None
+    spread = exact.logits.std()
+    assert np.sqrt(np.square(half.logits - exact.logits).mean()) < 0.01 * spread
+    assert (exact.margin[half.mask != exact.mask] < 0.05 * spread).all()
 
 
 @contextmanager

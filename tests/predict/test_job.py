@@ -18,7 +18,8 @@ from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.predict import selection
 from fcn_deploy.predict.job import class_shares
-from fcn_deploy.predict.journal import Journal, JournalHead
+from fcn_deploy.predict.journal import Journal
+from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.shard import Shard
 from tests.fakes import FakeRunner
 from tests.predict.jobs import (
@@ -101,8 +102,10 @@ def test_another_model_s_masks_are_not_taken_for_finished(tmp_path: Path) -> Non
         FakeRunner(digest="sha256:other"),
         FakeRunner(backend="fake-2"),
     ):
-        with pytest.raises(InputError, match=r"of another model .*drop --resume"):
+        with pytest.raises(InputError, match=r"of another model .*drop --resume") as refused:
             run_job([pictures], out, resume=True, runner=other)
+        its_own_file = other.describe().digest == "sha256:fake"
+        assert ("go on with --backend fake, choose" in str(refused.value)) == its_own_file
     with pytest.raises(InputError, match="without --overlay"):
         run_job([pictures], out, resume=True, with_overlay=True)
     assert stamps_of(out) == before
@@ -244,7 +247,6 @@ def test_shards_together_are_one_run(tmp_path: Path) -> None:
         worker.join()
     assert masks_of(out) == masks_of(tmp_path / "one")
     parts = [journal_lines(out, f"predictions.{index}-of-3.jsonl") for index in range(3)]
-    assert all(parts)
     sources = [line["source"] for part in parts for line in part]
     assert sorted(sources) == sorted(str(path) for path in pictures.iterdir())
     # Other numbers of shards, and none, know what these have done.
@@ -300,7 +302,16 @@ def test_runs_that_begin_at_one_moment_are_told_apart(tmp_path: Path) -> None:
             late.begin(head)
         with pytest.raises(InputError, match="of another model"):
             other_shard.begin(replace(head, precision="int8"))
+        assert not other_shard.path.exists()
         other_shard.begin(head)
+    with Journal(tmp_path / "new", None, resume=True) as first:
+        with Journal(tmp_path / "new", None, resume=True) as second:
+            first.begin(head)
+            first.append(b"a line\n")
+            with pytest.raises(InputError, match="another run of predict writes"):
+                second.begin(head)
+        assert first.path.read_bytes().endswith(b"a line\n")
+        assert list(first.unfinished.iterdir()) == []
     assert run_job([pictures], out, resume=True)[1] == []
 
 

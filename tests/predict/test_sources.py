@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,9 @@ def test_folders_are_searched_one_level_or_all(tree: Path) -> None:
     everything = ["in/a.png", "in/b.jpg", "in/cam1/a.png", "in/cam2/a.png"]
     assert names_of("in", recursive=True) == everything
     assert masks_named("in", recursive=True) == ["a.png", "b.png", "cam1/a.png", "cam2/a.png"]
+    draw(tree / "in/scene.png/a.png", 0)
+    assert names_of("in", recursive=True) == [*everything, "in/scene.png/a.png"]
+    shutil.rmtree(tree / "in/scene.png")
     (tree / "in/cam1/loop").symlink_to(tree / "in")
     assert names_of("in", recursive=True) == everything
     with Sources(["in"], recursive=True) as sources:
@@ -107,6 +112,8 @@ def test_words_that_name_nothing_are_refused(tree: Path) -> None:
             names_of(word)
     with pytest.raises(ImageError, match="no names in the list"):
         names_of("-", stdin=b"")
+    with pytest.raises(ImageError, match="-print0"):
+        names_of("-", stdin=b"in/a.png\0in/b.jpg\0")
 
 
 def test_full_names_are_those_of_lists_of_files(tree: Path) -> None:
@@ -218,14 +225,40 @@ def test_members_that_cannot_be_read_are_errors_of_their_own(
     damaged = bytearray(packed_zip(tree / "damaged.zip", {"d.png": picture}).read_bytes())
     damaged[damaged.index(b"d.png") + 20] ^= 0xFF
     (tree / "damaged.zip").write_bytes(damaged)
+    other_name = packed_zip(tree / "name.zip", {"\u00e9.png": picture}).read_bytes()
+    (tree / "name.zip").write_bytes(other_name.replace("\u00e9".encode(), b"\xff\xff", 1))
     monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 4000)
-    _, done = run_job(["bomb.zip", "damaged.zip"], tree / "out")
+    _, done = run_job(["bomb.zip", "damaged.zip", "name.zip"], tree / "out")
     errors = {str(prediction.source): str(prediction.error) for prediction in done}
     assert "unfolds to 5,000 bytes, more than 4,000" in errors["bomb.zip/bomb.png"]
     assert errors["bomb.zip/good.png"] == "None"
     assert "cannot be read" in errors["damaged.zip/d.png"]
+    assert "cannot be read" in errors["name.zip/\u00e9.png"]
     with pytest.raises(ImageError, match=r"torn\.tar cannot be read"):
         names_of("torn.tar")
+
+
+def test_a_zip_that_is_cut_short_while_it_is_read_fails_picture_by_picture(tree: Path) -> None:
+    picture = Path("in/a.png").read_bytes()
+    archive = packed_zip(tree / "in.zip", {"a.png": picture, "b.png": picture})
+    with closing(archives.ZipArchive(str(archive))) as opened_zip:
+        items = list(opened_zip.items())
+        os.truncate(archive, 10)
+        for item in items:
+            with pytest.raises(ImageError, match="cannot be read"):
+                item.read(lambda size: None)
+
+
+def test_a_tar_with_a_time_that_is_no_number_is_read(tree: Path) -> None:
+    picture = Path("in/a.png").read_bytes()
+    with tarfile.open("time.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, time in (("a.png", "nan"), ("b.png", "inf")):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.pax_headers = len(picture), {"mtime": time}
+            tar.addfile(entry, io.BytesIO(picture))
+    _, done = run_job(["time.tar"], tree / "out")
+    assert [each.error for each in done] == [None, None]
+    assert run_job(["time.tar"], tree / "out", resume=True)[1] == []
 
 
 def test_a_picture_of_too_many_pixels_is_refused_in_an_archive_too(

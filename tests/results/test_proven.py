@@ -92,6 +92,7 @@ def test_a_tie_is_ort_s(proof: Proof) -> None:
     assert isinstance(found, ProvenChoice)
     assert found.backend == "ort"
     assert found.over_default is None
+    assert "; of 2 proven here none is faster beyond the noise: same masks by" in str(found)
 
 
 def test_other_precisions_are_taken_only_where_they_are_allowed(proof: Proof) -> None:
@@ -133,6 +134,25 @@ def test_why_nothing_is_proven(proof: Proof) -> None:
     assert choose([proof(ORT)], [timed(ORT, 5, 5, tier=HOST)]) is not Unproven.NOT_TIMED
     offline = replace(timed(ORT, 5, 5), scenario=OFFLINE)
     assert choose([proof(ORT)], [offline]) is Unproven.NOT_TIMED
+
+
+def test_what_another_machine_found_later_changes_nothing_here(proof: Proof) -> None:
+    # Of the same CPU and as many cores, and with another memory.
+    there = proof(NCNN, passed=False)
+    machine = {**there.environment.machine, "memory_gib": 1}
+    there = replace(there, environment=replace(there.environment, machine=machine))
+    found = choose([proof(ORT), proof(NCNN), there], BOTH)
+    assert isinstance(found, ProvenChoice)
+    assert found.backend == "ncnn"
+
+
+def test_what_is_from_the_future_proves_nothing(proof: Proof) -> None:
+    future = proof(NCNN)
+    future = replace(future, environment=replace(future.environment, created="2999-01-01T00:00:00"))
+    found = choose([proof(ORT), proof(NCNN, passed=False), future], BOTH)
+    assert isinstance(found, ProvenChoice)
+    assert found.backend == "ort"
+    assert choose([future], BOTH) is Unproven.FUTURE
 
 
 def test_figures_of_another_machine_choose_nothing(proof: Proof) -> None:

@@ -64,6 +64,7 @@ def test_damaged_training_figures(
         ("results", KeyError, "results is missing"),
         ("results/0/checks", [], "results[0].checks is not a list of at least one check"),
         ("results/0/candidate/threads", "2", "results[0].candidate.threads is not a whole"),
+        ("results/0/candidate/precision", "fp8", "results[0].candidate.precision is not one of"),
         ("results/0/agreement", None, "results[0].agreement is not a number"),
         ("results/0/passed", "yes", "results[0].passed is not true or false"),
         ("results/0/passed", True, "results[0].passed is not what its checks say"),

@@ -22,14 +22,21 @@ class ThreadServer(Server):
     """The server as it is, but for signals, which Python handles in the main thread alone."""
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def signals(self) -> Iterator[None]:
         yield
 
 
 @contextmanager
 def live(runner: Runner, **settings: Any) -> Iterator[str]:
     """Give the address of a server that is ready; it is stopped at the end of the block."""
-    service = Service(runner, Settings(**settings), name="streets")
+    with live_server(runner, Settings(**settings), "streets") as (address, _):
+        yield address
+
+
+@contextmanager
+def live_server(runner: Runner, settings: Settings, name: str) -> Iterator[tuple[str, Server]]:
+    """The same, with the server."""
+    service = Service(runner, settings, name)
     with listen("127.0.0.1", 0) as bound:
         server = ThreadServer(service)
         ready = threading.Event()
@@ -45,7 +52,7 @@ def live(runner: Runner, **settings: Any) -> Iterator[str]:
         thread.start()
         try:
             assert ready.wait(PATIENCE)
-            yield f"{url_of(bound)}/"
+            yield f"{url_of(bound)}/", server
         finally:
             server.should_exit = True
             thread.join()

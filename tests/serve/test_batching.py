@@ -7,10 +7,12 @@ from typing import Any
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
-from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.errors import BackendError, BatchShapeError
 from fcn_deploy.runners.base import Outputs
-from fcn_deploy.serve.errors import ClientGoneError
+from fcn_deploy.serve.errors import ClientGoneError, status_of
+from fcn_deploy.serve.service import Answer, Service, State
 from fcn_deploy.serve.settings import Settings
 from tests.fakes import FakeRunner
 from tests.serve.clients import Asked, HeldRunner, ask, error_of, mask_of, masks, pictures
@@ -152,6 +154,34 @@ def test_a_failure_costs_only_the_request_that_made_it() -> None:
     assert runner.batches == [1, 2, 1, 1]
 
 
+def test_a_mask_of_logits_that_are_not_finite_is_an_error_of_its_request() -> None:
+    """Of numbers that are none the argmax is class 0, a mask like any other."""
+    black, grey = np.zeros((1, 5, 7, 3), np.uint8), pictures(1)
+    asked: list[NDArray[np.uint8]] = []
+
+    def has_finite_logits(image: NDArray[np.uint8]) -> bool:
+        asked.append(image)
+        return False
+
+    async def talk() -> None:
+        runner = FakeRunner()
+        service = Service(runner, Settings(), has_finite_logits=has_finite_logits)
+        service.state = State.READY
+        sound, broken = await asyncio.gather(
+            service.infer(grey), service.infer(black), return_exceptions=True
+        )
+        assert isinstance(sound, Answer)
+        assert np.array_equal(sound.mask, masks(grey))
+        assert isinstance(broken, BackendError)
+        assert "logits are not finite" in str(broken)
+        assert status_of(broken) == 500
+        await service.close()
+
+    asyncio.run(talk())
+    assert all(not image.any() for image in asked)  # those of class 0 alone
+    assert asked
+
+
 def test_a_delay_gathers_a_batch_and_a_full_one_does_not_wait_for_it() -> None:
     runner = FakeRunner()
 
@@ -201,6 +231,40 @@ def test_a_draining_service_is_not_ready_and_serves() -> None:
         assert "connection" not in response.headers
 
     ask(talk)
+
+
+def test_no_batch_is_larger_than_the_runner_takes() -> None:
+    """As an engine that was built for batches of up to 3."""
+
+    def at_most_three(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if len(images) > 3:
+            raise BatchShapeError("the engine takes batches of up to 3")
+        return images
+
+    runner = FakeRunner(see=at_most_three)
+
+    async def talk(asked: Asked) -> None:
+        assert asked.service.max_batch == 2  # half of half of 8
+        assert (await asked.http.get("/v2/models/fcn/config")).json()["max_batch_size"] == 2
+        warmed = len(runner.shapes)
+        responses = await asyncio.gather(*[asked.infer(pictures(1)) for _ in range(5)])
+        for response in responses:
+            mask_of(response)
+        assert max(shape[0] for shape in runner.shapes[warmed:]) <= 2
+
+    ask(talk, runner)
+
+
+def test_a_warm_up_ends_between_two_sizes_once_the_server_ends() -> None:
+    async def talk() -> None:
+        runner = FakeRunner()
+        service = Service(runner, Settings())
+        await service.start(lambda line: service.drain())
+        assert len(runner.shapes) == 1
+        assert not service.ready
+        await service.close()
+
+    asyncio.run(talk())
 
 
 def test_nothing_is_computed_before_the_warm_up() -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import signal
 import socket
+import threading
+from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.runners.base import Outputs
-from fcn_deploy.serve.server import listen, serve, url_of
+from fcn_deploy.serve.errors import ClientGoneError
+from fcn_deploy.serve.protocol import _PASSED_OVER
+from fcn_deploy.serve.server import GIVEN_UP, listen, serve, url_of
 from fcn_deploy.serve.service import Service
 from fcn_deploy.serve.settings import Settings
 from fcn_deploy.serve.tensors import HEADER_LENGTH
@@ -79,6 +85,32 @@ def test_a_body_may_take_longer_the_more_of_it_has_come() -> None:
     assert is_good(refused(whole[:-100], whole[-100:], settings=settings, pause=0.2))
 
 
+def test_answers_that_are_not_read_count_as_memory() -> None:
+    async def talk() -> None:
+        async with served() as (port, server):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(good_request())
+            assert is_good(await read_response(reader))
+            (slow,) = server.server_state.connections
+            slow.pause_writing()  # as its transport does, once too much waits
+            (transport,) = server.service.unsent
+            assert transport is slow.transport
+            server.service.unsent.clear()
+            unread = Mock()
+            unread.get_write_buffer_size.return_value = Settings().max_memory_bytes
+            server.service.unsent.add(unread)
+            full = await exchange(port, good_request())
+            assert (full.status, "memory" in full.error()) == (503, True)
+            server.service.unsent.clear()
+            slow.pause_writing()
+            slow.resume_writing()
+            assert not server.service.unsent
+            assert is_good(await exchange(port, good_request()))
+            writer.close()
+
+    asyncio.run(talk())
+
+
 def test_too_many_connections_are_refused_and_those_that_are_open_work() -> None:
     async def talk() -> None:
         async with served(Settings(max_connections=1)) as (port, _):
@@ -106,6 +138,66 @@ def test_a_body_that_is_refused_unread_leaves_the_connection_usable() -> None:
             writer.close()
 
     asyncio.run(talk())
+
+
+def test_a_body_that_is_refused_unread_is_not_taken_for_ever() -> None:
+    """A client that sends on for as long as it is let."""
+    settings = Settings(max_pixels=1000)
+    taken = 2 * settings.max_body_bytes + _PASSED_OVER
+
+    async def talk() -> int:
+        async with served(settings) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request(b"", path="/predict").replace(b": 0", b": 99999999999"))
+            assert (await read_response(reader)).status == 413
+            sent = 0
+            with contextlib.suppress(ConnectionError):
+                while sent < 20 * taken:
+                    writer.write(bytes(65536))
+                    await writer.drain()
+                    sent += 65536
+            writer.transport.abort()
+            return sent
+
+    assert asyncio.run(talk()) < 20 * taken
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [
+        (b"GARBAGE\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\na: " + b"x" * 3000 + b"\r\n\r\n", 431),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    ],
+)
+def test_a_refusal_waits_for_the_answers_before_it(second: bytes, status: int) -> None:
+    runner = HeldRunner()
+
+    async def talk() -> None:
+        async with served(Settings(max_head_bytes=2000), runner) as (port, _):
+            runner.held = True
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(good_request() + second + good_request())
+            await runner.begun()
+            runner.release()
+            assert is_good(await read_response(reader))
+            assert (await read_response(reader)).status == status
+            assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(talk())
+    assert runner.batches == [1]
+
+
+def test_a_body_with_an_upgrade_is_refused_and_not_taken_for_none() -> None:
+    """As Java's HttpClient sends it, unless it is told to speak HTTP/1.1."""
+    body, length = binary_request(pictures())
+    lines = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAE")
+    response = refused(request(body, f"{HEADER_LENGTH}: {length}", *lines), settings=Settings())
+    assert (response.status, response.headers["connection"]) == (400, "close")
+    assert "HTTP/1.1" in response.error()
+    asked = refused(b"GET /v2 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    assert asked.status == 200
 
 
 def test_a_client_that_asks_before_it_sends_a_body_is_told() -> None:
@@ -151,6 +243,39 @@ def test_a_client_that_leaves_is_not_computed(caplog: pytest.LogCaptureFixture) 
     assert 499 in ends
 
 
+def test_a_picture_whose_client_has_left_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, go = FakeRunner(), threading.Event()
+    refusals: list[Exception] = []
+
+    def late(body: bytes, content_type: str, before: Callable[[tuple[int, int]], None]) -> None:
+        assert go.wait(30)
+        try:
+            before((7, 5))
+        except ClientGoneError as error:
+            refusals.append(error)
+            raise
+
+    monkeypatch.setattr("fcn_deploy.serve.pictures.decode", late)
+
+    async def talk() -> None:
+        async with served(runner=runner) as (port, server):
+            warmed = len(runner.shapes)
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request(b"a picture", path="/predict"))
+            while not server.service.metrics.accepted:
+                await asyncio.sleep(0.001)
+            writer.close()
+            while server.server_state.connections:
+                await asyncio.sleep(0.001)
+            go.set()
+            while server.server_state.tasks:
+                await asyncio.sleep(0.001)
+            assert len(runner.shapes) == warmed
+
+    asyncio.run(talk())
+    assert len(refusals) == 1
+
+
 def test_a_signal_drains_then_ends_and_answers_all_that_was_accepted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -158,7 +283,7 @@ def test_a_signal_drains_then_ends_and_answers_all_that_was_accepted(
     runner = HeldRunner()
 
     async def talk() -> None:
-        async with served(Settings(drain_seconds=0.3), runner) as (port, server):
+        async with served(Settings(drain_seconds=3600), runner) as (port, server):
             runner.held = True
             early = asyncio.create_task(exchange(port, good_request()))
             await runner.begun()
@@ -170,6 +295,8 @@ def test_a_signal_drains_then_ends_and_answers_all_that_was_accepted(
             late = asyncio.create_task(exchange(port, good_request()))  # a new connection
             while server.service._batcher.waiting != 1:
                 await asyncio.sleep(0.001)
+            assert not server.should_exit
+            os.kill(os.getpid(), signal.SIGTERM)  # the second ends the draining
             while not server.should_exit:
                 await asyncio.sleep(0.001)
             runner.release(2)
@@ -179,6 +306,43 @@ def test_a_signal_drains_then_ends_and_answers_all_that_was_accepted(
     asyncio.run(talk())
     (stopped,) = [record for record in caplog.records if record.getMessage() == "stopped"]
     assert getattr(stopped, "fields", {}) == {"accepted": 2, "answered": 2}
+    assert runner.closed
+
+
+def test_a_third_signal_ends_what_does_not_end_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = HeldRunner()
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+
+    async def talk() -> None:
+        async with served(Settings(drain_seconds=3600), runner) as (port, server):
+            runner.held = True
+            asking = asyncio.create_task(exchange(port, good_request()))
+            await runner.begun()
+            for sent in range(1, 4):
+                os.kill(os.getpid(), signal.SIGTERM)
+                while server.signals_seen != sent:
+                    await asyncio.sleep(0.001)
+                assert codes == [GIVEN_UP] * (sent == 3)
+            runner.release()
+            assert is_good(await asking)
+
+    asyncio.run(talk())
+
+
+def test_a_signal_while_the_runner_is_closed_changes_nothing() -> None:
+    class Signalled(FakeRunner):
+        def close(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            super().close()
+
+    runner = Signalled()
+
+    async def talk() -> None:
+        async with served(runner=runner):
+            pass
+
+    asyncio.run(talk())  # SIGTERM's own way would end the tests here
     assert runner.closed
 
 
@@ -194,7 +358,6 @@ def test_a_network_that_does_not_compute_ends_the_server() -> None:
 
 def test_an_address_that_is_taken_is_an_error_of_one_line() -> None:
     with listen("127.0.0.1", 0) as bound:
-        bound.listen()
         port = bound.getsockname()[1]
         assert url_of(bound) == f"http://127.0.0.1:{port}"
         with pytest.raises(InputError, match=f"port {port}.*--port"):

@@ -25,7 +25,7 @@ from fcn_deploy.predict.folder import predict
 from fcn_deploy.serve import pictures
 from fcn_deploy.serve.errors import UnavailableError
 from tests.data.pictures import WHOLE, encoded, picture
-from tests.data.test_images_refused import png_header, tiff_of_channels
+from tests.data.test_images_refused import png_header, tiff_in_tiles_of, tiff_of_channels
 from tests.decoding import PATIENCE
 from tests.fakes import FAKE_SPEC, FakeRunner
 from tests.serve.live import asked
@@ -171,6 +171,7 @@ FLOATS = saved(Image.fromarray(np.zeros((3, 4), np.float32)), "TIFF")
         (WHOLE["JPEG"][:400], "", {}, 400, "the body cannot be decoded"),
         (FLOATS, "", {}, 400, "32-bit floats"),
         (tiff_of_channels(8), "", {}, 415, "holds 8 channels; save three"),
+        (tiff_in_tiles_of(16_384), "", {}, 413, "8×8 pixels in tiles of 16384×16384; save"),
         (png_header(100, 41), "", {}, 413, "100×41 pixels, more than 4,000; shrink it"),
         (png_header(12_000, 12_000), "", {}, 413, "12000×12000 pixels"),
         (png_header(60_000, 60_000), "", {}, 413, "too many pixels"),

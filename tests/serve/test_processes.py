@@ -131,20 +131,22 @@ def test_the_examples_of_the_documentation_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tritonclient.http")
+    pytest.importorskip("tritonclient.grpc")
     text = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(python|console)\n(.*?)```", text, re.DOTALL)
     examples = [code for kind, code in blocks if kind == "python"]
     (command,) = [code.removeprefix("$ ") for kind, code in blocks if kind == "console"]
-    assert len(examples) == 2
+    assert len(examples) == 3
     monkeypatch.chdir(tmp_path)
     Image.fromarray(pictures(1, 40, 60)[0]).save("photo.jpg")
     expected = np.asarray(Image.open("photo.jpg"))[..., 0]
-    with fake_process(0) as server:
+    with fake_process(0, grpc_port=0) as server:
+        grpc = f"127.0.0.1:{server.events('listening')[0]['grpc_port']}"
         here = f"127.0.0.1:{server.port}"
         names: dict[str, Any] = {}
         for code in examples:
             names.pop("mask", None)
-            exec(code.replace("127.0.0.1:8000", here), names)
+            exec(code.replace("127.0.0.1:8000", here).replace("127.0.0.1:8001", grpc), names)
             assert np.array_equal(names["mask"], expected)
         if shutil.which("curl"):
             words = shlex.split(command.replace("127.0.0.1:8000", here))

@@ -28,13 +28,17 @@ class TritonServer:
 
     Attributes:
         http: host and port of its HTTP endpoint.
+        grpc: the same of its gRPC endpoint.
         metrics: URL of its metrics.
         log: what it printed.
+        process: its id.
     """
 
     http: str
+    grpc: str
     metrics: str
     log: Path
+    process: int
 
     def executed(self) -> list[str]:
         """Return the shapes that the stand-in was given, in order."""
@@ -60,7 +64,7 @@ def running(
         folder: for its backends and its log.
     """
     http, grpc, metrics = _free_ports(3)
-    server = TritonServer(f"{_HOST}:{http}", f"http://{_HOST}:{metrics}/metrics", folder / "log")
+    written = folder / "log"
     tritonserver = packages_of(environment) / "pytriton" / "tritonserver" / "bin" / "tritonserver"
     words = [
         str(tritonserver),
@@ -71,7 +75,7 @@ def running(
         "--disable-auto-complete-config",  # the configuration counts as it was written
         "--exit-timeout-secs=5",
     ]
-    with server.log.open("w") as log:
+    with written.open("w") as log:
         process = subprocess.Popen(
             words,
             stdout=log,
@@ -79,6 +83,13 @@ def running(
             env=_variables(environment),
             start_new_session=True,  # the backend's own processes end with it
         )
+    server = TritonServer(
+        http=f"{_HOST}:{http}",
+        grpc=f"{_HOST}:{grpc}",
+        metrics=f"http://{_HOST}:{metrics}/metrics",
+        log=written,
+        process=process.pid,
+    )
     try:
         _wait_until_ready(server, process)
         yield server

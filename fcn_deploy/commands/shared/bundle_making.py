@@ -72,7 +72,7 @@ def make_bundle(source: Run, options: BundleOptions) -> tuple[Contents, WrittenB
         require_signing(options.key)
     contents = gather(source, options.engines)
     probe(target, flags="--out")
-    pictures = _pictures(source, contents.spec, options)
+    pictures = certified_on(source, contents.spec, options)
     held_against = "original" if source.is_foreign else "torch"
     outputs = ("mask", "logits")
     with (
@@ -85,14 +85,26 @@ def make_bundle(source: Run, options: BundleOptions) -> tuple[Contents, WrittenB
     return contents, written
 
 
-def _pictures(source: Run, spec: ModelSpec, options: BundleOptions) -> Pictures:
+def certified_on(
+    source: Run, spec: ModelSpec, options: BundleOptions, *, quiet: bool = False
+) -> Pictures:
+    """Return the pictures that ride along: those that were named, or the run's own.
+
+    Args:
+        source: the run.
+        spec: of its network.
+        options: which pictures, and how many.
+        quiet: do not print what folders are recognised as, and what of them is passed over.
+    """
     from fcn_deploy.parity.inputs import labelled_pictures, unlabelled_pictures
 
     if options.pictures is not None:
         found = unlabelled_pictures(options.pictures, options.count)
-        say_passed_over([options.pictures])
+        if not quiet:
+            say_passed_over([options.pictures])
         return found
     repair = "name the data with --data DIR, or pictures with --pictures DIR"
     named = labelled_data(source, options.data, options.held_out, repair)
-    say_recognised(named)
+    if not quiet:
+        say_recognised(named)
     return labelled_pictures(named.open("val"), spec, options.count)

@@ -106,10 +106,7 @@ def choose_backend(
     kinds = {precision.value} | (allowed if precision is Precision.FP32 else frozenset())
     found = _proven(source, kinds)
     if isinstance(found, Unproven):
-        console.print(
-            f"backend: {usual.backend}; {found.value} "
-            f"(`fcn-deploy ship{source.command_suffix}` finds the fastest)"
-        )
+        console.print(f"backend: {usual.backend}; {found.value}{_how_to_prove(source)}")
         return usual
     console.print(f"backend: {found}")
     return ChosenBackend(found.backend, found.precision, found.runner)
@@ -153,11 +150,29 @@ def open_chosen(
     else:
         if same_runner(runner.describe(), chosen.proven):
             return runner
-        reason = f"{runner.describe().library} is not what was proven, {chosen.proven.library}"
+        reason = _difference(runner.describe(), chosen.proven)
         runner.close()
     usual = ChosenBackend(default_backend(source, Precision.FP32), Precision.FP32)
     click.echo(f"warning: {reason}; {usual.backend} is taken", err=True)
     return open_chosen(source, usual, outputs=outputs, device=device, threads=threads)
+
+
+def _how_to_prove(source: Run) -> str:
+    if source.bundle is not None:
+        command = f"verify{source.command_suffix} --run"
+    elif source.checkpoint.is_file() or source.is_foreign:
+        command = f"ship{source.command_suffix}"
+    else:  # a file that was copied here: what it must equal is elsewhere
+        return ""
+    return f" (`fcn-deploy {command}` finds the fastest)"
+
+
+def _difference(opened: RunnerDescription, proven: RunnerDescription) -> str:
+    if opened.library != proven.library:
+        return f"{opened.library} is not what was proven, {proven.library}"
+    if opened.digest != proven.digest:
+        return f"{opened.file} is not the file that was proven"
+    return f"{opened.backend} runs otherwise than when it was proven: on {opened.device}"
 
 
 def _proven(source: Run, kinds: set[str]) -> ProvenChoice | Unproven:

@@ -6,8 +6,21 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from fcn_deploy.commands.shared.console import console
+
+#: Runs a command as the installed program does.  `python -m` would look for our package, and all
+#: that it imports, in the current folder first: a picture folder with an `onnx.py` in it.
+_PROGRAM = (
+    "import sys; sys.path[:] = [place for place in sys.path if place]; "
+    "from fcn_deploy.cli import main; main()"
+)
+
+
+def path_word(path: Path) -> str:
+    """Return a path as a word of a command, which must not be taken for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -23,4 +36,4 @@ def run_step(words: Sequence[str]) -> int:
     """
     console.print(f"$ {command_line(words)}")
     sys.stdout.flush()
-    return subprocess.run([sys.executable, "-m", "fcn_deploy", *words], check=False).returncode
+    return subprocess.run([sys.executable, "-c", _PROGRAM, *words], check=False).returncode

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -149,7 +149,9 @@ class ImageIndex:
         if len(fitting) == 1:
             return fitting[0]
         same = [
-            path for path in fitting if split_of(path, self.root) == split_of(annotation, self.root)
+            path
+            for path in fitting
+            if split_of_image(path, self.root) == split_of(annotation, self.root)
         ]
         if len(same) == 1:
             return same[0]
@@ -161,9 +163,21 @@ class ImageIndex:
 
 
 def split_of(path: Path, root: Path) -> str | None:
-    """Return the list that a file belongs to by its folders or its own name, or None."""
+    """Return the list that a file of annotations is, by its folders or its own name, or None."""
     relative = path.relative_to(root)
-    for part in reversed((*relative.parts[:-1], relative.stem)):
+    return _split_in((*relative.parts[:-1], relative.stem))
+
+
+def split_of_image(path: Path, root: Path) -> str | None:
+    """Return the list that one image belongs to by its folders, or None.
+
+    Its own name says nothing: `train_station.jpg` may be for testing.
+    """
+    return _split_in(path.relative_to(root).parts[:-1])
+
+
+def _split_in(parts: Sequence[str]) -> str | None:
+    for part in reversed(parts):
         words = "".join(c if c.isalpha() else " " for c in part.lower()).split()
         for split, names in _SPLITS.items():
             if {*words} & {*names}:

@@ -23,6 +23,7 @@ from fcn_deploy.data.convert.annotations import (
     read_object,
     root_of,
     split_of,
+    split_of_image,
     stem_of,
 )
 from fcn_deploy.data.convert.regions import packed, require_pycocotools, unpacked
@@ -93,7 +94,7 @@ def _pictures(
 
         yield Picture(
             stem_of(image, index.root),
-            split_of(path, index.root) or split_of(image, index.root),
+            split_of(path, index.root) or split_of_image(image, index.root),
             image,
             (int(entry["height"]), int(entry["width"])),
             regions,

@@ -26,6 +26,7 @@ from fcn_deploy.data.convert.annotations import (
     damaged,
     root_of,
     split_of,
+    split_of_image,
     stem_of,
 )
 from fcn_deploy.data.convert.regions import polygon, require_pycocotools, rotated
@@ -119,7 +120,7 @@ def _picture(file: Path, image: Element, index: ImageIndex) -> Picture:
     subset = image.get("subset")
     split = None if subset is None else split_of(index.root / subset, index.root)
     return Picture(
-        stem_of(path, index.root), split or split_of(path, index.root), path, size, regions
+        stem_of(path, index.root), split or split_of_image(path, index.root), path, size, regions
     )
 
 

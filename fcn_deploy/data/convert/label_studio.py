@@ -25,7 +25,7 @@ from fcn_deploy.data.convert.annotations import (
     json_files,
     read_object,
     root_of,
-    split_of,
+    split_of_image,
     stem_of,
 )
 from fcn_deploy.data.convert.regions import polygon, require_pycocotools, rotated
@@ -107,7 +107,7 @@ def _picture(path: Path, task: dict[str, Any], index: ImageIndex) -> Picture:
 
     return Picture(
         stem_of(image, index.root),
-        split_of(image, index.root),
+        split_of_image(image, index.root),
         image,
         (int(height), int(width)) if height and width else None,
         regions,

@@ -21,7 +21,7 @@ from fcn_deploy.data.convert.annotations import (
     json_files,
     read_object,
     root_of,
-    split_of,
+    split_of_image,
     stem_of,
 )
 from fcn_deploy.data.convert.regions import polygon, rectangle, require_pycocotools
@@ -67,7 +67,7 @@ def read_labelme(source: Path) -> Annotations:
             height, width = content.get("imageHeight"), content.get("imageWidth")
             yield Picture(
                 stem_of(image, index.root),
-                split_of(path, index.root),
+                split_of_image(path, index.root),
                 image,
                 (int(height), int(width)) if height and width else None,
                 regions,

@@ -18,7 +18,7 @@ from fcn_deploy.data.convert.annotations import (
     Region,
     damaged,
     read_object,
-    split_of,
+    split_of_image,
 )
 from fcn_deploy.data.convert.labelme import pasted
 from fcn_deploy.data.convert.regions import polygon, rectangle, require_pycocotools
@@ -70,7 +70,7 @@ def _picture(path: Path, root: Path, *, several: bool) -> Picture:
     if not image.is_file():
         raise DataError(f"no {image} for {path}", "download the project with its images")
     content = read_object(path)
-    split = split_of(path, root)
+    split = split_of_image(path, root)
     try:
         size = int(content["size"]["height"]), int(content["size"]["width"])
         objects = content["objects"]

@@ -13,7 +13,7 @@ from fcn_deploy.data.convert.annotations import (
     Picture,
     Region,
     damaged,
-    split_of,
+    split_of_image,
     stem_of,
 )
 from fcn_deploy.data.convert.regions import polygon, require_pycocotools
@@ -47,7 +47,8 @@ def read_yolo(source: Path) -> Annotations:
             def regions(size: tuple[int, int], text: Path = text) -> Iterator[tuple[str, Region]]:
                 return _regions(text, labels, size)
 
-            yield Picture(stem_of(image, source), split_of(image, source), image, None, regions)
+            split = split_of_image(image, source)
+            yield Picture(stem_of(image, source), split, image, None, regions)
 
     return Annotations(tuple(labels.values()), {}, len(images), pictures)
 

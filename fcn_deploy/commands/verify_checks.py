@@ -1,4 +1,4 @@
-"""Checks a bundle on this machine, and says what is found."""
+"""The checks of `verify`: what holds of a bundle on this machine, said line by line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fcn_deploy.commands.shared.backends import open_backend
 from fcn_deploy.commands.shared.console import console, counter
+from fcn_deploy.core.errors import BundleError
 from fcn_deploy.core.spec import Precision
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _UNCHECKED = "signature not checked: give its maker's public key with --key"
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How to check a bundle.
+    """What was typed; the fields are the parameters of `verify`.
 
     Attributes:
         bundle: the archive.
@@ -35,12 +36,12 @@ class VerifyOptions:
     """
 
     bundle: Path
-    running: bool = False
-    key: Path | None = None
-    backends: tuple[str, ...] = ()
-    threads: int | None = None
-    json_file: Path | None = None
-    timing: bool = False
+    running: bool
+    key: Path | None
+    backends: tuple[str, ...]
+    threads: int | None
+    json_file: Path | None
+    timing: bool
 
 
 def verified(options: VerifyOptions) -> Verification:
@@ -49,25 +50,34 @@ def verified(options: VerifyOptions) -> Verification:
     Raises:
         FcnDeployError: it is no bundle, the key is none, or what checks it is not installed.
     """
-    from fcn_deploy.bundle.extraction import contradictions, extract
+    from fcn_deploy.bundle.extraction import contradictions, extract, opened_archive
     from fcn_deploy.bundle.signature import signature_problem
     from fcn_deploy.bundle.verification import Verification
     from fcn_deploy.core.files import file_digest
 
     bundle = options.bundle
+    key = None
+    with opened_archive(bundle):  # it is there, and is a bundle
+        digest = file_digest(bundle)
     with tempfile.TemporaryDirectory(prefix="fcn-deploy-verify-") as folder:
         extraction = extract(bundle, Path(folder))
-        digest = file_digest(bundle)
         faults = extraction.faults or contradictions(extraction)
         signature: str | None = _UNCHECKED if extraction.signed else "the bundle is not signed"
         if options.key is not None:
             signature = signature_problem(extraction.folder, options.key)
+            key = file_digest(options.key) if signature is None else None
         _say_files(extraction, faults, signature, asked=options.key is not None)
         refused = bool(faults) or (options.key is not None and signature is not None)
         backends = () if refused else _backends(extraction, options)
-    return Verification(
-        bundle, digest, faults, signature, options.key is not None, options.running, backends
+    if file_digest(bundle) != digest:
+        raise BundleError(f"{bundle} was exchanged while it was verified", "verify it again")
+    found = Verification(
+        bundle, digest, faults, signature, options.key is not None, key, options.running, backends
     )
+    if options.running and not refused:
+        for precision in found.unproven:
+            console.print(f"FAILED  no backend's {precision.value} masks have passed the gate here")
+    return found
 
 
 def _say_files(
@@ -111,8 +121,6 @@ def _backends(extraction: Extraction, options: VerifyOptions) -> tuple[BackendSt
         for state in proven_states(states, certificate, open_one, on_picture=step):
             _say(state)
             found.append(state)
-    if not any(state.proven for state in found):
-        console.print("FAILED  no backend's masks have passed the gate here")
     return tuple(found)
 
 
