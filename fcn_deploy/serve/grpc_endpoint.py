@@ -279,7 +279,7 @@ class _Call:
         elif cancelled:
             status, code = (503 if gave_up else 499), StatusCode.CANCELLED
         seconds = time.perf_counter() - self.began
-        service.metrics.request_done(f"grpc_{self._method}", status, seconds)
+        service.metrics.request_done(f"grpc_{self._method}", status)
         if status < 400 and self._method in _OPEN:
             return
         fields: dict[str, Any] = {
@@ -292,6 +292,8 @@ class _Call:
             "ms": round(seconds * 1000, 2),
         }
         if self.answer is not None:
+            if status < 400:
+                service.metrics.stage_seconds.labels("total").observe(seconds)
             fields["queue_ms"] = round(self.answer.queue_seconds * 1000, 2)
             fields["compute_ms"] = round(self.answer.compute_seconds * 1000, 2)
             fields["batch"] = self.answer.batch_size

@@ -56,6 +56,7 @@ def talk(
             await server.grpc.stop(30)  # type: ignore[union-attr]
             metrics = server.service.metrics
             assert metrics.accepted == metrics.answered
+            assert 'route="grpc_' in metrics.text(ready=True).decode()
             server.service.take_memory(server.service.settings.max_memory_bytes)  # all is free
             return found
 
