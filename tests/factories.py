@@ -8,6 +8,11 @@ import torch
 from torch import Tensor, nn
 
 
+def one_class(num_classes: int = 1) -> Tiny:
+    """Return a network that left to itself has one class, as those of some libraries."""
+    return Tiny(num_classes, weights=None)
+
+
 class Tiny(nn.Module):
     """Two convolutions and class scores, with a choice of what it gives and takes.
 

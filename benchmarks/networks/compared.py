@@ -39,8 +39,6 @@ COMPARED = (
     ),
     ours("fcn8s-mobilenet_v3_large"),
     ours("fpn-resnet14_half"),
-    ours("fpn-mobilenet_v3_small"),
-    ours("fpn-mobilenet_v3_large"),
     ours("fcn8s-resnet18"),
     Compared(
         "smp-unet-resnet18",

@@ -6,13 +6,14 @@ One picture of 320×480 at a time, from host memory to the mask in host memory, 
 cases of ``fcn-deploy bench``; the networks take turns in an order drawn anew for each repeat.  In
 JSON, kind "networks-latency", schema 1:
 
-    size, threads, library, seconds, order_seed, source
+    size, threads, library, seconds, order_seed, source, load [before, after]
     networks [name, digest, repeats_ms [of each repeat]]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -76,6 +77,7 @@ def timed(
         threads=threads,
         source=source,
     )
+    before = os.getloadavg()[0]
     names = {runner.describe().file: name for name, runner in runners.items()}
     rows = measure_rows(plan, on_dropped=print)
     for row in rows:
@@ -87,6 +89,7 @@ def timed(
         "library": rows[0].runner.library,
         "seconds": SECONDS,
         "order_seed": plan.order_seed,
+        "load": [before, os.getloadavg()[0]],
         "networks": [
             {
                 "name": names[row.runner.file],

@@ -86,8 +86,9 @@ def _advice(figures: Figures) -> Iterator[str]:
     rest = [n for n in figures.networks if n not in figures.front]
     if rest:
         yield (
-            f"The others ({', '.join(map(_code, rest))}) are slower than one of these that is at "
-            "least as accurate here. Intervals that overlap are no proof of an order."
+            f"The others ({', '.join(map(_code, rest))}) have a higher median time than one of "
+            "these that is at least as accurate here. Intervals that overlap, and ratios whose "
+            "interval holds 1, are no proof of an order."
         )
 
 
@@ -146,7 +147,8 @@ def _mark(figures: Figures) -> Iterator[str]:
         )
         return
     best = fast[0]
-    said = f"{_code(best)} takes {best.ms:.1f} ms, `{MARK}` {mark.ms:.1f} ms; "
+    said = f"{_code(best)} takes {best.ms:.1f} ms, `{MARK}` {mark.ms:.1f} ms"
+    said += ", a tie; " if best.slower_than(mark).verdict == "tie" else "; "
     said += f"mIoU is {best.mean_iou:.3f} and {mark.mean_iou:.3f}."
     overlap = best.interval[0] <= mark.interval[1] and mark.interval[0] <= best.interval[1]
     if best.mean_iou >= mark.mean_iou:
@@ -160,7 +162,7 @@ def _mark(figures: Figures) -> Iterator[str]:
     gaps = largest_losses(best, mark, _CLASSES)
     named = ", ".join(f"{name} ({100 * gap:.0f})" for name, gap in gaps)
     yield (
-        f"It is not reached: {said} The network is fast enough; what stops it is accuracy. It is "
+        f"It is not reached: {said} What stops it is accuracy. It is "
         f"behind most, in points of IoU, on {named}."
     )
     if overlap:
@@ -193,7 +195,36 @@ def _method(figures: Figures) -> Iterator[str]:
     yield (
         f"**Latency.** One process holds all exported files open ({latency['library']}, CPU). Each "
         "file takes uint8 pictures and gives uint8 masks: normalisation, upsampling and argmax are "
-        f"inside. Measured on {latency['created'][:10]}."
+        f"inside. Measured on {latency['created'][:10]}.{_untrained(figures)}{_load(figures)}"
+    )
+    if len(budget["created"]) > 1:
+        yield (
+            "Networks that were added later had their steps measured in turns with one of the "
+            "first, beside other work, and that one's time scales theirs: how many of their epochs "
+            "fit is a rough figure."
+        )
+
+
+def _load(figures: Figures) -> str:
+    latency = figures.document["latency"]
+    load = max(latency["load"])
+    if load <= latency["threads"] + 1:
+        return ""
+    return (
+        f" **The machine did other work meanwhile** (load average up to {load:.1f} on "
+        f"{latency['threads']} cores): read the ratios with their intervals, not the milliseconds."
+    )
+
+
+def _untrained(figures: Figures) -> str:
+    names = [
+        f"`{entry['name']}`" for entry in figures.document["networks"] if entry["timed_untrained"]
+    ]
+    if not names:
+        return ""
+    return (
+        f" Timed before the training had ended: {', '.join(names)}; an exported file with other "
+        "weights does the same work."
     )
 
 

@@ -3,22 +3,28 @@
     PYTHONPATH=benchmarks python -m networks.record RUNS LATENCY JSON BUDGET...
 
 RUNS holds the runs of ``networks.train``, LATENCY and BUDGET are files of ``networks.latency`` and
-``networks.budget``; of several budgets with the same network the first one counts.  Networks whose
-training is not finished are left out.  In JSON, kind
+``networks.budget``.  Of several budgets with the same network the first one counts; a later one is
+of networks that were added, and shares one with the first, by whose steps in both the time is
+scaled, since the machine may be slower now.  Networks whose training is not finished are left out.
+In JSON, kind
 "networks", schema 1:
 
     budget {seconds, threads, recipe, crop, batch, half_size, steps_per_epoch, created [of each]}
-    pictures {source, split, count}, bootstrap {resamples, level}
-    latency {size, threads, library, order_seed, source, created}
+    pictures {split, count}, bootstrap {resamples, level}
+    latency {size, threads, library, order_seed, load, created}
     networks [name, architecture, family, half_size_s, full_size_s, epochs,
               fitting_epochs, seed,
               parameters, gmacs, mean_iou {value, interval}, pixel_accuracy {value, interval},
-              iou {class: share}, repeats_ms]
+              iou {class: share}, timed_untrained, repeats_ms]
+
+``timed_untrained``: the file that was timed had other weights, e.g. random ones, and takes as long.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fcn_deploy.core.code_trust import trusting_code
 from fcn_deploy.core.errors import DataError
-from fcn_deploy.core.files import file_digest, read_json, write_json
+from fcn_deploy.core.files import file_digest, read_json, write_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.networks.checkpoint import load_checkpoint
@@ -52,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         read_json(file, repair="make it by python -m networks.budget") for file in asked.budgets
     ]
     latency = read_json(asked.latency, repair="make it by python -m networks.latency")
-    planned = {row["name"]: row for budget in budgets[::-1] for row in budget["networks"]}
+    planned = all_planned(budgets)
     times = {row["name"]: row for row in latency["networks"]}
     rows = [
         row
@@ -79,11 +85,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "bootstrap": scores[0].bootstrap.to_json(),
         "latency": {
             name: latency[name]
-            for name in ("size", "threads", "library", "order_seed", "source", "created")
+            for name in ("size", "threads", "library", "order_seed", "load", "created")
         },
         "networks": networks,
     }
-    write_json(asked.json, document)
+    # As all recorded files: ten digits, no line breaks.
+    text = json.dumps(ten_digits(document), ensure_ascii=False, separators=(",", ":"))
+    write_bytes(asked.json, f"{text}\n".encode())
+
+
+def all_planned(budgets: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return name → entry of all budgets, with the epochs that fit at the first one's speed.
+
+    Raises:
+        DataError: a later budget shares no network with the first.
+    """
+    first = {row["name"]: row for row in budgets[0]["networks"]}
+    planned = dict(first)
+    for budget in budgets[1:]:
+        shared = [row for row in budget["networks"] if row["name"] in first]
+        if not shared:
+            raise DataError("a later budget shares no network with the first", "measure one in it")
+        scale = statistics.mean(
+            mean_step(first[row["name"]], budget) / mean_step(row, budget) for row in shared
+        )
+        for row in budget["networks"]:
+            seconds = scale * mean_step(row, budget) * budget["steps_per_epoch"]
+            planned.setdefault(row["name"], {**row, "epochs": int(budget["seconds"] / seconds)})
+    return planned
+
+
+def mean_step(row: dict[str, Any], budget: dict[str, Any]) -> float:
+    """Return the seconds of a step, by the medians at half and at full size."""
+    half, full = (statistics.median(row[name]) for name in ("half_size_s", "full_size_s"))
+    share: float = budget["half_size"]
+    step: float = share * half + (1 - share) * full
+    return step
+
+
+def ten_digits(value: Any) -> Any:
+    """Return JSON values with ten digits of each number."""
+    if isinstance(value, dict):
+        return {key: ten_digits(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [ten_digits(entry) for entry in value]
+    return float(f"{value:.10g}") if isinstance(value, float) else value
 
 
 def conditions(budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -117,8 +163,8 @@ def network(
     exported = file_digest(run.onnx(Precision.FP32))
     if not len(training.epochs) == training.recipe["epochs"] <= planned["epochs"]:
         raise DataError(f"{run.root} was trained for longer than its budget", "train it anew")
-    if not exported == score.runner.digest == times["digest"]:
-        raise DataError(f"{run.root} was exported after it was measured", "measure it anew")
+    if exported != score.runner.digest:
+        raise DataError(f"{run.root} was exported after it was scored", "score it anew")
     model = load_checkpoint(run.checkpoint).model
     return {
         "name": row.name,
@@ -134,6 +180,7 @@ def network(
         "mean_iou": score.mean_iou.to_json(),
         "pixel_accuracy": score.pixel_accuracy.to_json(),
         "iou": {entry.name: entry.iou.value for entry in score.classes},
+        "timed_untrained": times["digest"] != exported,
         "repeats_ms": times["repeats_ms"],
     }
 

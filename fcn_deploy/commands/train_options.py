@@ -122,7 +122,7 @@ def train_plan(options: TrainOptions, device: torch.device) -> TrainPlan:
         find_architecture,
         with_output_stride,
     )
-    from fcn_deploy.networks.python_networks import build_python_network
+    from fcn_deploy.networks.python_networks import try_python_network
     from fcn_deploy.networks.python_recipe import PythonRecipe, is_python
     from fcn_deploy.networks.starting_weights import is_checkpoint
     from fcn_deploy.networks.timm_bodies import is_timm
@@ -135,7 +135,7 @@ def train_plan(options: TrainOptions, device: torch.device) -> TrainPlan:
         architecture = with_output_stride(architecture, options.output_stride)
     if is_python(architecture):
         _require_fit_for_python(options, PythonRecipe.from_name(architecture).callee)
-        build_python_network(architecture, None)  # refused now, not after the data was read
+        try_python_network(architecture)  # refused now, not after the data was read
     else:
         row = find_architecture(architecture)
         foreign = start is not None and not is_checkpoint(start)

@@ -112,11 +112,7 @@ def build_python_network(architecture: str, num_classes: int | None) -> PythonNe
             segmentation network does.
     """
     recipe = PythonRecipe.from_name(architecture)
-    if not code_is_trusted():
-        raise ArchitectureError(
-            f"its network is built by {recipe.callee}, and no code is imported unasked",
-            "add --trust-code if you trust both that code and the file that names it",
-        )
+    _require_trust(recipe)
     made = recipe.call(num_classes)
     if not isinstance(made, nn.Module):
         raise ArchitectureError(
@@ -135,6 +131,28 @@ def build_python_network(architecture: str, num_classes: int | None) -> PythonNe
         )
     whole = PythonNetwork(made, tried.num_classes, recipe.multiple_of, whole=tried.whole)
     return whole.train()
+
+
+def try_python_network(architecture: str) -> None:
+    """Build a network before the data says how many classes it is to have, to refuse it early.
+
+    Args:
+        architecture: as for :func:`build_python_network`.
+
+    Raises:
+        ArchitectureError: likewise.
+    """
+    recipe = PythonRecipe.from_name(architecture)
+    _require_trust(recipe)
+    build_python_network(architecture, recipe.stand_in_classes())
+
+
+def _require_trust(recipe: PythonRecipe) -> None:
+    if not code_is_trusted():
+        raise ArchitectureError(
+            f"its network is built by {recipe.callee}, and no code is imported unasked",
+            "add --trust-code if you trust both that code and the file that names it",
+        )
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,18 @@ class PythonRecipe:
         known = _parameters(self.load())
         return next((name for name in CLASS_COUNTS if name in known), None)
 
+    def stand_in_classes(self) -> int | None:
+        """Return how many classes to try the factory with before the data says it.
+
+        Left to itself, a library's factory may make a network of one class, which is refused.
+        None: it was typed, or the factory takes no number.
+
+        Raises:
+            ArchitectureError: the factory is not there.
+        """
+        count = self.class_count()
+        return None if count is None or count in dict(self.arguments) else 2
+
     def load(self) -> Callable[..., Any]:
         """Import the module and return the factory: this runs its code.
 

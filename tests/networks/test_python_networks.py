@@ -16,7 +16,11 @@ from fcn_deploy.core.spec import ModelSpec, Tail
 from fcn_deploy.networks.architectures import build_model, with_output_stride
 from fcn_deploy.networks.checkpoint import load_checkpoint, save_checkpoint
 from fcn_deploy.networks.deploy_graph import DeployGraph, DeployModel, Normalise, SubtractMean
-from fcn_deploy.networks.python_networks import PythonNetwork, build_python_network
+from fcn_deploy.networks.python_networks import (
+    PythonNetwork,
+    build_python_network,
+    try_python_network,
+)
 from fcn_deploy.networks.python_recipe import PythonRecipe, value_of
 from fcn_deploy.networks.python_weights import stored_architecture
 from tests.random_network import random_network
@@ -132,6 +136,19 @@ def test_another_number_of_classes_is_refused(one_line: OneLine) -> None:
     with pytest.raises(ArchitectureError, match="3 classes, not 7; give it the number") as caught:
         built("python:tests.factories:tiny", 7)
     one_line(caught.value)
+
+
+def test_a_network_is_tried_before_the_number_of_classes_is_known() -> None:
+    lonely = "python:tests.factories:one_class"
+    with trusting_code():
+        try_python_network(lonely)
+        try_python_network(f"{lonely}?num_classes=3")
+        with pytest.raises(ArchitectureError, match="holds 2 to 256"):
+            build_python_network(lonely, None)
+        with pytest.raises(ArchitectureError, match="holds 2 to 256"):
+            try_python_network(f"{lonely}?num_classes=1")
+    with pytest.raises(ArchitectureError, match="no code is imported unasked"):
+        try_python_network(lonely)
 
 
 def test_a_checkpoint_builds_its_network_without_fetching(tmp_path: Path) -> None:
