@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 from fcn_deploy.runners.base import Runner
 from fcn_deploy.serve.server import Server, listen
@@ -112,8 +112,12 @@ class Process:
         else:
             raise AssertionError(f"the server has ended: {self.log}")
         self.port = int(self.events("listening")[0]["url"].rpartition(":")[2])
-        self._reader = Thread(target=lambda: [self._add(line) for line in stream], daemon=True)
+        self._reader = Thread(target=self._read, args=(stream,), daemon=True)
         self._reader.start()
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._add(line)
 
     def _add(self, line: str) -> None:
         try:
