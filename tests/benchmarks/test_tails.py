@@ -48,6 +48,7 @@ def test_the_difference_of_two_files_is_numpys() -> None:
     }
 
 
+@pytest.mark.slow
 def test_an_fp16_file_against_its_fp32_file(tiny_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -106,6 +106,7 @@ def test_masks_need_no_torch(pictures: Path) -> None:
         assert done.returncode == 0, done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_half_and_integer_files_of_it(fcn_deploy: FcnDeploy, pictures: Path) -> None:
     foreign_run(Run(RUN))
     done = fcn_deploy("export", "--fp16")

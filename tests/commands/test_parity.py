@@ -51,6 +51,7 @@ def document(path: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_outputs_saved_apart_give_the_result_of_a_live_comparison(
     tiny_run: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_outputs_saved_apart_give_the_result_of_a_live_comparison(
     assert {**one, "diagnosis": None} == {**two, "diagnosis": None}
 
 
+@pytest.mark.slow
 def test_saving_outputs_needs_no_torch(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
     words = [str(tiny_run), "--backend", "ort", "--images", str(pictures), "--save-outputs",
              str(tmp_path / "o.json")]  # fmt: skip

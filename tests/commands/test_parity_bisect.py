@@ -42,6 +42,7 @@ def test_bisect_names_the_layer_where_an_overflow_starts(
     )
 
 
+@pytest.mark.slow
 def test_bisect_of_a_good_export_finds_nothing(
     fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def stop_in_batch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "segmentation_loss", told)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_it_was_begun(
     fcn_deploy: FcnDeploy, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,8 @@ def whole_tree(root: type[FcnDeployError] = FcnDeployError) -> Iterator[type[Fcn
         yield from whole_tree(child)
 
 
-TREE = list(whole_tree())
+#: A package that is imported may have errors of its own.
+TREE = [kind for kind in whole_tree() if kind.__module__ == errors.__name__]
 #: Those that are made of a message and a repair.
 WORDED = [kind for kind in TREE if kind is not MissingExtraError]
 

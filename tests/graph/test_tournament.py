@@ -178,6 +178,7 @@ def whole(tiny_run: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     return model, with_tournament(model)
 
 
+@pytest.mark.slow
 @given(height=st.integers(1, 70), width=st.integers(1, 70), batch=st.integers(1, 2))
 @settings(max_examples=12)
 def test_masks_of_a_whole_file_are_equal(

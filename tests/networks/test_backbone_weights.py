@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fcn_deploy.core.errors import ArchitectureError
 from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.backbones import BACKBONES, body_of_backbone
+from fcn_deploy.networks.half_resnet import NAME as HALF_RESNET
 from fcn_deploy.networks.starting_weights import start_words, starting_network
 
 OneLine = Callable[[Exception], str]
@@ -190,7 +191,13 @@ def test_imagenet_weights_that_cannot_be_fetched_name_both_ways_out(
     assert "--weights FILE" in text
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_body_without_published_weights_says_so(one_line: OneLine) -> None:
+    with torch.device("meta"), pytest.raises(ArchitectureError) as caught:
+        body_of_backbone(HALF_RESNET, "imagenet")
+    assert f"nobody has published ImageNet weights of {HALF_RESNET}" in one_line(caught.value)
+
+
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != HALF_RESNET])
 def test_imagenet_weights_of_every_body_name_their_file_and_its_place(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backbone: str, one_line: OneLine
 ) -> None:

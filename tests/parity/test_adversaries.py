@@ -113,6 +113,7 @@ class SecondBest(SmallRunner):
         return replace(outputs, mask=np.where(close, second, outputs.mask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", BELOW_FP32)
 def test_second_classes_at_later_places(precision: Precision, network: SmallNetwork) -> None:
     honest = small(network, SmallRunner(network, precision=precision))

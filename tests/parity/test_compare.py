@@ -164,6 +164,7 @@ def test_candidates_side_by_side_have_the_results_of_each_alone() -> None:
     assert [result.passed for result in together] == [True, True, False, False, False]
 
 
+@pytest.mark.slow
 def test_logits_are_not_kept() -> None:
     made: list[weakref.ref[NDArray[np.float32]]] = []
     held: list[int] = []

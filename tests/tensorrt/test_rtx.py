@@ -137,6 +137,7 @@ def test_the_real_parser_names_the_node_it_refuses(tmp_path: Path) -> None:
     assert len(str(failed.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 @rtx
 def test_the_real_command_builds_and_finds_it_current(
     checkpoint_of: Callable[[str], Path], tmp_path: Path

@@ -55,6 +55,7 @@ def test_a_run_holds_checkpoints_figures_and_previews(tmp_path: Path) -> None:
     assert checkpoint.spec.image_sizes.typical == (80, 112)
 
 
+@pytest.mark.slow
 def test_the_kept_model_is_that_of_the_best_epoch(tmp_path: Path) -> None:
     kept: list[dict[str, Tensor]] = []
     # The last epochs learn at a rate at which nothing is left of what was known.

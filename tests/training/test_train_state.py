@@ -101,6 +101,7 @@ def test_a_state_is_there_before_the_first_batch_and_gone_after_the_last(tmp_pat
     assert not run.state.exists()
 
 
+@pytest.mark.slow
 def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
     def stop(_: Progress) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

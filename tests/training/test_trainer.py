@@ -24,6 +24,7 @@ from tests.training.small_runs import QUICK, run_training, scenes, weights_of
 # -- steps --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_gradients_are_cut_down(tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         RECIPES["tutorial"], epochs=1, batch_size=4, crop_size=(64, 96), lr=1.0, weight_decay=0.0
@@ -48,6 +49,7 @@ def test_a_frozen_backbone_keeps_every_value_of_the_body(tmp_path: Path) -> None
     assert not torch.equal(trained["score.weight"], start.state_dict()["score.weight"])
 
 
+@pytest.mark.slow
 def test_a_backbone_thaws_after_its_epochs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     start = build_model("fcn32s-resnet18", 8).state_dict()["body.conv1.weight"]
@@ -64,6 +66,7 @@ def test_a_backbone_thaws_after_its_epochs(tmp_path: Path) -> None:
     assert not torch.equal(kept[1], start)
 
 
+@pytest.mark.slow
 def test_rare_classes_weigh_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fcn_deploy.training import trainer as module
 
@@ -104,6 +107,7 @@ def test_a_compiled_network_learns_the_same(
 # -- the weights to start from ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_starting_from_a_checkpoint_of_ours(tmp_path: Path) -> None:
     run_training(tmp_path / "first")
     first = tmp_path / "first" / "model.safetensors"
