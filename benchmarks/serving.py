@@ -1,6 +1,6 @@
 """What `fcn-deploy serve` costs beside the runner alone, and beside NVIDIA's tritonserver.
 
-    python benchmarks/serving.py JSON --triton ENVIRONMENT [--rounds 3] [--rate 20]
+    PYTHONPATH=. python benchmarks/serving.py JSON --triton ENVIRONMENT [--rounds 3] [--rate 20]
 
 ENVIRONMENT is what `python tests/triton/environment.py ENVIRONMENT` makes.  Exports a network of
 random weights, starts `fcn-deploy serve` and the real tritonserver on the repository that `package
