@@ -64,7 +64,7 @@ lint: install
 
 # Exact versions for every supported Python and platform; then those of a machine that computes on
 # its CPU alone: the runtime with onnxruntime in place of onnxruntime-gpu, at the same versions.
-UV := $(VENV)-lock/bin/uv pip compile --universal --python-version 3.10 --no-emit-index-url --no-header
+UV := $(VENV)-lock/bin/uv pip compile --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet uv
