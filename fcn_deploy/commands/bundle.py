@@ -6,21 +6,22 @@ from typing import Any
 
 import click
 
-from fcn_deploy.commands.shared.bundle_making import PICTURES, BundleOptions, make_bundle
+from fcn_deploy.commands.shared.bundle_making import (
+    PICTURES,
+    BundleOptions,
+    make_bundle,
+    out_option,
+    sign_option,
+)
 from fcn_deploy.commands.shared.code_options import trust_code_option
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.commands.shared.options import PathText, PathType, held_out_option, run_argument
 from fcn_deploy.commands.shared.runs import run_from_argument
-from fcn_deploy.core.run import BUNDLE_SUFFIX
 
 
 @click.command()
 @run_argument
-@click.option(
-    "--out", type=PathType(), metavar=f"NAME{BUNDLE_SUFFIX}",
-    help="Write the bundle to this file; by default to one in the current folder that is named "
-    "after the run.",
-)  # fmt: skip
+@out_option
 @click.option(
     "--engine", "engines", type=PathType(), multiple=True, metavar="FILE.plan",
     help="Carry this TensorRT engine along, with its sidecar; may be repeated.",
@@ -40,10 +41,7 @@ from fcn_deploy.core.run import BUNDLE_SUFFIX
     "--pictures", type=PathType(folder=True), metavar="DIR",
     help="Take them from this folder of pictures, which need no labels.",
 )  # fmt: skip
-@click.option(
-    "--sign", "key", type=PathType(), metavar="KEY.pem",
-    help="Sign the bundle with this private key: ECDSA, P-256.",
-)  # fmt: skip
+@sign_option
 @trust_code_option
 def bundle(**typed: Any) -> None:
     """Pack a run into one file that proves its masks on the target (see `verify`).

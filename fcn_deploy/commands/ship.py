@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fcn_deploy.commands.shared.bundle_making import PICTURES
+from fcn_deploy.commands.shared.bundle_making import PICTURES, out_option, sign_option
 from fcn_deploy.commands.shared.code_options import trust_code_option
 from fcn_deploy.commands.shared.console import console
 from fcn_deploy.commands.shared.options import PathText, PathType, run_argument
@@ -31,11 +31,7 @@ from fcn_deploy.core.spec import Product
     "--fp16", is_flag=True, help="Ship the half precision network beside the float32 one."
 )
 @click.option("--int8", is_flag=True, help="Ship the 8-bit network as well.")
-@click.option(
-    "--out", type=PathType(), metavar="NAME.fcnd.zip",
-    help="Write the bundle to this file; by default to one in the current folder that is named "
-    "after the run.",
-)  # fmt: skip
+@out_option
 @click.option(
     "--images", "count", type=click.IntRange(min=1), default=PICTURES, show_default=True,
     metavar="N",
@@ -57,10 +53,7 @@ from fcn_deploy.core.spec import Product
     "--quick", is_flag=True,
     help="Time the backends by a quick look: enough to choose one, not to publish.",
 )  # fmt: skip
-@click.option(
-    "--sign", "key", type=PathType(), metavar="KEY.pem",
-    help="Sign the bundle with this private key: ECDSA, P-256.",
-)  # fmt: skip
+@sign_option
 @click.option(
     "--key", "public_key", type=PathType(), metavar="PUB.pem",
     help="Check the signature with this public key.",

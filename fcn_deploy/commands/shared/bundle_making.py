@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from fcn_deploy.commands.shared.console import counter
+from fcn_deploy.commands.shared.options import PathType
 from fcn_deploy.commands.shared.pictures import say_passed_over, say_recognised
 from fcn_deploy.commands.shared.runs import labelled_data
 from fcn_deploy.core.errors import InputError
@@ -21,6 +24,17 @@ if TYPE_CHECKING:
 
 #: Pictures that ride along, unless told otherwise: batches are made of so many different ones.
 PICTURES = 4
+
+
+out_option = click.option(
+    "--out", type=PathType(), metavar=f"NAME{BUNDLE_SUFFIX}",
+    help="Write the bundle to this file; by default to one in the current folder that is named "
+    "after the run.",
+)  # fmt: skip
+sign_option = click.option(
+    "--sign", "key", type=PathType(), metavar="KEY.pem",
+    help="Sign the bundle with this private key: ECDSA, P-256.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
