@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -96,6 +97,14 @@ def functions_of(path: Path) -> Iterator[ast.FunctionDef]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
             yield node
+
+
+def test_programs_lie_beside_no_file_that_hides_a_library() -> None:
+    # A program's own folder comes first in sys.path: there, tests/triton would be `import triton`.
+    libraries = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()}
+    for folder in ("tests/programs", "tests/triton", "benchmarks", "benchmarks/gpu", "docs"):
+        beside = {path.stem for path in (ROOT / folder).iterdir() if path.suffix in {"", ".py"}}
+        assert not beside & libraries, folder
 
 
 def test_files_and_functions_stay_short() -> None:

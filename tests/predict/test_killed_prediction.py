@@ -23,7 +23,7 @@ def test_killed_and_shared_runs_give_the_masks_of_an_undisturbed_one(
     pictures = tmp_path / "pictures"
     for number in range(PICTURES):
         draw(pictures / f"{number:04}.png", number, (24, 32))
-    script = Path(__file__).with_name("killed_prediction.py")
+    script = Path(__file__).parents[1] / "programs" / "killed_prediction.py"
     done = subprocess.run(
         [sys.executable, script, tiny_run, pictures, tmp_path], capture_output=True, text=True
     )

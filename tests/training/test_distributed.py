@@ -19,7 +19,7 @@ from fcn_deploy.training.distributed import World, lost_ranks_named, synchronise
 from fcn_deploy.training.train_state import load_state
 from tests.conftest import WriteVocFolder
 
-HERE = Path(__file__).parents[1]
+PROGRAMS = Path(__file__).parents[1] / "programs"
 WORDS = ["--recipe", "tutorial", "--crop-size", "64x64", "--lr", "0.003", "--amp", "off"]
 
 pytestmark = pytest.mark.skipif(
@@ -36,7 +36,7 @@ def process(*words: object) -> subprocess.CompletedProcess[str]:
     """Run Python with one thread: how many there are decides in which order sums are taken."""
     return subprocess.run(
         [sys.executable, *map(str, words)],
-        capture_output=True, text=True, check=False, cwd=HERE.parent, timeout=240,
+        capture_output=True, text=True, check=False, cwd=PROGRAMS.parents[1], timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
@@ -47,7 +47,7 @@ def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_with_twice_the_batch_learns(data: Path) -> None:
-    done = torchrun(HERE / "two_ranks.py", data)
+    done = torchrun(PROGRAMS / "two_ranks.py", data)
     assert done.returncode == 0, done.stderr
     off = json.loads(done.stdout.splitlines()[-1])
     assert off.pop("correct")["worst_tensor"] <= 1e-9, off
@@ -82,7 +82,7 @@ def test_a_killed_rank_ends_the_run_with_a_word_and_a_checkpoint(
     words = (
         "train", "--data", data, "--out", run, *WORDS, *["--epochs", "2", "--batch-size", "2"]
     )  # fmt: skip
-    done = torchrun(HERE / "lost_rank.py", "SIGKILL", *words)
+    done = torchrun(PROGRAMS / "lost_rank.py", "SIGKILL", *words)
     assert done.returncode != 0
     # Whichever comes first: gloo finds the connection closed, or torchrun ends the others.
     said = [line for line in done.stderr.splitlines() if line.startswith("fcn-deploy: ")]
@@ -104,7 +104,9 @@ def test_a_rank_that_is_told_to_end_ends_all_with_their_state_saved(
 ) -> None:
     run = tmp_path / "run"
     words = (*WORDS, "--epochs", "2", "--batch-size", "2")
-    done = torchrun(HERE / "lost_rank.py", "SIGTERM", "train", "--data", data, "--out", run, *words)
+    done = torchrun(
+        PROGRAMS / "lost_rank.py", "SIGTERM", "train", "--data", data, "--out", run, *words
+    )
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("fcn-deploy: ")]
     assert said == [

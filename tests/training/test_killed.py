@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import WriteVocFolder
 
-HERE = Path(__file__).parents[1]
+PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
 def figures(run: Path) -> tuple[int, list[dict[str, Any]]]:
@@ -36,8 +36,8 @@ def figures(run: Path) -> tuple[int, list[dict[str, Any]]]:
 def test_twenty_kills_end_as_an_undisturbed_run(tmp_path: Path, voc_folder: WriteVocFolder) -> None:
     data = voc_folder(train=4, val=1, size=(80, 112))
     done = subprocess.run(
-        [sys.executable, str(HERE / "killed_training.py"), str(data), str(tmp_path)],
-        capture_output=True, text=True, check=False, cwd=HERE.parent,
+        [sys.executable, str(PROGRAMS / "killed_training.py"), str(data), str(tmp_path)],
+        capture_output=True, text=True, check=False, cwd=PROGRAMS.parents[1],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])

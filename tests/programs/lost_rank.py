@@ -1,4 +1,4 @@
-"""Run by test_train_distributed.py under torchrun: `train`, but rank 1 is hit in batch 3.
+"""Run by tests/training/test_distributed.py under torchrun: `train`, but rank 1 is hit in batch 3.
 
 torchrun --nproc-per-node 2 lost_rank.py SIGKILL|SIGTERM train …
 """

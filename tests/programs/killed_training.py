@@ -1,4 +1,4 @@
-"""Run by test_train_killed.py: a training run is killed twenty times and resumed each time.
+"""Run by tests/training/test_killed.py: a training run is killed and resumed twenty times.
 
     python killed_training.py DATA FOLDER      → "kills 20, runs N" and the runs' folders
 

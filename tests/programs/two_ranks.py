@@ -1,4 +1,4 @@
-"""Run by test_train_distributed.py under torchrun: how far two processes are from one.
+"""Run by tests/training/test_distributed.py under torchrun: how far two processes are from one.
 
     torchrun --nproc-per-node 2 two_ranks.py DATA      → a line of JSON by rank 0
 
