@@ -1,7 +1,5 @@
 """The files of ``benchmarks/results``: read by today's code, and named on the page beside them."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
