@@ -260,10 +260,7 @@ def test_a_kind_that_is_not_read_is_named(tmp_path: Path) -> None:
 )
 @settings(max_examples=250)
 def test_damaged_files_give_a_picture_or_an_error_of_ours(
-    tmp_path_factory: pytest.TempPathFactory,
-    format: str,
-    damage: list[tuple[int, int]],
-    kept: int,
+    tmp_path_factory: pytest.TempPathFactory, format: str, damage: list[tuple[int, int]], kept: int
 ) -> None:
     content = bytearray(WHOLE[format])
     for place, value in damage:

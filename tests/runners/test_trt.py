@@ -110,9 +110,7 @@ def test_predict_reports_a_picture_that_the_engine_does_not_take_and_goes_on(
             np.testing.assert_array_equal(read_mask(prediction.mask, palette), expected)
 
 
-def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(
-    machine: FakeMachine,
-) -> None:
+def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(machine: FakeMachine) -> None:
     small = ShapeProfile((1, 8, 8), (1, 8, 8), (2, 16, 16))
     large = ShapeProfile((1, 64, 64), (1, 64, 64), (4, 128, 128))
     with open_trt(make_run(machine, small, large)) as runner:

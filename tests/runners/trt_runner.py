@@ -41,9 +41,7 @@ def latest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
 
 
 def make_run(
-    machine: FakeMachine,
-    *profiles: ShapeProfile,
-    outputs: tuple[str, ...] = ("mask",),
+    machine: FakeMachine, *profiles: ShapeProfile, outputs: tuple[str, ...] = ("mask",)
 ) -> Run:
     run = Run(Path("runs/city"))
     write_onnx(run.onnx(FP16), FP16, outputs)

@@ -148,10 +148,7 @@ def test_the_logits_engine_is_built_as_the_masks_engine_was(
     run, cache = Run(tmp_path / "runs" / "city"), tmp_path / "mine.cache"
     write_onnx(run.onnx(FP16), FP16)
     options = BuildOptions(
-        workspace_mib=7,
-        optimization_level=1,
-        timing_cache=cache,
-        portable=Portability.AMPERE,
+        workspace_mib=7, optimization_level=1, timing_cache=cache, portable=Portability.AMPERE
     )
     engine_from_onnx(
         OnnxFile(run.onnx(FP16)),

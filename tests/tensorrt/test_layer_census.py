@@ -193,11 +193,7 @@ def test_a_refused_engine_leaves_its_plan_beside_its_place_and_the_next_takes_it
     ("logs", "count", "told"),
     [
         (False, {}, "not told (engine inspector: the process ended while it was asked)"),
-        (
-            True,
-            {"fp16": 1},
-            "builder log; engine inspector: the process ended while it was asked",
-        ),
+        (True, {"fp16": 1}, "builder log; engine inspector: the process ended while it was asked"),
     ],
 )
 def test_a_count_that_ends_the_process_costs_neither_plan_nor_timings(

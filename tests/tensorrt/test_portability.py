@@ -47,12 +47,7 @@ def built(
     ],
 )
 def test_the_builder_is_told_and_name_and_sidecar_tell_it(
-    machine: FakeMachine,
-    portable: Portability,
-    flag: str,
-    name: str,
-    tmp_path: Path,
-    folder: Path,
+    machine: FakeMachine, portable: Portability, flag: str, name: str, tmp_path: Path, folder: Path
 ) -> None:
     path = write_onnx(tmp_path / "model.onnx")
     if machine.product is Product.RTX:

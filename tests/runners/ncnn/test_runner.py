@@ -149,10 +149,7 @@ class TestSplitGraph:
             ]
             for part in (graph.head, graph.rest)
         }
-        assert kept == {
-            "head": [("Conv", [7, 7]), ("MaxPool", [3, 3])],
-            "rest": [("Conv", [2, 2])],
-        }
+        assert kept == {"head": [("Conv", [7, 7]), ("MaxPool", [3, 3])], "rest": [("Conv", [2, 2])]}
         assert kinds.count("Convolution") == len(convolutions) - 2
         assert len(graph.seam) == 1
 

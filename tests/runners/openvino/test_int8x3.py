@@ -69,10 +69,7 @@ def convolution(
         helper.make_node(before, ["image"], ["positive"]),
         helper.make_node("Conv", ["positive", "weight", "bias"], ["out"], **attributes),
     ]
-    weights = {
-        "weight": normal(filters, inputs, kernel, kernel),
-        "bias": normal(filters, seed=1),
-    }
+    weights = {"weight": normal(filters, inputs, kernel, kernel), "bias": normal(filters, seed=1)}
     return graph_of(nodes, weights, opset=opset)
 
 
@@ -150,10 +147,7 @@ def test_three_products_are_nearly_float32(
     assert rounded > 50 * error
 
 
-@given(
-    scale=st.floats(2.0**-60, 2.0**60),
-    outlier=st.floats(1, 100),
-)
+@given(scale=st.floats(2.0**-60, 2.0**60), outlier=st.floats(1, 100))
 @settings(max_examples=20, deadline=None)
 def test_no_value_is_cut_off(scale: float, outlier: float) -> None:
     plain = convolution(pads=[1] * 4)
