@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,8 +158,8 @@ class Batcher:
         try:
             batch = images[0] if len(images) == 1 else np.concatenate(images)
             mask = self._run(batch).mask
-            ends = np.cumsum([len(one) for one in images])[:-1]
-            results = list(np.split(mask, ends))
+            ends = list(accumulate(map(len, images)))
+            results = [mask[end - len(one) : end] for one, end in zip(images, ends, strict=True)]
         except Exception as error:
             # One that the backend does not take must not cost the others their answers.
             # Without a traceback, which would hold this frame, and so the pictures.

@@ -66,6 +66,8 @@ class Metrics:
         stage_seconds: how long a stage of a request for masks took: read, decode, queue, compute,
             encode, total.
         pixels: that were computed.
+        runner_cpu: CPU seconds that the runner's thread spent in ``runner.run``; what threads of
+            the backend's own spent is not in it.
         accepted: requests that were read whole.
         answered: of these, those whose answer was handed to their connection; of a client that
             has gone, it goes nowhere.
@@ -108,6 +110,11 @@ class Metrics:
         )
         self.pixels = Counter(
             "fcn_deploy_pixels", "Pixels that were computed.", registry=self._registry
+        )
+        self.runner_cpu = Counter(
+            "fcn_deploy_runner_cpu_seconds",
+            "CPU time of the runner's thread while it computed batches.",
+            registry=self._registry,
         )
         self.accepted = 0
         self.answered = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
@@ -210,7 +211,11 @@ class Service:
 
     def _run(self, images: NDArray[np.uint8]) -> Outputs:
         """Compute a batch; in the runner's thread."""
-        outputs = self._runner.run(images)
+        began = time.thread_time()
+        try:
+            outputs = self._runner.run(images)
+        finally:
+            self.metrics.runner_cpu.inc(time.thread_time() - began)
         for image, mask in zip(images, outputs.mask, strict=True):
             if not mask.any() and not self._has_finite_logits(image):
                 raise not_finite()

@@ -249,7 +249,7 @@ def render(
         output["parameters"] = {"binary_data_size": mask.size}
         head = json.dumps(fields).encode()
         headers = {HEADER_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"}
-        return head + mask.tobytes(), headers
+        return b"".join((head, np.ascontiguousarray(mask).data)), headers
     # Written by hand: json makes a Python object of every pixel first.
     head = json.dumps(fields).encode().removesuffix(b"}]}")
     values = b",".join([_WRITTEN[value] for value in mask.tobytes()])
