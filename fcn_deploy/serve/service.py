@@ -200,12 +200,14 @@ class Service:
         self.require_room()
         self.require_size(*images.shape[:3])
         pending = self._batcher.submit(images)
+        if gone is not None:
+            gone.add_done_callback(lambda _: pending.cancel())
         try:
-            if gone is not None:
-                await asyncio.wait((pending, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not pending.done():
-                    raise ClientGoneError("the client closed its connection")
             return await pending
+        except asyncio.CancelledError:
+            if gone is not None and gone.done():
+                raise ClientGoneError("the client closed its connection") from None
+            raise
         finally:
             pending.cancel()  # leaves the queue; nothing, where it has its answer
 

@@ -96,7 +96,7 @@ def _json_length(body: bytes, header: str | None) -> int:
 
 def _parsed(text: memoryview) -> Any:
     try:
-        return json.loads(bytes(text))
+        return json.loads(str(text, "utf-8"))
     except (ValueError, RecursionError) as error:  # of text that is no UTF-8 as well
         raise RequestError(f"the request is no JSON ({str(error)[:120]})") from None
 
