@@ -399,16 +399,14 @@ def table(document: dict[str, Any]) -> list[str]:
         rates = [statistics.median(row[str(n)]["per_s"] for _, row in rows) for n in THREADS]
         own = "–"
         if "own_cpu_ms" in rows[0][1]["1"]:
-            each = [
-                statistics.median(row[str(n)]["own_cpu_ms"] for _, row in rows) for n in THREADS
-            ]
-            own = ", ".join(f"{milliseconds:.1f}" for milliseconds in each) + " ms"
+            counted = [[row[str(n)]["own_cpu_ms"] for _, row in rows] for n in THREADS]
+            own = ", ".join(f"{statistics.median(each):.1f}" for each in counted) + " ms"
         p99 = statistics.median(row["loadgen"]["p99_ms"] for _, row in rows)
         valid = sum(row["loadgen"]["valid"] for _, row in rows)
         lines.append(
             f"| {name[0]} | {name[1]} | {beyond['p50_ms']:.1f} ms | {beyond['cpu_ms']:.1f} ms | "
-            f"{own} | {', '.join(f'{rate:.0f}' for rate in rates)} | {p99:.0f} ms, valid in {valid} of "
-            f"{len(rows)} |"
+            f"{own} | {', '.join(f'{rate:.0f}' for rate in rates)} | {p99:.0f} ms, "
+            f"valid in {valid} of {len(rows)} |"
         )
     return lines
 
