@@ -1,7 +1,5 @@
 """From the repeats of a case to the row of a bench."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TypedDict

@@ -3,8 +3,6 @@
 What no result file says is called unknown: no figure is computed or guessed here.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 

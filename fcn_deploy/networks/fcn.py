@@ -10,8 +10,6 @@ Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Seg
 bodies after Chen et al., "Rethinking Atrous Convolution" (2017), in torchvision's form.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn

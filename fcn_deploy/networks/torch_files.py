@@ -1,7 +1,5 @@
 """Files of torch.save: the tensors in them, however a training script has wrapped them."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path

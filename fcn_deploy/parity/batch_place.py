@@ -1,7 +1,5 @@
 """Whether what a picture gets depends on its place in a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -9,8 +9,6 @@ it, that is what is said.
                                                  └─diagnose──▶ sentences, where the gate fails
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Numbers, percentages and runner names as text for tables and sentences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

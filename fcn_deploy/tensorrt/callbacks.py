@@ -1,7 +1,5 @@
 """TensorRT's callbacks: its logger, its progress monitor, its profiler of layers."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Restores the thread's alternate signal stack, which loading OpenVINO takes away."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from collections.abc import Iterator
