@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.commands.predict_engine import RAY, engine_options, open_engine, require_engine
+from fcn_deploy.commands.predict_engine import engine_options, open_engine, require_engine
 from fcn_deploy.commands.predict_progress import progress, rate_words, say_resumed
 from fcn_deploy.commands.shared.backends import say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
@@ -151,13 +151,9 @@ def predict(**typed: Any) -> None:
 def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     """Do what is left, and return how many masks were written."""
     chosen = _choose_backend(source, job, options)
-    if options.engine == RAY:
-        from fcn_deploy.predict.ray_engine import require_files
-
-        require_files(job.selection.items)
     done = 0
     with ExitStack() as stack:
-        engine = open_engine(source, chosen, options, stack)
+        engine = open_engine(source, chosen, options, job.selection.items, stack)
         job.begin(engine)
         say_resumed(job, resumed=options.resume)
         left = len(job.selection.items)
@@ -173,8 +169,8 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
                     click.echo(f"fcn-deploy: {_named(prediction)}", err=True)
         seconds = time.perf_counter() - begun
         described = engine.describe()
-        for note in engine.notes():
-            console.print(note)
+        if engine.lost:
+            console.print(f"workers lost: {len(engine.lost)}, the last: {engine.lost[-1]}")
     say_unusual([described])
     out = job.journal.path.parent
     console.print(

@@ -1,8 +1,6 @@
-"""Engine: what makes masks of a job's pictures; this process, or the workers of a cluster.
+"""Engine: what makes masks of a job's pictures, this process or the workers of a cluster.
 
-    job ──Work──▶ engine: decode ‖ compute ‖ write the mask ──Outcome──▶ line in the job's journal
-
-Engines write masks, and the job alone writes its journal.
+Engines write masks; the journal is the job's.
 """
 
 from __future__ import annotations
@@ -27,15 +25,7 @@ from fcn_deploy.runners.base import Runner
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Pictures that are to be done, and where their masks go.
-
-    Attributes:
-        items: the pictures.
-        masks: the path of each one's mask below ``out``.
-        out: the folder of the masks.
-        unfinished: a folder in it for files that have no name yet.
-        with_overlay: whether overlays are written as well.
-    """
+    """Pictures to be done, the paths of their masks below ``out``, and where files have no name."""
 
     items: Sequence[Item]
     masks: Sequence[str]
@@ -46,14 +36,7 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one picture.
-
-    Attributes:
-        place: of the picture in the work.
-        state: that it was read in; 0 where it got no mask.
-        values: of its line in the journal.
-        error: why it got no mask, or None.
-    """
+    """What became of the picture at a place of the work: its state and its journal's values."""
 
     place: int
     state: int
@@ -63,17 +46,15 @@ class Outcome:
 
 #: Takes each outcome right behind its mask, on any thread.
 Record = Callable[[Outcome], None]
-#: Returns the outcome of a picture whose mask is on the disk already, or None.
+#: Returns the outcome of a picture whose mask this run has written already, or None.
 Found = Callable[[int], Outcome | None]
 
 
 class Engine(ABC):
-    """What makes masks, by one model."""
+    """What makes masks, by one model; ``lost`` tells how workers died."""
 
-    @property
-    @abstractmethod
-    def spec(self) -> ModelSpec:
-        """Classes and colours of the masks."""
+    spec: ModelSpec
+    lost: Sequence[str] = ()
 
     @abstractmethod
     def describe(self) -> RunnerDescription:
@@ -81,40 +62,22 @@ class Engine(ABC):
 
     @abstractmethod
     def outcomes(self, work: Work, record: Record, found: Found) -> Generator[Outcome, None, None]:
-        """Do the work, and yield what became of each picture, once, as it is finished.
-
-        Raises:
-            FcnDeployError: something is wrong that concerns all pictures.
-        """
-
-    def notes(self) -> list[str]:
-        """Return a line each on what was unusual."""
-        return []
+        """Do the work, and yield what became of each picture, once, as it is finished."""
 
 
 class LocalEngine(Engine):
-    """One runner in this process: outcomes come in the order of the pictures.
+    """A runner in this process: outcomes come in the order of the pictures.
 
-    Args:
-        runner: an open runner.
-        batch_size: most pictures to segment at once; those of a batch are of one size.
-        has_finite_logits: see :func:`fcn_deploy.predict.folder.predict`.
+    The arguments are those of :func:`fcn_deploy.predict.folder.predict`.
     """
 
     def __init__(
-        self,
-        runner: Runner,
-        batch_size: int = 1,
-        has_finite_logits: FiniteCheck = lambda image: True,
+        self, runner: Runner, batch_size: int = 1, has_finite_logits: FiniteCheck = lambda _: True
     ) -> None:
+        self.spec = runner.spec
         self._runner = runner
         self._batch_size = batch_size
         self._has_finite_logits = has_finite_logits
-
-    @property
-    def spec(self) -> ModelSpec:
-        """That of the runner."""
-        return self._runner.spec
 
     def describe(self) -> RunnerDescription:
         """Describe the runner."""
@@ -124,19 +87,20 @@ class LocalEngine(Engine):
         self, work: Work, record: Record, found: Found = lambda place: None
     ) -> Generator[Outcome, None, None]:
         """Do the work; each outcome is recorded by the thread that wrote its mask."""
-        spec = self.spec
-        sink = MasksOnDisk(work.out, work.masks, spec.palette, work.unfinished)
+        sink = MasksOnDisk(work.out, work.masks, self.spec.palette, work.unfinished)
         states: dict[int, int] = {}
 
         def write(answer: Segmented | Failed) -> Outcome:
             place, written = answer.place, sink.write_or_fail(answer)
-            state, item = states.pop(place, 0), work.items[place]
+            item, state = work.items[place], states.pop(place, 0)
             if isinstance(written, Failed):
                 outcome = failed(place, item, written.error)
             else:
                 assert isinstance(answer, Segmented)
-                mask, seconds = answer.mask, answer.seconds
-                outcome = done(place, state, item, work.masks[place], mask, seconds, spec)
+                values = line_values(
+                    item, work.masks[place], answer.mask, answer.seconds, self.spec.class_names
+                )
+                outcome = Outcome(place, state, values)
             record(outcome)
             return outcome
 
@@ -166,25 +130,22 @@ class _Reading:
         return self._item.read(before)
 
 
-def done(
-    place: int,
-    state: int,
+def line_values(
     item: Item,
     mask: str,
     classes_of_pixels: NDArray[np.uint8],
     seconds: float | None,
-    spec: ModelSpec,
-) -> Outcome:
-    """Return the outcome of a picture that has its mask."""
-    values = {
+    classes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Return what the journal says of a picture that has its mask."""
+    return {
         "source": item.name,
         "mask": mask,
         "size": list(classes_of_pixels.shape),
         "ms": None if seconds is None else round(1e3 * seconds, 1),
-        "shares": class_shares(classes_of_pixels, spec.class_names),
+        "shares": class_shares(classes_of_pixels, classes),
         "error": None,
     }
-    return Outcome(place, state, values)
 
 
 def failed(place: int, item: Item, error: PredictionError) -> Outcome:

@@ -20,7 +20,7 @@ from fcn_deploy.core.errors import ImageError
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.images import decoded
 from fcn_deploy.predict.batches import MaskNames
-from fcn_deploy.predict.engine import Engine, LocalEngine, Outcome, Work, done
+from fcn_deploy.predict.engine import Engine, LocalEngine, Outcome, Work, line_values
 from fcn_deploy.predict.folder import Prediction
 from fcn_deploy.predict.items import Item
 from fcn_deploy.predict.journal import Journal
@@ -143,7 +143,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
             state = item.state()
             found = self._up_to_date(item, mask, since_ns)
             if found is not None:
-                return done(place, state, item, mask, found, None, spec)
+                return Outcome(place, state, line_values(item, mask, found, None, spec.class_names))
         return None
 
     def _up_to_date(self, item: Item, mask: str, since_ns: int) -> NDArray[np.uint8] | None:
@@ -164,12 +164,9 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         batch_size: int = 1,
         has_finite_logits: FiniteCheck = lambda image: True,
     ) -> Generator[Prediction, None, None]:
-        """Do what is left, and yield each picture as it is finished, in the order of the pictures.
+        """Do what is left by a runner, and yield each picture, in the order of the pictures.
 
-        Args:
-            runner: that :meth:`begin` was called with.
-            batch_size: most pictures to segment at once; those of a batch are of one size.
-            has_finite_logits: see :func:`fcn_deploy.predict.folder.predict`.
+        The arguments are those of :class:`fcn_deploy.predict.engine.LocalEngine`.
 
         Raises:
             ArtifactError: a mask or the journal cannot be written.
@@ -177,14 +174,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         yield from self.predictions_by(LocalEngine(runner, batch_size, has_finite_logits))
 
     def predictions_by(self, engine: Engine) -> Generator[Prediction, None, None]:
-        """Let an engine do what is left, and yield each picture as it is finished.
-
-        Args:
-            engine: that :meth:`begin` was called with.
-
-        Raises:
-            FcnDeployError: something is wrong that concerns all pictures.
-        """
+        """Do what is left by the engine that :meth:`begin` was called with."""
         items, masks = self.selection.items, self.selection.masks
         work = Work(items, masks, self._out, self.journal.unfinished, self._with_overlay)
 
