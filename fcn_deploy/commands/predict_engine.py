@@ -107,7 +107,7 @@ def open_engine(
         opener = OpenRunner(source, chosen, options.precision, device, trust_code=False)
         runner, check = opener(stack, options.threads)
         return LocalEngine(runner, options.batch_size, check)
-    from fcn_deploy.predict.ray_engine import RayEngine, RayOptions, require_files
+    from fcn_deploy.predict.ray_engine import RayEngine, require_files
     from fcn_deploy.runners.base import find_backend
 
     require_files(items)
@@ -115,7 +115,11 @@ def open_engine(
     unproven = ChosenBackend(chosen.backend, chosen.precision)  # the proof was of this machine
     engine = RayEngine(
         OpenRunner(source, unproven, options.precision, device, code_is_trusted()),
-        RayOptions(options.address, options.workers, gpu, options.threads, options.batch_size),
+        options.address,
+        options.workers,
+        gpu,
+        options.threads,
+        options.batch_size,
     )
     workers, cpus, gpus = stack.enter_context(engine).plan
     console.print(f"ray: workers {workers}, CPUs of each {cpus}, GPUs of each {gpus}")

@@ -36,10 +36,9 @@ class Dispatch:
     """The pictures of a job on their way to workers.
 
     Args:
-        total: how many pictures there are.
-        workers: how many work at once.
+        total, workers: how many pictures, and how many workers at once.
         start: brings one to life; it, and the worker, may raise WorkerLostError.
-        stop: ends all, also those that are being started; called from another thread.
+        stop: ends all, also those that are being started.
         found: tells of a mask that a worker wrote before it died.
         killed: makes the outcome of a picture that workers died of, told how the last one did.
     """
@@ -82,8 +81,7 @@ class Dispatch:
                     living -= 1
                     if not living:
                         raise BackendError(
-                            f"{LOSSES_IN_A_ROW} workers in a row died before a picture was "
-                            f"finished, the last: {event}",
+                            f"{LOSSES_IN_A_ROW} workers died in a row, the last: {event}",
                             "look into Ray's logs; --resume goes on with what is left",
                         ) from event
                 elif isinstance(event, BaseException):

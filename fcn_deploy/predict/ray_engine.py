@@ -12,7 +12,7 @@ import shutil
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,45 +51,29 @@ def require_files(items: Sequence[Item]) -> None:
             )
 
 
-@dataclass(frozen=True)
-class RayOptions:
-    """Which cluster, and how much of it.
+def plan(
+    nodes: Sequence[Mapping[str, float]], workers: int | None = None, gpu: bool | None = None
+) -> tuple[int, int, int]:
+    """Return how many workers there are, and of each its CPUs and its GPUs.
 
-    Attributes:
-        address: of one that runs already; None: one is started here, and ended with the job.
+    Args:
+        nodes: each of so many ``CPU`` and ``GPU``.
         workers: how many; None: one for each GPU, or for each node where none is used.
-        gpu: whether each worker has a GPU; None: where the cluster has any.
-        threads: CPU threads of each worker; None: its share of the CPUs.
-        batch_size: most pictures to segment at once.
-    """
-
-    address: str | None = None
-    workers: int | None = None
-    gpu: bool | None = None
-    threads: int | None = None
-    batch_size: int = 1
-
-
-def plan(nodes: Sequence[Mapping[str, float]], options: RayOptions) -> tuple[int, int, int]:
-    """Share out nodes, each of so many ``CPU`` and ``GPU``.
-
-    Returns:
-        How many workers there are, and of each its CPUs and its GPUs.
+        gpu: whether each has a GPU; None: where there are any.
     """
     with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
-    gpu = options.gpu or (options.gpu is None and bool(with_gpu))
+    gpu = bool(with_gpu) if gpu is None else gpu
     kind = "GPU" if gpu else "CPU"
     nodes = with_gpu if gpu else [node for node in nodes if node.get("CPU", 0) >= 1]
     room = sum(int(node[kind]) for node in nodes)
-    workers = options.workers or (room if gpu else len(nodes))
     if not room:
         raise BackendError(f"the Ray cluster has no {kind}", "choose another --backend")
+    workers = workers or (room if gpu else len(nodes))
     if workers > room:
         raise InputError(
             f"--workers {workers} is too many for {room} {kind}s", f"give at most {room}"
         )
-    on_each = -(-workers // len(nodes))
-    cpus = min(int(node.get("CPU", 0)) for node in nodes) // on_each
+    cpus = min(int(node.get("CPU", 0)) for node in nodes) // -(-workers // len(nodes))
     return workers, max(1, cpus), int(gpu)
 
 
@@ -138,15 +122,24 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
 
     Args:
         opener: is sent to the workers, which import what it names.
-        options: which cluster, and how much of it.
-
-    Attributes:
-        lost: how each worker that died did so.
+        address: of the cluster; None: one is started here, and ended with the job.
+        workers, gpu: see :func:`plan`.
+        threads: CPU threads of each worker; None: its share of the CPUs.
+        batch_size: most pictures to segment at once.
     """
 
-    def __init__(self, opener: Opener, options: RayOptions) -> None:
-        self._opener = opener
-        self._options = options
+    def __init__(
+        self,
+        opener: Opener,
+        address: str | None,
+        workers: int | None,
+        gpu: bool | None,
+        threads: int | None,
+        batch_size: int,
+    ) -> None:
+        self._opener, self._address = opener, address
+        self._asked = workers, gpu
+        self._threads, self._batch_size = threads, batch_size
         self._first: Any = None
         self._actors: set[Any] = set()
         self._stopped = False
@@ -161,12 +154,13 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
         self._connect()
         try:
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            self.plan = plan(nodes, self._options)
+            self.plan = plan(nodes, *self._asked)
             self._first, self.spec, self._description = self._start(_START_SECONDS)
-        except BaseException as error:
+        except WorkerLostError as lost:
             self.__exit__()
-            if isinstance(error, WorkerLostError):
-                raise BackendError(f"no worker lives: {error}", "look into Ray's logs") from error
+            raise BackendError(f"no worker lives: {lost}", "look into Ray's logs") from lost
+        except BaseException:
+            self.__exit__()
             raise
         return self
 
@@ -175,7 +169,7 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
         self._ray.shutdown()
 
     def _connect(self) -> None:
-        address = self._options.address
+        address = self._address
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
             options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
@@ -208,9 +202,9 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
                     f"the Ray cluster had no room for a worker in {seconds} seconds",
                     "look at `ray status`, or give another number of --workers",
                 ) from error
-            threads = self._options.threads or (None if gpus else cpus)
+            threads = self._threads or (None if gpus else cpus)
             opened = self._ray.get(
-                actor.open.remote(self._opener, Path.cwd(), threads, self._options.batch_size)
+                actor.open.remote(self._opener, Path.cwd(), threads, self._batch_size)
             )
             if isinstance(opened, FcnDeployError):
                 raise opened

@@ -13,6 +13,8 @@ from fcn_deploy.core.errors import ArtifactError, BackendError
 from fcn_deploy.predict.dispatch import ATTEMPTS_ALONE, LOSSES_IN_A_ROW, Dispatch, WorkerLostError
 from fcn_deploy.predict.engine import Outcome
 
+COUNT = 50
+
 
 class Fakes:
     """Workers that die of some pictures so many times; what they had done before is on the disk."""
@@ -22,7 +24,7 @@ class Fakes:
         self.masks: Counter[int] = Counter()
         self.blocks: list[tuple[int, ...]] = []
         self.starts = itertools.count()
-        self.failed: list[int] = []
+        self.failed: set[int] = set()
         self.stopped = threading.Event()
 
     def start(self) -> Fakes:
@@ -42,19 +44,20 @@ class Fakes:
         return Outcome(place, 1, {}) if self.masks[place] else None
 
     def killed(self, place: int, how: str) -> Outcome:
-        self.failed.append(place)
+        self.failed.add(place)
         return Outcome(place, 0, {}, BackendError(how))
 
-    def run(self, total: int = 50, workers: int = 1, most: int = 100) -> list[int]:
+    def run(self, workers: int = 1, most: int = COUNT + 1) -> list[int]:
         before = threading.active_count()
-        running = Dispatch(
-            total, workers, self.start, self.stopped.set, self.found, self.killed
-        ).outcomes()  # fmt: skip
+        dispatch = Dispatch(
+            COUNT, workers, self.start, self.stopped.set, self.found, self.killed
+        )  # fmt: skip
+        running = dispatch.outcomes()
         try:
-            return sorted(outcome.place for outcome, _ in zip(running, range(most), strict=False))
+            return sorted(outcome.place for outcome in itertools.islice(running, most))
         finally:
             running.close()
-            assert self.stopped.is_set() or not total
+            assert self.stopped.is_set()
             assert threading.active_count() == before
 
 
@@ -62,18 +65,17 @@ class Fakes:
 @pytest.mark.parametrize("deaths", [0, 1, ATTEMPTS_ALONE, 100])
 def test_each_picture_is_told_of_once_and_the_deadly_one_fails(workers: int, deaths: int) -> None:
     fakes = Fakes({1: deaths, 2: deaths})
-    assert fakes.run(workers=workers) == list(range(50))
+    assert fakes.run(workers) == list(range(COUNT))
     # The block dies of the first already: the second ends one worker less.
-    failed = {100: [1, 2], ATTEMPTS_ALONE: [2]}.get(deaths, [])
-    assert sorted(fakes.failed) == failed
-    assert fakes.masks == Counter(set(range(50)) - set(failed))  # none is computed twice
+    assert fakes.failed == {100: {1, 2}, ATTEMPTS_ALONE: {2}}.get(deaths, set())
+    assert fakes.masks == Counter(set(range(COUNT)) - fakes.failed)  # none is computed twice
     assert fakes.blocks.count((1,)) == min(deaths, ATTEMPTS_ALONE)
 
 
 def test_deadly_pictures_side_by_side_do_not_end_the_job() -> None:
     fakes = Fakes(dict.fromkeys([3, 4, 5, 6], 100))
-    assert fakes.run(20) == list(range(20))
-    assert sorted(fakes.failed) == [3, 4, 5, 6]
+    assert fakes.run() == list(range(COUNT))
+    assert fakes.failed == {3, 4, 5, 6}
 
 
 def test_workers_that_never_live_end_the_job_with_the_reason() -> None:
@@ -84,7 +86,7 @@ def test_workers_that_never_live_end_the_job_with_the_reason() -> None:
 
     fakes = Stillborn()
     with pytest.raises(BackendError, match=f"{LOSSES_IN_A_ROW} workers .*no such library"):
-        fakes.run(workers=2)
+        fakes.run(2)
     assert next(fakes.starts) == 2 * LOSSES_IN_A_ROW
 
 
@@ -96,7 +98,7 @@ def test_a_worker_without_a_place_in_the_cluster_holds_nothing_up() -> None:
                 raise WorkerLostError("all were stopped")
             return self
 
-    assert Full().run(workers=2) == list(range(50))
+    assert Full().run(2) == list(range(COUNT))
 
 
 def test_what_concerns_all_pictures_ends_the_job() -> None:
@@ -105,6 +107,5 @@ def test_what_concerns_all_pictures_ends_the_job() -> None:
             raise ArtifactError("the disk is full")
 
     with pytest.raises(ArtifactError, match="the disk is full"):
-        DiskFull().run(workers=2)
-    assert len(Fakes().run(workers=2, most=1)) == 1  # left early
-    assert Fakes().run(0) == []
+        DiskFull().run(2)
+    assert len(Fakes().run(2, most=1)) == 1  # left early

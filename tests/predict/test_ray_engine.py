@@ -14,13 +14,11 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.core.errors import BackendError, InputError
-from fcn_deploy.predict.ray_engine import RayOptions, plan, require_files
+from fcn_deploy.predict.ray_engine import plan, require_files
 from fcn_deploy.predict.sources import Sources
 from tests.predict.jobs import draw, draw_many
 
 COUNT = 60
-CPUS = [{"CPU": 8.0, "memory": 1e9}, {"CPU": 4.0}, {"memory": 1e9}]
-GPUS = [*CPUS, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 64.0, "GPU": 8.0}]
 
 
 def loopback_alone() -> list[str]:
@@ -61,23 +59,14 @@ def test_pictures_in_archives_are_refused_with_the_repair(tmp_path: Path) -> Non
             require_files(list(sources))
 
 
-@pytest.mark.parametrize(
-    ("nodes", "options", "expected"),
-    [
-        (CPUS, RayOptions(), (2, 4, 0)),
-        (CPUS, RayOptions(workers=12), (12, 1, 0)),
-        (GPUS, RayOptions(), (12, 5, 1)),
-        (GPUS, RayOptions(gpu=False), (4, 4, 0)),
-    ],
-)
-def test_a_worker_gets_a_gpu_or_a_share_of_its_node(
-    nodes: list[dict[str, float]], options: RayOptions, expected: tuple[int, int, int]
-) -> None:
-    assert plan(nodes, options) == expected
-
-
-def test_more_workers_than_devices_are_refused() -> None:
+def test_a_worker_gets_a_gpu_or_a_share_of_its_node() -> None:
+    cpus = [{"CPU": 8.0, "memory": 1e9}, {"CPU": 4.0}, {"memory": 1e9}]
+    gpus = [*cpus, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 64.0, "GPU": 8.0}]
+    assert plan(cpus) == (2, 4, 0)
+    assert plan(cpus, 12) == (12, 1, 0)
+    assert plan(gpus) == (12, 5, 1)
+    assert plan(gpus, gpu=False) == (4, 4, 0)
     with pytest.raises(InputError, match="--workers 13 is too many for 12 GPUs; give at most 12"):
-        plan(GPUS, RayOptions(workers=13))
+        plan(gpus, 13)
     with pytest.raises(BackendError, match="the Ray cluster has no GPU"):
-        plan(CPUS, RayOptions(gpu=True))
+        plan(cpus, gpu=True)
