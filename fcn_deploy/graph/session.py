@@ -1,5 +1,7 @@
 """One ONNX Runtime CPU session, for calibration and bisect."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from fcn_deploy.core.errors import BackendError, OnnxFileError

@@ -13,6 +13,8 @@ person's editor: whatever is missing or wrong in it is an `ArtifactError` that n
 and repair.
 """
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
