@@ -320,24 +320,12 @@ def scenario(
             clients.ask(number)
 
     tested = loadgen.server(
-        answer,
-        samples=len(images),
-        min_seconds=1.0,
-        rate=rate,
-        target_p99_ms=BOUND_MS,
-        max_batch=1,
-        workers=WORKERS,
-    )
-    return {
-        "rate": rate,
-        "queries": tested.samples,
-        "valid": tested.verdict.valid,
-        **{
-            f"{name}_ms": round(tested.latency_ms[name], 2)
-            for name in ("p50", "p90", "p99")
-            if name in tested.latency_ms
-        },
-    }
+        answer, samples=len(images), min_seconds=1.0, rate=rate, target_p99_ms=BOUND_MS,
+        max_batch=1, workers=WORKERS,
+    )  # fmt: skip
+    said = [name for name in ("p50", "p90", "p99") if name in tested.latency_ms]
+    latency = {f"{name}_ms": round(tested.latency_ms[name], 2) for name in said}
+    return {"rate": rate, "queries": tested.samples, "valid": tested.verdict.valid, **latency}
 
 
 def _figures(times: Sequence[float]) -> dict[str, float]:
@@ -362,8 +350,7 @@ def cpu_seconds(process: int) -> float:
     family = {process}
     while grown := {child for child, parent in parents.items() if parent in family} - family:
         family |= grown
-    seconds = 0.0
-    clock = ctypes.c_int()
+    clock, seconds = ctypes.c_int(), 0.0
     for member in family:  # /proc has hundredths of a second alone
         if ctypes.CDLL(None).clock_getcpuclockid(member, ctypes.byref(clock)) == 0:
             seconds += time.clock_gettime(clock.value)
@@ -386,26 +373,22 @@ def table(document: dict[str, Any]) -> list[str]:
     ]
     for case in sorted(rounds[0]["cases"], key=lambda case: (case["server"], case["protocol"])):
         name = (case["server"], case["protocol"])
-        rows = [
-            (one["runner"], other)
-            for one in rounds
-            for other in one["cases"]
-            if (other["server"], other["protocol"]) == name
-        ]
+        every = [(one["runner"], other) for one in rounds for other in one["cases"]]
+        rows = [(own, row) for own, row in every if (row["server"], row["protocol"]) == name]
         beyond = {
             figure: statistics.median(row["1"][figure] - own[figure] for own, row in rows)
             for figure in ("p50_ms", "cpu_ms")
         }
         rates = [statistics.median(row[str(n)]["per_s"] for _, row in rows) for n in THREADS]
-        own = "–"
+        spent = "–"
         if "own_cpu_ms" in rows[0][1]["1"]:
             counted = [[row[str(n)]["own_cpu_ms"] for _, row in rows] for n in THREADS]
-            own = ", ".join(f"{statistics.median(each):.1f}" for each in counted) + " ms"
+            spent = ", ".join(f"{statistics.median(each):.1f}" for each in counted) + " ms"
         p99 = statistics.median(row["loadgen"]["p99_ms"] for _, row in rows)
         valid = sum(row["loadgen"]["valid"] for _, row in rows)
         lines.append(
             f"| {name[0]} | {name[1]} | {beyond['p50_ms']:.1f} ms | {beyond['cpu_ms']:.1f} ms | "
-            f"{own} | {', '.join(f'{rate:.0f}' for rate in rates)} | {p99:.0f} ms, "
+            f"{spent} | {', '.join(f'{rate:.0f}' for rate in rates)} | {p99:.0f} ms, "
             f"valid in {valid} of {len(rows)} |"
         )
     return lines
