@@ -152,7 +152,7 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             self.plan = plan(nodes, *self._asked)
             self._first: _Worker | None = self._started()
-            if not ray.wait([self._first.actor.name.remote()], timeout=_START_SECONDS)[0]:
+            if not ray.wait([self._first.placed], timeout=_START_SECONDS)[0]:
                 raise BackendError(
                     f"the Ray cluster had no room for a worker in {_START_SECONDS} seconds",
                     "look at `ray status`, or give another number of --workers",
@@ -201,10 +201,9 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
         actor = self._ray.remote(_Actor).options(scheduling_strategy="SPREAD", **options).remote()
         self._actors.add(actor)
-        threads = self._threads or (None if gpus else cpus)
-        return _Worker(
-            self, actor, actor.open.remote(self._opener, Path.cwd(), threads, self._batch_size)
-        )
+        placed, threads = actor.name.remote(), self._threads or (None if gpus else cpus)
+        opening = actor.open.remote(self._opener, Path.cwd(), threads, self._batch_size)
+        return _Worker(self, actor, placed, opening)
 
     def answer_of(self, worker: _Worker) -> Any:
         """Return what a worker's last call gave.
@@ -265,10 +264,10 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
 class _Worker:
     """An actor as the dispatch asks it."""
 
-    def __init__(self, engine: RayEngine, actor: Any, opening: Any) -> None:
+    def __init__(self, engine: RayEngine, actor: Any, placed: Any, opening: Any) -> None:
         self._engine = engine
         self.actor = actor
-        self.answer = opening
+        self.placed, self.answer = placed, opening
         self._places: Sequence[int] | None = None
 
     def begin(self, places: Sequence[int]) -> None:
