@@ -1,7 +1,5 @@
 """Offline streams: the same batches at both tiers, decoded while others are computed."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +14,7 @@ from fcn_deploy.bench.inputs import Inputs, make_inputs
 from fcn_deploy.bench.scenarios import Meter, Offline, Repeat, Scenario, TimedLoop
 from fcn_deploy.core.errors import MaskMismatchError
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.bench import END_TO_END, HOST
+from fcn_deploy.results.scenarios import END_TO_END, HOST
 from fcn_deploy.runners.base import Outputs
 from tests.bench.measuring import measure
 from tests.decoding import PATIENCE, Read, living_threads

@@ -1,7 +1,5 @@
 """How long a bench is said to take: from what a query takes, and the least that is asked for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from fcn_deploy.bench.inputs import Inputs
 from fcn_deploy.bench.measure import BenchPlan
 from fcn_deploy.bench.scenarios import Offline, Scenario, Server, SingleStream, TimedLoop
 from fcn_deploy.core.errors import BackendError
-from fcn_deploy.results.bench import HOST
+from fcn_deploy.results.scenarios import HOST
 from tests.fakes import FakeRunner
 
 

@@ -1,7 +1,5 @@
 """Commands where the packages of the extras are missing: each names what to install."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

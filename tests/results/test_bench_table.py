@@ -1,7 +1,5 @@
 """The bench table: its columns, what stands in them, and its output on a terminal."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 
@@ -10,7 +8,7 @@ from rich.console import Console
 
 from fcn_deploy.commands import bench_tables
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.bench import HOST, SERVER, Bench, BenchRow
+from fcn_deploy.results.bench import Bench, BenchRow
 from fcn_deploy.results.bench_table import (
     BenchGroup,
     Table,
@@ -18,6 +16,7 @@ from fcn_deploy.results.bench_table import (
     cold_start_table,
     stage_table,
 )
+from fcn_deploy.results.scenarios import HOST, SERVER
 from tests.result_files import (
     BASELINE,
     FAST,
