@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fcn_deploy.commands.predict_progress import progress, rate_words, say_resumed
+from fcn_deploy.commands.predict_tiles import TileOptions, tile_options
 from fcn_deploy.commands.shared.backends import require_backends, say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
@@ -60,6 +61,7 @@ class PredictOptions:
     device: str
     threads: int | None
     trust: bool
+    tiles: TileOptions
 
 
 @click.command()
@@ -96,13 +98,14 @@ class PredictOptions:
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
     help="Segment so many pictures of one size at once.",
 )  # fmt: skip
+@tile_options
 @auto_backend_option
 @precision_options
 @device_option
 @threads_option
 @trust_option
 def predict(**typed: Any) -> None:
-    """Segment pictures and write palette PNG masks of the same size.
+    """Segment pictures and maps and write palette masks of the same size.
 
     A SOURCE is a file, a folder, a pattern in quotes, a .tar or .zip archive, @LIST with a file's
     name on each line, or - for such a list on standard input.  What became of each picture stands
@@ -146,6 +149,11 @@ def predict(**typed: Any) -> None:
 
 def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     """Do what is left, and return how many masks were written."""
+    from fcn_deploy.predict.geotiff import require_rasterio
+    from fcn_deploy.predict.tiled_runner import TiledRunner, checked_in_tiles
+
+    if job.has_maps:
+        require_rasterio()
     chosen = _choose_backend(source, job, options)
     require_backends([chosen.backend], options.device)
     done = 0
@@ -153,22 +161,31 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
         runner = stack.enter_context(
             open_chosen(source, chosen, device=options.device, threads=options.threads)
         )
+        choice = options.tiles.choice(
+            source, chosen.precision, runner.spec.input_shape, options.batch_size
+        )
+        maps = options.tiles.maps(choice)
         job.begin(runner)
         say_resumed(job, resumed=options.resume)
         left = len(job.selection.items)
+        tiled = TiledRunner(runner, choice.of_picture, options.batch_size)
         predictions = stack.enter_context(  # Ctrl-C finishes the masks in hand, and their lines
             closing(
                 job.predictions(
-                    runner,
+                    tiled,
                     batch_size=options.batch_size,
-                    has_finite_logits=logits_check(
-                        source,
-                        runner.describe(),
-                        stack,
-                        precision=options.precision,
-                        threads=options.threads,
-                        device=options.device,
+                    has_finite_logits=checked_in_tiles(
+                        logits_check(
+                            source,
+                            runner.describe(),
+                            stack,
+                            precision=options.precision,
+                            threads=options.threads,
+                            device=options.device,
+                        ),
+                        choice.of_picture,
                     ),
+                    maps=maps,
                 )
             )
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,18 @@ from fcn_deploy.predict.items import Before, Item
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
+from fcn_deploy.predict.maps import MapMask, MapOptions, read_mask_of_map, segment_map
 from fcn_deploy.predict.masks_on_disk import MasksOnDisk, existing_masks
-from fcn_deploy.predict.selection import OVERLAY_FOLDER, select
+from fcn_deploy.predict.selection import OVERLAY_FOLDER, is_mask_of_map, select
 from fcn_deploy.predict.shard import Shard
 from fcn_deploy.predict.sources import Sources
-from fcn_deploy.predict.stream import Failed, FiniteCheck, Segmented, segment
+from fcn_deploy.predict.stream import (
+    PREDICTION_ERRORS,
+    Failed,
+    FiniteCheck,
+    Segmented,
+    segment,
+)
 from fcn_deploy.runners.base import Runner
 
 
@@ -76,7 +84,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         self.taken_over = 0
         self.journal = Journal(out, shard, resume=resume)
         try:
-            names = MaskNames(sources.shared_folder() if full_names else None)
+            names = MaskNames(sources.shared_folder() if full_names else None, maps=True)
             self.selection = select(
                 sources.batches,
                 names,
@@ -96,6 +104,11 @@ class PredictJob(AbstractContextManager["PredictJob"]):
     def finished_before(self) -> int:
         """How many pictures need not be done again."""
         return self.selection.total - len(self.selection.items)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether a map is left to do, which needs rasterio."""
+        return any(map(is_mask_of_map, self.selection.masks))
 
     def begin(self, runner: Runner) -> None:
         """Open the journal for this run's model, and take over masks that have no line yet.
@@ -132,24 +145,26 @@ class PredictJob(AbstractContextManager["PredictJob"]):
             item = self.selection.items[place]
             with suppress(OSError, ImageError):  # picture or mask is gone: it is done again
                 state = item.state()
-                found = self._up_to_date(item, mask, begun_ns)
-                if found is not None:
-                    values = _done(item, mask, found, None, classes)
+                if self._is_up_to_date(item, mask, begun_ns):
+                    values = self._values_of_mask(item, mask, classes)
                     self.journal.append(line_of(key, state, values))
                     taken.add(place)
         self.selection.keep(lambda place: place not in taken)
         self.taken_over = len(taken)
 
-    def _up_to_date(self, item: Item, mask: str, begun_ns: int) -> NDArray[np.uint8] | None:
-        """Return a mask that was written since the journal was begun, from the picture as it is."""
-        path = self._out / mask
-        written = path.stat().st_mtime_ns
+    def _is_up_to_date(self, item: Item, mask: str, begun_ns: int) -> bool:
+        """Say whether a mask was written since the journal was begun, from the picture as it is."""
+        written = (self._out / mask).stat().st_mtime_ns
         if written < begun_ns or item.modified_ns() > written:
-            return None
-        if self._with_overlay and not (self._out / OVERLAY_FOLDER / mask).exists():
-            return None
-        with decoded(path) as image:
-            return np.asarray(image)
+            return False
+        has_overlay = self._with_overlay and not is_mask_of_map(mask)
+        return not has_overlay or (self._out / OVERLAY_FOLDER / mask).exists()
+
+    def _values_of_mask(self, item: Item, mask: str, classes: tuple[str, ...]) -> dict[str, Any]:
+        if is_mask_of_map(mask):
+            return _done_map(item, mask, read_mask_of_map(self._out / mask), classes)
+        with decoded(self._out / mask) as image:
+            return _done(item, mask, np.asarray(image), None, classes)
 
     def predictions(
         self,
@@ -157,6 +172,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         *,
         batch_size: int = 1,
         has_finite_logits: FiniteCheck = lambda image: True,
+        maps: MapOptions | None = None,
     ) -> Generator[Prediction, None, None]:
         """Do what is left, and yield each picture as it is finished, in the order of the pictures.
 
@@ -164,35 +180,96 @@ class PredictJob(AbstractContextManager["PredictJob"]):
             runner: that :meth:`begin` was called with.
             batch_size: most pictures to segment at once; those of a batch are of one size.
             has_finite_logits: see :func:`fcn_deploy.predict.folder.predict`.
+            maps: how maps are segmented; None: each gets an error.
 
         Raises:
             ArtifactError: a mask or the journal cannot be written.
         """
+        masks = self.selection.masks
+        sink = MasksOnDisk(self._out, masks, runner.spec.palette, self.journal.unfinished)
+        at = 0
+        while at < len(masks):
+            if is_mask_of_map(masks[at]):
+                yield self._map_prediction(runner, sink, at, batch_size, has_finite_logits, maps)
+                at += 1
+                continue
+            end = at
+            while end < len(masks) and not is_mask_of_map(masks[end]):
+                end += 1
+            yield from self._picture_predictions(
+                runner, sink, range(at, end), batch_size, has_finite_logits
+            )
+            at = end
+
+    def _picture_predictions(
+        self,
+        runner: Runner,
+        sink: MasksOnDisk,
+        places: range,
+        batch_size: int,
+        has_finite_logits: FiniteCheck,
+    ) -> Iterator[Prediction]:
         items, masks = self.selection.items, self.selection.masks
         classes = tuple(runner.spec.class_names)
-        sink = MasksOnDisk(self._out, masks, runner.spec.palette, self.journal.unfinished)
         states: dict[int, int] = {}
 
         def write(answer: Segmented | Failed) -> Prediction:
+            answer = replace(answer, place=places[answer.place])
             item, mask = items[answer.place], masks[answer.place]
-            key, state = key_of(item.name, mask), states.pop(answer.place, 0)
+            state = states.pop(answer.place, 0)
             written = sink.write_or_fail(answer)
             if isinstance(written, Failed):
-                self.journal.append(line_of(key, 0, _failed(item, written.error)))
-                return Prediction(item.path, None, written.error)
+                return self._failed(item, mask, written)
             assert isinstance(answer, Segmented)
             values = _done(item, mask, answer.mask, answer.seconds, classes)
-            self.journal.append(line_of(key, state, values))
+            self.journal.append(line_of(key_of(item.name, mask), state, values))
             return Prediction(item.path, written)
 
         yield from segment(
             runner,
-            (_Reading(item, place, states) for place, item in enumerate(items)),
+            (_Reading(items[place], place, states) for place in places),
             write,
             keep_images=self._with_overlay,
             batch_size=batch_size,
             has_finite_logits=has_finite_logits,
         )
+
+    def _map_prediction(
+        self,
+        runner: Runner,
+        sink: MasksOnDisk,
+        place: int,
+        batch_size: int,
+        has_finite_logits: FiniteCheck,
+        options: MapOptions | None,
+    ) -> Prediction:
+        item, mask = self.selection.items[place], self.selection.masks[place]
+        try:
+            if options is None:
+                raise ImageError(f"{item.name} is a map", "say how maps are cut into tiles")
+            state = 0
+            with suppress(OSError):  # reading it says what is wrong
+                state = item.state()
+            with sink.written_in_parts(place) as path:
+                found = segment_map(
+                    runner,
+                    item.path,
+                    path,
+                    options,
+                    batch_size=batch_size,
+                    has_finite_logits=has_finite_logits,
+                )
+        except PREDICTION_ERRORS as error:
+            failed = sink.write_or_fail(Failed(place, error))
+            assert isinstance(failed, Failed)
+            return self._failed(item, mask, failed)
+        values = _done_map(item, mask, found, tuple(runner.spec.class_names))
+        self.journal.append(line_of(key_of(item.name, mask), state, values))
+        return Prediction(item.path, self._out / mask)
+
+    def _failed(self, item: Item, mask: str, failed: Failed) -> Prediction:
+        self.journal.append(line_of(key_of(item.name, mask), 0, _failed(item, failed.error)))
+        return Prediction(item.path, None, failed.error)
 
     def __exit__(self, *error: object) -> None:
         self.journal.close()
@@ -227,6 +304,24 @@ def _done(
         "size": list(classes_of_pixels.shape),
         "ms": None if seconds is None else round(1e3 * seconds, 1),
         "shares": class_shares(classes_of_pixels, classes),
+        "error": None,
+    }
+
+
+def _done_map(item: Item, mask: str, found: MapMask, classes: tuple[str, ...]) -> dict[str, Any]:
+    counts = found.counts.tolist()
+    if found.nodata is not None:
+        counts[found.nodata] = 0
+    return {
+        "source": item.name,
+        "mask": mask,
+        "size": list(found.size),
+        "ms": None if found.seconds is None else round(1e3 * found.seconds, 1),
+        "shares": {
+            name: round(count / sum(counts), 6)
+            for name, count in zip(classes, counts, strict=False)
+            if count
+        },
         "error": None,
     }
 

@@ -1,0 +1,283 @@
+"""GeoTIFF by windows: pictures of the earth in, masks with the same coordinates out.
+
+Neither is ever in memory as a whole.  Needs rasterio, the extra ``geo``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.core.errors import ArtifactError, ImageError
+from fcn_deploy.core.extras import require_extra
+from fcn_deploy.core.spec import IGNORE_INDEX
+from fcn_deploy.data.images import MAX_PIXELS
+from fcn_deploy.data.masks import Palette, colour_table
+from fcn_deploy.data.png import SOFTWARE
+from fcn_deploy.data.tiff_header import TIFF_SUFFIXES, tiff_header
+from fcn_deploy.predict.tiles import Tile
+
+#: Height and width of the blocks of a mask's file.
+_BLOCK = 512
+#: Bytes of decoded blocks that GDAL keeps, of all files together: between these.
+_LEAST_CACHE, _MOST_CACHE = 64 << 20, 512 << 20
+
+# What GDAL logs would go to stderr, where the error is one line of ours.
+logging.getLogger("rasterio").addHandler(logging.NullHandler())
+
+
+def is_map(name: str) -> bool:
+    """Say whether a file is taken for a map: a TIFF that has coordinates, or more pixels than
+    pictures may have."""
+    if not name.lower().endswith(TIFF_SUFFIXES):
+        return False
+    header = tiff_header(name)
+    return header is not None and (
+        header.georeferenced or header.height * header.width > MAX_PIXELS
+    )
+
+
+def require_rasterio() -> None:
+    """Import rasterio.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    require_extra("GeoTIFF", "geo", "rasterio")
+    from rasterio.errors import NotGeoreferencedWarning
+
+    # Large pictures without coordinates are maps too.
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
+@contextmanager
+def block_cache(width: int, rows: int) -> Iterator[None]:
+    """Let GDAL keep the blocks of so many rows of a map, within bounds, in the block.
+
+    Tiles side by side then decode none twice, and what two tiles fill of a mask is packed once.
+    """
+    import rasterio
+
+    nbytes = min(max(width * rows * 4, _LEAST_CACHE), _MOST_CACHE)
+    with rasterio.Env(GDAL_CACHEMAX=nbytes):
+        yield
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Which bands of a map the network sees, and how.
+
+    Attributes:
+        red, green, blue: their numbers, from 1.
+        scale: values that become 0 and 255; None: values are bytes and stay as they are.
+    """
+
+    red: int = 1
+    green: int = 2
+    blue: int = 3
+    scale: tuple[float, float] | None = None
+
+
+class MapReader(AbstractContextManager["MapReader"]):
+    """An open map.
+
+    Args:
+        path: the file.
+        bands: that the network sees; None: the first three, or the one that there is.
+
+    Attributes:
+        size: (height, width) in pixels.
+        dataset: rasterio's.
+        has_nodata: whether some of its pixels may stand for nothing.
+
+    Raises:
+        ImageError: it cannot be read, has no such bands, or values that are no bytes.
+    """
+
+    def __init__(self, path: Path, bands: Bands | None = None) -> None:
+        import rasterio
+        from rasterio.enums import MaskFlags
+
+        self._path = path
+        self._scale = None if bands is None else bands.scale
+        with _reading(path):
+            self.dataset: Any = rasterio.open(path)
+        try:
+            self._indexes = self._chosen(bands)
+            self._table = self._palette()
+            self._require_bytes()
+        except BaseException:
+            self.dataset.close()
+            raise
+        self.size: tuple[int, int] = (self.dataset.height, self.dataset.width)
+        self.has_nodata = not all(
+            MaskFlags.all_valid in flags for flags in self.dataset.mask_flag_enums
+        )
+
+    def _chosen(self, bands: Bands | None) -> list[int]:
+        count = self.dataset.count
+        if bands is None or (bands.red, bands.green, bands.blue) == (1, 2, 3):
+            return [1, 2, 3] if count >= 3 else [1]
+        wanted = [bands.red, bands.green, bands.blue]
+        if max(wanted) > count:
+            raise ImageError(f"{self._path} has {count} bands", "name others with --bands R,G,B")
+        return wanted
+
+    def _palette(self) -> NDArray[np.uint8] | None:
+        """Return the colours of a map of one band that has a table of them."""
+        if len(self._indexes) > 1 or self.dataset.dtypes[0] != "uint8" or self._scale:
+            return None
+        try:
+            colours = self.dataset.colormap(1)
+        except ValueError:  # there is none
+            return None
+        return np.array([colours.get(value, (0, 0, 0))[:3] for value in range(256)], np.uint8)
+
+    def _require_bytes(self) -> None:
+        other = {self.dataset.dtypes[index - 1] for index in self._indexes} - {"uint8"}
+        if other and self._scale is None:
+            raise ImageError(
+                f"{self._path} holds values of {min(other)}, not bytes",
+                "add --scale MIN,MAX: the values that become 0 and 255",
+            )
+
+    def read(self, tile: Tile) -> NDArray[np.uint8]:
+        """Return what is segmented in a tile, uint8 [h, w, 3].
+
+        Raises:
+            ImageError: the file is damaged there.
+        """
+        with _reading(self._path):
+            values = self.dataset.read(self._indexes, window=_window(*tile.read))  # (bands, h, w)
+        if self._scale is not None:
+            low, high = self._scale
+            scaled = (np.nan_to_num(values.astype(np.float32)) - low) * (255 / (high - low))
+            values = scaled.round().clip(0, 255).astype(np.uint8)
+        if self._table is not None:
+            return np.ascontiguousarray(self._table[values[0]])
+        if len(values) == 1:
+            values = np.repeat(values, 3, axis=0)
+        return np.ascontiguousarray(values.transpose(1, 2, 0))
+
+    def is_nothing(self, tile: Tile) -> NDArray[np.bool_]:
+        """Say which pixels that are kept of a tile stand for nothing in any band, bool [h, w]."""
+        with _reading(self._path):
+            valid = self.dataset.dataset_mask(window=_window(*tile.kept))
+        return np.asarray(valid == 0)
+
+    def __exit__(self, *error: object) -> None:
+        self.dataset.close()
+
+
+class MapWriter(AbstractContextManager["MapWriter"]):
+    """A mask that is written by windows: a tiled, packed GeoTIFF of class indices.
+
+    Args:
+        path: to write; it is whole when the block has ended.
+        like: the map whose coordinates it has.
+        palette: RGB per class.
+
+    Attributes:
+        nodata: the value of pixels that stand for nothing; None: there are none.
+        counts: of the pixels of each value that was written, int64 [256].
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, like: MapReader, palette: Palette) -> None:
+        import rasterio
+
+        self._path = path
+        free = len(palette) <= IGNORE_INDEX  # of a class
+        self.nodata = IGNORE_INDEX if like.has_nodata and free else None
+        self.counts = np.zeros(256, np.int64)
+        source = like.dataset
+        profile: dict[str, Any] = {
+            "driver": "GTiff", "dtype": "uint8", "count": 1, "height": like.size[0],
+            "width": like.size[1], "crs": source.crs, "nodata": self.nodata, "tiled": True,
+            "blockxsize": _BLOCK, "blockysize": _BLOCK, "compress": "deflate",
+            "bigtiff": "if_safer",
+        }  # fmt: skip
+        points, points_crs = source.gcps
+        if points:
+            profile |= {"gcps": points, "crs": points_crs}
+        elif not source.transform.is_identity:
+            profile["transform"] = source.transform
+        with _writing(path):
+            self._dataset: Any = rasterio.open(path, "w", **profile)
+            self._dataset.update_tags(TIFFTAG_SOFTWARE=SOFTWARE)
+            table = colour_table(palette).tolist()
+            self._dataset.write_colormap(1, {i: tuple(rgb) for i, rgb in enumerate(table)})
+
+    def write(self, tile: Tile, mask: NDArray[np.uint8]) -> None:
+        """Write what is kept of a tile, uint8 [h, w].
+
+        Raises:
+            ArtifactError: the disk is full, for example.
+        """
+        self.counts += np.bincount(mask.ravel(), minlength=256)
+        with _writing(self._path):
+            self._dataset.write(mask, 1, window=_window(*tile.kept))
+
+    def __exit__(self, *error: object) -> None:
+        with _writing(self._path):
+            self._dataset.close()
+        with self._path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+
+
+def counts_of_mask(path: Path) -> tuple[tuple[int, int], NDArray[np.int64], int | None]:
+    """Return (height, width) of a mask of a map, how many pixels have each value, and which of the
+    values stands for nothing, if any.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    import rasterio
+
+    counts = np.zeros(256, np.int64)
+    with _reading(path), rasterio.open(path) as mask:
+        for _, window in mask.block_windows(1):
+            counts += np.bincount(mask.read(1, window=window).ravel(), minlength=256)
+        nodata = None if mask.nodata is None else int(mask.nodata)
+        return (mask.height, mask.width), counts, nodata
+
+
+def _window(rows: slice, columns: slice) -> Any:
+    from rasterio.windows import Window
+
+    return Window.from_slices(rows, columns)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except (RasterioError, OSError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ImageError(f"{path} cannot be read ({reason})", "remove or replace it") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except (RasterioError, OSError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ArtifactError(
+            f"cannot write {path} ({reason})", "free some space, or choose another --out"
+        ) from error
