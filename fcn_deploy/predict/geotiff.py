@@ -105,7 +105,7 @@ class MapReader(AbstractContextManager["MapReader"]):
 
     def __init__(self, path: Path, bands: Bands | None = None) -> None:
         import rasterio
-        from rasterio.enums import MaskFlags
+        from rasterio.enums import ColorInterp, MaskFlags
 
         self._path = path
         self._scale = None if bands is None else bands.scale
@@ -119,9 +119,11 @@ class MapReader(AbstractContextManager["MapReader"]):
             self.dataset.close()
             raise
         self.size: tuple[int, int] = (self.dataset.height, self.dataset.width)
+        # GDAL takes any fourth band of bytes for alpha; one that the network sees is a colour.
+        kinds = self.dataset.colorinterp
         self.has_nodata = not all(
             MaskFlags.all_valid in flags for flags in self.dataset.mask_flag_enums
-        )
+        ) and all(kinds[index - 1] != ColorInterp.alpha for index in self._indexes)
 
     def _chosen(self, bands: Bands | None) -> list[int]:
         count = self.dataset.count

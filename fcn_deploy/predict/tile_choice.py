@@ -26,8 +26,9 @@ LARGEST_SIDE = 4096
 SHARE = 0.5
 #: No network takes more bytes for a pixel; a picture that fits by this is not looked at closer.
 _MOST_BYTES_A_PIXEL = 4096
-#: What runtimes take beside the tensors alive at once, as a share of these.
-_OVERHEAD = 1.5
+#: What ONNX Runtime took on a CPU, measured, for each byte of the tensors alive at once: its arena
+#: grows by powers of two.
+_OVERHEAD = 3.2
 _COUNTED_AT = 1024
 
 
