@@ -1,31 +1,21 @@
-"""The header of a TIFF, of its first picture: sizes, and whether it lies somewhere on the earth.
-
-Reads the tags alone, of TIFF and BigTIFF, without any library: it is asked of every .tif that is
-named.
-"""
+"""The header of a TIFF: its size, whether it lies somewhere on the earth, who wrote it."""
 
 from __future__ import annotations
 
-import struct
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-#: How a name ends that may be a map's.
-TIFF_SUFFIXES = (".tif", ".tiff")
+from fcn_deploy.data.images import suppress_warnings
+
 _WIDTH, _HEIGHT, _SOFTWARE = 256, 257, 305
 #: GeoTIFF: scale, tie points, transformation, keys.
-_GEO = frozenset({33550, 33922, 34264, 34735})
-#: Of types of TIFF's values, those that are whole numbers.
-_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-_ASCII = 2
-_MOST_TAGS = 4096
+_GEO = (33550, 33922, 34264, 34735)
+_BIG = (b"II+\0", b"MM\0+")
 
 
 @dataclass(frozen=True)
 class TiffHeader:
-    """What is known of a TIFF.
+    """What is known of the first picture of a TIFF.
 
     Attributes:
         height, width: in pixels.
@@ -41,40 +31,16 @@ class TiffHeader:
 
 def tiff_header(path: str | Path) -> TiffHeader | None:
     """Return the header of a file, or None where it is no TIFF that can be read."""
-    with suppress(OSError, struct.error, KeyError, ValueError), Path(path).open("rb") as stream:
-        start = stream.read(16)
-        order = {b"II": "<", b"MM": ">"}[start[:2]]
-        (version,) = struct.unpack_from(f"{order}H", start, 2)
-        big = {42: False, 43: True}[version]
-        (place,) = struct.unpack_from(f"{order}Q" if big else f"{order}I", start, 8 if big else 4)
-        tags = _tags(stream, order, big, place)
-        return TiffHeader(
-            int(tags[_HEIGHT]),
-            int(tags[_WIDTH]),
-            not _GEO.isdisjoint(tags),
-            str(tags.get(_SOFTWARE, "")),
-        )
-    return None
+    from PIL import TiffImagePlugin
 
-
-def _tags(stream: BinaryIO, order: str, big: bool, place: int) -> dict[int, int | str]:
-    """Return the tags of one picture; values that are none of those asked for are 0."""
-    count_form, entry_form, inline = ("Q", "HHQ", 8) if big else ("H", "HHI", 4)
-    stream.seek(place)
-    size = struct.calcsize(order + count_form)
-    (count,) = struct.unpack(order + count_form, stream.read(size))
-    size = struct.calcsize(order + entry_form) + inline
-    entries = stream.read(min(count, _MOST_TAGS) * size)
-    tags: dict[int, int | str] = {}
-    for begin in range(0, len(entries) - size + 1, size):
-        tag, kind, length = struct.unpack_from(order + entry_form, entries, begin)
-        value = entries[begin + size - inline : begin + size]
-        tags[tag] = 0
-        if tag in (_WIDTH, _HEIGHT):
-            (tags[tag],) = struct.unpack_from(order + _NUMBERS[kind], value)
-        elif tag == _SOFTWARE and kind == _ASCII:
-            if length > inline:
-                stream.seek(struct.unpack(f"{order}{'Q' if big else 'I'}", value)[0])
-                value = stream.read(min(length, 64))
-            tags[tag] = value.split(b"\0")[0].decode("ascii", "replace")
-    return tags
+    try:
+        with suppress_warnings, Path(path).open("rb") as stream:
+            start = stream.read(8)
+            start += stream.read(8) if start[:4] in _BIG else b""
+            tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+            stream.seek(tags.next)
+            tags.load(stream)
+        geo = any(tag in tags for tag in _GEO)
+        return TiffHeader(int(tags[_HEIGHT]), int(tags[_WIDTH]), geo, str(tags.get(_SOFTWARE, "")))
+    except Exception:  # of a damaged file: Pillow's parser raises whatever comes of it
+        return None

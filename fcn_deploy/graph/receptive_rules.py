@@ -34,50 +34,49 @@ def _kept(step: Step) -> Fields:
     return step.first
 
 
-def _broadcast(step: Step) -> Fields:
+def _broadcast(step: Step, skipped: int | None = None) -> Fields:
     rank = len(step.written)
     joined: list[AxisField | None] = [None] * rank
-    for name in filter(None, step.node.input):
+    names = [name for name in step.node.input if name]
+    for name in names:
         for axis, field in enumerate(step.fields.get(name, ()), rank - len(step.shapes[name])):
-            if field is not None:
-                joined[axis] = _joined(step, joined[axis], field)
-    _refuse_positions(step, joined)
+            _join(step, joined, axis, field)
+    for name in names:  # what else varies along a side of the picture depends on the place
+        shape = step.shapes[name]
+        fields = step.fields.get(name, (None,) * len(shape))
+        for axis, size, field in zip(range(rank - len(shape), rank), shape, fields, strict=True):
+            if joined[axis] is not None and field is None and size > 1 and axis != skipped:
+                step.note("joins the picture with what depends on the place")
     return tuple(joined)
 
 
-def _joined(step: Step, one: AxisField | None, other: AxisField) -> AxisField:
-    both = other if one is None else one.joined(other)
-    if both is None:
-        step.note("joins what does not lie pixel on pixel")
-    return both or other
-
-
-def _refuse_positions(step: Step, joined: Sequence[AxisField | None]) -> None:
-    """Note where something else than the picture varies along one of its sides."""
-    for name in filter(None, step.node.input):
-        shape = step.shapes[name]
-        fields = step.fields.get(name, (None,) * len(shape))
-        for size, field, found in zip(
-            shape, fields, joined[len(joined) - len(shape) :], strict=True
-        ):
-            if found is not None and field is None and size > 1:
-                step.note("joins the picture with what depends on the place")
+def _join(step: Step, joined: list[AxisField | None], axis: int, field: AxisField | None) -> None:
+    one = joined[axis]
+    if field is not None:
+        joined[axis] = field if one is None else one.joined(field)
+        if joined[axis] is None:
+            step.note("joins what does not lie pixel on pixel")
+            joined[axis] = field
 
 
 def _concatenated(step: Step) -> Fields:
     axis = step.attribute("axis") % len(step.written)
-    joined = list(_broadcast_at_equal_rank(step, axis))
-    return step.without(tuple(joined), [axis])
+    return step.without(_broadcast(step, axis), [axis])
 
 
-def _broadcast_at_equal_rank(step: Step, skipped: int) -> Fields:
-    joined: list[AxisField | None] = [None] * len(step.written)
-    for name in step.node.input:
-        for axis, field in enumerate(step.fields.get(name, ())):
-            if field is not None:
-                joined[axis] = _joined(step, joined[axis], field)
-    _refuse_positions(step, [None if axis == skipped else f for axis, f in enumerate(joined)])
-    return tuple(joined)
+def _product(step: Step) -> Fields:
+    left, right = (
+        step.fields.get(name, (None,) * len(step.shapes[name])) for name in step.node.input
+    )
+    if min(len(left), len(right)) < 2:
+        raise ValueError
+    left, right = step.without(left, [-1]), step.without(right, [-2])
+    rank = len(step.written)
+    joined: list[AxisField | None] = [None] * rank
+    for fields in (left[:-2], right[:-2]):
+        for axis, field in enumerate(fields, rank - 2 - len(fields)):
+            _join(step, joined, axis, field)
+    return (*joined[:-2], left[-2], right[-1])
 
 
 def _windows(step: Step) -> list[tuple[int, int, int, int]]:
@@ -186,11 +185,6 @@ def _depth_to_space(step: Step) -> Fields:
     )
 
 
-def _space_to_depth(step: Step) -> Fields:
-    s = step.attribute("blocksize")
-    return _along(step, [(s, 0, s - 1, step.read[2]), (s, 0, s - 1, step.read[3])])
-
-
 def _transposed(step: Step) -> Fields:
     order = step.attribute("perm") or range(len(step.first))[::-1]
     return tuple(step.first[axis] for axis in order)
@@ -228,42 +222,6 @@ def _normalised_from(step: Step) -> Fields:
 
 def _whole_picture(step: Step) -> Fields:
     return step.without(step.first, range(2, len(step.first)))
-
-
-def _product(step: Step) -> Fields:
-    left, right = (
-        (step.fields.get(name, (None,) * len(step.shapes[name]))) for name in step.node.input
-    )
-    if min(len(left), len(right)) < 2:
-        raise ValueError
-    left, right = step.without(left, [-1]), step.without(right, [-2])
-    rank = len(step.written)
-    joined: list[AxisField | None] = [None] * rank
-    for fields in (left[:-2], right[:-2]):
-        for axis, field in enumerate(fields, rank - 2 - len(fields)):
-            if field is not None:
-                joined[axis] = _joined(step, joined[axis], field)
-    return (*joined[:-2], left[-2], right[-1])
-
-
-def _taken(step: Step) -> Fields:
-    indices = step.node.input[1]
-    axis = step.attribute("axis", 0) % len(step.first)
-    fields = step.without(step.first, [axis])
-    chosen = step.fields.get(indices, (None,) * len(step.shapes[indices]))
-    return (*fields[:axis], *chosen, *fields[axis + 1 :])
-
-
-def _repeated(step: Step) -> Fields:
-    fields = step.first
-    rank = len(step.written)
-    fields = (None,) * (rank - len(fields)) + fields
-    grown = [
-        axis for axis, (size, read) in enumerate(
-            zip(step.written[::-1], step.read[::-1], strict=False)
-        ) if size != read
-    ]  # fmt: skip
-    return step.without(fields, [-1 - axis for axis in grown])
 
 
 def _reshaped(step: Step) -> Fields:
@@ -324,17 +282,14 @@ def _rules() -> dict[str, Rule]:
         _sliced: "Slice",
         _padded: "Pad",
         _depth_to_space: "DepthToSpace",
-        _space_to_depth: "SpaceToDepth",
         _transposed: "Transpose",
         _reduced: "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2",
         _best: "ArgMax ArgMin",
-        _along_axis(-1): "Softmax LogSoftmax Hardmax TopK",
+        _along_axis(-1): "Softmax LogSoftmax Hardmax",
         _along_axis(0): "Split",
         _normalised_from: "LayerNormalization",
         _whole_picture: "GlobalAveragePool GlobalMaxPool InstanceNormalization",
         _product: "MatMul",
-        _taken: "Gather",
-        _repeated: "Expand Tile",
         _reshaped: "Reshape Squeeze Unsqueeze Flatten",
     }
     return {name: rule for rule, names in by_rule.items() for name in names.split()}

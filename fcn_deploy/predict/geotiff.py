@@ -23,7 +23,7 @@ from fcn_deploy.core.spec import IGNORE_INDEX
 from fcn_deploy.data.images import MAX_PIXELS
 from fcn_deploy.data.masks import Palette, colour_table
 from fcn_deploy.data.png import SOFTWARE
-from fcn_deploy.data.tiff_header import TIFF_SUFFIXES, tiff_header
+from fcn_deploy.data.tiff_header import tiff_header
 from fcn_deploy.predict.tiles import Tile
 
 #: Height and width of the blocks of a mask's file.
@@ -36,10 +36,7 @@ logging.getLogger("rasterio").addHandler(logging.NullHandler())
 
 
 def is_map(name: str) -> bool:
-    """Say whether a file is taken for a map: a TIFF that has coordinates, or more pixels than
-    pictures may have."""
-    if not name.lower().endswith(TIFF_SUFFIXES):
-        return False
+    """Say whether a TIFF is a map: it has coordinates, or more pixels than pictures may have."""
     header = tiff_header(name)
     return header is not None and (
         header.georeferenced or header.height * header.width > MAX_PIXELS
@@ -77,13 +74,11 @@ class Bands:
     """Which bands of a map the network sees, and how.
 
     Attributes:
-        red, green, blue: their numbers, from 1.
+        numbers: of red, green and blue, from 1; None: the first three, or the one that there is.
         scale: values that become 0 and 255; None: values are bytes and stay as they are.
     """
 
-    red: int = 1
-    green: int = 2
-    blue: int = 3
+    numbers: tuple[int, int, int] | None = None
     scale: tuple[float, float] | None = None
 
 
@@ -92,7 +87,7 @@ class MapReader(AbstractContextManager["MapReader"]):
 
     Args:
         path: the file.
-        bands: that the network sees; None: the first three, or the one that there is.
+        bands: that the network sees.
 
     Attributes:
         size: (height, width) in pixels.
@@ -103,48 +98,39 @@ class MapReader(AbstractContextManager["MapReader"]):
         ImageError: it cannot be read, has no such bands, or values that are no bytes.
     """
 
-    def __init__(self, path: Path, bands: Bands | None = None) -> None:
+    def __init__(self, path: Path, bands: Bands) -> None:
         import rasterio
         from rasterio.enums import ColorInterp, MaskFlags
 
         self._path = path
-        self._scale = None if bands is None else bands.scale
+        self._scale = bands.scale
         with _reading(path):
             self.dataset: Any = rasterio.open(path)
+        source = self.dataset
+        self.size: tuple[int, int] = (source.height, source.width)
+        self._indexes = list(bands.numbers or ((1, 2, 3) if source.count >= 3 else (1,)))
         try:
-            self._indexes = self._chosen(bands)
-            self._table = self._palette()
             self._require_bytes()
-        except BaseException:
-            self.dataset.close()
+        except ImageError:
+            source.close()
             raise
-        self.size: tuple[int, int] = (self.dataset.height, self.dataset.width)
+        self._masks: Any = None  # a second one: the two are asked by a thread each
+        self._table: NDArray[np.uint8] | None = None
+        if len(self._indexes) == 1 and source.colorinterp[0] == ColorInterp.palette:
+            colours = source.colormap(1)
+            table = [colours.get(value, (0, 0, 0))[:3] for value in range(256)]
+            self._table = np.array(table, np.uint8)
         # GDAL takes any fourth band of bytes for alpha; one that the network sees is a colour.
-        kinds = self.dataset.colorinterp
-        self.has_nodata = not all(
-            MaskFlags.all_valid in flags for flags in self.dataset.mask_flag_enums
-        ) and all(kinds[index - 1] != ColorInterp.alpha for index in self._indexes)
-
-    def _chosen(self, bands: Bands | None) -> list[int]:
-        count = self.dataset.count
-        if bands is None or (bands.red, bands.green, bands.blue) == (1, 2, 3):
-            return [1, 2, 3] if count >= 3 else [1]
-        wanted = [bands.red, bands.green, bands.blue]
-        if max(wanted) > count:
-            raise ImageError(f"{self._path} has {count} bands", "name others with --bands R,G,B")
-        return wanted
-
-    def _palette(self) -> NDArray[np.uint8] | None:
-        """Return the colours of a map of one band that has a table of them."""
-        if len(self._indexes) > 1 or self.dataset.dtypes[0] != "uint8" or self._scale:
-            return None
-        try:
-            colours = self.dataset.colormap(1)
-        except ValueError:  # there is none
-            return None
-        return np.array([colours.get(value, (0, 0, 0))[:3] for value in range(256)], np.uint8)
+        self.has_nodata = not all(MaskFlags.all_valid in each for each in source.mask_flag_enums)
+        if any(source.colorinterp[index - 1] == ColorInterp.alpha for index in self._indexes):
+            self.has_nodata = False
+        if self.has_nodata:
+            self._masks = rasterio.open(path)
 
     def _require_bytes(self) -> None:
+        count = self.dataset.count
+        if max(self._indexes) > count:
+            raise ImageError(f"{self._path} has {count} bands", "name others with --bands R,G,B")
         other = {self.dataset.dtypes[index - 1] for index in self._indexes} - {"uint8"}
         if other and self._scale is None:
             raise ImageError(
@@ -160,24 +146,25 @@ class MapReader(AbstractContextManager["MapReader"]):
         """
         with _reading(self._path):
             values = self.dataset.read(self._indexes, window=_window(*tile.read))  # (bands, h, w)
+        if self._table is not None:
+            return np.take(self._table, values[0], axis=0)
         if self._scale is not None:
             low, high = self._scale
             scaled = (np.nan_to_num(values.astype(np.float32)) - low) * (255 / (high - low))
             values = scaled.round().clip(0, 255).astype(np.uint8)
-        if self._table is not None:
-            return np.ascontiguousarray(self._table[values[0]])
         if len(values) == 1:
             values = np.repeat(values, 3, axis=0)
         return np.ascontiguousarray(values.transpose(1, 2, 0))
 
     def is_nothing(self, tile: Tile) -> NDArray[np.bool_]:
-        """Say which pixels that are kept of a tile stand for nothing in any band, bool [h, w]."""
+        """Say which pixels that are kept of a tile stand for nothing in all bands, bool [h, w]."""
         with _reading(self._path):
-            valid = self.dataset.dataset_mask(window=_window(*tile.kept))
-        return np.asarray(valid == 0)
+            return np.asarray(self._masks.dataset_mask(window=_window(*tile.kept)) == 0)
 
     def __exit__(self, *error: object) -> None:
         self.dataset.close()
+        if self._masks is not None:
+            self._masks.close()
 
 
 class MapWriter(AbstractContextManager["MapWriter"]):
@@ -185,12 +172,11 @@ class MapWriter(AbstractContextManager["MapWriter"]):
 
     Args:
         path: to write; it is whole when the block has ended.
-        like: the map whose coordinates it has.
+        like: the map, whose coordinates it gets, and whose pixels that stand for nothing.
         palette: RGB per class.
 
     Attributes:
-        nodata: the value of pixels that stand for nothing; None: there are none.
-        counts: of the pixels of each value that was written, int64 [256].
+        counts: of the pixels of each value, without those that stand for nothing; int64 [256].
 
     Raises:
         ArtifactError: it cannot be written.
@@ -200,26 +186,25 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         import rasterio
 
         self._path = path
-        free = len(palette) <= IGNORE_INDEX  # of a class
-        self.nodata = IGNORE_INDEX if like.has_nodata and free else None
+        self._like = like
+        self._marks_nothing = like.has_nodata and len(palette) <= IGNORE_INDEX
         self.counts = np.zeros(256, np.int64)
         source = like.dataset
         profile: dict[str, Any] = {
             "driver": "GTiff", "dtype": "uint8", "count": 1, "height": like.size[0],
-            "width": like.size[1], "crs": source.crs, "nodata": self.nodata, "tiled": True,
-            "blockxsize": _BLOCK, "blockysize": _BLOCK, "compress": "deflate",
+            "width": like.size[1], "nodata": IGNORE_INDEX if self._marks_nothing else None,
+            "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK, "compress": "deflate",
             "bigtiff": "if_safer",
         }  # fmt: skip
         points, points_crs = source.gcps
         if points:
             profile |= {"gcps": points, "crs": points_crs}
-        elif not source.transform.is_identity:
-            profile["transform"] = source.transform
+        else:
+            profile |= {"transform": source.transform, "crs": source.crs}
         with _writing(path):
             self._dataset: Any = rasterio.open(path, "w", **profile)
             self._dataset.update_tags(TIFFTAG_SOFTWARE=SOFTWARE)
-            table = colour_table(palette).tolist()
-            self._dataset.write_colormap(1, {i: tuple(rgb) for i, rgb in enumerate(table)})
+            self._dataset.write_colormap(1, dict(enumerate(colour_table(palette).tolist())))
 
     def write(self, tile: Tile, mask: NDArray[np.uint8]) -> None:
         """Write what is kept of a tile, uint8 [h, w].
@@ -227,7 +212,13 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         Raises:
             ArtifactError: the disk is full, for example.
         """
+        nothing = 0
+        if self._marks_nothing:
+            is_nothing = self._like.is_nothing(tile)
+            nothing = int(np.count_nonzero(is_nothing))
+            mask = np.where(is_nothing, np.uint8(IGNORE_INDEX), mask)
         self.counts += np.bincount(mask.ravel(), minlength=256)
+        self.counts[IGNORE_INDEX] -= nothing
         with _writing(self._path):
             self._dataset.write(mask, 1, window=_window(*tile.kept))
 
@@ -238,9 +229,8 @@ class MapWriter(AbstractContextManager["MapWriter"]):
             os.fsync(stream.fileno())
 
 
-def counts_of_mask(path: Path) -> tuple[tuple[int, int], NDArray[np.int64], int | None]:
-    """Return (height, width) of a mask of a map, how many pixels have each value, and which of the
-    values stands for nothing, if any.
+def counts_of_mask(path: Path) -> tuple[tuple[int, int], NDArray[np.int64]]:
+    """Return (height, width) and counts, as of :class:`MapWriter`, of a mask that it wrote.
 
     Raises:
         ImageError: it cannot be read.
@@ -251,8 +241,9 @@ def counts_of_mask(path: Path) -> tuple[tuple[int, int], NDArray[np.int64], int 
     with _reading(path), rasterio.open(path) as mask:
         for _, window in mask.block_windows(1):
             counts += np.bincount(mask.read(1, window=window).ravel(), minlength=256)
-        nodata = None if mask.nodata is None else int(mask.nodata)
-        return (mask.height, mask.width), counts, nodata
+        if mask.nodata is not None:
+            counts[int(mask.nodata)] = 0
+        return (mask.height, mask.width), counts
 
 
 def _window(rows: slice, columns: slice) -> Any:

@@ -9,9 +9,11 @@ without a line: the next run takes it over and writes the line, instead of compu
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from fcn_deploy.predict.stream import (
     Segmented,
     segment,
 )
+from fcn_deploy.predict.tiles import Tiling
 from fcn_deploy.runners.base import Runner
 
 
@@ -187,25 +190,27 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         """
         masks = self.selection.masks
         sink = MasksOnDisk(self._out, masks, runner.spec.palette, self.journal.unfinished)
-        at = 0
-        while at < len(masks):
-            if is_mask_of_map(masks[at]):
-                yield self._map_prediction(runner, sink, at, batch_size, has_finite_logits, maps)
-                at += 1
+        for is_map, group in groupby(range(len(masks)), lambda at: is_mask_of_map(masks[at])):
+            if not is_map:
+                yield from self._of_pictures(
+                    runner, sink, list(group), batch_size, has_finite_logits
+                )
                 continue
-            end = at
-            while end < len(masks) and not is_mask_of_map(masks[end]):
-                end += 1
-            yield from self._picture_predictions(
-                runner, sink, range(at, end), batch_size, has_finite_logits
-            )
-            at = end
+            for place in group:
+                segment_one = partial(
+                    segment_map,
+                    runner,
+                    options=maps or MapOptions(_no_tiling),
+                    batch_size=batch_size,
+                    has_finite_logits=has_finite_logits,
+                )
+                yield self._of_map(place, sink, segment_one, tuple(runner.spec.class_names))
 
-    def _picture_predictions(
+    def _of_pictures(
         self,
         runner: Runner,
         sink: MasksOnDisk,
-        places: range,
+        places: Sequence[int],
         batch_size: int,
         has_finite_logits: FiniteCheck,
     ) -> Iterator[Prediction]:
@@ -219,7 +224,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
             state = states.pop(answer.place, 0)
             written = sink.write_or_fail(answer)
             if isinstance(written, Failed):
-                return self._failed(item, mask, written)
+                return self._without_mask(written)
             assert isinstance(answer, Segmented)
             values = _done(item, mask, answer.mask, answer.seconds, classes)
             self.journal.append(line_of(key_of(item.name, mask), state, values))
@@ -234,40 +239,29 @@ class PredictJob(AbstractContextManager["PredictJob"]):
             has_finite_logits=has_finite_logits,
         )
 
-    def _map_prediction(
+    def _of_map(
         self,
-        runner: Runner,
-        sink: MasksOnDisk,
         place: int,
-        batch_size: int,
-        has_finite_logits: FiniteCheck,
-        options: MapOptions | None,
+        sink: MasksOnDisk,
+        segment_one: Callable[[Path, Path], MapMask],
+        classes: tuple[str, ...],
     ) -> Prediction:
         item, mask = self.selection.items[place], self.selection.masks[place]
+        state = 0
+        with suppress(OSError):  # reading it says what is wrong
+            state = item.state()
         try:
-            if options is None:
-                raise ImageError(f"{item.name} is a map", "say how maps are cut into tiles")
-            state = 0
-            with suppress(OSError):  # reading it says what is wrong
-                state = item.state()
             with sink.written_in_parts(place) as path:
-                found = segment_map(
-                    runner,
-                    item.path,
-                    path,
-                    options,
-                    batch_size=batch_size,
-                    has_finite_logits=has_finite_logits,
-                )
+                found = segment_one(item.path, path)
         except PREDICTION_ERRORS as error:
-            failed = sink.write_or_fail(Failed(place, error))
-            assert isinstance(failed, Failed)
-            return self._failed(item, mask, failed)
-        values = _done_map(item, mask, found, tuple(runner.spec.class_names))
+            sink.write_or_fail(Failed(place, error))
+            return self._without_mask(Failed(place, error))
+        values = _done_map(item, mask, found, classes)
         self.journal.append(line_of(key_of(item.name, mask), state, values))
         return Prediction(item.path, self._out / mask)
 
-    def _failed(self, item: Item, mask: str, failed: Failed) -> Prediction:
+    def _without_mask(self, failed: Failed) -> Prediction:
+        item, mask = self.selection.items[failed.place], self.selection.masks[failed.place]
         self.journal.append(line_of(key_of(item.name, mask), 0, _failed(item, failed.error)))
         return Prediction(item.path, None, failed.error)
 
@@ -308,22 +302,22 @@ def _done(
     }
 
 
+def _no_tiling(size: tuple[int, int]) -> Tiling:
+    raise ImageError("maps are segmented in tiles", "say how they are cut")
+
+
 def _done_map(item: Item, mask: str, found: MapMask, classes: tuple[str, ...]) -> dict[str, Any]:
     counts = found.counts.tolist()
-    if found.nodata is not None:
-        counts[found.nodata] = 0
-    return {
-        "source": item.name,
-        "mask": mask,
-        "size": list(found.size),
-        "ms": None if found.seconds is None else round(1e3 * found.seconds, 1),
-        "shares": {
-            name: round(count / sum(counts), 6)
-            for name, count in zip(classes, counts, strict=False)
-            if count
-        },
-        "error": None,
+    shares = {
+        name: round(count / sum(counts), 6)
+        for name, count in zip(classes, counts, strict=False)
+        if count
     }
+    ms = None if found.seconds is None else round(1e3 * found.seconds, 1)
+    return {
+        "source": item.name, "mask": mask, "size": list(found.size), "ms": ms, "shares": shares,
+        "error": None,
+    }  # fmt: skip
 
 
 def _failed(item: Item, error: Exception) -> dict[str, Any]:

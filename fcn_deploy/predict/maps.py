@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.data.pipeline import (
-    Reserve,
-    in_order,
-    loaded_ahead,
-    picture_threads,
-    written_behind,
-)
+from fcn_deploy.data.pipeline import Reserve, loaded_ahead, picture_threads, written_behind
 from fcn_deploy.predict.geotiff import Bands, MapReader, MapWriter, block_cache, counts_of_mask
 from fcn_deploy.predict.stream import FiniteCheck, not_finite
 from fcn_deploy.predict.tiles import Tile, Tiling, batches_of
@@ -37,7 +31,7 @@ class MapOptions:
     """
 
     tiling_of: Callable[[tuple[int, int]], Tiling]
-    bands: Bands | None = None
+    bands: Bands = field(default_factory=Bands)
     on_tile: Callable[[int, int], None] = lambda done, total: None
 
 
@@ -47,40 +41,19 @@ class MapMask:
 
     Attributes:
         size: (height, width) in pixels.
-        counts: of the pixels of each value, int64 [256].
-        nodata: the value of those that stand for nothing, or None.
-        seconds: it took.
+        counts: of the pixels of each value, without those that stand for nothing; int64 [256].
+        seconds: it took; None: not known.
     """
 
     size: tuple[int, int]
     counts: NDArray[np.int64]
-    nodata: int | None
-    seconds: float | None
-
-
-def read_mask_of_map(path: Path) -> MapMask:
-    """Return what a file holds that :func:`segment_map` wrote.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    size, counts, nodata = counts_of_mask(path)
-    return MapMask(size, counts, nodata, None)
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
+class _Batch:
     tiles: list[Tile]
     images: NDArray[np.uint8]
-    nothing: list[NDArray[np.bool_] | None]
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    place: int
-    tile: Tile
-    mask: NDArray[np.uint8]
-    nothing: NDArray[np.bool_] | None
 
 
 def segment_map(
@@ -118,38 +91,36 @@ def segment_map(
             picture_threads(1) as writers,
         ):
 
-            def load(some: list[Tile], reserve: Reserve) -> _Read:
-                asked = writer.nodata is not None
-                nothing = [reader.is_nothing(tile) if asked else None for tile in some]
-                return _Read(some, np.stack([reader.read(tile) for tile in some]), nothing)
-
-            def write(part: _Part) -> tuple[int, None]:
-                mask = part.mask
-                if part.nothing is not None:
-                    mask = np.where(part.nothing, np.uint8(writer.nodata or 0), mask)
-                writer.write(part.tile, mask)
-                return part.place, None
+            def load(some: list[Tile], reserve: Reserve) -> _Batch:
+                return _Batch(some, np.stack([reader.read(tile) for tile in some]))
 
             batches = loaded_ahead(batches_of(tiles, batch_size), load, readers, _AHEAD)
-            parts = _parts(runner, batches, has_finite_logits)
-            for done, _ in enumerate(
-                in_order(written_behind(parts, write, writers, _AHEAD * batch_size)), 1
-            ):
+            written = written_behind(
+                _kept(runner, batches, has_finite_logits),
+                lambda part: writer.write(*part),
+                writers,
+                _AHEAD * batch_size,
+            )
+            for done, _ in enumerate(written, 1):
                 options.on_tile(done, len(tiles))
-    return MapMask(reader.size, writer.counts, writer.nodata, time.perf_counter() - begun)
+    return MapMask(reader.size, writer.counts, time.perf_counter() - begun)
 
 
-def _parts(
-    runner: Runner, batches: Iterator[_Read], has_finite_logits: FiniteCheck
-) -> Iterator[_Part]:
-    """Segment tiles, and yield what is kept of each."""
-    keyed = ((read, read.images) for read in batches)
-    place = 0
-    for read, outputs in stream_by_key(runner, keyed):
-        for tile, image, mask, nothing in zip(
-            read.tiles, read.images, outputs.mask, read.nothing, strict=True
-        ):
+def _kept(
+    runner: Runner, batches: Iterator[_Batch], has_finite_logits: FiniteCheck
+) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+    """Segment tiles, and yield what is kept of the mask of each."""
+    for batch, outputs in stream_by_key(runner, ((each, each.images) for each in batches)):
+        for tile, image, mask in zip(batch.tiles, batch.images, outputs.mask, strict=True):
             if not mask.any() and not has_finite_logits(image):
                 raise not_finite()
-            yield _Part(place, tile, mask[tile.inner], nothing)
-            place += 1
+            yield tile, mask[tile.inner]
+
+
+def read_mask_of_map(path: Path) -> MapMask:
+    """Return what a file holds that :func:`segment_map` wrote.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return MapMask(*counts_of_mask(path))

@@ -1,7 +1,7 @@
 """TileChoice: whether a picture is segmented in tiles, and in which.
 
-Pictures are left whole where they fit into the memory budget.  What a network takes is counted from
-the shapes of its tensors; so is the margin, from the graph's receptive field.
+What fits into the memory budget stays whole.  The network's memory is counted from the shapes of
+its tensors, the margin of tiles from its receptive field.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from fcn_deploy.predict.tiles import Tiling
 
 #: Largest tile that is chosen unasked: beyond it hardly less is computed twice.
 LARGEST_SIDE = 4096
-#: Share of the memory that is available which the network may take.
+#: Of the memory that is available, what the network may take.
 SHARE = 0.5
 #: No network takes more bytes for a pixel; a picture that fits by this is not looked at closer.
-_MOST_BYTES_A_PIXEL = 4096
+_MOST_BYTES = 4096
 #: What ONNX Runtime took on a CPU, measured, for each byte of the tensors alive at once: its arena
 #: grows by powers of two.
 _OVERHEAD = 3.2
@@ -56,7 +56,7 @@ class TileChoice:
         find_file: gives the network's ONNX file, or None where there is none.
         taken: the batches that the network takes.
         request: what was asked for.
-        say: called with a line for the user, of each tiling once.
+        say: called with a line for the user, once with each.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TileChoice:
         self._said: set[str] = set()
 
     def require(self) -> None:
-        """Refuse tiles of a size that was asked for and cannot be, before anything is computed.
+        """Refuse tiles that were asked for and cannot be, before anything is computed.
 
         Raises:
             InputError: saying why.
@@ -85,16 +85,15 @@ class TileChoice:
         """Return the tiling of a picture of (height, width); None: it is segmented as a whole.
 
         Raises:
-            ImageError: it does not fit into a tile, and in parts its mask would be another.
+            ImageError: tiles were asked for, and in tiles its mask would be another.
         """
-        side = self._request.side
-        if side is not None:
-            return None if max(size) <= side else self.of_map(size)
-        budget = self._budget
-        fixed = self._taken.height is not None or self._taken.width is not None
-        if fixed or budget is None or size[0] * size[1] * self._pixel_bytes_at_most <= budget:
+        if self._request.side is not None:
+            return None if max(size) <= self._request.side else self.of_map(size)
+        budget, pixels = self._budget, self._request.batch_size * size[0] * size[1]
+        if budget is None or pixels * _MOST_BYTES <= budget or self._taken.height is not None:
             return None
-        if self._fits(size, budget):
+        weights, pixel = self._bytes
+        if weights + pixels * pixel <= budget:
             return None
         try:
             return self.of_map(size)
@@ -106,38 +105,36 @@ class TileChoice:
         """Return the tiling of a map, which is never held in memory as a whole.
 
         Raises:
-            ImageError: in parts, its mask would be another, or the budget is too small for a tile.
+            ImageError: in tiles its mask would be another, or no tile fits into the budget.
         """
-        side = self._request.side or self._largest_side
         try:
-            return self._tiling(side, size)
+            side = self._request.side or self._largest_side
+            return Tiling(side, 0) if max(size) <= side else self._tiling(side, size)
         except InputError as error:
             raise ImageError(error.message, error.repair) from error
 
     def _tiling(self, side: int, size: tuple[int, int] | None = None) -> Tiling:
-        if size is not None and max(size) <= side:
-            return Tiling(side, 0)
-        field, overlap = self._field, self._request.overlap
         if not self._taken.takes((self._taken.batch or 1, side, side)):
             raise InputError(
                 f"the network takes pictures of {self._taken.size_words}, no tiles of {side}",
                 "import it with free sizes",
             )
-        reason = field.unbounded
-        if (
-            reason is None
-            and field.multiples_alone
-            and size
-            and any(n % field.stride for n in size)
-        ):
-            reason = f"it scales scores to sizes that are no multiples of {field.stride}"
+        field, overlap = self._field, self._request.overlap
+        reason, stride = field.unbounded, field.stride
+        if reason is None and field.multiples_alone and size and any(n % stride for n in size):
+            reason = f"it scales scores to sizes that are no multiples of {stride}"
         if overlap is None and reason is not None:
             raise InputError(
                 f"in tiles the mask would be another: {reason}",
                 "add --overlap N, pixels thrown away on each side, to have it nevertheless",
             )
-        tiling = Tiling.of(side, field.margin if overlap is None else overlap, field.stride)
-        self._say_once(_words(tiling, field, reason))
+        tiling = Tiling.of(side, field.margin if overlap is None else overlap, stride)
+        words = f"tiles of {tiling.side}×{tiling.side}, {tiling.margin} pixels thrown away per side"
+        if reason is None and tiling.margin < field.margin:
+            reason = f"without --overlap it is {field.margin}, and they do not"
+        if reason is not None:
+            words += f": masks may differ from those of whole pictures; {reason}"
+        self._say_once(words)
         return tiling
 
     def _say_once(self, line: str) -> None:
@@ -172,42 +169,21 @@ class TileChoice:
 
     @cached_property
     def _bytes(self) -> tuple[float, float]:
-        """Return the bytes of the weights, and of a pixel."""
-        side = _COUNTED_AT
+        """The bytes of the weights, and of a pixel."""
         if self._file is not None:
             with suppress(FcnDeployError):  # its shapes cannot be followed
-                peak = peak_bytes(self._file.model, {"image": (1, side, side, 3)})
+                image = (1, _COUNTED_AT, _COUNTED_AT, 3)
+                peak = peak_bytes(self._file.model, {"image": image})
                 self._file.release()
-                return float(peak.weights), _OVERHEAD * peak.activations / side**2
-        return 0, _MOST_BYTES_A_PIXEL
-
-    @property
-    def _pixel_bytes_at_most(self) -> int:
-        return self._request.batch_size * _MOST_BYTES_A_PIXEL
-
-    def _fits(self, size: tuple[int, int], budget: int) -> bool:
-        weights, pixel = self._bytes
-        return weights + self._request.batch_size * size[0] * size[1] * pixel <= budget
+                return float(peak.weights), _OVERHEAD * peak.activations / _COUNTED_AT**2
+        return 0, _MOST_BYTES
 
     @cached_property
     def _largest_side(self) -> int:
         """The side of the largest tile that fits into the budget."""
-        stride = self._field.stride
-        side = LARGEST_SIDE
+        stride, side = self._field.stride, LARGEST_SIDE
         if self._budget is not None:
             weights, pixel = self._bytes
             pixels = max(0, self._budget - weights) / (self._request.batch_size * pixel)
             side = min(side, isqrt(int(pixels)))
         return max(stride, side // stride * stride)
-
-
-def _words(tiling: Tiling, field: ReceptiveField, reason: str | None) -> str:
-    words = f"tiles of {tiling.side}×{tiling.side}, {tiling.margin} pixels thrown away on each side"
-    if reason is not None:
-        return f"{words}: masks may differ from those of whole pictures; {reason}"
-    if tiling.margin < field.margin:
-        return (
-            f"{words}: masks may differ from those of whole pictures near the edges of tiles; "
-            f"without --overlap it is {field.margin}, and they do not"
-        )
-    return f"{words}, as the network sees {max(field.before, field.after)} pixels far"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +16,12 @@ from fcn_deploy.runners.base import Outputs, Runner
 
 #: Called with (height, width) of a picture; None: it is segmented as a whole.
 TilingOf = Callable[[tuple[int, int]], Tiling | None]
-
-
-@dataclass(eq=False)
-class _Whole:
-    """Masks that are put together."""
-
-    mask: NDArray[np.uint8]
-    tiles_left: int
+#: Masks that are put together, the tiles that are in work, and whether these are the last.
+_Parts = tuple[NDArray[np.uint8], list[Tile], bool]
 
 
 class TiledRunner(Runner):
-    """Another runner, which gets large pictures in tiles; it gives masks alone.
+    """Another runner, which gets large pictures in tiles; of these it gives masks alone.
 
     Args:
         runner: it is not closed with this one.
@@ -53,46 +46,38 @@ class TiledRunner(Runner):
     def close(self) -> None:
         """Do nothing: whoever opened the other runner closes it."""
 
-    def reserve_shapes(self, shapes: int) -> None:
-        """Pass it on."""
-        self._runner.reserve_shapes(shapes)
-
     def _infer(self, images: NDArray[np.uint8]) -> Outputs:
         return next(iter(self.stream([images])))
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the masks of each batch, in order; see :meth:`Runner.stream`."""
-        in_work: deque[tuple[_Whole | None, list[Tile]]] = deque()
+        in_work: deque[_Parts | None] = deque()
         for outputs in self._runner.stream(self._parts(batches, in_work)):
-            whole, tiles = in_work.popleft()
-            if whole is None:
+            parts = in_work.popleft()
+            if parts is None:
                 yield outputs
                 continue
-            images = len(whole.mask)
-            for place, tile in enumerate(tiles):
-                masks = outputs.mask[place * images : (place + 1) * images]
-                whole.mask[_of_all(tile.kept)] = masks[_of_all(tile.inner)]
-            whole.tiles_left -= len(tiles)
-            if not whole.tiles_left:
-                yield Outputs(whole.mask)
+            whole, tiles, last = parts
+            for tile, masks in zip(tiles, np.split(outputs.mask, len(tiles)), strict=True):
+                whole[_of_all(tile.kept)] = masks[_of_all(tile.inner)]
+            if last:
+                yield Outputs(whole)
 
     def _parts(
-        self,
-        batches: Iterable[NDArray[np.uint8]],
-        in_work: deque[tuple[_Whole | None, list[Tile]]],
+        self, batches: Iterable[NDArray[np.uint8]], in_work: deque[_Parts | None]
     ) -> Iterator[NDArray[np.uint8]]:
         for images in batches:
             self.check(images)
             count, height, width = images.shape[:3]
             tiling = self._tiling_of((height, width))
             if tiling is None:
-                in_work.append((None, []))
+                in_work.append(None)
                 yield images
                 continue
             tiles = tiling.tiles(height, width)
-            whole = _Whole(np.empty((count, height, width), np.uint8), len(tiles))
+            whole = np.empty((count, height, width), np.uint8)
             for some in batches_of(tiles, max(1, self._batch_size // count)):
-                in_work.append((whole, some))
+                in_work.append((whole, some, some[-1] == tiles[-1]))
                 yield np.concatenate([images[_of_all(tile.read)] for tile in some])
 
 

@@ -4,11 +4,10 @@
     | margin |        kept        | margin |
                                   | margin |        kept        | …
 
-A tile begins at a multiple of the network's stride, since there its grid lies as in the whole
-picture.  What is computed near an edge that the picture does not have is thrown away: the margin,
-which is at least the network's receptive field.  At the picture's own edges nothing is thrown away,
-and the last tile ends where the picture does: the padding there belongs to the picture.  All other
-tiles are of one shape.  Nothing is blended.
+A tile begins at a multiple of the network's stride, where its grid lies as in the whole picture.
+Near an edge that the picture does not have, the margin is thrown away: at least the receptive
+field.  At the picture's own edges nothing is, and the last tile ends there: that padding belongs to
+the picture.  All other tiles are of one shape.
 """
 
 from __future__ import annotations
@@ -21,27 +20,12 @@ from fcn_deploy.core.errors import InputError
 
 @dataclass(frozen=True)
 class Span:
-    """A tile along one side of the picture, in pixels of the picture.
-
-    Attributes:
-        start, stop: what is segmented.
-        keep_start, keep_stop: what is kept of it.
-    """
+    """A tile along one side: pixels of the picture that are segmented, and those that are kept."""
 
     start: int
     stop: int
     keep_start: int
     keep_stop: int
-
-    @property
-    def size(self) -> int:
-        """Pixels that are segmented."""
-        return self.stop - self.start
-
-    @property
-    def inner(self) -> slice:
-        """What is kept, counted from the tile's own first pixel."""
-        return slice(self.keep_start - self.start, self.keep_stop - self.start)
 
 
 @dataclass(frozen=True)
@@ -52,9 +36,9 @@ class Tile:
     columns: Span
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, ...]:
         """(height, width) of what is segmented."""
-        return self.rows.size, self.columns.size
+        return tuple(span.stop - span.start for span in (self.rows, self.columns))
 
     @property
     def read(self) -> tuple[slice, slice]:
@@ -64,15 +48,19 @@ class Tile:
     @property
     def kept(self) -> tuple[slice, slice]:
         """What is kept, in the picture."""
+        rows, columns = self.rows, self.columns
         return (
-            slice(self.rows.keep_start, self.rows.keep_stop),
-            slice(self.columns.keep_start, self.columns.keep_stop),
-        )
+            slice(rows.keep_start, rows.keep_stop), slice(columns.keep_start, columns.keep_stop),
+        )  # fmt: skip
 
     @property
     def inner(self) -> tuple[slice, slice]:
         """What is kept, in the tile."""
-        return self.rows.inner, self.columns.inner
+        rows, columns = (
+            slice(kept.start - span.start, kept.stop - span.start)
+            for kept, span in zip(self.kept, (self.rows, self.columns), strict=True)
+        )
+        return rows, columns
 
 
 @dataclass(frozen=True)
@@ -80,14 +68,12 @@ class Tiling:
     """How pictures are cut into tiles; see :meth:`of`.
 
     Attributes:
-        side: height and width of a tile, a multiple of ``stride``.
-        margin: pixels on each side that are thrown away, a multiple of ``stride``.
-        stride: of the network.
+        side: height and width of a tile.
+        margin: pixels on each side that are thrown away.
     """
 
     side: int
     margin: int
-    stride: int = 1
 
     @classmethod
     def of(cls, side: int, margin: int, stride: int) -> Tiling:
@@ -102,11 +88,7 @@ class Tiling:
                 f"a tile of {side} pixels is too small: {margin} are thrown away on each side",
                 f"use --tile {2 * margin + stride} or more; several times that computes less twice",
             )
-        return cls(side, margin, stride)
-
-    def fits(self, height: int, width: int) -> bool:
-        """Say whether a picture is one tile."""
-        return max(height, width) <= self.side
+        return cls(side, margin)
 
     def tiles(self, height: int, width: int) -> list[Tile]:
         """Return the tiles of a picture, row by row; each of its pixels is kept by one."""
@@ -115,15 +97,12 @@ class Tiling:
 
     def _spans(self, length: int) -> list[Span]:
         spans: list[Span] = []
-        step = self.side - 2 * self.margin
-        start = 0
+        start = keep = 0
         while start + self.side < length:
-            keep_start = start + self.margin if start else 0
-            spans.append(
-                Span(start, start + self.side, keep_start, start + self.side - self.margin)
-            )
-            start += step
-        return [*spans, Span(start, length, start + self.margin if start else 0, length)]
+            stop = start + self.side
+            spans.append(Span(start, stop, keep, stop - self.margin))
+            start, keep = stop - 2 * self.margin, stop - self.margin
+        return [*spans, Span(start, length, keep, length)]
 
 
 def batches_of(tiles: Sequence[Tile], batch_size: int) -> Iterator[list[Tile]]:
