@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.graph.cost import resolved_graph
-from fcn_deploy.graph.receptive_axes import AxisField, Fields, Problems, Step
+from fcn_deploy.graph.receptive_axes import AxisField, Fields
 from fcn_deploy.graph.receptive_rules import fields_of
 
 if TYPE_CHECKING:
@@ -86,16 +86,11 @@ def receptive_field(model: onnx.ModelProto) -> ReceptiveField:
 
 
 class _Walk:
-    """The fields of all tensors that depend on a picture of one size.
-
-    Attributes:
-        problem: the first thing that keeps a pixel from depending on its surroundings alone.
-        mask_axes: of the mask.
-    """
+    """The fields of all tensors that depend on a picture of one size."""
 
     def __init__(self, model: onnx.ModelProto, size: tuple[int, int]) -> None:
         graph, shapes = resolved_graph(model, {"image": (1, *size, 3)})
-        problems: Problems = []
+        problems: list[str] = []
         self._fields: dict[str, Fields] = {
             "image": (None, AxisField.of_picture(0), AxisField.of_picture(1), None)
         }
@@ -103,10 +98,9 @@ class _Walk:
         for node in graph.node:
             if self._fields.keys().isdisjoint(node.input):
                 continue
-            step = Step(node, self._fields, shapes, constants, size, problems)
-            fields = fields_of(step)
-            for name in filter(None, node.output):
-                self._fields[name] = fields
+            fields, noted = fields_of(node, self._fields, shapes, constants, size)
+            problems += noted
+            self._fields.update((name, fields) for name in node.output if name)
         mask = self._fields.get(graph.output[0].name, ())
         one = Fraction(1)
         self.mask_axes = [field for field in mask if field is not None]
@@ -115,12 +109,10 @@ class _Walk:
         self.problem = next(iter(problems), None)
 
     def axes(self) -> list[AxisField]:
-        """Return those of all tensors."""
         return [axis for fields in self._fields.values() for axis in fields if axis is not None]
 
     @property
     def raw(self) -> Mapping[str, object]:
-        """What must be equal for pictures of all sizes."""
         return {
             name: [axis and (axis.side, axis.jump, axis.first, axis.last) for axis in fields]
             for name, fields in self._fields.items()
@@ -128,7 +120,6 @@ class _Walk:
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, list[int | float]]:
-    """Return the values of small constants, flat, by their names."""
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in graph.initializer}

@@ -7,50 +7,119 @@ the stride.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
+from typing import TYPE_CHECKING, Any
 
-from fcn_deploy.graph.receptive_axes import AxisField, Fields, Step
+from fcn_deploy.graph.receptive_axes import AxisField, Fields, Shape
 
-Rule = Callable[[Step], Fields]
+if TYPE_CHECKING:
+    import onnx
 
 
-def fields_of(step: Step) -> Fields:
-    """Return the fields of what a node gives; problems are noted."""
-    rule = _RULES.get(step.node.op_type)
+@dataclass(frozen=True)
+class _Step:
+    node: onnx.NodeProto
+    fields: Mapping[str, Fields]  # of the tensors that depend on the picture
+    shapes: Mapping[str, Shape]
+    constants: Mapping[str, list[Any]]  # small ones, flat
+    picture: Shape
+    problems: list[str]
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        from onnx import helper
+
+        for attribute in self.node.attribute:
+            if attribute.name == name:
+                return helper.get_attribute_value(attribute)
+        return default
+
+    def constant(self, place: int) -> list[Any] | None:
+        return self.constants.get(self.node.input[place]) if place < len(self.node.input) else None
+
+    def of(self, place: int) -> Fields:
+        name = self.node.input[place]
+        return self.fields.get(name, (None,) * len(self.shapes[name]))
+
+    @property
+    def first(self) -> Fields:
+        return self.of(0)
+
+    @property
+    def read(self) -> Shape:
+        return self.shapes[self.node.input[0]]
+
+    @property
+    def written(self) -> Shape:
+        return self.shapes[self.node.output[0]]
+
+    def note(self, what: str) -> None:
+        name = f" ({self.node.name})" if self.node.name else ""
+        self.problems.append(f"its {self.node.op_type}{name} {what}")
+
+    def without(self, fields: Fields, axes: Sequence[int]) -> Fields:
+        wanted = {axis % len(fields) for axis in axes}
+        if any(fields[axis] is not None for axis in wanted):
+            self.note("looks at the whole picture")
+        return tuple(None if axis in wanted else field for axis, field in enumerate(fields))
+
+
+Rule = Callable[[_Step], Fields]
+
+
+def fields_of(
+    node: onnx.NodeProto,
+    fields: Mapping[str, Fields],
+    shapes: Mapping[str, Shape],
+    constants: Mapping[str, list[Any]],
+    picture: Shape,
+) -> tuple[Fields, list[str]]:
+    """Return the fields of what a node gives, and what keeps it from seeing its surroundings alone.
+
+    Args:
+        node: the operator.
+        fields: of the tensors that depend on the picture.
+        shapes: of all tensors.
+        constants: values of small ones, flat.
+        picture: (H, W).
+    """
+    step = _Step(node, fields, shapes, constants, picture, [])
+    rule = _RULES.get(node.op_type)
     try:
-        if rule is not None and step.node.domain in ("", "ai.onnx"):
-            fields = rule(step)
-            if len(fields) == len(step.written):
-                return fields
+        if rule is not None and node.domain in ("", "ai.onnx"):
+            found = rule(step)
+            if len(found) == len(step.written):
+                return found, step.problems
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):
         pass  # a shape or a value is not known
     step.note("is none whose surroundings are known")
-    return (None,) * len(step.shapes.get(step.node.output[0], ()))
+    return (None,) * len(shapes.get(node.output[0], ())), step.problems
 
 
-def _kept(step: Step) -> Fields:
+def _kept(step: _Step) -> Fields:
     return step.first
 
 
-def _broadcast(step: Step, skipped: int | None = None) -> Fields:
+def _broadcast(step: _Step, skipped: int | None = None) -> Fields:
     rank = len(step.written)
     joined: list[AxisField | None] = [None] * rank
-    names = [name for name in step.node.input if name]
-    for name in names:
-        for axis, field in enumerate(step.fields.get(name, ()), rank - len(step.shapes[name])):
-            _join(step, joined, axis, field)
-    for name in names:  # what else varies along a side of the picture depends on the place
-        shape = step.shapes[name]
-        fields = step.fields.get(name, (None,) * len(shape))
-        for axis, size, field in zip(range(rank - len(shape), rank), shape, fields, strict=True):
+    places = [place for place, name in enumerate(step.node.input) if name]
+    for place in places:
+        for axis, field in enumerate(reversed(step.of(place)), 1):
+            _join(step, joined, rank - axis, field)
+    for place in places:  # what else varies along a side of the picture depends on the place
+        shape = step.shapes[step.node.input[place]]
+        for axis, (size, field) in enumerate(
+            zip(shape, step.of(place), strict=True), rank - len(shape)
+        ):
             if joined[axis] is not None and field is None and size > 1 and axis != skipped:
                 step.note("joins the picture with what depends on the place")
     return tuple(joined)
 
 
-def _join(step: Step, joined: list[AxisField | None], axis: int, field: AxisField | None) -> None:
+def _join(step: _Step, joined: list[AxisField | None], axis: int, field: AxisField | None) -> None:
     one = joined[axis]
     if field is not None:
         joined[axis] = field if one is None else one.joined(field)
@@ -59,15 +128,13 @@ def _join(step: Step, joined: list[AxisField | None], axis: int, field: AxisFiel
             joined[axis] = field
 
 
-def _concatenated(step: Step) -> Fields:
+def _concatenated(step: _Step) -> Fields:
     axis = step.attribute("axis") % len(step.written)
     return step.without(_broadcast(step, axis), [axis])
 
 
-def _product(step: Step) -> Fields:
-    left, right = (
-        step.fields.get(name, (None,) * len(step.shapes[name])) for name in step.node.input
-    )
+def _product(step: _Step) -> Fields:
+    left, right = step.of(0), step.of(1)
     if min(len(left), len(right)) < 2:
         raise ValueError
     left, right = step.without(left, [-1]), step.without(right, [-2])
@@ -79,7 +146,7 @@ def _product(step: Step) -> Fields:
     return (*joined[:-2], left[-2], right[-1])
 
 
-def _windows(step: Step) -> list[tuple[int, int, int, int]]:
+def _windows(step: _Step) -> list[tuple[int, int, int, int]]:
     """Return (kernel's reach, stride, pad before, size read) along each spatial axis."""
     kernel = step.attribute("kernel_shape") or step.shapes[step.node.input[1]][2:]
     ones = [1] * len(kernel)
@@ -97,7 +164,7 @@ def _windows(step: Step) -> list[tuple[int, int, int, int]]:
 
 
 def _along(
-    step: Step, windows: Sequence[tuple[Fraction | int, Fraction | int, Fraction | int, int]]
+    step: _Step, windows: Sequence[tuple[Fraction | int, Fraction | int, Fraction | int, int]]
 ) -> Fields:
     """Return the fields of a window (step, before, after, size read) along each spatial axis."""
     if any(name in step.fields for name in step.node.input[1:]):
@@ -108,11 +175,11 @@ def _along(
     return (*step.without(step.first, (0, 1))[:2], *fields[2:])
 
 
-def _convolved(step: Step) -> Fields:
+def _convolved(step: _Step) -> Fields:
     return _along(step, [(s, -pad, reach - pad, n) for reach, s, pad, n in _windows(step)])
 
 
-def _transposed_convolved(step: Step) -> Fields:
+def _transposed_convolved(step: _Step) -> Fields:
     if step.attribute("auto_pad", b"NOTSET") != b"NOTSET" or step.attribute("output_shape"):
         raise ValueError
     return _along(
@@ -122,7 +189,7 @@ def _transposed_convolved(step: Step) -> Fields:
     )  # fmt: skip
 
 
-def _resized(step: Step) -> Fields:
+def _resized(step: _Step) -> Fields:
     mode = step.attribute("mode", b"nearest")
     place = step.attribute("coordinate_transformation_mode", b"half_pixel")
     reach = {b"nearest": 1, b"linear": 1, b"cubic": 2}[mode]
@@ -145,7 +212,7 @@ def _resized(step: Step) -> Fields:
     return tuple(fields)
 
 
-def _sliced(step: Step) -> Fields:
+def _sliced(step: _Step) -> Fields:
     starts, ends = step.constants[step.node.input[1]], step.constants[step.node.input[2]]
     axes = step.constant(3) or range(len(starts))
     steps = step.constant(4) or [1] * len(starts)
@@ -160,7 +227,7 @@ def _sliced(step: Step) -> Fields:
     return tuple(fields)
 
 
-def _padded(step: Step) -> Fields:
+def _padded(step: _Step) -> Fields:
     pads = step.constants[step.node.input[1]]
     axes = step.constant(3) or range(len(pads) // 2)
     if step.attribute("mode", b"constant") == b"wrap":
@@ -173,7 +240,7 @@ def _padded(step: Step) -> Fields:
     return tuple(fields)
 
 
-def _depth_to_space(step: Step) -> Fields:
+def _depth_to_space(step: _Step) -> Fields:
     s = step.attribute("blocksize")
     n = step.read
     return _along(
@@ -185,13 +252,13 @@ def _depth_to_space(step: Step) -> Fields:
     )
 
 
-def _transposed(step: Step) -> Fields:
+def _transposed(step: _Step) -> Fields:
     order = step.attribute("perm") or range(len(step.first))[::-1]
     return tuple(step.first[axis] for axis in order)
 
 
-def _reduced(step: Step) -> Fields:
-    axes = step.axes()
+def _reduced(step: _Step) -> Fields:
+    axes = step.attribute("axes") or step.constant(1)
     if axes is None:
         if step.attribute("noop_with_empty_axes", 0):
             return step.first
@@ -199,11 +266,11 @@ def _reduced(step: Step) -> Fields:
     return _without_axes(step, axes)
 
 
-def _best(step: Step) -> Fields:
+def _best(step: _Step) -> Fields:
     return _without_axes(step, [step.attribute("axis", 0)])
 
 
-def _without_axes(step: Step, axes: Sequence[int]) -> Fields:
+def _without_axes(step: _Step, axes: Sequence[int]) -> Fields:
     fields = step.without(step.first, axes)
     if step.attribute("keepdims", 1):
         return fields
@@ -215,16 +282,16 @@ def _along_axis(default: int) -> Rule:
     return lambda step: step.without(step.first, [step.attribute("axis", default)])
 
 
-def _normalised_from(step: Step) -> Fields:
+def _normalised_from(step: _Step) -> Fields:
     rank = len(step.first)
     return step.without(step.first, range(step.attribute("axis", -1) % rank, rank))
 
 
-def _whole_picture(step: Step) -> Fields:
+def _whole_picture(step: _Step) -> Fields:
     return step.without(step.first, range(2, len(step.first)))
 
 
-def _reshaped(step: Step) -> Fields:
+def _reshaped(step: _Step) -> Fields:
     """Follow axes through a Reshape, which splits and merges them in the order of memory."""
     read, written, fields = step.read, step.written, step.first
     result: list[AxisField | None] = []
@@ -245,7 +312,7 @@ def _reshaped(step: Step) -> Fields:
 
 
 def _regrouped(
-    step: Step, old: Sequence[tuple[int, AxisField | None]], new: Sequence[int]
+    step: _Step, old: Sequence[tuple[int, AxisField | None]], new: Sequence[int]
 ) -> list[AxisField | None]:
     """Return the fields of axes that hold the values of others, in the same order."""
     found = [(size, field) for size, field in old if size > 1 or field is not None]
