@@ -37,6 +37,11 @@ class TileOptions:
     bands: tuple[int, ...] | None
     scale: tuple[float, float] | None
 
+    @property
+    def given(self) -> bool:
+        """Whether anything was typed."""
+        return self != TileOptions(AUTO, None, None, None, None)
+
     def choice(
         self, source: Run, precision: Precision, taken: InputShape, batch_size: int
     ) -> TileChoice:
