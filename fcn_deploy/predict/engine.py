@@ -203,18 +203,9 @@ def line_values(
 def map_values(item: Item, mask: str, found: MapMask, classes: tuple[str, ...]) -> dict[str, Any]:
     """Return what the journal says of a map that has its mask."""
     counts = found.counts.tolist()
-    return {
-        "source": item.name,
-        "mask": mask,
-        "size": list(found.size),
-        "ms": None if found.seconds is None else round(1e3 * found.seconds, 1),
-        "shares": {
-            name: round(count / sum(counts), 6)
-            for name, count in zip(classes, counts, strict=False)
-            if count
-        },
-        "error": None,
-    }
+    values = line_values(item, mask, np.zeros((1, 1), np.uint8), found.seconds, classes)
+    shares = {n: round(c / sum(counts), 6) for n, c in zip(classes, counts, strict=False) if c}
+    return {**values, "size": list(found.size), "shares": shares}
 
 
 def failed(place: int, item: Item, error: PredictionError) -> Outcome:

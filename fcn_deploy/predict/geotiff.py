@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fcn_deploy.data.images import MAX_PIXELS
 from fcn_deploy.data.masks import Palette, colour_table
 from fcn_deploy.data.png import SOFTWARE
 from fcn_deploy.data.tiff_header import tiff_header
+from fcn_deploy.predict.items import unreadable
 from fcn_deploy.predict.tiles import Tile
 
 #: Height and width of the blocks of a mask's file.
@@ -85,10 +87,6 @@ class Bands:
 class MapReader(AbstractContextManager["MapReader"]):
     """An open map.
 
-    Args:
-        path: the file.
-        bands: that the network sees.
-
     Attributes:
         size: (height, width) in pixels.
         dataset: rasterio's.
@@ -139,11 +137,7 @@ class MapReader(AbstractContextManager["MapReader"]):
             )
 
     def read(self, tile: Tile) -> NDArray[np.uint8]:
-        """Return what is segmented in a tile, uint8 [h, w, 3].
-
-        Raises:
-            ImageError: the file is damaged there.
-        """
+        """Return what is segmented in a tile, uint8 [h, w, 3]."""
         with _reading(self._path):
             values = self.dataset.read(self._indexes, window=_window(*tile.read))  # (bands, h, w)
         if self._table is not None:
@@ -170,8 +164,10 @@ class MapReader(AbstractContextManager["MapReader"]):
 class MapWriter(AbstractContextManager["MapWriter"]):
     """A mask that is written by windows: a tiled, packed GeoTIFF of class indices.
 
+    It is whole when the block has ended.
+
     Args:
-        path: to write; it is whole when the block has ended.
+        path: to write.
         like: the map, whose coordinates it gets, and whose pixels that stand for nothing.
         palette: RGB per class.
 
@@ -207,11 +203,7 @@ class MapWriter(AbstractContextManager["MapWriter"]):
             self._dataset.write_colormap(1, dict(enumerate(colour_table(palette).tolist())))
 
     def write(self, tile: Tile, mask: NDArray[np.uint8]) -> None:
-        """Write what is kept of a tile, uint8 [h, w].
-
-        Raises:
-            ArtifactError: the disk is full, for example.
-        """
+        """Write what is kept of a tile, uint8 [h, w]."""
         nothing = 0
         if self._marks_nothing:
             is_nothing = self._like.is_nothing(tile)
@@ -230,11 +222,7 @@ class MapWriter(AbstractContextManager["MapWriter"]):
 
 
 def counts_of_mask(path: Path) -> tuple[tuple[int, int], NDArray[np.int64]]:
-    """Return (height, width) and counts, as of :class:`MapWriter`, of a mask that it wrote.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """Return (height, width) and counts, as of :class:`MapWriter`, of a mask that it wrote."""
     import rasterio
 
     counts = np.zeros(256, np.int64)
@@ -253,24 +241,18 @@ def _window(rows: slice, columns: slice) -> Any:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path, *, writing: bool = False) -> Iterator[None]:
     from rasterio.errors import RasterioError
 
     try:
         yield
     except (RasterioError, OSError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise ImageError(f"{path} cannot be read ({reason})", "remove or replace it") from error
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except (RasterioError, OSError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
+        reason = str(error.__cause__ or error)
+        if not writing:
+            raise unreadable(str(path), reason) from error
         raise ArtifactError(
             f"cannot write {path} ({reason})", "free some space, or choose another --out"
         ) from error
+
+
+_writing = partial(_reading, writing=True)

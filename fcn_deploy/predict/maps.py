@@ -65,20 +65,18 @@ def segment_map(
     batch_size: int = 1,
     has_finite_logits: FiniteCheck = lambda image: True,
 ) -> MapMask:
-    """Write the mask of a map.
+    """Write the mask of a map; it is whole when this returns.
 
     Args:
         runner: an open runner, asked from the caller's thread alone.
         source: the map.
-        target: the mask; it is whole when this returns.
-        options: see :class:`MapOptions`.
+        target: the mask.
+        options: how.
         batch_size: most tiles to segment at once.
         has_finite_logits: asked of tiles whose mask is of class 0 alone.
 
     Raises:
-        ImageError: the map cannot be read, or be cut into tiles.
-        FcnDeployError: the runner failed.
-        ArtifactError: the mask cannot be written.
+        FcnDeployError: the map cannot be read or cut, the runner failed, the mask is not written.
     """
     begun = time.perf_counter()
     with MapReader(source, options.bands) as reader:
@@ -118,9 +116,5 @@ def _kept(
 
 
 def read_mask_of_map(path: Path) -> MapMask:
-    """Return what a file holds that :func:`segment_map` wrote.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """Return what a file holds that :func:`segment_map` wrote."""
     return MapMask(*counts_of_mask(path))

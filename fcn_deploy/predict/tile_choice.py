@@ -1,8 +1,4 @@
-"""TileChoice: whether a picture is segmented in tiles, and in which.
-
-What fits into the memory budget stays whole.  The network's memory is counted from the shapes of
-its tensors, the margin of tiles from its receptive field.
-"""
+"""TileChoice: whether a picture is segmented in tiles, and in which."""
 
 from __future__ import annotations
 
