@@ -141,7 +141,7 @@ class MapReader(AbstractContextManager["MapReader"]):
         with _reading(self._path):
             values = self.dataset.read(self._indexes, window=_window(*tile.read))  # (bands, h, w)
         if self._table is not None:
-            return np.take(self._table, values[0], axis=0)
+            return np.asarray(self._table[values[0]])
         if self._scale is not None:
             low, high = self._scale
             scaled = (np.nan_to_num(values.astype(np.float32)) - low) * (255 / (high - low))
