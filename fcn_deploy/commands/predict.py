@@ -14,6 +14,7 @@ import click
 
 from fcn_deploy.commands.predict_engine import engine_options, open_engine, require_engine
 from fcn_deploy.commands.predict_progress import progress, rate_words, say_resumed
+from fcn_deploy.commands.predict_tiles import TileOptions, tile_options
 from fcn_deploy.commands.shared.backends import say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
@@ -56,6 +57,7 @@ class PredictOptions:
     engine: str
     address: str | None
     workers: int | None
+    tiles: TileOptions
     backend: str
     allow: frozenset[str]
     precision: Precision
@@ -99,13 +101,14 @@ class PredictOptions:
     help="Segment so many pictures of one size at once.",
 )  # fmt: skip
 @engine_options
+@tile_options
 @auto_backend_option
 @precision_options
 @device_option
 @threads_option
 @trust_option
 def predict(**typed: Any) -> None:
-    """Segment pictures and write palette PNG masks of the same size.
+    """Segment pictures and maps and write palette masks of the same size.
 
     A SOURCE is a file, a folder, a pattern in quotes, a .tar or .zip archive, @LIST with a file's
     name on each line, or - for such a list on standard input.  What became of each picture stands
@@ -153,7 +156,7 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     chosen = _choose_backend(source, job, options)
     done = 0
     with ExitStack() as stack:
-        engine = open_engine(source, chosen, options, job.selection.items, stack)
+        engine = open_engine(source, chosen, options, job, stack)
         job.begin(engine)
         say_resumed(job, resumed=options.resume)
         left = len(job.selection.items)

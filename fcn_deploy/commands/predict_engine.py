@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from fcn_deploy.core.spec import Precision
 if TYPE_CHECKING:
     from fcn_deploy.commands.predict import PredictOptions
     from fcn_deploy.predict.engine import Engine
-    from fcn_deploy.predict.items import Item
+    from fcn_deploy.predict.job import PredictJob
     from fcn_deploy.predict.stream import FiniteCheck
     from fcn_deploy.runners.base import Runner
 
@@ -57,6 +57,8 @@ def require_engine(options: PredictOptions) -> None:
         from fcn_deploy.predict.ray_engine import require_ray
 
         require_ray()
+        if options.tiles.given:
+            raise InputError("--engine ray cuts no tiles", "use --engine local for large pictures")
     elif options.address or options.workers:
         raise InputError("--address and --workers are of --engine ray", "add it, or drop them")
 
@@ -95,22 +97,33 @@ def open_engine(
     source: Run,
     chosen: ChosenBackend,
     options: PredictOptions,
-    items: Sequence[Item],
+    job: PredictJob,
     stack: ExitStack,
 ) -> Engine:
-    """Open what was asked for to do some pictures; the stack closes it."""
+    """Open what was asked for to do what is left; the stack closes it."""
     device = options.device
     if options.engine != _RAY:
         from fcn_deploy.predict.engine import LocalEngine
+        from fcn_deploy.predict.geotiff import require_rasterio
+        from fcn_deploy.predict.tiled_runner import TiledRunner, checked_in_tiles
 
         require_backends([chosen.backend], device)
         opener = OpenRunner(source, chosen, options.precision, device, trust_code=False)
+        if job.has_maps:
+            require_rasterio()
         runner, check = opener(stack, options.threads)
-        return LocalEngine(runner, options.batch_size, check)
+        tiles, batch_size = options.tiles, options.batch_size
+        choice = tiles.choice(source, chosen.precision, runner.spec.input_shape, batch_size)
+        return LocalEngine(
+            TiledRunner(runner, choice.of_picture, batch_size),
+            batch_size,
+            checked_in_tiles(check, choice.of_picture),
+            tiles.maps(choice),
+        )
     from fcn_deploy.predict.ray_engine import RayEngine, require_files
     from fcn_deploy.runners.base import find_backend
 
-    require_files(items)
+    require_files(job.selection.items)
     gpu = {"cpu": False, "cuda": True, "auto": None}[find_backend(chosen.backend).runs_on or device]
     unproven = ChosenBackend(chosen.backend, chosen.precision)  # the proof was of this machine
     engine = RayEngine(

@@ -43,6 +43,7 @@ from fcn_deploy.runners.base import Runner
 #: Why one picture gets no mask while the others do: unreadable, beyond the backend's memory, or of
 #: a size that the engine was not built for.
 PredictionError = ImageError | BackendError | DeviceMemoryError | BatchShapeError
+PREDICTION_ERRORS = (ImageError, BackendError, DeviceMemoryError, BatchShapeError)
 #: Asked of an image, uint8 [H, W, 3], whose mask is of class 0 alone.
 FiniteCheck = Callable[[NDArray[np.uint8]], bool]
 _Done = TypeVar("_Done")
