@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import sys
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.commands.predict_progress import progress, rate_words, say_resumed
+from fcn_deploy.commands.predict_progress import printable, progress, rate_words, say_resumed
 from fcn_deploy.commands.shared.backends import require_backends, say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
@@ -39,6 +41,9 @@ from fcn_deploy.core.spec import Precision
 if TYPE_CHECKING:
     from fcn_deploy.predict.folder import Prediction
     from fcn_deploy.predict.job import PredictJob
+    from fcn_deploy.predict.stream import FiniteCheck
+    from fcn_deploy.predict.video.job import FilmJob
+    from fcn_deploy.runners.base import Runner
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ class PredictOptions:
     arguments: tuple[str, ...]
     out: Path | None
     overlay: bool
+    as_frames: bool
+    seconds: float | None
+    max_frames: int | None
     full_names: bool
     recursive: bool
     resume: bool
@@ -72,6 +80,17 @@ class PredictOptions:
     "--overlay", is_flag=True,
     help="Write overlays/NAME.png as well: each picture blended with the colours of its mask.",
 )  # fmt: skip
+@click.option(
+    "--frames", "as_frames", is_flag=True,
+    help="Of a film: write a PNG mask for each frame, NAME/000000.png and so on.",
+)  # fmt: skip
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True),
+    help="End a live source after so many seconds.",
+)  # fmt: skip
+@click.option(
+    "--max-frames", type=click.IntRange(min=1), help="End a live source after so many masks."
+)
 @click.option(
     "--full-names", is_flag=True,
     help="Name each mask after its picture's suffix and folder as well, cam1/a.jpg.png, so that "
@@ -107,8 +126,13 @@ def predict(**typed: Any) -> None:
     A SOURCE is a file, a folder, a pattern in quotes, a .tar or .zip archive, @LIST with a file's
     name on each line, or - for such a list on standard input.  What became of each picture stands
     in predictions.jsonl beside the masks.
+
+    Of a film, such as film.mp4, the masks are a film as well, NAME.mkv, and the shares of the
+    classes over time NAME.csv.  camera:0, rtsp://... and http://... are live sources: the newest
+    frame is segmented, Ctrl-C ends.
     """
     options = PredictOptions(**typed)
+    from fcn_deploy.commands.predict_films import run_films
     from fcn_deploy.predict.job import PredictJob
     from fcn_deploy.predict.shard import Shard
     from fcn_deploy.predict.sources import Sources
@@ -117,6 +141,8 @@ def predict(**typed: Any) -> None:
     source = replace(source, trusted=options.trust)
     shard = None if options.shard is None else Shard.from_text(options.shard)
     folder = options.out or source.results_root / "predictions"
+    if run_films(words, folder, shard, options, partial(_begun, source, options=options)):
+        return
     with ExitStack() as stack:
         pictures = stack.enter_context(
             Sources(
@@ -146,34 +172,19 @@ def predict(**typed: Any) -> None:
 
 def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     """Do what is left, and return how many masks were written."""
-    chosen = _choose_backend(source, job, options)
-    require_backends([chosen.backend], options.device)
     done = 0
-    with ExitStack() as stack:
-        runner = stack.enter_context(
-            open_chosen(source, chosen, device=options.device, threads=options.threads)
-        )
-        job.begin(runner)
-        say_resumed(job, resumed=options.resume)
+    with _begun(source, job, options) as (runner, has_finite_logits):
         left = len(job.selection.items)
-        predictions = stack.enter_context(  # Ctrl-C finishes the masks in hand, and their lines
+        begun = time.perf_counter()
+        # Ctrl-C finishes the masks in hand, and their lines.
+        with (
             closing(
                 job.predictions(
-                    runner,
-                    batch_size=options.batch_size,
-                    has_finite_logits=logits_check(
-                        source,
-                        runner.describe(),
-                        stack,
-                        precision=options.precision,
-                        threads=options.threads,
-                        device=options.device,
-                    ),
+                    runner, batch_size=options.batch_size, has_finite_logits=has_finite_logits
                 )
-            )
-        )
-        begun = time.perf_counter()
-        with progress(left) as step:
+            ) as predictions,
+            progress(left) as step,
+        ):
             for prediction in predictions:
                 step()
                 if prediction.error is None:
@@ -182,7 +193,6 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
                     click.echo(f"fcn-deploy: {_named(prediction)}", err=True)
         seconds = time.perf_counter() - begun
         described = runner.describe()
-    say_unusual([described])
     out = job.journal.path.parent
     console.print(
         f"wrote {done} of {left} masks to {out} ({described.backend} on {described.device})"
@@ -192,7 +202,37 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     return done
 
 
-def _choose_backend(source: Run, job: PredictJob, options: PredictOptions) -> ChosenBackend:
+@contextmanager
+def _begun(
+    source: Run, job: PredictJob | FilmJob, options: PredictOptions
+) -> Iterator[tuple[Runner, FiniteCheck]]:
+    """Open the backend and the journal for a job, and say at its end what was unusual."""
+    chosen = _choose_backend(source, job, options)
+    require_backends([chosen.backend], options.device)
+    with ExitStack() as stack:
+        runner = stack.enter_context(
+            open_chosen(source, chosen, device=options.device, threads=options.threads)
+        )
+        job.begin(runner)
+        say_resumed(job, resumed=options.resume)
+        yield (
+            runner,
+            logits_check(
+                source,
+                runner.describe(),
+                stack,
+                precision=options.precision,
+                threads=options.threads,
+                device=options.device,
+            ),
+        )
+        described = runner.describe()
+    say_unusual([described])
+
+
+def _choose_backend(
+    source: Run, job: PredictJob | FilmJob, options: PredictOptions
+) -> ChosenBackend:
     """Return the backend that was named; else that of the journal, which is of one backend."""
     head = job.journal.model()
     if options.backend == AUTO and head is not None and source.named_engine is None:
@@ -216,7 +256,7 @@ def _named(prediction: Prediction) -> str:
     """
     line, name = str(prediction.error), str(prediction.source)
     words = line if " ".join(name.split()) in line else f"{name}: {line}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    return printable(words)
 
 
 def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
@@ -227,7 +267,7 @@ def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
         not first.exists()
         and first.suffix == ""
         and len(arguments) > 1
-        and re.match(r"-$|@|.*[*?[]", arguments[0]) is None  # a list or a pattern
+        and re.match(r"-$|@|.*[*?[]|camera:|.*://", arguments[0]) is None  # a list, a pattern, live
     )
     if first.suffix in MODEL_SUFFIXES or is_bundle(first) or run_directory or mistyped:
         if len(arguments) == 1:
