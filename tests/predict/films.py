@@ -31,7 +31,7 @@ def picture(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> NDArray[np.ui
 
 def write_film(
     path: Path,
-    stamps: Sequence[int] = range(0, 24 * 40, 40),
+    stamps: Sequence[int] = range(0, 12 * 40, 40),
     *,
     codec: str = "mpeg4",
     time_base: Fraction = MILLI,

@@ -20,6 +20,7 @@ from fcn_deploy.core.errors import ArtifactError, ImageError, InputError
 from fcn_deploy.data.masks import overlay
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.shard import Shard
+from fcn_deploy.predict.sources import Sources
 from fcn_deploy.predict.video.decode import Film
 from fcn_deploy.predict.video.encode import MaskFilm
 from fcn_deploy.predict.video.outputs import FilmOutputs
@@ -47,19 +48,19 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_frame_s_mask_stands_at_its_time(film: Path, tmp_path: Path) -> None:
     runner = FakeRunner()
     (done,) = run_films([film], tmp_path, batch_size=3)
-    assert (done.frames, done.broken, done.error) == (24, 0, None)
+    assert (done.frames, done.broken, done.error) == (12, 0, None)
     masks, frames = masks_in(tmp_path / "a.mkv"), decoded(film)
-    assert list(masks) == list(frames) == list(range(0, 960, 40))
+    assert list(masks) == list(frames) == list(range(0, 480, 40))
     for stamp, frame in frames.items():
         assert np.array_equal(masks[stamp], runner.run(frame[None]).mask[0])
     rows = rows_of(tmp_path / "a.csv")
-    assert [float(row["seconds"]) for row in rows] == pytest.approx([0.04 * n for n in range(24)])
+    assert [float(row["seconds"]) for row in rows] == pytest.approx([0.04 * n for n in range(12)])
     for row, mask in zip(rows, masks.values(), strict=True):
         for index, name in enumerate(FAKE_SPEC.class_names):
             assert float(row[name]) == pytest.approx((mask == index).mean(), abs=1e-6)
     (line,) = journal_lines(tmp_path)
     assert (line["source"], line["mask"]) == (str(film), "a.mkv")
-    assert (line["size"], line["frames"], line["broken"]) == ([HEIGHT, WIDTH], 24, 0)
+    assert (line["size"], line["frames"], line["broken"]) == ([HEIGHT, WIDTH], 12, 0)
     assert sum(line["shares"].values()) == pytest.approx(1, abs=1e-4)
 
 
@@ -96,13 +97,13 @@ def test_a_broken_frame_is_missed_at_its_place_alone(tmp_path: Path, codec: str)
     film = write_film(tmp_path / "b.mkv", codec=codec, broken=(7,))
     out = tmp_path / "out"
     (done,) = run_films([film], out)
-    assert (done.frames, done.broken, done.error) == (23, 1, None)
+    assert (done.frames, done.broken, done.error) == (11, 1, None)
     frames, masks = decoded(film), masks_in(out / "b.mkv")
-    assert list(masks) == list(frames) == [40 * n for n in range(24) if n != 7]
+    assert list(masks) == list(frames) == [40 * n for n in range(12) if n != 7]
     for stamp, frame in frames.items():
         assert np.array_equal(masks[stamp], FakeRunner().run(frame[None]).mask[0])
     rows = rows_of(out / "b.csv")
-    assert [int(row["frame"]) for row in rows] == list(range(24))
+    assert [int(row["frame"]) for row in rows] == list(range(12))
     assert {row["frame"]: (row["seconds"], row["red"]) for row in rows if row["error"]} == {
         "7": ("0.280000", "")
     }
@@ -110,11 +111,12 @@ def test_a_broken_frame_is_missed_at_its_place_alone(tmp_path: Path, codec: str)
 
 
 def test_frames_are_files_of_their_own(broken: Path, tmp_path: Path) -> None:
-    run_films([broken], tmp_path, as_frames=True)
-    run_films([broken], tmp_path, as_frames=True)  # ours, so it is replaced
+    write_film(tmp_path / "b.mp4", range(2))
+    run_films([tmp_path / "b.mp4"], tmp_path, as_frames=True)
+    run_films([broken], tmp_path, as_frames=True)  # what was there is ours, and is replaced
     run_films([broken], tmp_path / "film")
     names = sorted(path.name for path in (tmp_path / "b").iterdir())
-    assert names == [f"{n:06}.png" for n in range(24) if n != 7]
+    assert names == [f"{n:06}.png" for n in range(12) if n != 7]
     assert not (tmp_path / "b.mkv").exists()
     for name, mask in zip(names, masks_in(tmp_path / "film/b.mkv").values(), strict=True):
         with Image.open(tmp_path / "b" / name) as image:
@@ -135,7 +137,7 @@ def test_a_frame_that_the_network_refuses_is_missed_alone(film: Path, tmp_path: 
 
     runner._see = refuse_the_fifth
     (done,) = run_films([film], tmp_path, runner=runner)
-    assert (done.frames, done.broken) == (23, 1)
+    assert (done.frames, done.broken) == (11, 1)
     assert rows_of(tmp_path / "a.csv")[5]["error"] == "no memory"
 
 
@@ -167,7 +169,7 @@ def test_a_kill_leaves_no_half_film(film: Path, tmp_path: Path, moment: str) -> 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert (tmp_path / "a.mkv").exists() == (moment == "before the line")
     (done,) = run_films([film], tmp_path, resume=True)
-    assert len(masks_in(tmp_path / "a.mkv")) == done.frames == 24
+    assert len(masks_in(tmp_path / "a.mkv")) == done.frames == 12
     assert len(journal_lines(tmp_path)) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a.csv", "a.mkv", "predictions.jsonl",
@@ -184,7 +186,6 @@ def test_a_finished_film_is_not_computed_again(film: Path, broken: Path, tmp_pat
         run_films([film], tmp_path, resume=True, runner=FakeRunner(digest="sha256:other"))
     (tmp_path / "a.mkv").unlink()
     assert len(run_films([film, broken], tmp_path, resume=True)) == 1
-    assert len(run_films([film], tmp_path, resume=True, as_frames=True)) == 1
 
 
 def test_shards_share_whole_films_out(film: Path, broken: Path, tmp_path: Path) -> None:
@@ -259,6 +260,13 @@ def test_overlays_are_written_without_h264_too(
     for stamp, frame in decoded(film).items():
         expected = overlay(frame, masks[stamp], FAKE_SPEC.palette)
         assert np.abs(overlays[stamp].astype(int) - expected).mean() < 12
+
+
+def test_a_folder_of_pictures_is_not_searched_for_films(film: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.mp4").write_bytes(film.read_bytes())
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with Sources([str(tmp_path)]) as sources:
+        assert [item.base for item in sources] == ["a.png"]
 
 
 def test_the_film_of_masks_says_what_made_it(film: Path, tmp_path: Path) -> None:

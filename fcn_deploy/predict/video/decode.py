@@ -32,8 +32,8 @@ from fcn_deploy.predict.items import Before
 
 #: Seconds that a stream may take to open, and to send the next packet.
 PATIENCE = 10.0
-#: What a stream is opened with: no buffer that grows while the network computes.
-_LIVE_OPTIONS = {"fflags": "nobuffer", "rtsp_transport": "tcp"}
+#: What a stream is opened with: over UDP frames would be lost.
+_LIVE_OPTIONS = {"rtsp_transport": "tcp"}
 _DAMAGED = "the frame is damaged"
 _DISORDER = "its time stamp is not later than that of the frame before"
 
