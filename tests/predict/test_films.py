@@ -269,6 +269,16 @@ def test_a_folder_of_pictures_is_not_searched_for_films(film: Path, tmp_path: Pa
         assert [item.base for item in sources] == ["a.png"]
 
 
+def test_times_before_zero_begin_at_zero(tmp_path: Path) -> None:
+    masks = MaskFilm(tmp_path / "m.mkv", (4, 6), MILLI, Fraction(25), {})
+    for stamp in (-80, -40, 7):
+        masks.write(np.full((4, 6), stamp + 100, np.uint8), stamp)
+    masks.close()
+    assert {at: int(mask[0, 0]) for at, mask in masks_in(tmp_path / "m.mkv").items()} == {
+        0: 20, 40: 60, 87: 107,
+    }  # fmt: skip
+
+
 def test_the_film_of_masks_says_what_made_it(film: Path, tmp_path: Path) -> None:
     run_films([film], tmp_path)
     with av.open(str(tmp_path / "a.mkv")) as masks:
