@@ -25,7 +25,7 @@ from fcn_deploy.predict.video.job import FilmJob
 from fcn_deploy.predict.video.names import films_of
 from fcn_deploy.runners.base import Runner, open_runner
 
-FRAMES, ROUNDS, SIZE = 90, 4, (360, 480)
+FRAMES, ROUNDS, SIZE = 40, 3, (360, 480)
 
 
 def write_film(path: Path) -> None:

@@ -82,7 +82,7 @@ class PredictOptions:
 )  # fmt: skip
 @click.option(
     "--frames", "as_frames", is_flag=True,
-    help="Of a film: write a PNG mask for each frame, NAME/000000.png and so on.",
+    help="Write a PNG for each frame of a film, NAME/000000.png and so on, and no film of masks.",
 )  # fmt: skip
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True),
