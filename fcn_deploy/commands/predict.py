@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fcn_deploy.commands.predict_engine import (
+    engine_options,
+    open_engine,
+    open_runner,
+    require_engine,
+)
+from fcn_deploy.commands.predict_films import film_options, run_films
 from fcn_deploy.commands.predict_progress import printable, progress, rate_words, say_resumed
-from fcn_deploy.commands.shared.backends import require_backends, say_unusual
+from fcn_deploy.commands.shared.backends import say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
-from fcn_deploy.commands.shared.logits_check import logits_check
 from fcn_deploy.commands.shared.options import (
     PathText,
     PathType,
@@ -31,7 +36,6 @@ from fcn_deploy.commands.shared.proven_backend import (
     ChosenBackend,
     auto_backend_option,
     choose_backend,
-    open_chosen,
 )
 from fcn_deploy.commands.shared.runs import is_bundle, run_from_argument
 from fcn_deploy.core.errors import InputError
@@ -62,6 +66,9 @@ class PredictOptions:
     check_all: bool
     shard: str | None
     batch_size: int
+    engine: str
+    address: str | None
+    workers: int | None
     backend: str
     allow: frozenset[str]
     precision: Precision
@@ -80,17 +87,7 @@ class PredictOptions:
     "--overlay", is_flag=True,
     help="Write overlays/NAME.png as well: each picture blended with the colours of its mask.",
 )  # fmt: skip
-@click.option(
-    "--frames", "as_frames", is_flag=True,
-    help="Write a PNG for each frame of a film, NAME/000000.png and so on, and no film of masks.",
-)  # fmt: skip
-@click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True),
-    help="End a live source after so many seconds.",
-)  # fmt: skip
-@click.option(
-    "--max-frames", type=click.IntRange(min=1), help="End a live source after so many masks."
-)
+@film_options
 @click.option(
     "--full-names", is_flag=True,
     help="Name each mask after its picture's suffix and folder as well, cam1/a.jpg.png, so that "
@@ -115,6 +112,7 @@ class PredictOptions:
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
     help="Segment so many pictures of one size at once.",
 )  # fmt: skip
+@engine_options
 @auto_backend_option
 @precision_options
 @device_option
@@ -127,12 +125,12 @@ def predict(**typed: Any) -> None:
     name on each line, or - for such a list on standard input.  What became of each picture stands
     in predictions.jsonl beside the masks.
 
-    Of a film, such as film.mp4, the masks are a film as well, NAME.mkv, and the shares of the
-    classes over time NAME.csv.  camera:0, rtsp://... and http://... are live sources: the newest
-    frame is segmented, Ctrl-C ends.
+    The masks of a film, such as film.mp4, are a film, NAME.mkv, and the shares of its classes over
+    time NAME.csv.  camera:0, rtsp://... and http://... are live sources: the newest frame is
+    segmented, Ctrl-C ends.
     """
     options = PredictOptions(**typed)
-    from fcn_deploy.commands.predict_films import run_films
+    require_engine(options)
     from fcn_deploy.predict.job import PredictJob
     from fcn_deploy.predict.shard import Shard
     from fcn_deploy.predict.sources import Sources
@@ -141,7 +139,7 @@ def predict(**typed: Any) -> None:
     source = replace(source, trusted=options.trust)
     shard = None if options.shard is None else Shard.from_text(options.shard)
     folder = options.out or source.results_root / "predictions"
-    if run_films(words, folder, shard, options, partial(_begun, source, options=options)):
+    if run_films(words, folder, shard, options, partial(_open_runner, source, options)):
         return
     with ExitStack() as stack:
         pictures = stack.enter_context(
@@ -172,19 +170,17 @@ def predict(**typed: Any) -> None:
 
 def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     """Do what is left, and return how many masks were written."""
+    chosen = _choose_backend(source, job, options)
     done = 0
-    with _begun(source, job, options) as (runner, has_finite_logits):
+    with ExitStack() as stack:
+        engine = open_engine(source, chosen, options, job.selection.items, stack)
+        job.begin(engine)
+        say_resumed(job, resumed=options.resume)
         left = len(job.selection.items)
-        begun = time.perf_counter()
         # Ctrl-C finishes the masks in hand, and their lines.
-        with (
-            closing(
-                job.predictions(
-                    runner, batch_size=options.batch_size, has_finite_logits=has_finite_logits
-                )
-            ) as predictions,
-            progress(left) as step,
-        ):
+        predictions = stack.enter_context(closing(job.predictions_by(engine)))
+        begun = time.perf_counter()
+        with progress(left) as step:
             for prediction in predictions:
                 step()
                 if prediction.error is None:
@@ -192,7 +188,10 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
                 else:
                     click.echo(f"fcn-deploy: {_named(prediction)}", err=True)
         seconds = time.perf_counter() - begun
-        described = runner.describe()
+        described = engine.describe()
+        if engine.lost:
+            console.print(f"workers lost: {len(engine.lost)}, the last: {engine.lost[-1]}")
+    say_unusual([described])
     out = job.journal.path.parent
     console.print(
         f"wrote {done} of {left} masks to {out} ({described.backend} on {described.device})"
@@ -202,32 +201,11 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     return done
 
 
-@contextmanager
-def _begun(
-    source: Run, job: PredictJob | FilmJob, options: PredictOptions
-) -> Iterator[tuple[Runner, FiniteCheck]]:
-    """Open the backend and the journal for a job, and say at its end what was unusual."""
+def _open_runner(
+    source: Run, options: PredictOptions, job: FilmJob, stack: ExitStack
+) -> tuple[Runner, FiniteCheck]:
     chosen = _choose_backend(source, job, options)
-    require_backends([chosen.backend], options.device)
-    with ExitStack() as stack:
-        runner = stack.enter_context(
-            open_chosen(source, chosen, device=options.device, threads=options.threads)
-        )
-        job.begin(runner)
-        say_resumed(job, resumed=options.resume)
-        yield (
-            runner,
-            logits_check(
-                source,
-                runner.describe(),
-                stack,
-                precision=options.precision,
-                threads=options.threads,
-                device=options.device,
-            ),
-        )
-        described = runner.describe()
-    say_unusual([described])
+    return open_runner(source, chosen, options, stack)
 
 
 def _choose_backend(

@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from fcn_deploy.commands.predict_progress import printable, progress, rate_words
+from fcn_deploy.commands.predict_progress import printable, progress, rate_words, say_resumed
+from fcn_deploy.commands.shared.backends import say_unusual
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.extras import require_extra
@@ -25,21 +26,33 @@ if TYPE_CHECKING:
     from fcn_deploy.predict.video.job import FilmJob, FilmPrediction
     from fcn_deploy.runners.base import Runner
 
+_OPTIONS = (
+    click.option(
+        "--max-frames", type=click.IntRange(min=1), help="End a live source after so many masks."
+    ),
+    click.option(
+        "--seconds", type=click.FloatRange(min=0, min_open=True),
+        help="End a live source after so many seconds.",
+    ),
+    click.option(
+        "--frames", "as_frames", is_flag=True,
+        help="Write a PNG for each frame of a film, NAME/000000.png, and no film of masks.",
+    ),
+)  # fmt: skip
+_Open = Callable[["FilmJob", ExitStack], "tuple[Runner, FiniteCheck]"]
 
-Begun = Callable[["FilmJob"], AbstractContextManager[tuple["Runner", "FiniteCheck"]]]
+
+def film_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--frames``, ``--seconds`` and ``--max-frames``."""
+    for option in _OPTIONS:
+        command = option(command)
+    return command
 
 
 def run_films(
-    words: tuple[str, ...], out: Path, shard: Shard | None, options: PredictOptions, begun: Begun
+    words: tuple[str, ...], out: Path, shard: Shard | None, options: PredictOptions, opened: _Open
 ) -> bool:
     """Do films, and exit unless all became masks; False where no film is named.
-
-    Args:
-        words: the sources.
-        out: the folder of the masks.
-        shard: the part of the films to do, or None.
-        options: what was typed.
-        begun: opens the backend and the journal of a job.
 
     Raises:
         MissingExtraError: PyAV is not there.
@@ -49,15 +62,16 @@ def run_films(
 
     films = films_of(words)
     live = bool(films) and is_live(words[0])
-    _refuse(words[0], options, films=bool(films), live=live, shared=shard is not None)
+    _refuse(words[0], options, films=bool(films), live=live)
     if not films:
         return False
     require_extra("reading films", "video", "av")
     from fcn_deploy.predict.video.job import FilmJob
     from fcn_deploy.predict.video.live import LiveLimits
 
-    with _stopped_by_ctrl_c(live) as stopped:
-        job = FilmJob(
+    with (
+        _stopped_by_ctrl_c(live) as stopped,
+        FilmJob(
             films,
             out,
             as_frames=options.as_frames,
@@ -66,56 +80,57 @@ def run_films(
             shard=shard,
             resume=options.resume,
             limits=LiveLimits(options.seconds, options.max_frames, stopped),
-        )
-        with job:
-            whole, some = _run(job, options.batch_size, begun)
-    if not whole:
-        sys.exit(EXIT_FAILED if some or job.finished_before else EXIT_BAD_INPUT)
+        ) as job,
+    ):
+        done = _run(job, options, opened)
+    if any(film.error for film in done):
+        some = job.finished_before or any(film.masks for film in done)
+        sys.exit(EXIT_FAILED if some else EXIT_BAD_INPUT)
     return True
 
 
-def _refuse(word: str, options: PredictOptions, *, films: bool, live: bool, shared: bool) -> None:
-    for given, fits, option, why in (
-        (options.as_frames, films, "--frames", "is for films"),
-        (options.seconds, live, "--seconds", "ends live sources"),
-        (options.max_frames, live, "--max-frames", "ends live sources"),
-        (options.recursive, not films, "--recursive", "searches folders"),
-        (shared, not live, "--shard", "shares films and pictures out"),
-        (options.batch_size > 1, not live, "--batch", "would hold frames back"),
+def _refuse(word: str, options: PredictOptions, *, films: bool, live: bool) -> None:
+    kind = "a live source" if live else "a film" if films else "no film"
+    for given, fits, option in (
+        (options.as_frames, films, "--frames"),
+        (options.seconds, live, "--seconds"),
+        (options.max_frames, live, "--max-frames"),
+        (options.recursive, not films, "--recursive"),
+        (options.engine != "local", not films, "--engine"),
+        (options.shard, not live, "--shard"),
+        (options.batch_size > 1, not live, "--batch"),
     ):
         if given and not fits:
-            kind = "a live source" if live else "a film" if films else "no film"
-            raise InputError(f"{option} {why}, and {word} is {kind}", f"drop {option}")
+            raise InputError(f"{option} does not go with {word}, {kind}", f"drop {option}")
 
 
-def _run(job: FilmJob, batch_size: int, begun: Begun) -> tuple[bool, bool]:
-    """Do what is left; say whether every film became masks, and whether any did."""
-    done: list[FilmPrediction] = []
-    with begun(job) as (runner, has_finite_logits):
-        start = time.perf_counter()
+def _run(job: FilmJob, options: PredictOptions, opened: _Open) -> list[FilmPrediction]:
+    done = []
+    with ExitStack() as stack:
+        runner, check = opened(job, stack)
+        job.begin(runner)
+        say_resumed(job, resumed=options.resume)
+        begun = time.perf_counter()
         with (
             progress(job.expected_frames(), "frames") as step,
-            closing(
-                job.predictions(
-                    runner, batch_size=batch_size, has_finite_logits=has_finite_logits, step=step
-                )
-            ) as predictions,
+            closing(job.predictions(runner, options.batch_size, check, step)) as predictions,
         ):
             for prediction in predictions:
                 done.append(prediction)
                 _say(prediction)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - begun
         described = runner.describe()
-    masks = [prediction for prediction in done if prediction.masks is not None]
+    say_unusual([described])
+    frames = sum(film.frames + film.broken for film in done)
     console.print(
-        f"wrote the masks of {len(masks)} of {len(job.selection.items)} films to "
-        f"{job.journal.path.parent} ({described.backend} on {described.device})"
+        f"wrote the masks of {sum(film.masks is not None for film in done)} of {len(done)} films "
+        f"to {job.journal.path.parent} ({described.backend} on {described.device})"
     )
-    if masks:
-        frames = sum(prediction.frames + prediction.broken for prediction in done)
-        words = rate_words(frames, seconds, "frames")
-        console.print(f"{words}; {job.journal.path} has a line for each film")
-    return all(each.error is None for each in done), bool(masks)
+    if frames:
+        console.print(
+            f"{rate_words(frames, seconds, 'frames')}; {job.journal.path} has a line each"
+        )
+    return done
 
 
 def _say(film: FilmPrediction) -> None:
@@ -123,11 +138,10 @@ def _say(film: FilmPrediction) -> None:
         dropped = f", {film.dropped} frames dropped" if film.dropped else ""
         console.print(f"{film.masks}: {film.frames} masks{dropped}", markup=False)
     wrong = [] if film.error is None else [film.error]
-    if film.broken:
-        count = film.frames + film.broken
+    if film.broken and film.masks is not None:
         wrong.append(
-            f"{film.source}: {film.broken} of {count} frames are broken and have no mask; the CSV "
-            "beside the masks says which"
+            f"{film.source}: {film.broken} of {film.frames + film.broken} frames are broken and "
+            "have no mask; the CSV beside the masks says which"
         )
     for line in wrong:
         click.echo(f"fcn-deploy: {printable(line)}", err=True)
@@ -135,7 +149,7 @@ def _say(film: FilmPrediction) -> None:
 
 @contextmanager
 def _stopped_by_ctrl_c(live: bool) -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C, and a request to end, finish a live source; the second one aborts."""
+    """Let the first Ctrl-C or SIGTERM finish a live source; a second one aborts."""
     stopped = threading.Event()
     if not live or threading.current_thread() is not threading.main_thread():
         yield stopped.is_set

@@ -43,10 +43,10 @@ def test_what_cannot_be_read_ends_with_one_line(
     write_film(tmp_path / "b.mp4", range(2))
     assert fcn_deploy(*begin, "a.mp4", "b.mp4").code == 1
     for words, why in (
-        (("b.mp4", "--recursive"), "--recursive searches folders, and b.mp4 is a film"),
-        (("b.mp4", "--seconds", "2"), "--seconds ends live sources, and b.mp4 is a film"),
-        (("masks", "--frames"), "--frames is for films, and masks is no film"),
-        (("camera:0", "--batch", "2"), "camera:0 is a live source; drop --batch"),
+        (("b.mp4", "--recursive"), "--recursive does not go with b.mp4, a film; drop --recursive"),
+        (("b.mp4", "--seconds", "2"), "--seconds does not go with b.mp4, a film"),
+        (("masks", "--frames"), "--frames does not go with masks, no film"),
+        (("camera:0", "--batch", "2"), "--batch does not go with camera:0, a live source"),
         (("b.mp4", "masks"), "name films and pictures in runs of their own"),
         (("c.mp4",), "no such file"),
     ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import os
 import signal
 from fractions import Fraction
@@ -237,13 +236,13 @@ def test_what_is_no_film_is_said_in_the_journal(film: Path, tmp_path: Path) -> N
 
 def test_a_film_that_is_read_back_otherwise_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.mkv"
-    masks = MaskFilm(path, (4, 6), MILLI, Fraction(25), {})
+    masks = MaskFilm(path, (4, 6), MILLI, Fraction(25))
     mask = np.arange(24, dtype=np.uint8).reshape(4, 6)
     masks.write(mask, 0)
     masks._sums[0] ^= 1
     with pytest.raises(ArtifactError, match="read back otherwise"):
         masks.close()
-    other = MaskFilm(path, (4, 6), MILLI, Fraction(25), {})
+    other = MaskFilm(path, (4, 6), MILLI, Fraction(25))
     other._decoder = type("Other", (), {"decode": lambda self, packet: []})()  # type: ignore[assignment]
     with pytest.raises(ArtifactError, match="at time stamp 5"):
         other.write(mask, 5)
@@ -270,17 +269,10 @@ def test_a_folder_of_pictures_is_not_searched_for_films(film: Path, tmp_path: Pa
 
 
 def test_times_before_zero_begin_at_zero(tmp_path: Path) -> None:
-    masks = MaskFilm(tmp_path / "m.mkv", (4, 6), MILLI, Fraction(25), {})
+    masks = MaskFilm(tmp_path / "m.mkv", (4, 6), MILLI, Fraction(25))
     for stamp in (-80, -40, 7):
         masks.write(np.full((4, 6), stamp + 100, np.uint8), stamp)
     masks.close()
     assert {at: int(mask[0, 0]) for at, mask in masks_in(tmp_path / "m.mkv").items()} == {
         0: 20, 40: 60, 87: 107,
     }  # fmt: skip
-
-
-def test_the_film_of_masks_says_what_made_it(film: Path, tmp_path: Path) -> None:
-    run_films([film], tmp_path)
-    with av.open(str(tmp_path / "a.mkv")) as masks:
-        assert masks.metadata["MODEL"] == "sha256:fake"
-        assert tuple(json.loads(masks.metadata["CLASSES"])) == FAKE_SPEC.class_names

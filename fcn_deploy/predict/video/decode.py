@@ -40,15 +40,7 @@ _DISORDER = "its time stamp is not later than that of the frame before"
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame.
-
-    Attributes:
-        number: its place in the film, from 0; broken ones have theirs.
-        stamp: when it is shown, in units of the film's time base; None where that is not known.
-        picture: as decoded; None where it is broken.
-        error: why it is broken, or None.
-        film: the name of its film.
-    """
+    """One frame of a film: its place, its time in units of the time base, why it is broken."""
 
     number: int
     stamp: int | None
@@ -80,12 +72,10 @@ def _matrix(picture: VideoFrame) -> tuple[int, int, int, int] | None:
 def upright(
     image: NDArray[np.uint8], matrix: tuple[int, int, int, int] | None
 ) -> NDArray[np.uint8]:
-    """Turn and mirror an image as a film's display matrix says.
+    """Turn and mirror an image [H, W, 3] as a display matrix a, b, c, d says.
 
-    Args:
-        image: [H, W, 3].
-        matrix: a, b, c, d: the pixel (x, y) is shown at (ax + cy, bx + dy), but for a shift.  None,
-            or one that is not of right angles: the image stays as it is.
+    The pixel (x, y) is shown at (ax + cy, bx + dy), but for a shift.  Where that is no turn by
+    right angles, the image stays as it is.
     """
     if matrix is None:
         return image
@@ -98,18 +88,11 @@ def upright(
 
 
 class Film(AbstractContextManager["Film"]):
-    """A film that is open.
-
-    Args:
-        address: what is opened: a path, a device or a URL.
-        name: for messages.
-        form: FFmpeg's name of the format; None: it is found out.
-        live: whether frames come at their own pace.
+    """A film or a live source that is open.
 
     Attributes:
         time_base: seconds of one unit of the time stamps.
-        rate: about so many frames a second.
-        expected: about so many frames in all, or None.
+        rate, expected: about so many frames a second, and in all, or None.
         ended_early: why the film could not be read to its end, or None.
 
     Raises:

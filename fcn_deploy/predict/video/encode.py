@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -30,18 +29,7 @@ _TAG = "WRITTEN_WITH"
 
 
 class _Writer:
-    """A Matroska file of one stream.
-
-    Args:
-        path: the file.
-        codec: FFmpeg's name.
-        pixels: of its pixels.
-        size: (height, width).
-        time_base: of the stamps.
-        rate: about so many frames a second.
-        options: of the codec.
-        metadata: that the file holds beside our mark.
-    """
+    """A Matroska file of one stream of pictures, (height, width) large."""
 
     def __init__(
         self,
@@ -52,14 +40,13 @@ class _Writer:
         time_base: Fraction,
         rate: Fraction,
         options: dict[str, str],
-        metadata: Mapping[str, str],
     ) -> None:
         self._path = path
         self._time_base = time_base
         self._start: int | None = None
         try:
             self._container = av.open(str(path), "w", format="matroska")
-            self._container.metadata.update({_TAG: SOFTWARE, **metadata})
+            self._container.metadata.update({_TAG: SOFTWARE})
             stream = self._container.add_stream(codec, rate=rate, options=options)
             assert isinstance(stream, VideoStream)
             self._stream: VideoStream = stream
@@ -127,9 +114,8 @@ class MaskFilm(_Writer):
         size: tuple[int, int],
         time_base: Fraction,
         rate: Fraction,
-        metadata: Mapping[str, str],
     ) -> None:
-        super().__init__(path, "ffv1", "gray", size, time_base, rate, _LOSSLESS, metadata)
+        super().__init__(path, "ffv1", "gray", size, time_base, rate, _LOSSLESS)
         decoder = av.CodecContext.create("ffv1", "r")
         assert isinstance(decoder, VideoCodecContext)
         self._decoder: VideoCodecContext = decoder
@@ -139,18 +125,17 @@ class MaskFilm(_Writer):
         self._times, self._sums = array("q"), array("Q")
 
     def write(self, mask: NDArray[np.uint8], stamp: int) -> None:
-        """Append a mask, uint8 [H, W].
-
-        Args:
-            mask: of the film's size.
-            stamp: later than the one before.
+        """Append a mask, uint8 [H, W], at a time later than the one before.
 
         Raises:
             ArtifactError: it cannot be written, or is read back otherwise.
         """
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(mask), format="gray")
         packets = self._encode(frame, stamp)
-        found = [each for packet in packets for each in self._decoder.decode(packet)]
+        try:
+            found = [each for packet in packets for each in self._decoder.decode(packet)]
+        except av.FFmpegError:
+            found = []
         if len(found) != 1 or not np.array_equal(found[0].to_ndarray(), mask):
             raise self._unlike(f"at time stamp {stamp}")
         assert self._start is not None
@@ -195,14 +180,10 @@ class OverlayFilm(_Writer):
         pixels = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
         if codec == "mjpeg":
             pixels = pixels.replace("yuv", "yuvj")
-        super().__init__(path, codec, pixels, size, time_base, rate, options, {})
+        super().__init__(path, codec, pixels, size, time_base, rate, options)
 
     def write(self, image: NDArray[np.uint8], stamp: int) -> None:
-        """Append a picture, uint8 [H, W, 3], RGB.
-
-        Raises:
-            ArtifactError: it cannot be written.
-        """
+        """Append a picture, uint8 [H, W, 3], RGB."""
         self._encode(VideoFrame.from_ndarray(image, format="rgb24"), stamp)
 
 

@@ -10,13 +10,12 @@ not finished is begun anew.
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fcn_deploy.core.errors import FcnDeployError, ImageError
 from fcn_deploy.data.pipeline import loaded_ahead, lookahead, picture_threads, written_behind
@@ -44,16 +43,7 @@ from fcn_deploy.runners.base import Runner
 
 @dataclass(frozen=True)
 class FilmPrediction:
-    """What became of one film.
-
-    Attributes:
-        source: its name.
-        masks: the film or the folder of masks, or None where there is none.
-        frames: how many frames have a mask.
-        broken: how many have none.
-        dropped: how many of a live source were passed over.
-        error: why there are no masks, or why the film could not be read to its end, or None.
-    """
+    """What became of a film: its masks, or why there are none, or not all (``error``)."""
 
     source: str
     masks: Path | None
@@ -64,20 +54,10 @@ class FilmPrediction:
 
 
 class FilmJob(AbstractContextManager["FilmJob"]):
-    """What one run has to do of some films.
+    """What one run has to do of some films, or of one live source.
 
-    Args:
-        films: see :func:`fcn_deploy.predict.video.names.films_of`.
-        out: the folder of the masks and of the journal.
-        as_frames: write a PNG for each frame, in a folder for each film.
-        full_names, with_overlay, shard, resume: as for
-            :class:`fcn_deploy.predict.job.PredictJob`; of films, whole ones are shared out.
-        limits: when a live source ends.
-
-    Attributes:
-        journal: of this run; other runs are kept from it until the job is closed.
-        selection: what is left to do.
-        taken_over: 0: what has no line is done again.
+    The arguments are those of :class:`fcn_deploy.predict.job.PredictJob`, and ``as_frames``: write
+    a PNG for each frame, in a folder for each film; ``limits``: when a live source ends.
 
     Raises:
         InputError, ArtifactError: as for pictures; nothing has been written then.
@@ -147,12 +127,7 @@ class FilmJob(AbstractContextManager["FilmJob"]):
         return total
 
     def begin(self, runner: Runner) -> None:
-        """Open the journal for this run's model.
-
-        Raises:
-            InputError: the masks of the folder are of another model.
-            ArtifactError: the folder cannot be written.
-        """
+        """Open the journal for this run's model; see ``PredictJob``."""
         description = runner.describe()
         self._head = JournalHead(
             digest=description.digest,
@@ -166,18 +141,11 @@ class FilmJob(AbstractContextManager["FilmJob"]):
     def predictions(
         self,
         runner: Runner,
-        *,
         batch_size: int = 1,
         has_finite_logits: FiniteCheck = lambda image: True,
         step: Callable[[], None] = lambda: None,
     ) -> Generator[FilmPrediction, None, None]:
-        """Do what is left, and yield each film as it is finished.
-
-        Args:
-            runner: that :meth:`begin` was called with.
-            batch_size: most frames to segment at once; of a live source it is one.
-            has_finite_logits: see :func:`fcn_deploy.predict.folder.predict`.
-            step: called for each frame that is written.
+        """Do what is left, and yield each film as it is finished; call ``step`` for each frame.
 
         Raises:
             ArtifactError: masks or the journal cannot be written.
@@ -224,15 +192,13 @@ class FilmJob(AbstractContextManager["FilmJob"]):
                 self._head.classes,
                 work.runner.spec.palette,
                 with_overlay=self._with_overlay,
-                metadata={
-                    "MODEL": self._head.digest,
-                    "CLASSES": json.dumps(self._head.classes, ensure_ascii=False),
-                },
             )
             try:
                 dropped = [0]
-                for _ in work.live(film, outputs, dropped) if live else work.film(film, outputs):
-                    step()
+                frames = work.live(film, outputs, dropped) if live else work.film(film, outputs)
+                with closing(frames):  # threads have ended before anything is abandoned
+                    for _ in frames:
+                        step()
                 outputs.finish()
             except BaseException:
                 outputs.abandon()
@@ -254,7 +220,7 @@ def _values(item: Item, mask: str | None, **values: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """How the frames of any film become masks."""
+    """How the frames of a film become masks."""
 
     runner: Runner
     batch_size: int
@@ -262,7 +228,7 @@ class _Work:
     keep_images: bool
     limits: LiveLimits
 
-    def film(self, film: Film, outputs: FilmOutputs) -> Iterator[Prepared]:
+    def film(self, film: Film, outputs: FilmOutputs) -> Generator[Prepared, None, None]:
         """Segment each frame of a film, and write them in their order."""
         reading: dict[int, Frame] = {}
 
@@ -284,9 +250,12 @@ class _Work:
                 batch_size=self.batch_size,
                 has_finite_logits=self.has_finite_logits,
             )
-            yield from written_behind(prepared, outputs.add, encoder, ahead, _nbytes)
+            with closing(cast("Generator[Prepared, None, None]", prepared)):
+                yield from written_behind(prepared, outputs.add, encoder, ahead, Prepared.nbytes)
 
-    def live(self, film: Film, outputs: FilmOutputs, dropped: list[int]) -> Iterator[Prepared]:
+    def live(
+        self, film: Film, outputs: FilmOutputs, dropped: list[int]
+    ) -> Generator[Prepared, None, None]:
         """Segment whatever frame is the newest when the network is free."""
 
         def write(pair: tuple[Frame, Segmented | Failed]) -> Prepared:
@@ -319,7 +288,3 @@ def _decoded(frames: Iterator[Frame], decoder: Any, ahead: int) -> Iterator[Fram
         if frame is None:
             return
         yield frame
-
-
-def _nbytes(prepared: Prepared) -> int:
-    return prepared.nbytes

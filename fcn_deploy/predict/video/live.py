@@ -18,14 +18,8 @@ _LOOK = 0.1
 
 @dataclass(frozen=True)
 class LiveLimits:
-    """When a live source ends; it also does when the source does.
-
-    Attributes:
-        seconds: after so many since the first frame; None: never.
-        frames: after so many masks; None: never.
-        stopped: asked again and again: whether it is to end now.
-        clock: seconds of any origin.
-    """
+    """When a live source ends: so long after its first frame, after so many masks, or when
+    ``stopped`` says so; it is asked again and again."""
 
     seconds: float | None = None
     frames: int | None = None

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fcn_deploy.core.errors import ImageError, InputError
 from fcn_deploy.core.files import write_error
 from fcn_deploy.data.masks import Palette, overlay, write_mask, written_by_us
-from fcn_deploy.predict.job import class_shares
+from fcn_deploy.predict.engine import class_shares
 from fcn_deploy.predict.selection import OVERLAY_FOLDER
 from fcn_deploy.predict.stream import Failed, Segmented
 from fcn_deploy.predict.video.decode import Film, Frame
@@ -32,13 +32,7 @@ _FIRST_COLUMNS = ("frame", "seconds")
 
 @dataclass(frozen=True)
 class FilmPlaces:
-    """Where the results of a film get their names.
-
-    Attributes:
-        masks: the film of masks, or the folder of PNG files.
-        shares: the CSV.
-        overlay: the film of overlays.
-    """
+    """Where the masks of a film (or their folder), its CSV and its overlay get their names."""
 
     masks: Path
     shares: Path
@@ -93,15 +87,7 @@ def _shares_are_ours(path: Path) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What a frame became, before it is written in its turn.
-
-    Attributes:
-        frame: it.
-        mask: uint8 [H, W], or None.
-        shares: of the classes that are in the mask.
-        blended: uint8 [H, W, 3], where overlays are wanted.
-        error: why there is no mask, or None.
-    """
+    """What a frame became, before it is written in its turn."""
 
     frame: Frame
     mask: NDArray[np.uint8] | None = None
@@ -109,29 +95,17 @@ class Prepared:
     blended: NDArray[np.uint8] | None = None
     error: str | None = None
 
-    @property
     def nbytes(self) -> int:
-        """Bytes that it holds until it is written."""
+        """Return how many bytes it holds until it is written."""
         return sum(array.nbytes for array in (self.mask, self.blended) if array is not None)
 
 
 class FilmOutputs:
-    """Writes the results of one film.
-
-    Args:
-        film: that is read.
-        folder: that is ours alone, in the file system of the places.
-        places: where the results get their names.
-        classes: their names.
-        palette: RGB per class.
-        with_overlay: whether a film of overlays is written.
-        metadata: of the film of masks.
+    """Writes the results of one film, in a folder of its own, until they are whole.
 
     Attributes:
-        masks: how many were written.
-        broken: how many frames have none.
-        first_error: why the first of these has none.
-        size: [height, width] of the masks, or None.
+        masks, broken: how many frames have a mask, and none.
+        size: (height, width) of the masks, or None.
     """
 
     def __init__(
@@ -143,11 +117,10 @@ class FilmOutputs:
         palette: Palette,
         *,
         with_overlay: bool,
-        metadata: Mapping[str, str],
     ) -> None:
         self._film, self._folder, self._places = film, folder, places
         self._classes, self._palette = tuple(classes), palette
-        self._with_overlay, self._metadata = with_overlay, metadata
+        self._with_overlay = with_overlay
         self._as_frames = places.masks.suffix != ".mkv"
         self.masks = self.broken = 0
         self.first_error: str | None = None
@@ -177,11 +150,7 @@ class FilmOutputs:
         return Prepared(frame, answer.mask, class_shares(answer.mask, self._classes), blended)
 
     def add(self, prepared: Prepared) -> Prepared:
-        """Write a frame's results; in the order of the frames, never on two threads at once.
-
-        Raises:
-            ArtifactError: they cannot be written.
-        """
+        """Write a frame's results: in the order of the frames, never on two threads at once."""
         frame, mask, error = prepared.frame, prepared.mask, prepared.error
         if mask is not None and not self._as_frames and self.size not in (None, mask.shape):
             error = "its size is another than that of the frames before"
@@ -209,7 +178,7 @@ class FilmOutputs:
         if self._mask_film is None:
             self._mask_film = MaskFilm(
                 self._folder / "masks.mkv",
-                size, self._film.time_base, self._film.rate, self._metadata,
+                size, self._film.time_base, self._film.rate,
             )  # fmt: skip
         return self._mask_film
 
