@@ -21,11 +21,7 @@ _FIRST_COLUMNS, _LAST_COLUMN = ["frame", "seconds"], "error"
 
 
 def film_charts(folder: Path) -> list[Chart]:
-    """Lay out the films whose CSV lies in a folder of predictions, in the order of their names.
-
-    Raises:
-        ArtifactError: one of them is damaged.
-    """
+    """Lay out the films whose CSV lies in a folder, by name; a damaged one is an ArtifactError."""
     found = (_chart(path) for path in sorted(folder.glob("*.csv")) if path.name[0] != ".")
     return list(islice(filter(None, found), MAX_FILMS))
 

@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.predict.video import job as job_module
 from fcn_deploy.predict.video.decode import Film, Frame
 from fcn_deploy.predict.video.live import LiveLimits, Newest
-from fcn_deploy.predict.video.names import LiveItem, films_of
 from tests.fakes import FakeRunner
 from tests.predict.films import MILLI, masks_in, picture, run_films, write_film
 from tests.predict.jobs import journal_lines
 
+Limits = Callable[[FakeRunner], LiveLimits]
 ADDRESS = "rtsp://user:secret@camera.local:554/door/1?token=2"
 
 
@@ -62,8 +61,8 @@ class Camera:
 
 
 def run_live(
-    out: Path, monkeypatch: pytest.MonkeyPatch, limits: LiveLimits, more: int, runs: int
-) -> tuple[Any, list[int], FakeRunner]:
+    out: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits, more: int, runs: int
+) -> tuple[Any, list[int]]:
     """Film a camera that sends `more` frames during each computation, and ends after so many."""
     camera = Camera(1 + more * runs)
     monkeypatch.setattr(job_module, "Film", camera)
@@ -75,9 +74,9 @@ def run_live(
         return images
 
     runner = FakeRunner(see=see)
-    (done,) = run_films([ADDRESS], out, runner=runner, limits=limits)
+    (done,) = run_films([ADDRESS], out, runner=runner, limits=limits(runner))
     (film,) = out.glob("*.mkv")
-    return done, list(masks_in(film)), runner
+    return done, list(masks_in(film))
 
 
 def test_the_newest_replaces_what_nobody_took() -> None:
@@ -97,7 +96,7 @@ def test_the_newest_replaces_what_nobody_took() -> None:
 def test_what_the_network_is_too_slow_for_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done, stamps, _ = run_live(tmp_path, monkeypatch, LiveLimits(frames=4), more=3, runs=4)
+    done, stamps = run_live(tmp_path, monkeypatch, lambda _: LiveLimits(frames=4), more=3, runs=4)
     assert stamps == [0, 120, 240, 360]  # of frames 0, 3, 6, 9
     assert (done.frames, done.broken) == (4, 0)
     (line,) = journal_lines(tmp_path)
@@ -111,24 +110,18 @@ def test_what_the_network_is_too_slow_for_is_dropped(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("ends", ["time", "a request"])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        lambda runner: LiveLimits(seconds=5.0, clock=lambda: 2.0 * len(runner.shapes)),
+        lambda runner: LiveLimits(stopped=lambda: len(runner.shapes) == 3),
+    ],
+    ids=["time", "a request"],
+)
 def test_an_end_leaves_a_whole_film(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits
 ) -> None:
-    asked: list[FakeRunner] = []
-    clock: Callable[[], float] = lambda: 2.0 * len(asked[0].shapes) if asked else 0.0  # noqa: E731
-    usual = FakeRunner.__init__
-
-    def remember(runner: FakeRunner, **options: Any) -> None:
-        usual(runner, **options)
-        asked[:] = [runner]
-
-    monkeypatch.setattr(FakeRunner, "__init__", remember)
-    limits = {
-        "time": LiveLimits(seconds=5.0, clock=clock),
-        "a request": LiveLimits(stopped=lambda: bool(asked) and len(asked[0].shapes) == 3),
-    }[ends]
-    done, stamps, _ = run_live(tmp_path, monkeypatch, limits, more=1, runs=3)
+    done, stamps = run_live(tmp_path, monkeypatch, limits, more=1, runs=3)
     assert stamps == [0, 40, 80]
     assert done.frames == 3
 
@@ -157,25 +150,7 @@ def test_a_stream_is_taken_from_the_network(tmp_path: Path) -> None:
     assert "none.ts cannot be read as a film" in str(none.error)
 
 
-def test_what_is_a_live_source() -> None:
-    (item,) = films_of(["camera:0"])
-    assert isinstance(item, LiveItem)
-    assert item.name == "camera:0"
-    assert films_of(["camera", "photos"]) == []
-    with pytest.raises(InputError, match="a live source is a run of its own"):
-        films_of([ADDRESS, ADDRESS])
-
-
 def test_a_build_without_cameras_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(av, "formats_available", {"mp4"})
     with pytest.raises(InputError, match=r"without v4l2.*name rtsp://"):
         Film("/dev/video0", "camera:0", form="v4l2", live=True)
-
-
-def test_a_live_frame_is_segmented_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_live(tmp_path, monkeypatch, LiveLimits(frames=2), more=1, runs=2)
-    (film,) = tmp_path.glob("*.mkv")
-    for number, mask in enumerate(masks_in(film).values()):
-        assert np.array_equal(mask, FakeRunner().run(picture(number)[None]).mask[0])

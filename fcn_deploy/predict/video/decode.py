@@ -1,9 +1,7 @@
 """Film: a file or a stream → its frames in the order of time, none lost without a word.
 
-    packets ──decoder──▶ frames with their time stamps
-        └── stamps ────▶ those of which no frame came: broken ones
-
-A frame is converted to RGB and turned upright when it is read, on whichever thread does so.
+Packets of which no frame comes are broken frames.  A frame is converted to RGB and turned upright
+when it is read, on whichever thread does so.
 """
 
 from __future__ import annotations
@@ -49,11 +47,7 @@ class Frame:
     film: str
 
     def read(self, before: Before = lambda size: None) -> NDArray[np.uint8]:
-        """Return uint8 [H, W, 3], RGB, upright.
-
-        Raises:
-            ImageError: it is broken.
-        """
+        """Return uint8 [H, W, 3], RGB, upright; raise an ImageError where it is broken."""
         if self.picture is None:
             raise ImageError(f"frame {self.number} of {self.film}: {self.error}")
         before((self.picture.width, self.picture.height))

@@ -77,11 +77,7 @@ class _Writer:
         """Look at a packet before it is written."""
 
     def close(self) -> None:
-        """Finish the file.
-
-        Raises:
-            ArtifactError: it cannot be written.
-        """
+        """Finish the file."""
         try:
             for packet in self._stream.encode(None):
                 self._seen(packet)
@@ -102,10 +98,9 @@ class _Writer:
 
 
 class MaskFilm(_Writer):
-    """Masks as a film without loss: grey of 8 bits, the class index of each pixel.
+    """Masks without loss: each is decoded again as soon as it is encoded, and compared.
 
-    Each mask is decoded again as soon as it is encoded, and compared.  When the file is whole, it
-    is read once more: its packets and their time stamps must be those.
+    When the file is whole it is read once more: its packets and their times must be those.
     """
 
     def __init__(
@@ -125,11 +120,7 @@ class MaskFilm(_Writer):
         self._times, self._sums = array("q"), array("Q")
 
     def write(self, mask: NDArray[np.uint8], stamp: int) -> None:
-        """Append a mask, uint8 [H, W], at a time later than the one before.
-
-        Raises:
-            ArtifactError: it cannot be written, or is read back otherwise.
-        """
+        """Append a mask, uint8 [H, W], at a time later than the one before."""
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(mask), format="gray")
         packets = self._encode(frame, stamp)
         try:
@@ -148,7 +139,7 @@ class MaskFilm(_Writer):
         """Finish the file and compare it with what was to be written.
 
         Raises:
-            ArtifactError: it cannot be written, or holds something else.
+            ArtifactError: it holds something else.
         """
         super().close()
         times, sums = array("q"), array("Q")

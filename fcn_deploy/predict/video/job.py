@@ -3,8 +3,7 @@
     film ──decode (a thread)──▶ frames ──segment──▶ masks ──encode (a thread)──▶ film of masks
     live source ──the newest frame alone──▶ network ──▶ masks ──encode (a thread)──▶ …
 
-A film is finished when its masks have their name and its line stands in the journal.  One that was
-not finished is begun anew.
+One that was not finished, masks and line, is begun anew.
 """
 
 from __future__ import annotations

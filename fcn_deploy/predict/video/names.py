@@ -45,10 +45,10 @@ def is_film(word: str) -> bool:
 
 
 def films_of(words: Sequence[str]) -> list[FilmItem | LiveItem]:
-    """Return the films among the sources of a run; none where these are all pictures.
+    """Return the films that a run's sources are; none where these are pictures.
 
     Raises:
-        InputError: films and pictures are mixed, or a live source is not alone.
+        InputError: both are mixed, or a live source is not alone.
         ImageError: a film is not there.
     """
     films = [word for word in words if is_film(word)]
@@ -79,23 +79,16 @@ class FilmItem(FileItem):
 
     __slots__ = ()
 
-    @property
-    def address(self) -> str:
-        """Return what is opened; a name with a colon must not be taken for a protocol."""
-        return f"file:{self.name}"
+    format = None
 
     @property
-    def format(self) -> str | None:
-        """Return the format to open it as; None: it tells by itself."""
-        return None
+    def address(self) -> str:
+        """What is opened: a name with a colon must not be taken for a protocol."""
+        return f"file:{self.name}"
 
 
 class LiveItem(Item):
-    """A webcam or a stream: never the same twice, so its masks are named by the time.
-
-    Args:
-        word: as typed; user, password and query of an address stay out of the name.
-    """
+    """A webcam or a stream, named without user, password and query; its masks by the time too."""
 
     __slots__ = ("address", "format")
 
@@ -112,13 +105,13 @@ class LiveItem(Item):
 
     @property
     def base(self) -> str:
-        """Return the name as one of a file, with the time in UTC."""
+        """The name as a file's, with the time in UTC."""
         words = re.sub(r"[^A-Za-z0-9]+", "-", self.name.partition("://")[2] or self.name)
         return f"{words.strip('-')}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
 
     @property
     def folder(self) -> str:
-        """Return the current folder."""
+        """The current folder."""
         return str(Path.cwd())
 
     def state(self) -> int:

@@ -45,11 +45,7 @@ class FilmPlaces:
         return cls(out / mask, out / f"{base}.csv", out / OVERLAY_FOLDER / f"{base}.mkv")
 
     def require_ours(self) -> None:
-        """Refuse to replace what we have not written.
-
-        Raises:
-            InputError: naming it.
-        """
+        """Refuse to replace what we have not written."""
         for path, ours in (
             (self.masks, _masks_are_ours),
             (self.shares, _shares_are_ours),
@@ -198,11 +194,11 @@ class FilmOutputs:
         }
 
     def finish(self) -> None:
-        """Give the results their names, those of an earlier run make room.
+        """Give the results their names; those of an earlier run make room.
 
         Raises:
             ImageError: no frame has a mask.
-            ArtifactError: they cannot be written, or are read back otherwise.
+            ArtifactError: the masks are read back otherwise, or cannot be named.
         """
         if not self.masks:
             raise ImageError(
@@ -214,14 +210,13 @@ class FilmOutputs:
             self._mask_film.close()
         if self._overlay_film is not None:
             self._overlay_film.close()
-        self._named("overlay.mkv", self._places.overlay, wanted=self._overlay_film is not None)
+        if self._overlay_film is not None:
+            self._named("overlay.mkv", self._places.overlay)
         self._named("shares.csv", self._places.shares)
         self._named("frames" if self._as_frames else "masks.mkv", self._places.masks)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _named(self, name: str, target: Path, *, wanted: bool = True) -> None:
-        if not wanted:
-            return
+    def _named(self, name: str, target: Path) -> None:
         written = self._folder / name
         try:
             if written.is_file():
