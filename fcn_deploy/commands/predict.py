@@ -7,13 +7,20 @@ import sys
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.commands.predict_engine import engine_options, open_engine, require_engine
-from fcn_deploy.commands.predict_progress import progress, rate_words, say_resumed
+from fcn_deploy.commands.predict_engine import (
+    engine_options,
+    open_engine,
+    open_runner,
+    require_engine,
+)
+from fcn_deploy.commands.predict_films import film_options, run_films
+from fcn_deploy.commands.predict_progress import printable, progress, rate_words, say_resumed
 from fcn_deploy.commands.predict_tiles import TileOptions, tile_options
 from fcn_deploy.commands.shared.backends import say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
@@ -39,6 +46,9 @@ from fcn_deploy.core.spec import Precision
 if TYPE_CHECKING:
     from fcn_deploy.predict.folder import Prediction
     from fcn_deploy.predict.job import PredictJob
+    from fcn_deploy.predict.stream import FiniteCheck
+    from fcn_deploy.predict.video.job import FilmJob
+    from fcn_deploy.runners.base import Runner
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,9 @@ class PredictOptions:
     arguments: tuple[str, ...]
     out: Path | None
     overlay: bool
+    as_frames: bool
+    seconds: float | None
+    max_frames: int | None
     full_names: bool
     recursive: bool
     resume: bool
@@ -76,6 +89,7 @@ class PredictOptions:
     "--overlay", is_flag=True,
     help="Write overlays/NAME.png as well: each picture blended with the colours of its mask.",
 )  # fmt: skip
+@film_options
 @click.option(
     "--full-names", is_flag=True,
     help="Name each mask after its picture's suffix and folder as well, cam1/a.jpg.png, so that "
@@ -113,6 +127,10 @@ def predict(**typed: Any) -> None:
     A SOURCE is a file, a folder, a pattern in quotes, a .tar or .zip archive, @LIST with a file's
     name on each line, or - for such a list on standard input.  What became of each picture stands
     in predictions.jsonl beside the masks.
+
+    The masks of a film, such as film.mp4, are a film, NAME.mkv, and the shares of its classes over
+    time NAME.csv.  camera:0, rtsp://... and http://... are live sources: the newest frame is
+    segmented, Ctrl-C ends.
     """
     options = PredictOptions(**typed)
     require_engine(options)
@@ -124,6 +142,8 @@ def predict(**typed: Any) -> None:
     source = replace(source, trusted=options.trust)
     shard = None if options.shard is None else Shard.from_text(options.shard)
     folder = options.out or source.results_root / "predictions"
+    if run_films(words, folder, shard, options, partial(_open_runner, source, options)):
+        return
     with ExitStack() as stack:
         pictures = stack.enter_context(
             Sources(
@@ -184,7 +204,16 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     return done
 
 
-def _choose_backend(source: Run, job: PredictJob, options: PredictOptions) -> ChosenBackend:
+def _open_runner(
+    source: Run, options: PredictOptions, job: FilmJob, stack: ExitStack
+) -> tuple[Runner, FiniteCheck]:
+    chosen = _choose_backend(source, job, options)
+    return open_runner(source, chosen, options, stack)
+
+
+def _choose_backend(
+    source: Run, job: PredictJob | FilmJob, options: PredictOptions
+) -> ChosenBackend:
     """Return the backend that was named; else that of the journal, which is of one backend."""
     head = job.journal.model()
     if options.backend == AUTO and head is not None and source.named_engine is None:
@@ -208,7 +237,7 @@ def _named(prediction: Prediction) -> str:
     """
     line, name = str(prediction.error), str(prediction.source)
     words = line if " ".join(name.split()) in line else f"{name}: {line}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    return printable(words)
 
 
 def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
@@ -219,7 +248,7 @@ def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
         not first.exists()
         and first.suffix == ""
         and len(arguments) > 1
-        and re.match(r"-$|@|.*[*?[]", arguments[0]) is None  # a list or a pattern
+        and re.match(r"-$|@|.*[*?[]|camera:|.*://", arguments[0]) is None  # a list, a pattern, live
     )
     if first.suffix in MODEL_SUFFIXES or is_bundle(first) or run_directory or mistyped:
         if len(arguments) == 1:

@@ -93,6 +93,15 @@ class OpenRunner:
         )
 
 
+def open_runner(
+    source: Run, chosen: ChosenBackend, options: PredictOptions, stack: ExitStack
+) -> tuple[Runner, FiniteCheck]:
+    """Open a runner in this process, and its check; the stack closes both."""
+    require_backends([chosen.backend], options.device)
+    opener = OpenRunner(source, chosen, options.precision, options.device, trust_code=False)
+    return opener(stack, options.threads)
+
+
 def open_engine(
     source: Run,
     chosen: ChosenBackend,
@@ -107,11 +116,9 @@ def open_engine(
         from fcn_deploy.predict.geotiff import require_rasterio
         from fcn_deploy.predict.tiled_runner import TiledRunner, checked_in_tiles
 
-        require_backends([chosen.backend], device)
-        opener = OpenRunner(source, chosen, options.precision, device, trust_code=False)
         if job.has_maps:
             require_rasterio()
-        runner, check = opener(stack, options.threads)
+        runner, check = open_runner(source, chosen, options, stack)
         tiles, batch_size = options.tiles, options.batch_size
         choice = tiles.choice(source, chosen.precision, runner.spec.input_shape, batch_size)
         return LocalEngine(

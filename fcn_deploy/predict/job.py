@@ -67,6 +67,9 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         ImageError: see :class:`fcn_deploy.predict.sources.Sources`.
     """
 
+    #: What it does, in a word.
+    what = "picture"
+
     def __init__(
         self,
         sources: Sources,

@@ -29,6 +29,8 @@ from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.data.images import read_image
 from fcn_deploy.report import charts, repeat_commands, summary, tables
+from fcn_deploy.report.chart_layout import Chart
+from fcn_deploy.report.films import film_charts
 from fcn_deploy.results import bench_table, format
 from fcn_deploy.results.bench import ALL_STAGES
 from fcn_deploy.results.evaluation import FEW_PICTURES
@@ -65,7 +67,7 @@ def write_report(run: Run, target: Path | None = None) -> Path:
         ArtifactError: a result is damaged or foreign, or the file cannot be written.
     """
     target = target or run.report
-    _write(read_results(run), target)
+    _write(read_results(run), target, film_charts(run.results_root / "predictions"))
     return target
 
 
@@ -91,12 +93,12 @@ def write_merged_report(files: Sequence[Path], target: Path | None = None) -> Pa
     return target
 
 
-def _write(results: Results, target: Path) -> None:
+def _write(results: Results, target: Path, films: Sequence[Chart] = ()) -> None:
     # JSON may hold half a surrogate pair, which UTF-8 cannot.
-    write_bytes(target, render(results).encode("utf-8", errors="replace"))
+    write_bytes(target, render(results, films).encode("utf-8", errors="replace"))
 
 
-def render(results: Results) -> str:
+def render(results: Results, films: Sequence[Chart] = ()) -> str:
     """Return the HTML page.
 
     Raises:
@@ -129,6 +131,7 @@ def render(results: Results) -> str:
     script = _template("viewer.js")
     return environment.get_template("report.html.j2").render(
         results=results,
+        films=films,
         summary=summary.summary_lines(results),
         styles=charts.runner_styles(results),
         machines=tables.machines(results.environments),
