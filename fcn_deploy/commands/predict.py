@@ -53,6 +53,7 @@ class PredictOptions:
     resume: bool
     check_all: bool
     shard: str | None
+    uncertainty: bool
     batch_size: int
     backend: str
     allow: frozenset[str]
@@ -93,6 +94,12 @@ class PredictOptions:
     "names: so N workers share the pictures without talking.",
 )  # fmt: skip
 @click.option(
+    "--uncertainty", is_flag=True,
+    help="Note in the journal how undecided the network was about each picture, 0 to 1; `report` "
+    "shows the least certain ones. Unless the model was exported with `--outputs mask,margin`, "
+    "it is run twice.",
+)  # fmt: skip
+@click.option(
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
     help="Segment so many pictures of one size at once.",
 )  # fmt: skip
@@ -116,7 +123,7 @@ def predict(**typed: Any) -> None:
     source, words = _split_run(options.arguments)
     source = replace(source, trusted=options.trust)
     shard = None if options.shard is None else Shard.from_text(options.shard)
-    folder = options.out or source.results_root / "predictions"
+    folder = options.out or source.predictions
     with ExitStack() as stack:
         pictures = stack.enter_context(
             Sources(
@@ -151,7 +158,13 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     done = 0
     with ExitStack() as stack:
         runner = stack.enter_context(
-            open_chosen(source, chosen, device=options.device, threads=options.threads)
+            open_chosen(
+                source,
+                chosen,
+                outputs=("mask", "margin") if options.uncertainty else ("mask",),
+                device=options.device,
+                threads=options.threads,
+            )
         )
         job.begin(runner)
         say_resumed(job, resumed=options.resume)

@@ -182,6 +182,8 @@ class PredictJob(AbstractContextManager["PredictJob"]):
                 return Prediction(item.path, None, written.error)
             assert isinstance(answer, Segmented)
             values = _done(item, mask, answer.mask, answer.seconds, classes)
+            if answer.uncertainty is not None:
+                values["uncertainty"] = answer.uncertainty
             self.journal.append(line_of(key, state, values))
             return Prediction(item.path, written)
 

@@ -271,7 +271,11 @@ def test_a_picture_of_too_many_pixels_is_refused_in_an_archive_too(
 
 
 def test_archives_that_are_none_or_compressed_as_a_whole_are_refused(tree: Path) -> None:
-    for name, reason in (("a.tar", "pack it anew"), ("a.zip", "pack it anew"), ("a.tgz", "gunzip")):
+    for name, reason in (
+        ("a.tar", "pack it anew"), ("a.zip", "pack it anew"), ("a.tgz", "`gunzip a.tgz`"),
+        ("b c.tar.gz", "`gunzip 'b c.tar.gz'`"), ("a.tar.bz2", "`bunzip2 "), ("A.TXZ", "`unxz "),
+        ("a.tar.zst", "`unzstd "),
+    ):  # fmt: skip
         (tree / name).write_bytes(b"no archive" * 200)
         with pytest.raises(ImageError, match=reason):
             names_of(name)
