@@ -95,9 +95,8 @@ class PredictOptions:
 )  # fmt: skip
 @click.option(
     "--uncertainty", is_flag=True,
-    help="Note in the journal how undecided the network was about each picture, 0 to 1; `report` "
-    "shows the least certain ones. Unless the model was exported with `--outputs mask,margin`, "
-    "it is run twice.",
+    help="Note in the journal how undecided the network was about each picture, for `report`. It "
+    "is run twice unless the model was exported with `--outputs mask,margin`.",
 )  # fmt: skip
 @click.option(
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,

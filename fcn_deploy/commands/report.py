@@ -22,8 +22,7 @@ from fcn_deploy.core.errors import InputError
 )
 @click.option(
     "--predictions", type=PathType(folder=True),
-    help="Show the least certain pictures, and those of the rarest classes, of this folder that "
-    "`predict` has written masks into; by default of RUN/predictions.",
+    help="Show what `predict` wrote into this folder; by default into RUN/predictions.",
 )  # fmt: skip
 def report(sources: tuple[str, ...], out: Path | None, predictions: Path | None) -> None:
     """Gather results into one self-contained HTML file.

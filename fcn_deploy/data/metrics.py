@@ -174,10 +174,9 @@ def margin_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def uncertainty_of(margin: NDArray[np.float32]) -> float | None:
-    """Return the mean ratio of confidence: 0 where the network is sure, 1 where it guesses.
+    """Return the mean of the second largest class probability over the largest, exp(-margin).
 
-    It is the second largest class probability over the largest, exp(-margin); None where a margin
-    is no number.
+    0 is sure, 1 a guess; None where a margin is no number.
     """
     ratio = float(np.exp(-margin).mean(dtype=np.float64))
     return None if math.isnan(ratio) else round(ratio, 6)

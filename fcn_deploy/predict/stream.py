@@ -58,8 +58,7 @@ class Segmented:
         image: uint8 [H, W, 3], RGB, or None.
         mask: uint8 [H, W].
         seconds: since the network gave the mask before; all together are the time of the run.
-        uncertainty: see :func:`fcn_deploy.data.metrics.uncertainty_of`; None where the runner gives
-            no margin.
+        uncertainty: see ``uncertainty_of``; None where the runner gives no margin.
     """
 
     place: int

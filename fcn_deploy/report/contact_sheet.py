@@ -22,6 +22,7 @@ from fcn_deploy.data.layout import Layout
 from fcn_deploy.data.masks import overlay, voc_palette
 from fcn_deploy.data.sources import DataSource
 from fcn_deploy.report.page import stylesheet, templates
+from fcn_deploy.report.tables import hex_colour
 from fcn_deploy.report.thumbnails import thumbnail
 from fcn_deploy.results import format
 
@@ -88,8 +89,7 @@ def _palette(layout: Layout | None, num_classes: int) -> tuple[Colour, ...]:
 
 
 def _legend(names: tuple[str, ...], palette: tuple[Colour, ...]) -> Iterator[tuple[str, str]]:
-    for name, (red, green, blue) in zip(names, palette, strict=False):
-        yield name, f"#{red:02x}{green:02x}{blue:02x}"
+    yield from zip(names, map(hex_colour, palette), strict=False)
 
 
 def _sheet(

@@ -5,7 +5,7 @@
               ├─ charts: laid out by chart_layout ───────┼─ templates ──▶ report.html
               ├─ tables: flips, layers, machines ────────┤
               ├─ pictures as data URIs ──────────────────┤
-    Predictions └─ prediction_sheet ─────────────────────┘
+  Predictions └─ prediction_sheet ───────────────────────┘
 
 The page shows what the files say, with one exception: how rows of a bench file compare with one
 another, and with PyTorch's fastest, follows from their repeats.  Rows are set side by side only
@@ -59,7 +59,7 @@ def write_report(run: Run, target: Path | None = None, predictions: Path | None 
     Args:
         run: the run directory.
         target: the file to write; by default the run's ``report.html``.
-        predictions: the folder of `predict`; by default the run's own, if it has one.
+        predictions: the folder of `predict`; by default the run's own.
 
     Returns:
         The file that was written.

@@ -5,7 +5,7 @@ What has moved or changed since it was written is said beside what can still be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,8 @@ from fcn_deploy.report.tables import ClassChip, hex_colour
 from fcn_deploy.report.thumbnails import thumbnail
 from fcn_deploy.results.predictions import PredictedPicture, Predictions, state_of
 
-#: Classes that are named beside a picture.
-_SHARES = 4
-#: Pictures are thinned out to about this longest side before they are blended.
-_BLENDED = 1440
+#: Classes that are named beside a picture, and the longest side of those that are blended whole.
+_SHARES, _BLENDED = 4, 1440
 
 
 @dataclass(frozen=True)
@@ -30,29 +28,25 @@ class Card:
     """A picture on the sheet.
 
     Attributes:
+        name: of the picture, without its folder.
         picture: the line of its journal.
-        chosen_for: the rare class that it was chosen for, or None.
+        chosen_for: the rare class, or None.
         views: what is seen, and a ``data:`` URI; none where neither picture nor mask is there.
-        shares: that of ``chosen_for``, then the largest ones of its pixels.
+        shares: that of ``chosen_for``, then the largest ones.
         notes: what is missing or has changed.
     """
 
+    name: str
     picture: PredictedPicture
     chosen_for: str | None
     views: tuple[tuple[str, str], ...]
     shares: tuple[tuple[ClassChip, float], ...]
     notes: tuple[str, ...]
 
-    @property
-    def place(self) -> Sequence[str]:
-        """The folder of the picture, a slash, and its name there."""
-        return self.picture.source.rpartition("/")
-
 
 def prediction_cards(predictions: Predictions) -> list[Card]:
     """Return the least certain ones, then those of rare classes, as far as they can be read."""
-    chosen = [(None, picture) for picture in predictions.least_certain]
-    return [_card(predictions, picture, why) for why, picture in (*chosen, *predictions.rarest)]
+    return [_card(predictions, picture, why) for why, picture in predictions.chosen()]
 
 
 def _card(predictions: Predictions, picture: PredictedPicture, why: str | None) -> Card:
@@ -61,11 +55,13 @@ def _card(predictions: Predictions, picture: PredictedPicture, why: str | None) 
     image = _image(picture, notes)
     shares = sorted(picture.shares.items(), key=lambda entry: (entry[0] != why, -entry[1]))
     colours = dict(zip(predictions.class_names, map(hex_colour, palette), strict=False))
+    name = picture.source.rpartition("/")[2]
     return Card(
+        name,
         picture,
         why,
-        tuple(_views(picture.source.rpartition("/")[2], image, mask, palette)),
-        tuple((ClassChip(name, colours.get(name, "#000")), n) for name, n in shares[:_SHARES]),
+        tuple(_views(name, image, mask, palette)),
+        tuple((ClassChip(each, colours.get(each, "#000")), n) for each, n in shares[:_SHARES]),
         tuple(notes),
     )
 
@@ -73,32 +69,26 @@ def _card(predictions: Predictions, picture: PredictedPicture, why: str | None) 
 def _mask(
     path: Path, picture: PredictedPicture, notes: list[str]
 ) -> tuple[NDArray[np.uint8] | None, Palette]:
-    """Return a mask and the colours that its file holds; note why there is none."""
     try:
         stored, channels = read_stored(path)
+        triples = iter(channels)
+        palette = tuple(zip(triples, triples, triples, strict=False)) or voc_palette()
+        if stored.shape == picture.size and stored.dtype == np.uint8:
+            return stored, palette
     except (DataError, ValueError):  # the latter: of a name that none can have
-        notes.append("The mask is gone.")
-        return None, voc_palette()
-    triples = iter(channels)
-    palette = tuple(zip(triples, triples, triples, strict=False)) or voc_palette()
-    if stored.shape != picture.size or stored.dtype != np.uint8:
-        notes.append("The mask is not the one that was written.")
-        return None, palette
-    return stored, palette
+        pass
+    notes.append("The mask is gone.")
+    return None, voc_palette()
 
 
 def _image(picture: PredictedPicture, notes: list[str]) -> NDArray[np.uint8] | None:
-    """Return the picture where the mask fits it; note what is wrong."""
     path = Path(picture.source)
     try:
         status = path.stat()
         image = read_image(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError, DataError):
         archived = "\0" not in picture.source and any(map(Path.is_file, path.parents))
-        notes.append("It lies in an archive." if archived else "The picture was not found.")
-        return None
-    except DataError:
-        notes.append("The picture cannot be read any more.")
+        notes.append("It lies in an archive." if archived else "The picture cannot be read.")
         return None
     if f"{state_of(status.st_size, status.st_mtime_ns):016x}" != picture.state:
         notes.append("The picture has changed since.")

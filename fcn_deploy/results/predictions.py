@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -40,7 +40,6 @@ class PredictedPicture:
     uncertainty: float | None
 
 
-@dataclass(frozen=True)
 class Predictions:
     """What the journals of one folder hold.
 
@@ -48,103 +47,43 @@ class Predictions:
         folder: of the journals and the masks.
         model: backend and precision.
         class_names: by class index.
-        pictures, failed: how many have a mask, and how many have none.
-        unknown: of how many the uncertainty is not known.
-        classes: (name, share of all pixels, number of pictures), that of the fewest pixels first.
-        least_certain: of those chosen.
-        rarest: the others, each with the class that it was chosen for.
+        pictures, failed, unknown: how many have a mask, have none, have a mask and no uncertainty.
     """
 
-    folder: Path
-    model: str
-    class_names: tuple[str, ...]
-    pictures: int
-    failed: int
-    unknown: int
-    classes: tuple[tuple[str, float, int], ...]
-    least_certain: tuple[PredictedPicture, ...]
-    rarest: tuple[tuple[str, PredictedPicture], ...]
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model, self.class_names = "", tuple[str, ...]()
+        self.pictures = self.failed = self.unknown = 0
+        self._pixels: Counter[str] = Counter()
+        self._occurs_in: Counter[str] = Counter()
+        self._uncertain = _First()
+        self._of_class: dict[str, _First] = defaultdict(_First)
 
+    def read(self, file: Path) -> None:
+        """Add a journal.
 
-def read_predictions(folder: Path) -> Predictions | None:
-    """Read all journals of a folder; None where there is none.
+        Raises:
+            ArtifactError: it cannot be read, or is none.
+        """
+        repair = "run `fcn-deploy predict` again, or delete it"
+        try:
+            with file.open("rb") as stream:
+                try:
+                    head = json.loads(stream.readline(HEAD_BYTES))
+                    known = (head["kind"], head["schema"]) == (KIND, SCHEMA)
+                except (ValueError, TypeError, KeyError):
+                    known = False
+                if not known:
+                    raise ArtifactError(f"{file} does not begin as a journal does", repair)
+                fields = Fields(head, file, repair)
+                self.model = f"{fields.text('backend')} {fields.text('precision')}"
+                self.class_names = fields.texts("classes")
+                for line in stream:
+                    self._add(line)
+        except OSError as error:
+            raise ArtifactError(f"cannot read {file}: {error.strerror}", repair) from error
 
-    Half of the pictures that are chosen are the least certain ones, where uncertainties are known.
-
-    Raises:
-        ArtifactError: one cannot be read, or is none.
-    """
-    found, head = _Found(), None
-    for file in sorted(folder.glob("predictions*.jsonl")):
-        head = _read_journal(file, found)
-    if head is None:
-        return None
-    taken: set[str] = set()
-    return Predictions(
-        folder,
-        f"{head.text('backend')} {head.text('precision')}",
-        head.texts("classes"),
-        found.pictures,
-        found.failed,
-        found.unknown,
-        tuple(found.classes()),
-        tuple(_fresh(_first(found.uncertain), taken, CHOSEN // 2)),
-        tuple(found.of_rare_classes(taken)),
-    )
-
-
-def _read_journal(file: Path, found: _Found) -> Fields:
-    """Read a journal's lines; return its head."""
-    repair = "run `fcn-deploy predict` again, or delete it"
-    try:
-        with file.open("rb") as stream:
-            try:
-                head = json.loads(stream.readline(HEAD_BYTES))
-                known = (head["kind"], head["schema"]) == (KIND, SCHEMA)
-            except (ValueError, TypeError, KeyError):
-                known = False
-            if not known:
-                raise ArtifactError(f"{file} does not begin as a journal of predict does", repair)
-            for line in stream:
-                found.add(line)
-    except OSError as error:
-        raise ArtifactError(f"cannot read {file}: {error.strerror}", repair) from error
-    return Fields(head, file, repair)
-
-
-#: Pictures with the negative of the value by which they are ordered.
-_Kept = list[tuple[float, PredictedPicture]]
-
-
-def _keep(kept: _Kept, value: float, picture: PredictedPicture) -> None:
-    """Add a picture to those of the largest values, of which few are kept."""
-    kept.append((-value, picture))
-    if len(kept) > 4 * CHOSEN:
-        kept.sort(key=_order)
-        del kept[2 * CHOSEN :]  # some may be chosen for another reason
-
-
-def _order(entry: tuple[float, PredictedPicture]) -> tuple[float, str]:
-    return entry[0], entry[1].source
-
-
-def _first(kept: _Kept) -> Iterator[PredictedPicture]:
-    return (picture for _, picture in sorted(kept, key=_order))
-
-
-@dataclass
-class _Found:
-    """What the lines read so far say."""
-
-    pictures: int = 0
-    failed: int = 0
-    unknown: int = 0
-    pixels: Counter[str] = field(default_factory=Counter)
-    occurs_in: Counter[str] = field(default_factory=Counter)
-    uncertain: _Kept = field(default_factory=list)
-    of_class: dict[str, _Kept] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, content: bytes) -> None:
+    def _add(self, content: bytes) -> None:
         """Count a line; one that a kill has torn, or a person has damaged, counts for nothing."""
         try:
             line = json.loads(content)
@@ -163,25 +102,28 @@ class _Found:
         if uncertainty is None:
             self.unknown += 1
         else:
-            _keep(self.uncertain, uncertainty, picture)
-        self.pixels.update(areas)
-        self.occurs_in.update(shares.keys())
+            self._uncertain.add(uncertainty, picture)
+        self._pixels.update(areas)
+        self._occurs_in.update(shares.keys())
         for name, share in shares.items():
-            _keep(self.of_class[name], share, picture)
+            self._of_class[name].add(share, picture)
 
     def classes(self) -> Iterator[tuple[str, float, int]]:
-        """Yield name, share of all pixels and number of pictures of each, the rarest first."""
-        total = sum(self.pixels.values()) or 1
-        for name, pixels in sorted(self.pixels.items(), key=lambda entry: (entry[1], entry[0])):
-            yield name, pixels / total, self.occurs_in[name]
+        """Yield each class's name, share of all pixels and number of pictures, the rarest first."""
+        total = sum(self._pixels.values()) or 1
+        for name, pixels in sorted(self._pixels.items(), key=lambda entry: (entry[1], entry[0])):
+            yield name, pixels / total, self._occurs_in[name]
 
-    def of_rare_classes(self, taken: set[str]) -> Iterator[tuple[str, PredictedPicture]]:
-        """Yield pictures of the rarest class, of the next one, and so on, then from the first on.
+    def chosen(self) -> Iterator[tuple[str | None, PredictedPicture]]:
+        """Yield the pictures to look at, those of rare classes with the class.
 
-        Args:
-            taken: masks of pictures that are chosen already; it grows to :data:`CHOSEN`.
+        Half are the least certain ones, where uncertainties are known; then come those of the
+        rarest class, of the next one, and so on, and again from the first.
         """
-        waiting = [(name, _first(self.of_class[name])) for name, _, _ in self.classes()]
+        taken: set[str] = set()
+        for picture in _fresh(self._uncertain, taken, CHOSEN // 2):
+            yield None, picture
+        waiting = [(name, iter(self._of_class[name])) for name, _, _ in self.classes()]
         while waiting:
             left = []
             for name, pictures in waiting:
@@ -192,6 +134,26 @@ class _Found:
             waiting = left
 
 
+class _First:
+    """Of many pictures those of the largest values, then by their names."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[float, str, PredictedPicture]] = []
+
+    def add(self, value: float, picture: PredictedPicture) -> None:
+        self._kept.append((-value, picture.source, picture))
+        if len(self._kept) > 4 * CHOSEN:
+            self._cut()
+
+    def _cut(self) -> None:
+        self._kept.sort(key=lambda entry: entry[:2])
+        del self._kept[2 * CHOSEN :]  # some may be chosen for another reason
+
+    def __iter__(self) -> Iterator[PredictedPicture]:
+        self._cut()
+        return (picture for _, _, picture in self._kept)
+
+
 def _fresh(
     pictures: Iterable[PredictedPicture], taken: set[str], count: int
 ) -> Iterator[PredictedPicture]:
@@ -199,3 +161,11 @@ def _fresh(
     for picture in islice((each for each in pictures if each.mask not in taken), count):
         taken.add(picture.mask)
         yield picture
+
+
+def read_predictions(folder: Path) -> Predictions | None:
+    """Read all journals of a folder; None where there is none."""
+    found = Predictions(folder)
+    for file in sorted(folder.glob("predictions*.jsonl")):
+        found.read(file)
+    return found if found.model else None

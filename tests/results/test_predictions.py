@@ -11,7 +11,7 @@ import pytest
 from fcn_deploy.core.errors import ArtifactError
 from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
-from fcn_deploy.results.predictions import CHOSEN, PredictedPicture, Predictions, read_predictions
+from fcn_deploy.results.predictions import CHOSEN, Predictions, read_predictions
 
 HEAD = JournalHead("sha256:0", "fp32", "fake", overlay=False, classes=("sky", "pole", "car"))
 
@@ -38,59 +38,51 @@ def many() -> list[bytes]:
     return lines
 
 
-def names(pictures: Iterable[PredictedPicture]) -> list[str]:
-    return [picture.source for picture in pictures]
+def chosen(found: Predictions) -> list[tuple[str | None, str]]:
+    return [(name, picture.source) for name, picture in found.chosen()]
 
 
 def test_the_least_certain_come_first_then_the_rarest_classes(tmp_path: Path) -> None:
     found = read(tmp_path, many())
-    assert names(found.least_certain) == [f"{n:02}" for m in range(49, 43, -1) for n in (m, m + 50)]
-    assert [(name, count) for name, _, count in found.classes] == [
-        ("pole", 100), ("car", 10), ("sky", 100),
-    ]  # fmt: skip
-    assert found.classes[0][1] == pytest.approx(0.0495)
-    # Those with the largest shares, without the ones that stand above; then pole has another turn.
-    assert [name for name, _ in found.rarest] == [
-        name for name in ("pole", "car", "sky", "pole") for _ in range(3)
+    uncertain = [f"{n:02}" for m in range(49, 43, -1) for n in (m, m + 50)]
+    # Of a class the largest shares, without the pictures above; the rarest has a second turn.
+    assert chosen(found) == [
+        *((None, name) for name in uncertain),
+        *(("pole", name) for name in ("93", "92", "91")),
+        *(("car", name) for name in ("00", "01", "02")),
+        *(("sky", name) for name in ("10", "11", "12")),
+        *(("pole", name) for name in ("90", "89", "88")),
     ]
-    chosen = names(picture for _, picture in found.rarest)
-    assert chosen[:3] + chosen[9:] == ["93", "92", "91", "90", "89", "88"]
-    assert chosen[3:6] == ["00", "01", "02"]
-    assert (found.model, found.pictures, found.unknown) == ("fake fp32", 100, 0)
-    backwards = read(tmp_path, reversed(many()))
-    assert (backwards.least_certain, backwards.rarest) == (found.least_certain, found.rarest)
+    assert next(found.classes()) == ("pole", pytest.approx(0.0495), 100)
+    assert chosen(read(tmp_path, reversed(many()))) == chosen(found)
 
 
 def test_without_uncertainties_all_are_of_rare_classes(tmp_path: Path) -> None:
     old = [text.replace(b"uncertainty", b"other") for text in many()]
     found = read(tmp_path, old)
-    assert (found.least_certain, found.unknown) == ((), 100)
-    assert len({picture.mask for _, picture in found.rarest}) == CHOSEN
-    few = read(tmp_path, old[:5])
-    assert sorted(names(picture for _, picture in few.rarest)) == ["00", "01", "02", "03", "04"]
-
-
-def test_large_pictures_count_by_their_pixels(tmp_path: Path) -> None:
-    lines = [line("a", 1000, shares={"car": 1.0}), line("b", shares={"sky": 1.0})]
-    assert [name for name, _, _ in read(tmp_path, lines).classes] == ["sky", "car"]
+    assert found.unknown == 100
+    assert len({picture for _, picture in chosen(found)}) == CHOSEN
+    assert all(name for name, _ in chosen(found))
+    assert len(chosen(read(tmp_path, old[:5]))) == 5
 
 
 def test_all_journals_count_and_damaged_lines_do_not(tmp_path: Path) -> None:
     whole = line("a", shares={"sky": 1.0}, uncertainty=0.5)
+    large = line("b", 1000, shares={"car": 1.0}, uncertainty=0.4)
     damaged = [
         b"\xff\n", b"[]\n", b'{"mask":"a.png"}\n', whole.replace(b'"sky":1.0', b'"sky":NaN'),
         whole.replace(b"[100,100]", b"[100]"), line("x").replace(b'"x.png"', b"null"), whole[:-9],
     ]  # fmt: skip
     read(tmp_path, damaged, "predictions.0-of-2.jsonl")
-    found = read(tmp_path, [whole, whole], "predictions.1-of-2.jsonl")
-    assert (found.pictures, found.failed) == (2, 1)
-    assert names(found.least_certain) == ["a"]  # though it stands in two lines
-    assert found.rarest == ()
+    found = read(tmp_path, [large, whole, whole], "predictions.1-of-2.jsonl")
+    assert (found.pictures, found.failed) == (3, 1)
+    assert chosen(found) == [(None, "a"), (None, "b")]  # though one stands in two lines
+    assert [name for name, _, _ in found.classes()] == ["sky", "car"]  # by their pixels
 
 
 def test_a_folder_without_a_journal_and_a_file_that_is_none(tmp_path: Path) -> None:
     assert read_predictions(tmp_path / "not there") is None
     for content in (b"", b"{", b"[]\n", b'{"kind":"predictions","schema":2}\n'):
         (tmp_path / "predictions.jsonl").write_bytes(content)
-        with pytest.raises(ArtifactError, match=r"predictions\.jsonl does not begin as a journal"):
+        with pytest.raises(ArtifactError, match="does not begin as a journal does"):
             read_predictions(tmp_path)
