@@ -53,8 +53,9 @@ from fcn_deploy.core.files import file_digest, probe, write_bytes, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.machine import cuda, sensors
 from fcn_deploy.machine.description import describe_machine, usable_cores
-from fcn_deploy.results.bench import END_TO_END, HOST, OFFLINE, SINGLE_STREAM, Bench, BenchRow
+from fcn_deploy.results.bench import Bench, BenchRow
 from fcn_deploy.results.bench_table import mask_label
+from fcn_deploy.results.scenarios import END_TO_END, HOST, OFFLINE, SINGLE_STREAM
 from fcn_deploy.results.workload import LOOP
 from fcn_deploy.runners.base import Runner
 

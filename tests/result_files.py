@@ -20,7 +20,7 @@ from fcn_deploy.machine.description import describe_machine, describe_versions, 
 from fcn_deploy.parity import compare
 from fcn_deploy.parity.inputs import Pictures
 from fcn_deploy.results import bench as bench_results
-from fcn_deploy.results import bisect
+from fcn_deploy.results import bisect, scenarios
 from fcn_deploy.results.bench import Bench, BenchRow, LoadGenVerdict
 from fcn_deploy.results.bisect import BisectedModel, Bisection, Layer
 from fcn_deploy.results.conditions import ColdStart, Conditions, Sensor
@@ -130,8 +130,8 @@ def bare_row(
     runner: RunnerDescription,
     repeats: Sequence[float],
     *,
-    scenario: str = bench_results.SINGLE_STREAM,
-    tier: str = bench_results.HOST,
+    scenario: str = scenarios.SINGLE_STREAM,
+    tier: str = scenarios.HOST,
     batch_size: int = 1,
     **rest: Any,
 ) -> BenchRow:
@@ -169,10 +169,10 @@ def measured_bench(*rows: BenchRow, **changes: Any) -> Bench:
 def row(
     runner: RunnerDescription,
     *repeats: float,
-    tier: str = bench_results.END_TO_END,
+    tier: str = scenarios.END_TO_END,
     queries: int = 30,
     batch_size: int = 1,
-    scenario: str = bench_results.SINGLE_STREAM,
+    scenario: str = scenarios.SINGLE_STREAM,
     loadgen: LoadGenVerdict | None = None,
     energy: float | None = None,
 ) -> BenchRow:
@@ -183,7 +183,7 @@ def row(
     """
     spread = np.linspace(0.9, 1.2, 101) ** 2
     latencies = [float(repeats[0] * factor) for factor in np.repeat(spread, 7)[:queries]]
-    staged = tier == bench_results.END_TO_END and scenario == bench_results.SINGLE_STREAM
+    staged = tier == scenarios.END_TO_END and scenario == scenarios.SINGLE_STREAM
     shares = dict(zip(bench_results.ALL_STAGES, (0.2, 0.05, 0.6, 0.1, 0.15), strict=True))
     return bare_row(
         runner,
@@ -193,7 +193,7 @@ def row(
         batch_size=batch_size,
         size=(320, 480),
         queries=queries,
-        latency_ms={} if scenario == bench_results.OFFLINE else percentiles(latencies),
+        latency_ms={} if scenario == scenarios.OFFLINE else percentiles(latencies),
         cdf_ms=tuple(float(repeats[0] * factor) for factor in spread) if queries >= 64 else None,
         stages_ms={stage: share * repeats[0] for stage, share in shares.items()}
         if staged
@@ -272,7 +272,7 @@ def rich_bench_document() -> dict[str, Any]:
             tier=tier, batch_size=size, queries=700, loadgen=verdict(),
             energy=0.8 if runner.backend == "trt" else None,
         )
-        for tier in (bench_results.END_TO_END, bench_results.HOST)
+        for tier in (scenarios.END_TO_END, scenarios.HOST)
         for size in (1, 4, 16)
         for runner, ms in seconds.items()
     ]  # fmt: skip
@@ -282,8 +282,8 @@ def rich_bench_document() -> dict[str, Any]:
             ms,
             ms * 1.1,
             ms,
-            tier=bench_results.HOST,
-            scenario=bench_results.OFFLINE,
+            tier=scenarios.HOST,
+            scenario=scenarios.OFFLINE,
             queries=700,
         )
         for runner, ms in seconds.items()
@@ -291,7 +291,7 @@ def rich_bench_document() -> dict[str, Any]:
     problems = {"baseline": ["it had too few queries"]}
     rows += [
         row(
-            runner, ms, ms * 1.1, ms, tier=bench_results.HOST, scenario=bench_results.SERVER,
+            runner, ms, ms * 1.1, ms, tier=scenarios.HOST, scenario=scenarios.SERVER,
             queries=700,
             loadgen=verdict(*problems.get(runner.backend, ()), target_p99_ms=100.0),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fcn_deploy.core.spec import Tail
-from fcn_deploy.results.bench import END_TO_END
+from fcn_deploy.results.scenarios import END_TO_END
 from gpu_page import device
 from gpu_page.device import measured
 from gpu_page.findings import (

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.results.bench import OFFLINE, Bench, BenchRow
+from fcn_deploy.results.bench import Bench, BenchRow
 from fcn_deploy.results.bench_table import ratio_cell
 from fcn_deploy.results.conditions import ColdStart, Sensor
 from fcn_deploy.results.format import number
 from fcn_deploy.results.ranking import speedup
 from fcn_deploy.results.ratio import Ratio
 from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.scenarios import OFFLINE
 from gpu_page.findings import (
     FP16,
     MISSED,

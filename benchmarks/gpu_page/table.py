@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fcn_deploy.results.bench import END_TO_END, HOST, OFFLINE, SINGLE_STREAM, Bench, BenchRow
+from fcn_deploy.results.bench import Bench, BenchRow
 from fcn_deploy.results.device import DeviceTier
 from fcn_deploy.results.format import number, percent
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.scenarios import END_TO_END, HOST, OFFLINE, SINGLE_STREAM
 from gpu_page.findings import FP16, label
 from gpu_page.page import cell, link
 from gpu_page.results import GpuResults, Turns, gpu_of

@@ -28,8 +28,8 @@ from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.machine.description import usable_cores
-from fcn_deploy.results.bench import HOST
 from fcn_deploy.results.environment import Environment
+from fcn_deploy.results.scenarios import HOST
 from fcn_deploy.runners.base import Runner, open_runner
 from networks.compared import COMPARED
 

@@ -31,8 +31,9 @@ from fcn_deploy.data.pipeline import (
     lookahead,
     picture_threads,
 )
-from fcn_deploy.results.bench import ALL_STAGES, DECODE, DEVICE, END_TO_END, HOST, WRITE
+from fcn_deploy.results.bench import ALL_STAGES, DECODE, WRITE
 from fcn_deploy.results.runner import COMPUTE, COPY_OUT
+from fcn_deploy.results.scenarios import DEVICE, END_TO_END, HOST
 from fcn_deploy.runners.base import Runner, stream_by_key
 
 

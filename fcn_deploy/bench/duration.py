@@ -6,8 +6,8 @@ from fcn_deploy.bench.case import Case
 from fcn_deploy.bench.loadgen import OFFLINE_BATCHES, OFFLINE_SAMPLES, P90_QUERIES, P99_QUERIES
 from fcn_deploy.bench.measure import BenchPlan
 from fcn_deploy.core.errors import FcnDeployError
-from fcn_deploy.results.bench import DEVICE, OFFLINE, SERVER
 from fcn_deploy.results.ranking import RATE_RESOLUTION
+from fcn_deploy.results.scenarios import DEVICE, OFFLINE, SERVER
 from fcn_deploy.results.workload import LOOP
 
 #: Queries of the timed loop at least, and those with which a repeat of LoadGen's begins.

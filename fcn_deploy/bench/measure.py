@@ -22,10 +22,11 @@ from fcn_deploy.bench.inputs import Inputs, one_picture_warnings
 from fcn_deploy.bench.rows import row_of_repeats
 from fcn_deploy.bench.scenarios import Meter, Repeat, Scenario, TimedLoop
 from fcn_deploy.core.errors import FcnDeployError, InputError, MaskMismatchError
-from fcn_deploy.results.bench import DEVICE, SINGLE_STREAM, TIERS, Bench, BenchRow
+from fcn_deploy.results.bench import Bench, BenchRow
 from fcn_deploy.results.conditions import ColdStart
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.ranking import with_ratios
+from fcn_deploy.results.scenarios import DEVICE, SINGLE_STREAM, TIERS
 from fcn_deploy.results.workload import LOADGEN, LOOP, Workload
 from fcn_deploy.runners.base import Runner
 

@@ -11,14 +11,9 @@ import numpy as np
 from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.case import Case, Query
 from fcn_deploy.bench.scenarios import Repeat
-from fcn_deploy.results.bench import (
-    ALL_STAGES,
-    CDF_POINTS,
-    SERVER,
-    BenchRow,
-    LoadGenVerdict,
-)
+from fcn_deploy.results.bench import ALL_STAGES, CDF_POINTS, BenchRow, LoadGenVerdict
 from fcn_deploy.results.ranking import RATE_RESOLUTION
+from fcn_deploy.results.scenarios import SERVER
 
 #: Fewest queries below which a percentile is not printed (MLPerf's rule for its early stopping).
 MIN_QUERIES = {"p90": loadgen.P90_QUERIES, "p95": 130, "p99": loadgen.P99_QUERIES}

@@ -13,8 +13,9 @@ from fcn_deploy.bench.case import Case, Query
 from fcn_deploy.bench.inputs import NUM_INPUTS
 from fcn_deploy.bench.loadgen import LoadGenTest
 from fcn_deploy.core.errors import MeasurementError
-from fcn_deploy.results.bench import OFFLINE, SERVER, SINGLE_STREAM, LoadGenVerdict
+from fcn_deploy.results.bench import LoadGenVerdict
 from fcn_deploy.results.ranking import RATE_RESOLUTION
+from fcn_deploy.results.scenarios import OFFLINE, SERVER, SINGLE_STREAM
 from fcn_deploy.results.workload import LOADGEN, LOOP
 
 #: Samples that LoadGen draws from: single pictures, or numbers of queries that walk through them.

@@ -41,8 +41,7 @@ from fcn_deploy.commands.shared.runs import run_from_argument
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.bench import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM, TIERS
-from fcn_deploy.results.ratio import MIN_REPEATS_FOR_VERDICT
+from fcn_deploy.results.scenarios import OFFLINE, SCENARIOS, SERVER, SINGLE_STREAM, TIERS
 
 if TYPE_CHECKING:
     from fcn_deploy.bench.measure import BenchPlan
@@ -239,6 +238,8 @@ def _announcement(options: BenchOptions, plan: BenchPlan) -> str:
 
     words = f"{options.threads} CPU threads pinned; {duration_sentence(plan, options.cold_start)}"
     about = "a quick look" if options.quick else QUICKER
+    from fcn_deploy.results.ratio import MIN_REPEATS_FOR_VERDICT
+
     if options.repeats < MIN_REPEATS_FOR_VERDICT:
         about += f"; with {options.repeats} repeats no row is called faster than another"
     return f"{words} ({about})"

@@ -10,7 +10,7 @@ from typing import Any
 from fcn_deploy.commands.shared.runs import result_name
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.bench import SINGLE_STREAM
+from fcn_deploy.results.scenarios import SINGLE_STREAM
 
 #: What ``--quick`` makes of the options that were not typed.
 QUICK: dict[str, Any] = {"repeats": 3, "seconds": 0.2, "clock": "loop", "cold_start": False}

@@ -14,7 +14,6 @@ from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter, pr
 from fcn_deploy.commands.shared.options import PathText, PathType, held_out_option
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import probe, write_json
-from fcn_deploy.results.environment import result_header
 
 if TYPE_CHECKING:
     from fcn_deploy.data.check_report import DataReport, Fault, SplitReport
@@ -91,6 +90,8 @@ def check(
     for note in report.notes:
         console.print(f"note: {note}")
     if json_file is not None:
+        from fcn_deploy.results.environment import result_header
+
         write_json(json_file, {**result_header("data-check", SCHEMA), **report.to_json()})
         console.print(f"wrote {json_file}")
     if html_file is not None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.commands.evaluate_tables import print_evaluation
 from fcn_deploy.commands.shared.backends import require_backends
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import console, counter
@@ -202,6 +201,8 @@ def evaluate(**typed: Any) -> None:
         result, arguments=tuple(words["arguments"]), options=tuple(words["options"])
     )
     write_json(target, result.to_json())
+    from fcn_deploy.commands.evaluate_tables import print_evaluation
+
     print_evaluation(result)
     console.print(f"wrote {target}")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -167,6 +165,8 @@ def serve(**typed: Any) -> None:
         )
         service = Service(runner, settings, source.name, has_finite_logits=check)
         if options.check:
+            import asyncio
+
             asyncio.run(_check(service, server.url_of(bound)))
         else:
             configure_logs()
@@ -208,6 +208,8 @@ def _token(path: Path) -> bytes:
 
 
 def _is_loopback(host: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from importlib import metadata
 
 #: Where the base installation asks for ``onnxruntime-gpu``.
 _GPU_SYSTEMS, _GPU_MACHINES = ("linux", "win32"), ("x86_64", "AMD64")
@@ -28,6 +27,8 @@ def _is_for_cpu() -> bool:
 
 
 def _is_installed(name: str) -> bool:
+    from importlib import metadata
+
     try:
         metadata.distribution(name)
     except metadata.PackageNotFoundError:
@@ -37,6 +38,8 @@ def _is_installed(name: str) -> bool:
 
 def _packages(extra: str) -> list[str]:
     """Return an extra's requirements for a shell, or nothing where they are not known."""
+    from importlib import metadata
+
     try:
         lines = metadata.requires("fcn-deploy") or []
     except metadata.PackageNotFoundError:  # run from a folder that was copied

@@ -25,11 +25,12 @@ from fcn_deploy.report.chart_layout import (
     line_chart,
 )
 from fcn_deploy.report.ticks import log_ticks, round_ticks, whole_ticks
-from fcn_deploy.results.bench import ALL_STAGES, OFFLINE, SERVER, SINGLE_STREAM, Bench, BenchRow
+from fcn_deploy.results.bench import ALL_STAGES, Bench, BenchRow
 from fcn_deploy.results.bench_table import stage_difference
 from fcn_deploy.results.bisect import Bisection
 from fcn_deploy.results.format import number, runner_name, score
 from fcn_deploy.results.results import Results
+from fcn_deploy.results.scenarios import OFFLINE, SERVER, SINGLE_STREAM
 from fcn_deploy.results.training import Training
 
 #: So many backends have a style of their own on one page, then the styles come again.  Two of them

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fcn_deploy.report.repeat_commands import verb_command
-from fcn_deploy.results.bench import END_TO_END, SINGLE_STREAM, Bench, BenchRow
+from fcn_deploy.results.bench import Bench, BenchRow
 from fcn_deploy.results.bench_table import MASK_REFERENCE, mask_label
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.format import gate_words, number, runner_name, speed_words
@@ -14,6 +14,7 @@ from fcn_deploy.results.parity import Comparison
 from fcn_deploy.results.ranking import baseline_of
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.scenarios import END_TO_END, SINGLE_STREAM
 
 State = Literal["failed", "unchecked", "passed", "reference"]
 _LOUDEST_FIRST: tuple[State, ...] = ("failed", "unchecked", "passed", "reference")

@@ -12,19 +12,15 @@ from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.ratio import Ratio
 from fcn_deploy.results.runner import STAGES, RunnerDescription
+from fcn_deploy.results.scenarios import SINGLE_STREAM
 from fcn_deploy.results.workload import LOADGEN, LOOP, Workload
 
 #: What the header of a bench file says of its layout.
 KIND, SCHEMA = "bench", 4
 #: What the backend names of ``benchmarks/peers`` begin with.
 PEER = "peer:"
-DEVICE, HOST, END_TO_END = "device", "host", "end-to-end"
-TIERS = (DEVICE, HOST, END_TO_END)
 DECODE, WRITE = "decode", "write"
 ALL_STAGES = (DECODE, *STAGES, WRITE)
-SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
-#: What MLPerf calls the ways to ask.
-SCENARIOS = (SINGLE_STREAM, OFFLINE, SERVER)
 #: Points of a latency distribution: 0, 1, …, 100 % of the queries.
 CDF_POINTS = 101
 

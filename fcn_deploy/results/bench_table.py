@@ -15,20 +15,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from fcn_deploy.results.bench import (
-    ALL_STAGES,
-    DEVICE,
-    END_TO_END,
-    HOST,
-    SCENARIOS,
-    Bench,
-    BenchRow,
-)
+from fcn_deploy.results.bench import ALL_STAGES, Bench, BenchRow
 from fcn_deploy.results.conditions import ColdStart
 from fcn_deploy.results.format import number, percent, runner_name, settings_words, verdict_words
 from fcn_deploy.results.ranking import notes_on_repeats, speedup, strongest_pytorch
 from fcn_deploy.results.ratio import TOO_FEW, Ratio
 from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.scenarios import DEVICE, END_TO_END, HOST, SCENARIOS
 
 #: What is in the time, in the order of groups: what a user of the model waits for comes first.
 TIER_WORDS = {

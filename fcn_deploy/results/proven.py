@@ -17,16 +17,15 @@ from enum import Enum
 
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.bench import DEVICE, END_TO_END, HOST, SINGLE_STREAM, Bench, BenchRow
+from fcn_deploy.results.bench import Bench, BenchRow
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.parity import Comparison, ParityFile
 from fcn_deploy.results.ranking import speedup
 from fcn_deploy.results.ratio import Ratio
 from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.scenarios import DEVICE, END_TO_END, HOST, SINGLE_STREAM
 from fcn_deploy.results.workload import Workload
 
-#: What a user may allow beside float32.
-ALLOWED = ("fp16", "bf16", "int8", "int8x3")
 #: Taken where nothing is faster: what every run that was exported can do everywhere.
 DEFAULT = "ort"
 #: What people wait for comes first.
@@ -95,7 +94,7 @@ def file_precision(runner: RunnerDescription) -> Precision:
 
 
 def kind_of(runner: RunnerDescription) -> str:
-    """Return what a user must allow for this runner: ``fp32``, or one of :data:`ALLOWED`."""
+    """Return what a user must allow for this runner: ``fp32``, or what is named as ``--allow``."""
     return runner.arithmetic if runner.precision == Precision.FP32.value else runner.precision
 
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 from itertools import combinations
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.results.bench import SERVER, BenchRow
+from fcn_deploy.results.bench import BenchRow
 from fcn_deploy.results.format import runner_name
 from fcn_deploy.results.ratio import MIN_REPEATS_FOR_VERDICT, TOO_FEW, Ratio, paired_ratio
+from fcn_deploy.results.scenarios import SERVER
 
 #: The server scenario bisects its rate until valid and invalid are so close together.
 RATE_RESOLUTION = 0.05

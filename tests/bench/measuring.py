@@ -12,7 +12,8 @@ from fcn_deploy.bench import loadgen
 from fcn_deploy.bench.inputs import Inputs
 from fcn_deploy.bench.measure import BenchPlan, measure_rows
 from fcn_deploy.bench.scenarios import Scenario
-from fcn_deploy.results.bench import TIERS, BenchRow
+from fcn_deploy.results.bench import BenchRow
+from fcn_deploy.results.scenarios import TIERS
 from fcn_deploy.runners.base import Runner
 
 needs_loadgen = pytest.mark.skipif(

@@ -16,7 +16,7 @@ from fcn_deploy.bench.inputs import Inputs, make_inputs
 from fcn_deploy.bench.scenarios import Meter, Offline, Repeat, Scenario, TimedLoop
 from fcn_deploy.core.errors import MaskMismatchError
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.bench import END_TO_END, HOST
+from fcn_deploy.results.scenarios import END_TO_END, HOST
 from fcn_deploy.runners.base import Outputs
 from tests.bench.measuring import measure
 from tests.decoding import PATIENCE, Read, living_threads

@@ -9,7 +9,7 @@ import pytest
 
 from fcn_deploy.bench.inputs import Inputs
 from fcn_deploy.bench.scenarios import TimedLoop
-from fcn_deploy.results.bench import HOST
+from fcn_deploy.results.scenarios import HOST
 from tests.bench.measuring import measure
 from tests.runners import trt_runner
 from tests.runners.trt_runner import make_run, open_trt

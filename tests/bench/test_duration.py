@@ -13,7 +13,7 @@ from fcn_deploy.bench.inputs import Inputs
 from fcn_deploy.bench.measure import BenchPlan
 from fcn_deploy.bench.scenarios import Offline, Scenario, Server, SingleStream, TimedLoop
 from fcn_deploy.core.errors import BackendError
-from fcn_deploy.results.bench import HOST
+from fcn_deploy.results.scenarios import HOST
 from tests.fakes import FakeRunner
 
 

@@ -17,17 +17,11 @@ from fcn_deploy.bench.measure import BenchPlan
 from fcn_deploy.bench.measure import measure as measured_bench
 from fcn_deploy.bench.scenarios import Meter, Repeat, Server, SingleStream, TimedLoop
 from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError, MeasurementError
-from fcn_deploy.results.bench import (
-    ALL_STAGES,
-    DEVICE,
-    END_TO_END,
-    HOST,
-    Bench,
-    BenchRow,
-)
+from fcn_deploy.results.bench import ALL_STAGES, Bench, BenchRow
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.ranking import baseline_of
+from fcn_deploy.results.scenarios import DEVICE, END_TO_END, HOST
 from tests.bench.measuring import measure
 from tests.fakes import FakeRunner
 

@@ -17,16 +17,9 @@ from fcn_deploy.bench.measure import BenchPlan, measure_rows
 from fcn_deploy.bench.regression import RequestedCases, SpeedChange, compare, read_bench
 from fcn_deploy.bench.scenarios import TimedLoop
 from fcn_deploy.core.errors import ArtifactError, InputError
-from fcn_deploy.results.bench import (
-    END_TO_END,
-    HOST,
-    SERVER,
-    SINGLE_STREAM,
-    Bench,
-    BenchRow,
-    LoadGenVerdict,
-)
+from fcn_deploy.results.bench import Bench, BenchRow, LoadGenVerdict
 from fcn_deploy.results.ratio import MIN_REPEATS_FOR_VERDICT
+from fcn_deploy.results.scenarios import END_TO_END, HOST, SERVER, SINGLE_STREAM
 from fcn_deploy.results.workload import LOOP, Workload
 from tests.fakes import FakeRunner
 from tests.result_files import bare_row, measured_bench

@@ -8,8 +8,9 @@ from fcn_deploy.bench.rows import (
     timing,
     verdict_of_repeats,
 )
-from fcn_deploy.results.bench import SERVER, SINGLE_STREAM, LoadGenVerdict, Settings
+from fcn_deploy.results.bench import LoadGenVerdict, Settings
 from fcn_deploy.results.ranking import RATE_RESOLUTION
+from fcn_deploy.results.scenarios import SERVER, SINGLE_STREAM
 
 
 def test_a_row_says_which_repeats_it_has() -> None:

@@ -17,7 +17,8 @@ from fcn_deploy.bench.inputs import Inputs
 from fcn_deploy.bench.loadgen import LoadGenTest
 from fcn_deploy.bench.scenarios import Offline, Scenario, Server, SingleStream, TimedLoop
 from fcn_deploy.core.errors import MeasurementError
-from fcn_deploy.results.bench import END_TO_END, HOST, OFFLINE, SERVER, LoadGenVerdict
+from fcn_deploy.results.bench import LoadGenVerdict
+from fcn_deploy.results.scenarios import END_TO_END, HOST, OFFLINE, SERVER
 from fcn_deploy.runners.base import Outputs
 from tests.bench.measuring import measure, needs_loadgen
 from tests.fakes import FakeRunner

@@ -15,7 +15,7 @@ from gpu_page.results import TURNS_SCHEMA, read_gpu_results
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results import bench
+from fcn_deploy.results import scenarios
 from fcn_deploy.results.device import DeviceRow
 from fcn_deploy.results.runner import GraphCounts
 from tests.benchmarks.gpu_page_lines import DOCS, lines_of, result_of, results_of
@@ -42,7 +42,7 @@ class TestSpeed:
         write_bench(
             tmp_path / "one.json",
             gpu_row("trt", 1.0, 1.1, 1.2),
-            gpu_row("trt", 2.0, 2.0, 2.0, scenario=bench.OFFLINE, batch_size=32),
+            gpu_row("trt", 2.0, 2.0, 2.0, scenario=scenarios.OFFLINE, batch_size=32),
             gpu_row("trt", 9.0, 9.0, 9.0, precision=Precision.INT8),
         )
         assert result_of(tmp_path, "`trt` FP16, single stream") == (
@@ -53,7 +53,7 @@ class TestSpeed:
         assert "9.00 ms" in speed
 
     def test_of_each_case_the_newest_file_is_shown(self, tmp_path: Path) -> None:
-        both = [gpu_row("trt", 1.0, 1.0, 1.0), gpu_row("trt", 3.0, 3.0, 3.0, tier=bench.HOST)]
+        both = [gpu_row("trt", 1.0, 1.0, 1.0), gpu_row("trt", 3.0, 3.0, 3.0, tier=scenarios.HOST)]
         write_bench(tmp_path / "old.json", *both)
         write_bench(tmp_path / "new.json", gpu_row("trt", 2.0, 2.0, 2.0), created=DAY_AFTER)
         anew, other = results_of(tmp_path, "`trt` FP16, single stream")
@@ -84,7 +84,7 @@ class TestSpeed:
 
     @pytest.mark.parametrize(("ms", "said"), [(1.0, "ahead of all; "), (9.0, "not ahead of all; ")])
     def test_ahead_of_all_others_of_its_own_run(self, tmp_path: Path, ms: float, said: str) -> None:
-        of_32: dict[str, Any] = {"batch_size": 32, "scenario": bench.OFFLINE}
+        of_32: dict[str, Any] = {"batch_size": 32, "scenario": scenarios.OFFLINE}
         rows = [gpu_row(name, 5.0, 5.1, 5.2, **of_32) for name in ("torch", "ort-cuda")]
         write_bench(tmp_path / "all.json", gpu_row("trt", ms, ms, ms, **of_32), *rows)
         result = result_of(tmp_path, "`trt` FP16 ahead of all others")
@@ -101,7 +101,7 @@ class TestSpeed:
         assert script.TURNS_SCHEMA == TURNS_SCHEMA
         engine = write_device(tmp_path / "tier.json", device_row(32, 2.0))
         at_once: dict[str, Any] = {
-            "batch_size": 32, "tier": bench.HOST, "scenario": bench.OFFLINE,
+            "batch_size": 32, "tier": scenarios.HOST, "scenario": scenarios.OFFLINE,
         }  # fmt: skip
         others = write_bench(
             tmp_path / "others.json",

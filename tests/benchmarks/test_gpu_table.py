@@ -14,7 +14,7 @@ from gpu_page.table import NOTHING, PART, gpu_table
 
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results import bench
+from fcn_deploy.results import scenarios
 from fcn_deploy.results.read import read_files
 from tests.benchmarks.gpu_result_files import (
     DAY_AFTER,
@@ -31,7 +31,7 @@ from tests.benchmarks.gpu_scripts import load_script
 from tests.result_files import row, verdict
 
 README = gpu_checks.ROOT / "README.md"
-LARGE: dict[str, Any] = {"batch_size": 32, "scenario": bench.OFFLINE}
+LARGE: dict[str, Any] = {"batch_size": 32, "scenario": scenarios.OFFLINE}
 
 
 def table_of(folder: Path) -> str:
@@ -46,7 +46,7 @@ def lines_of(folder: Path) -> list[list[str]]:
 
 def write_everything(folder: Path) -> None:
     """Write a result of everything that the table can show."""
-    both = [gpu_row("trt", 1.0, 1.1, 1.2), gpu_row("trt", 0.4, 0.4, 0.4, tier=bench.HOST)]
+    both = [gpu_row("trt", 1.0, 1.1, 1.2), gpu_row("trt", 0.4, 0.4, 0.4, tier=scenarios.HOST)]
     int8 = gpu_row("trt", 1.5, 1.5, 1.5, precision=Precision.INT8)
     write_bench(folder / "bench-trt.json", *both, int8)
     write_bench(
@@ -57,7 +57,7 @@ def write_everything(folder: Path) -> None:
         gpu_row("ort-cuda", 6.0, 6.0, 6.0),
         gpu_row("baseline-cuda", 9.0, 9.0, 9.0),
     )
-    host = {**LARGE, "tier": bench.HOST}
+    host = {**LARGE, "tier": scenarios.HOST}
     write_bench(
         folder / "offline.json",
         gpu_row("trt", 4.0, 4.0, 4.0, **LARGE),
@@ -138,7 +138,7 @@ def write_tournament(folder: Path) -> None:
     runner = replace(on_gpu("trt"), tail="tournament")
     rows = [
         replace(gpu_row("trt", ms, ms, ms, **more), runner=runner)
-        for ms, more in ((7.0, {}), (8.0, {**LARGE, "tier": bench.HOST}))
+        for ms, more in ((7.0, {}), (8.0, {**LARGE, "tier": scenarios.HOST}))
     ]
     write_bench(folder / "tournament.json", *rows, created=DAY_AFTER)
     shapes = device_row(1, 0.7), device_row(32, 7.0, of_floor=0.5)

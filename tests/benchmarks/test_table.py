@@ -20,7 +20,7 @@ from fcn_deploy.bench.scenarios import Scenario
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
-from fcn_deploy.results import bench
+from fcn_deploy.results import bench, scenarios
 from fcn_deploy.results.bench import BenchRow
 from fcn_deploy.runners.base import Outputs, Runner
 from tests.benchmarks.table_inputs import row
@@ -46,7 +46,7 @@ def test_machine_slug(cpu: str, cores: int, gpu_name: str | None, slug: str) -> 
 
 def test_the_scenarios_of_a_machine_have_files_of_their_own() -> None:
     latencies, throughputs = (
-        table.result_name(name) for name in (bench.SINGLE_STREAM, bench.OFFLINE)
+        table.result_name(name) for name in (scenarios.SINGLE_STREAM, scenarios.OFFLINE)
     )
     assert throughputs == latencies.replace(".json", ".offline.json")
 

@@ -26,9 +26,9 @@ from fcn_deploy.data.masks import write_picture
 from fcn_deploy.machine.description import describe_machine, describe_versions
 from fcn_deploy.report.page import data_uri, write_report
 from fcn_deploy.report.summary import summary_lines
-from fcn_deploy.results import bench as bench_results
 from fcn_deploy.results.bench_table import bench_groups
 from fcn_deploy.results.read import read_results
+from fcn_deploy.results.scenarios import HOST
 from tests.fakes import FAKE_SPEC, FakeRunner
 from tests.report.parsed_page import page_of
 from tests.result_files import (
@@ -180,7 +180,7 @@ def test_a_tie_is_marked_also_between_two_that_are_not_the_baseline(run: Run) ->
 
 
 def test_rows_of_other_tiers_and_machines_stay_apart(run: Run) -> None:
-    host = [row(r.runner, *r.repeats_ms, tier=bench_results.HOST) for r in (BASELINE, FAST)]
+    host = [row(r.runner, *r.repeats_ms, tier=HOST) for r in (BASELINE, FAST)]
     document = bench_document(BASELINE, FAST, *host)
     write_json(run.bench_folder / "a.json", document)
     assert "more than one machine" not in page_of(run).text

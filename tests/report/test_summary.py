@@ -10,7 +10,7 @@ import pytest
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.report.summary import summary_lines
-from fcn_deploy.results import bench
+from fcn_deploy.results import scenarios
 from fcn_deploy.results.read import read_results
 from tests.result_files import BASELINE, FAST, AddParity, bench_document, described, row, verdict
 
@@ -160,9 +160,9 @@ def test_a_little_memory_makes_no_other_machine(run: Run) -> None:
 
 def test_single_stream_end_to_end_at_the_smallest_batch_is_named_first(run: Run) -> None:
     cases = {
-        "offline": {"scenario": bench.OFFLINE},
+        "offline": {"scenario": scenarios.OFFLINE},
         "batch": {"batch_size": 4},
-        "host": {"tier": bench.HOST},
+        "host": {"tier": scenarios.HOST},
         "first": {},
     }
     rows = [
@@ -190,10 +190,10 @@ def test_speed_over_an_invalid_baseline_is_named(
     run: Run, invalid: tuple[str, ...], said: str
 ) -> None:
     cases = {
-        "baseline on another tier": (described("baseline"), bench.HOST),
-        "baseline on a GPU": (described("baseline-cuda", device="cuda:0"), bench.END_TO_END),
-        "baseline": (described("baseline"), bench.END_TO_END),
-        "ort": (described("ort"), bench.END_TO_END),
+        "baseline on another tier": (described("baseline"), scenarios.HOST),
+        "baseline on a GPU": (described("baseline-cuda", device="cuda:0"), scenarios.END_TO_END),
+        "baseline": (described("baseline"), scenarios.END_TO_END),
+        "ort": (described("ort"), scenarios.END_TO_END),
     }
     rows = [
         row(runner, 20.0, 20.5, 20.0, tier=tier,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fcn_deploy.commands import bench_tables
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.bench import HOST, SERVER, Bench, BenchRow
+from fcn_deploy.results.bench import Bench, BenchRow
 from fcn_deploy.results.bench_table import (
     BenchGroup,
     Table,
@@ -18,6 +18,7 @@ from fcn_deploy.results.bench_table import (
     cold_start_table,
     stage_table,
 )
+from fcn_deploy.results.scenarios import HOST, SERVER
 from tests.result_files import (
     BASELINE,
     FAST,

@@ -10,12 +10,13 @@ import pytest
 
 from fcn_deploy.core.files import read_json
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.bench import END_TO_END, HOST, OFFLINE, BenchRow
+from fcn_deploy.results.bench import BenchRow
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.parity import ParityFile
 from fcn_deploy.results.proven import ProvenChoice, Unproven, choose_proven
 from fcn_deploy.results.runner import RunnerDescription
+from fcn_deploy.results.scenarios import END_TO_END, HOST, OFFLINE
 from tests.result_files import bare_row, described, measured_bench
 
 ORT, NCNN = described("ort"), described("ncnn")

@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.results.bench import (
-    END_TO_END,
-    HOST,
-    OFFLINE,
-    SERVER,
-    BenchRow,
-    LoadGenVerdict,
-)
+from fcn_deploy.results.bench import BenchRow, LoadGenVerdict
 from fcn_deploy.results.ranking import baseline_of, speedup, strongest_pytorch, with_ratios
+from fcn_deploy.results.scenarios import END_TO_END, HOST, OFFLINE, SERVER
 from tests.fakes import FakeRunner
 from tests.result_files import bare_row
 

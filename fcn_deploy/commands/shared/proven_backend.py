@@ -15,21 +15,16 @@ from fcn_deploy.commands.shared.options import BackendName, ParamType
 from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.results.proven import (
-    ALLOWED,
-    ProvenChoice,
-    Unproven,
-    choose_proven,
-    file_precision,
-    same_runner,
-)
 
 if TYPE_CHECKING:
+    from fcn_deploy.results.proven import ProvenChoice, Unproven
     from fcn_deploy.results.runner import RunnerDescription
     from fcn_deploy.runners.base import Runner
 
 #: What `--backend` says for the choice by proof; it is the default of the commands that take it.
 AUTO = "auto"
+#: What a user may allow beside float32.
+ALLOWED = ("fp16", "bf16", "int8", "int8x3")
 
 
 @dataclass(frozen=True)
@@ -104,6 +99,8 @@ def choose_backend(
     if device != "auto" or source.named_engine is not None:
         return usual
     kinds = {precision.value} | (allowed if precision is Precision.FP32 else frozenset())
+    from fcn_deploy.results.proven import Unproven
+
     found = _proven(source, kinds)
     if isinstance(found, Unproven):
         console.print(f"backend: {usual.backend}; {found.value}{_how_to_prove(source)}")
@@ -138,6 +135,7 @@ def open_chosen(
             device=device,
             threads=threads,
         )
+    from fcn_deploy.results.proven import same_runner
     from fcn_deploy.runners.base import open_runner
 
     try:
@@ -179,6 +177,7 @@ def _proven(source: Run, kinds: set[str]) -> ProvenChoice | Unproven:
     from functools import cache
 
     from fcn_deploy.core.files import file_digest
+    from fcn_deploy.results.proven import choose_proven, file_precision
     from fcn_deploy.results.read import read_proofs
 
     digest_of = cache(file_digest)
