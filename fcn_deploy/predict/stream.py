@@ -212,11 +212,9 @@ def _images(batches: Iterable[Batch], in_flight: deque[Batch]) -> Iterator[NDArr
 
 def _with_masks(batch: Batch, outputs: Outputs, pace: _Pace) -> Iterator[Segmented]:
     seconds = pace.since_last() / len(batch.places)
-    margins = [None] * len(batch.places) if outputs.margin is None else outputs.margin
-    for place, image, mask, margin in zip(
-        batch.places, batch.images, outputs.mask, margins, strict=True
-    ):
-        uncertainty = None if margin is None else uncertainty_of(margin)
+    each = zip(batch.places, batch.images, outputs.mask, strict=True)
+    for at, (place, image, mask) in enumerate(each):
+        uncertainty = None if outputs.margin is None else uncertainty_of(outputs.margin[at])
         yield Segmented(place, image, mask, seconds, uncertainty)
 
 

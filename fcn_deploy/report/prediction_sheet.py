@@ -19,7 +19,7 @@ from fcn_deploy.report.tables import ClassChip, hex_colour
 from fcn_deploy.report.thumbnails import thumbnail
 from fcn_deploy.results.predictions import PredictedPicture, Predictions, state_of
 
-#: Classes that are named beside a picture, and the longest side of those that are blended whole.
+#: Classes named beside a picture; pictures are thinned out to about this size to be blended.
 _SHARES, _BLENDED = 4, 1440
 
 
@@ -99,14 +99,12 @@ def _views(
     name: str, image: NDArray[np.uint8] | None, mask: NDArray[np.uint8] | None, palette: Palette
 ) -> Iterator[tuple[str, str]]:
     if image is not None and mask is not None:
-        blended = overlay(_thinned(image), _thinned(mask), palette)
-        yield f"{name}, with its mask", thumbnail(blended)
+        step = max(mask.shape) // _BLENDED or 1
+        yield (
+            f"{name}, with its mask",
+            thumbnail(overlay(image[::step, ::step], mask[::step, ::step], palette)),
+        )
     elif mask is not None:
-        yield f"mask of {name}", thumbnail(mask_to_colour(_thinned(mask), palette))
+        yield f"mask of {name}", thumbnail(mask_to_colour(mask, palette))
     elif image is not None:
-        yield name, thumbnail(_thinned(image))
-
-
-def _thinned(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    step = max(1, max(pixels.shape[:2]) // _BLENDED)
-    return np.ascontiguousarray(pixels[::step, ::step])
+        yield name, thumbnail(image)

@@ -6,7 +6,8 @@ Lines are read one by one, once, and few of them are kept: a journal may hold mi
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -54,8 +55,6 @@ class Predictions:
         self.folder = folder
         self.model, self.class_names = "", tuple[str, ...]()
         self.pictures = self.failed = self.unknown = 0
-        self._pixels: Counter[str] = Counter()
-        self._occurs_in: Counter[str] = Counter()
         self._uncertain = _First()
         self._of_class: dict[str, _First] = defaultdict(_First)
 
@@ -92,7 +91,7 @@ class Predictions:
                 return
             source, mask, state = (str(line[name]) for name in ("source", "mask", "state"))
             height, width = (int(length) for length in line["size"])
-            shares = {name: float(share) for name, share in line["shares"].items()}
+            shares = line["shares"]
             areas = {name: round(share * height * width) for name, share in shares.items()}
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return
@@ -103,16 +102,16 @@ class Predictions:
             self.unknown += 1
         else:
             self._uncertain.add(uncertainty, picture)
-        self._pixels.update(areas)
-        self._occurs_in.update(shares.keys())
-        for name, share in shares.items():
-            self._of_class[name].add(share, picture)
+        for name, area in areas.items():
+            self._of_class[name].add(shares[name], picture, area)
 
     def classes(self) -> Iterator[tuple[str, float, int]]:
         """Yield each class's name, share of all pixels and number of pictures, the rarest first."""
-        total = sum(self._pixels.values()) or 1
-        for name, pixels in sorted(self._pixels.items(), key=lambda entry: (entry[1], entry[0])):
-            yield name, pixels / total, self._occurs_in[name]
+        total = sum(each.pixels for each in self._of_class.values()) or 1
+        for name, each in sorted(
+            self._of_class.items(), key=lambda entry: (entry[1].pixels, entry[0])
+        ):
+            yield name, each.pixels / total, each.pictures
 
     def chosen(self) -> Iterator[tuple[str | None, PredictedPicture]]:
         """Yield the pictures to look at, those of rare classes with the class.
@@ -135,15 +134,25 @@ class Predictions:
 
 
 class _First:
-    """Of many pictures those of the largest values, then by their names."""
+    """Of many pictures those of the largest values, then by their names.
+
+    Attributes:
+        pictures, pixels: how many there are in all.
+    """
 
     def __init__(self) -> None:
+        self.pictures = self.pixels = 0
+        self._least = -math.inf
         self._kept: list[tuple[float, str, PredictedPicture]] = []
 
-    def add(self, value: float, picture: PredictedPicture) -> None:
-        self._kept.append((-value, picture.source, picture))
+    def add(self, value: float, picture: PredictedPicture, pixels: int = 0) -> None:
+        self.pictures += 1
+        self.pixels += pixels
+        if value >= self._least:
+            self._kept.append((-value, picture.source, picture))
         if len(self._kept) > 4 * CHOSEN:
             self._cut()
+            self._least = -self._kept[-1][0]
 
     def _cut(self) -> None:
         self._kept.sort(key=lambda entry: entry[:2])

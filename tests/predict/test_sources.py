@@ -115,7 +115,7 @@ def test_words_that_name_nothing_are_refused(tree: Path) -> None:
         names_of("-", stdin=b"in/a.png\0in/b.jpg\0")
 
 
-def test_full_names_are_those_of_lists_of_files(tree: Path) -> None:
+def test_full_names_keep_suffixes_and_folders(tree: Path) -> None:
     found = masks_named("in", "in/cam1", "in/cam2", full=True)
     assert found == ["a.png.png", "b.jpg.png", "cam1/a.png.png", "cam2/a.png.png"]
 

@@ -29,7 +29,7 @@ def read(folder: Path, lines: Iterable[bytes], name: str = "predictions.jsonl") 
 
 
 def many() -> list[bytes]:
-    """Lines of 100 pictures: the n-th has n/1000 of pole, the first ten have 0.5 of car."""
+    """The n-th of 100 has n/1000 of pole, the first ten have 0.5 of car."""
     lines = []
     for n in range(100):
         car = {"car": 0.5} if n < 10 else {}
@@ -61,8 +61,7 @@ def test_without_uncertainties_all_are_of_rare_classes(tmp_path: Path) -> None:
     old = [text.replace(b"uncertainty", b"other") for text in many()]
     found = read(tmp_path, old)
     assert found.unknown == 100
-    assert len({picture for _, picture in chosen(found)}) == CHOSEN
-    assert all(name for name, _ in chosen(found))
+    assert len({picture for name, picture in chosen(found) if name}) == CHOSEN
     assert len(chosen(read(tmp_path, old[:5]))) == 5
 
 
