@@ -1,7 +1,5 @@
 """Runners as candidates of a comparison."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable
 

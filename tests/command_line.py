@@ -1,7 +1,5 @@
 """What a command line gave, for tests of the commands as typed."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What tests of the threads that decode pictures share."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from pathlib import Path

@@ -5,8 +5,6 @@ Work given to a stream runs only when somebody waits for it, and then only what 
 missing event, a buffer used again too early, or a result read too soon shows as a wrong number.
 """
 
-from __future__ import annotations
-
 import ctypes
 import itertools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A runner without a backend, for tests of whoever receives runners."""
 
-from __future__ import annotations
-
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """How often Python code opens files for reading, for tests of what is read once."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections import Counter

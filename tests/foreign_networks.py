@@ -1,7 +1,5 @@
 """Small segmentation networks as other tools write them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal

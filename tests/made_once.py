@@ -1,7 +1,5 @@
 """Folders that cost seconds to make, made by the first of pytest-xdist's workers that needs one."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A network of any architecture whose every weight counts, as after training."""
 
-from __future__ import annotations
-
 import torch
 
 from fcn_deploy.core.spec import ModelSpec, SizeRange

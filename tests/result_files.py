@@ -1,7 +1,5 @@
 """Result files for the tests of whoever reads them: documents that the package itself wrote."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

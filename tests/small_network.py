@@ -1,7 +1,5 @@
 """A real network, small enough to be trained within a test, as a runner that can be broken."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

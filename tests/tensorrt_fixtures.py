@@ -4,8 +4,6 @@ Known to no torch: these tests run on Python 3.10 with nothing but the target de
 They run there with ``--noconftest``, so the fixtures lie here, and a test file takes them by name.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

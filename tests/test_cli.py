@@ -1,7 +1,5 @@
 """Every error is one line and an exit code, and without words the help comes."""
 
-from __future__ import annotations
-
 import pytest
 
 from fcn_deploy import cli

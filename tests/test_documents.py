@@ -1,7 +1,5 @@
 """The documents agree with the code: links lead somewhere, schema numbers are those written."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import fields
 from pathlib import Path

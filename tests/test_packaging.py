@@ -1,7 +1,5 @@
 """What is installed: the lists of versions, and what the runtime leaves to the extras."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator

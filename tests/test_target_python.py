@@ -1,7 +1,5 @@
 """The target device: Python 3.10 without torch runs builder and runner, and their tests."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

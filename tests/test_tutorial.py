@@ -1,7 +1,5 @@
 """The tutorial does what it says: every block runs, and prints what the page promises."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sys
@@ -61,7 +59,7 @@ def test_every_block_runs_and_prints_what_the_page_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run_page(TUTORIAL, capsys)
-    written = {path.name for path in (tmp_path / "img").iterdir()}
+    written = {f"{path.stem}.webp" for path in (tmp_path / "img").iterdir()}
     shown = re.findall(r"!\[.*?\]\(img/(.+?)\)", TUTORIAL.read_text(encoding="utf-8"))
     assert written == set(shown)
     kept = {path.name for path in (DOCS / "img").iterdir()}

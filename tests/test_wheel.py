@@ -1,7 +1,5 @@
 """The wheel in an empty environment without PyTorch: what a device installs, and what it can do."""
 
-from __future__ import annotations
-
 import os
 import resource
 import shlex

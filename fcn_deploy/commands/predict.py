@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fcn_deploy.commands.predict_engine import engine_options, open_engine, require_engine
 from fcn_deploy.commands.predict_progress import progress, rate_words, say_resumed
-from fcn_deploy.commands.shared.backends import require_backends, say_unusual
+from fcn_deploy.commands.shared.backends import say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
-from fcn_deploy.commands.shared.logits_check import logits_check
 from fcn_deploy.commands.shared.options import (
     PathText,
     PathType,
@@ -29,7 +29,6 @@ from fcn_deploy.commands.shared.proven_backend import (
     ChosenBackend,
     auto_backend_option,
     choose_backend,
-    open_chosen,
 )
 from fcn_deploy.commands.shared.runs import is_bundle, run_from_argument
 from fcn_deploy.core.errors import InputError
@@ -55,6 +54,9 @@ class PredictOptions:
     shard: str | None
     uncertainty: bool
     batch_size: int
+    engine: str
+    address: str | None
+    workers: int | None
     backend: str
     allow: frozenset[str]
     precision: Precision
@@ -102,6 +104,7 @@ class PredictOptions:
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
     help="Segment so many pictures of one size at once.",
 )  # fmt: skip
+@engine_options
 @auto_backend_option
 @precision_options
 @device_option
@@ -115,6 +118,7 @@ def predict(**typed: Any) -> None:
     in predictions.jsonl beside the masks.
     """
     options = PredictOptions(**typed)
+    require_engine(options)
     from fcn_deploy.predict.job import PredictJob
     from fcn_deploy.predict.shard import Shard
     from fcn_deploy.predict.sources import Sources
@@ -153,37 +157,14 @@ def predict(**typed: Any) -> None:
 def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     """Do what is left, and return how many masks were written."""
     chosen = _choose_backend(source, job, options)
-    require_backends([chosen.backend], options.device)
     done = 0
     with ExitStack() as stack:
-        runner = stack.enter_context(
-            open_chosen(
-                source,
-                chosen,
-                outputs=("mask", "margin") if options.uncertainty else ("mask",),
-                device=options.device,
-                threads=options.threads,
-            )
-        )
-        job.begin(runner)
+        engine = open_engine(source, chosen, options, job.selection.items, stack)
+        job.begin(engine)
         say_resumed(job, resumed=options.resume)
         left = len(job.selection.items)
-        predictions = stack.enter_context(  # Ctrl-C finishes the masks in hand, and their lines
-            closing(
-                job.predictions(
-                    runner,
-                    batch_size=options.batch_size,
-                    has_finite_logits=logits_check(
-                        source,
-                        runner.describe(),
-                        stack,
-                        precision=options.precision,
-                        threads=options.threads,
-                        device=options.device,
-                    ),
-                )
-            )
-        )
+        # Ctrl-C finishes the masks in hand, and their lines.
+        predictions = stack.enter_context(closing(job.predictions_by(engine)))
         begun = time.perf_counter()
         with progress(left) as step:
             for prediction in predictions:
@@ -193,7 +174,9 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
                 else:
                     click.echo(f"fcn-deploy: {_named(prediction)}", err=True)
         seconds = time.perf_counter() - begun
-        described = runner.describe()
+        described = engine.describe()
+        if engine.lost:
+            console.print(f"workers lost: {len(engine.lost)}, the last: {engine.lost[-1]}")
     say_unusual([described])
     out = job.journal.path.parent
     console.print(

@@ -1,7 +1,5 @@
 """``fcn-deploy report``: results of a run, or of several machines, as one HTML file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

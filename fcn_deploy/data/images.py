@@ -1,7 +1,5 @@
 """One picture, a file or its bytes → uint8 RGB: the single door through which pictures come in."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Class indices ↔ colours, and the pictures people look at: masks, overlays, grids."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path

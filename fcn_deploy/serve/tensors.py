@@ -96,7 +96,7 @@ def _json_length(body: bytes, header: str | None) -> int:
 
 def _parsed(text: memoryview) -> Any:
     try:
-        return json.loads(bytes(text))
+        return json.loads(str(text, "utf-8"))
     except (ValueError, RecursionError) as error:  # of text that is no UTF-8 as well
         raise RequestError(f"the request is no JSON ({str(error)[:120]})") from None
 
@@ -249,7 +249,7 @@ def render(
         output["parameters"] = {"binary_data_size": mask.size}
         head = json.dumps(fields).encode()
         headers = {HEADER_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"}
-        return head + mask.tobytes(), headers
+        return b"".join((head, np.ascontiguousarray(mask).data)), headers
     # Written by hand: json makes a Python object of every pixel first.
     head = json.dumps(fields).encode().removesuffix(b"}]}")
     values = b",".join([_WRITTEN[value] for value in mask.tobytes()])

@@ -1,7 +1,5 @@
 """Measures fakes with few words, for the tests of bench."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

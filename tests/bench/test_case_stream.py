@@ -1,7 +1,5 @@
 """Offline streams: the same batches at both tiers, decoded while others are computed."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from dataclasses import replace

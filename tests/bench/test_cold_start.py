@@ -1,7 +1,5 @@
 """What a backend costs before its first mask: real children, and children that go wrong."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

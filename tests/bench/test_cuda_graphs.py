@@ -1,7 +1,5 @@
 """CUDA graphs in the rows of a bench, on a fake GPU: a figure without them says so."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How long a bench is said to take: from what a query takes, and the least that is asked for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

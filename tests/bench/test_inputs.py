@@ -1,7 +1,5 @@
 """Pictures to measure with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """LoadGen is asked for real, on answers that sleep; whether a figure is fast decides nothing."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path

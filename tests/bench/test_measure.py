@@ -1,7 +1,5 @@
 """What bench makes of its turns, on fakes that sleep; no test depends on how fast a machine is."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Has it become slower?  Benches with made-up figures, so that every answer is known."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

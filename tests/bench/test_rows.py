@@ -1,7 +1,5 @@
 """What a row says of its repeats: percentiles and LoadGen's verdict."""
 
-from __future__ import annotations
-
 from fcn_deploy.bench.rows import (
     MIN_QUERIES,
     percentiles,

@@ -1,7 +1,5 @@
 """What each scenario makes of its turns, on fakes; no test depends on how fast a machine is."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Fixtures of the benchmark's tests, and the place of its scripts."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A borrowed machine, on which ``benchmarks/gpu/queue.sh`` runs, and what is sent to it."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

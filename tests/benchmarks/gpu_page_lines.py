@@ -1,7 +1,5 @@
 """What the page of GPU checks says of a check, for its tests."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

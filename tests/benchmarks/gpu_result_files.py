@@ -1,7 +1,5 @@
 """Result files as a GPU would leave them, made up, for the tests of the pages that show them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

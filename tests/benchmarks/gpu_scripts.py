@@ -1,7 +1,5 @@
 """Loads the scripts of ``benchmarks/gpu``, which are no package."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from types import ModuleType

@@ -1,7 +1,5 @@
 """What the peers and the table of the benchmark are tested on: pictures and a row."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

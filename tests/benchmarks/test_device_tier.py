@@ -1,7 +1,5 @@
 """The script that measures an engine on a GPU, on fakes: what it writes, not how fast."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

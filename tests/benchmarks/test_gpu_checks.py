@@ -1,7 +1,5 @@
 """The page of what only a GPU can show: it says what the result files say, and nothing else."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from dataclasses import replace

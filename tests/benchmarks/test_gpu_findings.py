@@ -1,7 +1,5 @@
 """What result files of each kind say on the page of GPU checks."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The queue for a borrowed machine, rehearsed: steps that hang and fail, a deadline, a kill."""
 
-from __future__ import annotations
-
 import os
 import signal
 import tarfile

@@ -1,7 +1,5 @@
 """What the GPU script measures with: the folder listed eightfold, and the ratios between turns."""
 
-from __future__ import annotations
-
 import fnmatch
 import json
 import os

@@ -3,8 +3,6 @@
 Every call is then parsed for real, so that no step ends on a GPU because an option was renamed.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import importlib

@@ -1,7 +1,5 @@
 """The GPU's table in the README: rows of `trt` beside the others, and ratios taken in turns."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

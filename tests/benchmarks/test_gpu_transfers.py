@@ -1,7 +1,5 @@
 """What comes to the queue in pieces: damaged, lost, late and twice."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The script that measures how a journal of millions of lines is resumed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

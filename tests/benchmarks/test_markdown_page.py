@@ -1,7 +1,5 @@
 """The table that ranks the peers, as Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

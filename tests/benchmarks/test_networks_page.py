@@ -1,7 +1,5 @@
 """The page of the compared networks: as the recorded file says, whatever that is."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path

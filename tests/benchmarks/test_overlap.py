@@ -1,7 +1,5 @@
 """The script that measures how close ``predict`` comes to the slower of its stages."""
 
-from __future__ import annotations
-
 import subprocess
 import threading
 import time

@@ -1,7 +1,5 @@
 """Masks compared with a recording, without the logits of the candidate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

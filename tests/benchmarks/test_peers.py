@@ -1,7 +1,5 @@
 """The peers of the benchmark: strong ones, but with our masks."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

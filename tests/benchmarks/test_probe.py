@@ -1,7 +1,5 @@
 """The script that asks TensorRT what its documents leave open, on fakes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import ModuleType
 from typing import Any

@@ -1,7 +1,5 @@
 """What is left of a run of pytest that was cut off."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The files of ``benchmarks/results``: read by today's code, and named on the page beside them."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -67,8 +65,8 @@ def test_the_next_run_can_be_appended_to_a_recorded_overlap(file: Path) -> None:
         runner, machine = run["runner"], run["machine"]
         own = {**runner, **machine, "batch": run["batch"]}
         assert {name: own[name] for name in common} == common
-        shares = overlap.shares(run["pictures_per_s"])  # recorded to ten digits
-        assert run["share_of_the_slower_stage"] == pytest.approx(shares, rel=1e-8)
+        shares = overlap.shares(run["pictures_per_s"])  # recorded to seven digits
+        assert run["share_of_the_slower_stage"] == pytest.approx(shares, rel=1e-5)
 
 
 def test_no_recorded_list_of_flips_is_longer_than_one_is_written() -> None:

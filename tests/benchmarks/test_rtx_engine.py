@@ -1,7 +1,5 @@
 """What TensorRT for RTX says to its own engine: the script's file, as the page shows it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

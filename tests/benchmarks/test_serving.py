@@ -1,7 +1,5 @@
 """The script that measures serving, without servers of its own."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -1,7 +1,5 @@
 """The command that measures ours beside the peers, and the files that it writes."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The scripts that measure tails and FP16 files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Archives that `bundle` did not write: changed ones with digests redone, and hostile ones."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """A small network from ONNX as a run, and its bundle: made once, without PyTorch."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import dataclass

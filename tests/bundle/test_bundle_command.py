@@ -1,7 +1,5 @@
 """`bundle`: what goes into it, what is missing, and that equal runs give equal bytes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import fields

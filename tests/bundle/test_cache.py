@@ -1,7 +1,5 @@
 """A bundle in place of a run: extracted once, checked each time, results where one finds them."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """A certificate judges as the live reference does, and is trusted no further than checked."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

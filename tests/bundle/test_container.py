@@ -1,7 +1,5 @@
 """The archive: any zip tool reads it, and it reads back what itself writes and nothing else."""
 
-from __future__ import annotations
-
 import io
 import random
 import zipfile

@@ -1,7 +1,5 @@
 """Engines in a bundle: which fits this machine, which must be rebuilt and why, who loads one."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

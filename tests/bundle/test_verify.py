@@ -1,7 +1,5 @@
 """`verify` on the target: what holds, what does not, and with which exit code."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

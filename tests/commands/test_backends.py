@@ -1,7 +1,5 @@
 """Backends that nobody asked for: one that does not compute a network is named and left out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

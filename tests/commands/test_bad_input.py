@@ -1,7 +1,5 @@
 """What several commands refuse: each bad input with one line and exit code 2."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import shutil

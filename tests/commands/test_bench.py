@@ -1,7 +1,5 @@
 """``bench`` as typed: scenarios, stages, the regression gate, and each bad input."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``build`` as it is typed: what it refuses, in one line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

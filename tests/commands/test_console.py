@@ -1,7 +1,5 @@
 """What is printed fits the terminal that it is printed on."""
 
-from __future__ import annotations
-
 from io import StringIO
 
 import pytest

@@ -1,7 +1,5 @@
 """``fcn-deploy doctor``: every backend, and what to install for it."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

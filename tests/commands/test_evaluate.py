@@ -1,7 +1,5 @@
 """``fcn-deploy evaluate`` as typed: what it writes, what it prints, what it refuses."""
 
-from __future__ import annotations
-
 import json
 import re
 from io import StringIO

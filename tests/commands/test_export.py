@@ -1,7 +1,5 @@
 """``fcn-deploy export``: no file is lost to a full disk or to a wrong ``--out``."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A network of another tool through all that comes after `import`, as typed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

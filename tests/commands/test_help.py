@@ -1,7 +1,5 @@
 """What `--help` says: sections in the order of the work, and each option in a sentence."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """`fcn-deploy import onnx:FILE` and what comes after it, as typed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

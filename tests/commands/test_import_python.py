@@ -1,7 +1,5 @@
 """``import python:...`` as it is typed, and what the commands do with such a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

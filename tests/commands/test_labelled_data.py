@@ -1,7 +1,5 @@
 """Which labelled images a command takes: typed, or those of the training with its share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

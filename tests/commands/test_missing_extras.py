@@ -1,7 +1,5 @@
 """Commands where the packages of the extras are missing: each names what to install."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -21,6 +19,7 @@ ABSENT = (
     "torch", "torchvision", "safetensors", "onnxscript", "tensorrt", "tensorrt_rtx_bindings",
     "onnxruntime_ep_nv_tensorrt_rtx", "cuda", "pynvml", "openvino", "ncnn", "pycocotools", "yaml",
     "tensorboardX", "mlperf_loadgen", "prometheus_client", "starlette", "uvicorn", "model_signing",
+    "ray",
 )  # fmt: skip
 #: Command line → the package it names, the extra, and a word of what can be done without.
 REFUSED: dict[str, tuple[str, str, str]] = {
@@ -38,6 +37,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "predict RUN photos --backend openvino": ("openvino", "openvino", ""),
     "bench RUN --backend openvino-bf16": ("openvino", "openvino", ""),
     "predict RUN photos --backend ncnn": ("ncnn", "ncnn", ""),
+    "predict RUN photos --engine ray": ("ray", "ray", ""),
     "build RUN": ("tensorrt", "trt", ""),
     "build RUN --product trt-rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "rtx", ""),
     "predict RUN photos --backend trt": ("tensorrt", "trt", ""),

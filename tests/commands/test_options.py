@@ -1,7 +1,5 @@
 """Paths and names on the command line: what a shell completes, and where ``~`` leads."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``package triton`` as it is typed: which file is taken, and what is refused."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``fcn-deploy parity``: saved outputs, words that do not go together, what is printed."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

@@ -1,7 +1,5 @@
 """``fcn-deploy parity --bisect`` as typed: the first layer beyond its tolerance, or none."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

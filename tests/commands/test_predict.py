@@ -1,7 +1,5 @@
 """``fcn-deploy predict``: pictures of every kind, and the model that is taken."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``fcn-deploy predict`` as typed: lists, resuming, shards."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``--backend auto``: what was proven is opened, and what is not so any more is said aloud."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """``fcn-deploy scenes`` writes a folder that ``train`` takes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.command_line import FcnDeploy, refused

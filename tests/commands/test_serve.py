@@ -1,7 +1,5 @@
 """`fcn-deploy serve`: what it refuses to start with, and what `--check` says."""
 
-from __future__ import annotations
-
 import socket
 import sys
 from pathlib import Path

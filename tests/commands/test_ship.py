@@ -1,7 +1,5 @@
 """``fcn-deploy ship``: the steps as typed, what is current is left alone, a failure ends it."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

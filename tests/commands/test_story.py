@@ -1,7 +1,5 @@
 """From training to the report, each command as typed, on few scenes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

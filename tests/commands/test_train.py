@@ -1,7 +1,5 @@
 """``fcn-deploy train`` as it is typed: what is resumed, refused, and kept of the words."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

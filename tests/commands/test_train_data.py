@@ -1,7 +1,5 @@
 """``fcn-deploy train`` on data that is not whole: one line that names the file."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which plan the words after `train` lead to, and what is said of the data."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What commands warn of on a fake GPU: refused CUDA graphs, and what is unusual about an engine."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every error is one line with an exit code, whatever a library put into its message."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Files of a run: whole or not at all, and a missing one names its command."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """InputShape: what a network takes, said, refused and stored."""
 
-from __future__ import annotations
-
 import pytest
 
 from fcn_deploy.core.errors import BatchShapeError

@@ -1,7 +1,5 @@
 """Which command installs an extra, beside the one ONNX Runtime and the other."""
 
-from __future__ import annotations
-
 from importlib import metadata
 
 import pytest

@@ -1,7 +1,5 @@
 """A run directory: what stands for it, and the command that a missing stage names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

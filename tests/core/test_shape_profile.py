@@ -1,7 +1,5 @@
 """Profiles of batch shapes: as text and JSON, what they reach, what is too large for TensorRT."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """The spec is stored in every file, so it must come back as it was or be refused in words."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError

@@ -1,7 +1,5 @@
 """The same masks as annotation files of each format: regions as rectangles, which are exact."""
 
-from __future__ import annotations
-
 import base64
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Small labelled folders in each layout, all with the same pictures and masks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

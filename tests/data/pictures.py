@@ -1,7 +1,5 @@
 """A small picture, and files that hold it."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A mask of a few VOC classes and void, and the palette that it is shown in."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fcn_deploy.data.masks import voc_palette

@@ -1,7 +1,5 @@
 """`data check` names every planted fault, with its file and its repair, and nothing else."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Labels that look right and are not: void for an object, a sorted palette, EXIF, other classes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

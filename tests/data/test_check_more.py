@@ -1,7 +1,5 @@
 """What reviewers ask of labels: near duplicates, classes together, tiny regions; and the page."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

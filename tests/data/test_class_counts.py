@@ -1,7 +1,5 @@
 """How often classes occur, and the weights that follow from it."""
 
-from __future__ import annotations
-
 import hypothesis.extra.numpy as npst
 import numpy as np
 from hypothesis import given

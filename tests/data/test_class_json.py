@@ -1,7 +1,5 @@
 """classes.json: which values of a mask mean which class; and how it is written from the masks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

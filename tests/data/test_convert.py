@@ -1,7 +1,5 @@
 """Annotations of each format become the masks that they were made of, or one clear line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CVAT's XML, embedded pictures of labelme, rotated rectangles: read, or one clear line."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """Samples are decoded once, dropped by size, and never in both splits."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Folders and files that were named give the pictures in them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Any picture a user may have comes in upright as RGB."""
 
-from __future__ import annotations
-
 import struct
 import threading
 import warnings

@@ -1,7 +1,5 @@
 """Files that are no picture, damaged or too large are one error that names the file."""
 
-from __future__ import annotations
-
 import os
 import struct
 import warnings

@@ -1,7 +1,5 @@
 """Labelled folders as people have them: each layout gives the same masks, or one clear line."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What people write into lists: each line that is no plain name is told what it should be."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Class indices and colours: VOC's palette, masks that are written, and pictures of them."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

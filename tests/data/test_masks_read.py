@@ -1,7 +1,5 @@
 """Every form a mask may be stored in gives its indices, or one error that names the file."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable

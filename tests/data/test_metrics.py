@@ -1,7 +1,5 @@
 """Scores against a slow reference that counts pixel by pixel."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

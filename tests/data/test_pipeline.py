@@ -4,8 +4,6 @@ Where things happened one after another instead, such an event never comes and t
 its long timeout; no figure of a clock decides anything.
 """
 
-from __future__ import annotations
-
 import threading
 import weakref
 from collections.abc import Callable, Iterator

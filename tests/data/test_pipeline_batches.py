@@ -1,7 +1,5 @@
 """Pictures come in batches of one size, and results back in the order of the pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

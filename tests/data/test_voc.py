@@ -1,7 +1,5 @@
 """VOC folders as people have them: found and checked; each defect is one clear error."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

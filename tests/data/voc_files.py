@@ -1,7 +1,5 @@
 """Where the files of a sample lie in a folder in VOC layout."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

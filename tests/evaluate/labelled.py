@@ -1,7 +1,5 @@
 """Labelled pictures that a fake runner segments without an error, unless it is told to err."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fcn_deploy.core.spec import IGNORE_INDEX

@@ -1,7 +1,5 @@
 """The bootstrap, against one that draws pictures and adds confusion matrices one by one."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

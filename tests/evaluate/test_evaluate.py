@@ -1,7 +1,5 @@
 """Scores of fake runners on made-up pictures, whose right answers are known."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which pictures are evaluated, and what they were to the training."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """No file casts integers to bytes: TensorRT casts to UINT8 from floats alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

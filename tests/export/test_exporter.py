@@ -1,7 +1,5 @@
 """The exported file under plain onnxruntime, with no code of ours, and the self-check's teeth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

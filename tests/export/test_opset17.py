@@ -1,7 +1,5 @@
 """`export --opset 17`, for TensorRT 8.6: IR 8, and shapes without attributes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Our own plain export, imported as if another tool had written it, is our deploy graph again."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

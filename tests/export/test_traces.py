@@ -1,7 +1,5 @@
 """What other tests rely on: only the same network is not traced again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

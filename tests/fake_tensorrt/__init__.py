@@ -5,8 +5,6 @@ The names come from ``tests/fixtures/trt-api/*.json``: a name that a release lac
 ``(R + G + B) mod C``.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec

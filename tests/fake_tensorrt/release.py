@@ -1,7 +1,5 @@
 """The names of each release of TensorRT, and classes that have these names and no others."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

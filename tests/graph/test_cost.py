@@ -1,7 +1,5 @@
 """What a graph costs by the count, on graphs whose figures can be counted by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

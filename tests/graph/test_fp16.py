@@ -1,7 +1,5 @@
 """The pass that makes an FP32 graph an FP16 one: what is half, what is not, and the numbers."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnxruntime

@@ -1,7 +1,5 @@
 """Half precision on a CPU, as a GPU computes it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """INT8 weights as integers and as floats that are quantized in the graph: the same network."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 

@@ -1,7 +1,5 @@
 """ONNX files of ours tell what they are; foreign, cut or empty ones are refused by name."""
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from collections.abc import Callable

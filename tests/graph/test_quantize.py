@@ -1,7 +1,5 @@
 """INT8 files: what stands in them, what they compute, and what is refused."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """A tournament of the classes gives what the argmax gives, whatever the numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

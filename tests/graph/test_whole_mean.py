@@ -1,7 +1,5 @@
 """A graph with a mean of whole grey levels: pixels that are not rounded, the same function."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The CUDA runtime's calls, checked once: errors, memory, and a GPU that is not there."""
 
-from __future__ import annotations
-
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Which machine and which versions: what Linux says of CPUs, and systems that say nothing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

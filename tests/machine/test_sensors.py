@@ -1,8 +1,6 @@
 # ruff: noqa: N802 - the names are NVML's own
 """What the machine is doing: NVML and /proc as they may be, and the warnings that follow."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

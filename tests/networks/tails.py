@@ -1,7 +1,5 @@
 """What the tests of the tails share: upsamplings and their inputs, and a file's outputs."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnxruntime

@@ -1,7 +1,5 @@
 """Names of architectures: what each says, and what is said of one that is none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -6,8 +6,6 @@ upsampling and one without, each kind of last step, a small body.  The other 67 
 shapes in `make test`, and all the way with `make architectures`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

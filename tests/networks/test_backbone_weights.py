@@ -1,7 +1,5 @@
 """Weights from outside for a network's body: files of torchvision's, and what is none."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable
 from pathlib import Path

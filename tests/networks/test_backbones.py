@@ -1,7 +1,5 @@
 """Dilated bodies: torchvision's, and the plain one's features with those between."""
 
-from __future__ import annotations
-
 import functools
 import math
 

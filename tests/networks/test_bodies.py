@@ -1,7 +1,5 @@
 """Bodies that are no ResNets: torchvision's features, cut where the grids change."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checkpoints: bit for bit there and back; whatever is not one of ours is refused by name."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import struct

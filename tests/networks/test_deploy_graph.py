@@ -1,7 +1,5 @@
 """The deploy graph: normalisation, network, argmax."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

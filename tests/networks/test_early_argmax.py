@@ -1,7 +1,5 @@
 """Early argmax gives what the transposed convolution gives, at every size."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -1,7 +1,5 @@
 """The networks: their shapes, their layers' first weights, their skips."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

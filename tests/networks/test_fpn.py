@@ -1,7 +1,5 @@
 """FPN: features of four strides, joined from the coarsest to the finest."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

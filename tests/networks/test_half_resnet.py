@@ -1,7 +1,5 @@
 """ResNet-14 with half the channels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

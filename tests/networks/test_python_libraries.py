@@ -4,8 +4,6 @@ segmentation_models_pytorch and transformers are not in requirements.lock: they 
 somebody has installed them (`pip install 'fcn-deploy[networks]'`).
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

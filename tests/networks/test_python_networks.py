@@ -1,7 +1,5 @@
 """Networks from Python: what is built, what is refused, what becomes of any size."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

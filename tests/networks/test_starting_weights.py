@@ -1,7 +1,5 @@
 """What training takes of given weights, and what it says of that."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The tails that resize: an untrained upsampling, and torchvision's interpolation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The tails in whole graphs and files: the deploy model's outputs, nodes and bytes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import replace

@@ -4,8 +4,6 @@ timm is not in requirements.lock: most of this is tested where somebody has inst
 (`pip install 'fcn-deploy[timm]'`).
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """torchvision's published networks: the same masks under our names."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Files whose argmax is a tournament give what files with early argmax give, at every size."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 

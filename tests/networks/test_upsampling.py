@@ -1,7 +1,5 @@
 """The bilinear kernel is the tutorial's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Made-up pictures, and comparisons of fake candidates on them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Candidates that are wrong where a gate is easily blind: each of them once passed."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Bisecting: planted overflows and losses of precision are found in the layer they were put in."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Comparisons of one candidate and of several: scores, what is refused, and the file of results."""
 
-from __future__ import annotations
-
 import gc
 import json
 import weakref

@@ -1,7 +1,5 @@
 """What every candidate is asked beside the pictures, at the sizes that users get."""
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Every planted bug is caught by the gate; an honest candidate passes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

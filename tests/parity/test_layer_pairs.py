@@ -1,7 +1,5 @@
 """Which tensors of a graph are layers to be held against another file's."""
 
-from __future__ import annotations
-
 from onnx import TensorProto, helper
 
 from fcn_deploy.parity.layer_pairs import paired_layers

@@ -1,7 +1,5 @@
 """Planted bugs in a real network: the gate fails, and says what the failure looks like."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

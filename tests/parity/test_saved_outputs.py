@@ -1,7 +1,5 @@
 """Saved outputs: compared as if live, whole or not at all, and trusted no further than checked."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

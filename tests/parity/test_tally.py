@@ -1,7 +1,5 @@
 """How flips are counted and listed: by class, by margin and by distance to an edge."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

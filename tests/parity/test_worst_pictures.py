@@ -1,7 +1,5 @@
 """The views of the worst pictures inside a result."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -18,7 +18,7 @@ from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.images import read_image
 from fcn_deploy.predict import selection
-from fcn_deploy.predict.job import class_shares
+from fcn_deploy.predict.engine import class_shares
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.shard import Shard

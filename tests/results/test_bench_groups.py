@@ -1,7 +1,5 @@
 """Which rows of a bench are ranked together, in which order, and what is said first of them."""
 
-from __future__ import annotations
-
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.results.bench_table import bench_groups

@@ -1,7 +1,5 @@
 """The bench table: its columns, what stands in them, and its output on a terminal."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """An evaluation as a file: what is damaged in it is named with its place and repair."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The fastest backend that was proven here, for these files, within what the user allows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

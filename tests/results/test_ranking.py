@@ -1,7 +1,5 @@
 """Which rows of a run are held against which, and what their repeats in pairs say."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

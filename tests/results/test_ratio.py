@@ -1,7 +1,5 @@
 """When a row is faster than another: intervals of paired ratios, and how often they err."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Result files, read back from documents that the package itself wrote."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

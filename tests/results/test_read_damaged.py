@@ -1,7 +1,5 @@
 """Result files that are damaged or hold something else are refused in one line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a runner is, in result files: optional fields, and files that were written without them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A training as a value: what is written is what is read back."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

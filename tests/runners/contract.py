@@ -1,7 +1,5 @@
 """One contract for all runners: a backend's test file is a ten-line subclass of this class."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Backends as values: found by name at the last moment, and where each of them runs."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

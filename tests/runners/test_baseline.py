@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """The runner of a network that was imported from ONNX, as it stands."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

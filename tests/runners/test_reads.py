@@ -1,7 +1,5 @@
 """Opening a runner reads its model file once, whatever it needs of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

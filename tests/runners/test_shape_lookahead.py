@@ -1,7 +1,5 @@
 """Batches computed in another order than they came, and answered in theirs."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The TensorRT runner on a fake GPU that does its work as late as CUDA may."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

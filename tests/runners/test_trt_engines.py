@@ -1,7 +1,5 @@
 """Which engines the TensorRT runner opens for a run, and which it refuses."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

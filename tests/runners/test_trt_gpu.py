@@ -1,7 +1,5 @@
 """The TensorRT runner on a real GPU: the masks of ONNX Runtime, and memory that stays flat."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """CUDA graphs of the TensorRT runner: when they are recorded, kept, dropped and done without."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Streams of the TensorRT runner: their order, their ends, and buffers that nobody copies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What the TensorRT runner tells of the device's time, on a fake GPU with a clock of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

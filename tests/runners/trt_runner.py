@@ -4,8 +4,6 @@ Their fixtures lie here and not in a ``conftest.py``: on a target device and on 
 run with ``--noconftest``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A plan with its sidecar, made by hand, for the tests of engines as files."""
 
-from __future__ import annotations
-
 import json
 import struct
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The names of four TensorRT releases: what we use exists in each, or stands behind a guard."""
 
-from __future__ import annotations
-
 import ast
 import logging
 import subprocess

@@ -1,7 +1,5 @@
 """TensorRT's builder and runtime under a driver that serves them, and under one that does not."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

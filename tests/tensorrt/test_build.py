@@ -1,7 +1,5 @@
 """ONNX → engine on four fake releases: what is written, what is current, what a failure leaves."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Engines that are missing: built once, as the command that is printed would build them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Compute capabilities among the options of a build: written in any order, told once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The builder on four fake releases: its options, its refusals, its progress and its end."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Drafts of engines: two builds at once, builds that ended before their end, refused plans."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

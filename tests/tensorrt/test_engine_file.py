@@ -1,7 +1,5 @@
 """Engines as files: the sidecar, the plan's header, and what a harmed one is refused for."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

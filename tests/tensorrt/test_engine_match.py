@@ -1,7 +1,5 @@
 """Which engine fits a machine, a file and a batch: found by name, refused with the repair."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

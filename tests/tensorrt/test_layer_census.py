@@ -1,7 +1,5 @@
 """A new engine's layers: whatever goes wrong in counting them, engine and timings are kept."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """A built engine's layers, counted by the precision that they work in."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

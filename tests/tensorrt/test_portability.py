@@ -1,7 +1,5 @@
 """`build --portable`: what the builder is told, what is refused, and where the engine runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Profiles for the pictures that there are: all fit, the frequent ones at their optimum."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """TensorRT for RTX itself, which needs no GPU to build: it takes every export."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

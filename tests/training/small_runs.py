@@ -1,7 +1,5 @@
 """Trainings of seconds on small scenes, and what is compared of them."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

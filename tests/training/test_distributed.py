@@ -1,7 +1,5 @@
 """Two processes by torchrun and gloo: the same as one with twice the batch."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

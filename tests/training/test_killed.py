@@ -1,7 +1,5 @@
 """Nothing is lost: a run that is killed at any moment resumes to the same weights."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Crops, their order, and that chance is a function of seed, epoch and index."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

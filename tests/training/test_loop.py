@@ -1,7 +1,5 @@
 """A training run from its first epoch to its files, and the data it refuses."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The loss by its definitions, and where its numbers cease to be finite."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """`train --arch python:...`: the loop of our networks trains somebody else's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

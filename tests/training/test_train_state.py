@@ -1,7 +1,5 @@
 """The state that a stopped run resumes from, its learning rate, and the average of its weights."""
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import multiprocessing

@@ -1,7 +1,5 @@
 """What a step of training changes, what it starts from, and where it stops."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The tutorial's validation figure: crops of large enough images, void as background."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

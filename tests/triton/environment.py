@@ -6,8 +6,6 @@ The wheel `nvidia-pytriton` (Apache-2.0) holds the server, the Python backend an
 the standard library alone: CI calls it before anything is installed.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Repositories written in tests, and their configuration as Triton's client reads it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The real tritonserver as a process on this machine, with a stand-in for its ONNX backend."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

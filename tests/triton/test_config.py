@@ -1,7 +1,5 @@
 """config.pbtxt under the schema of Triton's own client: of ONNX files and of engines."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Its ONNX backend in C++ is not in the wheel: :mod:`tests.triton.stand_in` takes its place.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """What a repository holds besides its configuration, and how it comes to its place."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """The built-in scenes as a dataset: two splits that are always the same."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """FP16 and INT8 files of another tool's network are made of its ONNX file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Networks of other tools become deploy graphs that give the networks' own masks."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

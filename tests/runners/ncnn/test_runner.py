@@ -1,7 +1,5 @@
 """ncnn: the contract, masks equal to ONNX Runtime's, and how a graph is split between the two."""
 
-from __future__ import annotations
-
 import platform
 import re
 import sys

@@ -1,7 +1,5 @@
 """Which arithmetic this CPU has, and how exact three products are."""
 
-from __future__ import annotations
-
 import pytest
 
 from fcn_deploy.core.spec import Precision

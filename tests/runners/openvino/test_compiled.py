@@ -1,7 +1,5 @@
 """Networks that OpenVINO compiled: held to what they were asked for, and few of them kept."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

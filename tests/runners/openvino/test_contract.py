@@ -1,7 +1,5 @@
 """OpenVINO keeps the contract of all runners in each arithmetic, and in lanes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Convolutions as three products of 8-bit integers: how exact, which ones, nothing else touched."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What OpenVINO is not offered for, and refuses: CPUs, releases, precisions and files."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

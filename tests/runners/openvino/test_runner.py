@@ -1,7 +1,5 @@
 """OpenVINO: near the reference in each arithmetic, described as what it computes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Signals are heard although OpenVINO has loaded models."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """What is done to OpenVINO's graphs, on any CPU: columns to spare."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
