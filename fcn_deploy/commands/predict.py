@@ -66,6 +66,7 @@ class PredictOptions:
     resume: bool
     check_all: bool
     shard: str | None
+    uncertainty: bool
     batch_size: int
     engine: str
     address: str | None
@@ -111,6 +112,11 @@ class PredictOptions:
     "names: so N workers share the pictures without talking.",
 )  # fmt: skip
 @click.option(
+    "--uncertainty", is_flag=True,
+    help="Note in the journal how undecided the network was about each picture, for `report`. It "
+    "is run twice unless the model was exported with `--outputs mask,margin`.",
+)  # fmt: skip
+@click.option(
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
     help="Segment so many pictures of one size at once.",
 )  # fmt: skip
@@ -141,7 +147,7 @@ def predict(**typed: Any) -> None:
     source, words = _split_run(options.arguments)
     source = replace(source, trusted=options.trust)
     shard = None if options.shard is None else Shard.from_text(options.shard)
-    folder = options.out or source.results_root / "predictions"
+    folder = options.out or source.predictions
     if run_films(words, folder, shard, options, partial(_open_runner, source, options)):
         return
     with ExitStack() as stack:

@@ -71,6 +71,7 @@ class OpenRunner:
     chosen: ChosenBackend
     precision: Precision
     device: str
+    outputs: tuple[str, ...]
     trust_code: bool
 
     def __call__(self, stack: ExitStack, threads: int | None) -> tuple[Runner, FiniteCheck]:
@@ -81,7 +82,7 @@ class OpenRunner:
         if source.bundle is not None and not source.root.is_dir():  # not taken out on this node
             source = run_from_argument(source.bundle, source.trusted)
         runner = stack.enter_context(
-            open_chosen(source, self.chosen, device=device, threads=threads)
+            open_chosen(source, self.chosen, outputs=self.outputs, device=device, threads=threads)
         )
         return runner, logits_check(
             source,
@@ -94,11 +95,16 @@ class OpenRunner:
 
 
 def open_runner(
-    source: Run, chosen: ChosenBackend, options: PredictOptions, stack: ExitStack
+    source: Run,
+    chosen: ChosenBackend,
+    options: PredictOptions,
+    stack: ExitStack,
+    outputs: tuple[str, ...] = ("mask",),
 ) -> tuple[Runner, FiniteCheck]:
     """Open a runner in this process, and its check; the stack closes both."""
     require_backends([chosen.backend], options.device)
-    opener = OpenRunner(source, chosen, options.precision, options.device, trust_code=False)
+    precision, device = options.precision, options.device
+    opener = OpenRunner(source, chosen, precision, device, outputs, trust_code=False)
     return opener(stack, options.threads)
 
 
@@ -110,7 +116,7 @@ def open_engine(
     stack: ExitStack,
 ) -> Engine:
     """Open what was asked for to do what is left; the stack closes it."""
-    device = options.device
+    device, outputs = options.device, ("mask", "margin") if options.uncertainty else ("mask",)
     if options.engine != _RAY:
         from fcn_deploy.predict.engine import LocalEngine
         from fcn_deploy.predict.geotiff import require_rasterio
@@ -118,7 +124,7 @@ def open_engine(
 
         if job.has_maps:
             require_rasterio()
-        runner, check = open_runner(source, chosen, options, stack)
+        runner, check = open_runner(source, chosen, options, stack, outputs)
         tiles, batch_size = options.tiles, options.batch_size
         choice = tiles.choice(source, chosen.precision, runner.spec.input_shape, batch_size)
         return LocalEngine(
@@ -134,7 +140,7 @@ def open_engine(
     gpu = {"cpu": False, "cuda": True, "auto": None}[find_backend(chosen.backend).runs_on or device]
     unproven = ChosenBackend(chosen.backend, chosen.precision)  # the proof was of this machine
     engine = RayEngine(
-        OpenRunner(source, unproven, options.precision, device, code_is_trusted()),
+        OpenRunner(source, unproven, options.precision, device, outputs, code_is_trusted()),
         options.address,
         options.workers,
         gpu,

@@ -152,6 +152,8 @@ class LocalEngine(Engine):
                 values = line_values(
                     item, work.masks[place], answer.mask, answer.seconds, self.spec.class_names
                 )
+                if answer.uncertainty is not None:
+                    values["uncertainty"] = answer.uncertainty
                 outcome = Outcome(place, state, values)
             record(outcome)
             return outcome
