@@ -18,7 +18,7 @@ import pytest
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.runners.base import Outputs
 from fcn_deploy.serve.errors import ClientGoneError
-from fcn_deploy.serve.protocol import _PASSED_OVER
+from fcn_deploy.serve.protocol import _MOST_PIECES, _PASSED_OVER
 from fcn_deploy.serve.server import GIVEN_UP, listen, serve, url_of
 from fcn_deploy.serve.service import Service
 from fcn_deploy.serve.settings import Settings
@@ -46,6 +46,16 @@ def good_request() -> bytes:
 
 def is_good(response: Response) -> bool:
     return response.status == 200 and response.body.endswith(masks(pictures()).tobytes())
+
+
+def test_a_body_of_many_pieces_is_put_together() -> None:
+    body, length = binary_request(pictures())
+    head = request(b"", f"{HEADER_LENGTH}: {length}", "Transfer-Encoding: chunked")
+    head = head.replace(b"Content-Length: 0\r\n", b"")
+    pieces = [b"1\r\n%c\r\n" % byte for byte in body]
+    assert len(pieces) > 3 * _MOST_PIECES
+    end = b"".join(pieces[9:]) + b"0\r\n\r\n"
+    assert is_good(refused(head, *pieces[:9], end, settings=Settings()))
 
 
 @pytest.mark.parametrize(
