@@ -72,6 +72,7 @@ def decoded(path: Path) -> dict[int, NDArray[np.uint8]]:
     """Decode a film without our code: time stamp → RGB, not turned."""
     found: dict[int, NDArray[np.uint8]] = {}
     with av.open(str(path)) as film:
+        film.streams.video[0].thread_count = 1
         for packet in film.demux(video=0):
             try:
                 frames = packet.decode()

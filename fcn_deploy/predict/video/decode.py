@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import av
 import numpy as np
-from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import SideData, Type
@@ -110,20 +109,19 @@ class Film(AbstractContextManager["Film"]):
         self._container = _opened(address, name, form, live)
         try:
             self._stream = self._container.streams.best("video")
-            self._prepare(live)
+            self._prepare()
         except BaseException:
             self._container.close()
             raise
 
-    def _prepare(self, live: bool) -> None:
+    def _prepare(self) -> None:
         stream = self._stream
         if not isinstance(stream, VideoStream) or stream.codec_context is None:
             what = "holds no pictures" if stream is None else "is of a codec that PyAV lacks"
             raise ImageError(f"{self.name} {what}", "name a film that a player shows")
         if stream.width * stream.height > MAX_PIXELS:
             raise ImageError(f"{self.name} has frames of more than {MAX_PIXELS:,} pixels")
-        if not live:  # several frames at once; with a stream each would wait for the next ones
-            stream.thread_type = ThreadType.AUTO
+        stream.thread_count = 1  # how a decoder conceals damage depends on how many threads it has
         self.time_base: Fraction = stream.time_base or Fraction(1, 90_000)
         self.rate: Fraction = stream.average_rate or stream.guessed_rate or Fraction(25)
         length = stream.duration
