@@ -16,13 +16,7 @@ from fcn_deploy.core.errors import ArtifactError
 from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.bench import Bench, BenchRow
-from fcn_deploy.results.bench_table import (
-    BenchGroup,
-    Table,
-    bench_groups,
-    ratio_cell,
-    valid_means,
-)
+from fcn_deploy.results.bench_table import BenchGroup, Table, bench_groups, ratio_cell, valid_means
 from fcn_deploy.results.ranking import speedup, strongest_pytorch
 from fcn_deploy.results.scenarios import OFFLINE, SINGLE_STREAM
 from fcn_deploy.results.workload import LOADGEN

@@ -127,10 +127,7 @@ def timed(files: dict[Tail, Path], threads: int, repeats: int) -> list[dict[str,
 
 
 def row(
-    backend: str,
-    runners: dict[Tail, Runner],
-    images: Sequence[NDArray[np.uint8]],
-    repeats: int,
+    backend: str, runners: dict[Tail, Runner], images: Sequence[NDArray[np.uint8]], repeats: int
 ) -> dict[str, Any]:
     for image in images:
         masks = [runner.run(image).mask for runner in runners.values()]

@@ -5,9 +5,12 @@ They run there with ``--noconftest``, so the fixtures lie here, and a test file 
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,11 +18,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fcn_deploy.core.spec import SPEC_KEY, ModelSpec, Precision, Product, SizeRange, Tail
-from fcn_deploy.graph.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, TAIL_KEY
+from fcn_deploy.graph.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, TAIL_KEY, OnnxFile
 from fcn_deploy.tensorrt import api
+from fcn_deploy.tensorrt.build import Engine, engine_from_onnx
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import NUM_CLASSES, RELEASES, FakeTensorRt
 
+MODEL, ENGINES = Path("model.onnx"), Path("engines")
 SPEC = ModelSpec(
     architecture="fcn32s-resnet18",
     class_names=tuple("abcde"),
@@ -37,9 +42,16 @@ class FakeMachine:
     product: Product
     release: str
 
+    def build(self, path: Path = MODEL, **how: Any) -> Engine:
+        """Build the engine of a file in ``ENGINES``, called ``fcn`` unless ``how`` has a name."""
+        return engine_from_onnx(OnnxFile(path), **{"name": "fcn", "product": self.product, **how})
 
-def install(monkeypatch: pytest.MonkeyPatch, release: str, cuda: FakeCuda) -> FakeMachine:
+
+def install(
+    monkeypatch: pytest.MonkeyPatch, release: str, cuda: FakeCuda | None = None
+) -> FakeMachine:
     """Put a fake release and a fake CUDA runtime where the package looks for them."""
+    cuda = cuda or FakeCuda()
     product = Product.RTX if release.startswith("rtx") else Product.TRT
     trt = FakeTensorRt(release, cuda)
     bindings = ModuleType("cuda.bindings")
@@ -56,20 +68,38 @@ def install(monkeypatch: pytest.MonkeyPatch, release: str, cuda: FakeCuda) -> Fa
     return FakeMachine(cuda, trt, product, release)
 
 
-@pytest.fixture(params=RELEASES)
-def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
-    """A fake machine for each release."""
-    return install(monkeypatch, request.param, FakeCuda())
+needs_rtx = pytest.mark.skipif(
+    api.unavailable_reason(Product.RTX) is not None,
+    reason=f"TensorRT for RTX: {api.unavailable_reason(Product.RTX)}",
+)
+Install = Callable[..., FakeMachine]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The folder of engines, which is not there yet."""
-    return tmp_path / "engines"
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Install:
+    """``install`` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return partial(install, monkeypatch)
+
+
+@pytest.fixture(params=RELEASES)
+def machine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> FakeMachine:
+    """A fake machine for each release, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return install(monkeypatch, request.param)
+
+
+@pytest.fixture
+def latest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
+    """A machine with one release, for what does not differ between them."""
+    monkeypatch.chdir(tmp_path)
+    return install(monkeypatch, "11.4.0")
 
 
 def write_onnx(
-    path: Path,
+    path: Path = MODEL,
     precision: Precision = Precision.FP32,
     outputs: tuple[str, ...] = ("mask",),
     *,

@@ -42,14 +42,7 @@ from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision
 from fcn_deploy.machine import cuda
-from fcn_deploy.results.device import (
-    DEVICE,
-    LAUNCHES,
-    PINNED,
-    BatchTiming,
-    DeviceRow,
-    DeviceTier,
-)
+from fcn_deploy.results.device import DEVICE, LAUNCHES, PINNED, BatchTiming, DeviceRow, DeviceTier
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.runners.base import Outputs, Runner, open_runner
 from fcn_deploy.runners.trt import TrtRunner

@@ -41,7 +41,7 @@ refuse() { echo "queue.sh: $1" >&2; exit 2; }
 is_unpacking() { [ -e "$1" ] && grep -qs unpack.sh "/proc/$(cat "$1")/cmdline"; }
 
 # What steps.txt calls: a Python with PyTorch, one with TensorRT, one with TensorRT for RTX.
-# shellcheck disable=SC2329
+# shellcheck disable=SC2329,SC2046,SC2086
 {
 torch() {
     local ort=
@@ -50,6 +50,13 @@ torch() {
 }
 trt() { PYTHONPATH=$src${trt_path:+:$trt_path} "$trt_python" "$@"; }
 rtx() { PYTHONPATH=$src${PYTHONPATH:+:$PYTHONPATH} "$rtx_python" "$@"; }
+engine() { # MODEL [PRECISION]
+    trt -m fcn_deploy build "$@" --product trt --profile 1x1x1:1x320x480:8x1024x2048 \
+        --profile 8x320x480:32x320x480:64x320x480 --timing-cache timings.cache $workspace
+}
+bench_trt() { trt -m fcn_deploy bench model --backend trt --repeats 3 "$@"; }
+bench_others() { torch -m fcn_deploy bench model $(cat gpu-backends) --fp16 --repeats 3 "$@"; }
+train() { torch -m fcn_deploy train --crop-size 320x480 --half-size 0 --overwrite "$@"; }
 }
 
 settings() { # what steps.txt leaves open; run.sh sets it otherwise
@@ -65,7 +72,7 @@ settings() { # what steps.txt leaves open; run.sh sets it otherwise
         data=synthetic
         [ ! -d "$work/camvid" ] || data=camvid
     fi
-    export -f torch trt rtx
+    export -f torch trt rtx engine bench_trt bench_others train
     export PYTHONUNBUFFERED=1 CUDA_MODULE_LOADING=LAZY
 }
 

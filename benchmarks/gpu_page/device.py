@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from fcn_deploy.results.device import (
-    BUS,
-    DEVICE,
-    HOST,
-    LAUNCHES,
-    PINNED,
-    DeviceRow,
-    DeviceTier,
-)
+from fcn_deploy.results.device import BUS, DEVICE, HOST, LAUNCHES, PINNED, DeviceRow, DeviceTier
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.format import number, percent
 from fcn_deploy.results.runner import RunnerDescription
-from gpu_page.findings import (
-    FP16,
-    MISSED,
-    REACHED,
-    Finder,
-    Finding,
-    label,
-    shape_words,
-    variant,
-)
+from gpu_page.findings import FP16, MISSED, REACHED, Finder, Finding, label, shape_words, variant
 from gpu_page.results import GpuResults
 
 #: Of the slower of bus and GPU, the share that a stream from pinned memory has to reach, and where.
@@ -184,9 +167,7 @@ def graphs() -> Finder:
     return find
 
 
-def _counting(
-    results: GpuResults,
-) -> dict[tuple[str, str], tuple[Environment, RunnerDescription]]:
+def _counting(results: GpuResults) -> dict[tuple[str, str], tuple[Environment, RunnerDescription]]:
     """Return file and runner → the runner's last description there: its counts grow."""
     found: dict[tuple[str, str], tuple[Environment, RunnerDescription]] = {}
     for environment, runner in (

@@ -13,16 +13,7 @@ from fcn_deploy.results.ranking import speedup
 from fcn_deploy.results.ratio import Ratio
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.results.scenarios import OFFLINE
-from gpu_page.findings import (
-    FP16,
-    MISSED,
-    REACHED,
-    Finder,
-    Finding,
-    label,
-    shape_words,
-    variant,
-)
+from gpu_page.findings import FP16, MISSED, REACHED, Finder, Finding, label, shape_words, variant
 from gpu_page.results import GpuResults, unique
 
 TRT = "trt"

@@ -77,10 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **replace(Environment.current(), created=latency["created"]).to_json(
             NETWORKS, NETWORKS_SCHEMA
         ),
-        "budget": {
-            **conditions(budgets),
-            "created": [budget["created"] for budget in budgets],
-        },
+        "budget": {**conditions(budgets), "created": [budget["created"] for budget in budgets]},
         "pictures": {"split": scores[0].pictures.split, "count": scores[0].pictures.count},
         "bootstrap": scores[0].bootstrap.to_json(),
         "latency": {

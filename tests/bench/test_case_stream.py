@@ -16,16 +16,14 @@ from fcn_deploy.core.errors import MaskMismatchError
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.scenarios import END_TO_END, HOST
 from fcn_deploy.runners.base import Outputs
-from tests.bench.measuring import measure
+from tests.bench.measuring import measure, random_inputs
 from tests.decoding import PATIENCE, Read, living_threads
 from tests.fakes import FakeRunner, OneBehind
 
 
 @pytest.mark.parametrize("tier", [HOST, END_TO_END])
 def test_offline_runs_the_same_batches_at_both_tiers(tmp_path: Path, tier: str) -> None:
-    generator = np.random.default_rng(0)
-    pictures = [generator.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(8)]
-    inputs = make_inputs(pictures, (24, 32), tmp_path)
+    inputs = random_inputs(tmp_path, 8)
     seen: list[NDArray[np.uint8]] = []
     runner = FakeRunner(see=lambda images: (seen.append(images), images)[1])
     case = Case(runner, tier, 4, inputs, tmp_path)
@@ -83,9 +81,7 @@ def test_offline_decodes_on_as_many_threads_as_are_pinned(
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
-    generator = np.random.default_rng(0)
-    pictures = [generator.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(8)]
-    return make_inputs(pictures, (24, 32), tmp_path)
+    return random_inputs(tmp_path, 8)
 
 
 @pytest.mark.parametrize("tier", [HOST, END_TO_END])
@@ -183,8 +179,6 @@ def test_a_row_whose_masks_are_wrong_is_left_out(
         [1],
         scenario,
         tmp_path,
-        tiers=[HOST],
-        repeats=3,
         on_dropped=dropped.append,
     )
     assert [row.runner.backend for row in rows] == ["right"]
@@ -211,7 +205,6 @@ def test_wrong_masks_in_one_repeat_cost_the_row(tmp_path: Path, inputs: Inputs) 
         [1],
         scenario,
         tmp_path,
-        tiers=[HOST],
         repeats=7,
         on_dropped=dropped.append,
     )

@@ -7,7 +7,7 @@ import pytest
 
 from fcn_deploy.bench.inputs import Inputs
 from fcn_deploy.bench.scenarios import TimedLoop
-from fcn_deploy.results.scenarios import HOST
+from fcn_deploy.results.scenarios import HOST, TIERS
 from tests.bench.measuring import measure
 from tests.runners import trt_runner
 from tests.runners.trt_runner import make_run, open_trt
@@ -22,7 +22,7 @@ def test_rows_count_the_cuda_graphs_of_their_engine(
 ) -> None:
     latest.cuda.refuse_capture = refused
     with open_trt(make_run(latest)) as runner:
-        rows = measure([runner], [inputs], [1], TimedLoop(1e-9), tmp_path, repeats=3)
+        rows = measure([runner], [inputs], [1], TimedLoop(1e-9), tmp_path, tiers=TIERS)
         counts = runner.describe().cuda_graphs
     assert counts is not None
     (row,) = (row for row in rows if row.tier == HOST)

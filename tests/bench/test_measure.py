@@ -19,7 +19,7 @@ from fcn_deploy.results.bench import ALL_STAGES, Bench, BenchRow
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.ranking import baseline_of
-from fcn_deploy.results.scenarios import DEVICE, END_TO_END, HOST
+from fcn_deploy.results.scenarios import DEVICE, END_TO_END, HOST, TIERS
 from tests.bench.measuring import measure
 from tests.fakes import FakeRunner
 
@@ -31,7 +31,7 @@ def test_every_case_is_measured_and_runs_are_interleaved(inputs: Inputs, tmp_pat
         return FakeRunner(backend=name, see=lambda images: (order.append(name), images)[1])
 
     rows = measure(
-        [runner("a"), runner("b")], [inputs], [1, 2], TimedLoop(0.001), tmp_path, repeats=3
+        [runner("a"), runner("b")], [inputs], [1, 2], TimedLoop(0.001), tmp_path, tiers=TIERS
     )
     assert {(r.runner.backend, r.tier, r.batch_size) for r in rows} == {
         (b, t, n) for b in "ab" for t in (HOST, END_TO_END) for n in (1, 2)
@@ -58,9 +58,7 @@ def test_each_repeat_has_an_order_of_its_own(inputs: Inputs, tmp_path: Path) -> 
     def names(seed: int) -> list[list[str]]:
         recorded = _Recorded()
         runners = [FakeRunner(backend=name) for name in "abcd"]
-        measure(
-            runners, [inputs], [1, 2], recorded, tmp_path, tiers=[HOST], repeats=5, order_seed=seed
-        )
+        measure(runners, [inputs], [1, 2], recorded, tmp_path, repeats=5, order_seed=seed)
         return [recorded.names[start : start + 8] for start in range(0, 40, 8)]
 
     repeats = names(3)
@@ -78,7 +76,7 @@ def test_each_repeat_has_an_order_of_its_own(inputs: Inputs, tmp_path: Path) -> 
 def test_a_sleep_is_seen_and_ranked(inputs: Inputs, tmp_path: Path) -> None:
     # 25 ms against next to nothing: a thousandfold, beyond any noise of a busy machine.
     runners = [FakeRunner(backend="baseline", seconds=0.025), FakeRunner(backend="quick")]
-    rows = measure(runners, [inputs], [1], TimedLoop(0.05), tmp_path, tiers=[HOST], repeats=3)
+    rows = measure(runners, [inputs], [1], TimedLoop(0.05), tmp_path)
     slow, quick = rows
     assert slow.median_ms >= 25
     assert slow.images_per_s <= 40
@@ -90,7 +88,7 @@ def test_a_sleep_is_seen_and_ranked(inputs: Inputs, tmp_path: Path) -> None:
 
 def test_few_queries_have_neither_percentiles_nor_a_curve(inputs: Inputs, tmp_path: Path) -> None:
     loop = TimedLoop(1e-9)
-    (few,) = measure([FakeRunner()], [inputs], [1], loop, tmp_path, tiers=[HOST], repeats=3)
+    (few,) = measure([FakeRunner()], [inputs], [1], loop, tmp_path)
     assert few.queries == 9
     assert set(few.latency_ms) == {"mean", "p50"}
     assert few.cdf_ms is None
@@ -99,7 +97,7 @@ def test_few_queries_have_neither_percentiles_nor_a_curve(inputs: Inputs, tmp_pa
 def test_the_stages_add_up_to_the_wall(inputs: Inputs, tmp_path: Path) -> None:
     runner = FakeRunner(seconds=0.01)
     loop = TimedLoop(0.05)
-    (found,) = measure([runner], [inputs], [1], loop, tmp_path, tiers=[END_TO_END], repeats=3)
+    (found,) = measure([runner], [inputs], [1], loop, tmp_path, tiers=[END_TO_END])
     assert found.stages_ms is not None
     assert found.wall_ms is not None
     assert tuple(found.stages_ms) == ALL_STAGES
@@ -110,7 +108,7 @@ def test_the_stages_add_up_to_the_wall(inputs: Inputs, tmp_path: Path) -> None:
     assert found.latency_ms["mean"] == pytest.approx(
         found.wall_ms - found.stages_ms["write"], rel=0.05
     )
-    (host,) = measure([runner], [inputs], [1], loop, tmp_path, tiers=[HOST], repeats=3)
+    (host,) = measure([runner], [inputs], [1], loop, tmp_path)
     assert host.stages_ms is None
 
 
@@ -140,8 +138,6 @@ def test_a_case_without_a_figure_costs_the_others_nothing(
         [1],
         _Failing(1, error=error),
         tmp_path,
-        tiers=[HOST],
-        repeats=3,
         on_dropped=why.append,
     )
     assert [row.runner.backend for row in rows] == ["quick"]
@@ -151,7 +147,7 @@ def test_a_case_without_a_figure_costs_the_others_nothing(
     ]
     alone, failing = [FakeRunner(backend="baseline")], _Failing(1, error=error)
     with pytest.raises(type(error), match=error.message):
-        measure(alone, [inputs], [1], failing, tmp_path, tiers=[HOST], repeats=3)
+        measure(alone, [inputs], [1], failing, tmp_path)
 
 
 def test_a_slow_repeat_costs_that_repeat_alone(inputs: Inputs, tmp_path: Path) -> None:
@@ -160,8 +156,7 @@ def test_a_slow_repeat_costs_that_repeat_alone(inputs: Inputs, tmp_path: Path) -
         scenario = _Failing(*fails, error=MeasurementError("too slow"))
         runners = [FakeRunner(backend="baseline"), FakeRunner(backend="quick")]
         rows = measure(
-            runners, [inputs], [1], scenario, tmp_path,
-            tiers=[HOST], repeats=5, on_dropped=why.append,
+            runners, [inputs], [1], scenario, tmp_path, repeats=5, on_dropped=why.append,
         )  # fmt: skip
         return rows, why
 
@@ -193,7 +188,7 @@ def test_a_batch_too_large_for_the_device_costs_the_others_nothing(
     def measured(*batches: int) -> tuple[BenchRow, ...]:
         return measure(
             [_OutOfMemory()], [inputs], batches, TimedLoop(1e-9), tmp_path,
-            tiers=[DEVICE], repeats=3, seconds=1e-9, on_dropped=why.append,
+            tiers=[DEVICE], seconds=1e-9, on_dropped=why.append,
         )  # fmt: skip
 
     assert [row.batch_size for row in measured(1, 64)] == [1]
@@ -288,7 +283,6 @@ def test_the_device_tier_is_the_device_s_own_time(inputs: Inputs, tmp_path: Path
         TimedLoop(1),
         tmp_path,
         tiers=[DEVICE],
-        repeats=3,
         seconds=0.001,
         on_step=lambda done, total: told.append((done, total)),
     )

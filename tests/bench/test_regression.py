@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from fcn_deploy.bench import regression
 from fcn_deploy.bench.inputs import make_inputs
 from fcn_deploy.bench.measure import BenchPlan, measure_rows
-from fcn_deploy.bench.regression import RequestedCases, SpeedChange, compare, read_bench
+from fcn_deploy.bench.regression import RequestedCases, SpeedChange, read_bench
 from fcn_deploy.bench.scenarios import TimedLoop
 from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.results.bench import Bench, BenchRow, LoadGenVerdict
@@ -39,6 +40,16 @@ def bench(*rows: BenchRow, machine: dict[str, Any] | None = None) -> Bench:
     return replace(made, environment=replace(here, machine={**here.machine, **(machine or {})}))
 
 
+def with_baseline(baseline: tuple[float, ...], ort: tuple[float, ...]) -> Bench:
+    return bench(row("baseline", baseline), row("ort", ort))
+
+
+def compare(
+    before: Bench, now: Bench, limit: float = 0.1, asked: RequestedCases | None = None
+) -> SpeedChange:
+    return regression.compare(before, now, limit, asked)
+
+
 def found(comparison: SpeedChange) -> list[str]:
     return [change.outcome for change in comparison.changes]
 
@@ -55,7 +66,7 @@ def found(comparison: SpeedChange) -> list[str]:
     ],
 )
 def test_slower_is_beyond_the_limit_and_the_noise(now: tuple[float, ...], outcome: str) -> None:
-    comparison = compare(bench(row("ort", STEADY)), bench(row("ort", now)), 0.1)
+    comparison = compare(bench(row("ort", STEADY)), bench(row("ort", now)))
     assert found(comparison) == [outcome]
     assert bool(comparison.slower) == (outcome == "slower")
     assert "1 compared" in list(comparison.sentences())[-1]
@@ -64,30 +75,30 @@ def test_slower_is_beyond_the_limit_and_the_noise(now: tuple[float, ...], outcom
 def test_too_few_repeats_are_not_compared() -> None:
     few = bare_row(FakeRunner(backend="ort").describe(), STEADY)
     kept = row("torch", STEADY)
-    comparison = compare(bench(few, kept), bench(row("ort", STEADY), kept), 0.1)
+    comparison = compare(bench(few, kept), bench(row("ort", STEADY), kept))
     assert comparison.uncompared == (
         "ort fp32 host, batch 1, 24×32: too few repeats for a verdict (at least 5), 3 then, 6 now",
     )
     with pytest.raises(InputError, match="no row could be compared"):
-        compare(bench(few), bench(row("ort", STEADY)), 0.1)
+        compare(bench(few), bench(row("ort", STEADY)))
 
 
 def test_a_slow_day_of_the_machine_is_no_regression() -> None:
-    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
-    slow_day = bench(row("baseline", (150, 151, 152)), row("ort", (75, 76, 77)))
-    assert found(compare(before, slow_day, 0.1)) == ["same"]
+    before = with_baseline((100, 101, 102), STEADY)
+    slow_day = with_baseline((150, 151, 152), (75, 76, 77))
+    assert found(compare(before, slow_day)) == ["same"]
     # Nor does a fast day hide one.
-    fast_day = bench(row("baseline", (70, 71, 72)), row("ort", STEADY))
-    comparison = compare(before, fast_day, 0.1)
+    fast_day = with_baseline((70, 71, 72), STEADY)
+    comparison = compare(before, fast_day)
     assert found(comparison) == ["slower"]
     assert "against the baseline of its minute" in str(comparison.slower[0])
 
 
 def test_another_baseline_is_no_unit() -> None:
     other = FakeRunner(backend="baseline", digest="sha256:other").describe()
-    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    before = with_baseline((100, 101, 102), STEADY)
     now = bench(row("baseline", (10, 11, 12), runner=other), row("ort", STEADY))
-    comparison = compare(before, now, 0.1)
+    comparison = compare(before, now)
     assert found(comparison) == ["same"]
     assert "in milliseconds" in str(comparison.changes[0])
 
@@ -109,20 +120,28 @@ def test_a_baseline_that_is_not_the_same_any_more_is_no_unit(
     now = row("baseline", (50, 50.5, 51), **{"loadgen": VALID} | changes)
     if library is not None:
         now = replace(now, runner=replace(now.runner, library=library))
-    comparison = compare(before, bench(now, row("ort", STEADY, loadgen=VALID)), 0.1)
+    comparison = compare(before, bench(now, row("ort", STEADY, loadgen=VALID)))
     assert found(comparison) == ["same"]
     assert "in milliseconds" in str(comparison.changes[0])
     (unit,) = comparison.units
     assert unit.startswith(note)
 
 
-def test_a_faster_unit_is_said() -> None:
-    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
-    now = bench(row("baseline", (50, 50.5, 51)), row("ort", STEADY))
-    comparison = compare(before, now, 0.1)
-    assert found(comparison) == ["slower"]
+@pytest.mark.parametrize(
+    ("now", "outcome", "said"),
+    [
+        (((50, 50.5, 51), STEADY), "slower", "takes 50% less time"),
+        (((200, 202, 204), (100, 102, 104)), "same", "takes 100% longer"),
+    ],
+)
+def test_a_unit_of_another_length_is_said(
+    now: tuple[tuple[float, ...], tuple[float, ...]], outcome: str, said: str
+) -> None:
+    comparison = compare(with_baseline((100, 101, 102), STEADY), with_baseline(*now))
+    assert found(comparison) == [outcome]
     (unit,) = comparison.units
-    assert unit.startswith("the baseline itself takes 50% less time")
+    assert unit.startswith(f"the baseline itself {said}")
+    assert f"note: {unit}" in list(comparison.sentences())
 
 
 def test_a_row_that_was_asked_for_and_has_no_figure_is_lost() -> None:
@@ -131,18 +150,18 @@ def test_a_row_that_was_asked_for_and_has_no_figure_is_lost() -> None:
     workload = Workload(SINGLE_STREAM, None, LOOP, HOST, 1, (24, 32), "sha256:in")
     ort = row("ort", STEADY).runner
     asked = RequestedCases((ort,), frozenset({workload}))
-    comparison = compare(before, bench(kept), 0.1, asked)
+    comparison = compare(before, bench(kept), asked=asked)
     assert not comparison.passed
     assert comparison.lost == ("ort fp32 host, batch 1, 24×32: not measured this time",)
     assert comparison.uncompared == ("ort fp32 host, batch 2, 24×32: not measured this time",)
     assert list(comparison.sentences())[-1].endswith("of 1 compared; 1 lost")
-    assert compare(before, bench(kept), 0.1).passed  # nobody says that it was asked for
+    assert compare(before, bench(kept)).passed  # nobody says that it was asked for
     for other in (
         RequestedCases((ort,), frozenset({replace(workload, inputs_digest="sha256:other")})),
         RequestedCases((replace(ort, threads=7),), frozenset({workload})),
         RequestedCases((replace(ort, digest="sha256:other"),), frozenset({workload})),
     ):
-        assert compare(before, bench(kept), 0.1, other).passed
+        assert compare(before, bench(kept), asked=other).passed
 
 
 def test_a_row_that_was_asked_for_and_has_too_few_repeats_is_lost() -> None:
@@ -150,19 +169,19 @@ def test_a_row_that_was_asked_for_and_has_too_few_repeats_is_lost() -> None:
     before = bench(row("ort", STEADY), kept)
     workload = Workload(SINGLE_STREAM, None, LOOP, HOST, 1, (24, 32), "sha256:in")
     asked = RequestedCases((few.runner,), frozenset({workload}))
-    comparison = compare(before, bench(few, kept), 0.1, asked)
+    comparison = compare(before, bench(few, kept), asked=asked)
     assert not comparison.passed
     assert comparison.lost == (
         "ort fp32 host, batch 1, 24×32: too few repeats for a verdict (at least 5), 6 then, 3 now",
     )
-    assert compare(before, bench(few, kept), 0.1).passed  # nobody says that it was asked for
-    assert compare(bench(few, kept), bench(few, kept), 0.1, asked).passed  # nor were then
+    assert compare(before, bench(few, kept)).passed  # nobody says that it was asked for
+    assert compare(bench(few, kept), bench(few, kept), asked=asked).passed  # nor were then
 
 
 def test_a_baseline_that_lost_repeats_is_no_unit() -> None:
-    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
+    before = with_baseline((100, 101, 102), STEADY)
     few = bare_row(before.rows[0].runner, (100, 101, 102))
-    comparison = compare(before, bench(few, row("ort", (75, 76, 77))), 0.1)
+    comparison = compare(before, bench(few, row("ort", (75, 76, 77))))
     assert found(comparison) == ["slower"]
     assert "in milliseconds" in str(comparison.slower[0])
     (unit,) = comparison.units
@@ -193,7 +212,7 @@ def test_the_unit_is_the_baseline_of_the_rows_own_device() -> None:
         row("baseline", (100, 101, 102)), on_gpu("baseline-cuda", (20, 20.2, 20.4)),
         on_gpu("trt", (2, 2.02, 2.04)), row("ort", STEADY),
     )  # fmt: skip
-    comparison = compare(before, slow_gpu, 0.1)
+    comparison = compare(before, slow_gpu)
     assert found(comparison) == ["same", "same"]
     assert all(change.by_baseline for change in comparison.changes)
 
@@ -213,7 +232,7 @@ def test_the_unit_is_the_baseline_of_the_rows_own_device() -> None:
 def test_unlike_rows_are_named_not_compared(changes: dict[str, Any], why: str) -> None:
     before = bench(row("torch", STEADY), row("ort", STEADY))
     now = bench(row("torch", STEADY), row("ort", (500, 501, 502), **changes))
-    comparison = compare(before, now, 0.1)
+    comparison = compare(before, now)
     assert found(comparison) == ["same"]
     assert not comparison.slower
     (first, *rest) = comparison.uncompared
@@ -222,7 +241,7 @@ def test_unlike_rows_are_named_not_compared(changes: dict[str, Any], why: str) -
     # A case that is gone is named too.
     assert len(rest) == (1 if why == "not in " else 0)
     with pytest.raises(InputError, match="no row could be compared"):
-        compare(bench(row("ort", STEADY)), bench(row("ort", STEADY, **changes)), 0.1)
+        compare(bench(row("ort", STEADY)), bench(row("ort", STEADY, **changes)))
 
 
 def test_another_bound_or_clock_is_another_workload() -> None:
@@ -231,13 +250,13 @@ def test_another_bound_or_clock_is_another_workload() -> None:
         return row("ort", STEADY, scenario=SERVER, loadgen=verdict)
 
     before = bench(row("torch", STEADY), served(100.0))
-    (why,) = compare(before, bench(row("torch", STEADY), served(10.0)), 0.1).uncompared
+    (why,) = compare(before, bench(row("torch", STEADY), served(10.0))).uncompared
     assert "p99 bound 100 ms then, 10 ms now" in why
-    assert found(compare(before, bench(served(100.0)), 0.1)) == ["same"]
+    assert found(compare(before, bench(served(100.0)))) == ["same"]
 
     looped = bench(row("torch", STEADY), row("ort", STEADY))
     (why,) = compare(
-        looped, bench(row("torch", STEADY), row("ort", STEADY, loadgen=VALID)), 0.1
+        looped, bench(row("torch", STEADY), row("ort", STEADY, loadgen=VALID))
     ).uncompared
     assert "clock timed loop then, loadgen now" in why
 
@@ -245,38 +264,28 @@ def test_another_bound_or_clock_is_another_workload() -> None:
 def test_another_machine_is_refused() -> None:
     before = bench(row("ort", STEADY), machine={"cpu": "Zilog Z80"})
     with pytest.raises(InputError, match="Zilog Z80 → "):
-        compare(before, bench(row("ort", STEADY)), 0.1)
+        compare(before, bench(row("ort", STEADY)))
     # The system and the Python may move on: they are what one wants to compare.
     moved = bench(row("ort", STEADY), machine={"python": "3.99", "system": "Linux 99"})
-    assert found(compare(moved, bench(row("ort", STEADY)), 0.1)) == ["same"]
+    assert found(compare(moved, bench(row("ort", STEADY)))) == ["same"]
 
 
 def test_a_kernel_that_keeps_more_memory_makes_no_other_machine() -> None:
     before = bench(row("ort", STEADY), machine={"memory_gib": 23.5})
-    assert found(compare(before, bench(row("ort", STEADY), machine={"memory_gib": 23.1}), 0.1))
+    assert found(compare(before, bench(row("ort", STEADY), machine={"memory_gib": 23.1})))
     with pytest.raises(InputError, match=r"memory_gib 23\.5 → 47\.0"):
-        compare(before, bench(row("ort", STEADY), machine={"memory_gib": 47.0}), 0.1)
-
-
-def test_a_slower_unit_is_said() -> None:
-    before = bench(row("baseline", (100, 101, 102)), row("ort", STEADY))
-    now = bench(row("baseline", (200, 202, 204)), row("ort", (100, 102, 104)))
-    comparison = compare(before, now, 0.1)
-    assert found(comparison) == ["same"]
-    (unit,) = comparison.units
-    assert unit.startswith("the baseline itself takes 100% longer")
-    assert f"note: {unit}" in list(comparison.sentences())
+        compare(before, bench(row("ort", STEADY), machine={"memory_gib": 47.0}))
 
 
 def test_rows_that_loadgen_calls_invalid_are_not_compared() -> None:
     def measured(verdict: LoadGenVerdict) -> Bench:
         return bench(row("torch", STEADY, loadgen=VALID), row("ort", STEADY, loadgen=verdict))
 
-    comparison = compare(measured(INVALID), measured(VALID), 0.1)
+    comparison = compare(measured(INVALID), measured(VALID))
     assert [change.now.runner.backend for change in comparison.changes] == ["torch"]
     assert comparison.uncompared == ("ort fp32 host, batch 1, 24×32: INVALID by LoadGen then",)
     assert comparison.passed
-    comparison = compare(measured(VALID), measured(INVALID), 0.1)
+    comparison = compare(measured(VALID), measured(INVALID))
     assert comparison.lost == ("ort fp32 host, batch 1, 24×32: VALID then, INVALID by LoadGen now",)
     assert not comparison.passed
 
@@ -309,8 +318,8 @@ def test_a_thirty_percent_sleep_is_found_on_a_clock_that_only_it_moves(
         return measured_bench(rows=measure_rows(plan))
 
     old = measured(0.04)
-    assert found(compare(old, measured(0.04), 0.1)) == ["same", "same"]
-    assert found(compare(old, measured(0.04 * 1.3), 0.1)) == ["slower", "slower"]
+    assert found(compare(old, measured(0.04))) == ["same", "same"]
+    assert found(compare(old, measured(0.04 * 1.3))) == ["slower", "slower"]
 
 
 def _recorded() -> list[Path]:
@@ -323,9 +332,9 @@ def test_recorded_results_are_compared(path: Path) -> None:
     recorded = read_bench(path)
     if max(len(row.repeats_ms) for row in recorded.rows) < MIN_REPEATS_FOR_VERDICT:
         with pytest.raises(InputError, match="too few repeats for a verdict"):
-            compare(recorded, recorded, 0.1)
+            compare(recorded, recorded)
         return
-    comparison = compare(recorded, recorded, 0.1)
+    comparison = compare(recorded, recorded)
     assert set(found(comparison)) == {"same"}
     assert not comparison.uncompared
     assert all(row.loadgen is None or row.loadgen.valid for row in recorded.rows)

@@ -1,11 +1,6 @@
 """What a row says of its repeats: percentiles and LoadGen's verdict."""
 
-from fcn_deploy.bench.rows import (
-    MIN_QUERIES,
-    percentiles,
-    timing,
-    verdict_of_repeats,
-)
+from fcn_deploy.bench.rows import MIN_QUERIES, percentiles, timing, verdict_of_repeats
 from fcn_deploy.results.bench import LoadGenVerdict, Settings
 from fcn_deploy.results.ranking import RATE_RESOLUTION
 from fcn_deploy.results.scenarios import SERVER, SINGLE_STREAM

@@ -32,7 +32,6 @@ def test_single_stream_has_loadgen_s_verdict_and_a_curve(inputs: Inputs, tmp_pat
         SingleStream(0.01),
         tmp_path,
         tiers=[HOST, END_TO_END],
-        repeats=3,
     )
     for found in rows:
         assert found.loadgen is not None
@@ -50,7 +49,7 @@ def test_single_stream_has_loadgen_s_verdict_and_a_curve(inputs: Inputs, tmp_pat
 @needs_loadgen
 def test_offline_counts_pictures(inputs: Inputs, tmp_path: Path) -> None:
     runner = FakeRunner(seconds=0.004)
-    (found,) = measure([runner], [inputs], [4], Offline(0.05), tmp_path, tiers=[HOST], repeats=3)
+    (found,) = measure([runner], [inputs], [4], Offline(0.05), tmp_path)
     assert found.scenario == OFFLINE
     assert found.median_ms >= 4
     assert found.images_per_s <= 1000
@@ -99,13 +98,7 @@ def test_server_finds_the_highest_rate_that_keeps_its_bound(
         return images
 
     (found,) = measure(
-        [FakeRunner(see=see)],
-        [inputs],
-        [4],
-        Server(0.01, target_p99_ms=30),
-        tmp_path,
-        tiers=[HOST],
-        repeats=3,
+        [FakeRunner(see=see)], [inputs], [4], Server(0.01, target_p99_ms=30), tmp_path
     )
     assert found.scenario == SERVER
     assert found.loadgen is not None
@@ -122,7 +115,7 @@ def test_server_finds_the_highest_rate_that_keeps_its_bound(
 def test_a_bound_below_one_query_is_refused(inputs: Inputs, tmp_path: Path) -> None:
     server = Server(0.001, target_p99_ms=10)
     with pytest.raises(MeasurementError, match="--target-p99-ms"):
-        measure([FakeRunner(seconds=0.02)], [inputs], [8], server, tmp_path, tiers=[HOST])
+        measure([FakeRunner(seconds=0.02)], [inputs], [8], server, tmp_path)
 
 
 class _Compiling(FakeRunner):
@@ -180,7 +173,7 @@ def test_nothing_is_compiled_on_the_clock(
             return tested
 
         monkeypatch.setattr(loadgen, name, watched)
-    measure([runner], [inputs], [3, 5], scenario, tmp_path, tiers=[tier], repeats=3)
+    measure([runner], [inputs], [3, 5], scenario, tmp_path, tiers=[tier])
     # As many shapes as will come again are kept, so that none is prepared anew.
     assert runner.kept == kept
 
@@ -194,9 +187,7 @@ def test_a_slow_start_costs_no_verdict(inputs: Inputs, tmp_path: Path) -> None:
         return images
 
     scenario = SingleStream(0.1)
-    (found,) = measure(
-        [FakeRunner(see=see)], [inputs], [1], scenario, tmp_path, tiers=[HOST], repeats=3
-    )
+    (found,) = measure([FakeRunner(see=see)], [inputs], [1], scenario, tmp_path)
     assert found.loadgen is not None
     assert found.loadgen.valid
 
@@ -227,14 +218,7 @@ def test_energy_is_that_of_the_queries_counted(
 ) -> None:
     runner = _Metered()
     (found,) = measure(
-        [runner],
-        [inputs],
-        [2],
-        scenario,
-        tmp_path,
-        tiers=[HOST],
-        repeats=3,
-        energy_joules=lambda: runner.joules,
+        [runner], [inputs], [2], scenario, tmp_path, energy_joules=lambda: runner.joules
     )
     # Warm-up, probes and turns begun anew use energy too, but not these pictures'.
     assert found.energy_j_per_image == pytest.approx(1, rel=0.02)
@@ -248,10 +232,8 @@ def test_a_gpu_s_energy_is_not_the_cpu_s(inputs: Inputs, tmp_path: Path) -> None
         [1],
         loop,
         tmp_path,
-        tiers=[HOST],
-        repeats=3,
         energy_joules=itertools.count().__next__,
     )
     assert [row.energy_j_per_image is None for row in rows] == [True, False]
-    (without,) = measure([FakeRunner(device="cuda:0")], [inputs], [1], loop, tmp_path, tiers=[HOST])
+    (without,) = measure([FakeRunner(device="cuda:0")], [inputs], [1], loop, tmp_path)
     assert without.energy_j_per_image is None

@@ -70,9 +70,11 @@ def write_bench(
 def gpu_row(
     backend: str, *repeats_ms: float, precision: Precision = Precision.FP16, **more: Any
 ) -> BenchRow:
+    """Return a row of three repeats, which are equal where one is given."""
     if backend.startswith("baseline"):
         precision = Precision.FP32
-    return row(on_gpu(backend, precision), *repeats_ms, **more)
+    repeats = repeats_ms if len(repeats_ms) > 1 else 3 * repeats_ms
+    return row(on_gpu(backend, precision), *repeats, **more)
 
 
 def timing(ms: float, images: int, **figures: float) -> BatchTiming:

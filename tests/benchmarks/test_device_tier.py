@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,22 +13,24 @@ from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.report.page import write_merged_report
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.report.tables import SLOWEST_LAYERS, slowest_layers
 from fcn_deploy.results.device import DeviceRow
 from fcn_deploy.results.read import read_files
-from fcn_deploy.tensorrt.build import engine_from_onnx
-from fcn_deploy.tensorrt.build_options import BuildOptions
 from tests.benchmarks.gpu_result_files import device_row, write_device
 from tests.benchmarks.gpu_scripts import load_script
-from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import LAYER_MS
 from tests.fakes import FakeRunner
 from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
 
 RUN = Run(Path("runs/city"))
+
+
+def measured(script: ModuleType, file: str, *options: str) -> dict[str, Any]:
+    """Measure the run in FP16; return what was written into the file."""
+    script.main([str(RUN.root), "fp16", file, *options])
+    return read_json(Path(file), "measure it")
 
 
 @pytest.fixture
@@ -51,14 +54,10 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
     """Stand in a folder with a run that has an engine."""
     monkeypatch.chdir(tmp_path)
-    machine = install(monkeypatch, "11.4.0", FakeCuda())
+    machine = install(monkeypatch, "11.4.0")
     write_onnx(RUN.onnx(Precision.FP16), Precision.FP16)
-    engine_from_onnx(
-        OnnxFile(RUN.onnx(Precision.FP16)),
-        name=RUN.name,
-        product=machine.product,
-        options=BuildOptions(),
-        command="fcn-deploy build runs/city --fp16",
+    machine.build(
+        RUN.onnx(Precision.FP16), name=RUN.name, command="fcn-deploy build runs/city --fp16"
     )
     return machine
 
@@ -104,8 +103,7 @@ def test_shapes_that_are_asked_for_are_measured_alone(
     script: ModuleType, machine: FakeMachine
 ) -> None:
     asked = ["--contexts", "1", "--shape", "1x8x9", "--shape", "3x4x5"]
-    script.main([str(RUN.root), "fp16", "device.json", *asked])
-    document = read_json(Path("device.json"), "measure it")
+    document = measured(script, "device.json", *asked)
     assert [(row["batch"], row["size"]) for row in document["rows"]] == [(1, [8, 9]), (3, [4, 5])]
     assert all("pinned" in row for row in document["rows"])
     assert "leak" not in document  # minutes, for whoever has minutes
@@ -114,8 +112,7 @@ def test_shapes_that_are_asked_for_are_measured_alone(
 def test_what_a_busy_host_has_no_part_in_can_be_measured_alone(
     script: ModuleType, machine: FakeMachine
 ) -> None:
-    script.main([str(RUN.root), "fp16", "alone.json", "--alone", "--shape", "1x8x9"])
-    document = read_json(Path("alone.json"), "measure it")
+    document = measured(script, "alone.json", "--alone", "--shape", "1x8x9")
     (row,) = document["rows"]
     assert row.keys() == {"batch", "size", "memory_mib", "layers", "launches", "error"}
     assert row["error"] == "layers and launches were all that was asked for"
@@ -126,12 +123,10 @@ def test_what_a_busy_host_has_no_part_in_can_be_measured_alone(
 
 
 def test_the_leak_can_be_looked_for_alone(script: ModuleType, machine: FakeMachine) -> None:
-    script.main([str(RUN.root), "fp16", "leak.json", "--leak"])
-    document = read_json(Path("leak.json"), "measure it")
+    document = measured(script, "leak.json", "--leak")
     assert document["rows"] == []
     assert list(document["leak"]["memory_in_use_mib_after"]) == ["5", "10"]
-    script.main([str(RUN.root), "fp16", "both.json", "--leak", "--shape", "1x8x9"])
-    document = read_json(Path("both.json"), "measure it")
+    document = measured(script, "both.json", "--leak", "--shape", "1x8x9")
     assert len(document["rows"]) == 1
     assert "leak" in document
     for name in ("leak.json", "both.json"):

@@ -40,8 +40,8 @@ class TestSpeed:
         write_bench(
             tmp_path / "one.json",
             gpu_row("trt", 1.0, 1.1, 1.2),
-            gpu_row("trt", 2.0, 2.0, 2.0, scenario=scenarios.OFFLINE, batch_size=32),
-            gpu_row("trt", 9.0, 9.0, 9.0, precision=Precision.INT8),
+            gpu_row("trt", 2.0, scenario=scenarios.OFFLINE, batch_size=32),
+            gpu_row("trt", 9.0, precision=Precision.INT8),
         )
         assert result_of(tmp_path, "`trt` FP16, single stream") == (
             "`trt` fp16: end-to-end, batch 1, 320×480: 1.10 ms [1.00–1.20]; offline, end-to-end, "
@@ -51,16 +51,16 @@ class TestSpeed:
         assert "9.00 ms" in speed
 
     def test_of_each_case_the_newest_file_is_shown(self, tmp_path: Path) -> None:
-        both = [gpu_row("trt", 1.0, 1.0, 1.0), gpu_row("trt", 3.0, 3.0, 3.0, tier=scenarios.HOST)]
+        both = [gpu_row("trt", 1.0), gpu_row("trt", 3.0, tier=scenarios.HOST)]
         write_bench(tmp_path / "old.json", *both)
-        write_bench(tmp_path / "new.json", gpu_row("trt", 2.0, 2.0, 2.0), created=DAY_AFTER)
+        write_bench(tmp_path / "new.json", gpu_row("trt", 2.0), created=DAY_AFTER)
         anew, other = results_of(tmp_path, "`trt` FP16, single stream")
         assert anew.startswith("`trt` fp16: end-to-end, batch 1, 320×480: 2.00 ms [2.00–2.00] ([`n")
         assert other.startswith("`trt` fp16: host, batch 1, 320×480: 3.00 ms [3.00–3.00] ([`old")
 
     def test_an_engine_with_a_tournament_has_a_line_of_its_own(self, tmp_path: Path) -> None:
-        write_bench(tmp_path / "early.json", gpu_row("trt", 1.0, 1.0, 1.0))
-        row = gpu_row("trt", 2.0, 2.0, 2.0)
+        write_bench(tmp_path / "early.json", gpu_row("trt", 1.0))
+        row = gpu_row("trt", 2.0)
         row = replace(row, runner=replace(row.runner, tail="tournament"))
         write_bench(tmp_path / "other.json", row, created=DAY_AFTER)
         usual, other = results_of(tmp_path, "`trt` FP16, single stream")
@@ -68,12 +68,12 @@ class TestSpeed:
         assert other.startswith("`trt` fp16, tournament: end-to-end, batch 1, 320×480: 2.00 ms")
 
     def test_what_loadgen_calls_invalid_is_said(self, tmp_path: Path) -> None:
-        bad = gpu_row("trt", 1.0, 1.0, 1.0, loadgen=verdict("too short"))
+        bad = gpu_row("trt", 1.0, loadgen=verdict("too short"))
         write_bench(tmp_path / "one.json", bad)
         assert result_of(tmp_path, "`trt` FP16, single").endswith("(INVALID by LoadGen)")
 
     def test_others_and_the_plain_export_beside_them(self, tmp_path: Path) -> None:
-        rows = [gpu_row(name, 5.0, 5.0, 5.0) for name in ("torch", "ort-cuda", "baseline-cuda")]
+        rows = [gpu_row(name, 5.0) for name in ("torch", "ort-cuda", "baseline-cuda")]
         write_bench(tmp_path / "others.json", *rows)
         found = results_of(tmp_path, "PyTorch, `ort-cuda` and the plain export")
         assert [result.split(":")[0] for result in found] == [
@@ -84,14 +84,14 @@ class TestSpeed:
     def test_ahead_of_all_others_of_its_own_run(self, tmp_path: Path, ms: float, said: str) -> None:
         of_32: dict[str, Any] = {"batch_size": 32, "scenario": scenarios.OFFLINE}
         rows = [gpu_row(name, 5.0, 5.1, 5.2, **of_32) for name in ("torch", "ort-cuda")]
-        write_bench(tmp_path / "all.json", gpu_row("trt", ms, ms, ms, **of_32), *rows)
+        write_bench(tmp_path / "all.json", gpu_row("trt", ms, **of_32), *rows)
         result = result_of(tmp_path, "`trt` FP16 ahead of all others")
         assert result.startswith(said)
         assert "× `torch` fp16" in result
 
     def test_rows_of_two_files_give_no_ratio(self, tmp_path: Path) -> None:
         for name in ("trt", "torch"):
-            write_bench(tmp_path / f"{name}.json", gpu_row(name, 5.0, 5.0, 5.0, batch_size=32))
+            write_bench(tmp_path / f"{name}.json", gpu_row(name, 5.0, batch_size=32))
         assert result_of(tmp_path, "`trt` FP16 ahead of all others") == NOT_MEASURED
 
     def test_turns_as_the_script_writes_them(self, tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ class TestSpeed:
         }  # fmt: skip
         others = write_bench(
             tmp_path / "others.json",
-            gpu_row("torch", 8.0, 8.0, 8.0, **at_once),
-            gpu_row("baseline-cuda", 24.0, 24.0, 24.0, **at_once),
+            gpu_row("torch", 8.0, **at_once),
+            gpu_row("baseline-cuda", 24.0, **at_once),
         )
         script.main([str(tmp_path / "turns.json"), str(engine), str(others)])
         # 6 ms from ordinary memory, and 2 / 0.74 from pinned.
@@ -120,7 +120,7 @@ class TestSpeed:
     def test_clocks_and_cold_starts(self, tmp_path: Path) -> None:
         write_bench(
             tmp_path / "one.json",
-            gpu_row("trt", 1.0, 1.0, 1.0, energy=0.8),
+            gpu_row("trt", 1.0, energy=0.8),
             sensors=(sensor(1980, "power cap"),),
             cold_starts=(cold_start(on_gpu("trt"), device_memory_mib=512.0),),
         )
@@ -167,20 +167,19 @@ class TestDevice:
         assert "1×320×480" not in result_of(tmp_path, "FP16 from pinned memory to")
         assert "64×" not in result_of(tmp_path, "GPU memory of an FP16")
 
-    def test_an_engine_with_a_tournament_is_told_apart(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("changes", "shown"),
+        [({"tail": "tournament"}, "1×320×480: 0.100 ms"), ({"portable": "ampere+"}, NOT_MEASURED)],
+    )
+    def test_another_engine_is_no_answer_of_the_usual_one(
+        self, tmp_path: Path, changes: dict[str, str], shown: str
+    ) -> None:
         write_device(tmp_path / "early.json", device_row(1, 0.2))
-        runner = replace(on_gpu("trt"), tail="tournament")
-        write_device(tmp_path / "other.json", device_row(1, 0.1), runner=runner)
-        assert result_of(tmp_path, "FP16 alone on the GPU").startswith("1×320×480: 0.200 ms")
-        other = result_of(tmp_path, "the same with a tournament")
-        assert other.startswith("1×320×480: 0.100 ms")
-
-    def test_a_portable_engine_is_no_answer_of_the_usual_one(self, tmp_path: Path) -> None:
-        write_device(tmp_path / "usual.json", device_row(1, 0.2))
-        runner = replace(on_gpu("trt"), portable="ampere+")
+        runner = replace(on_gpu("trt"), **changes)
         write_device(tmp_path / "other.json", device_row(1, 0.1), runner=runner)
         (found,) = results_of(tmp_path, "FP16 alone on the GPU")
         assert found.startswith("1×320×480: 0.200 ms")
+        assert result_of(tmp_path, "the same with a tournament").startswith(shown)
 
     def test_a_shape_that_was_measured_anew_is_shown_as_it_is_now(self, tmp_path: Path) -> None:
         write_device(tmp_path / "old.json", device_row(1, 0.1), device_row(32, 2.0))
@@ -213,7 +212,7 @@ class TestDevice:
         leak = {"memory_in_use_mib_after": {"100": 1300, "1000": 1300}}
         write_device(tmp_path / "leak.json", leak=leak, runner=refused)
         write_device(tmp_path / "tier.json", device_row(32, 2.0), runner=fine, created=DAY_AFTER)
-        row = gpu_row("trt", 1.0, 1.0, 1.0)
+        row = gpu_row("trt", 1.0)
         batch = replace(row.runner, cuda_graphs=GraphCounts(0, 1))
         write_bench(tmp_path / "bench.json", replace(row, runner=batch))
         found = results_of(tmp_path, "CUDA graphs are recorded")

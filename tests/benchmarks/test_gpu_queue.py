@@ -24,7 +24,7 @@ def test_of_all_steps_the_first_that_can_run_runs(borrow: Borrow, tmp_path: Path
             false; echo never >> order
         then | done/after.ok | 0 | 9 | echo then >> order
         +owned | | 0 | 9 | echo owned >> order
-        """,
+        """
     )
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "deadline").write_text(str(int(time.time()) + 1000))
@@ -67,7 +67,7 @@ def test_a_step_that_hangs_ends_at_its_limit_with_all_that_it_began(borrow: Borr
         hangs | | 0 | 2 | sleep 600 & echo $! > pid; wait
         deaf | | 0 | 2 | trap '' TERM; echo $BASHPID > deaf-pid; while :; do sleep 0.2; done
         next | | 0 | 9 | echo next >> order
-        """,
+        """
     )
     machine.run()
     assert [step["exit_code"] for step in machine.steps()] == [124, 137, 0]
@@ -80,7 +80,7 @@ def test_what_a_step_leaves_behind_does_not_share_the_gpu_with_the_next(borrow: 
         """\
         leaves | | 0 | 9 | sleep 600 & echo $! > pid
         next | | 0 | 9 | [ "$(cut -d' ' -f3 "/proc/$(cat pid)/stat" || echo Z)" = Z ]
-        """,
+        """
     )
     machine.run()
     assert [step["exit_code"] for step in machine.steps()] == [0, 0]
@@ -92,7 +92,7 @@ def test_a_step_in_which_the_queue_was_killed_has_its_turn_again(borrow: Borrow)
         """\
         first | | 0 | 60 | echo first >> order
         cut | done/first | 0 | 60 | echo cut >> order; [ -e go ] || { echo $$ > pid; sleep 600; }
-        """,
+        """
     )
     machine.call("--start", "60", "--all-sent")
     wait_for(lambda: (machine.work / "pid").exists())
@@ -232,7 +232,7 @@ def test_the_deadline_is_kept(borrow: Borrow) -> None:
         """\
         endless | | 1 | 600 | sleep 600
         next | | 1 | 600 | echo next >> order
-        """,
+        """
     )
     machine.call("--start", "4")
     said, folder = machine.report("60")

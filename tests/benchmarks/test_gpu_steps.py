@@ -235,7 +235,7 @@ def test_what_the_host_has_a_part_in_is_timed_on_an_idle_machine() -> None:
     timed = {
         name: needs
         for name, (needs, command) in borrowed.items()
-        if "fcn_deploy bench" in command
+        if re.search("fcn_deploy bench|bench_(trt|others)", command)
         or ("device_tier.py" in command and not {"--alone", "--leak"} & set(command.split()))
     }
     assert len(timed) >= 12

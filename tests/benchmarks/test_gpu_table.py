@@ -44,30 +44,30 @@ def lines_of(folder: Path) -> list[list[str]]:
 
 def write_everything(folder: Path) -> None:
     """Write a result of everything that the table can show."""
-    both = [gpu_row("trt", 1.0, 1.1, 1.2), gpu_row("trt", 0.4, 0.4, 0.4, tier=scenarios.HOST)]
-    int8 = gpu_row("trt", 1.5, 1.5, 1.5, precision=Precision.INT8)
+    both = [gpu_row("trt", 1.0, 1.1, 1.2), gpu_row("trt", 0.4, tier=scenarios.HOST)]
+    int8 = gpu_row("trt", 1.5, precision=Precision.INT8)
     write_bench(folder / "bench-trt.json", *both, int8)
     write_bench(
         folder / "bench-others.json",
-        gpu_row("torch", 5.0, 5.0, 5.0),
-        gpu_row("torch-graphs", 2.0, 2.0, 2.0),
-        gpu_row("torch-compile", 4.0, 4.0, 4.0),
-        gpu_row("ort-cuda", 6.0, 6.0, 6.0),
-        gpu_row("baseline-cuda", 9.0, 9.0, 9.0),
+        gpu_row("torch", 5.0),
+        gpu_row("torch-graphs", 2.0),
+        gpu_row("torch-compile", 4.0),
+        gpu_row("ort-cuda", 6.0),
+        gpu_row("baseline-cuda", 9.0),
     )
     host = {**LARGE, "tier": scenarios.HOST}
     write_bench(
         folder / "offline.json",
-        gpu_row("trt", 4.0, 4.0, 4.0, **LARGE),
-        gpu_row("trt", 2.0, 2.0, 2.0, **host),
-        gpu_row("torch-compile", 16.0, 16.0, 16.0, **LARGE),
+        gpu_row("trt", 4.0, **LARGE),
+        gpu_row("trt", 2.0, **host),
+        gpu_row("torch-compile", 16.0, **LARGE),
     )
     engine = write_device(folder / "tier.json", device_row(1, 0.1), device_row(32, 2.0))
     others = write_bench(
         folder / "at-once.json",
-        gpu_row("torch", 12.0, 12.0, 12.0, **host),
-        gpu_row("torch-graphs", 9.0, 9.0, 9.0, **host),
-        gpu_row("baseline-cuda", 66.0, 66.0, 66.0, **host),
+        gpu_row("torch", 12.0, **host),
+        gpu_row("torch-graphs", 9.0, **host),
+        gpu_row("baseline-cuda", 66.0, **host),
     )
     load_script("turns").main([str(folder / "turns.json"), str(engine), str(others)])
     write_gate(folder / "gate.json", on_gpu("trt"))
@@ -75,7 +75,7 @@ def write_everything(folder: Path) -> None:
 
 
 def test_without_a_figure_of_trt_it_is_a_sentence(tmp_path: Path) -> None:
-    write_bench(tmp_path / "others.json", gpu_row("torch", 5.0, 5.0, 5.0))
+    write_bench(tmp_path / "others.json", gpu_row("torch", 5.0))
     write_gate(tmp_path / "gate.json", on_gpu("trt"))
     link = "[`gpu-checks.md`](gpu-checks.md)"
     assert table_of(tmp_path) == f"{NOTHING}; every check and its result: {link}."
@@ -112,9 +112,9 @@ def test_all_that_it_shows(tmp_path: Path) -> None:
 
 
 def test_invalid_rows_other_gpus_and_other_networks_are_not_shown(tmp_path: Path) -> None:
-    trt, torch = gpu_row("trt", 1.0, 1.0, 1.0), gpu_row("torch", 5.0, 5.0, 5.0)
+    trt, torch = gpu_row("trt", 1.0), gpu_row("torch", 5.0)
     write_bench(tmp_path / "trt.json", trt, created=DAY_AFTER)
-    invalid = gpu_row("ort-cuda", 0.1, 0.1, 0.1, loadgen=verdict("too short"))
+    invalid = gpu_row("ort-cuda", 0.1, loadgen=verdict("too short"))
     elsewhere = replace(torch, runner=on_gpu("torch", gpu=L4))
     other = replace(torch, runner=replace(torch.runner, checkpoint_digest="sha256:other"))
     cpu = replace(torch, runner=replace(torch.runner, device="cpu"))
@@ -125,8 +125,8 @@ def test_invalid_rows_other_gpus_and_other_networks_are_not_shown(tmp_path: Path
 
 
 def test_the_newest_row_of_a_case_is_shown(tmp_path: Path) -> None:
-    write_bench(tmp_path / "a.json", gpu_row("trt", 1.0, 1.0, 1.0), created=DAY_AFTER)
-    write_bench(tmp_path / "b.json", gpu_row("trt", 7.0, 7.0, 7.0))
+    write_bench(tmp_path / "a.json", gpu_row("trt", 1.0), created=DAY_AFTER)
+    write_bench(tmp_path / "b.json", gpu_row("trt", 7.0))
     assert lines_of(tmp_path)[1][1] == "1.00 [1.00–1.00]"
     assert "compare" not in table_of(tmp_path)  # one file
 
@@ -135,7 +135,7 @@ def write_tournament(folder: Path) -> None:
     """Write a newer result of each kind, of an engine whose argmax is a tournament."""
     runner = replace(on_gpu("trt"), tail="tournament")
     rows = [
-        replace(gpu_row("trt", ms, ms, ms, **more), runner=runner)
+        replace(gpu_row("trt", ms, **more), runner=runner)
         for ms, more in ((7.0, {}), (8.0, {**LARGE, "tier": scenarios.HOST}))
     ]
     write_bench(folder / "tournament.json", *rows, created=DAY_AFTER)

@@ -146,10 +146,7 @@ class TestUnavailable:
         with ExitStack() as stack:
             opened, left_out = contenders.open_peers(run, THREADS, stack)
         assert opened == []
-        assert left_out == [
-            "peer:lame: not installed",
-            "peer:broken: no such luck; try tomorrow",
-        ]
+        assert left_out == ["peer:lame: not installed", "peer:broken: no such luck; try tomorrow"]
 
 
 def test_agreement_is_over_all_pixels() -> None:

@@ -9,7 +9,6 @@ import pytest
 from fcn_deploy.core.files import read_json
 from fcn_deploy.core.spec import Precision
 from tests.benchmarks.gpu_scripts import load_script
-from tests.fake_cuda import FakeCuda
 from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
 
 
@@ -26,7 +25,7 @@ def machine(
     write_onnx(Path("model.onnx"))
     write_onnx(Path("model.fp16.onnx"), Precision.FP16)
     write_onnx(Path("model.odd.onnx"), node="Unheard")
-    return install(monkeypatch, request.param, FakeCuda())
+    return install(monkeypatch, request.param)
 
 
 def asked(script: ModuleType) -> dict[str, Any]:

@@ -7,11 +7,8 @@ from gpu_page.page import NOT_MEASURED, page
 from gpu_page.results import RTX_LOAD_SCHEMA, read_gpu_results
 
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.graph.onnx_file import OnnxFile
-from fcn_deploy.tensorrt.build import engine_from_onnx
 from tests.benchmarks.gpu_page_lines import DOCS, lines_of
 from tests.benchmarks.gpu_scripts import load_script
-from tests.fake_cuda import FakeCuda
 from tests.tensorrt_fixtures import install, write_onnx
 
 WHAT = "TensorRT for RTX on an RTX card"
@@ -29,11 +26,9 @@ def test_the_page_shows_the_file_as_it_was_written(
 ) -> None:
     script = load_script("rtx_engine")
     assert script.RTX_LOAD_SCHEMA == RTX_LOAD_SCHEMA
-    machine = install(monkeypatch, "rtx-1.7.1", FakeCuda())
+    machine = install(monkeypatch, "rtx-1.7.1")
     write_onnx(tmp_path / "fcn.onnx", Precision.FP16)
-    engine_from_onnx(
-        OnnxFile(tmp_path / "fcn.onnx"), name="fcn", product=machine.product, folder=tmp_path
-    )
+    machine.build(tmp_path / "fcn.onnx", folder=tmp_path)
     (plan,) = tmp_path.glob("*.plan")
     results = tmp_path / "results"
     results.mkdir()

@@ -7,13 +7,16 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcn_deploy.data.masks import mask_to_colour, voc_palette
+from fcn_deploy.core.errors import DataError
+from fcn_deploy.data.convert.convert import convert, read_annotations
+from fcn_deploy.data.masks import mask_to_colour, read_mask, voc_palette
 from tests.data.layouts import Masks, write_image, write_values
 
 NAMES = ("a", "b", "c", "d")
@@ -48,9 +51,9 @@ def flat(points: list[tuple[int, int]]) -> list[int]:
     return [one for point in points for one in point]
 
 
-def run_lengths(region: NDArray[np.bool_]) -> list[int]:
-    """Return COCO's counts: columns after one another, the first run is of noughts."""
-    line = region.ravel(order="F").astype(np.int8)
+def run_lengths(region: NDArray[np.bool_], order: Literal["F", "C"] = "F") -> list[int]:
+    """Return the counts of COCO, columns after one another, or of CVAT, rows: noughts first."""
+    line = region.ravel(order=order).astype(np.int8)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], line])))
     return np.diff(np.concatenate([[0], edges, [line.size]])).tolist()
 
@@ -210,13 +213,6 @@ def write_cvat(root: Path, masks: Masks) -> None:
     (lists / "default.txt").write_text("".join(f"{name}\n" for name in masks))
 
 
-def row_runs(region: NDArray[np.bool_]) -> list[int]:
-    """Return CVAT's run lengths: rows after one another, the first run is of noughts."""
-    line = region.ravel().astype(np.int8)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], line])))
-    return np.diff(np.concatenate([[0], edges, [line.size]])).tolist()
-
-
 def write_cvat_xml(root: Path, masks: Masks) -> None:
     """The first class as masks, the second as boxes, the others as polygons."""
     rows = ["<?xml version='1.0' encoding='utf-8'?>", "<annotations><version>1.1</version>"]
@@ -226,7 +222,7 @@ def write_cvat_xml(root: Path, masks: Masks) -> None:
         write_image(root / "images" / f"{name}.jpg", number)
         height, width = mask.shape
         rows.append(f'<image id="{number}" name="{name}.jpg" width="{width}" height="{height}">')
-        runs = ", ".join(map(str, row_runs(mask == 0)))
+        runs = ", ".join(map(str, run_lengths(mask == 0, "C")))
         rows.append(
             f'<mask label="{NAMES[0]}" rle="{runs}" left="0" top="0" width="{width}" '
             f'height="{height}" z_order="0"/>'
@@ -250,3 +246,28 @@ FORMATS: Mapping[str, Callable[[Path, Masks], None]] = {
     "yolo": write_yolo,
     "supervisely": write_supervisely,
 }
+
+
+def converted_mask(format_name: str, root: Path, target: Path) -> list[list[int]]:
+    """Convert annotations of one picture; return its mask."""
+    convert(read_annotations(format_name, root), target)
+    (path,) = (target / "masks").rglob("*.png")
+    return read_mask(path, voc_palette(4)).tolist()
+
+
+def assert_written(target: Path, masks: Masks) -> None:
+    """The converted folder holds these masks."""
+    for name, mask in masks.items():
+        path = target / "masks" / f"{name}.png"
+        np.testing.assert_array_equal(read_mask(path, voc_palette(4)), mask)
+
+
+def refusal(format_name: str, root: Path, target: Path) -> str:
+    """Return the line that the conversion is refused with; nothing is left."""
+    with pytest.raises(DataError) as caught:
+        convert(read_annotations(format_name, root), target)
+    assert caught.value.exit_code == 2
+    assert caught.value.repair
+    assert [path.name for path in target.parent.iterdir() if target.name in path.name] == []
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)

@@ -1,5 +1,7 @@
 """A small picture, and files that hold it."""
 
+import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -31,3 +33,16 @@ WHOLE = {
         "GIF": Image.fromarray(picture()).quantize(),
     }.items()
 }
+
+
+def png_of(header: tuple[int, int, int, int], pixels: bytes) -> bytes:
+    """Return a PNG of (width, height, bits, colour type), whatever its pixels are."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", *header, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    )

@@ -15,21 +15,10 @@ from fcn_deploy.data.masks import voc_palette, write_mask
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
 from tests.command_line import FcnDeploy
 from tests.conftest import WriteVocFolder
+from tests.data.voc_files import image_of, list_of, mask_of
 
 CAMVID = Path(__file__).parents[3] / "shared" / "camvid"
 Plant = Callable[[Path], None]
-
-
-def image_of(root: Path, name: str) -> Path:
-    return next((root / "JPEGImages").glob(f"{name}.*"))
-
-
-def mask_of(root: Path, name: str) -> Path:
-    return root / "SegmentationClass" / f"{name}.png"
-
-
-def list_of(root: Path, split: str) -> Path:
-    return root / "ImageSets" / "Segmentation" / f"{split}.txt"
 
 
 def first_names(root: Path, count: int) -> list[str]:

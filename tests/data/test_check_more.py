@@ -55,9 +55,7 @@ def test_flat_images_of_other_brightness_are_not_alike() -> None:
     assert near_duplicates({}, {"b": Fingerprint.of(light)}) == ()
 
 
-def test_check_notes_near_duplicates_and_not_equal_pixels_twice(
-    voc_folder: WriteVocFolder,
-) -> None:
+def test_check_notes_near_duplicates_and_not_equal_pixels_twice(voc_folder: WriteVocFolder) -> None:
     root = voc_folder(size=(96, 128))
     for seed, name in enumerate(["train_0", "train_1", "train_2", "val_0", "val_1"]):
         Image.fromarray(photograph(seed)).save(image_of(root, name), quality=95)

@@ -1,7 +1,6 @@
 """Annotations of each format become the masks that they were made of, or one clear line."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,18 @@ from fcn_deploy.data.masks import read_mask, voc_palette
 from fcn_deploy.data.sources import open_dataset
 from tests.command_line import FcnDeploy
 from tests.data import annotation_files
-from tests.data.annotation_files import FORMATS, NAMES, packed_brush
+from tests.data.annotation_files import (
+    FORMATS,
+    NAMES,
+    assert_written,
+    converted_mask,
+    packed_brush,
+    refusal,
+)
 from tests.data.layouts import SIZE, small_masks, write_image
 
 #: pycocotools and numpy 2 disagree on a keyword.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-OneLine = Callable[[DataError], str]
 
 
 def made(tmp_path: Path, format_name: str) -> Path:
@@ -66,9 +71,7 @@ def test_there_and_back_the_masks_are_the_same(
 def test_run_lengths_of_coco(tmp_path: Path) -> None:
     annotation_files.write_coco(tmp_path / "s", small_masks(), packed=True)
     convert(read_annotations("coco", tmp_path / "s"), tmp_path / "new", "void")
-    for name, mask in small_masks().items():
-        path = tmp_path / "new" / "masks" / f"{name}.png"
-        np.testing.assert_array_equal(read_mask(path, voc_palette(4)), mask)
+    assert_written(tmp_path / "new", small_masks())
 
 
 # -- what lies on top, and what nobody has drawn ----------------------------------------
@@ -90,12 +93,6 @@ def square(left: int, top: int, side: int) -> list[list[int]]:
     return [annotation_files.flat(annotation_files.corners((left, top, left + side, top + side)))]
 
 
-def mask_of(root: Path, tmp_path: Path, format_name: str = "coco") -> list[list[int]]:
-    convert(read_annotations(format_name, root), tmp_path / "new")
-    (path,) = (tmp_path / "new" / "masks").rglob("*.png")
-    return read_mask(path, voc_palette(4)).tolist()
-
-
 def test_of_coco_smaller_regions_lie_on_top_and_crowds_below(tmp_path: Path) -> None:
     root = coco(
         tmp_path / "s",
@@ -105,7 +102,7 @@ def test_of_coco_smaller_regions_lie_on_top_and_crowds_below(tmp_path: Path) -> 
             {"segmentation": {"size": [*SIZE], "counts": [0, 6, 42]}, "iscrowd": 1},
         ],
     )
-    mask = mask_of(root, tmp_path)
+    mask = converted_mask("coco", root, tmp_path / "new")
     assert [row[:3] for row in mask[:3]] == [[2, 2, 0], [2, 1, 0], [1, 0, 0]]
 
 
@@ -119,7 +116,7 @@ def test_of_labelme_later_shapes_lie_on_top(tmp_path: Path) -> None:
         {"label": "b", "shape_type": "circle", "points": [[6, 4], [6, 5]]},
     ]
     (root / "a.json").write_text(json.dumps({"imagePath": "..\\s\\a.jpg", "shapes": shapes}))
-    mask = mask_of(root, tmp_path, "labelme")
+    mask = converted_mask("labelme", root, tmp_path / "new")
     assert [row[:5] for row in mask[:3]] == [[2, 2, 2, 2, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
     assert mask[4][6] == mask[3][5] == 2
 
@@ -142,7 +139,7 @@ def test_void_labels_are_no_class(tmp_path: Path) -> None:
         {"label": "b", "points": [[4, 0], [8, 0], [8, 6], [4, 6]]},
     ]
     (root / "a.json").write_text(json.dumps({"imagePath": "a.jpg", "shapes": shapes}))
-    assert mask_of(root, tmp_path, "labelme")[0] == [255, 255, 0, 0, 1, 1, 1, 1]
+    assert converted_mask("labelme", root, tmp_path / "new")[0] == [255, 255, 0, 0, 1, 1, 1, 1]
 
 
 def test_holes_of_supervisely(tmp_path: Path) -> None:
@@ -208,43 +205,34 @@ def test_lists_of_coco_are_those_of_its_files(tmp_path: Path) -> None:
 # -- what is refused ------------------------------------------------------------------------------
 
 
-def refused(tmp_path: Path, one_line: OneLine, format_name: str, root: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        convert(read_annotations(format_name, root), tmp_path / "new")
-    assert caught.value.exit_code == 2
-    assert caught.value.repair
-    assert [path.name for path in tmp_path.iterdir() if "new" in path.name] == []
-    return one_line(caught.value)
-
-
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_folder_of_something_else(tmp_path: Path, one_line: OneLine, format_name: str) -> None:
+def test_a_folder_of_something_else(tmp_path: Path, format_name: str) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "a.json").write_text('{"a": 1}')
-    assert str(tmp_path / "s") in refused(tmp_path, one_line, format_name, tmp_path / "s")
-    assert "no such file" in refused(tmp_path, one_line, format_name, tmp_path / "t")
+    assert str(tmp_path / "s") in refusal(format_name, tmp_path / "s", tmp_path / "new")
+    assert "no such file" in refusal(format_name, tmp_path / "t", tmp_path / "new")
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_missing_image(tmp_path: Path, one_line: OneLine, format_name: str) -> None:
+def test_a_missing_image(tmp_path: Path, format_name: str) -> None:
     root = made(tmp_path, format_name)
     for path in root.rglob("a3.jpg"):
         path.unlink()
     if format_name == "yolo":  # it lists images, not labels
         assert len([*read_annotations("yolo", root).pictures()]) == 9
         return
-    assert "a3" in refused(tmp_path, one_line, format_name, root)
+    assert "a3" in refusal(format_name, root, tmp_path / "new")
 
 
 @pytest.mark.parametrize("format_name", ["coco", "labelme", "label-studio", "supervisely"])
-def test_an_image_of_another_size(tmp_path: Path, one_line: OneLine, format_name: str) -> None:
+def test_an_image_of_another_size(tmp_path: Path, format_name: str) -> None:
     root = made(tmp_path, format_name)
     for path in root.rglob("*.json"):
         text = path.read_text()
         for word in ("height", "imageHeight", "original_height"):
             text = text.replace(f'"{word}": {SIZE[0]}', f'"{word}": 99')
         path.write_text(text)
-    assert "6×8, but was annotated at 99×8" in refused(tmp_path, one_line, format_name, root)
+    assert "6×8, but was annotated at 99×8" in refusal(format_name, root, tmp_path / "new")
 
 
 @pytest.mark.parametrize(
@@ -257,10 +245,10 @@ def test_an_image_of_another_size(tmp_path: Path, one_line: OneLine, format_name
     ],
 )
 def test_damaged_annotations_of_coco(
-    tmp_path: Path, one_line: OneLine, annotation: dict[str, Any], words: str
+    tmp_path: Path, annotation: dict[str, Any], words: str
 ) -> None:
     root = coco(tmp_path / "s", [annotation])
-    text = refused(tmp_path, one_line, "coco", root)
+    text = refusal("coco", root, tmp_path / "new")
     assert words in text
     assert str(root / "a.json") in text
 
@@ -275,10 +263,10 @@ def test_damaged_annotations_of_coco(
         ("road 0 0 1 0 1 1", "is not as its format has it"),
     ],
 )
-def test_damaged_labels_of_yolo(tmp_path: Path, one_line: OneLine, line: str, words: str) -> None:
+def test_damaged_labels_of_yolo(tmp_path: Path, line: str, words: str) -> None:
     root = made(tmp_path, "yolo")
     (root / "labels" / "a0.txt").write_text(line + "\n")
-    assert words in refused(tmp_path, one_line, "yolo", root)
+    assert words in refusal("yolo", root, tmp_path / "new")
 
 
 def test_one_label_without_background_is_refused(tmp_path: Path) -> None:

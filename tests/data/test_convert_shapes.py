@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,18 @@ from PIL import Image
 
 pytest.importorskip("pycocotools", reason="polygons need the extra [convert]")
 
-from fcn_deploy.core.errors import DataError
 from fcn_deploy.data.convert.convert import convert, read_annotations
 from fcn_deploy.data.masks import read_mask, voc_palette
-from tests.data.annotation_files import NAMES, write_cvat_xml
+from tests.data.annotation_files import (
+    NAMES,
+    assert_written,
+    converted_mask,
+    refusal,
+    write_cvat_xml,
+)
 from tests.data.layouts import SIZE, small_masks, write_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-OneLine = Callable[[DataError], str]
 
 
 def cvat(root: Path, shapes: str, size: tuple[int, int] = SIZE, before: str = "") -> Path:
@@ -33,21 +36,13 @@ def cvat(root: Path, shapes: str, size: tuple[int, int] = SIZE, before: str = ""
     return root
 
 
-def mask_of(format_name: str, root: Path, tmp_path: Path) -> list[list[int]]:
-    convert(read_annotations(format_name, root), tmp_path / "new")
-    (path,) = (tmp_path / "new" / "masks").rglob("*.png")
-    return read_mask(path, voc_palette(3)).tolist()
-
-
 @pytest.mark.parametrize("named", ["folder", "file"])
 def test_there_and_back_by_cvats_xml_the_masks_are_the_same(tmp_path: Path, named: str) -> None:
     write_cvat_xml(tmp_path / "s", small_masks())
     source = tmp_path / "s" if named == "folder" else tmp_path / "s" / "annotations.xml"
     done = convert(read_annotations("cvat", source), tmp_path / "new", "void")
     assert done.class_names == NAMES
-    for name, mask in small_masks().items():
-        path = tmp_path / "new" / "masks" / f"{name}.png"
-        np.testing.assert_array_equal(read_mask(path, voc_palette(4)), mask)
+    assert_written(tmp_path / "new", small_masks())
 
 
 def test_of_cvats_xml_the_larger_z_order_lies_on_top(tmp_path: Path) -> None:
@@ -59,7 +54,7 @@ def test_of_cvats_xml_the_larger_z_order_lies_on_top(tmp_path: Path) -> None:
         '<mask label="c" rle="1, 2, 1" left="6" top="4" width="2" height="2" z_order="1"/>'
         '<ellipse label="b" cx="6" cy="1" rx="1.2" ry="1.2"/>',
     )
-    mask = np.array(mask_of("cvat", root, tmp_path))
+    mask = np.array(converted_mask("cvat", root, tmp_path / "new"))
     assert mask[:2, :2].tolist() == [[2, 2], [2, 2]]
     assert mask[2:4, :4].tolist() == [[1] * 4] * 2
     assert mask[4:, 6:].tolist() == [[0, 2], [2, 0]]
@@ -70,7 +65,7 @@ def test_of_cvats_xml_the_larger_z_order_lies_on_top(tmp_path: Path) -> None:
 def test_rectangles_may_be_rotated(tmp_path: Path) -> None:
     # A quarter turn: around its middle in CVAT, around its corner in Label Studio.
     box = '<box label="b" xtl="2" ytl="2" xbr="6" ybr="4" rotation="90"/>'
-    found = mask_of("cvat", cvat(tmp_path / "s", box), tmp_path)
+    found = converted_mask("cvat", cvat(tmp_path / "s", box), tmp_path / "new")
     expected = np.zeros(SIZE, int)
     expected[1:5, 3:5] = 1
     assert found == expected.tolist()
@@ -84,14 +79,8 @@ def test_rectangles_may_be_rotated(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     expected = np.zeros(SIZE, int)
     expected[0:3, 2:4] = 1
-    assert mask_of("label-studio", tmp_path / "t", tmp_path / "other") == expected.tolist()
-
-
-def refused(tmp_path: Path, one_line: OneLine, format_name: str, root: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        convert(read_annotations(format_name, root), tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-    return one_line(caught.value)
+    found = converted_mask("label-studio", tmp_path / "t", tmp_path / "other" / "new")
+    assert found == expected.tolist()
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]>'
@@ -110,22 +99,20 @@ BOMB = '<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]>'
         ('<box label="b" xtl="0" ytl="0" xbr="a" ybr="1"/>', "", "could not convert"),
     ],
 )
-def test_damaged_xml_is_one_line(
-    tmp_path: Path, one_line: OneLine, shapes: str, before: str, words: str
-) -> None:
+def test_damaged_xml_is_one_line(tmp_path: Path, shapes: str, before: str, words: str) -> None:
     root = cvat(tmp_path / "s", shapes, before=before)
-    text = refused(tmp_path, one_line, "cvat", root)
+    text = refusal("cvat", root, tmp_path / "new")
     assert words in text
     assert str(root / "annotations.xml") in text
 
 
-def test_videos_and_other_sizes_are_refused(tmp_path: Path, one_line: OneLine) -> None:
+def test_videos_and_other_sizes_are_refused(tmp_path: Path) -> None:
     root = cvat(tmp_path / "s", "", (99, 8))
-    assert "6×8, but was annotated at 99×8" in refused(tmp_path, one_line, "cvat", root)
+    assert "6×8, but was annotated at 99×8" in refusal("cvat", root, tmp_path / "new")
     (root / "annotations.xml").write_text("<annotations><track/></annotations>")
-    assert "tracks of a video" in refused(tmp_path, one_line, "cvat", root)
+    assert "tracks of a video" in refusal("cvat", root, tmp_path / "new")
     (root / "annotations.xml").write_text("<html/>")
-    assert "begins with <html>" in refused(tmp_path, one_line, "cvat", root)
+    assert "begins with <html>" in refusal("cvat", root, tmp_path / "new")
 
 
 def labelme(root: Path, data: str | None) -> Path:
@@ -157,9 +144,9 @@ def test_a_picture_that_only_labelmes_file_holds_is_written(tmp_path: Path) -> N
     ],
 )
 def test_a_picture_that_nobody_holds_is_refused(
-    tmp_path: Path, one_line: OneLine, data: str | None, words: str
+    tmp_path: Path, data: str | None, words: str
 ) -> None:
     root = labelme(tmp_path / "s", data)
-    text = refused(tmp_path, one_line, "labelme", root)
+    text = refusal("labelme", root, tmp_path / "new")
     assert words in text
     assert str(root / "a.json") in text

@@ -91,7 +91,7 @@ def test_the_suffix_of_a_mask_may_be_in_any_case(voc_folder: WriteVocFolder, suf
     assert open_dataset(root, "train").mask(0).shape == (48, 64)
 
 
-@pytest.mark.parametrize("suffix", [".webp", ".bmp", ".TIF", ".Jpg"])
+@pytest.mark.parametrize("suffix", [".png", ".jpeg", ".JPG", ".webp", ".bmp", ".TIF", ".Jpg"])
 def test_images_may_have_any_suffix_that_predict_takes(
     voc_folder: WriteVocFolder, suffix: str
 ) -> None:
@@ -101,6 +101,7 @@ def test_images_may_have_any_suffix_that_predict_takes(
     path.unlink()
     image.save(path.with_suffix(suffix))
     assert find_image(root, "train_0", "train") == path.with_suffix(suffix)
+    assert open_dataset(root, "train")[0].image.shape == (48, 64, 3)
 
 
 def test_a_mask_of_another_format_is_named(voc_folder: WriteVocFolder) -> None:

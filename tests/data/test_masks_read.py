@@ -1,7 +1,5 @@
 """Every form a mask may be stored in gives its indices, or one error that names the file."""
 
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from PIL import Image
 
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.data.masks import colour_table, mask_to_colour, read_mask
+from tests.data.pictures import png_of
 from tests.data.small_masks import MASK, VOC
 
 OneLine = Callable[[Exception], str]
@@ -21,6 +20,15 @@ def as_palette_png(mask: NDArray[np.uint8]) -> Image.Image:
     image = Image.fromarray(mask)
     image.putpalette(colour_table(VOC).tobytes())
     return image
+
+
+def refused(path: Path, match: str, one_line: OneLine) -> str:
+    """Read a mask; return the text of the DataError that must come."""
+    with pytest.raises(DataError, match=match) as caught:
+        read_mask(path, VOC)
+    assert caught.value.repair
+    assert str(path) in one_line(caught.value)
+    return one_line(caught.value)
 
 
 STORED = {
@@ -48,15 +56,8 @@ def test_grey_pngs_of_fewer_bits_keep_their_indices(tmp_path: Path, bits: int) -
     values = list(range(8 // bits))
     packed = sum(value << (8 - bits * (i + 1)) for i, value in enumerate(values))
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + check
-
-    header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
-    pixels = zlib.compress(bytes([0, packed]))
-    (tmp_path / "mask.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    )
+    png = png_of((len(values), 1, bits, 0), bytes([0, packed]))
+    (tmp_path / "mask.png").write_bytes(png)
     assert read_mask(tmp_path / "mask.png", VOC).tolist() == [values]
 
 
@@ -90,11 +91,7 @@ def test_a_mask_of_void_alone_is_read(tmp_path: Path) -> None:
 def test_a_value_beyond_the_classes(tmp_path: Path, form: str, one_line: OneLine) -> None:
     path = tmp_path / "mask.png"
     STORED[form](np.array([[0, 21], [255, 3]], np.uint8)).save(path)
-    with pytest.raises(DataError) as caught:
-        read_mask(path, VOC)
-    text = one_line(caught.value)
-    assert str(path) in text
-    assert "class 21" in text
+    text = refused(path, "class 21", one_line)
     assert "21 classes" in text
     assert "classes.txt" in text
 
@@ -102,10 +99,7 @@ def test_a_value_beyond_the_classes(tmp_path: Path, form: str, one_line: OneLine
 def test_a_sixteen_bit_value_that_is_no_index(tmp_path: Path, one_line: OneLine) -> None:
     path = tmp_path / "mask.png"
     Image.fromarray(np.array([[0, 1000]], np.uint16)).save(path)
-    with pytest.raises(DataError, match="1000") as caught:
-        read_mask(path, VOC)
-    assert str(path) in one_line(caught.value)
-    assert caught.value.repair
+    refused(path, "1000", one_line)
 
 
 def test_a_negative_value_is_named(tmp_path: Path) -> None:
@@ -118,16 +112,11 @@ def test_a_negative_value_is_named(tmp_path: Path) -> None:
 def test_an_unknown_colour_in_a_file(tmp_path: Path, one_line: OneLine) -> None:
     path = tmp_path / "mask.jpg"
     Image.fromarray(mask_to_colour(MASK, VOC).repeat(8, 0).repeat(8, 1)).save(path, quality=60)
-    with pytest.raises(DataError, match="is no class") as caught:
-        read_mask(path, VOC)
-    assert str(path) in one_line(caught.value)
-    assert "PNG" in one_line(caught.value)
+    assert "PNG" in refused(path, "is no class", one_line)
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture"])
 def test_a_mask_that_is_no_picture(tmp_path: Path, content: bytes, one_line: OneLine) -> None:
     path = tmp_path / "mask.png"
     path.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        read_mask(path, VOC)
-    assert str(path) in one_line(caught.value)
+    refused(path, "mask", one_line)

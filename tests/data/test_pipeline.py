@@ -61,9 +61,7 @@ def test_a_slow_picture_holds_its_place(read_by: Callable[[Read], None]) -> None
         assert [p.place for p in decoded_ahead(files(4), pool, 4)] == [0, 1, 2, 3]
 
 
-def test_what_cannot_be_read_is_delivered_where_it_stands(
-    read_by: Callable[[Read], None],
-) -> None:
+def test_what_cannot_be_read_is_delivered_where_it_stands(read_by: Callable[[Read], None]) -> None:
     def read(path: Path) -> NDArray[np.uint8]:
         if int(path.stem) % 3 == 1:
             raise ImageError(f"{path} is not a picture")

@@ -16,11 +16,7 @@ from fcn_deploy.core.errors import BackendError, OnnxFileError
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.spec import SPEC_KEY, ModelSpec, Precision
 from fcn_deploy.graph.logits import with_logits
-from fcn_deploy.graph.onnx_file import (
-    CHECKPOINT_DIGEST_KEY,
-    PRECISION_KEY,
-    OnnxFile,
-)
+from fcn_deploy.graph.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, OnnxFile
 from tests.file_reads import counted_reads
 
 OneLine = Callable[[Exception], str]
@@ -54,11 +50,7 @@ def small_graph(*, argmaxes: int = 1, properties: dict[str, str] | None = None) 
 
 
 def properties_of(spec: ModelSpec) -> dict[str, str]:
-    return {
-        SPEC_KEY: spec.to_json(),
-        PRECISION_KEY: "fp16",
-        CHECKPOINT_DIGEST_KEY: "sha256:1234",
-    }
+    return {SPEC_KEY: spec.to_json(), PRECISION_KEY: "fp16", CHECKPOINT_DIGEST_KEY: "sha256:1234"}
 
 
 def write(path: Path, model: onnx.ModelProto) -> Path:
@@ -219,11 +211,7 @@ def test_metadata_that_cannot_be_read(
 def test_a_file_with_external_weights(tmp_path: Path, one_line: OneLine) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(
-        small_graph(),
-        path,
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=0,
+        small_graph(), path, save_as_external_data=True, location="weights.bin", size_threshold=0
     )
     refusal = "keeps its weights in another file; give a file that `fcn-deploy export` wrote"
     assert refusal in refused(path, one_line)  # whatever lies there: a file of ours is whole

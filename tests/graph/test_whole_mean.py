@@ -124,9 +124,7 @@ def test_half_holds_every_difference_from_a_mean_in_eighths(
     assert np.abs(centred - exact).max() <= 1 / 16 + 1e-5
 
 
-def test_the_mean_as_it_is_moves_pixels_by_the_same_amount(
-    weights: tuple[Floats, Floats],
-) -> None:
+def test_the_mean_as_it_is_moves_pixels_by_the_same_amount(weights: tuple[Floats, Floats]) -> None:
     """What the rewriting is for: between two powers of two this rounding is no noise."""
     _, centred = ran(normalising(MEAN, *weights), every_pixel())
     red = centred[0, 0]

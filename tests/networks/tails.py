@@ -2,12 +2,12 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from fcn_deploy.networks.fcn import UpsamplingNetwork
 from fcn_deploy.networks.upsampling import bilinear_kernel
+from tests.onnx_outputs import outputs_of
 
 #: Classes of the network that is exported.
 CLASSES = 21
@@ -49,8 +49,10 @@ def pictures(*shape: int) -> np.ndarray:
 
 
 def run(model: onnx.ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"image": images}), strict=True))
+    return outputs_of(model, image=images)
+
+
+def whole_numbers(*shape: int, seed: int, largest: int = 8) -> Tensor:
+    """Sums of their products are exact in float32, in any order."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-largest, largest + 1, shape, generator=generator).float()

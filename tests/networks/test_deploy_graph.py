@@ -14,16 +14,7 @@ from fcn_deploy.core.spec import OUTPUT_NAMES, ModelSpec, Precision
 from fcn_deploy.data.images import read_image
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.data.scenes.render import draw_scene
-from fcn_deploy.networks.architectures import build_model
 from fcn_deploy.networks.deploy_graph import DeployModel, Normalise
-
-
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    """ResNet-18 and 21 classes, random, in evaluation mode."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_model("fcn32s-resnet18", 21).eval()
 
 
 class Given(nn.Module):

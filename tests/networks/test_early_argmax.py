@@ -17,7 +17,7 @@ from fcn_deploy.core.spec import OUTPUT_NAMES
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.networks.tails import EarlyArgmax, LateArgmax
 from fcn_deploy.networks.upsampling import bilinear_kernel
-from tests.networks.tails import ROUNDING, noise, upsampling
+from tests.networks.tails import ROUNDING, noise, upsampling, whole_numbers
 
 #: Pictures of 1×1 to 70×70, the sizes that all rewritten tails are tried on.
 LARGEST = 70
@@ -26,12 +26,6 @@ CASES = [
     (2, 8), (2, 32), (21, 8), (21, 16), (21, 32), (150, 8),
     pytest.param(150, 16, marks=pytest.mark.slow),
 ]  # fmt: skip
-
-
-def whole_numbers(*shape: int, seed: int, largest: int = 8) -> Tensor:
-    """Sums of their products are exact in float32, in any order."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-largest, largest + 1, shape, generator=generator).float()
 
 
 def weight_of(kind: str, classes: int, stride: int) -> Tensor:

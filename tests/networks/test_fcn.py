@@ -13,14 +13,6 @@ from torch.nn import functional as F
 from fcn_deploy.networks.architectures import build_model
 
 
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    """ResNet-18 and 21 classes, random, in evaluation mode."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_model("fcn32s-resnet18", 21).eval()
-
-
 def test_the_networks_upsampling_starts_as_bilinear_interpolation(network: nn.Module) -> None:
     upsample = network.get_submodule("upsample")
     scores = torch.randn(1, 21, 4, 5, generator=torch.Generator().manual_seed(0))

@@ -17,11 +17,12 @@ from fcn_deploy.networks.torchvision_weights import PUBLISHED, import_published
 from fcn_deploy.runners.base import open_runner
 from tests.command_line import FcnDeploy
 
+Theirs = tuple[torch.nn.Module, Path]
 RESNET50 = PUBLISHED["torchvision:fcn_resnet50"]
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Theirs:
     """torchvision's network as it is published, but for its weights, which are random."""
     torch.manual_seed(0)
     network = torchvision.models.segmentation.fcn_resnet50(
@@ -33,7 +34,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, P
 
 
 def test_an_imported_network_gives_torchvisions_masks(
-    theirs: tuple[torch.nn.Module, Path], fcn_deploy: FcnDeploy, tmp_path: Path
+    theirs: Theirs, fcn_deploy: FcnDeploy, tmp_path: Path
 ) -> None:
     network, path = theirs
     words = ("import", "torchvision:fcn_resnet50", "--weights", path, "--out", tmp_path / "run")
@@ -60,9 +61,7 @@ def test_an_imported_network_gives_torchvisions_masks(
     assert "--overwrite" in again.err
 
 
-def test_a_file_of_another_network_is_refused(
-    theirs: tuple[torch.nn.Module, Path], tmp_path: Path
-) -> None:
+def test_a_file_of_another_network_is_refused(theirs: Theirs, tmp_path: Path) -> None:
     with pytest.raises(ArchitectureError, match="holds no fcn_resnet101"):
         import_published(
             PUBLISHED["torchvision:fcn_resnet101"], theirs[1], tmp_path / "model.safetensors"
@@ -76,7 +75,7 @@ def test_a_file_of_another_network_is_refused(
 
 
 def test_weights_of_other_classes_are_counted(
-    theirs: tuple[torch.nn.Module, Path], tmp_path: Path, one_line: Callable[[Exception], str]
+    theirs: Theirs, tmp_path: Path, one_line: Callable[[Exception], str]
 ) -> None:
     tensors = torch.load(theirs[1], weights_only=True)
     for name in ("classifier.4.weight", "classifier.4.bias"):
@@ -94,7 +93,7 @@ def test_weights_of_other_classes_are_counted(
 
 
 def test_a_file_of_torchvisions_training_script_is_unwrapped(
-    theirs: tuple[torch.nn.Module, Path], tmp_path: Path, fcn_deploy: FcnDeploy
+    theirs: Theirs, tmp_path: Path, fcn_deploy: FcnDeploy
 ) -> None:
     tensors = {f"module.{n}": t for n, t in torch.load(theirs[1], weights_only=True).items()}
     script = argparse.Namespace(dataset="coco", data_path="/datasets01/COCO", lr=0.01)
@@ -110,9 +109,7 @@ def test_a_file_of_torchvisions_training_script_is_unwrapped(
     assert torch.equal(loaded.model.get_parameter("classifier.4.weight"), expected)
 
 
-def test_the_words_say_what_a_foreign_file_is(
-    theirs: tuple[torch.nn.Module, Path], tmp_path: Path
-) -> None:
+def test_the_words_say_what_a_foreign_file_is(theirs: Theirs, tmp_path: Path) -> None:
     target = tmp_path / "model.safetensors"
     with pytest.raises(ArchitectureError, match="its body is a resnet50"):
         import_published(PUBLISHED["torchvision:fcn_resnet101"], theirs[1], target)

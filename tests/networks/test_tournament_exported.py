@@ -13,17 +13,12 @@ from fcn_deploy.core.spec import OUTPUT_NAMES, ModelSpec, Precision, Tail
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.export.exporter import deploy_graph, fp16_graph
 from fcn_deploy.networks.deploy_graph import DeployGraph, DeployModel
-from tests.networks.tails import StridedScores
+from tests.networks.tails import StridedScores, whole_numbers
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_once")]
 
 #: Sizes of 1×1 to 70×70.
 LARGEST = 70
-
-
-def whole_numbers(*shape: int, largest: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-largest, largest + 1, shape, generator=generator).float()
 
 
 def network_of(classes: int, stride: int, spec: ModelSpec) -> tuple[StridedScores, ModelSpec]:

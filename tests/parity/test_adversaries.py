@@ -146,8 +146,7 @@ def test_logits_that_depend_on_the_place(network: SmallNetwork) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "lower"),
-    [(Precision.FP16, 0.5), (Precision.BF16, 0.5), (Precision.INT8, 3.0)],
+    ("precision", "lower"), [(Precision.FP16, 0.5), (Precision.BF16, 0.5), (Precision.INT8, 3.0)]
 )
 def test_a_class_that_loses_most_of_its_pixels(
     precision: Precision, lower: float, network: SmallNetwork

@@ -168,8 +168,7 @@ BUGS = {
         f"the candidate's masks lie 1.5 px up and 1.5 px to the left: {ALIGNED_OTHERWISE}",
     ),
     "two classes exchanged": Bug(
-        {"bug": reordered(0, RING, DISC)},
-        f"classes {NAMES[DISC]} and {NAMES[RING]} are exchanged",
+        {"bug": reordered(0, RING, DISC)}, f"classes {NAMES[DISC]} and {NAMES[RING]} are exchanged"
     ),
     "three classes permuted": Bug(
         {"bug": reordered(0, RING, BOX, DISC)},

@@ -138,10 +138,7 @@ def other_pictures() -> Pictures:
 
 
 def test_other_pictures_checkpoints_and_references_are_refused(
-    pair: tuple[Path, Path],
-    tmp_path: Path,
-    one_line: OneLine,
-    monkeypatch: pytest.MonkeyPatch,
+    pair: tuple[Path, Path], tmp_path: Path, one_line: OneLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference, candidate = map(read_recording, pair)
 
@@ -195,10 +192,7 @@ def _escape(file: str) -> Callable[[dict[str, Any]], object]:
     ],
 )
 def test_damaged_json(
-    edit: Callable[[dict[str, Any]], object],
-    said: str,
-    pair: tuple[Path, Path],
-    one_line: OneLine,
+    edit: Callable[[dict[str, Any]], object], said: str, pair: tuple[Path, Path], one_line: OneLine
 ) -> None:
     change(pair[0], edit)
     with pytest.raises(ArtifactError) as caught:

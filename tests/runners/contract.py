@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, ImageError, InputError
+from fcn_deploy.core.run import Run
 from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.results.runner import ARITHMETICS, COMPUTE, COPY_IN
 from fcn_deploy.runners.base import Outputs, Runner
@@ -21,12 +22,37 @@ def pictures(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.u
     return generator.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
+def assert_masks_agree(
+    reference: Runner, candidate: Runner, images: NDArray[np.uint8], *, least: float, most: float
+) -> None:
+    """Masks are equal where an error of logits cannot have flipped them.
+
+    Args:
+        reference: gives logits.
+        candidate: gives logits.
+        images: what both compute.
+        least, most: between which the largest error lies, of the largest logit.
+    """
+    expected, given = reference.run(images), candidate.run(images)
+    assert expected.logits is not None
+    assert given.logits is not None
+    error = np.abs(expected.logits - given.logits).max()
+    assert least <= error / np.abs(expected.logits).max() < most
+    decided = margin_of(expected.logits) > 2 * error
+    assert decided.any()
+    np.testing.assert_array_equal(expected.logits.argmax(1)[decided], given.mask[decided])
+
+
 class StreamContract(ABC):
     """What every stream promises of the batch that fails."""
 
+    @pytest.fixture(autouse=True)
+    def _run(self, tiny_run: Run) -> None:
+        self.run_directory = tiny_run
+
     @abstractmethod
     def open(self, outputs: tuple[str, ...]) -> Runner:
-        """Open the runner under test."""
+        """Open the runner under test for ``run_directory``."""
 
     def fail_at(self, width: int, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let computing pictures of that width fail from now on."""

@@ -64,7 +64,7 @@ class SessionSaidToBeOnTheGpu:
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU whose plain export is computed by the CPU."""
-    install(monkeypatch, "11.4.0", FakeCuda())
+    install(monkeypatch, "11.4.0")
     fake = baseline.baseline_backend("baseline-cuda", "cuda", lambda: None, SessionSaidToBeOnTheGpu)
     monkeypatch.setattr(baseline, "CUDA", fake)
 

@@ -29,10 +29,6 @@ from tests.small_network import SMALL_SPEC, SmallNetwork
 
 
 class TestTorchRunner(RunnerContract):
-    @pytest.fixture(autouse=True)
-    def _run(self, tiny_run: Run) -> None:
-        self.run_directory = tiny_run
-
     def open(self, outputs: tuple[str, ...]) -> Runner:
         return open_runner(self.run_directory, "torch", outputs=outputs, device="cpu")
 

@@ -54,10 +54,7 @@ class InThreads(Preparing):
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         return by_shape(
-            self,
-            batches,
-            KEPT,
-            lambda given: in_threads(self, given, lambda: self.run),
+            self, batches, KEPT, lambda given: in_threads(self, given, lambda: self.run)
         )
 
 
@@ -155,9 +152,7 @@ def test_a_failure_comes_in_its_place(kind: type[Preparing], failing: int) -> No
 
 
 @pytest.mark.parametrize("kind", [Preparing, InThreads])
-def test_a_refused_batch_and_a_failing_source_come_behind_all_before(
-    kind: type[Preparing],
-) -> None:
+def test_a_refused_batch_and_a_failing_source_come_behind_all_before(kind: type[Preparing]) -> None:
     refused = kind().stream([*in_turn(23, 8), np.zeros((1, 4, 4, 3), np.float32), *in_turn(5, 2)])
     assert numbers(islice(refused, 23)) == list(range(23))
     with pytest.raises(InputError, match="uint8"):

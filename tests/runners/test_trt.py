@@ -24,7 +24,7 @@ from tests import fake_tensorrt
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import SCRATCH_BYTES, fake_mask
 from tests.runners import trt_runner
-from tests.runners.trt_runner import FP16, make_run, open_trt, pictures
+from tests.runners.trt_runner import FP16, assert_masks, make_run, open_trt, pictures
 from tests.tensorrt_fixtures import FakeMachine, install
 
 latest, machine = trt_runner.latest, trt_runner.machine
@@ -61,8 +61,8 @@ def test_read_only_and_strided_images(latest: FakeMachine) -> None:
     mirrored = images[:, :, ::-1]
     images.flags.writeable = False
     with open_trt(make_run(latest)) as runner:
-        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
-        np.testing.assert_array_equal(runner.run(mirrored).mask, fake_mask(mirrored))
+        assert_masks(runner, images)
+        assert_masks(runner, mirrored)
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,12 @@ def test_predict_reports_a_picture_that_the_engine_does_not_take_and_goes_on(
             np.testing.assert_array_equal(read_mask(prediction.mask, palette), expected)
 
 
-def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(
-    machine: FakeMachine,
-) -> None:
+def test_a_shape_outside_the_profiles_names_the_nearest_and_the_build(machine: FakeMachine) -> None:
     small = ShapeProfile((1, 8, 8), (1, 8, 8), (2, 16, 16))
     large = ShapeProfile((1, 64, 64), (1, 64, 64), (4, 128, 128))
     with open_trt(make_run(machine, small, large)) as runner:
         for shape in ((2, 16, 16), (4, 128, 128), (1, 8, 16)):
-            images = pictures(shape)
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            assert_masks(runner, pictures(shape))
         with pytest.raises(BatchShapeError) as refused:
             runner.run(pictures((2, 20, 16)))
         assert "the nearest profile is 1x8x8:1x8x8:2x16x16" in str(refused.value)
@@ -215,8 +212,7 @@ def test_what_a_call_of_the_binding_raises_is_an_error_of_ours(
                 with pytest.raises(BackendError, match=sentence) as refused:
                     runner.run(pictures((1, 8, 8)))
             assert str(refused.value).endswith(reason)
-        images = pictures((1, 8, 8), 1)
-        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert_masks(runner, pictures((1, 8, 8), 1))
 
 
 def test_an_older_error_does_not_explain_a_plan_that_cannot_be_loaded(
@@ -240,8 +236,7 @@ def test_out_of_memory_says_the_sizes_and_the_runner_goes_on(latest: FakeMachine
             runner.run(pictures((8, 600, 600)))
         assert "a batch of 8x600x600 (N×H×W) needs 11 MiB" in str(refused.value)
         assert "are free" in str(refused.value)
-        images = pictures((1, 8, 8), 3)
-        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert_masks(runner, pictures((1, 8, 8), 3))
         assert latest.cuda.in_use() <= before
 
 
@@ -267,13 +262,13 @@ def test_cpu_is_refused(latest: FakeMachine) -> None:
 
 
 def test_which_of_the_two_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, "10.16.1", FakeCuda())
+    install(monkeypatch, "10.16.1")
     assert unavailable_reason("trt") is None
     install(monkeypatch, "10.16.1", FakeCuda(devices=0))
     reason = unavailable_reason("trt")
     assert reason is not None
     assert reason.startswith("no NVIDIA GPU")
-    install(monkeypatch, "10.16.1", FakeCuda())
+    install(monkeypatch, "10.16.1")
     monkeypatch.setattr(api, "is_installed", lambda product: False)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     reason = unavailable_reason("trt")

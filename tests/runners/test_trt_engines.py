@@ -11,9 +11,7 @@ from fcn_deploy.core.errors import BatchShapeError, EngineError, MissingStageErr
 from fcn_deploy.core.files import file_digest, json_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Product
-from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import api
-from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.build_missing import ensure_engine
 from fcn_deploy.tensorrt.build_options import BuildOptions
 from fcn_deploy.tensorrt.engine_file import read_sidecar, sidecar_path
@@ -21,7 +19,7 @@ from fcn_deploy.tensorrt.portability import Portability
 from tests.fake_tensorrt import fake_logits, fake_mask
 from tests.file_reads import counted_reads
 from tests.runners import trt_runner
-from tests.runners.trt_runner import FP16, make_run, open_trt, pictures
+from tests.runners.trt_runner import FP16, assert_masks, make_run, open_trt, pictures
 from tests.tensorrt_fixtures import FakeMachine, write_onnx
 
 latest, machine = trt_runner.latest, trt_runner.machine
@@ -75,8 +73,7 @@ def test_a_named_engine_is_checked_before_tensorrt_is_loaded(
     (plan,) = Path("engines").glob("*.plan")
     named = Run.from_argument(plan)
     with open_trt(named) as runner:
-        images = pictures((1, 8, 8))
-        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert_masks(runner, pictures((1, 8, 8)))
 
     def must_not_load(product: Product) -> None:
         raise AssertionError("TensorRT was loaded")
@@ -99,8 +96,7 @@ def test_a_plan_without_sidecar_runs_only_when_trusted(machine: FakeMachine) -> 
     with pytest.raises(MissingStageError, match="--trust"):
         open_trt(Run(run.root, plan))
     with open_trt(Run(run.root, plan, trusted=True)) as runner:
-        images = pictures((1, 8, 8))
-        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert_masks(runner, pictures((1, 8, 8)))
         with pytest.raises(BatchShapeError, match="nearest profile"):
             runner.run(pictures((9, 8, 8)))
 
@@ -116,7 +112,7 @@ def test_a_plan_whose_header_says_nothing_runs_on_the_word_of_its_sidecar(
     sidecar_path(plan).write_bytes(json_bytes(renewed.to_json()))
     images = pictures((1, 8, 8))
     with open_trt(run) as runner:
-        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert_masks(runner, images)
         assert "is no TensorRT plan" in str(runner.describe().to_json()["note"])
     sidecar_path(plan).unlink()
     with pytest.raises(EngineError, match="is no TensorRT plan"):
@@ -175,12 +171,7 @@ def test_the_engine_of_this_gpu_goes_before_a_portable_one_built_later(
     run = make_run(latest)
     with open_trt(run) as runner:
         exact = runner.describe()
-    later = engine_from_onnx(
-        OnnxFile(run.onnx(FP16)),
-        name=run.name,
-        product=latest.product,
-        options=BuildOptions(portable=portable),
-    )
+    later = latest.build(run.onnx(FP16), name=run.name, options=BuildOptions(portable=portable))
     renewed = replace(later.sidecar, built_at="2100-01-01T00:00:00+00:00")
     sidecar_path(later.path).write_bytes(json_bytes(renewed.to_json()))
     with open_trt(run) as runner:

@@ -19,12 +19,9 @@ from tests.tensorrt_fixtures import FakeMachine
 
 latest = trt_runner.latest
 
-on_a_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        unavailable_reason("trt") is not None, reason=f"trt: {unavailable_reason('trt')}"
-    ),
-]
+needs_trt = pytest.mark.skipif(
+    unavailable_reason("trt") is not None, reason=f"trt: {unavailable_reason('trt')}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +70,9 @@ def real_run(built_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 97, 131), (3, 64, 96), (1, 320, 480)])
+@pytest.mark.gpu
+@needs_trt
 class TestOnAGpu:
-    pytestmark = on_a_gpu
-
     def test_masks_are_those_of_onnx_runtime(self, real_run: Run, shape: BatchShape) -> None:
         reason = unavailable_reason("ort")
         if reason is not None:
@@ -99,9 +96,7 @@ class TestOnAGpu:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(
-    unavailable_reason("trt") is not None, reason=f"trt: {unavailable_reason('trt')}"
-)
+@needs_trt
 def test_a_batch_that_comes_back_is_launched_as_a_graph(real_run: Run) -> None:
     with open_trt(real_run) as runner:
         latency = runner.launch_latency(pictures((1, 320, 480)))
@@ -111,9 +106,7 @@ def test_a_batch_that_comes_back_is_launched_as_a_graph(real_run: Run) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(
-    unavailable_reason("trt") is not None, reason=f"trt: {unavailable_reason('trt')}"
-)
+@needs_trt
 def test_device_memory_is_flat_over_1000_runs(
     real_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

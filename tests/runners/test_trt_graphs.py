@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fcn_deploy.core.run import Run
@@ -12,27 +11,31 @@ from fcn_deploy.results.runner import GraphCounts
 from fcn_deploy.tensorrt import api, callbacks
 from fcn_deploy.tensorrt.engine_file import sidecar_path
 from fcn_deploy.tensorrt.graphs import MAX_GRAPHS
-from tests import fake_tensorrt
-from tests.fake_cuda import FakeCuda
-from tests.fake_tensorrt import fake_mask
+from tests import fake_tensorrt, tensorrt_fixtures
 from tests.runners import trt_runner
-from tests.runners.trt_runner import make_run, open_trt, pictures, recurring_shapes
-from tests.tensorrt_fixtures import FakeMachine, install
+from tests.runners.trt_runner import (
+    assert_masks,
+    assert_streamed,
+    make_run,
+    open_trt,
+    pictures,
+    recurring_shapes,
+)
+from tests.tensorrt_fixtures import FakeMachine, Install
 
 latest, machine = trt_runner.latest, trt_runner.machine
+installed = tensorrt_fixtures.installed
 
 
 def test_a_shape_that_comes_back_runs_as_a_graph(machine: FakeMachine) -> None:
     with open_trt(make_run(machine)) as runner:
         for seed in range(6):
-            images = pictures((1, 8, 8), seed)
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            assert_masks(runner, pictures((1, 8, 8), seed))
         # Once plainly, once to record, then four launches.
         assert machine.cuda.launches == 4
         # Another shape in between leaves the graph as it was.
         runner.run(pictures((2, 4, 4)))
-        images = pictures((1, 8, 8), 7)
-        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert_masks(runner, pictures((1, 8, 8), 7))
         assert machine.cuda.launches == 5
 
 
@@ -42,8 +45,7 @@ def test_graphs_are_few_and_the_least_used_goes(latest: FakeMachine) -> None:
         shapes = [(1, 8, 8 + index) for index in range(MAX_GRAPHS + 3)]
         for _ in range(3):
             for shape in shapes:
-                images = pictures(shape)
-                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+                assert_masks(runner, pictures(shape))
         assert latest.cuda.held()["graphs"] == MAX_GRAPHS
 
 
@@ -64,16 +66,14 @@ def test_growing_buffers_drop_the_graphs_that_knew_the_old_ones(latest: FakeMach
         assert latest.cuda.held()["graphs"] == 1
         runner.run(pictures((8, 560, 700)))
         assert latest.cuda.held()["graphs"] == 0
-        images = pictures((1, 8, 8), 5)
-        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert_masks(runner, pictures((1, 8, 8), 5))
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_8_6_makes_graphs_where_the_engine_shares_its_profiles(
-    shared: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shared: bool, installed: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    old = install(monkeypatch, "8.6.0", FakeCuda())
+    old = installed("8.6.0")
     if not shared:
         monkeypatch.setattr(api, "share_profiles", lambda trt, config: None)
     small = ShapeProfile((1, 8, 8), (1, 8, 8), (2, 16, 16))
@@ -82,8 +82,7 @@ def test_8_6_makes_graphs_where_the_engine_shares_its_profiles(
     with open_trt(run) as runner:
         for shape in ((1, 8, 8), (1, 64, 64), (2, 8, 8)):
             for seed in range(4):
-                images = pictures(shape, seed)
-                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+                assert_masks(runner, pictures(shape, seed))
         assert old.cuda.launches == (6 if shared else 0)
         # One for each profile, and one for each graph; a refusal is not asked for again.
         assert old.trt._calls.count("context") == (2 + 3 if shared else 2 + 1)
@@ -92,11 +91,10 @@ def test_8_6_makes_graphs_where_the_engine_shares_its_profiles(
 
 @pytest.mark.parametrize("trusted", [False, True])
 def test_an_8_6_engine_that_shares_no_profile_serves_every_batch_plainly(
-    trusted: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    trusted: bool, installed: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As ``trtexec`` builds it: a second context on its profile is refused with an exception."""
-    monkeypatch.chdir(tmp_path)
-    old = install(monkeypatch, "8.6.0", FakeCuda())
+    old = installed("8.6.0")
     monkeypatch.setattr(api, "share_profiles", lambda trt, config: None)
     run = make_run(old)
     if trusted:
@@ -105,10 +103,8 @@ def test_an_8_6_engine_that_shares_no_profile_serves_every_batch_plainly(
         run = Run(run.root, plan, trusted=True)
     batches = [pictures((1 + seed % 2, 8, 8), seed) for seed in range(12)]
     with open_trt(run) as runner:
-        for images in batches:
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
-        for images, result in zip(batches, runner.stream(batches), strict=True):
-            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        assert_masks(runner, *batches)
+        assert_streamed(runner.stream(batches), batches)
         assert old.cuda.launches == 0
         assert old.trt._calls.count("execute") == 2 * len(batches)
         # The plain one, and one that was refused: it is not asked for again.
@@ -145,20 +141,15 @@ def refuse_to_execute(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_a_capture_that_fails_falls_back_to_plain_enqueues(
-    release: str,
-    refuse: Callable[[FakeMachine, pytest.MonkeyPatch], None],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    release: str, refuse: Callable[[FakeMachine, pytest.MonkeyPatch], None], installed: Install
 ) -> None:
     """Also: the context whose capture failed lives until its work is done, as the fake asserts."""
-    monkeypatch.chdir(tmp_path)
-    machine = install(monkeypatch, release, FakeCuda())
+    machine = installed(release)
     with open_trt(make_run(machine)) as runner:
         with pytest.MonkeyPatch.context() as refusing:
             refuse(machine, refusing)
             for seed in range(5):
-                images = pictures((1, 8, 8), seed)
-                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+                assert_masks(runner, pictures((1, 8, 8), seed))
             assert machine.cuda.launches == 0
             # A plain one and the one that was refused: this shape is not tried again.
             assert machine.trt._calls.count("context") == 2
@@ -166,8 +157,7 @@ def test_a_capture_that_fails_falls_back_to_plain_enqueues(
         # Another shape is.
         for shape, launches in (((1, 8, 8), 0), ((2, 8, 8), 2)):
             for seed in range(4):
-                images = pictures(shape, seed)
-                np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+                assert_masks(runner, pictures(shape, seed))
             assert machine.cuda.launches == launches
     assert set(machine.cuda.held().values()) == {0}
 
@@ -176,8 +166,7 @@ def test_a_capture_waits_for_the_batch_before_it(machine: FakeMachine) -> None:
     """The fake refuses to record while its stream has work: so may TensorRT."""
     batches = [pictures((1, 8, 8), seed) for seed in range(8)]
     with open_trt(make_run(machine)) as runner:
-        for images, result in zip(batches, runner.stream(batches), strict=True):
-            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        assert_streamed(runner.stream(batches), batches)
         # Two slots, in each of them once plainly and once to record.
         assert machine.cuda.launches == 4
         assert runner.describe().cuda_graphs == GraphCounts(recorded=2, refused=0)
@@ -211,10 +200,8 @@ def test_a_further_context_that_does_not_run_leaves_its_batches_to_the_first(
     machine.trt._further_contexts_run = False
     batches = [pictures((1, 8, 8), seed) for seed in range(6)]
     with open_trt(make_run(machine)) as runner:
-        for images in batches:
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
-        for images, result in zip(batches, runner.stream(batches), strict=True):
-            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        assert_masks(runner, *batches)
+        assert_streamed(runner.stream(batches), batches)
         assert runner.describe().cuda_graphs == GraphCounts(recorded=0, refused=3)
         assert "the scratch memory is another context's" in caplog.text
     assert machine.cuda.launches == 0

@@ -13,7 +13,7 @@ from fcn_deploy.core.input_shape import InputShape
 from fcn_deploy.runners.trt import TrtRunner
 from tests.fake_tensorrt import fake_mask
 from tests.runners import trt_runner
-from tests.runners.trt_runner import make_run, open_trt, pictures
+from tests.runners.trt_runner import assert_masks, assert_streamed, make_run, open_trt, pictures
 from tests.tensorrt_fixtures import FakeMachine
 
 latest, machine = trt_runner.latest, trt_runner.machine
@@ -42,9 +42,7 @@ def test_a_size_that_the_network_does_not_take_is_refused(
         answers = runner.stream([pictures((1, 8, 8)), other])
         with pytest.raises(BatchShapeError, match="multiples of 8, not of 8×9"):
             list(answers)
-        np.testing.assert_array_equal(
-            runner.run(pictures((1, 8, 8))).mask, fake_mask(pictures((1, 8, 8)))
-        )
+        assert_masks(runner, pictures((1, 8, 8)))
 
 
 def test_stream_hands_in_a_batch_before_it_waits_for_the_one_before(latest: FakeMachine) -> None:
@@ -61,19 +59,9 @@ def test_stream_hands_in_a_batch_before_it_waits_for_the_one_before(latest: Fake
         assert asked == [0, 1, 2]  # two in flight, the third read when the first was wanted
         # A run between two results of a stream keeps out of the stream's way.
         for index in range(1, 4):
-            images = pictures((1, 8, 8), 10 + index)
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            assert_masks(runner, pictures((1, 8, 8), 10 + index))
             expected = fake_mask(pictures((1, 8, 8), index))
             np.testing.assert_array_equal(next(results).mask, expected)
-
-
-def test_a_stream_that_nobody_finishes_harms_nothing(latest: FakeMachine) -> None:
-    with open_trt(make_run(latest)) as runner:
-        next(runner.stream([pictures((1, 8, 8), seed) for seed in range(5)]))
-        batches = [pictures((2, 9, 7), seed) for seed in range(5)]
-        for images, result in zip(batches, runner.stream(batches), strict=True):
-            np.testing.assert_array_equal(result.mask, fake_mask(images))
-    assert set(latest.cuda.held().values()) == {0}
 
 
 def test_a_second_stream_takes_over_and_the_first_says_so(machine: FakeMachine) -> None:
@@ -112,15 +100,19 @@ def test_a_stream_whose_runner_was_closed_says_so(latest: FakeMachine) -> None:
         next(results)
 
 
-def test_a_stream_left_half_way_and_kept_blocks_nothing(latest: FakeMachine) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_stream_left_half_way_blocks_nothing(latest: FakeMachine, kept: bool) -> None:
     with open_trt(make_run(latest)) as runner:
-        kept = runner.stream([pictures((1, 8, 8), seed) for seed in range(5)])
-        next(kept)
+        left = runner.stream([pictures((1, 8, 8), seed) for seed in range(5)])
+        next(left)
+        if not kept:
+            del left
         batches = [pictures((2, 9, 7), seed) for seed in range(5)]
-        for images, result in zip(batches, runner.stream(batches), strict=True):
-            np.testing.assert_array_equal(result.mask, fake_mask(images))
-        with pytest.raises(InputError, match="another stream"):
-            next(kept)
+        assert_streamed(runner.stream(batches), batches)
+        if kept:
+            with pytest.raises(InputError, match="another stream"):
+                next(left)
+    assert set(latest.cuda.held().values()) == {0}
 
 
 def test_a_refused_batch_raises_after_the_results_before_it(latest: FakeMachine) -> None:
@@ -164,8 +156,7 @@ def test_a_failure_while_computing_comes_in_its_place_and_ends_the_stream(
             with pytest.raises(CudaError, match="illegal memory"):
                 next(results)
             assert list(results) == []
-        for images, result in zip(batches, runner.stream(batches), strict=True):
-            np.testing.assert_array_equal(result.mask, fake_mask(images))
+        assert_streamed(runner.stream(batches), batches)
 
 
 def copied_by_the_host(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -231,7 +222,7 @@ def test_other_arrays_are_copied_as_ever(
         buffer = runner.batch_buffer((4, 8, 8))
         buffer[...] = pictures((4, 8, 8))
         for images in (buffer[1:], buffer[:, ::-1], buffer.copy()):
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            assert_masks(runner, images)
         assert len(copied) == 3
 
 

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 
 from fcn_deploy.core.errors import BackendError, BatchShapeError, InputError
 from tests import fake_tensorrt
-from tests.fake_tensorrt import fake_mask
 from tests.runners import trt_runner
-from tests.runners.trt_runner import make_run, open_trt, pictures
+from tests.runners.trt_runner import assert_masks, make_run, open_trt, pictures
 from tests.tensorrt_fixtures import FakeMachine
 
 latest, machine = trt_runner.latest, trt_runner.machine
@@ -51,8 +49,7 @@ def test_launches_in_a_row_are_timed_between_two_marks(
         assert (again.graph, again.seconds) == (True, pytest.approx(0.401 / 4))
         assert machine.cuda.launches == 51 + 2 + 5
         assert machine.trt._calls.count("execute") == 3  # plainly, to be recorded, recorded
-        other = pictures((1, 8, 8), 1)
-        np.testing.assert_array_equal(runner.run(other).mask, fake_mask(other))
+        assert_masks(runner, pictures((1, 8, 8), 1))
     assert set(machine.cuda.held().values()) == {0}
 
 
@@ -64,8 +61,7 @@ def test_without_a_graph_plain_enqueues_are_timed_and_told_apart(latest: FakeMac
         assert (found.graph, found.seconds) == (False, pytest.approx(1.001 / 10))
         assert runner.launch_seconds(images, launches=10) == found.seconds
         assert latest.cuda.launches == 0
-        other = pictures((2, 8, 8), 1)
-        np.testing.assert_array_equal(runner.run(other).mask, fake_mask(other))
+        assert_masks(runner, pictures((2, 8, 8), 1))
     assert set(latest.cuda.held().values()) == {0}
 
 
@@ -107,8 +103,7 @@ def test_layers_are_timed_and_the_engine_runs_on_as_before(machine: FakeMachine)
         }
         # The graph is as it was, and a new shape finds a context without a profiler.
         for shape in ((1, 8, 8), (2, 8, 8)):
-            images = pictures(shape, 2)
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            assert_masks(runner, pictures(shape, 2))
         assert machine.cuda.launches == launches + 2
         with pytest.raises(BatchShapeError, match="takes no batch"):
             runner.layer_seconds(pictures((99, 8, 8)))

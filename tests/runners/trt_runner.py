@@ -4,53 +4,33 @@ Their fixtures lie here and not in a ``conftest.py``: on a target device and on 
 run with ``--noconftest``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import BatchShape, Precision, ShapeProfile
-from fcn_deploy.graph.onnx_file import OnnxFile
-from fcn_deploy.runners.base import open_runner
+from fcn_deploy.runners.base import Outputs, open_runner
 from fcn_deploy.runners.trt import TrtRunner
-from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.build_options import BuildOptions
-from tests.fake_cuda import FakeCuda
-from tests.fake_tensorrt import RELEASES
-from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
+from tests import tensorrt_fixtures
+from tests.fake_tensorrt import fake_mask
+from tests.tensorrt_fixtures import FakeMachine, write_onnx
 
 FP16 = Precision.FP16
-
-
-@pytest.fixture(params=RELEASES)
-def machine(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> FakeMachine:
-    monkeypatch.chdir(tmp_path)
-    return install(monkeypatch, request.param, FakeCuda())
-
-
-@pytest.fixture
-def latest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
-    """A machine with one release, for what does not differ between them."""
-    monkeypatch.chdir(tmp_path)
-    return install(monkeypatch, "11.4.0", FakeCuda())
+latest, machine = tensorrt_fixtures.latest, tensorrt_fixtures.machine
 
 
 def make_run(
-    machine: FakeMachine,
-    *profiles: ShapeProfile,
-    outputs: tuple[str, ...] = ("mask",),
+    machine: FakeMachine, *profiles: ShapeProfile, outputs: tuple[str, ...] = ("mask",)
 ) -> Run:
     run = Run(Path("runs/city"))
     write_onnx(run.onnx(FP16), FP16, outputs)
-    engine_from_onnx(
-        OnnxFile(run.onnx(FP16)),
+    machine.build(
+        run.onnx(FP16),
         name=run.name,
-        product=machine.product,
         options=BuildOptions(profiles),
         command="fcn-deploy build runs/city --fp16",
     )
@@ -62,6 +42,18 @@ def open_trt(run: Run, *outputs: str) -> TrtRunner:
     runner = open_runner(run, "trt", precision=FP16, outputs=outputs or ("mask",))
     assert isinstance(runner, TrtRunner)
     return runner
+
+
+def assert_masks(runner: TrtRunner, *batches: NDArray[np.uint8]) -> None:
+    """Batch by batch, the runner gives the masks of the fake network."""
+    for images in batches:
+        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+
+
+def assert_streamed(results: Iterable[Outputs], batches: Iterable[NDArray[np.uint8]]) -> None:
+    """A stream gives the masks of all of its batches, in order."""
+    for images, result in zip(batches, results, strict=True):
+        np.testing.assert_array_equal(result.mask, fake_mask(images))
 
 
 def pictures(shape: BatchShape, seed: int = 0) -> NDArray[np.uint8]:

@@ -15,10 +15,11 @@ from fcn_deploy.core.errors import InputError, MissingExtraError
 from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.tensorrt import api as trt_api
 from fcn_deploy.tensorrt import callbacks
-from tests.fake_cuda import FakeCuda
+from tests import tensorrt_fixtures
 from tests.fake_tensorrt import RELEASES, api
-from tests.tensorrt_fixtures import FakeMachine, install
+from tests.tensorrt_fixtures import FakeMachine
 
+machine = tensorrt_fixtures.machine
 PACKAGE = Path(fcn_deploy.__file__).parent / "tensorrt"
 SOURCES = (
     "api.py", "binding.py", "builder.py", "callbacks.py", "execution.py", "layer_census.py",
@@ -39,11 +40,6 @@ CLASS_OF = {
     "cache": "ITimingCache",
     "tensor": "ITensor",
 }
-
-
-@pytest.fixture(params=RELEASES)
-def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
-    return install(monkeypatch, request.param, FakeCuda())
 
 
 def guarded_names(test: ast.expr) -> set[str]:
@@ -109,15 +105,9 @@ def used_in_block(block: list[ast.AST], guards: frozenset[str]) -> Iterator[tupl
 
 def missing_names(source: str, release: str) -> set[str]:
     """Names that ``source`` uses without a guard and ``release`` does not have."""
-    classes = api(release)
-    missing = set()
-    for owner, name in used_names(ast.parse(source)):
-        if owner == "":
-            if name not in classes:
-                missing.add(f"trt.{name}")
-        elif owner in classes and name not in classes[owner]:  # a class's own lack is one of trt.
-            missing.add(f"{owner}.{name}")
-    return missing
+    classes = {"": api(release), **api(release)}  # a class's own lack is one of trt.
+    used = used_names(ast.parse(source))
+    return {f"{c or 'trt'}.{name}" for c, name in used if c in classes and name not in classes[c]}
 
 
 @pytest.mark.parametrize("release", RELEASES)

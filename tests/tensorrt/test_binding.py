@@ -1,23 +1,19 @@
 """TensorRT's builder and runtime under a driver that serves them, and under one that does not."""
 
-import ast
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import fcn_deploy
 from fcn_deploy.core.errors import BackendError, CudaError
 from fcn_deploy.core.run import Run
-from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import api
-from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.engine_file import sidecar_path
 from tests import fake_tensorrt
-from tests.fake_cuda import INVALID, FakeCuda
-from tests.fake_tensorrt import fake_mask
+from tests.fake_cuda import INVALID
 from tests.runners import trt_runner
-from tests.runners.trt_runner import make_run, open_trt, pictures
+from tests.runners.trt_runner import assert_masks, make_run, open_trt, pictures
 from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
 
 machine = trt_runner.machine
@@ -30,7 +26,7 @@ TOO_OLD = (
 def old(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
     """A machine with 8.6, whose runtime ends the process where CUDA cannot be started."""
     monkeypatch.chdir(tmp_path)
-    return install(monkeypatch, "8.6.0", FakeCuda())
+    return install(monkeypatch, "8.6.0")
 
 
 def built_elsewhere(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -52,11 +48,11 @@ def without_sidecar(run: Run) -> Run:
     return Run(run.root, plan, trusted=True)
 
 
-def test_a_driver_too_old_to_build_is_said_so(machine: FakeMachine, tmp_path: Path) -> None:
+def test_a_driver_too_old_to_build_is_said_so(machine: FakeMachine) -> None:
     machine.trt._starts_cuda = False
-    file = OnnxFile(write_onnx(tmp_path / "model.onnx"))
+    write_onnx()
     with pytest.raises(BackendError, match=TOO_OLD) as refused:
-        engine_from_onnx(file, name="fcn", product=machine.product)
+        machine.build()
     assert refused.value.exit_code == 2
     assert machine.trt.__version__ in str(refused.value)
     assert machine.trt._made == {"builder": 1, "runtime": 0}
@@ -86,7 +82,7 @@ def test_8_6_makes_a_builder_first_where_nothing_else_tells_that_cuda_starts(
     def made_by_opening(run: Run) -> int:
         before = old.trt._made["builder"]
         with open_trt(run) as runner:
-            np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+            assert_masks(runner, images)
         return old.trt._made["builder"] - before
 
     # The engine was built under driver 13.0.
@@ -107,9 +103,9 @@ def test_8_6_runs_where_the_library_of_the_builder_is_missing(
     old.trt._has_kernels = False
     images = pictures((1, 8, 8))
     with open_trt(run) as runner:
-        np.testing.assert_array_equal(runner.run(images).mask, fake_mask(images))
+        assert_masks(runner, images)
     with pytest.raises(BackendError, match=r"made no builder: .*libnvinfer_builder_resource"):
-        engine_from_onnx(OnnxFile(run.onnx(trt_runner.FP16)), name="other", product=old.product)
+        old.build(run.onnx(trt_runner.FP16), name="other")
 
 
 def test_cuda_is_started_before_a_runtime_that_would_crash(
@@ -143,18 +139,15 @@ def test_what_a_build_raises_in_the_binding_is_an_error_of_ours(
         raise raised
 
     monkeypatch.setattr(getattr(fake_tensorrt, kind), call, fail)
-    file = OnnxFile(write_onnx(Path("model.onnx")))
+    write_onnx()
     with pytest.raises(BackendError, match=sentence):
-        engine_from_onnx(file, name="fcn", product=machine.product)
+        machine.build()
 
 
 def test_builders_and_runtimes_are_made_in_one_place() -> None:
     made = {
-        (path.name, node.func.attr)
+        (path.name, name)
         for path in Path(fcn_deploy.__file__).parent.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in {"Builder", "Runtime"}
+        for name in re.findall(r"\.(Builder|Runtime)\(", path.read_text(encoding="utf-8"))
     }
     assert made == {("binding.py", "Builder"), ("binding.py", "Runtime")}

@@ -1,51 +1,37 @@
 """Compute capabilities among the options of a build: written in any order, told once."""
 
-from pathlib import Path
-
 import pytest
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.core.spec import Product
-from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import api, build, build_options
-from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.build_options import BuildOptions
 from tests import tensorrt_fixtures
-from tests.fake_cuda import FakeCuda
-from tests.tensorrt_fixtures import install, write_onnx
+from tests.tensorrt_fixtures import Install, write_onnx
 
-folder = tensorrt_fixtures.folder
+installed = tensorrt_fixtures.installed
 
 
-def test_an_engine_for_other_gpus_is_no_older_one_of_this(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
-) -> None:
-    install(monkeypatch, "rtx-1.7.1", FakeCuda())
-    onnx_path = write_onnx(tmp_path / "model.onnx")
+def test_an_engine_for_other_gpus_is_no_older_one_of_this(installed: Install) -> None:
+    machine = installed("rtx-1.7.1")
+    write_onnx()
 
     def built(*capabilities: str) -> build.Engine:
         options = BuildOptions(compute_capabilities=capabilities)
-        return engine_from_onnx(
-            OnnxFile(onnx_path), name="fcn", product=Product.RTX, options=options, folder=folder
-        )
+        return machine.build(options=options)
 
     assert built("sm89").differences == ()
     assert built("sm75").differences == ()  # another file: nothing was replaced
     assert built("sm89").current
 
 
-def test_capabilities_are_sorted_and_told_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
-) -> None:
-    machine = install(monkeypatch, "rtx-1.7.1", FakeCuda())
-    onnx_path = write_onnx(tmp_path / "model.onnx")
+def test_capabilities_are_sorted_and_told_once(installed: Install) -> None:
+    machine = installed("rtx-1.7.1")
+    write_onnx()
 
     def built(*capabilities: str) -> tuple[list[str], build.Engine]:
         machine.trt._calls.clear()
         options = BuildOptions(compute_capabilities=capabilities)
-        engine = engine_from_onnx(
-            OnnxFile(onnx_path), name="fcn", product=Product.RTX, options=options, folder=folder
-        )
+        engine = machine.build(options=options)
         told = [call[11:].lower() for call in machine.trt._calls if call.startswith("capability ")]
         return told, engine
 

@@ -8,7 +8,12 @@ import pytest
 
 from fcn_deploy.core.errors import EngineError
 from fcn_deploy.core.spec import Precision, Product, ShapeProfile
-from fcn_deploy.tensorrt.engine_file import EngineTensor, read_engine, read_plan_header
+from fcn_deploy.tensorrt.engine_file import (
+    EngineSidecar,
+    EngineTensor,
+    read_engine,
+    read_plan_header,
+)
 from fcn_deploy.tensorrt.engine_match import (
     check_belongs,
     check_release,
@@ -22,35 +27,31 @@ from tests.tensorrt.engine_files import PROFILE, plan_bytes, sidecar_of, write_s
 plan = engine_files.plan
 
 
+def check(plan: Path, sidecar: EngineSidecar, **machine: Any) -> None:
+    """Check on the machine that the plan was built on, but for what is named."""
+    here = {"product": Product.TRT, "version": "10.16.1.11", "compute_capability": "sm89"}
+    check_belongs(plan, sidecar, **{**here, **machine})
+
+
 def test_another_release_and_another_gpu_are_refused_in_this_order(plan: Path) -> None:
     sidecar = read_engine(plan)
-
-    def check(product: Product, version: str, capability: str) -> None:
-        check_belongs(
-            plan, sidecar, product=product, version=version, compute_capability=capability
-        )
-
-    check(Product.TRT, "10.16.1.11", "sm89")
-    with pytest.raises(
-        EngineError, match=r"expected trt-11.4.0.106, .* found trt-10.16.1.11; run `fcn-deploy"
-    ):
-        check(Product.TRT, "11.4.0.106", "sm90")
-    with pytest.raises(EngineError, match=r"expected trt-rtx-1\.7\.1\.116"):
-        check(Product.RTX, "1.7.1.116", "sm89")
-    with pytest.raises(
-        EngineError,
-        match=r"expected compute capability sm90, found sm89 \(built on NVIDIA L4\); run `fcn",
-    ):
-        check(Product.TRT, "10.16.1.11", "sm90")
+    check(plan, sidecar)
+    gpu: dict[str, Any] = {"compute_capability": "sm90"}
+    for machine, words in (
+        ({"version": "11.4.0.106", **gpu},
+         r"expected trt-11.4.0.106, .* found trt-10.16.1.11; run `fcn-deploy"),
+        ({"product": Product.RTX, "version": "1.7.1.116"}, r"expected trt-rtx-1\.7\.1\.116"),
+        (gpu, r"expected compute capability sm90, found sm89 \(built on NVIDIA L4\); run `fcn"),
+    ):  # fmt: skip
+        with pytest.raises(EngineError, match=words):
+            check(plan, sidecar, **machine)
 
 
 def test_a_plan_of_another_system_is_refused(plan: Path) -> None:
     """As one for a desktop is that was copied to a Jetson."""
     sidecar = replace(sidecar_of(plan), system="Linux riscv64")
     with pytest.raises(EngineError, match=r"expected \w+ \w+, found Linux riscv64; run `fcn"):
-        check_belongs(
-            plan, sidecar, product=Product.TRT, version="10.16.1.11", compute_capability="sm89"
-        )
+        check(plan, sidecar)
 
 
 def test_a_trusted_plan_still_tells_its_release(plan: Path) -> None:
@@ -146,13 +147,7 @@ def test_the_rebuild_of_an_rtx_engine_names_the_gpu_that_is_here(plan: Path) -> 
     ):
         sidecar = replace(sidecar_of(plan), product=Product.RTX, command=command)
         with pytest.raises(EngineError) as refused:
-            check_belongs(
-                plan,
-                sidecar,
-                product=Product.RTX,
-                version=sidecar.version,
-                compute_capability="sm75",
-            )
+            check(plan, sidecar, product=Product.RTX, compute_capability="sm75")
         assert refused.value.repair == (
             "run `fcn-deploy build --product trt-rtx --out x --compute-capability sm75` here"
         )

@@ -10,18 +10,16 @@ from typing import NoReturn
 
 import pytest
 
-from fcn_deploy.core.errors import BuildError
+from fcn_deploy.core.errors import ArtifactError, BuildError
 from fcn_deploy.core.spec import Precision, Product
-from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.tensorrt import build
-from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.build_options import BuildOptions
 from fcn_deploy.tensorrt.engine_file import read_engine, read_sidecar
 from tests import tensorrt_fixtures
-from tests.fake_cuda import FakeCuda
-from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
+from tests.tensorrt_fixtures import ENGINES, MODEL, FakeMachine, Install, write_onnx
 
-folder, machine = tensorrt_fixtures.folder, tensorrt_fixtures.machine
+installed = tensorrt_fixtures.installed
+machine = tensorrt_fixtures.machine
 FP16, INT8 = Precision.FP16, Precision.INT8
 
 
@@ -52,50 +50,58 @@ TROUBLES: dict[str, tuple[Callable[[], str], str]] = {
 }
 
 
-def built(
-    machine: FakeMachine, path: Path, folder: Path, cache: Path | None = None
-) -> build.Engine:
-    options = BuildOptions(timing_cache=cache if machine.product is Product.TRT else None)
-    return engine_from_onnx(
-        OnnxFile(path), name="fcn", product=machine.product, options=options, folder=folder
-    )
+#: What is asked for where the product has one.
+CACHE = Path("timing.cache")
 
 
-def is_kept(machine: FakeMachine, engine: build.Engine, cache: Path) -> bool:
-    """Whether engine, sidecar and timings lie in their places, and nothing else does."""
+def built(machine: FakeMachine, cache: Path | None = CACHE) -> build.Engine:
+    timings = cache if machine.product is Product.TRT else None
+    return machine.build(options=BuildOptions(timing_cache=timings))
+
+
+def kept_untold(machine: FakeMachine) -> str:
+    """Build an engine whose layers nobody tells; return why, once all is seen in its place."""
+    machine.trt._logs_layers = False
+    write_onnx(MODEL, FP16)
+    engine = built(machine)
+    assert engine.sidecar.layers == {}
+    assert_kept(machine, engine)
+    return engine.sidecar.layers_from
+
+
+def killed() -> NoReturn:
+    """As a crash of TensorRT's would end the process."""
+    raise KeyboardInterrupt
+
+
+def timings_lost(path: Path, content: bytes, *, flags: str | None = None) -> NoReturn:
+    raise ArtifactError(f"cannot write {path}: No space left on device", "free some space")
+
+
+def assert_kept(machine: FakeMachine, engine: build.Engine) -> None:
+    """Engine, sidecar and timings lie in their places, and nothing else does."""
     assert read_engine(engine.path) == engine.sidecar
-    assert not list(engine.path.parent.glob("*.unverified*"))
-    return machine.product is Product.RTX or cache.read_bytes() == b" timed"
+    assert not list(ENGINES.glob("*.unverified*"))
+    assert machine.product is Product.RTX or CACHE.read_bytes() == b" timed"
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_an_engine_whose_layers_are_not_told_is_kept_and_says_so(
-    machine: FakeMachine, trouble: str, tmp_path: Path, folder: Path
+    machine: FakeMachine, trouble: str
 ) -> None:
     machine.trt._inspector, reason = TROUBLES[trouble]
-    machine.trt._logs_layers = False
-    path = write_onnx(tmp_path / "model.onnx", FP16)
-    engine = built(machine, path, folder, tmp_path / "timing.cache")
-    assert engine.sidecar.layers == {}
-    assert engine.sidecar.layers_from.startswith("not told (")
-    assert reason in engine.sidecar.layers_from
-    assert len(engine.sidecar.layers_from.splitlines()) == 1
-    assert is_kept(machine, engine, tmp_path / "timing.cache")
+    told = kept_untold(machine)
+    assert told.startswith("not told (")
+    assert reason in told
+    assert len(told.splitlines()) == 1
 
 
-def test_an_engine_that_tensorrt_does_not_load_is_kept_with_its_word(
-    machine: FakeMachine, tmp_path: Path, folder: Path
-) -> None:
+def test_an_engine_that_tensorrt_does_not_load_is_kept_with_its_word(machine: FakeMachine) -> None:
     machine.trt._loads_engines = False
-    machine.trt._logs_layers = False
-    path = write_onnx(tmp_path / "model.onnx", FP16)
-    engine = built(machine, path, folder, tmp_path / "timing.cache")
-    assert engine.sidecar.layers == {}
-    assert engine.sidecar.layers_from == (
+    assert kept_untold(machine) == (
         "not told (engine inspector: TensorRT does not load its own engine: "
         "The engine cannot be deserialized.)"
     )
-    assert is_kept(machine, engine, tmp_path / "timing.cache")
 
 
 @pytest.mark.parametrize(
@@ -106,12 +112,7 @@ def test_an_engine_that_tensorrt_does_not_load_is_kept_with_its_word(
     ],
 )
 def test_an_engine_whose_context_does_not_serve_is_kept(
-    machine: FakeMachine,
-    monkeypatch: pytest.MonkeyPatch,
-    answer: bool | Exception,
-    reason: str,
-    tmp_path: Path,
-    folder: Path,
+    machine: FakeMachine, monkeypatch: pytest.MonkeyPatch, answer: bool | Exception, reason: str
 ) -> None:
     def set_input_shape(context: object, name: str, shape: object) -> bool:
         if isinstance(answer, Exception):
@@ -119,31 +120,22 @@ def test_an_engine_whose_context_does_not_serve_is_kept(
         return answer
 
     monkeypatch.setattr(machine.trt.IExecutionContext, "set_input_shape", set_input_shape)
-    machine.trt._logs_layers = False
-    path = write_onnx(tmp_path / "model.onnx", FP16)
-    engine = built(machine, path, folder, tmp_path / "timing.cache")
-    assert engine.sidecar.layers == {}
-    assert reason in engine.sidecar.layers_from
-    assert is_kept(machine, engine, tmp_path / "timing.cache")
+    assert reason in kept_untold(machine)
 
 
-def test_the_builders_log_tells_what_the_inspector_does_not(
-    machine: FakeMachine, tmp_path: Path, folder: Path
-) -> None:
+def test_the_builders_log_tells_what_the_inspector_does_not(machine: FakeMachine) -> None:
     machine.trt._inspector = layers(NOT_TOLD)
-    path = write_onnx(tmp_path / "model.onnx", FP16)
-    engine = built(machine, path, folder)
+    write_onnx(MODEL, FP16)
+    engine = built(machine)
     assert engine.sidecar.layers == {"fp16": 1}
     assert engine.sidecar.layers_from == "builder log; engine inspector: no types"
 
 
-def test_a_log_without_half_layers_refuses_as_the_inspector_does(
-    machine: FakeMachine, tmp_path: Path, folder: Path
-) -> None:
+def test_a_log_without_half_layers_refuses_as_the_inspector_does(machine: FakeMachine) -> None:
     machine.trt._inspector, machine.trt._half_layers = layers(NOT_TOLD), False
-    path = write_onnx(tmp_path / "model.onnx", FP16)
+    write_onnx(MODEL, FP16)
     with pytest.raises(BuildError, match=r"no half-precision layer \(1 layers fp32, builder log"):
-        built(machine, path, folder)
+        built(machine)
 
 
 @pytest.mark.parametrize(
@@ -156,34 +148,34 @@ def test_a_log_without_half_layers_refuses_as_the_inspector_does(
     ],
 )
 def test_an_engine_is_refused_only_where_all_its_floats_are_told(
-    machine: FakeMachine,
-    types: tuple[str, ...],
-    count: dict[str, int],
-    tmp_path: Path,
-    folder: Path,
+    machine: FakeMachine, types: tuple[str, ...], count: dict[str, int]
 ) -> None:
     machine.trt._inspector, machine.trt._logs_layers = layers(*types), False
-    path = write_onnx(tmp_path / "model.onnx", FP16)
-    assert built(machine, path, folder).sidecar.layers == count
+    write_onnx(MODEL, FP16)
+    assert built(machine).sidecar.layers == count
     machine.trt._inspector = layers("Row major linear FP32", "Row major linear INT32")
+    write_onnx(MODEL, FP16, checkpoint="sha256:other")
     with pytest.raises(BuildError, match="no half-precision layer"):
-        built(machine, write_onnx(path, FP16, checkpoint="sha256:other"), folder)
+        built(machine)
 
 
 def test_a_refused_engine_leaves_its_plan_beside_its_place_and_the_next_takes_it_away(
-    machine: FakeMachine, tmp_path: Path, folder: Path
+    machine: FakeMachine,
 ) -> None:
     machine.trt._half_layers = False
-    path, cache = write_onnx(tmp_path / "model.onnx", FP16), tmp_path / "timing.cache"
+    write_onnx(MODEL, FP16)
     with pytest.raises(BuildError) as failed:
-        built(machine, path, folder, cache)
-    (left,) = folder.iterdir()
+        built(machine)
+    (left,) = ENGINES.iterdir()
     assert left.name.endswith(".plan.unverified")
     assert f"its plan is left at {left}" in str(failed.value)
+    assert "no half-precision layer" in str(failed.value)
+    assert failed.value.exit_code == 1
+    assert machine.product is Product.RTX or CACHE.read_bytes() == b" timed"
     assert len(str(failed.value).splitlines()) == 1
     assert left.read_bytes()[:4] in (b"ftrt", b"vtrt")
     machine.trt._half_layers = True
-    engine = built(machine, path, folder)
+    engine = built(machine)
     assert engine.sidecar.layers_from == "engine inspector"  # built anew, and counted
     assert engine.path == left.with_suffix("")
     assert not left.exists()
@@ -193,11 +185,7 @@ def test_a_refused_engine_leaves_its_plan_beside_its_place_and_the_next_takes_it
     ("logs", "count", "told"),
     [
         (False, {}, "not told (engine inspector: the process ended while it was asked)"),
-        (
-            True,
-            {"fp16": 1},
-            "builder log; engine inspector: the process ended while it was asked",
-        ),
+        (True, {"fp16": 1}, "builder log; engine inspector: the process ended while it was asked"),
     ],
 )
 def test_a_count_that_ends_the_process_costs_neither_plan_nor_timings(
@@ -206,99 +194,75 @@ def test_a_count_that_ends_the_process_costs_neither_plan_nor_timings(
     logs: bool,
     count: dict[str, int],
     told: str,
-    tmp_path: Path,
-    folder: Path,
 ) -> None:
     """As a crash of TensorRT's would: the next build takes what lies there, and asks no more."""
 
-    def killed() -> NoReturn:
-        raise KeyboardInterrupt
-
     machine.trt._inspector, machine.trt._logs_layers = killed, logs
-    path, cache = write_onnx(tmp_path / "model.onnx", FP16), tmp_path / "timing.cache"
+    write_onnx(MODEL, FP16)
     with pytest.raises(KeyboardInterrupt):
-        built(machine, path, folder, cache)
-    left = sorted(file.name.partition(".plan")[2] for file in folder.iterdir())
+        built(machine)
+    left = sorted(file.name.partition(".plan")[2] for file in ENGINES.iterdir())
     assert left == [".unverified", ".unverified.json"]
-    assert machine.product is Product.RTX or cache.read_bytes() == b" timed"
+    assert machine.product is Product.RTX or CACHE.read_bytes() == b" timed"
 
     def must_not_build(self: object, network: object, config: object) -> NoReturn:
         raise AssertionError("built anew")
 
     with monkeypatch.context() as patch:
         patch.setattr(machine.trt.Builder, "build_serialized_network", must_not_build)
-        engine = built(machine, path, folder, cache)
+        engine = built(machine)
         assert engine.sidecar.layers == count
         assert engine.sidecar.layers_from == told
         assert "that process ended before its layers were counted" in engine.warnings[0]
-        assert is_kept(machine, engine, cache)
-        assert built(machine, path, folder, cache).current
+        assert_kept(machine, engine)
+        assert built(machine).current
 
 
-def test_what_was_left_behind_of_another_file_is_not_taken(
-    machine: FakeMachine, tmp_path: Path, folder: Path
-) -> None:
-    def killed() -> NoReturn:
-        raise KeyboardInterrupt
-
+def test_what_was_left_behind_of_another_file_is_not_taken(machine: FakeMachine) -> None:
     machine.trt._inspector = killed
-    path = write_onnx(tmp_path / "model.onnx", FP16)
+    write_onnx(MODEL, FP16)
     with pytest.raises(KeyboardInterrupt):
-        built(machine, path, folder)
+        built(machine)
     machine.trt._inspector = None
-    engine = built(machine, write_onnx(path, FP16, checkpoint="sha256:other"), folder)
+    write_onnx(MODEL, FP16, checkpoint="sha256:other")
+    engine = built(machine)
     assert engine.sidecar.checkpoint_digest == "sha256:other"
     assert engine.sidecar.layers_from == "engine inspector"
-    assert not list(folder.glob("*.unverified*"))
+    assert not list(ENGINES.glob("*.unverified*"))
 
 
-def test_a_plan_left_behind_whose_log_names_no_half_layer_is_refused(
-    machine: FakeMachine, tmp_path: Path, folder: Path
-) -> None:
-    def killed() -> NoReturn:
-        raise KeyboardInterrupt
-
+def test_a_plan_left_behind_whose_log_names_no_half_layer_is_refused(machine: FakeMachine) -> None:
     machine.trt._inspector, machine.trt._half_layers = killed, False
-    path = write_onnx(tmp_path / "model.onnx", FP16)
+    write_onnx(MODEL, FP16)
     with pytest.raises(KeyboardInterrupt):
-        built(machine, path, folder)
+        built(machine)
     with pytest.raises(BuildError, match=r"no half-precision layer \(1 layers fp32, builder log"):
-        built(machine, path, folder)
-    assert [file.suffix for file in folder.glob("*plan*")] == [".unverified"]
+        built(machine)
+    assert [file.suffix for file in ENGINES.glob("*plan*")] == [".unverified"]
 
 
 def test_a_timing_cache_that_cannot_be_written_costs_no_engine(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+    installed: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fcn_deploy.core.errors import ArtifactError
+    machine = installed("10.16.1")
 
-    machine = install(monkeypatch, "10.16.1", FakeCuda())
-    cache = tmp_path / "timing.cache"
-
-    def inspected() -> str:
-        return layers("Row major linear FP16 format")()
-
-    def timings_lost(path: Path, content: bytes, *, flags: str | None = None) -> NoReturn:
-        raise ArtifactError(f"cannot write {path}: No space left on device", "free some space")
-
-    machine.trt._inspector = inspected
+    machine.trt._inspector = layers("Row major linear FP16 format")
     monkeypatch.setattr(build, "write_bytes", timings_lost)
+    write_onnx(MODEL, FP16)
     with pytest.raises(ArtifactError, match=r"cannot write .*timing\.cache"):
-        built(machine, write_onnx(tmp_path / "model.onnx", FP16), folder, cache)
-    (plan,) = folder.glob("*.plan")
+        built(machine)
+    (plan,) = ENGINES.glob("*.plan")
     assert read_engine(plan).layers == {"fp16": 1}
 
 
 @pytest.mark.parametrize("trouble", ["a folder", "unreadable", "unwritable"])
 def test_the_default_timing_cache_costs_no_command(
-    monkeypatch: pytest.MonkeyPatch, trouble: str, tmp_path: Path, folder: Path
+    installed: Install, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     """It was not asked for, and saves time alone: one of no use is named, and that is all."""
-    from fcn_deploy.core.errors import ArtifactError
-
-    machine = install(monkeypatch, "10.16.1", FakeCuda())
-    path = write_onnx(tmp_path / "model.onnx", FP16)
-    cache = folder / "timing.trt-10.16.1.11.sm89.cache"
+    machine = installed("10.16.1")
+    write_onnx(MODEL, FP16)
+    cache = ENGINES / "timing.trt-10.16.1.11.sm89.cache"
     real_open = Path.open
 
     def refused(path: Path, *arguments: object, **named: object) -> object:
@@ -306,21 +270,18 @@ def test_the_default_timing_cache_costs_no_command(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return real_open(path, *arguments, **named)  # type: ignore[call-overload]
 
-    def timings_lost(path: Path, content: bytes, *, flags: str | None = None) -> NoReturn:
-        raise ArtifactError(f"cannot write {path}: No space left on device", "free some space")
-
     if trouble == "a folder":
         cache.mkdir(parents=True)
         reason = "cannot write .*: Is a directory"
     elif trouble == "unreadable":
-        folder.mkdir()
+        ENGINES.mkdir()
         cache.write_bytes(b"timings")
         monkeypatch.setattr(Path, "open", refused)
         reason = "cannot read .*: Permission denied"
     else:
         monkeypatch.setattr(build, "write_bytes", timings_lost)
         reason = "the timing cache is not kept: cannot write .*: No space left"
-    engine = built(machine, path, folder)
+    engine = built(machine, None)
     (warning,) = engine.warnings
     assert re.search(reason, warning)
     assert engine.sidecar.layers == {"fp16": 1}
@@ -328,38 +289,37 @@ def test_the_default_timing_cache_costs_no_command(
 
 
 def test_timings_that_tensorrt_does_not_give_cost_no_engine(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+    installed: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = install(monkeypatch, "10.16.1", FakeCuda())
+    machine = installed("10.16.1")
 
     def fails(cache: object) -> NoReturn:
         raise RuntimeError("no memory to serialize in")
 
     monkeypatch.setattr(machine.trt.ITimingCache, "serialize", fails)
-    engine = built(machine, write_onnx(tmp_path / "model.onnx", FP16), folder, tmp_path / "cache")
+    write_onnx(MODEL, FP16)
+    engine = built(machine)
     assert read_engine(engine.path).layers == {"fp16": 1}
-    assert not (tmp_path / "cache").exists()
+    assert not CACHE.exists()
 
 
 @pytest.mark.parametrize("release", ["8.6.0", "10.16.1"])
-def test_a_float_rest_is_no_fault_of_an_int8_engine(
-    monkeypatch: pytest.MonkeyPatch, release: str, tmp_path: Path, folder: Path
-) -> None:
-    machine = install(monkeypatch, release, FakeCuda())
+def test_a_float_rest_is_no_fault_of_an_int8_engine(installed: Install, release: str) -> None:
+    machine = installed(release)
     machine.trt._inspector = layers("Row major Int8 format", "Row major linear FP32")
-    path = write_onnx(tmp_path / "model.onnx", INT8)
-    assert built(machine, path, folder).sidecar.layers == {"fp32": 1, "int8": 1}
+    write_onnx(MODEL, INT8)
+    assert built(machine).sidecar.layers == {"fp32": 1, "int8": 1}
 
 
 def test_the_command_says_that_the_layers_are_not_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    installed: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from fcn_deploy.cli import fcn_deploy as command
 
-    machine = install(monkeypatch, "8.6.0", FakeCuda())
+    machine = installed("8.6.0")
     machine.trt._inspector, machine.trt._logs_layers = layers(NOT_TOLD), False
-    write_onnx(tmp_path / "model.fp16.onnx", FP16)
-    words = ["build", str(tmp_path), "--fp16", "--out", str(tmp_path / "engines")]
+    write_onnx(Path("model.fp16.onnx"), FP16)
+    words = ["build", ".", "--fp16"]
     command.main(words, standalone_mode=False)
     said = " ".join(capsys.readouterr().out.split())
     assert "layers not told (engine inspector: no types)" in said

@@ -20,23 +20,16 @@ from tests import tensorrt_fixtures
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import fake_mask
 from tests.tensorrt import engine_files
-from tests.tensorrt_fixtures import FakeMachine, install, write_onnx
+from tests.tensorrt_fixtures import ENGINES, FakeMachine, Install, write_onnx
 
-folder, machine = tensorrt_fixtures.folder, tensorrt_fixtures.machine
+installed = tensorrt_fixtures.installed
+machine = tensorrt_fixtures.machine
 plan = engine_files.plan
 VERSION, AMPERE = Portability.VERSION, Portability.AMPERE
 
 
-def built(
-    machine: FakeMachine, path: Path, folder: Path, portable: Portability | None = None
-) -> build.Engine:
-    return engine_from_onnx(
-        OnnxFile(path),
-        name="fcn",
-        product=machine.product,
-        options=BuildOptions(portable=portable),
-        folder=folder,
-    )
+def built(machine: FakeMachine, portable: Portability | None = None) -> build.Engine:
+    return machine.build(options=BuildOptions(portable=portable))
 
 
 @pytest.mark.parametrize(
@@ -47,49 +40,44 @@ def built(
     ],
 )
 def test_the_builder_is_told_and_name_and_sidecar_tell_it(
-    machine: FakeMachine,
-    portable: Portability,
-    flag: str,
-    name: str,
-    tmp_path: Path,
-    folder: Path,
+    machine: FakeMachine, portable: Portability, flag: str, name: str
 ) -> None:
-    path = write_onnx(tmp_path / "model.onnx")
+    write_onnx()
     if machine.product is Product.RTX:
         with pytest.raises(InputError, match="choose them with --compute-capability"):
-            built(machine, path, folder, portable)
-        assert not folder.exists()
+            built(machine, portable)
+        assert not ENGINES.exists()
         return
-    plain = built(machine, path, folder)
-    engine = built(machine, path, folder, portable)
+    plain = built(machine)
+    engine = built(machine, portable)
     assert engine.differences == ()  # another engine, which replaces none
     version = machine.trt.__version__
     assert engine.path.name == f"fcn.fp32.trt-{name.format(version=version)}.plan"
     assert portability_of(engine.sidecar.flags) is portable
     assert flag in engine.sidecar.flags["builder"]
     assert flag not in plain.sidecar.flags["builder"]
-    assert built(machine, path, folder, portable).current
-    assert built(machine, path, folder).current
+    assert built(machine, portable).current
+    assert built(machine).current
     assert plain.path.is_file()
 
 
 def test_what_a_release_or_a_gpu_lacks_is_refused_before_the_build(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+    installed: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_onnx(tmp_path / "model.onnx")
-    machine = install(monkeypatch, "8.6.0", FakeCuda(major=7, minor=5))
+    write_onnx()
+    machine = installed("8.6.0", FakeCuda(major=7, minor=5))
     with pytest.raises(InputError, match=r"on one of them, not on sm75; drop --portable ampere\+"):
-        built(machine, path, folder, AMPERE)
-    machine = install(monkeypatch, "10.16.1", FakeCuda(major=8, minor=7))
+        built(machine, AMPERE)
+    machine = installed("10.16.1", FakeCuda(major=8, minor=7))
     with pytest.raises(InputError, match=r"sm87 is the GPU of a Jetson.*; drop --portable ampere"):
-        built(machine, path, folder, AMPERE)
-    machine = install(monkeypatch, "8.6.0", FakeCuda())
+        built(machine, AMPERE)
+    machine = installed("8.6.0")
     monkeypatch.delattr(machine.trt.BuilderFlag, "VERSION_COMPATIBLE")
     monkeypatch.delattr(machine.trt, "HardwareCompatibilityLevel")
     for portable in Portability:
         with pytest.raises(InputError, match=r"builds no engine that is portable by .*; drop"):
-            built(machine, path, folder, portable)
-    assert not folder.exists()
+            built(machine, portable)
+    assert not ENGINES.exists()
 
 
 @pytest.mark.parametrize(
@@ -134,12 +122,11 @@ def test_a_word_of_a_later_version_promises_nothing() -> None:
 
 @pytest.mark.parametrize("portable", [None, VERSION, AMPERE])
 def test_portable_engines_run_elsewhere_and_others_do_not(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, portable: Portability | None
+    installed: Install, portable: Portability | None
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     run = Run(Path("runs/city"))
     write_onnx(run.onnx(Precision.FP32))
-    home = install(monkeypatch, "10.16.1", FakeCuda())
+    home = installed("10.16.1")
     engine = engine_from_onnx(
         OnnxFile(run.onnx(Precision.FP32)),
         name=run.name,
@@ -154,7 +141,7 @@ def test_portable_engines_run_elsewhere_and_others_do_not(
         ("10.16.1", FakeCuda(major=7, minor=5), False),
         ("8.6.0", FakeCuda(), False),
     ):
-        install(monkeypatch, release, cuda)
+        installed(release, cuda)
         elsewhere = Run(run.root, engine.path)
         if fitting:
             with open_runner(elsewhere, "trt") as runner:
@@ -173,19 +160,16 @@ def test_an_engine_of_before_is_read_as_it_was(plan: Path) -> None:
 
 
 def test_the_command_builds_it_and_remembers_the_word(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    folder: Path,
-    capsys: pytest.CaptureFixture[str],
+    installed: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from fcn_deploy.cli import fcn_deploy as command
 
-    install(monkeypatch, "10.16.1", FakeCuda())
-    write_onnx(tmp_path / "model.onnx")
-    words = ["build", str(tmp_path), "--out", str(folder), "--portable", "ampere+"]
+    installed("10.16.1")
+    write_onnx()
+    words = ["build", ".", "--out", "mine", "--portable", "ampere+"]
     command.main(words, standalone_mode=False)
-    (plan,) = folder.glob("*.plan")
+    (plan,) = Path("mine").glob("*.plan")
     assert plan.name.endswith(".ampere+.plan")
-    assert read_sidecar(plan).command.endswith(f" --portable ampere+ --out {folder}")
+    assert read_sidecar(plan).command.endswith(" --portable ampere+ --out mine")
     command.main(words, standalone_mode=False)
     assert "is current" in " ".join(capsys.readouterr().out.split())

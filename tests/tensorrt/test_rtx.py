@@ -18,15 +18,10 @@ from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.engine_file import read_engine, sidecar_path
 from tests.command_line import run_command
-from tests.tensorrt_fixtures import SPEC, write_onnx
+from tests.tensorrt_fixtures import SPEC, needs_rtx, write_onnx
 
 FP16 = Precision.FP16
 
-
-rtx = pytest.mark.skipif(
-    api.unavailable_reason(Product.RTX) is not None,
-    reason=f"TensorRT for RTX: {api.unavailable_reason(Product.RTX)}",
-)
 #: (architecture, precision, outputs, opset): what `export` can write, each value with each other
 #: on the small network, and one of each for the larger ones.
 VARIANTS = [
@@ -70,7 +65,7 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 
 
 @pytest.mark.slow
-@rtx
+@needs_rtx
 @pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     ("architecture", "precision", "outputs", "opset"),
@@ -121,7 +116,7 @@ def test_the_real_parser_and_builder_take_every_export(
         assert "fp16" not in sidecar.layers
 
 
-@rtx
+@needs_rtx
 def test_the_real_parser_names_the_node_it_refuses(tmp_path: Path) -> None:
     with pytest.raises(BuildError) as failed:
         engine_from_onnx(
@@ -136,7 +131,7 @@ def test_the_real_parser_names_the_node_it_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@rtx
+@needs_rtx
 def test_the_real_command_builds_and_finds_it_current(
     checkpoint_of: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.machine.description import usable_cores
 from fcn_deploy.runners.base import Runner, open_runner
@@ -19,10 +18,6 @@ pytest.importorskip("openvino")
 
 
 class TestOpenVinoRunner(RunnerContract):
-    @pytest.fixture(autouse=True)
-    def _run(self, tiny_run: Run) -> None:
-        self.run_directory = tiny_run
-
     def open(self, outputs: tuple[str, ...]) -> Runner:
         return open_runner(self.run_directory, "openvino", outputs=outputs, threads=1)
 
@@ -49,8 +44,7 @@ class TestOpenVinoRunnerFp16(TestOpenVinoRunner):
 
 class TestOpenVinoRunnerInLanes(LanesContract):
     @pytest.fixture(autouse=True)
-    def _run(self, tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.run_directory = tiny_run
+    def _few_cores(self, monkeypatch: pytest.MonkeyPatch) -> None:
         if usable_cores() < LANES:
             # OpenVINO reports what the machine has; the order of the answers is the same.
             monkeypatch.setattr(compiled_openvino.Network, "_compile", _compile_unchecked)

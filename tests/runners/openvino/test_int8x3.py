@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from fcn_deploy.runners.openvino.int8x3 import (
     split_weight,
     with_three_products,
 )
+from tests.onnx_outputs import outputs_of
 
 Floats = NDArray[np.float32]
 #: Those of a fcn32s-resnet18 that are 3×3; one reads the picture, three are 1×1, one scores.
@@ -69,23 +69,14 @@ def convolution(
         helper.make_node(before, ["image"], ["positive"]),
         helper.make_node("Conv", ["positive", "weight", "bias"], ["out"], **attributes),
     ]
-    weights = {
-        "weight": normal(filters, inputs, kernel, kernel),
-        "bias": normal(filters, seed=1),
-    }
+    weights = {"weight": normal(filters, inputs, kernel, kernel), "bias": normal(filters, seed=1)}
     return graph_of(nodes, weights, opset=opset)
 
 
 def ran(model: onnx.ModelProto, image: NDArray[Any], name: str = "out") -> Floats:
     """Compute as the nodes say: fused to integers, sums would be others."""
     onnx.checker.check_model(model)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    (given_back,) = session.run([name], {"image": image})
-    return np.asarray(given_back, np.float32)
+    return np.asarray(outputs_of(model, as_written=True, image=image)[name], np.float32)
 
 
 def assert_near(split: onnx.ModelProto, plain: onnx.ModelProto, image: Floats) -> None:
@@ -150,10 +141,7 @@ def test_three_products_are_nearly_float32(
     assert rounded > 50 * error
 
 
-@given(
-    scale=st.floats(2.0**-60, 2.0**60),
-    outlier=st.floats(1, 100),
-)
+@given(scale=st.floats(2.0**-60, 2.0**60), outlier=st.floats(1, 100))
 @settings(max_examples=20, deadline=None)
 def test_no_value_is_cut_off(scale: float, outlier: float) -> None:
     plain = convolution(pads=[1] * 4)

@@ -7,12 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fcn_deploy.core.errors import (
-    BackendError,
-    MissingExtraError,
-    MissingStageError,
-    OnnxFileError,
-)
+from fcn_deploy.core.errors import BackendError, MissingExtraError, MissingStageError, OnnxFileError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.runners.base import open_runner, takes, unavailable_reason

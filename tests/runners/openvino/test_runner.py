@@ -1,5 +1,6 @@
 """OpenVINO: near the reference in each arithmetic, described as what it computes."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,71 +15,56 @@ from numpy.typing import NDArray
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import OUTPUT_NAMES, Precision, Tail
-from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.machine.description import usable_cores
 from fcn_deploy.runners.base import open_runner
 from fcn_deploy.runners.cpu_streams import LANES
 from fcn_deploy.runners.openvino import runner as runner_module
 from fcn_deploy.runners.openvino.compiled import Network
 from fcn_deploy.runners.openvino.signal_stack import signal_stack_kept
-from tests.runners.contract import pictures
+from tests.runners.contract import assert_masks_agree, pictures
 from tests.runners.openvino.arithmetic import THREE_PRODUCTS_ERROR, require
 
 openvino = pytest.importorskip("openvino")
 
 
-@pytest.mark.parametrize("backend", ["openvino", "openvino-int8x3", "openvino-bf16"])
-def test_masks_equal_those_of_ort_where_they_are_decided(tiny_run: Run, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "least", "most"),
+    [
+        ("openvino", 0, 1e-5),
+        ("openvino-int8x3", 0, THREE_PRODUCTS_ERROR),
+        ("openvino-bf16", 1e-4, 0.1),  # if it were as exact, it would not be bfloat16
+    ],
+)
+def test_masks_equal_those_of_ort_where_they_are_decided(
+    tiny_run: Run, backend: str, least: float, most: float
+) -> None:
     require(backend)
-    images = pictures(2, 97, 131)
     with (
         open_runner(tiny_run, "ort", outputs=("logits",)) as reference,
         open_runner(tiny_run, backend, outputs=("logits",)) as candidate,
     ):
-        expected, given = reference.run(images), candidate.run(images)
-    assert expected.logits is not None
-    assert given.logits is not None
-    epsilon = np.abs(expected.logits - given.logits).max()
-    scale = np.abs(expected.logits).max()
-    if backend == "openvino":
-        assert epsilon < 1e-5 * scale
-    elif backend == "openvino-int8x3":
-        assert epsilon < THREE_PRODUCTS_ERROR * scale
-    else:  # if it were as exact, it would not be bfloat16
-        assert 1e-4 * scale < epsilon < 0.1 * scale
-    decided = margin_of(expected.logits) > 2 * epsilon
-    assert decided.any()
-    np.testing.assert_array_equal(expected.mask[decided], given.mask[decided])
+        assert_masks_agree(reference, candidate, pictures(2, 97, 131), least=least, most=most)
 
 
-def test_the_description_says_what_computes(tiny_run: Run) -> None:
-    with open_runner(tiny_run, "openvino", threads=1) as runner:
-        description = runner.describe()
-    assert (description.backend, description.device) == ("openvino", "cpu")
-    assert (description.precision, description.threads) == ("fp32", 1)
-    assert description.library.startswith("OpenVINO 20")
-    assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
-
-
-def test_bf16_is_described_as_such_and_names_the_float32_file(tiny_run: Run) -> None:
-    require("openvino-bf16")
-    with open_runner(tiny_run, "openvino-bf16") as runner:
-        description = runner.describe()
-    assert (description.backend, description.precision) == ("openvino-bf16", "bf16")
-    assert description.arithmetic == "bf16"
-    assert description.library.endswith(", mean made whole")
-    assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
-
-
-def test_three_products_are_described_as_float32_and_said(tiny_run: Run) -> None:
-    require("openvino-int8x3")
-    with open_runner(tiny_run, "openvino-int8x3") as runner:
-        description = runner.describe()
-    assert (description.backend, description.precision) == ("openvino-int8x3", "fp32")
-    assert description.library.endswith(", 16 convolutions as three int8 products")
-    assert description.arithmetic == "int8x3"
-    assert not description.is_float32
-    assert description.digest == file_digest(tiny_run.onnx(Precision.FP32))
+@pytest.mark.parametrize(
+    ("backend", "names", "library"),
+    [
+        ("openvino", ("fp32", "fp32"), r"OpenVINO 20.*"),
+        ("openvino-bf16", ("bf16", "bf16"), r".*, mean made whole"),
+        ("openvino-int8x3", ("fp32", "int8x3"), r".*, 16 convolutions as three int8 products"),
+    ],
+)
+def test_the_description_says_what_computes(
+    tiny_run: Run, backend: str, names: tuple[str, str], library: str
+) -> None:
+    require(backend)
+    with open_runner(tiny_run, backend, threads=1) as runner:
+        found = runner.describe()
+    assert (found.backend, found.device, found.threads) == (backend, "cpu", 1)
+    assert (found.precision, found.arithmetic) == names
+    assert found.is_float32 == (backend == "openvino")
+    assert re.fullmatch(library, found.library)
+    assert found.digest == file_digest(tiny_run.onnx(Precision.FP32))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,7 +93,7 @@ def test_results_pass_through_pinned_memory(
 
 def test_a_half_file_is_computed_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    install(monkeypatch, "11.4.0", FakeCuda())
+    install(monkeypatch, "11.4.0")
     run = Run(tmp_path)
     write_onnx(run.onnx(Precision.FP16), precision=Precision.FP16)
     backend = ort.gpu_backend("ort-cuda", lambda: None, BoundSession)
@@ -121,9 +122,19 @@ def test_pinned_memory_that_cannot_be_had_leaves_the_runner_usable(
     assert cuda.held()["memory"] == 0
 
 
-def test_a_session_that_lost_its_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+GiveSessions = Callable[[type], None]
 
+
+@pytest.fixture
+def give_sessions(monkeypatch: pytest.MonkeyPatch) -> GiveSessions:
+    """Put a class in the place of ONNX Runtime's sessions."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: None)
+    return lambda kind: monkeypatch.setattr(onnxruntime, "InferenceSession", kind)
+
+
+def test_a_session_that_lost_its_provider_is_refused(give_sessions: GiveSessions) -> None:
     class CpuSession:
         def __init__(self, model: bytes, options: Any, providers: Any) -> None:
             ((name, settings),) = providers
@@ -134,18 +145,15 @@ def test_a_session_that_lost_its_provider_is_refused(monkeypatch: pytest.MonkeyP
         def get_providers(self) -> list[str]:
             return ["CPUExecutionProvider"]
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", CpuSession)
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: None)
+    give_sessions(CpuSession)
     with pytest.raises(BackendError, match=r"asked for CUDAExecutionProvider, got ..CPUExec"):
         sessions.cuda_session(b"", 1)
 
 
 @pytest.mark.parametrize("fallen", [(), ("size", "end"), ("end", "crop")])
 def test_a_node_that_reads_pixels_may_not_fall_to_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, fallen: tuple[str, ...]
+    give_sessions: GiveSessions, fallen: tuple[str, ...]
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     import onnx
 
     file = onnx.parser.parse_model("""
@@ -179,9 +187,7 @@ def test_a_node_that_reads_pixels_may_not_fall_to_the_cpu(
                 ),
             ]
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: None)
+    give_sessions(Session)
     if "crop" in fallen:
         with pytest.raises(BackendError, match=r"leaves 1 nodes to the CPU \(crop\)"):
             sessions.cuda_session(file.SerializeToString(), 1)
@@ -189,9 +195,7 @@ def test_a_node_that_reads_pixels_may_not_fall_to_the_cpu(
         sessions.cuda_session(file.SerializeToString(), 1)
 
 
-def test_an_onnx_runtime_that_does_not_tell_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-
+def test_an_onnx_runtime_that_does_not_tell_is_refused(give_sessions: GiveSessions) -> None:
     class OldSession:
         def __init__(self, model: bytes, options: Any, providers: Any) -> None:
             pass
@@ -199,9 +203,7 @@ def test_an_onnx_runtime_that_does_not_tell_is_refused(monkeypatch: pytest.Monke
         def get_providers(self) -> list[str]:
             return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", OldSession)
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: None)
+    give_sessions(OldSession)
     with pytest.raises(BackendError, match="does not tell whether a node fell"):
         sessions.cuda_session(b"", 1)
 
@@ -223,7 +225,7 @@ def test_without_a_gpu_one_line_says_so(
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, "11.4.0", FakeCuda())
+    install(monkeypatch, "11.4.0")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "pip install onnxruntime-gpu" in str(unavailable_reason("ort-cuda"))
     assert "needs onnxruntime, which cannot be imported" in str(unavailable_reason("ort-rtx"))

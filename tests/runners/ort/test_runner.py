@@ -13,18 +13,13 @@ from fcn_deploy.core.errors import BackendError, MissingStageError, OnnxFileErro
 from fcn_deploy.core.files import file_digest
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
-from fcn_deploy.data.metrics import margin_of
 from fcn_deploy.runners.base import Runner, open_runner
 from fcn_deploy.runners.cpu_streams import LANES
 from fcn_deploy.runners.ort.runner import OrtRunner
-from tests.runners.contract import LanesContract, RunnerContract, pictures
+from tests.runners.contract import LanesContract, RunnerContract, assert_masks_agree, pictures
 
 
 class TestOrtRunner(RunnerContract):
-    @pytest.fixture(autouse=True)
-    def _run(self, tiny_run: Run) -> None:
-        self.run_directory = tiny_run
-
     def open(self, outputs: tuple[str, ...]) -> Runner:
         return open_runner(self.run_directory, "ort", outputs=outputs, threads=1)
 
@@ -37,10 +32,6 @@ class TestOrtRunnerFp16(TestOrtRunner):
 
 
 class TestOrtRunnerInLanes(LanesContract):
-    @pytest.fixture(autouse=True)
-    def _run(self, tiny_run: Run) -> None:
-        self.run_directory = tiny_run
-
     def open(self, outputs: tuple[str, ...]) -> Runner:
         return open_runner(self.run_directory, "ort", outputs=outputs, threads=LANES)
 
@@ -114,18 +105,11 @@ def test_a_file_that_changed_since_it_was_opened_is_not_mixed_in(
 
 
 def test_masks_equal_pytorch_where_the_reference_is_decided(tiny_run: Run) -> None:
-    images = pictures(2, 97, 131)
     with (
         open_runner(tiny_run, "torch", outputs=("logits",), device="cpu") as reference,
         open_runner(tiny_run, "ort", outputs=("logits",)) as candidate,
     ):
-        expected, given = reference.run(images), candidate.run(images)
-    assert expected.logits is not None
-    assert given.logits is not None
-    epsilon = np.abs(expected.logits - given.logits).max()
-    decided = margin_of(expected.logits) > 2 * epsilon
-    assert decided.mean() > 0.9
-    np.testing.assert_array_equal(expected.mask[decided], given.mask[decided])
+        assert_masks_agree(reference, candidate, pictures(2, 97, 131), least=0, most=2e-5)
 
 
 def test_the_mask_comes_from_the_file_as_shipped(tiny_run: Run) -> None:
