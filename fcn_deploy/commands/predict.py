@@ -21,6 +21,7 @@ from fcn_deploy.commands.predict_engine import (
 )
 from fcn_deploy.commands.predict_films import film_options, run_films
 from fcn_deploy.commands.predict_progress import printable, progress, rate_words, say_resumed
+from fcn_deploy.commands.predict_tiles import TileOptions, tile_options
 from fcn_deploy.commands.shared.backends import say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
@@ -65,10 +66,12 @@ class PredictOptions:
     resume: bool
     check_all: bool
     shard: str | None
+    uncertainty: bool
     batch_size: int
     engine: str
     address: str | None
     workers: int | None
+    tiles: TileOptions
     backend: str
     allow: frozenset[str]
     precision: Precision
@@ -109,17 +112,23 @@ class PredictOptions:
     "names: so N workers share the pictures without talking.",
 )  # fmt: skip
 @click.option(
+    "--uncertainty", is_flag=True,
+    help="Note in the journal how undecided the network was about each picture, for `report`. It "
+    "is run twice unless the model was exported with `--outputs mask,margin`.",
+)  # fmt: skip
+@click.option(
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
     help="Segment so many pictures of one size at once.",
 )  # fmt: skip
 @engine_options
+@tile_options
 @auto_backend_option
 @precision_options
 @device_option
 @threads_option
 @trust_option
 def predict(**typed: Any) -> None:
-    """Segment pictures and write palette PNG masks of the same size.
+    """Segment pictures and maps and write palette masks of the same size.
 
     A SOURCE is a file, a folder, a pattern in quotes, a .tar or .zip archive, @LIST with a file's
     name on each line, or - for such a list on standard input.  What became of each picture stands
@@ -138,7 +147,7 @@ def predict(**typed: Any) -> None:
     source, words = _split_run(options.arguments)
     source = replace(source, trusted=options.trust)
     shard = None if options.shard is None else Shard.from_text(options.shard)
-    folder = options.out or source.results_root / "predictions"
+    folder = options.out or source.predictions
     if run_films(words, folder, shard, options, partial(_open_runner, source, options)):
         return
     with ExitStack() as stack:
@@ -173,7 +182,7 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     chosen = _choose_backend(source, job, options)
     done = 0
     with ExitStack() as stack:
-        engine = open_engine(source, chosen, options, job.selection.items, stack)
+        engine = open_engine(source, chosen, options, job, stack)
         job.begin(engine)
         say_resumed(job, resumed=options.resume)
         left = len(job.selection.items)

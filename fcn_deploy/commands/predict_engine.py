@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from fcn_deploy.core.spec import Precision
 if TYPE_CHECKING:
     from fcn_deploy.commands.predict import PredictOptions
     from fcn_deploy.predict.engine import Engine
-    from fcn_deploy.predict.items import Item
+    from fcn_deploy.predict.job import PredictJob
     from fcn_deploy.predict.stream import FiniteCheck
     from fcn_deploy.runners.base import Runner
 
@@ -57,6 +57,8 @@ def require_engine(options: PredictOptions) -> None:
         from fcn_deploy.predict.ray_engine import require_ray
 
         require_ray()
+        if options.tiles.given:
+            raise InputError("--engine ray cuts no tiles", "use --engine local for large pictures")
     elif options.address or options.workers:
         raise InputError("--address and --workers are of --engine ray", "add it, or drop them")
 
@@ -69,6 +71,7 @@ class OpenRunner:
     chosen: ChosenBackend
     precision: Precision
     device: str
+    outputs: tuple[str, ...]
     trust_code: bool
 
     def __call__(self, stack: ExitStack, threads: int | None) -> tuple[Runner, FiniteCheck]:
@@ -79,7 +82,7 @@ class OpenRunner:
         if source.bundle is not None and not source.root.is_dir():  # not taken out on this node
             source = run_from_argument(source.bundle, source.trusted)
         runner = stack.enter_context(
-            open_chosen(source, self.chosen, device=device, threads=threads)
+            open_chosen(source, self.chosen, outputs=self.outputs, device=device, threads=threads)
         )
         return runner, logits_check(
             source,
@@ -92,11 +95,16 @@ class OpenRunner:
 
 
 def open_runner(
-    source: Run, chosen: ChosenBackend, options: PredictOptions, stack: ExitStack
+    source: Run,
+    chosen: ChosenBackend,
+    options: PredictOptions,
+    stack: ExitStack,
+    outputs: tuple[str, ...] = ("mask",),
 ) -> tuple[Runner, FiniteCheck]:
     """Open a runner in this process, and its check; the stack closes both."""
     require_backends([chosen.backend], options.device)
-    opener = OpenRunner(source, chosen, options.precision, options.device, trust_code=False)
+    precision, device = options.precision, options.device
+    opener = OpenRunner(source, chosen, precision, device, outputs, trust_code=False)
     return opener(stack, options.threads)
 
 
@@ -104,24 +112,35 @@ def open_engine(
     source: Run,
     chosen: ChosenBackend,
     options: PredictOptions,
-    items: Sequence[Item],
+    job: PredictJob,
     stack: ExitStack,
 ) -> Engine:
-    """Open what was asked for to do some pictures; the stack closes it."""
-    device = options.device
+    """Open what was asked for to do what is left; the stack closes it."""
+    device, outputs = options.device, ("mask", "margin") if options.uncertainty else ("mask",)
     if options.engine != _RAY:
         from fcn_deploy.predict.engine import LocalEngine
+        from fcn_deploy.predict.geotiff import require_rasterio
+        from fcn_deploy.predict.tiled_runner import TiledRunner, checked_in_tiles
 
-        runner, check = open_runner(source, chosen, options, stack)
-        return LocalEngine(runner, options.batch_size, check)
+        if job.has_maps:
+            require_rasterio()
+        runner, check = open_runner(source, chosen, options, stack, outputs)
+        tiles, batch_size = options.tiles, options.batch_size
+        choice = tiles.choice(source, chosen.precision, runner.spec.input_shape, batch_size)
+        return LocalEngine(
+            TiledRunner(runner, choice.of_picture, batch_size),
+            batch_size,
+            checked_in_tiles(check, choice.of_picture),
+            tiles.maps(choice),
+        )
     from fcn_deploy.predict.ray_engine import RayEngine, require_files
     from fcn_deploy.runners.base import find_backend
 
-    require_files(items)
+    require_files(job.selection.items)
     gpu = {"cpu": False, "cuda": True, "auto": None}[find_backend(chosen.backend).runs_on or device]
     unproven = ChosenBackend(chosen.backend, chosen.precision)  # the proof was of this machine
     engine = RayEngine(
-        OpenRunner(source, unproven, options.precision, device, code_is_trusted()),
+        OpenRunner(source, unproven, options.precision, device, outputs, code_is_trusted()),
         options.address,
         options.workers,
         gpu,

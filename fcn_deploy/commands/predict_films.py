@@ -97,6 +97,8 @@ def _refuse(word: str, options: PredictOptions, *, films: bool, live: bool) -> N
         (options.max_frames, live, "--max-frames"),
         (options.recursive, not films, "--recursive"),
         (options.engine != "local", not films, "--engine"),
+        (options.uncertainty, not films, "--uncertainty"),
+        (options.tiles.given, not films, "--tile, --overlap, --max-memory, --bands, --scale"),
         (options.shard, not live, "--shard"),
         (options.batch_size > 1, not live, "--batch"),
     ):

@@ -7,10 +7,10 @@ died is replaced, unless LOSSES_IN_A_ROW died in its place without one picture f
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from queue import SimpleQueue
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from fcn_deploy.core.errors import BackendError
 from fcn_deploy.predict.engine import Found, Outcome
@@ -21,132 +21,94 @@ LOSSES_IN_A_ROW = 10
 #: Most pictures of a block, enough that the filling of the pipeline costs little; and blocks for
 #: each worker, so that all end at about the same time.
 _LARGEST_BLOCK, _BLOCKS_PER_WORKER = 64, 4
-#: Does the pictures at some places, and returns what became of each.
-Worker = Callable[[Sequence[int]], Sequence[Outcome]]
 
 
 class WorkerLostError(Exception):
     """A worker has died, or did not come to life; the text says how."""
 
-    #: Whether it had finished a picture of its block.
-    had_finished = False
+
+class Worker(Protocol):
+    """What does one thing at a time, elsewhere: it comes to life, or does a block."""
+
+    def begin(self, places: Sequence[int]) -> None:
+        """Begin to do the pictures at some places."""
+
+    def result(self) -> Sequence[Outcome]:
+        """Return what became of each, or nothing once it has come to life.
+
+        Raises:
+            WorkerLostError: it has died.
+        """
 
 
-class Dispatch:
-    """The pictures of a job on their way to workers.
+_Worker = TypeVar("_Worker", bound=Worker)
+
+
+@dataclass(eq=False)
+class _Slot(Generic[_Worker]):
+    worker: _Worker | None = None
+    places: Sequence[int] = ()
+    deaths: int = 0  # of workers that had the one picture of the block
+    losses: int = 0  # in a row
+
+
+def dispatched(
+    total: int,
+    workers: int,
+    start: Callable[[], _Worker],
+    wait: Callable[[Sequence[_Worker]], _Worker],
+    found: Found,
+    killed: Callable[[int, str], Outcome],
+) -> Generator[Outcome, None, None]:
+    """Yield the outcome of each picture once, in no order.
 
     Args:
         total, workers: how many pictures, and how many workers at once.
-        start: brings one to life; it, and the worker, may raise WorkerLostError.
-        stop: ends all, also those that are being started.
+        start: begins to bring one to life.
+        wait: returns one of some that has ended what it began.
         found: tells of a mask that a worker wrote before it died.
         killed: makes the outcome of a picture that workers died of, told how the last one did.
+
+    Raises:
+        BackendError: no worker lives any more.
     """
-
-    def __init__(
-        self,
-        total: int,
-        workers: int,
-        start: Callable[[], Worker],
-        stop: Callable[[], None],
-        found: Found,
-        killed: Callable[[int, str], Outcome],
-    ) -> None:
-        self._total, self._workers = total, workers
-        self._start, self._stop = start, stop
-        self._found, self._killed = found, killed
-        size = max(1, min(-(-total // (workers * _BLOCKS_PER_WORKER)), _LARGEST_BLOCK))
-        #: Blocks, and how many workers died of each that is one picture.
-        self._waiting: deque[tuple[Sequence[int], int]] = deque(
-            (range(begin, min(total, begin + size)), 0) for begin in range(0, total, size)
-        )
-        self._in_work = 0
-        self._changed = threading.Condition()
-        self._events = SimpleQueue[Sequence[Outcome] | BaseException]()
-
-    def outcomes(self) -> Generator[Outcome, None, None]:
-        """Yield the outcome of each picture once, in no order; in the end all workers are ended.
-
-        Raises:
-            BackendError: none lives any more, and pictures are left.
-        """
-        threads = [threading.Thread(target=self._serve) for _ in range(self._workers)]
-        left, living = self._total, self._workers
+    size = max(1, min(-(-total // (workers * _BLOCKS_PER_WORKER)), _LARGEST_BLOCK))
+    waiting = deque((range(b, min(total, b + size)), 0) for b in range(0, total, size))
+    idle: list[_Slot[_Worker]] = [_Slot() for _ in range(workers)]
+    busy: dict[_Worker, _Slot[_Worker]] = {}
+    how = ""
+    while total:
+        while idle and waiting:
+            slot = idle.pop()
+            if slot.worker is None:  # it gets no block yet: it may wait for its place
+                slot.worker, slot.places = start(), ()
+            else:
+                slot.places, slot.deaths = waiting.popleft()
+                slot.worker.begin(slot.places)
+            busy[slot.worker] = slot
+        if not busy:
+            raise BackendError(
+                f"{LOSSES_IN_A_ROW} workers died in a row, the last: {how}",
+                "look into Ray's logs; --resume goes on with what is left",
+            )
+        slot = busy.pop(wait(list(busy)))
+        assert slot.worker is not None
         try:
-            for thread in threads:
-                thread.start()
-            while left:
-                event = self._events.get()
-                if isinstance(event, WorkerLostError):
-                    living -= 1
-                    if not living:
-                        raise BackendError(
-                            f"{LOSSES_IN_A_ROW} workers died in a row, the last: {event}",
-                            "look into Ray's logs; --resume goes on with what is left",
-                        ) from event
-                elif isinstance(event, BaseException):
-                    raise event
-                else:
-                    left -= len(event)
-                    yield from event
-        finally:
-            with self._changed:
-                self._waiting.clear()
-                self._in_work = -len(threads)  # what is in work does not come back
-                self._changed.notify_all()
-            self._stop()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-
-    def _is_left(self) -> bool:
-        """Return once a block waits, or none will any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._in_work <= 0)
-            return bool(self._waiting)
-
-    def _take(self) -> tuple[Sequence[int], int] | None:
-        with self._changed:  # the lock may be taken twice
-            if not self._is_left():
-                return None
-            self._in_work += 1
-            return self._waiting.popleft()
-
-    def _serve(self) -> None:
-        losses = 0
-        try:
-            # No block is taken before the worker lives: it may wait for its place in the cluster.
-            while self._is_left():
-                try:
-                    worker = self._start()
-                    while (block := self._take()) is not None:
-                        self._do(worker, *block)
-                        losses = 0
-                except WorkerLostError as lost:
-                    losses = 1 if lost.had_finished else losses + 1
-                    if losses == LOSSES_IN_A_ROW:
-                        raise
-        except BaseException as error:
-            self._events.put(error)
-
-    def _do(self, worker: Worker, places: Sequence[int], deaths: int) -> None:
-        left: list[tuple[Sequence[int], int]] = []
-        try:
-            self._events.put(worker(places))
+            outcomes = list(slot.worker.result())
         except WorkerLostError as lost:
-            done = {place: self._found(place) for place in places}
-            outcomes = [outcome for outcome in done.values() if outcome is not None]
-            lost.had_finished = bool(outcomes)
-            alone = deaths + 1 if len(places) == 1 else 0
-            for place in (place for place, outcome in done.items() if outcome is None):
-                if alone < ATTEMPTS_ALONE:
-                    left.append(((place,), alone))
+            how, slot.worker = str(lost), None
+            there = {place: found(place) for place in slot.places}
+            outcomes = [outcome for outcome in there.values() if outcome is not None]
+            slot.losses = slot.losses * (not outcomes) + 1
+            deaths = slot.deaths + 1 if len(there) == 1 else 0
+            for place in (place for place, outcome in there.items() if outcome is None):
+                if deaths < ATTEMPTS_ALONE:
+                    waiting.append((range(place, place + 1), deaths))
                 else:
-                    outcomes.append(self._killed(place, str(lost)))
-            self._events.put(outcomes)
-            raise
-        finally:
-            with self._changed:
-                self._waiting.extend(left)
-                self._in_work -= 1
-                self._changed.notify_all()
+                    outcomes.append(killed(place, how))
+        else:
+            slot.losses *= not slot.places
+        if slot.losses < LOSSES_IN_A_ROW:
+            idle.append(slot)
+        total -= len(outcomes)
+        yield from outcomes

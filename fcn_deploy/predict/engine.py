@@ -6,19 +6,30 @@ Engines write masks; the journal is the job's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy.core.errors import ImageError
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.predict.items import Before, Item
+from fcn_deploy.predict.maps import MapMask, MapOptions, segment_map
 from fcn_deploy.predict.masks_on_disk import MasksOnDisk
-from fcn_deploy.predict.stream import Failed, FiniteCheck, PredictionError, Segmented, segment
+from fcn_deploy.predict.selection import is_mask_of_map
+from fcn_deploy.predict.stream import (
+    PREDICTION_ERRORS,
+    Failed,
+    FiniteCheck,
+    PredictionError,
+    Segmented,
+    segment,
+)
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import Runner
 
@@ -68,16 +79,22 @@ class Engine(ABC):
 class LocalEngine(Engine):
     """A runner in this process: outcomes come in the order of the pictures.
 
-    The arguments are those of :func:`fcn_deploy.predict.folder.predict`.
+    The first arguments are those of :func:`fcn_deploy.predict.folder.predict`; ``maps`` says how
+    maps are segmented, without which they get none.
     """
 
     def __init__(
-        self, runner: Runner, batch_size: int = 1, has_finite_logits: FiniteCheck = lambda _: True
+        self,
+        runner: Runner,
+        batch_size: int = 1,
+        has_finite_logits: FiniteCheck = lambda _: True,
+        maps: MapOptions | None = None,
     ) -> None:
         self.spec = runner.spec
         self._runner = runner
         self._batch_size = batch_size
         self._has_finite_logits = has_finite_logits
+        self._maps = maps
 
     def describe(self) -> RunnerDescription:
         """Describe the runner."""
@@ -88,10 +105,45 @@ class LocalEngine(Engine):
     ) -> Generator[Outcome, None, None]:
         """Do the work; each outcome is recorded by the thread that wrote its mask."""
         sink = MasksOnDisk(work.out, work.masks, self.spec.palette, work.unfinished)
+        places = range(len(work.masks))
+        for is_map, some in groupby(places, lambda place: is_mask_of_map(work.masks[place])):
+            if not is_map:
+                yield from self._of_pictures(work, list(some), sink, record)
+                continue
+            for place in some:
+                outcome = self._of_map(work, place, sink)
+                record(outcome)
+                yield outcome
+
+    def _of_map(self, work: Work, place: int, sink: MasksOnDisk) -> Outcome:
+        item, mask, state = work.items[place], work.masks[place], 0
+        with suppress(OSError):  # reading it says what is wrong
+            state = item.state()
+        try:
+            if self._maps is None:
+                raise ImageError(f"{item.name} is a map", "use --engine local, which cuts maps")
+            with sink.written_in_parts(place) as path:
+                found = segment_map(
+                    self._runner,
+                    item.path,
+                    path,
+                    self._maps,
+                    batch_size=self._batch_size,
+                    has_finite_logits=self._has_finite_logits,
+                )
+        except PREDICTION_ERRORS as error:
+            sink.write_or_fail(Failed(place, error))
+            return failed(place, item, error)
+        return Outcome(place, state, map_values(item, mask, found, self.spec.class_names))
+
+    def _of_pictures(
+        self, work: Work, places: Sequence[int], sink: MasksOnDisk, record: Record
+    ) -> Iterator[Outcome]:
         states: dict[int, int] = {}
 
         def write(answer: Segmented | Failed) -> Outcome:
-            place, written = answer.place, sink.write_or_fail(answer)
+            place = places[answer.place]
+            written = sink.write_or_fail(replace(answer, place=place))
             item, state = work.items[place], states.pop(place, 0)
             if isinstance(written, Failed):
                 outcome = failed(place, item, written.error)
@@ -100,13 +152,15 @@ class LocalEngine(Engine):
                 values = line_values(
                     item, work.masks[place], answer.mask, answer.seconds, self.spec.class_names
                 )
+                if answer.uncertainty is not None:
+                    values["uncertainty"] = answer.uncertainty
                 outcome = Outcome(place, state, values)
             record(outcome)
             return outcome
 
         yield from segment(
             self._runner,
-            (_Reading(item, place, states) for place, item in enumerate(work.items)),
+            (_Reading(work.items[place], place, states) for place in places),
             write,
             keep_images=work.with_overlay,
             batch_size=self._batch_size,
@@ -146,6 +200,14 @@ def line_values(
         "shares": class_shares(classes_of_pixels, classes),
         "error": None,
     }
+
+
+def map_values(item: Item, mask: str, found: MapMask, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the journal says of a map that has its mask."""
+    counts = found.counts.tolist()
+    values = line_values(item, mask, np.zeros((1, 1), np.uint8), found.seconds, classes)
+    shares = {n: round(c / sum(counts), 6) for n, c in zip(classes, counts, strict=False) if c}
+    return {**values, "size": list(found.size), "shares": shares}
 
 
 def failed(place: int, item: Item, error: PredictionError) -> Outcome:

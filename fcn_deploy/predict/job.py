@@ -14,20 +14,26 @@ from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import ImageError
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.images import decoded
 from fcn_deploy.predict.batches import MaskNames
-from fcn_deploy.predict.engine import Engine, LocalEngine, Outcome, Work, line_values
+from fcn_deploy.predict.engine import (
+    Engine,
+    LocalEngine,
+    Outcome,
+    Work,
+    line_values,
+    map_values,
+)
 from fcn_deploy.predict.folder import Prediction
-from fcn_deploy.predict.items import Item
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
+from fcn_deploy.predict.maps import MapOptions, read_mask_of_map
 from fcn_deploy.predict.masks_on_disk import existing_masks
-from fcn_deploy.predict.selection import OVERLAY_FOLDER, select
+from fcn_deploy.predict.selection import OVERLAY_FOLDER, is_mask_of_map, select
 from fcn_deploy.predict.shard import Shard
 from fcn_deploy.predict.sources import Sources
 from fcn_deploy.predict.stream import FiniteCheck
@@ -80,7 +86,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         self.taken_over = 0
         self.journal = Journal(out, shard, resume=resume)
         try:
-            names = MaskNames(sources.shared_folder() if full_names else None)
+            names = MaskNames(sources.shared_folder() if full_names else None, maps=True)
             self.selection = select(
                 sources.batches,
                 names,
@@ -100,6 +106,11 @@ class PredictJob(AbstractContextManager["PredictJob"]):
     def finished_before(self) -> int:
         """How many pictures need not be done again."""
         return self.selection.total - len(self.selection.items)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether a map is left to do, which needs rasterio."""
+        return any(map(is_mask_of_map, self.selection.masks))
 
     def begin(self, runner: Runner | Engine) -> None:
         """Open the journal for this run's model, and take over masks that have no line yet.
@@ -144,21 +155,18 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         item, mask = self.selection.items[place], self.selection.masks[place]
         with suppress(OSError, ImageError):  # picture or mask is gone: it is done again
             state = item.state()
-            found = self._up_to_date(item, mask, since_ns)
-            if found is not None:
-                return Outcome(place, state, line_values(item, mask, found, None, spec.class_names))
+            written = (self._out / mask).stat().st_mtime_ns
+            if written < since_ns or item.modified_ns() > written:
+                return None
+            if is_mask_of_map(mask):
+                found = read_mask_of_map(self._out / mask)
+                return Outcome(place, state, map_values(item, mask, found, spec.class_names))
+            if self._with_overlay and not (self._out / OVERLAY_FOLDER / mask).exists():
+                return None
+            with decoded(self._out / mask) as image:
+                pixels = np.asarray(image)
+            return Outcome(place, state, line_values(item, mask, pixels, None, spec.class_names))
         return None
-
-    def _up_to_date(self, item: Item, mask: str, since_ns: int) -> NDArray[np.uint8] | None:
-        """Return a mask that was written since then, from the picture as it is."""
-        path = self._out / mask
-        written = path.stat().st_mtime_ns
-        if written < since_ns or item.modified_ns() > written:
-            return None
-        if self._with_overlay and not (self._out / OVERLAY_FOLDER / mask).exists():
-            return None
-        with decoded(path) as image:
-            return np.asarray(image)
 
     def predictions(
         self,
@@ -166,6 +174,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         *,
         batch_size: int = 1,
         has_finite_logits: FiniteCheck = lambda image: True,
+        maps: MapOptions | None = None,
     ) -> Generator[Prediction, None, None]:
         """Do what is left by a runner, and yield each picture, in the order of the pictures.
 
@@ -174,7 +183,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         Raises:
             ArtifactError: a mask or the journal cannot be written.
         """
-        yield from self.predictions_by(LocalEngine(runner, batch_size, has_finite_logits))
+        yield from self.predictions_by(LocalEngine(runner, batch_size, has_finite_logits, maps))
 
     def predictions_by(self, engine: Engine) -> Generator[Prediction, None, None]:
         """Do what is left by the engine that :meth:`begin` was called with."""

@@ -26,7 +26,6 @@ from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import write_error
 from fcn_deploy.machine.description import utc_now
 from fcn_deploy.predict.journal_head import (
-    HEAD_BYTES,
     JournalHead,
     head_of,
     other_heads,
@@ -35,6 +34,7 @@ from fcn_deploy.predict.journal_head import (
 )
 from fcn_deploy.predict.journal_lines import Finished, Hashes, listed_mask, read_blocks
 from fcn_deploy.predict.shard import Shard
+from fcn_deploy.results.predictions import HEAD_BYTES
 
 _NO_HASHES: Hashes = np.zeros(0, np.uint64)
 

@@ -9,9 +9,8 @@ import logging
 import os
 import platform
 import shutil
-import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from fcn_deploy.core.errors import BackendError, FcnDeployError, InputError
 from fcn_deploy.core.extras import require_extra
 from fcn_deploy.core.spec import ModelSpec
-from fcn_deploy.predict.dispatch import ATTEMPTS_ALONE, Dispatch, Worker, WorkerLostError
+from fcn_deploy.predict.dispatch import ATTEMPTS_ALONE, WorkerLostError, dispatched
 from fcn_deploy.predict.engine import Engine, Found, LocalEngine, Outcome, Record, Work, failed
 from fcn_deploy.predict.items import FileItem, Item
 from fcn_deploy.predict.masks_on_disk import MasksOnDisk
@@ -140,10 +139,7 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
         self._opener, self._address = opener, address
         self._asked = workers, gpu
         self._threads, self._batch_size = threads, batch_size
-        self._first: Any = None
         self._actors: set[Any] = set()
-        self._stopped = False
-        self._lock = threading.Lock()
         self.lost: list[str] = []
 
     def __enter__(self) -> RayEngine:
@@ -155,7 +151,17 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
         try:
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             self.plan = plan(nodes, *self._asked)
-            self._first, self.spec, self._description = self._start(_START_SECONDS)
+            self._first: _Worker | None = self._started()
+            if not ray.wait([self._first.placed], timeout=_START_SECONDS)[0]:
+                raise BackendError(
+                    f"the Ray cluster had no room for a worker in {_START_SECONDS} seconds",
+                    "look at `ray status`, or give another number of --workers",
+                )
+            opened = self.answer_of(self._first)
+            if isinstance(opened, FcnDeployError):
+                raise opened
+            self.spec = opened[0]
+            self._description: RunnerDescription = opened[1]
         except WorkerLostError as lost:
             self.__exit__()
             raise BackendError(f"no worker lives: {lost}", "look into Ray's logs") from lost
@@ -165,107 +171,74 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stop()
+        self._end_workers()
         self._ray.shutdown()
 
+    def _end_workers(self) -> None:
+        while self._actors:
+            self._ray.kill(self._actors.pop())
+
     def _connect(self) -> None:
-        address = self._address
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address is None:
+        if self._address is None:
             options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
         try:
-            if address is not None and "://" in address:
+            if self._address is not None and "://" in self._address:
                 raise ValueError("that is for clients outside the cluster")
-            self._ray.init(address=address or "local", **options)
+            self._ray.init(address=self._address or "local", **options)
         except Exception as error:  # of many kinds
             raise BackendError(
-                f"no Ray cluster at {address or 'this machine'} ({str(error)[:200]})",
+                f"no Ray cluster at {self._address or 'this machine'} ({str(error)[:200]})",
                 "give --address HOST:PORT of `ray start --head`, or auto on one of its nodes",
             ) from error
-
-    def _start(self, seconds: int | None = None) -> tuple[Any, ModelSpec, RunnerDescription]:
-        _, cpus, gpus = self.plan
-        kind = self._ray.remote(_Actor).options(
-            num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0,
-            scheduling_strategy="SPREAD",
-        )  # fmt: skip
-        with self._lock:
-            if self._stopped:
-                raise WorkerLostError("all were stopped")
-            actor = kind.remote()
-            self._actors.add(actor)
-        with self._watched(actor):
-            try:
-                self._ray.get(actor.name.remote(), timeout=seconds)
-            except self._ray.exceptions.GetTimeoutError as error:
-                raise BackendError(
-                    f"the Ray cluster had no room for a worker in {seconds} seconds",
-                    "look at `ray status`, or give another number of --workers",
-                ) from error
-            threads = self._threads or (None if gpus else cpus)
-            opened = self._ray.get(
-                actor.open.remote(self._opener, Path.cwd(), threads, self._batch_size)
-            )
-            if isinstance(opened, FcnDeployError):
-                raise opened
-            if seconds is None and opened[1].digest != self._description.digest:
-                raise BackendError(f"its {opened[1].file} is another than that of the first worker")
-        return (actor, *opened)
-
-    @contextmanager
-    def _watched(self, actor: Any) -> Iterator[None]:
-        """End a worker with which something goes wrong; Ray's own errors mean that it died."""
-        from ray.exceptions import RayError, RayTaskError
-
-        try:
-            yield
-        except Exception as error:
-            with self._lock:
-                self._actors.discard(actor)
-                if not self._stopped:
-                    self.lost.append(_how(error))
-            with suppress(Exception):
-                self._ray.kill(actor)
-            if isinstance(error, RayError) and not isinstance(error, RayTaskError):
-                raise WorkerLostError(_how(error)) from error
-            raise
-
-    def _stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            actors, self._actors = self._actors, set()
-        for actor in actors:
-            with suppress(Exception):  # it has ended
-                self._ray.kill(actor)
 
     def describe(self) -> RunnerDescription:
         """Describe the first worker's runner."""
         return self._description
 
-    def _worker(self, work: Work) -> Worker:
-        with self._lock:
-            actor, self._first = self._first, None
-        if actor is None:
-            try:
-                actor = self._start()[0]
-            except FcnDeployError as error:  # of one node: the others go on
-                raise WorkerLostError(error.message) from error
+    def _started(self) -> _Worker:
+        _, cpus, gpus = self.plan
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+        actor = self._ray.remote(_Actor).options(scheduling_strategy="SPREAD", **options).remote()
+        self._actors.add(actor)
+        placed, threads = actor.name.remote(), self._threads or (None if gpus else cpus)
+        opening = actor.open.remote(self._opener, Path.cwd(), threads, self._batch_size)
+        return _Worker(self, actor, placed, opening)
 
-        def outcomes(places: Sequence[int]) -> list[Outcome]:
-            items, masks = [work.items[p] for p in places], [work.masks[p] for p in places]
-            with self._watched(actor):
-                found = self._ray.get(
-                    actor.outcomes.remote(replace(work, items=items, masks=masks))
-                )
-                if isinstance(found, FcnDeployError):
-                    raise found
-            return [replace(outcome, place=places[outcome.place]) for outcome in found]
+    def answer_of(self, worker: _Worker) -> Any:
+        """Return what a worker's last call gave.
 
-        return outcomes
+        Raises:
+            WorkerLostError: it has died.
+        """
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            return self._ray.get(worker.answer)
+        except RayTaskError:  # a bug
+            raise
+        except RayError as error:
+            raise self.lost_with(worker, _how(error)) from error
+
+    def lost_with(self, worker: _Worker, how: str) -> WorkerLostError:
+        """End a worker for good, and return the error that tells of it."""
+        self.lost.append(how)
+        self._actors.discard(worker.actor)
+        self._ray.kill(worker.actor)
+        return WorkerLostError(how)
 
     def outcomes(self, work: Work, record: Record, found: Found) -> Generator[Outcome, None, None]:
         """Do the work; outcomes come in no order, and are recorded here."""
+        self.work = work
         sink = MasksOnDisk(work.out, work.masks, self.spec.palette)
+
+        def start() -> _Worker:
+            first, self._first = self._first, None
+            return first or self._started()
+
+        def wait(workers: Sequence[_Worker]) -> _Worker:
+            answers = {worker.answer: worker for worker in workers}
+            return answers[self._ray.wait(list(answers))[0][0]]
 
         def killed(place: int, how: str) -> Outcome:
             error = BackendError(
@@ -276,17 +249,43 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
             sink.write_or_fail(Failed(place, error))  # removes a mask of an earlier run
             return failed(place, work.items[place], error)
 
-        dispatch = Dispatch(
-            len(work.items), self.plan[0], lambda: self._worker(work), self._stop, found, killed
-        )
         try:
-            with closing(dispatch.outcomes()) as outcomes:
-                for outcome in outcomes:
-                    record(outcome)
-                    yield outcome
+            for outcome in dispatched(
+                len(work.items), self.plan[0], start, wait, found, killed
+            ):  # fmt: skip
+                record(outcome)
+                yield outcome
         finally:
+            self._end_workers()
             for folder in work.unfinished.glob("*/"):  # of workers
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Worker:
+    """An actor as the dispatch asks it."""
+
+    def __init__(self, engine: RayEngine, actor: Any, placed: Any, opening: Any) -> None:
+        self._engine = engine
+        self.actor = actor
+        self.placed, self.answer = placed, opening
+        self._places: Sequence[int] | None = None
+
+    def begin(self, places: Sequence[int]) -> None:
+        work, self._places = self._engine.work, places
+        items, masks = [work.items[p] for p in places], [work.masks[p] for p in places]
+        self.answer = self.actor.outcomes.remote(replace(work, items=items, masks=masks))
+
+    def result(self) -> Sequence[Outcome]:
+        answer = self._engine.answer_of(self)
+        if self._places is None:  # of one node alone: the others go on
+            if isinstance(answer, FcnDeployError):
+                raise self._engine.lost_with(self, answer.message)
+            if answer[1].digest != self._engine.describe().digest:
+                raise self._engine.lost_with(self, f"its {answer[1].file} is another one")
+            return ()
+        if isinstance(answer, FcnDeployError):
+            raise answer
+        return [replace(outcome, place=self._places[outcome.place]) for outcome in answer]
 
 
 def _how(error: Exception) -> str:

@@ -224,6 +224,8 @@ def _values(data: Any, shape: Sequence[int]) -> bytes:
     if len(data) != expected:
         raise RequestError(f"data of {INPUT!r} has {len(data)} values, and its shape {expected}")
     try:
+        if set(map(type, data)) != {int}:  # `bytes` takes true for 1
+            raise TypeError
         return bytes(data)
     except (TypeError, ValueError):
         raise RequestError(f"data of {INPUT!r} must be whole numbers from 0 to 255") from None

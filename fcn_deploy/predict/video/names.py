@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import ImageError, InputError
 from fcn_deploy.predict.batches import MaskNames
-from fcn_deploy.predict.items import Before, FileItem, Item, mixed, unreadable
+from fcn_deploy.predict.items import Before, FileItem, Item, unreadable
+from fcn_deploy.results.predictions import state_of
 
 #: How names of films end, in lower case.
 FILM_SUFFIXES = frozenset(
@@ -48,7 +49,7 @@ def films_of(words: Sequence[str]) -> list[FilmItem | LiveItem]:
     """Return the films that a run's sources are; none where these are pictures.
 
     Raises:
-        InputError: both are mixed, or a live source is not alone.
+        InputError: both are or a live source is not alone.
         ImageError: a film is not there.
     """
     films = [word for word in words if is_film(word)]
@@ -116,7 +117,7 @@ class LiveItem(Item):
 
     def state(self) -> int:
         """Return a number that no other recording has."""
-        return mixed(0, time.time_ns())
+        return state_of(0, time.time_ns())
 
     def modified_ns(self) -> int:
         """Return the time."""
