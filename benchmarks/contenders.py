@@ -1,5 +1,7 @@
 """Who is measured beside whom: our backends, the peers that open here, and only with our masks."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass

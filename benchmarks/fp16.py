@@ -15,6 +15,8 @@ made here of the FP32 file: 8 is what it writes, 1 a whole mean, and 0 leaves th
 ``widest_flip`` is the largest margin, in the FP32 file, of a pixel whose class changed.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import math

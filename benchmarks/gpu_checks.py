@@ -9,6 +9,8 @@
 Run it after a result file was added or taken away; a test compares the pages with the files.
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

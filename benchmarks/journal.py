@@ -13,6 +13,8 @@ journal alone), seconds (all), cpu_seconds, peak_mib (of the process), listing_u
 machine, versions and conditions.
 """
 
+from __future__ import annotations
+
 import json
 import multiprocessing
 import shutil

@@ -5,6 +5,8 @@ single stream ─┬─ markdown     ──▶ docs/benchmarks.md between <!-- b
 offline ───────── markdown     ──▶ docs/benchmarks.md between <!-- bench-offline:begin --> …
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -29,6 +29,8 @@ refused before anything is measured.  In FILE, kind "overlap", schema 3:
 ``commit`` ends in "+" where the package was changed since.
 """
 
+from __future__ import annotations
+
 import random
 import shutil
 import statistics

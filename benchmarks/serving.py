@@ -17,15 +17,18 @@ JSON, kind "serving", schema 1:
 
     network, shape [N, H, W], threads, command, conditions, servers {name: version}
     rounds [{load_average, other_cores, runner {p50_ms, cpu_ms}, cases [{server, protocol,
-             "1" | "8" | "32" {requests, per_s, p50_ms, p99_ms, cpu_ms}, loadgen {…}}]}]
+             "1" | "8" | "32" {requests, per_s, p50_ms, p99_ms, cpu_ms, own_cpu_ms}, loadgen {…}}]}]
 
-``cpu_ms`` is of the server and its children for each request; ``other_cores`` is how many cores
-worked for others than the servers and this process.
+``cpu_ms`` is of the server and its children for each request; ``own_cpu_ms`` is what of that was
+spent outside `runner.run`, where the server says so (fcn-deploy, by `/metrics`; with one thread of
+ONNX Runtime all of `runner.run` is in one thread).  ``other_cores`` is how many cores worked for
+others than the servers and this process.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import re
 import shlex
@@ -35,6 +38,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -77,12 +81,22 @@ class Case:
         protocol: ``http`` or ``grpc``, as the client's modules are called.
         url: host and port.
         process: its id; its children belong to it.
+        metrics: URL of what says how long its runner has computed, or None.
     """
 
     server: str
     protocol: str
     url: str
     process: int
+    metrics: str | None = None
+
+    def runner_seconds(self) -> float:
+        """Return the CPU time of all runs of its runner, or NaN where it does not say it."""
+        if self.metrics is None:
+            return float("nan")
+        with urllib.request.urlopen(self.metrics, timeout=30) as answer:
+            text = answer.read().decode()
+        return float(re.findall(r"^fcn_deploy_runner_cpu_seconds_total (.+)$", text, re.M)[0])
 
     def client(self, images: Sequence[NDArray[np.uint8]], masks: Sequence[Any]) -> Ask:
         """Return a client of its own for the thread that calls this."""
@@ -180,7 +194,8 @@ def ours(run: Run, folder: Path) -> Iterator[list[Case]]:
         found = re.search(r'"url": "http://([^"]+)", "grpc_port": (\d+)', text)
         assert found is not None
         urls = {"http": found[1], "grpc": f"127.0.0.1:{found[2]}"}
-        yield [Case("fcn-deploy", protocol, url, process.pid) for protocol, url in urls.items()]
+        metrics = f"http://{urls['http']}/metrics"
+        yield [Case("fcn-deploy", name, url, process.pid, metrics) for name, url in urls.items()]
     finally:
         process.terminate()
         process.wait()
@@ -271,6 +286,7 @@ def load(
         worker.start()
     with suppress(threading.BrokenBarrierError):
         gate.wait()
+    run = case.runner_seconds()
     cpu, began = cpu_seconds(case.process), time.perf_counter()
     until = began + seconds
     with suppress(threading.BrokenBarrierError):
@@ -281,11 +297,13 @@ def load(
         raise errors[0]
     elapsed = time.perf_counter() - began
     cpu = cpu_seconds(case.process) - cpu
+    own = cpu - (case.runner_seconds() - run)
     return {
         "requests": len(times),
         "per_s": round(len(times) / elapsed, 1),
         **_figures(times),
         "cpu_ms": round(1e3 * cpu / len(times), 3),
+        **({} if case.metrics is None else {"own_cpu_ms": round(1e3 * own / len(times), 3)}),
     }
 
 
@@ -302,24 +320,12 @@ def scenario(
             clients.ask(number)
 
     tested = loadgen.server(
-        answer,
-        samples=len(images),
-        min_seconds=1.0,
-        rate=rate,
-        target_p99_ms=BOUND_MS,
-        max_batch=1,
-        workers=WORKERS,
-    )
-    return {
-        "rate": rate,
-        "queries": tested.samples,
-        "valid": tested.verdict.valid,
-        **{
-            f"{name}_ms": round(tested.latency_ms[name], 2)
-            for name in ("p50", "p90", "p99")
-            if name in tested.latency_ms
-        },
-    }
+        answer, samples=len(images), min_seconds=1.0, rate=rate, target_p99_ms=BOUND_MS,
+        max_batch=1, workers=WORKERS,
+    )  # fmt: skip
+    said = [name for name in ("p50", "p90", "p99") if name in tested.latency_ms]
+    latency = {f"{name}_ms": round(tested.latency_ms[name], 2) for name in said}
+    return {"rate": rate, "queries": tested.samples, "valid": tested.verdict.valid, **latency}
 
 
 def _figures(times: Sequence[float]) -> dict[str, float]:
@@ -336,17 +342,19 @@ def busy_seconds() -> float:
 
 def cpu_seconds(process: int) -> float:
     """Return the CPU time of a process and of all below it."""
-    ticks: dict[int, int] = {}
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             parents[int(folder.name)] = int(fields[1])
-            ticks[int(folder.name)] = int(fields[11]) + int(fields[12])
     family = {process}
     while grown := {child for child, parent in parents.items() if parent in family} - family:
         family |= grown
-    return sum(ticks.get(member, 0) for member in family) / _TICKS
+    clock, seconds = ctypes.c_int(), 0.0
+    for member in family:  # /proc has hundredths of a second alone
+        if ctypes.CDLL(None).clock_getcpuclockid(member, ctypes.byref(clock)) == 0:
+            seconds += time.clock_gettime(clock.value)
+    return seconds
 
 
 def table(document: dict[str, Any]) -> list[str]:
@@ -359,29 +367,29 @@ def table(document: dict[str, Any]) -> list[str]:
     lines = [
         f"`runner.run` alone: p50 {runner['p50_ms']:.1f} ms, CPU {runner['cpu_ms']:.1f} ms.",
         "",
-        "| server | protocol | p50 beyond the runner | CPU beyond the runner | requests/s of 1, 8, "
-        "32 threads | LoadGen p99 |",
-        "|---|---|---|---|---|---|",
+        "| server | protocol | p50 beyond the runner alone | CPU beyond it | own CPU of 1, 8, 32 "
+        "threads | requests/s of these | LoadGen p99 |",
+        "|---|---|---|---|---|---|---|",
     ]
     for case in sorted(rounds[0]["cases"], key=lambda case: (case["server"], case["protocol"])):
         name = (case["server"], case["protocol"])
-        rows = [
-            (one["runner"], other)
-            for one in rounds
-            for other in one["cases"]
-            if (other["server"], other["protocol"]) == name
-        ]
+        every = [(one["runner"], other) for one in rounds for other in one["cases"]]
+        rows = [(own, row) for own, row in every if (row["server"], row["protocol"]) == name]
         beyond = {
             figure: statistics.median(row["1"][figure] - own[figure] for own, row in rows)
             for figure in ("p50_ms", "cpu_ms")
         }
         rates = [statistics.median(row[str(n)]["per_s"] for _, row in rows) for n in THREADS]
+        spent = "–"
+        if "own_cpu_ms" in rows[0][1]["1"]:
+            counted = [[row[str(n)]["own_cpu_ms"] for _, row in rows] for n in THREADS]
+            spent = ", ".join(f"{statistics.median(each):.1f}" for each in counted) + " ms"
         p99 = statistics.median(row["loadgen"]["p99_ms"] for _, row in rows)
         valid = sum(row["loadgen"]["valid"] for _, row in rows)
         lines.append(
             f"| {name[0]} | {name[1]} | {beyond['p50_ms']:.1f} ms | {beyond['cpu_ms']:.1f} ms | "
-            f"{', '.join(f'{rate:.0f}' for rate in rates)} | {p99:.0f} ms, valid in {valid} of "
-            f"{len(rows)} |"
+            f"{spent} | {', '.join(f'{rate:.0f}' for rate in rates)} | {p99:.0f} ms, "
+            f"valid in {valid} of {len(rows)} |"
         )
     return lines
 

@@ -17,6 +17,8 @@ A peer that gives other masks than ours is left out and named, and the exit code
 wrong is no peer.
 """
 
+from __future__ import annotations
+
 import re
 import sys
 import tempfile

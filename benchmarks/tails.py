@@ -19,6 +19,8 @@ kind "tails", schema 1:
 ``times`` is the tournament's time over the argmax's, repeat by repeat.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import re

@@ -5,6 +5,8 @@ check that has none is made by hand, and ``by_hand`` says how.  ``find`` chooses
 decide, by their content; a check without it has no result file of its own.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from fcn_deploy.core.spec import Tail

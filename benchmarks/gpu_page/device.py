@@ -1,5 +1,7 @@
 """What ``benchmarks/gpu/device_tier.py`` recorded of engines: the GPU alone, copies, memory."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 
 from fcn_deploy.results.device import BUS, DEVICE, HOST, LAUNCHES, PINNED, DeviceRow, DeviceTier

@@ -1,5 +1,7 @@
 """``docs/gpu-checks.md`` out of the checks and the results: measured, or not measured."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path

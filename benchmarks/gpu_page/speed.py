@@ -1,5 +1,7 @@
 """What bench files and turns say of speed on a GPU, and of the machine meanwhile."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 
 from fcn_deploy.core.errors import InputError

@@ -4,6 +4,8 @@ Shown is the GPU of the newest speed figure of `trt`, and of that GPU the figure
 network alone.  Without any such figure the table is one sentence.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,6 +3,8 @@
 No part of the package: peers are here to be measured against, by ``benchmarks/table.py``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,5 +1,7 @@
 """PyTorch compiled, and recorded as CUDA graphs: the package's own options under a peer's name."""
 
+from __future__ import annotations
+
 import torch
 
 from fcn_deploy.core.run import Run

@@ -1,5 +1,7 @@
 """What the peers in PyTorch share: the checkpoint, the device, the threads, the description."""
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 from numpy.typing import NDArray

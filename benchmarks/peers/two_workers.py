@@ -5,6 +5,8 @@ threads is OpenMP's, which every thread of a process has for itself; ``torch.com
 of its own for the number that it meets.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np

@@ -7,6 +7,8 @@ One backend's libraries and memory cannot pose as another's that way.  "Cold" is
 files may lie in the system's cache.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import signal

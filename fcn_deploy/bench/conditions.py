@@ -1,5 +1,7 @@
 """What the machine did while figures were taken, and why to doubt them, as sentences."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 from fcn_deploy.machine import sensors

@@ -1,5 +1,7 @@
 """About how long a bench will take, said before it begins."""
 
+from __future__ import annotations
+
 from fcn_deploy.bench.case import Case
 from fcn_deploy.bench.loadgen import OFFLINE_BATCHES, OFFLINE_SAMPLES, P90_QUERIES, P99_QUERIES
 from fcn_deploy.bench.measure import BenchPlan

@@ -1,5 +1,7 @@
 """Pictures to measure with: one hashed set of a size, the same for all backends."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field

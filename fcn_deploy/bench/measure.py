@@ -8,6 +8,8 @@ A scenario says who asks and when: MLPerf LoadGen where it is installed, else a 
 The device tier is always the loop's: LoadGen cannot read a device's events.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -8,6 +8,8 @@ A row that had a figure, was asked for again and has none now, or too few repeat
 lost: that fails as slowness does.
 """
 
+from __future__ import annotations
+
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """From the repeats of a case to the row of a bench."""
 
+from __future__ import annotations
+
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TypedDict

@@ -1,5 +1,7 @@
 """Who asks, and when: a plain loop, or LoadGen in single stream, offline and server."""
 
+from __future__ import annotations
+
 import math
 import statistics
 from abc import ABC, abstractmethod

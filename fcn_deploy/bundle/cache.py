@@ -4,6 +4,8 @@ The manifest names the digest of every file, so a folder of that name has one ri
 hashed again before each use.  Results are not written there: see `Run.results_root`.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import shutil

@@ -8,6 +8,8 @@ Beside the pictures lie the extras that `parity` asks for: odd sizes, batches, t
 picture is left out, its logits alone are as many as those of ten ordinary ones.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

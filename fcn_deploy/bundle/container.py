@@ -8,6 +8,8 @@ overlapping, nothing stands before, between or behind.  So a reader needs no len
 or hostile archive is refused before any of it is extracted.
 """
 
+from __future__ import annotations
+
 import re
 import stat
 import struct

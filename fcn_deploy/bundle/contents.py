@@ -3,6 +3,8 @@
 A file that is older than the checkpoint, or that no comparison has proven, is not carried along.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass

@@ -7,6 +7,8 @@ manifest names, of their sizes, under names that bundles have.  A file whose dig
 is not kept.
 """
 
+from __future__ import annotations
+
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence

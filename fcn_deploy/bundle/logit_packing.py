@@ -9,6 +9,8 @@ there), so what rounding adds to ε is 2.4e-7 of the spread: a fortieth of what 
 allows.
 """
 
+from __future__ import annotations
+
 import math
 import zlib
 

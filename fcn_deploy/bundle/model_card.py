@@ -3,6 +3,8 @@
 What no result file says is called unknown: no figure is computed or guessed here.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Sequence
 

@@ -4,6 +4,8 @@ The format is OMS 1.0: a Sigstore bundle with one SHA-256 for each file, signed 
 `model_signing verify key DIR` checks the unpacked bundle without this package.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path

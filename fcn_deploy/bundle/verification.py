@@ -6,6 +6,8 @@
 Nothing of it is loaded before the digests hold, and the signature where it was asked for.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum

@@ -8,6 +8,8 @@ Equal files of the run and an equal reference give equal bytes, up to the signat
 number for each.
 """
 
+from __future__ import annotations
+
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping

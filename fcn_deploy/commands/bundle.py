@@ -1,7 +1,5 @@
 """``fcn-deploy bundle``: a run as one signed file, with the proof of its masks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

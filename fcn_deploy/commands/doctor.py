@@ -1,7 +1,5 @@
 """``fcn-deploy doctor``: what this machine can run, and why not the rest."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import click

@@ -1,7 +1,5 @@
 """``fcn-deploy import``: a published network, or one of another tool, as a run of ours."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

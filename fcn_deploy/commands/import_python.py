@@ -1,7 +1,5 @@
 """``fcn-deploy import python:MODULE:FACTORY``: a network from somebody's Python code as a run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -7,16 +7,24 @@ import sys
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.commands.predict_progress import progress, rate_words, say_resumed
-from fcn_deploy.commands.shared.backends import require_backends, say_unusual
+from fcn_deploy.commands.predict_engine import (
+    engine_options,
+    open_engine,
+    open_runner,
+    require_engine,
+)
+from fcn_deploy.commands.predict_films import film_options, run_films
+from fcn_deploy.commands.predict_progress import printable, progress, rate_words, say_resumed
+from fcn_deploy.commands.predict_tiles import TileOptions, tile_options
+from fcn_deploy.commands.shared.backends import say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
-from fcn_deploy.commands.shared.logits_check import logits_check
 from fcn_deploy.commands.shared.options import (
     PathText,
     PathType,
@@ -29,7 +37,6 @@ from fcn_deploy.commands.shared.proven_backend import (
     ChosenBackend,
     auto_backend_option,
     choose_backend,
-    open_chosen,
 )
 from fcn_deploy.commands.shared.runs import is_bundle, run_from_argument
 from fcn_deploy.core.errors import InputError
@@ -39,6 +46,9 @@ from fcn_deploy.core.spec import Precision
 if TYPE_CHECKING:
     from fcn_deploy.predict.folder import Prediction
     from fcn_deploy.predict.job import PredictJob
+    from fcn_deploy.predict.stream import FiniteCheck
+    from fcn_deploy.predict.video.job import FilmJob
+    from fcn_deploy.runners.base import Runner
 
 
 @dataclass(frozen=True)
@@ -48,12 +58,20 @@ class PredictOptions:
     arguments: tuple[str, ...]
     out: Path | None
     overlay: bool
+    as_frames: bool
+    seconds: float | None
+    max_frames: int | None
     full_names: bool
     recursive: bool
     resume: bool
     check_all: bool
     shard: str | None
+    uncertainty: bool
     batch_size: int
+    engine: str
+    address: str | None
+    workers: int | None
+    tiles: TileOptions
     backend: str
     allow: frozenset[str]
     precision: Precision
@@ -72,6 +90,7 @@ class PredictOptions:
     "--overlay", is_flag=True,
     help="Write overlays/NAME.png as well: each picture blended with the colours of its mask.",
 )  # fmt: skip
+@film_options
 @click.option(
     "--full-names", is_flag=True,
     help="Name each mask after its picture's suffix and folder as well, cam1/a.jpg.png, so that "
@@ -93,22 +112,34 @@ class PredictOptions:
     "names: so N workers share the pictures without talking.",
 )  # fmt: skip
 @click.option(
+    "--uncertainty", is_flag=True,
+    help="Note in the journal how undecided the network was about each picture, for `report`. It "
+    "is run twice unless the model was exported with `--outputs mask,margin`.",
+)  # fmt: skip
+@click.option(
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True,
     help="Segment so many pictures of one size at once.",
 )  # fmt: skip
+@engine_options
+@tile_options
 @auto_backend_option
 @precision_options
 @device_option
 @threads_option
 @trust_option
 def predict(**typed: Any) -> None:
-    """Segment pictures and write palette PNG masks of the same size.
+    """Segment pictures and maps and write palette masks of the same size.
 
     A SOURCE is a file, a folder, a pattern in quotes, a .tar or .zip archive, @LIST with a file's
     name on each line, or - for such a list on standard input.  What became of each picture stands
     in predictions.jsonl beside the masks.
+
+    The masks of a film, such as film.mp4, are a film, NAME.mkv, and the shares of its classes over
+    time NAME.csv.  camera:0, rtsp://... and http://... are live sources: the newest frame is
+    segmented, Ctrl-C ends.
     """
     options = PredictOptions(**typed)
+    require_engine(options)
     from fcn_deploy.predict.job import PredictJob
     from fcn_deploy.predict.shard import Shard
     from fcn_deploy.predict.sources import Sources
@@ -116,7 +147,9 @@ def predict(**typed: Any) -> None:
     source, words = _split_run(options.arguments)
     source = replace(source, trusted=options.trust)
     shard = None if options.shard is None else Shard.from_text(options.shard)
-    folder = options.out or source.results_root / "predictions"
+    folder = options.out or source.predictions
+    if run_films(words, folder, shard, options, partial(_open_runner, source, options)):
+        return
     with ExitStack() as stack:
         pictures = stack.enter_context(
             Sources(
@@ -147,31 +180,14 @@ def predict(**typed: Any) -> None:
 def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     """Do what is left, and return how many masks were written."""
     chosen = _choose_backend(source, job, options)
-    require_backends([chosen.backend], options.device)
     done = 0
     with ExitStack() as stack:
-        runner = stack.enter_context(
-            open_chosen(source, chosen, device=options.device, threads=options.threads)
-        )
-        job.begin(runner)
+        engine = open_engine(source, chosen, options, job, stack)
+        job.begin(engine)
         say_resumed(job, resumed=options.resume)
         left = len(job.selection.items)
-        predictions = stack.enter_context(  # Ctrl-C finishes the masks in hand, and their lines
-            closing(
-                job.predictions(
-                    runner,
-                    batch_size=options.batch_size,
-                    has_finite_logits=logits_check(
-                        source,
-                        runner.describe(),
-                        stack,
-                        precision=options.precision,
-                        threads=options.threads,
-                        device=options.device,
-                    ),
-                )
-            )
-        )
+        # Ctrl-C finishes the masks in hand, and their lines.
+        predictions = stack.enter_context(closing(job.predictions_by(engine)))
         begun = time.perf_counter()
         with progress(left) as step:
             for prediction in predictions:
@@ -181,7 +197,9 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
                 else:
                     click.echo(f"fcn-deploy: {_named(prediction)}", err=True)
         seconds = time.perf_counter() - begun
-        described = runner.describe()
+        described = engine.describe()
+        if engine.lost:
+            console.print(f"workers lost: {len(engine.lost)}, the last: {engine.lost[-1]}")
     say_unusual([described])
     out = job.journal.path.parent
     console.print(
@@ -192,7 +210,16 @@ def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:
     return done
 
 
-def _choose_backend(source: Run, job: PredictJob, options: PredictOptions) -> ChosenBackend:
+def _open_runner(
+    source: Run, options: PredictOptions, job: FilmJob, stack: ExitStack
+) -> tuple[Runner, FiniteCheck]:
+    chosen = _choose_backend(source, job, options)
+    return open_runner(source, chosen, options, stack)
+
+
+def _choose_backend(
+    source: Run, job: PredictJob | FilmJob, options: PredictOptions
+) -> ChosenBackend:
     """Return the backend that was named; else that of the journal, which is of one backend."""
     head = job.journal.model()
     if options.backend == AUTO and head is not None and source.named_engine is None:
@@ -216,7 +243,7 @@ def _named(prediction: Prediction) -> str:
     """
     line, name = str(prediction.error), str(prediction.source)
     words = line if " ".join(name.split()) in line else f"{name}: {line}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    return printable(words)
 
 
 def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
@@ -227,7 +254,7 @@ def _split_run(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
         not first.exists()
         and first.suffix == ""
         and len(arguments) > 1
-        and re.match(r"-$|@|.*[*?[]", arguments[0]) is None  # a list or a pattern
+        and re.match(r"-$|@|.*[*?[]|camera:|.*://", arguments[0]) is None  # a list, a pattern, live
     )
     if first.suffix in MODEL_SUFFIXES or is_bundle(first) or run_directory or mistyped:
         if len(arguments) == 1:

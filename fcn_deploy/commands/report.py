@@ -1,7 +1,5 @@
 """``fcn-deploy report``: results of a run, or of several machines, as one HTML file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click
@@ -20,7 +18,11 @@ from fcn_deploy.core.errors import InputError
     help="Write the report to this file; by default to RUN/report.html, or, where FILEs are "
     "given, to report.html in the current folder.",
 )
-def report(sources: tuple[str, ...], out: Path | None) -> None:
+@click.option(
+    "--predictions", type=PathType(folder=True),
+    help="Show what `predict` wrote into this folder; by default into RUN/predictions.",
+)  # fmt: skip
+def report(sources: tuple[str, ...], out: Path | None, predictions: Path | None) -> None:
     """Gather results into one self-contained HTML file.
 
     All results of a RUN, or the FILEs named, which may come from several machines: their rows
@@ -34,10 +36,13 @@ def report(sources: tuple[str, ...], out: Path | None) -> None:
             "a report is of one run, or of result files",
             "name one run, or .json files only, e.g. runs/a/bench/all.json",
         )
+    if files and predictions is not None:
+        raise InputError("--predictions is of a run", "name the run in place of files")
     if files:
         written = write_merged_report(files, out)
     else:
-        written = write_report(run_from_argument(sources[0] if sources else None), out)
+        run = run_from_argument(sources[0] if sources else None)
+        written = write_report(run, out, predictions)
     console.print(f"wrote {written}")
 
 

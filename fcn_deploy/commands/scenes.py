@@ -1,7 +1,5 @@
 """``fcn-deploy scenes``: the built-in scenes as a folder in VOC layout."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """``fcn-deploy ship``: from a trained run to a bundle that holds, in one go."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

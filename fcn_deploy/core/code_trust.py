@@ -4,8 +4,6 @@ A checkpoint of a network from Python names a module and a factory in it, and im
 runs it.  So a run from elsewhere is as good as a program from elsewhere.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -33,8 +33,6 @@
 Every error carries its repair: what to type or change so that it goes away.
 """
 
-from __future__ import annotations
-
 from fcn_deploy.core.installing import install_command
 
 

@@ -1,7 +1,5 @@
 """Whether the packages of an extra can be imported, asked before anything is begun."""
 
-from __future__ import annotations
-
 import importlib
 
 from fcn_deploy.core.errors import MissingExtraError

@@ -4,8 +4,6 @@ Every stage reads files and writes new ones.  A file appears under its name only
 complete: it is written under a temporary name in the same folder and moved with ``os.replace``.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """How an extra of this package is installed beside the ONNX Runtime that is there."""
 
-from __future__ import annotations
-
 import platform
 import re
 import sys

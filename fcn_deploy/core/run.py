@@ -218,6 +218,11 @@ class Run:
         return self.results_root / "bisect"
 
     @property
+    def predictions(self) -> Path:
+        """Where `predict` writes masks and its journal."""
+        return self.results_root / "predictions"
+
+    @property
     def report(self) -> Path:
         """The HTML report."""
         return self.results_root / "report.html"

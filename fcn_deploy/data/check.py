@@ -7,8 +7,6 @@ many lists name it.  Pictures are looked at one by one and not kept; two are the
 pixels are.  A copy that was resized or compressed anew is a near duplicate, which is a note.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path

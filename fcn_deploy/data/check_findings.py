@@ -1,7 +1,5 @@
 """Findings: what `data check` has seen so far."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What `data check` says of things that may be as they should be: one line each."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 
 from fcn_deploy.core.spec import IGNORE_INDEX

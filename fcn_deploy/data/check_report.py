@@ -1,7 +1,5 @@
 """DataReport: what `data check` found in a folder of labelled images, fault by fault."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any

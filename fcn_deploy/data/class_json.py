@@ -9,8 +9,6 @@ The place in the list is the class's index.  Without any ``values`` each value i
 has it.  ``others`` says what all other values are: ``"error"`` (the default) or ``"void"``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

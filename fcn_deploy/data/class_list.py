@@ -11,8 +11,6 @@
 The first that is there is read; where there is none, VOC's 21 classes are meant.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """found_classes: a classes.json for a folder, from what its masks hold."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

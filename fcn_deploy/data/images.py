@@ -1,7 +1,5 @@
 """One picture, a file or its bytes → uint8 RGB: the single door through which pictures come in."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os
@@ -107,7 +105,7 @@ class _SuppressWarnings:
                 self._filters.__exit__(None, None, None)
 
 
-_suppress_warnings = _SuppressWarnings()
+suppress_warnings = _SuppressWarnings()
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ def opened(path: Path | EncodedPicture) -> Iterator[ImageFile.ImageFile]:
     """
     try:
         source = _stream_or_file(path)
-        with _suppress_warnings, Image.open(source, formats=IMAGE_FORMATS) as image:  # noqa: TID251
+        with suppress_warnings, Image.open(source, formats=IMAGE_FORMATS) as image:  # noqa: TID251
             _refuse_bomb(path, image.size)
             _refuse_large_tiles(path, image)
             yield image
@@ -210,7 +208,7 @@ def _channels_of_tiff(path: Path | EncodedPicture) -> int | None:
     try:
         source = _stream_or_file(path)
         opened_source = source.open("rb") if isinstance(source, Path) else source
-        with _suppress_warnings, opened_source as stream:
+        with suppress_warnings, opened_source as stream:
             start = stream.read(8)
             if not start.startswith(_TIFF_STARTS):
                 return None

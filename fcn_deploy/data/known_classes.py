@@ -1,7 +1,5 @@
 """The classes of published data sets, taken where a folder in their layout names none."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fcn_deploy.core.errors import DataError

@@ -1,7 +1,5 @@
 """Layout: where the lists, images, masks and classes of a labelled folder lie."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """ValueMap: which class each value of a mask means, where that is not the value itself."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any

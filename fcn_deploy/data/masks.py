@@ -1,7 +1,5 @@
 """Class indices ↔ colours, and the pictures people look at: masks, overlays, grids."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +15,7 @@ from fcn_deploy.core.spec import IGNORE_INDEX
 from fcn_deploy.data.images import decoded, opened
 from fcn_deploy.data.mask_values import ValueMap
 from fcn_deploy.data.png import SOFTWARE, save_png
+from fcn_deploy.data.tiff_header import tiff_header
 
 Palette = Sequence[tuple[int, int, int]]
 #: Pixels that are blended at once: as floats, those of a whole picture take gigabytes.
@@ -316,7 +315,11 @@ def _write_png(path: Path, image: Image.Image) -> None:
 
 
 def written_by_us(path: Path) -> bool:
-    """Say whether a file is a PNG that :func:`write_mask` or :func:`write_picture` wrote."""
+    """Say whether a file is a PNG that :func:`write_mask` or :func:`write_picture` wrote, or a
+    mask of a map."""
+    if path.suffix == ".tif":
+        header = tiff_header(path)
+        return header is not None and header.software == SOFTWARE
     try:
         with opened(path) as image:
             return image.format == "PNG" and bool(image.info.get("Software") == SOFTWARE)

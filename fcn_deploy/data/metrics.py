@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -170,3 +171,12 @@ def margin_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     second, first = np.partition(logits, -2, axis=1)[:, -2:].transpose(1, 0, 2, 3)
     margin: NDArray[np.float32] = first - second
     return margin
+
+
+def uncertainty_of(margin: NDArray[np.float32]) -> float | None:
+    """Return the mean of the second largest class probability over the largest, exp(-margin).
+
+    0 is sure, 1 a guess; None where a margin is no number.
+    """
+    ratio = float(np.exp(-margin).mean(dtype=np.float64))
+    return None if math.isnan(ratio) else round(ratio, 6)

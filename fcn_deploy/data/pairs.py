@@ -1,7 +1,5 @@
 """Whether an image and its mask fit each other: their sizes, and what EXIF does to them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fcn_deploy.core.errors import DataError

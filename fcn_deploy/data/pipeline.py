@@ -13,8 +13,6 @@ number of pictures and by ``HELD_BYTES``: many cores times large pictures would 
 What is no file alone, such as an image with its mask, takes the same way by ``loaded_ahead``.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

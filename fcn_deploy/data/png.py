@@ -1,7 +1,5 @@
 """How every PNG of ours is packed, as a file or in memory: equal pictures are equal bytes."""
 
-from __future__ import annotations
-
 import zlib
 from io import BytesIO
 from pathlib import Path

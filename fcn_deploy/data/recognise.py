@@ -1,7 +1,5 @@
 """find_layout: which layout a folder of labelled images has."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 

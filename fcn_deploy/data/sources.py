@@ -1,7 +1,5 @@
 """open_dataset: the dataset that ``--data`` names, which is synthetic or a folder."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

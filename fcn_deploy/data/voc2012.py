@@ -8,8 +8,6 @@ The augmented list is that of Hariharan et al., "Semantic Contours from Inverse 
 in the layout in which it is passed around; nobody publishes it for download in one piece.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

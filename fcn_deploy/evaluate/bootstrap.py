@@ -8,6 +8,8 @@ of theirs, so every score is computed as on the pictures themselves.  Pictures a
 pixels, because the pixels of a picture are right or wrong together.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The labelled pictures of an evaluation, and what they were to the network's training."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from fcn_deploy.core.errors import DataError

@@ -1,5 +1,7 @@
 """The baseline of the bench: a plain torch.onnx export of the same network."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import onnx.version_converter

@@ -1,5 +1,7 @@
 """Compares the outputs of an exported ONNX graph with those of the network it came from."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Checkpoint → ONNX: the deploy graph, its metadata, and a check before anyone sees the file."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Converts an exported ONNX graph down to opset 17, for TensorRT 8.6."""
 
+from __future__ import annotations
+
 import numpy as np
 import onnx.version_converter
 from onnx import numpy_helper

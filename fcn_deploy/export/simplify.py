@@ -3,6 +3,8 @@
 Bytes are cast as every TensorRT can.
 """
 
+from __future__ import annotations
+
 import ast
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,7 @@
 """Traces a PyTorch module to an ONNX graph with torch.onnx."""
 
+from __future__ import annotations
+
 import copy
 import io
 import logging

@@ -71,7 +71,25 @@ def tensor_shapes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -
     Raises:
         OnnxFileError: the shapes contradict each other.
     """
-    return {name: value.shape for name, value in _values(model, inputs).items()}
+    return resolved_graph(model, inputs)[1]
+
+
+def resolved_graph(
+    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]
+) -> tuple[onnx.GraphProto, dict[str, Shape]]:
+    """Return a graph whose shape arithmetic is done, and tensor → shape as far as it is known.
+
+    The results of the arithmetic are initializers; weights are inputs, without their values.
+
+    Args:
+        model: weights inside.
+        inputs: input name → its shape.
+
+    Raises:
+        OnnxFileError: the shapes contradict each other.
+    """
+    graph, values = _resolved(model, inputs)
+    return graph, {name: value.shape for name, value in values.items()}
 
 
 def graph_cost(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> GraphCost:
@@ -196,6 +214,12 @@ class _Value:
 
 def _values(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict[str, _Value]:
     """Return tensor → shape and width, of everything whose shape is known."""
+    return _resolved(model, inputs)[1]
+
+
+def _resolved(
+    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]
+) -> tuple[onnx.GraphProto, dict[str, _Value]]:
     from onnx import shape_inference
 
     values = {
@@ -216,7 +240,7 @@ def _values(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict
         # ONNX does not follow sizes through a Slice that shape arithmetic cuts; so the arithmetic
         # is done here, round by round, as far as shapes are known.
         if not _compute_sizes(sized.graph, values):
-            return values
+            return sized.graph, values
 
 
 def _without_weights(

@@ -1,5 +1,7 @@
 """One ONNX Runtime CPU session, for calibration and bisect."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from fcn_deploy.core.errors import BackendError, OnnxFileError
@@ -15,7 +17,7 @@ def cpu_session(model: bytes, threads: int, *, spinning: bool = True) -> Any:
     Args:
         model: the ONNX file's bytes.
         threads: of the intra-op pool.
-        spinning: its threads look out for the next work, on their cores, for a while; False where
+        spinning: within a run its threads look out for the next work on their cores; False where
             another library computes between two runs.
 
     Raises:
@@ -27,6 +29,8 @@ def cpu_session(model: bytes, threads: int, *, spinning: bool = True) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # By default they look out for it behind a run as well, and cost a server more than the run.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; warnings of graph clean-up help nobody here

@@ -1,5 +1,7 @@
 """Which machine and which versions a figure was measured with: stored in every result file."""
 
+from __future__ import annotations
+
 import os
 import platform
 from datetime import datetime, timezone

@@ -1,5 +1,7 @@
 """The table of architectures: a name such as ``fcn32s-resnet18`` to the network it builds."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass, replace
 

@@ -1,5 +1,7 @@
 """Bodies, their dilation, pretrained weights."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Literal

@@ -1,5 +1,7 @@
 """Checkpoints: weights as safetensors, the spec in the header.  No pickle, so nothing executes."""
 
+from __future__ import annotations
+
 import json
 import struct
 from dataclasses import dataclass

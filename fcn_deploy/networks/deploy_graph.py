@@ -4,6 +4,8 @@ DeployModel  as it is drawn: what training validates and the PyTorch runner comp
 DeployGraph  the same function, rewritten to move fewer bytes: what is exported
 """
 
+from __future__ import annotations
+
 import copy
 
 import torch

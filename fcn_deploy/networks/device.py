@@ -1,5 +1,7 @@
 """Whether PyTorch is installed, and the device and kernels that it uses."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -10,6 +10,8 @@ Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Seg
 bodies after Chen et al., "Rethinking Atrous Convolution" (2017), in torchvision's form.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn

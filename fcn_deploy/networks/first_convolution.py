@@ -1,5 +1,7 @@
 """The convolution that alone reads the image, found by trying."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

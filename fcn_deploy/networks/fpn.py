@@ -9,6 +9,8 @@ Kirillov et al., "Panoptic Feature Pyramid Networks" (CVPR 2019).  Here the fine
 fewer channels it has, so that no grid costs much more than another.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 from torch import Tensor, nn

@@ -10,6 +10,8 @@ convolution of 3×3 instead of 7×7, and one block less than ResNet-18 at either
 torchvision's.  Nobody has published weights.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock

@@ -6,6 +6,8 @@ The padding is zeros at the right and at the bottom of the normalised image, as 
 the mean's colour.  It is part of the network, in PyTorch and in every file that is exported.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -4,6 +4,8 @@ fcn-deploy import python:MODULE:FACTORY --weights FILE    all must fit
 fcn-deploy train --arch python:MODULE:FACTORY --weights FILE    what fits is taken, and said
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Tails of the deploy graph: resize and argmax in the order that costs least, with the proof."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable
 from typing import Any

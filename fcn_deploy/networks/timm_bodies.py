@@ -5,6 +5,8 @@ no module, no file, no address.  So no code is imported that the user has not in
 such a checkpoint needs no `--trust-code`.
 """
 
+from __future__ import annotations
+
 import difflib
 import logging
 import math

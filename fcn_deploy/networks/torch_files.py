@@ -1,5 +1,7 @@
 """Files of torch.save: the tensors in them, however a training script has wrapped them."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -6,6 +6,8 @@ Their weights were learned on COCO, with the 21 labels of VOC; a network of one'
 classes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Bilinear upsampling of class scores: transposed convolution, interpolation, crop."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 

@@ -1,5 +1,7 @@
 """Which tensors of a file a network can take, and why it cannot take the others."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

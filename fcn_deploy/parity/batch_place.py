@@ -1,5 +1,7 @@
 """Whether what a picture gets depends on its place in a batch."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

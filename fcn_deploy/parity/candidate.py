@@ -1,5 +1,7 @@
 """A candidate as it is compared, and as it ships; and the reference's logits, asked for once."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

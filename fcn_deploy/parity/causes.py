@@ -1,5 +1,7 @@
 """Tests a difference for known mistakes: BGR, a shift, renamed or biased classes, normalisation."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Iterator, Sequence

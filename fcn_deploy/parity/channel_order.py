@@ -3,6 +3,8 @@
 Its files and its original are fed alike, so the gate passes in either order: only labels know.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import NDArray
 

@@ -10,6 +10,8 @@ whose logits are within ε may flip it.  That alone proves little, as a broken c
 ε large and leaves no pixel decided; so ε itself is bounded, relative to the logits' spread.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

@@ -9,6 +9,8 @@ it, that is what is said.
                                                  └─diagnose──▶ sentences, where the gate fails
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection, Iterator, Sequence
 

@@ -1,5 +1,7 @@
 """The picture, logits and runners on which a diagnosis tests causes of a difference."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """The gate of `parity`: its limits for each precision, and the checks a candidate must pass."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 

@@ -1,5 +1,7 @@
 """A histogram of margins, so that pixels beyond a margin can be counted without keeping them."""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,5 +1,7 @@
 """Tests whether a difference comes from a wrong mean, scale or channel order of the input."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 

@@ -6,6 +6,8 @@ FILE.json + FILE-xxxxxxxx/*.npz ──read_recording──▶ Recording
                                                       └─ shipped(): gives the stream again
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,6 +5,8 @@
 So a comparison of two recordings is the same algorithm as one of two live runners.
 """
 
+from __future__ import annotations
+
 import re
 import secrets
 import shutil

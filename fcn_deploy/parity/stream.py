@@ -5,6 +5,8 @@ the candidate, run batch by batch ───────────────�
 the same, opened for the mask alone, one stream ─▶ masks ─┘
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """The worst pictures of a comparison as ``data:`` URIs, as the result file stores them."""
 
+from __future__ import annotations
+
 import base64
 import io
 from collections.abc import Sequence

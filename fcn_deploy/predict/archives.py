@@ -9,6 +9,7 @@ from __future__ import annotations
 import lzma
 import os
 import re
+import shlex
 import stat
 import struct
 import tarfile
@@ -32,16 +33,20 @@ from fcn_deploy.predict.items import (
     Item,
     is_picture_name,
     last_change_ns,
-    mixed,
     real_folder,
     unreadable,
 )
+from fcn_deploy.results.predictions import state_of
 
 #: Most bytes of a member: as many as the largest picture has that is decoded, uncompressed with
 #: four channels.  A member of a few kilobytes may unfold to any number.
 MAX_MEMBER_BYTES = 400_000_000
-#: Archives that cannot be read at any place without unpacking all that stands before it.
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+#: Archives that cannot be read at any place without unpacking all that stands before it, and what
+#: unpacks them.
+_COMPRESSED = {
+    ".tar.gz": "gunzip", ".tgz": "gunzip", ".tar.bz2": "bunzip2", ".tbz2": "bunzip2",
+    ".tar.xz": "unxz", ".txz": "unxz", ".tar.zst": "unzstd",
+}  # fmt: skip
 _SEPARATORS = re.compile(r"[/\\]+")
 LINKS, OUTSIDE = "links and devices", "with names that lead out of it"
 
@@ -57,11 +62,12 @@ def open_archive(name: str) -> Archive:
     Raises:
         ImageError: it is damaged, or compressed as a whole.
     """
-    if name.lower().endswith(_COMPRESSED):
-        raise ImageError(
-            f"{name} is compressed as a whole, so that its pictures cannot be read in place",
-            "decompress it to a .tar (gunzip, unxz), or pack a .zip",
-        )
+    for ending, program in _COMPRESSED.items():
+        if name.lower().endswith(ending):
+            raise ImageError(
+                f"{name} is compressed as a whole, so that its pictures cannot be read in place",
+                f"unpack it to a .tar with `{program} {shlex.quote(name)}`, or pack a .zip",
+            )
     return ZipArchive(name) if name.lower().endswith(".zip") else TarArchive(name)
 
 
@@ -202,7 +208,7 @@ class _TarMember(_Member):
 
     def state(self) -> int:
         """Return a number of the size and the time that the archive gives."""
-        return mixed(self.size, int(self.mtime * 1e9) if isfinite(self.mtime) else 0)
+        return state_of(self.size, int(self.mtime * 1e9) if isfinite(self.mtime) else 0)
 
     def _content(self) -> bytes:
         try:
@@ -249,7 +255,7 @@ class _ZipMember(_Member):
 
     def state(self) -> int:
         """Return a number of the size and of the checksum that the archive gives."""
-        return mixed(self.size, self.member.CRC)
+        return state_of(self.size, self.member.CRC)
 
     def _content(self) -> bytes:
         try:

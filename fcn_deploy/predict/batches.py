@@ -10,10 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from fcn_deploy.core.errors import InputError
+from fcn_deploy.predict.geotiff import is_map
 from fcn_deploy.predict.items import FileItem, Item, file_item, real_folder
 
 #: Most names of a batch.
 BATCH_SIZE = 1 << 16
+#: The last four characters of what may be a map.
+_MAP_ENDINGS = (".tif", "tiff")
 
 
 class MaskNames:
@@ -21,10 +24,12 @@ class MaskNames:
 
     Args:
         shared_folder: the folder below which all pictures lie: with it masks have full names.
+        maps: whether masks of maps are GeoTIFF, ``.tif``; see :func:`with_maps`.
     """
 
-    def __init__(self, shared_folder: str | None = None) -> None:
+    def __init__(self, shared_folder: str | None = None, *, maps: bool = False) -> None:
         self._shared = shared_folder
+        self.maps = maps
 
     @property
     def full(self) -> bool:
@@ -58,6 +63,14 @@ class MaskNames:
         return f"{below}/" if below else ""
 
 
+def with_maps(names: Sequence[str], masks: list[str]) -> list[str]:
+    """Return the paths of masks, those of maps (:func:`is_map`) with .tif."""
+    for place, name in enumerate(names):
+        if name[-4:].lower() in _MAP_ENDINGS and is_map(name):
+            masks[place] = f"{masks[place][:-4]}.tif"
+    return masks
+
+
 def mask_name(name: str) -> str:
     """Return a name, with folders or without, with .png in place of its suffix."""
     dot = name.rfind(".")
@@ -81,9 +94,14 @@ class Batch(ABC):
     def identities(self) -> list[str]:
         """Return what two names of one picture have in common, of each."""
 
-    @abstractmethod
     def masks(self, names: MaskNames) -> list[str]:
         """Return the path of each one's mask."""
+        masks = self._masks(names)
+        return with_maps(self.names, masks) if names.maps else masks
+
+    @abstractmethod
+    def _masks(self, names: MaskNames) -> list[str]:
+        """Return it as that of a picture."""
 
     @abstractmethod
     def item(self, place: int) -> Item:
@@ -105,8 +123,7 @@ class ItemBatch(Batch):
         """Return each one's identity."""
         return [item.identity for item in self._items]
 
-    def masks(self, names: MaskNames) -> list[str]:
-        """Return the path of each one's mask."""
+    def _masks(self, names: MaskNames) -> list[str]:
         return [names.of(item) for item in self._items]
 
     def item(self, place: int) -> Item:
@@ -137,8 +154,7 @@ class NameBatch(Batch):
             for base in (name.rfind("/") + 1,)
         ]
 
-    def masks(self, names: MaskNames) -> list[str]:
-        """Return the path of each one's mask."""
+    def _masks(self, names: MaskNames) -> list[str]:
         if names.full:
             return [names.of(file_item(name)) for name in self.names]
         return [  # mask_name, for millions
@@ -178,8 +194,7 @@ class FolderBatch(Batch):
         prefix = f"{self._folder}/"
         return [prefix + base for base in self._bases]
 
-    def masks(self, names: MaskNames) -> list[str]:
-        """Return the path of each one's mask."""
+    def _masks(self, names: MaskNames) -> list[str]:
         return names.of_folder(self._folder, self._below, self._bases)
 
     def item(self, place: int) -> Item:

@@ -57,8 +57,8 @@ def predict(
         pictures: files, each once; one that cannot be read is reported and the rest goes on.
         out: folder for ``NAME.png`` and, with overlays, ``overlays/NAME.png``.
         with_overlay: also write the mask blended over its picture.
-        full_names: name each mask after its picture's folder and suffix too; see
-            :func:`mask_paths`.
+        full_names: ``a.jpg.png`` in place of ``a.png``; where the pictures come from several
+            folders, in folders that lie below ``out`` as theirs do below the one they share.
         batch_size: most pictures to segment at once; those of a batch are of one size.
         has_finite_logits: asked of an image, uint8 [H, W, 3], whose mask is of class 0 alone: that
             is what the argmax of numbers that are none gives.  Where it says no, the picture gets
@@ -90,21 +90,6 @@ def predict(
         batch_size=batch_size,
         has_finite_logits=has_finite_logits,
     )
-
-
-def mask_paths(pictures: Sequence[Path], out: Path, *, full_names: bool = False) -> list[Path]:
-    """Return the mask's path for each picture.
-
-    Args:
-        pictures: files, each once.
-        out: the folder of the masks.
-        full_names: ``a.jpg.png`` in place of ``a.png``; where the pictures come from several
-            folders, in folders that lie below ``out`` as theirs do below the one they share.
-
-    Raises:
-        InputError: two would be the same, or one would replace a picture.
-    """
-    return [out / name for name in _mask_names(pictures, out, full_names=full_names)]
 
 
 def _mask_names(pictures: Sequence[Path], out: Path, *, full_names: bool) -> list[str]:

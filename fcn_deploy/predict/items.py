@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import ImageError
 from fcn_deploy.data.images import IMAGE_SUFFIXES, read_image
+from fcn_deploy.results.predictions import state_of
 
 Before = Callable[[tuple[int, int]], None]
 #: How names of pictures end, in lower case.
 PICTURE_ENDINGS = tuple(sorted(IMAGE_SUFFIXES))
-_BITS = (1 << 64) - 1
 
 
 class Item(ABC):
@@ -95,7 +95,7 @@ class FileItem(Item):
     def state(self) -> int:
         """Return a number of the file's size and time of change."""
         found = os.stat(self.name)  # noqa: PTH116 (millions of names)
-        return mixed(found.st_size, found.st_mtime_ns)
+        return state_of(found.st_size, found.st_mtime_ns)
 
     def modified_ns(self) -> int:
         """Return the file's own time."""
@@ -116,11 +116,6 @@ def last_change_ns(name: str) -> int:
     the time of the file that they put in its place."""
     found = os.stat(name)  # noqa: PTH116 (millions of names)
     return max(found.st_mtime_ns, found.st_ctime_ns)
-
-
-def mixed(size: int, mark: int) -> int:
-    """Return 64 bits of a size and of another number; never 0, which stands for nothing."""
-    return (mark * 0x9E3779B97F4A7C15 + size * 0xBF58476D1CE4E5B9 + 1) & _BITS or 1
 
 
 @lru_cache(maxsize=1 << 16)

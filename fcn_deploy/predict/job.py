@@ -1,35 +1,42 @@
 """PredictJob: pictures → masks with a journal, so that the work can be stopped and shared out.
 
-    sources ──select──▶ what is left ──segment──▶ mask on disk ──▶ line in the journal
+    sources ──select──▶ what is left ──engine──▶ mask on disk ──▶ line in the journal
 
 A picture is finished when its mask has its name and its line stands in the journal.  The line comes
-right behind the mask, from the thread that wrote it.  A kill between the two leaves a whole mask
+right behind the mask.  A kill between the two leaves a whole mask
 without a line: the next run takes it over and writes the line, instead of computing it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import ImageError
+from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.images import decoded
 from fcn_deploy.predict.batches import MaskNames
+from fcn_deploy.predict.engine import (
+    Engine,
+    LocalEngine,
+    Outcome,
+    Work,
+    line_values,
+    map_values,
+)
 from fcn_deploy.predict.folder import Prediction
-from fcn_deploy.predict.items import Before, Item
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
-from fcn_deploy.predict.masks_on_disk import MasksOnDisk, existing_masks
-from fcn_deploy.predict.selection import OVERLAY_FOLDER, select
+from fcn_deploy.predict.maps import MapOptions, read_mask_of_map
+from fcn_deploy.predict.masks_on_disk import existing_masks
+from fcn_deploy.predict.selection import OVERLAY_FOLDER, is_mask_of_map, select
 from fcn_deploy.predict.shard import Shard
 from fcn_deploy.predict.sources import Sources
-from fcn_deploy.predict.stream import Failed, FiniteCheck, Segmented, segment
+from fcn_deploy.predict.stream import FiniteCheck
 from fcn_deploy.runners.base import Runner
 
 
@@ -60,6 +67,9 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         ImageError: see :class:`fcn_deploy.predict.sources.Sources`.
     """
 
+    #: What it does, in a word.
+    what = "picture"
+
     def __init__(
         self,
         sources: Sources,
@@ -76,7 +86,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         self.taken_over = 0
         self.journal = Journal(out, shard, resume=resume)
         try:
-            names = MaskNames(sources.shared_folder() if full_names else None)
+            names = MaskNames(sources.shared_folder() if full_names else None, maps=True)
             self.selection = select(
                 sources.batches,
                 names,
@@ -97,7 +107,12 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         """How many pictures need not be done again."""
         return self.selection.total - len(self.selection.items)
 
-    def begin(self, runner: Runner) -> None:
+    @property
+    def has_maps(self) -> bool:
+        """Whether a map is left to do, which needs rasterio."""
+        return any(map(is_mask_of_map, self.selection.masks))
+
+    def begin(self, runner: Runner | Engine) -> None:
         """Open the journal for this run's model, and take over masks that have no line yet.
 
         Raises:
@@ -114,7 +129,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         )
         self.journal.begin(head, self.selection.redone)
         if (begun := self.journal.begun_ns) is not None:
-            self._take_over(head.classes, begun)
+            self._take_over(runner.spec, begun)
 
     def _unlisted(self) -> Iterator[tuple[int, str, bytes]]:
         """Yield places, masks and keys of the pictures that have a mask and no line."""
@@ -125,31 +140,33 @@ class PredictJob(AbstractContextManager["PredictJob"]):
             if int.from_bytes(key, "big") not in listed:
                 yield place, mask, key
 
-    def _take_over(self, classes: tuple[str, ...], begun_ns: int) -> None:
+    def _take_over(self, spec: ModelSpec, begun_ns: int) -> None:
         """Write the lines of masks that this journal's runs have written without."""
         taken: set[int] = set()
-        for place, mask, key in self._unlisted():
-            item = self.selection.items[place]
-            with suppress(OSError, ImageError):  # picture or mask is gone: it is done again
-                state = item.state()
-                found = self._up_to_date(item, mask, begun_ns)
-                if found is not None:
-                    values = _done(item, mask, found, None, classes)
-                    self.journal.append(line_of(key, state, values))
-                    taken.add(place)
+        for place, _, key in self._unlisted():
+            if (outcome := self._found(place, spec, begun_ns)) is not None:
+                self.journal.append(line_of(key, outcome.state, outcome.values))
+                taken.add(place)
         self.selection.keep(lambda place: place not in taken)
         self.taken_over = len(taken)
 
-    def _up_to_date(self, item: Item, mask: str, begun_ns: int) -> NDArray[np.uint8] | None:
-        """Return a mask that was written since the journal was begun, from the picture as it is."""
-        path = self._out / mask
-        written = path.stat().st_mtime_ns
-        if written < begun_ns or item.modified_ns() > written:
-            return None
-        if self._with_overlay and not (self._out / OVERLAY_FOLDER / mask).exists():
-            return None
-        with decoded(path) as image:
-            return np.asarray(image)
+    def _found(self, place: int, spec: ModelSpec, since_ns: int) -> Outcome | None:
+        """Return the outcome of a picture whose mask was written since then, or None."""
+        item, mask = self.selection.items[place], self.selection.masks[place]
+        with suppress(OSError, ImageError):  # picture or mask is gone: it is done again
+            state = item.state()
+            written = (self._out / mask).stat().st_mtime_ns
+            if written < since_ns or item.modified_ns() > written:
+                return None
+            if is_mask_of_map(mask):
+                found = read_mask_of_map(self._out / mask)
+                return Outcome(place, state, map_values(item, mask, found, spec.class_names))
+            if self._with_overlay and not (self._out / OVERLAY_FOLDER / mask).exists():
+                return None
+            with decoded(self._out / mask) as image:
+                pixels = np.asarray(image)
+            return Outcome(place, state, line_values(item, mask, pixels, None, spec.class_names))
+        return None
 
     def predictions(
         self,
@@ -157,95 +174,34 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         *,
         batch_size: int = 1,
         has_finite_logits: FiniteCheck = lambda image: True,
+        maps: MapOptions | None = None,
     ) -> Generator[Prediction, None, None]:
-        """Do what is left, and yield each picture as it is finished, in the order of the pictures.
+        """Do what is left by a runner, and yield each picture, in the order of the pictures.
 
-        Args:
-            runner: that :meth:`begin` was called with.
-            batch_size: most pictures to segment at once; those of a batch are of one size.
-            has_finite_logits: see :func:`fcn_deploy.predict.folder.predict`.
+        The arguments are those of :class:`fcn_deploy.predict.engine.LocalEngine`.
 
         Raises:
             ArtifactError: a mask or the journal cannot be written.
         """
+        yield from self.predictions_by(LocalEngine(runner, batch_size, has_finite_logits, maps))
+
+    def predictions_by(self, engine: Engine) -> Generator[Prediction, None, None]:
+        """Do what is left by the engine that :meth:`begin` was called with."""
         items, masks = self.selection.items, self.selection.masks
-        classes = tuple(runner.spec.class_names)
-        sink = MasksOnDisk(self._out, masks, runner.spec.palette, self.journal.unfinished)
-        states: dict[int, int] = {}
+        work = Work(items, masks, self._out, self.journal.unfinished, self._with_overlay)
 
-        def write(answer: Segmented | Failed) -> Prediction:
-            item, mask = items[answer.place], masks[answer.place]
-            key, state = key_of(item.name, mask), states.pop(answer.place, 0)
-            written = sink.write_or_fail(answer)
-            if isinstance(written, Failed):
-                self.journal.append(line_of(key, 0, _failed(item, written.error)))
-                return Prediction(item.path, None, written.error)
-            assert isinstance(answer, Segmented)
-            values = _done(item, mask, answer.mask, answer.seconds, classes)
-            self.journal.append(line_of(key, state, values))
-            return Prediction(item.path, written)
+        def record(outcome: Outcome) -> None:
+            key = key_of(items[outcome.place].name, masks[outcome.place])
+            self.journal.append(line_of(key, outcome.state, outcome.values))
 
-        yield from segment(
-            runner,
-            (_Reading(item, place, states) for place, item in enumerate(items)),
-            write,
-            keep_images=self._with_overlay,
-            batch_size=batch_size,
-            has_finite_logits=has_finite_logits,
-        )
+        def found(place: int) -> Outcome | None:
+            return self._found(place, engine.spec, self.journal.opened_ns)
+
+        with closing(engine.outcomes(work, record, found)) as outcomes:
+            for outcome in outcomes:
+                place, error = outcome.place, outcome.error
+                mask = None if error is not None else self._out / masks[place]
+                yield Prediction(items[place].path, mask, error)
 
     def __exit__(self, *error: object) -> None:
         self.journal.close()
-
-
-class _Reading:
-    """A picture to be read: its state is noted before that, so that no change is missed."""
-
-    __slots__ = ("_item", "_place", "_states")
-
-    def __init__(self, item: Item, place: int, states: dict[int, int]) -> None:
-        self._item = item
-        self._place = place
-        self._states = states
-
-    def read(self, before: Before) -> NDArray[np.uint8]:
-        with suppress(OSError):  # reading it says what is wrong
-            self._states[self._place] = self._item.state()
-        return self._item.read(before)
-
-
-def _done(
-    item: Item,
-    mask: str,
-    classes_of_pixels: NDArray[np.uint8],
-    seconds: float | None,
-    classes: tuple[str, ...],
-) -> dict[str, Any]:
-    return {
-        "source": item.name,
-        "mask": mask,
-        "size": list(classes_of_pixels.shape),
-        "ms": None if seconds is None else round(1e3 * seconds, 1),
-        "shares": class_shares(classes_of_pixels, classes),
-        "error": None,
-    }
-
-
-def _failed(item: Item, error: Exception) -> dict[str, Any]:
-    return {
-        "source": item.name, "mask": None, "size": None, "ms": None, "shares": None,
-        "error": str(error),
-    }  # fmt: skip
-
-
-def class_shares(mask: NDArray[np.uint8], classes: tuple[str, ...]) -> dict[str, float]:
-    """Return the share of the pixels of each class that is in a mask, by its name."""
-    # Areas are counted, not pixels: of masks that takes a third of the time.
-    flat = mask.ravel()
-    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
-    counts = np.bincount(flat[ends - 1], weights=np.diff(ends, prepend=0))
-    return {
-        name: round(count / mask.size, 6)
-        for name, count in zip(classes, counts.tolist(), strict=False)
-        if count
-    }

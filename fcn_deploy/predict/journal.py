@@ -26,7 +26,6 @@ from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import write_error
 from fcn_deploy.machine.description import utc_now
 from fcn_deploy.predict.journal_head import (
-    HEAD_BYTES,
     JournalHead,
     head_of,
     other_heads,
@@ -35,6 +34,7 @@ from fcn_deploy.predict.journal_head import (
 )
 from fcn_deploy.predict.journal_lines import Finished, Hashes, listed_mask, read_blocks
 from fcn_deploy.predict.shard import Shard
+from fcn_deploy.results.predictions import HEAD_BYTES
 
 _NO_HASHES: Hashes = np.zeros(0, np.uint64)
 
@@ -62,6 +62,7 @@ class Journal(AbstractContextManager["Journal"]):
         finished: the pictures that count as finished; none unless ``resume``.
         cut_off: whether a line was found that a kill had torn.
         damaged: lines that are none of ours; they are dropped.
+        opened_ns: when :meth:`begin` was called, by the clock of the file system.
 
     Raises:
         InputError: another run writes it.
@@ -79,6 +80,7 @@ class Journal(AbstractContextManager["Journal"]):
         self.was_there = self._file is not None
         self.cut_off = False
         self.damaged = 0
+        self.opened_ns = 0
         self._own_head: JournalHead | None = None
         try:
             self.finished = self._read() if resume else Finished(_NO_HASHES, _NO_HASHES)
@@ -185,6 +187,7 @@ class Journal(AbstractContextManager["Journal"]):
             elif self.damaged or len(redone):
                 self._replace(self._own_head.line(), redone)
             _empty(self.unfinished)  # by now no other run has it
+            self.opened_ns = self._file_system_time()
             assert self._file is not None
             self._file.seek(0, os.SEEK_END)
         except OSError as error:

@@ -11,10 +11,7 @@ from pathlib import Path
 from fcn_deploy.core.errors import ArtifactError
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.predict.shard import Shard
-
-KIND, SCHEMA = "predictions", 1
-#: Longest head that is read: thousands of names of classes fit.
-HEAD_BYTES = 1 << 20
+from fcn_deploy.results.predictions import HEAD_BYTES, KIND, SCHEMA
 
 
 @dataclass(frozen=True)

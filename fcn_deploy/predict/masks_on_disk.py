@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fcn_deploy.core.errors import ImageError, InputError
@@ -60,7 +60,9 @@ class MasksOnDisk:
         return self._moved(place, name)
 
     def _place(self, name: str, number: int) -> Path:
-        return self._out / name if self._unfinished is None else self._unfinished / f"{number}.png"
+        if self._unfinished is None:
+            return self._out / name
+        return self._unfinished / f"{number}{name[-4:]}"
 
     def _moved(self, written: Path, name: str) -> Path:
         target = self._out / name
@@ -84,6 +86,23 @@ class MasksOnDisk:
             write_bytes(target, written.read_bytes())
             written.unlink()
         return target
+
+    @contextmanager
+    def written_in_parts(self, place: int) -> Iterator[Path]:
+        """Yield where to write the mask of a map; it gets its name if the block succeeds.
+
+        Raises:
+            ImageError: its name cannot be one.
+            ArtifactError: it cannot be written.
+        """
+        name = self._masks[place]
+        path = self._place(name, place)
+        try:
+            yield path
+            self._moved(path, name)
+        finally:
+            if self._unfinished is not None:
+                path.unlink(missing_ok=True)
 
     def write_or_fail(self, answer: Segmented | Failed) -> Path | Failed:
         """Write a mask and return its path; or return why there is none.

@@ -32,6 +32,8 @@ from fcn_deploy.predict.shard import Shard
 
 #: Overlays lie apart from the masks, so that the folder of masks is one.
 OVERLAY_FOLDER = "overlays"
+#: Masks of pictures, and of maps.
+MASK_ENDINGS = (".png", ".tif")
 #: Of up to so many pictures that a journal lists as finished the masks are looked for, and the
 #: pictures asked whether they have changed: each takes a call of the file system, of which that of
 #: a network answers some thousands a second.  Of more, the journal is believed.
@@ -39,6 +41,11 @@ CHECKED_UP_TO = 1_000_000
 #: From so many finished pictures on their masks' folder is listed once, and not asked for each.
 _LISTED_FROM = 100_000
 _NO_KEYS: Hashes = np.zeros(0, np.uint64)
+
+
+def is_mask_of_map(mask: str) -> bool:
+    """Say whether a mask is that of a map, and not of a picture, by its path."""
+    return mask.endswith(".tif")
 
 
 @dataclass(eq=False)
@@ -146,7 +153,7 @@ def _without_masks(batches: Iterable[Batch], folder: str) -> Iterator[Batch]:
         kept = [
             batch.item(place)
             for place, identity in enumerate(batch.identities())
-            if not (identity.endswith(".png") and written_by_us(Path(identity)))
+            if not (identity.endswith(MASK_ENDINGS) and written_by_us(Path(identity)))
         ]
         if kept:
             yield ItemBatch(kept)
@@ -254,7 +261,7 @@ def _files(out: str) -> Iterator[str]:
         below = waiting.pop()
         with os.scandir(f"{out}/{below}") as entries:
             for entry in entries:
-                if entry.name.endswith(".png"):
+                if entry.name.endswith(MASK_ENDINGS):
                     yield below + entry.name
                 elif entry.is_dir() and entry.name[0] != "." and entry.name != OVERLAY_FOLDER:
                     waiting.append(f"{below}{entry.name}/")

@@ -26,6 +26,7 @@ from fcn_deploy.core.errors import (
     FcnDeployError,
     ImageError,
 )
+from fcn_deploy.data.metrics import uncertainty_of
 from fcn_deploy.data.pipeline import (
     Batch,
     Picture,
@@ -38,11 +39,12 @@ from fcn_deploy.data.pipeline import (
     picture_threads,
     written_behind,
 )
-from fcn_deploy.runners.base import Runner
+from fcn_deploy.runners.base import Outputs, Runner
 
 #: Why one picture gets no mask while the others do: unreadable, beyond the backend's memory, or of
 #: a size that the engine was not built for.
 PredictionError = ImageError | BackendError | DeviceMemoryError | BatchShapeError
+PREDICTION_ERRORS = (ImageError, BackendError, DeviceMemoryError, BatchShapeError)
 #: Asked of an image, uint8 [H, W, 3], whose mask is of class 0 alone.
 FiniteCheck = Callable[[NDArray[np.uint8]], bool]
 _Done = TypeVar("_Done")
@@ -57,12 +59,14 @@ class Segmented:
         image: uint8 [H, W, 3], RGB, or None.
         mask: uint8 [H, W].
         seconds: since the network gave the mask before; all together are the time of the run.
+        uncertainty: see ``uncertainty_of``; None where the runner gives no margin.
     """
 
     place: int
     image: NDArray[np.uint8] | None
     mask: NDArray[np.uint8]
     seconds: float
+    uncertainty: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +181,7 @@ def _segmented(runner: Runner, batches: Iterator[Batch]) -> Iterator[Segmented |
         in_flight: deque[Batch] = deque()
         try:
             for outputs in runner.stream(_images(batches, in_flight)):
-                yield from _with_masks(in_flight.popleft(), outputs.mask, pace)
+                yield from _with_masks(in_flight.popleft(), outputs, pace)
             return
         except FcnDeployError as error:
             if not in_flight:
@@ -207,10 +211,12 @@ def _images(batches: Iterable[Batch], in_flight: deque[Batch]) -> Iterator[NDArr
         yield batch.images
 
 
-def _with_masks(batch: Batch, masks: NDArray[np.uint8], pace: _Pace) -> Iterator[Segmented]:
+def _with_masks(batch: Batch, outputs: Outputs, pace: _Pace) -> Iterator[Segmented]:
     seconds = pace.since_last() / len(batch.places)
-    for place, image, mask in zip(batch.places, batch.images, masks, strict=True):
-        yield Segmented(place, image, mask, seconds)
+    each = zip(batch.places, batch.images, outputs.mask, strict=True)
+    for at, (place, image, mask) in enumerate(each):
+        uncertainty = None if outputs.margin is None else uncertainty_of(outputs.margin[at])
+        yield Segmented(place, image, mask, seconds, uncertainty)
 
 
 def _one_by_one(
@@ -222,11 +228,11 @@ def _one_by_one(
         return
     for place, image in zip(batch.places, batch.images, strict=True):
         try:
-            mask = runner.run(image[None]).mask[0]
+            outputs = runner.run(image[None])
         except FcnDeployError as error:
             yield _failed(place, error)
         else:
-            yield Segmented(place, image, mask, pace.since_last())
+            yield from _with_masks(Batch((place,), image[None]), outputs, pace)
 
 
 def _failed(place: int, error: FcnDeployError) -> Failed:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.core.files import write_bytes
@@ -25,12 +22,12 @@ from fcn_deploy.data.layout import Layout
 from fcn_deploy.data.masks import overlay, voc_palette
 from fcn_deploy.data.sources import DataSource
 from fcn_deploy.report.page import stylesheet, templates
+from fcn_deploy.report.tables import hex_colour
+from fcn_deploy.report.thumbnails import thumbnail
 from fcn_deploy.results import format
 
 #: Samples of each list on the sheet, evenly spread, and pairs that look alike.
 SAMPLES, PAIRS = 24, 12
-#: Images are shrunk to this width.
-_WIDTH = 360
 #: Faults that are written out.
 _FAULTS = 200
 
@@ -41,12 +38,12 @@ class _Thumbnail:
 
     Attributes:
         name: of the sample.
-        views: the image alone, and with its mask, as ``data:`` URIs.
+        views: the image alone, and with its mask: what is seen, and a ``data:`` URI.
         classes: that are in it.
     """
 
     name: str
-    views: tuple[str, ...]
+    views: tuple[tuple[str, str], ...]
     classes: str
 
 
@@ -92,8 +89,7 @@ def _palette(layout: Layout | None, num_classes: int) -> tuple[Colour, ...]:
 
 
 def _legend(names: tuple[str, ...], palette: tuple[Colour, ...]) -> Iterator[tuple[str, str]]:
-    for name, (red, green, blue) in zip(names, palette, strict=False):
-        yield name, f"#{red:02x}{green:02x}{blue:02x}"
+    yield from zip(names, map(hex_colour, palette), strict=False)
 
 
 def _sheet(
@@ -115,7 +111,10 @@ def _sheet(
         present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[: len(class_names)])
         yield _Thumbnail(
             names[place],
-            (_uri(image), _uri(blended)),
+            (
+                (names[place], thumbnail(image)),
+                (f"{names[place]}, with its mask", thumbnail(blended)),
+            ),
             ", ".join(class_names[index] for index in present.tolist()),
         )
 
@@ -154,14 +153,4 @@ def _pairs(report: DataReport, layout: Layout | None) -> Iterator[Mapping[str, o
     for pair in report.near_duplicates[:PAIRS]:
         learned = next(one for one in layout.lists() if pair.name in _readable_names(layout, one))
         images = layout.image(pair.name, learned), layout.image(pair.other, "val")
-        yield {"pair": pair, "views": tuple(_uri(read_image(path)) for path in images)}
-
-
-def _uri(pixels: NDArray[np.uint8]) -> str:
-    image = Image.fromarray(pixels)
-    if image.width > _WIDTH:
-        size = _WIDTH, max(1, round(image.height * _WIDTH / image.width))
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    content = io.BytesIO()
-    image.save(content, format="JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+        yield {"pair": pair, "views": tuple(("", thumbnail(read_image(path))) for path in images)}

@@ -4,7 +4,8 @@
               ├─ repeat_commands: how to make them anew ─┤
               ├─ charts: laid out by chart_layout ───────┼─ templates ──▶ report.html
               ├─ tables: flips, layers, machines ────────┤
-              └─ pictures as data URIs ──────────────────┘
+              ├─ pictures as data URIs ──────────────────┤
+  Predictions └─ prediction_sheet ───────────────────────┘
 
 The page shows what the files say, with one exception: how rows of a bench file compare with one
 another, and with PyTorch's fastest, follows from their repeats.  Rows are set side by side only
@@ -29,10 +30,14 @@ from fcn_deploy.core.files import write_bytes
 from fcn_deploy.core.run import Run
 from fcn_deploy.data.images import read_image
 from fcn_deploy.report import charts, repeat_commands, summary, tables
+from fcn_deploy.report.chart_layout import Chart
+from fcn_deploy.report.films import film_charts
+from fcn_deploy.report.prediction_sheet import prediction_cards
 from fcn_deploy.results import bench_table, format
 from fcn_deploy.results.bench import ALL_STAGES
 from fcn_deploy.results.evaluation import FEW_PICTURES
 from fcn_deploy.results.parity import VIEWS
+from fcn_deploy.results.predictions import Predictions, read_predictions
 from fcn_deploy.results.read import read_files, read_results
 from fcn_deploy.results.results import Results
 
@@ -50,22 +55,29 @@ _TEMPLATES = Path(__file__).parent / "templates"
 # -- the page -----------------------------------------------------------------------------------
 
 
-def write_report(run: Run, target: Path | None = None) -> Path:
+def write_report(run: Run, target: Path | None = None, predictions: Path | None = None) -> Path:
     """Gather what there is of a run into one self-contained HTML file.
 
     Args:
         run: the run directory.
         target: the file to write; by default the run's ``report.html``.
+        predictions: the folder of `predict`; by default the run's own.
 
     Returns:
         The file that was written.
 
     Raises:
+        InputError: ``predictions`` holds no journal.
         MissingStageError: the run holds no results at all.
         ArtifactError: a result is damaged or foreign, or the file cannot be written.
     """
     target = target or run.report
-    _write(read_results(run), target)
+    folder = predictions or run.predictions
+    found = read_predictions(folder)
+    if found is None and predictions is not None:
+        raise InputError(f"no predictions.jsonl in {predictions}", "name a folder of `predict`")
+    results = read_results(run, or_nothing=found is not None)
+    _write(results, target, found, film_charts(folder))
     return target
 
 
@@ -91,12 +103,19 @@ def write_merged_report(files: Sequence[Path], target: Path | None = None) -> Pa
     return target
 
 
-def _write(results: Results, target: Path) -> None:
+def _write(
+    results: Results,
+    target: Path,
+    predictions: Predictions | None = None,
+    films: Sequence[Chart] = (),
+) -> None:
     # JSON may hold half a surrogate pair, which UTF-8 cannot.
-    write_bytes(target, render(results).encode("utf-8", errors="replace"))
+    write_bytes(target, render(results, predictions, films).encode("utf-8", errors="replace"))
 
 
-def render(results: Results) -> str:
+def render(
+    results: Results, predictions: Predictions | None = None, films: Sequence[Chart] = ()
+) -> str:
     """Return the HTML page.
 
     Raises:
@@ -129,10 +148,13 @@ def render(results: Results) -> str:
     script = _template("viewer.js")
     return environment.get_template("report.html.j2").render(
         results=results,
+        films=films,
         summary=summary.summary_lines(results),
         styles=charts.runner_styles(results),
         machines=tables.machines(results.environments),
         digests=tables.digests(results),
+        predictions=predictions,
+        cards=[] if predictions is None else prediction_cards(predictions),
         commands=repeat_commands.repeat_commands(results),
         preview=_preview(results),
         css=stylesheet(),

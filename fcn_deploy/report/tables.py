@@ -49,7 +49,7 @@ class ClassChip:
 def class_chips(comparison: Comparison) -> list[ClassChip]:
     """Return a comparison's classes in order."""
     return [
-        ClassChip(name, _hex(colour))
+        ClassChip(name, hex_colour(colour))
         for name, colour in zip(comparison.class_names, comparison.palette, strict=True)
     ]
 
@@ -77,7 +77,8 @@ def distance_words(bucket: Bucket) -> str:
     )
 
 
-def _hex(colour: Sequence[int]) -> str:
+def hex_colour(colour: Sequence[int]) -> str:
+    """Return RGB as ``#rrggbb``."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
@@ -97,7 +98,7 @@ def class_bars(training: Training) -> list[ClassBar]:
     """Return a training's classes, best IoU first."""
     palette = voc_palette(len(training.class_names))  # what `train` draws the preview with
     bars = [
-        ClassBar(name, _hex(colour), iou)
+        ClassBar(name, hex_colour(colour), iou)
         for name, colour, iou in zip(training.class_names, palette, training.val_iou, strict=True)
     ]
     return sorted(bars, key=lambda bar: -1.0 if bar.iou is None else bar.iou, reverse=True)

@@ -1,5 +1,7 @@
 """Numbers, percentages and runner names as text for tables and sentences."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 

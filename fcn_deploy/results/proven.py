@@ -9,6 +9,8 @@ with, by digest; one from the future, by this machine's clock, does not: which v
 could not be told.  Rows are compared within one bench alone, where they took turns.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum

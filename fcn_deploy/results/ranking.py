@@ -4,6 +4,8 @@ Only rows of the same workload are (see :mod:`fcn_deploy.results.workload`), and
 is held against what runs on a GPU.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations

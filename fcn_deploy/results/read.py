@@ -13,6 +13,8 @@ person's editor: whatever is missing or wrong in it is an `ArtifactError` that n
 and repair.
 """
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,11 +59,11 @@ OUTPUTS = "outputs"
 _Dated = TypeVar("_Dated", Training, ParityFile, EvaluationFile, Bench, BisectFile, DeviceTier)
 
 
-def read_results(run: Run) -> Results:
+def read_results(run: Run, *, or_nothing: bool = False) -> Results:
     """Read what there is of a run.
 
     Raises:
-        MissingStageError: there is nothing at all.
+        MissingStageError: there is nothing at all, and not ``or_nothing``.
         ArtifactError: a file is damaged, foreign, or of another schema.
     """
     argument, out = run.command_suffix, run.out_option
@@ -78,7 +80,7 @@ def read_results(run: Run) -> Results:
             if fields.values.get("kind") != OUTPUTS:
                 found.add(fields, kind, _below(run, path))
     preview = run.preview if run.preview.is_file() else None
-    if found.empty and preview is None:
+    if found.empty and preview is None and not or_nothing:
         raise MissingStageError(
             f"nothing to report in {run.shown}", f"run `fcn-deploy train{out}` first"
         )

@@ -11,6 +11,8 @@
 All of them newest last.  Each knows its `Environment`: which file of which machine it comes from.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 

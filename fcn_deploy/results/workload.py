@@ -7,6 +7,8 @@ Rows of one run have the machine, and the threads that it was pinned to, in comm
 also agree in these and in the model file: see ``fcn_deploy.bench.regression``.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 #: Who took the times, as result files call it.

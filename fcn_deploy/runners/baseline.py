@@ -5,6 +5,8 @@ argmax in numpy on the host.  `bench` shows it in every table: `baseline`, on th
 runs there, `baseline-cuda`, on ONNX Runtime's CUDA provider, beside what runs on a GPU.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Literal
 

@@ -9,6 +9,8 @@ for each half of the threads does not.  Of two that began together one is done f
 keep their order: so that its lane need not wait for the other's, a further batch is begun already.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,5 +1,7 @@
 """What the backends that run an ONNX file share: its description, its outputs, being closed."""
 
+from __future__ import annotations
+
 from typing import TypeVar
 
 from fcn_deploy.core.errors import BackendError

@@ -6,6 +6,8 @@ Preprocessing, upsampling and argmax are written out in numpy: nothing is shared
 was rewritten.  `bench` measures the same as its baseline.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -8,6 +8,8 @@ than these take turns.  Nothing is padded or resized: each batch is computed as 
 While all shapes are kept, no batch waits.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,11 +134,14 @@ class Batcher:
         self._queue = [request for request in self._queue if request not in batch]
         self._metrics.queue_depth.set(len(self._queue))
         self._computing = True
-        computing = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._compute, [request.images for request in batch]
-        )
+        loop = asyncio.get_running_loop()
         began = time.perf_counter()
-        computing.add_done_callback(lambda done: self._deliver(batch, began, done))
+
+        def compute() -> None:
+            results = self._compute([request.images for request in batch])
+            loop.call_soon_threadsafe(self._deliver, batch, began, *results)
+
+        self._thread.submit(compute)
 
     def _next_batch(self) -> list[_Request]:
         """Return the request that has waited longest, and those of its size that fit beside it."""
@@ -157,8 +161,8 @@ class Batcher:
         try:
             batch = images[0] if len(images) == 1 else np.concatenate(images)
             mask = self._run(batch).mask
-            ends = np.cumsum([len(one) for one in images])[:-1]
-            results = list(np.split(mask, ends))
+            ends = list(accumulate(map(len, images)))
+            results = [mask[end - len(one) : end] for one, end in zip(images, ends, strict=True)]
         except Exception as error:
             # One that the backend does not take must not cost the others their answers.
             # Without a traceback, which would hold this frame, and so the pictures.
@@ -173,13 +177,9 @@ class Batcher:
             return error.with_traceback(None)
 
     def _deliver(
-        self,
-        batch: list[_Request],
-        began: float,
-        computed: asyncio.Future[tuple[list[_Result], float]],
+        self, batch: list[_Request], began: float, results: list[_Result], seconds: float
     ) -> None:
         self._computing = False
-        results, seconds = computed.result()
         pictures = sum(len(request.images) for request in batch)
         height, width = batch[0].size
         self._metrics.batch_done(pictures, pictures * height * width, seconds)

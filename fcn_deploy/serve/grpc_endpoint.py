@@ -280,8 +280,6 @@ class _Call:
             status, code = (503 if gave_up else 499), StatusCode.CANCELLED
         seconds = time.perf_counter() - self.began
         service.metrics.request_done(f"grpc_{self._method}", status)
-        if self._is_accepted:
-            service.metrics.stage_seconds.labels("total").observe(seconds)
         if status < 400 and self._method in _OPEN:
             return
         fields: dict[str, Any] = {
@@ -295,7 +293,7 @@ class _Call:
         }
         if self.answer is not None:
             if status < 400:
-                service.metrics.stage_seconds.labels("total").observe(seconds)
+                service.metrics.stage_seconds["total"].observe(seconds)
             fields["queue_ms"] = round(self.answer.queue_seconds * 1000, 2)
             fields["compute_ms"] = round(self.answer.compute_seconds * 1000, 2)
             fields["batch"] = self.answer.batch_size

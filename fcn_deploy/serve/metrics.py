@@ -19,6 +19,7 @@ from fcn_deploy.results.runner import RunnerDescription
 _SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
+_STAGES = ("read", "decode", "queue", "compute", "encode", "total")
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -63,9 +64,11 @@ class Metrics:
 
     Attributes:
         queue_depth: requests that wait for the runner.
-        stage_seconds: how long a stage of a request for masks took: read, decode, queue, compute,
-            encode, total.
+        stage_seconds: for each stage of a request for masks, how long it took: read, decode,
+            queue, compute, encode, total.
         pixels: that were computed.
+        runner_cpu: CPU seconds that the runner's thread spent in ``runner.run``; what threads of
+            the backend's own spent is not in it.
         accepted: requests that were read whole.
         answered: of these, those whose answer was handed to their connection; of a client that
             has gone, it goes nowhere.
@@ -99,15 +102,21 @@ class Metrics:
             registry=self._registry,
             buckets=_SECONDS,
         )
-        self.stage_seconds = Histogram(
+        stage_seconds = Histogram(
             "fcn_deploy_stage_seconds",
             "How long a stage of an answered request took.",
             ("stage",),
             registry=self._registry,
             buckets=_SECONDS,
         )
+        self.stage_seconds = {stage: stage_seconds.labels(stage) for stage in _STAGES}
         self.pixels = Counter(
             "fcn_deploy_pixels", "Pixels that were computed.", registry=self._registry
+        )
+        self.runner_cpu = Counter(
+            "fcn_deploy_runner_cpu_seconds",
+            "CPU time of the runner's thread while it computed batches.",
+            registry=self._registry,
         )
         self.accepted = 0
         self.answered = 0
@@ -137,8 +146,8 @@ class Metrics:
 
     def inferred(self, queue_seconds: float, compute_seconds: float) -> None:
         """Count a request that has its masks."""
-        self.stage_seconds.labels("queue").observe(queue_seconds)
-        self.stage_seconds.labels("compute").observe(compute_seconds)
+        self.stage_seconds["queue"].observe(queue_seconds)
+        self.stage_seconds["compute"].observe(compute_seconds)
         self.statistics.success.add(queue_seconds + compute_seconds)
         self.statistics.queue.add(queue_seconds)
         self.statistics.compute.add(compute_seconds)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -100,8 +100,8 @@ class Gate:
             "ms": round(seconds * 1000, 2),
         }
         if (answer := scope.get("state", {}).get("answer")) is not None:
-            self.metrics.stage_seconds.labels("read").observe(passage.read_seconds)
-            self.metrics.stage_seconds.labels("total").observe(seconds)
+            self.metrics.stage_seconds["read"].observe(passage.read_seconds)
+            self.metrics.stage_seconds["total"].observe(seconds)
             fields["queue_ms"] = round(answer.queue_seconds * 1000, 2)
             fields["compute_ms"] = round(answer.compute_seconds * 1000, 2)
             fields["batch"] = answer.batch_size
@@ -195,5 +195,5 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 def request_id(given: bytes) -> str:
     """Return the client's id, as far as it is fit for a header and a log, or a new one."""
-    clean = re.sub(rb"[^A-Za-z0-9._-]", b"", given[:_ID_LENGTH])
-    return clean.decode("ascii") or uuid.uuid4().hex
+    clean = re.sub(rb"[^A-Za-z0-9._-]", b"", given[:_ID_LENGTH]) if given else b""
+    return clean.decode("ascii") or os.urandom(16).hex()

@@ -234,7 +234,7 @@ class _Pictures:
         result, began, ended = await loop.run_in_executor(self._threads, timed)
         times["queue"] += began - asked
         times[stage] = ended - began
-        self._service.metrics.stage_seconds.labels(stage).observe(ended - began)
+        self._service.metrics.stage_seconds[stage].observe(ended - began)
         return result
 
     def _document(

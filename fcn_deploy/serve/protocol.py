@@ -18,6 +18,8 @@ from fcn_deploy.serve.settings import Settings
 
 #: Bytes of a body that are gathered before the application is told of them: a picture of 320×480.
 _READ_AHEAD = 512 * 1024
+#: Pieces in which they may come, each of which takes memory of its own.
+_MOST_PIECES = 64
 #: Bytes of a body that is refused unread which are passed over, beside twice what a body may have:
 #: a client that sends it to its end reads the refusal, and keeps its connection.
 _PASSED_OVER = 1024 * 1024
@@ -52,6 +54,8 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._in_body = False
         self._head_bytes = 0
         self._body_bytes = 0
+        self._pieces: list[bytes] = []  # of a body, gathered
+        self._gathered = 0  # bytes of these
         self._url_and_headers = 0
         self._began = 0.0  # the loop's time at which the body began
 
@@ -136,12 +140,22 @@ class _BoundedProtocol(HttpToolsProtocol):
         if cycle.response_complete:  # it was refused unread
             if self._body_bytes > 2 * self.settings.max_body_bytes + _PASSED_OVER:
                 self.transport.close()
-        elif len(cycle.body) + len(body) > _READ_AHEAD:
-            super().on_body(body)
-        else:  # a small body is handed over when it is whole: each piece would cost a turn
-            cycle.body += body
+            return
+        # A small body is handed over when it is whole: each piece would cost a turn.
+        self._pieces.append(body)
+        self._gathered += len(body)
+        if self._gathered > _READ_AHEAD or len(self._pieces) >= _MOST_PIECES:
+            self._hand_over()
+            super().on_body(b"")
+
+    def _hand_over(self) -> None:
+        # As bytes, of which uvicorn makes no further copy.
+        whole = b"".join((self.cycle.body, *self._pieces))
+        self.cycle.body = whole  # type: ignore[assignment]
+        self._pieces, self._gathered = [], 0
 
     def on_message_complete(self) -> None:
+        self._hand_over()
         self._in_body = False
         self._head_bytes = 0
         self._disarm()
@@ -149,7 +163,8 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self.cycle.response_complete:  # else it is the next one's
-            self.cycle.body = bytearray()  # of a request that was refused unread
+            # Of a request that was refused unread.
+            self.cycle.body, self._pieces, self._gathered = bytearray(), [], 0
         super().on_response_complete()
         if self._last_words is not None and not self._owes_answers():
             words, self._last_words = self._last_words, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
@@ -199,18 +200,24 @@ class Service:
         self.require_room()
         self.require_size(*images.shape[:3])
         pending = self._batcher.submit(images)
+        if gone is not None:
+            gone.add_done_callback(lambda _: pending.cancel())
         try:
-            if gone is not None:
-                await asyncio.wait((pending, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not pending.done():
-                    raise ClientGoneError("the client closed its connection")
             return await pending
+        except asyncio.CancelledError:
+            if gone is not None and gone.done():
+                raise ClientGoneError("the client closed its connection") from None
+            raise
         finally:
             pending.cancel()  # leaves the queue; nothing, where it has its answer
 
     def _run(self, images: NDArray[np.uint8]) -> Outputs:
         """Compute a batch; in the runner's thread."""
-        outputs = self._runner.run(images)
+        began = time.thread_time()
+        try:
+            outputs = self._runner.run(images)
+        finally:
+            self.metrics.runner_cpu.inc(time.thread_time() - began)
         for image, mask in zip(images, outputs.mask, strict=True):
             if not mask.any() and not self._has_finite_logits(image):
                 raise not_finite()

@@ -96,7 +96,7 @@ def _json_length(body: bytes, header: str | None) -> int:
 
 def _parsed(text: memoryview) -> Any:
     try:
-        return json.loads(bytes(text))
+        return json.loads(str(text, "utf-8"))
     except (ValueError, RecursionError) as error:  # of text that is no UTF-8 as well
         raise RequestError(f"the request is no JSON ({str(error)[:120]})") from None
 
@@ -224,6 +224,8 @@ def _values(data: Any, shape: Sequence[int]) -> bytes:
     if len(data) != expected:
         raise RequestError(f"data of {INPUT!r} has {len(data)} values, and its shape {expected}")
     try:
+        if set(map(type, data)) != {int}:  # `bytes` takes true for 1
+            raise TypeError
         return bytes(data)
     except (TypeError, ValueError):
         raise RequestError(f"data of {INPUT!r} must be whole numbers from 0 to 255") from None
@@ -249,7 +251,7 @@ def render(
         output["parameters"] = {"binary_data_size": mask.size}
         head = json.dumps(fields).encode()
         headers = {HEADER_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"}
-        return head + mask.tobytes(), headers
+        return b"".join((head, np.ascontiguousarray(mask).data)), headers
     # Written by hand: json makes a Python object of every pixel first.
     head = json.dumps(fields).encode().removesuffix(b"}]}")
     values = b",".join([_WRITTEN[value] for value in mask.tobytes()])

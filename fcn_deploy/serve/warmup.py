@@ -38,7 +38,7 @@ def warm_up(
     Raises:
         FcnDeployError: the runner computes none of them, or fails.
     """
-    shapes = list(dict.fromkeys(warm_shapes(runner.spec, max_batch, max_pixels)))
+    shapes = list(dict.fromkeys(warm_up_shapes(runner.spec, max_batch, max_pixels)))
     runner.reserve_shapes(len(shapes))
     most, computed = max_batch, 0
     refusal: BatchShapeError | None = None
@@ -63,7 +63,9 @@ def warm_up(
     return most
 
 
-def warm_shapes(spec: ModelSpec, max_batch: int, max_pixels: int) -> Iterator[tuple[int, int, int]]:
+def warm_up_shapes(
+    spec: ModelSpec, max_batch: int, max_pixels: int
+) -> Iterator[tuple[int, int, int]]:
     """Yield (N, H, W): the sizes of the training alone, and the typical one in a full batch."""
     sizes = spec.image_sizes
     batch = spec.input_shape.batch or 1

@@ -12,6 +12,8 @@ Where TensorRT cannot start CUDA (its driver is too old for it, though ``cuda-bi
 the process.  Both are made here and nowhere else.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

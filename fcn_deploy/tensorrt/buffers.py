@@ -1,5 +1,7 @@
 """Buffers of a batch: pinned memory of the host and memory of the device."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

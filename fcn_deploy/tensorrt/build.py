@@ -6,6 +6,8 @@
 The precision is that of the ONNX file.  Knows no torch: it runs on the target device.
 """
 
+from __future__ import annotations
+
 import glob
 import time
 from contextlib import suppress

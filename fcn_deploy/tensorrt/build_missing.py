@@ -1,5 +1,7 @@
 """`--build`: the engines that a command needs, those that are missing built on the way."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace

@@ -1,5 +1,7 @@
 """BuildOptions: what may be chosen of a build, and how it is typed after `fcn-deploy build`."""
 
+from __future__ import annotations
+
 import re
 import shlex
 from collections.abc import Iterable

@@ -1,5 +1,7 @@
 """EngineBuilder: one run of TensorRT's builder, from the parsed network to the plan."""
 
+from __future__ import annotations
+
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any

@@ -1,5 +1,7 @@
 """TensorRT's callbacks: its logger, its progress monitor, its profiler of layers."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

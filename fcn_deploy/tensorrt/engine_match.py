@@ -1,5 +1,7 @@
 """Does an engine belong to this graph, this GPU and this release of TensorRT; which one does."""
 
+from __future__ import annotations
+
 import itertools
 import re
 from collections.abc import Iterable

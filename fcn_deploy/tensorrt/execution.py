@@ -1,5 +1,7 @@
 """Executes a TensorRT engine: contexts, CUDA graphs, streams of batches."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

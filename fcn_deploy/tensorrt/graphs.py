@@ -1,5 +1,7 @@
 """CUDA graphs of batch shapes: which are recorded, which are kept, which are done without."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any

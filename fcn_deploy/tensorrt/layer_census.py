@@ -5,6 +5,8 @@ releases, so nothing that goes wrong while counting may cost the engine: not eve
 process, before which :func:`count_unasked` has told the draft of the sidecar what it can.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

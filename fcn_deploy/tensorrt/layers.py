@@ -1,5 +1,7 @@
 """Counts the layers of a built engine by the precision that TensorRT chose."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections import Counter

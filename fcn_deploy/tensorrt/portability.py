@@ -6,6 +6,8 @@ later releases; a plan of hardware compatibility level "Ampere and later" runs o
 capability from 8.0.  TensorRT for RTX has neither: there compute capabilities are chosen.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any

@@ -1,5 +1,7 @@
 """Augmentation of training images: scaling, crop, flip."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

@@ -6,6 +6,8 @@ Every rank holds the whole network and takes its share of each batch; PyTorch's
 ``DistributedDataParallel`` averages the gradients.  Rank 0 alone writes files and speaks.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -6,6 +6,8 @@ Chance is a function of (seed, epoch, index), not of what happened before: an ex
 same in whichever process it is made, and after a training run was killed and resumed.
 """
 
+from __future__ import annotations
+
 import signal
 
 import torch

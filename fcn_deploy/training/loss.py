@@ -3,6 +3,8 @@
 logits, masks ─▶ segmentation_loss ─NaN, infinity─▶ first_not_finite: the layer to blame
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """TrainPlan: all that a training depends on; Provenance: what began it; Progress: how far it is."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal

@@ -7,6 +7,8 @@ preview.png        image | prediction | truth; previews/ keeps every epoch's
 tensorboard/       the curves as event files, if asked for
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """The order of the training samples, which is the same after a resume."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """Trainer: training steps, epochs, validation, and the state to resume from."""
 
+from __future__ import annotations
+
 import copy
 import hashlib
 import json

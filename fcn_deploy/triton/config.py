@@ -4,6 +4,8 @@ Triton's schema is ``model_config.proto``; `tritonclient` carries it as ``ModelC
 ``tritonclient.grpc.model_config_pb2``, and the tests parse under it what is written here.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Collection, Iterable
 

@@ -1,5 +1,7 @@
 """Which of NVIDIA's containers runs the model, and the Compose file that starts it."""
 
+from __future__ import annotations
+
 from fcn_deploy.tensorrt.engine_file import EngineSidecar
 from fcn_deploy.tensorrt.portability import (
     Portability,

@@ -1,5 +1,7 @@
 """README.md of a repository: how to start it, how to ask it, what it takes, where it belongs."""
 
+from __future__ import annotations
+
 from fcn_deploy.core.spec import Precision, ShapeProfile
 from fcn_deploy.tensorrt.engine_file import EngineSidecar
 from fcn_deploy.tensorrt.portability import Portability, portability_of

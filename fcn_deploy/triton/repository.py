@@ -7,6 +7,8 @@ DIR/
     1/model.onnx                       or model.plan with model.plan.json
 """
 
+from __future__ import annotations
+
 import os
 import secrets
 import shutil

@@ -19,6 +19,7 @@ ABSENT = (
     "torch", "torchvision", "safetensors", "onnxscript", "tensorrt", "tensorrt_rtx_bindings",
     "onnxruntime_ep_nv_tensorrt_rtx", "cuda", "pynvml", "openvino", "ncnn", "pycocotools", "yaml",
     "tensorboardX", "mlperf_loadgen", "prometheus_client", "starlette", "uvicorn", "model_signing",
+    "ray", "av",
 )  # fmt: skip
 #: Command line → the package it names, the extra, and a word of what can be done without.
 REFUSED: dict[str, tuple[str, str, str]] = {
@@ -36,6 +37,8 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "predict RUN photos --backend openvino": ("openvino", "openvino", ""),
     "bench RUN --backend openvino-bf16": ("openvino", "openvino", ""),
     "predict RUN photos --backend ncnn": ("ncnn", "ncnn", ""),
+    "predict RUN film.mp4": ("av", "video", ""),
+    "predict RUN photos --engine ray": ("ray", "ray", ""),
     "build RUN": ("tensorrt", "trt", ""),
     "build RUN --product trt-rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "rtx", ""),
     "predict RUN photos --backend trt": ("tensorrt", "trt", ""),
@@ -70,6 +73,7 @@ def bare(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
         shutil.copy(tiny_folder / name, here / "RUN")
     (here / "photos").mkdir()
     Image.new("RGB", (64, 48), (90, 120, 30)).save(here / "photos" / "a.png")
+    (here / "film.mp4").touch()
     (here / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
     lines = [*REFUSED, "doctor", "predict RUN photos --out masks"]
     done = subprocess.run(

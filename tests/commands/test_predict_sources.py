@@ -11,6 +11,7 @@ from fcn_deploy.commands import predict, predict_progress
 from fcn_deploy.core.errors import MissingStageError
 from fcn_deploy.core.run import Run
 from tests.command_line import FcnDeploy, refused
+from tests.predict.jobs import journal_lines, masks_of
 
 
 @pytest.fixture
@@ -50,6 +51,19 @@ def test_a_run_is_resumed_and_bound_to_its_model(
     assert "4 of 5 pictures were finished before" in gone_on.out
     assert "wrote 1 of 1 masks" in gone_on.out
     refused(fcn_deploy(*words, "--resume", "--backend", "ort"), "of another model (ort fp16")
+
+
+def test_with_uncertainties_masks_are_the_same_and_the_report_shows_them(
+    fcn_deploy: FcnDeploy, tiny_run: Path, pictures: Path
+) -> None:
+    words = ("predict", tiny_run, pictures, "--recursive", "--out")
+    for out in (["plain"], ["measured", "--uncertainty"]):
+        assert fcn_deploy(*words, *out).code == 0
+    assert masks_of(Path("plain")) == masks_of(Path("measured"))
+    assert all(0 < line["uncertainty"] < 1 for line in journal_lines(Path("measured")))
+    fcn_deploy("report", tiny_run, "--predictions", "measured", "--out", "page.html")
+    assert "The least certain" in Path("page.html").read_text()
+    refused(fcn_deploy("report", tiny_run, "--predictions", "."), "no predictions.jsonl in")
 
 
 def test_names_on_standard_input_are_shared_out(

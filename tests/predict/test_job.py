@@ -16,8 +16,9 @@ from PIL import Image
 
 from fcn_deploy.core.errors import ArtifactError, InputError
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.data.images import read_image
 from fcn_deploy.predict import selection
-from fcn_deploy.predict.job import class_shares
+from fcn_deploy.predict.engine import class_shares
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.shard import Shard
@@ -68,6 +69,17 @@ def test_class_shares_are_those_of_the_pixels() -> None:
             if (mask == index).any()
         }
         assert class_shares(mask, names) == pytest.approx(shares, abs=1e-6)
+
+
+def test_uncertainties_are_those_of_the_margins(tmp_path: Path) -> None:
+    pictures, runner = draw_many(tmp_path / "in", 3), FakeRunner(noise=4)
+    run_job([pictures], tmp_path / "out", runner=runner)
+    for line in journal_lines(tmp_path / "out"):
+        margin = runner.run(read_image(Path(line["source"]))[None]).margin
+        assert margin is not None
+        assert line["uncertainty"] == pytest.approx(float(np.exp(-margin).mean()), abs=1e-6)
+    run_job([pictures], tmp_path / "out", runner=FakeRunner(outputs=("mask",)))
+    assert not any("uncertainty" in line for line in journal_lines(tmp_path / "out"))
 
 
 @needs_fork

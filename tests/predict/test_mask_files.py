@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.predict.folder import mask_paths, predict
+from fcn_deploy.predict.folder import predict
 from tests.fakes import FakeRunner
 from tests.predict.test_folder import save_picture
 
@@ -20,17 +20,16 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         list(predict(FakeRunner(), [picture], tmp_path))
     assert picture.read_bytes() == before
     with pytest.raises(InputError, match="would both be written"):
-        mask_paths([Path("a.jpg"), Path("b/a.png")], tmp_path)
+        list(predict(FakeRunner(), [Path("a.jpg"), Path("b/a.png")], tmp_path))
 
 
 def test_full_names_tell_suffixes_and_folders_apart(tmp_path: Path) -> None:
-    def masks(*pictures: str) -> list[str]:
-        found = mask_paths([tmp_path / p for p in pictures], Path("out"), full_names=True)
-        return [path.as_posix() for path in found]
-
-    assert masks("a.jpg", "a.png") == ["out/a.jpg.png", "out/a.png.png"]
-    assert masks("cam1/a.jpg", "cam2/a.jpg") == ["out/cam1/a.jpg.png", "out/cam2/a.jpg.png"]
-    assert masks("a.jpg", "x/a.jpg") == ["out/a.jpg.png", "out/x/a.jpg.png"]
+    (tmp_path / "x").mkdir()
+    pictures = [save_picture(tmp_path / name) for name in ("a.png", "a.bmp", "x/a.png")]
+    done = predict(FakeRunner(), pictures, tmp_path / "out", full_names=True)
+    assert [each.mask for each in done] == [
+        tmp_path / "out" / name for name in ("a.png.png", "a.bmp.png", "x/a.png.png")
+    ]
 
 
 def test_a_mask_and_an_overlay_of_one_name_are_refused(tmp_path: Path) -> None:

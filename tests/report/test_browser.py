@@ -21,6 +21,8 @@ from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.report.page import write_report
 from tests.browser import DESKTOP, PHONE, SCREENSHOTS, chromium
+from tests.fakes import FakeRunner
+from tests.predict.jobs import draw, run_job
 from tests.result_files import (
     bisect_document,
     metrics,
@@ -51,6 +53,10 @@ def report(tmp_path_factory: pytest.TempPathFactory, compared: Path) -> Path:
     Image.new("RGB", (600, 200), (90, 120, 60)).save(run.preview)
     write_json(run.bench_folder / "all.json", rich_bench_document())
     write_json(run.bisect_folder / "all.json", bisect_document())
+    for number in range(5):
+        draw(run.root / "pictures" / f"{number}{'-long' * 12}.png", number, size=(60, 80))
+    run_job([run.root / "pictures"], run.predictions, runner=FakeRunner(noise=3))
+    (run.root / "pictures" / f"0{'-long' * 12}.png").unlink()
     return write_report(run)
 
 
@@ -186,6 +192,14 @@ def test_without_javascript_all_but_the_viewer_is_there(browser: Browser, report
         count = folded.count()
         folded.first.locator("> summary").click()
         assert folded.count() == count - 1
+
+
+def test_predictions_are_on_the_sheet(browser: Browser, report: Path) -> None:
+    with Opened(browser, report) as tab:
+        tab.page.get_by_role("link", name="Predictions").press("Enter")
+        assert tab.page.locator(".sheet").get_by_role("img").count() == 5
+        assert tab.page.get_by_role("img", name="with its mask").first.is_visible()
+        assert tab.page.get_by_text("The picture cannot be read.").is_visible()
 
 
 def test_a_phone_scrolls_down_only(browser: Browser, report: Path) -> None:

@@ -48,6 +48,13 @@ def is_good(response: Response) -> bool:
     return response.status == 200 and response.body.endswith(masks(pictures()).tobytes())
 
 
+def test_a_body_of_many_pieces_is_put_together() -> None:
+    head, _, body = good_request().partition(b"\r\n\r\n")
+    head = head.replace(b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked")
+    pieces = [b"1\r\n%c\r\n" % byte for byte in body]  # more than are gathered at once
+    assert is_good(refused(head, b"\r\n\r\n", *pieces, b"0\r\n\r\n", settings=Settings()))
+
+
 @pytest.mark.parametrize(
     ("kind", "parts", "status"),
     [

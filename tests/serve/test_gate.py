@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from fcn_deploy.runners.base import Outputs
 from fcn_deploy.serve.logs import JsonFormatter
 from fcn_deploy.serve.settings import Settings
 from fcn_deploy.serve.tensors import HEADER_LENGTH
+from tests.fakes import FakeRunner
 from tests.serve.clients import INFER, Asked, ask, binary_request, error_of, mask_of, pictures
 
 SMALL = Settings(max_pixels=100)
@@ -165,6 +170,26 @@ def test_metrics_count_what_was_done() -> None:
         " 1.0",
     ):
         assert f"\n{line}\n" in text, line
+
+
+def test_the_cpu_time_of_the_runner_is_counted() -> None:
+    def work(images: NDArray[np.uint8], outputs: Outputs) -> Outputs:
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        return outputs
+
+    async def talk(asked: Asked) -> list[float]:
+        seconds = []
+        for _ in range(2):
+            text = (await asked.http.get("/metrics")).text
+            (found,) = re.findall(r"\nfcn_deploy_runner_cpu_seconds_total (.+)\n", text)
+            seconds.append(float(found))
+            await asked.infer(pictures(1))
+        return seconds
+
+    before, after = ask(talk, FakeRunner(bug=work))
+    assert after - before >= 0.02
 
 
 def test_a_request_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> None:

@@ -345,6 +345,8 @@ def test_draining_serves_on_and_the_end_waits_for_the_answers() -> None:
                 runner.release()
                 assert np.array_equal(await last, masks(pictures(2)))
         metrics = server.service.metrics
+        counted = metrics.text(ready=False).decode()
+        assert '\nfcn_deploy_stage_seconds_count{stage="total"} 2.0\n' in counted
         assert metrics.accepted == metrics.answered
 
     asyncio.run(run())

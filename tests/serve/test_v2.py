@@ -232,6 +232,7 @@ def test_a_broken_request_is_refused_with_a_sentence(kind: str) -> None:
         [0.5] * 210,
         ["0"] * 210,
         [None] * 210,
+        [True] + [0] * 209,
         [0] * 209,
         [[0]] * 210,
         7,

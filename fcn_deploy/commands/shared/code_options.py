@@ -1,7 +1,5 @@
 """Options of commands that import a network's code or load an engine: whether that is trusted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import click

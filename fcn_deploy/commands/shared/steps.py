@@ -1,7 +1,5 @@
 """Commands that a command runs, each as a user would type it, in a process of its own."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 import sys

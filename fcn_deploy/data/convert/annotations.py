@@ -5,8 +5,6 @@
 A reader says what is where; only pixels decide what lies on top.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -5,8 +5,6 @@ of the others larger ones lie below smaller ones, so that none is hidden; of equ
 lies on top.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """convert: annotations of another program → images/, masks/ and classes.json."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

@@ -3,8 +3,6 @@
 Masks of the first are read by the colours of labelmap.txt; the second is one XML file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

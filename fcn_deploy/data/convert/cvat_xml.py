@@ -4,8 +4,6 @@ Python's own parser reads it, and refuses a file that declares a document type: 
 entities be made that grow without end or name other files.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path

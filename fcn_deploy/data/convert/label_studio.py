@@ -4,8 +4,6 @@ Brush strokes are packed in bits in a way of their own.  Label Studio's library 
 needs OpenCV, pandas and twenty more packages: the forty lines are here instead.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """labelme: a JSON file beside each picture, with shapes in the order in which they were drawn."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterator

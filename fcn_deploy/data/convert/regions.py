@@ -1,7 +1,5 @@
 """Polygons and run lengths as regions, through pycocotools: its rule decides on border pixels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Supervisely: a project with meta.json, and DATASET/ann/NAME.json beside DATASET/img/NAME."""
 
-from __future__ import annotations
-
 import base64
 import zlib
 from collections.abc import Iterator

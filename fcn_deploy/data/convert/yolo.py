@@ -1,7 +1,5 @@
 """YOLO: labels/NAME.txt beside images/NAME, each line a class and the corners of a polygon."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -13,8 +13,6 @@ IEEE 754 fixes their last bit, so masks are the same on every platform. What it 
 and powers, serves colours alone: see :mod:`fcn_deploy.data.scenes.surfaces`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

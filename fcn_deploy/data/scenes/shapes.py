@@ -1,7 +1,5 @@
 """Signed distances to the outlines of the shapes: negative inside, in units of the radius."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -12,8 +12,6 @@ Sines and powers, whose last bit differs from platform to platform, choose colou
 depends on as well, `between` and `random_direction`, does without.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,5 +1,7 @@
 """What a run holds of a network of another tool: the file itself, and how it is fed and read."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Finds out by trying what a network of another tool takes and gives."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 

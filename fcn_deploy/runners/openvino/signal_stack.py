@@ -1,5 +1,7 @@
 """Restores the thread's alternate signal stack, which loading OpenVINO takes away."""
 
+from __future__ import annotations
+
 import ctypes
 import sys
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """What is done to an OpenVINO graph so that it computes what it says.  Knows no torch."""
 
+from __future__ import annotations
+
 from typing import Any
 
 

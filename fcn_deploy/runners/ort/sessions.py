@@ -1,5 +1,7 @@
 """How ONNX files are opened: which one, and ONNX Runtime sessions with no silent fallback."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from fcn_deploy.core.errors import BackendError, FcnDeployError, cannot_import

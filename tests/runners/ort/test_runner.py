@@ -84,6 +84,13 @@ def test_all_lanes_together_have_the_threads_that_were_asked_for(
     assert threads == [1, 2, 1, 5, 4]
 
 
+def test_no_thread_spins_between_two_runs(tiny_run: Run) -> None:
+    with open_runner(tiny_run, "ort", threads=2) as runner:
+        assert isinstance(runner, OrtRunner)
+        options = runner._session.get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 def test_a_file_that_changed_since_it_was_opened_is_not_mixed_in(
     tiny_run: Run, tmp_path: Path
 ) -> None:

@@ -1,0 +1,138 @@
+"""What ``predict`` asks about large pictures and maps: tiles, memory, bands."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fcn_deploy.commands.shared.console import console
+from fcn_deploy.commands.shared.options import Bytes, Counts
+from fcn_deploy.core.errors import InputError
+from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Precision
+
+if TYPE_CHECKING:
+    from fcn_deploy.core.input_shape import InputShape
+    from fcn_deploy.graph.onnx_file import OnnxFile
+    from fcn_deploy.predict.maps import MapOptions
+    from fcn_deploy.predict.tile_choice import TileChoice
+
+AUTO = "auto"
+#: Seconds from one line on a map's tiles to the next.
+_LINE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """What was typed; see the options."""
+
+    tile: str
+    overlap: int | None
+    max_memory: int | None
+    bands: tuple[int, ...] | None
+    scale: tuple[float, float] | None
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was typed."""
+        return self != TileOptions(AUTO, None, None, None, None)
+
+    def choice(
+        self, source: Run, precision: Precision, taken: InputShape, batch_size: int
+    ) -> TileChoice:
+        """Return what says how pictures are cut.
+
+        Raises:
+            InputError: an option is wrong, or there can be no such tiles.
+        """
+        from fcn_deploy.predict.tile_choice import TileChoice, TileRequest
+
+        if self.tile != AUTO and not (self.tile.isdecimal() and int(self.tile)):
+            raise InputError(f"--tile {self.tile} is no size", "give pixels, 2048, or auto")
+        side = None if self.tile == AUTO else int(self.tile)
+        request = TileRequest(side, self.overlap, self.max_memory, batch_size)
+        choice = TileChoice(lambda: _onnx_file(source, precision), taken, request, console.print)
+        choice.require()
+        return choice
+
+    def maps(self, choice: TileChoice) -> MapOptions:
+        """Return how maps are segmented.
+
+        Raises:
+            InputError: an option is wrong.
+        """
+        from fcn_deploy.predict.geotiff import Bands
+        from fcn_deploy.predict.maps import MapOptions
+
+        numbers = self.bands
+        if numbers is not None and len(numbers) != 3:
+            raise InputError(f"--bands names {len(numbers)} bands", "name three, e.g. 4,3,2")
+        if self.scale is not None and not self.scale[0] < self.scale[1]:
+            raise InputError("--scale does not rise", "give MIN and MAX, e.g. 0 3000")
+        bands = Bands(None if numbers is None else (numbers[0], numbers[1], numbers[2]), self.scale)
+        return MapOptions(choice.of_map, bands, _tile_lines())
+
+
+_OPTIONS = (
+    click.option(
+        "--tile", default=AUTO, show_default=True, metavar="auto|N",
+        help="Segment pictures beyond N×N pixels in tiles of that size, with the mask of the "
+        "whole.  auto: those that do not fit into the memory budget.",
+    ),
+    click.option(
+        "--overlap", type=click.IntRange(min=0), metavar="N",
+        help="Throw away N pixels on each side of a tile; by default as many as the network sees, "
+        "so that masks are those of whole pictures.",
+    ),
+    click.option(
+        "--max-memory", type=Bytes(), metavar="SIZE",
+        help="Memory budget of the network, e.g. 2GiB; by default half of what is available.",
+    ),
+    click.option(
+        "--bands", type=Counts(), metavar="R,G,B",
+        help="Bands of a map to segment, counted from 1; by default the first three.",
+    ),
+    click.option(
+        "--scale", type=float, nargs=2, metavar="MIN MAX",
+        help="Values of a map's bands that become 0 and 255; needed where they are no bytes.",
+    ),
+)  # fmt: skip
+
+
+def tile_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options on large pictures and maps; the command gets one ``tiles``."""
+
+    @functools.wraps(command)
+    def with_tiles(**typed: Any) -> None:
+        tiles = TileOptions(**{field.name: typed.pop(field.name) for field in fields(TileOptions)})
+        command(tiles=tiles, **typed)
+
+    for option in reversed(_OPTIONS):
+        with_tiles = option(with_tiles)
+    return with_tiles
+
+
+def _tile_lines() -> Callable[[int, int], None]:
+    """Return what says, once a minute, how far a map is."""
+    said = time.perf_counter()
+
+    def say(done: int, total: int) -> None:
+        nonlocal said
+        now = time.perf_counter()
+        if done < total and now - said >= _LINE_SECONDS:
+            said = now
+            console.print(f"{done:,} of {total:,} tiles of the map")
+
+    return say
+
+
+def _onnx_file(source: Run, precision: Precision) -> OnnxFile | None:
+    from fcn_deploy.graph.onnx_file import OnnxFile
+
+    paths = (source.onnx(precision), source.onnx(Precision.FP32))
+    return next((OnnxFile(path) for path in paths if path.is_file()), None)

@@ -1,0 +1,187 @@
+"""Films that are written: masks without loss, checked, and overlays as people look at them."""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from fcn_deploy.core.errors import ArtifactError
+from fcn_deploy.core.files import write_error
+from fcn_deploy.data.png import SOFTWARE
+from fcn_deploy.predict.video.decode import milliseconds
+
+#: FFV1 of version 3, which has a checksum of each of its slices; each frame stands by itself.
+_LOSSLESS = {"level": "3", "slicecrc": "1", "slices": "4", "g": "1"}
+#: Metadata by which films of ours are known.
+_TAG = "WRITTEN_WITH"
+
+
+class _Writer:
+    """A Matroska file of one stream of pictures, (height, width) large."""
+
+    def __init__(
+        self,
+        path: Path,
+        codec: str,
+        pixels: str,
+        size: tuple[int, int],
+        time_base: Fraction,
+        rate: Fraction,
+        options: dict[str, str],
+    ) -> None:
+        self._path = path
+        self._time_base = time_base
+        self._start: int | None = None
+        try:
+            self._container = av.open(str(path), "w", format="matroska")
+            self._container.metadata.update({_TAG: SOFTWARE})
+            stream = self._container.add_stream(codec, rate=rate, options=options)
+            assert isinstance(stream, VideoStream)
+            self._stream: VideoStream = stream
+            stream.height, stream.width = size
+            stream.pix_fmt = pixels
+            stream.codec_context.time_base = time_base
+            if codec == "ffv1":
+                stream.thread_count = 1  # no frame waits in it: each gives its packet
+            self._container.start_encoding()
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+
+    def _encode(self, frame: VideoFrame, stamp: int) -> list[Packet[Any]]:
+        if self._start is None:
+            self._start = min(0, stamp)  # Matroska has no times below zero
+        frame.pts = stamp - self._start
+        frame.time_base = self._time_base
+        try:
+            packets = self._stream.encode(frame)
+            for packet in packets:
+                self._seen(packet)
+                self._container.mux(packet)
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+        return packets
+
+    def _seen(self, packet: Packet[Any]) -> None:
+        """Look at a packet before it is written."""
+
+    def close(self) -> None:
+        """Finish the file."""
+        try:
+            for packet in self._stream.encode(None):
+                self._seen(packet)
+                self._container.mux(packet)
+            self._container.close()
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+
+    def abandon(self) -> None:
+        """Close a file that is not wanted."""
+        with suppress(av.FFmpegError, OSError):
+            self._container.close()
+
+    def _failed(self, error: Exception) -> ArtifactError:
+        if isinstance(error, OSError):
+            return write_error(self._path, error, flags="--out")
+        return ArtifactError(f"cannot write {self._path} ({error})", "choose another --out")
+
+
+class MaskFilm(_Writer):
+    """Masks without loss: each is decoded again as soon as it is encoded, and compared.
+
+    When the file is whole it is read once more: its packets and their times must be those.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        time_base: Fraction,
+        rate: Fraction,
+    ) -> None:
+        super().__init__(path, "ffv1", "gray", size, time_base, rate, _LOSSLESS)
+        decoder = av.CodecContext.create("ffv1", "r")
+        assert isinstance(decoder, VideoCodecContext)
+        self._decoder: VideoCodecContext = decoder
+        decoder.extradata = self._stream.codec_context.extradata
+        decoder.height, decoder.width = size
+        decoder.pix_fmt = "gray"
+        self._times, self._sums = array("q"), array("Q")
+
+    def write(self, mask: NDArray[np.uint8], stamp: int) -> None:
+        """Append a mask, uint8 [H, W], at a time later than the one before."""
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(mask), format="gray")
+        packets = self._encode(frame, stamp)
+        try:
+            found = [each for packet in packets for each in self._decoder.decode(packet)]
+        except av.FFmpegError:
+            found = []
+        if len(found) != 1 or not np.array_equal(found[0].to_ndarray(), mask):
+            raise self._unlike(f"at time stamp {stamp}")
+        assert self._start is not None
+        self._times.append(milliseconds(stamp - self._start, self._time_base))
+
+    def _seen(self, packet: Packet[Any]) -> None:
+        self._sums.append(zlib.crc32(memoryview(packet)))
+
+    def close(self) -> None:
+        """Finish the file and compare it with what was to be written.
+
+        Raises:
+            ArtifactError: it holds something else.
+        """
+        super().close()
+        times, sums = array("q"), array("Q")
+        with av.open(str(self._path)) as written:
+            for packet in written.demux(video=0):
+                if packet.size and packet.pts is not None:
+                    times.append(packet.pts)
+                    sums.append(zlib.crc32(memoryview(packet)))
+        if times != self._times or sums != self._sums:
+            raise self._unlike("after it was closed")
+
+    def _unlike(self, where: str) -> ArtifactError:
+        return ArtifactError(
+            f"the film of masks is read back otherwise than it was written, {where}",
+            "write PNG files with --frames",
+        )
+
+
+class OverlayFilm(_Writer):
+    """Masks blended over their frames: H.264, or Motion JPEG where PyAV was built without it."""
+
+    def __init__(
+        self, path: Path, size: tuple[int, int], time_base: Fraction, rate: Fraction
+    ) -> None:
+        codec, options = "libx264", {"crf": "20", "preset": "veryfast"}
+        if codec not in av.codecs_available:
+            codec, options = "mjpeg", {"q": "3"}
+        # Colours of pairs of pixels need even sides.
+        pixels = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
+        if codec == "mjpeg":
+            pixels = pixels.replace("yuv", "yuvj")
+        super().__init__(path, codec, pixels, size, time_base, rate, options)
+
+    def write(self, image: NDArray[np.uint8], stamp: int) -> None:
+        """Append a picture, uint8 [H, W, 3], RGB."""
+        self._encode(VideoFrame.from_ndarray(image, format="rgb24"), stamp)
+
+
+def film_written_by_us(path: Path) -> bool:
+    """Say whether a file is a film that this module wrote."""
+    try:
+        with av.open(str(path), metadata_errors="ignore") as film:
+            return bool(film.metadata.get(_TAG) == SOFTWARE)
+    except (av.FFmpegError, OSError, ValueError):
+        return False
