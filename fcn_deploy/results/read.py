@@ -241,7 +241,8 @@ class _Found:
 
     def results(self, **about: Any) -> Results:
         """Return it all."""
-        return Results(**{place: self.newest_last(place) for place in self._read}, **about)
+        about.update({place: self.newest_last(place) for place in self._read})
+        return Results(**about)
 
 
 def _environment(fields: Fields, kind: str, name: str) -> Environment:
