@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from fcn_deploy.core.errors import InputError
-from fcn_deploy.data.voc import VocDataset, list_path, mask_folder
+from fcn_deploy.data.voc import VocDataset, VocLayout
 
 TIMES = 8
 
@@ -34,11 +34,11 @@ def eightfold(data: Path, folder: Path) -> None:
                 names.append(f"{name}-{copy}")
                 for source, target in (
                     (image, folder / "JPEGImages"),
-                    (mask, mask_folder(folder, split)),
+                    (mask, VocLayout(folder).mask_folder(split)),
                 ):
                     target.mkdir(parents=True, exist_ok=True)
                     (target / f"{names[-1]}{source.suffix}").symlink_to(source.resolve())
-        listed = list_path(folder, split)
+        listed = VocLayout(folder).list_place(split)
         listed.parent.mkdir(parents=True, exist_ok=True)
         listed.write_text("\n".join(names) + "\n", encoding="utf-8")
     classes = data / "classes.txt"

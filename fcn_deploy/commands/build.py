@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fcn_deploy.commands.shared.console import build_bar, console, print_table
+from fcn_deploy.commands.shared.console import build_bar, console, new_table, print_table
 from fcn_deploy.commands.shared.options import (
     Bytes,
     PathText,
@@ -198,8 +198,6 @@ def _planned(
     file: OnnxFile, folder: Path, memory: int | None, batch: int
 ) -> tuple[ShapeProfile, ...]:
     """Show what could be built for the pictures in a folder; return the profiles to build."""
-    from rich.table import Table
-
     from fcn_deploy.tensorrt.profiles import choices, choose, engine_bytes, mebibytes, picture_sizes
 
     sizes = picture_sizes(folder)
@@ -212,12 +210,11 @@ def _planned(
 
     found = choices(sizes, memory_of, batch=batch, limit=memory)
     chosen = choose(found)
-    table = Table(
-        title=f"{_counted(sizes.total(), 'picture')} of {_counted(len(sizes), 'size')} in {folder}",
-        title_justify="left",
+    table = new_table(
+        f"{_counted(sizes.total(), 'picture')} of {_counted(len(sizes), 'size')} in {folder}",
+        (),
+        ("profiles", "batch", "pictures at their optimum", "memory (estimated)"),
     )
-    for column in ("profiles", "batch", "pictures at their optimum", "memory (estimated)"):
-        table.add_column(column, justify="right")
     table.add_column("")
     for choice in found:
         table.add_row(

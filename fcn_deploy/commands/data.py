@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fcn_deploy.commands.data_convert import convert
-from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter, print_table
+from fcn_deploy.commands.shared.console import EXIT_FAILED, console, counter, new_table, print_table
 from fcn_deploy.commands.shared.options import PathText, PathType, held_out_option
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.files import probe, write_json
@@ -137,12 +137,8 @@ def _told(faults: Sequence[Fault]) -> Iterator[str]:
 
 
 def _print_splits(report: DataReport) -> None:
-    from rich.table import Table
-
-    table = Table(title=report.source, title_justify="left")
-    table.add_column("list")
-    for column in ("samples", "readable", "smallest", "most frequent", "largest"):
-        table.add_column(column, justify="right")
+    figures = ("samples", "readable", "smallest", "most frequent", "largest")
+    table = new_table(report.source, ["list"], figures)
     for split in report.splits:
         table.add_row(split.name, str(split.samples), str(split.readable), *_sizes(split))
     print_table(table)
@@ -158,8 +154,6 @@ def _sizes(split: SplitReport) -> tuple[str, str, str]:
 
 
 def _print_classes(report: DataReport) -> None:
-    from rich.table import Table
-
     from fcn_deploy.data.class_counts import median_frequency
 
     counts = report.counts
@@ -167,10 +161,8 @@ def _print_classes(report: DataReport) -> None:
     if not labelled:
         return  # a table of noughts would hide the faults
     weights = median_frequency(counts)
-    table = Table(title="classes, by labelled pixels", title_justify="left")
-    table.add_column("class")
-    for column in ("pixels", "images", "weight by median frequency"):
-        table.add_column(column, justify="right")
+    figures = ("pixels", "images", "weight by median frequency")
+    table = new_table("classes, by labelled pixels", ["class"], figures)
     table.add_column("share")
     for index, name in enumerate(report.class_names):
         share = int(counts.pixels[index]) / labelled if labelled else 0.0

@@ -14,9 +14,9 @@ from fcn_deploy.commands.shared.code_options import trust_option
 from fcn_deploy.commands.shared.console import console, counter
 from fcn_deploy.commands.shared.options import (
     BackendName,
-    ParamType,
     PathText,
     PathType,
+    TextType,
     device_option,
     run_argument,
     share_of,
@@ -94,14 +94,14 @@ class EvaluateOptions:
         return tuple({(one.backend, one.precision): one for one in found}.values())
 
 
-class ListName(ParamType):
+class ListName(TextType):
     """The name of a list of images, with or without its suffix."""
 
     name = "list"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> str:
         """Return the name without the suffix."""
-        return str(value).removesuffix(".txt")
+        return word.removesuffix(".txt")
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fcn_deploy.commands.shared.console import console, print_table
+from fcn_deploy.commands.shared.console import console, new_table, print_table
 from fcn_deploy.results.format import estimate_words, points_words, role_words, runner_name
 
 if TYPE_CHECKING:
@@ -45,20 +45,16 @@ def notes(result: EvaluationFile) -> list[str]:
 
 
 def _print_rows(result: EvaluationFile) -> None:
-    from rich.table import Table
-
     pictures = result.pictures
-    table = Table(
-        title=f"{pictures.count:,} images of {pictures.source}, "
-        f"{pictures.labelled_pixels:,} labelled pixels",
-        title_justify="left",
-    )
-    table.add_column("runner", overflow="fold")
     columns = ["mIoU [interval]", "pixel accuracy"]
     if len(result.rows) > 1:
         columns += ["Δ mIoU, points", "Δ accuracy, points"]
-    for column in columns:
-        table.add_column(column, justify="right")
+    table = new_table(
+        f"{pictures.count:,} images of {pictures.source}, "
+        f"{pictures.labelled_pixels:,} labelled pixels",
+        ["runner"],
+        columns,
+    )
     for row in result.rows:
         cells = [estimate_words(row.mean_iou), estimate_words(row.pixel_accuracy)]
         if len(result.rows) > 1:
@@ -68,12 +64,8 @@ def _print_rows(result: EvaluationFile) -> None:
 
 
 def _print_classes(result: EvaluationFile) -> None:
-    from rich.table import Table
-
-    table = Table(title="IoU per class", title_justify="left")
-    table.add_column("class", overflow="fold")
-    for column in ("of pixels", "images", *(runner_name(row.runner) for row in result.rows)):
-        table.add_column(column, justify="right")
+    runners = (runner_name(row.runner) for row in result.rows)
+    table = new_table("IoU per class", ["class"], ("of pixels", "images", *runners))
     for index, entry in enumerate(result.rows[0].classes):
         share = entry.pixels / result.pictures.labelled_pixels
         ious = [estimate_words(row.classes[index].iou) for row in result.rows]
@@ -82,15 +74,11 @@ def _print_classes(result: EvaluationFile) -> None:
 
 
 def _print_matrix(row: Evaluation) -> None:
-    from rich.table import Table
-
-    table = Table(
-        title=f"confusion matrix of {runner_name(row.runner)}: % of the true class's pixels",
-        title_justify="left",
+    table = new_table(
+        f"confusion matrix of {runner_name(row.runner)}: % of the true class's pixels",
+        ["true class"],
+        [name[:6] for name in row.class_names],
     )
-    table.add_column("true class", overflow="fold")
-    for name in row.class_names:
-        table.add_column(name[:6], justify="right")
     for name, shares in zip(row.class_names, row.confusion_shares(), strict=True):
         cells = ("-" if share is None else f"{100 * share:.1f}" for share in shares)
         table.add_row(name, *cells)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fcn_deploy.export.exporter import Export
-    from fcn_deploy.graph.foreign.export import ForeignExport
+    from fcn_deploy.graph.onnx_file import CheckedOnnx
 
 
 #: Pictures to calibrate on: 32 and 128 of CamVid's give the same mean IoU within 0.02 point.
@@ -184,7 +184,7 @@ def _export_foreign(source: Run, options: ExportOptions) -> None:
     _say_written(write(target, precision=options.precision), "the original")
 
 
-def _say_written(written: Export | ForeignExport, reference: str, form: str = "") -> None:
+def _say_written(written: CheckedOnnx, reference: str, form: str = "") -> None:
     shapes = ", ".join("×".join(map(str, shape)) for shape in written.checked_shapes)
     proof = f"masks checked against {reference} at N×H×W {shapes}" if shapes else "NOT CHECKED"
     console.print(

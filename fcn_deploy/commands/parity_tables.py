@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fcn_deploy.commands.shared.console import console, print_table
+from fcn_deploy.commands.shared.console import console, new_table, print_table
 
 if TYPE_CHECKING:
     from fcn_deploy.results.bisect import Bisection, Layer
@@ -18,17 +18,12 @@ _SHOWN_PAIRS = 5
 
 def print_layers(bisection: Bisection) -> None:
     """Print the layers of a bisection and the first one beyond its tolerance."""
-    from rich.table import Table
-
-    table = Table(
-        title=f"{bisection.candidate.file} against {bisection.reference.file}, {bisection.count} "
+    table = new_table(
+        f"{bisection.candidate.file} against {bisection.reference.file}, {bisection.count} "
         f"pictures; allowed: {bisection.tolerance:g} of the RMS",
-        title_justify="left",
+        ("layer", "operator", "shape"),
+        ("RMS", "relative error"),
     )
-    for column in ("layer", "operator", "shape"):
-        table.add_column(column, overflow="fold")
-    for column in ("RMS", "relative error"):
-        table.add_column(column, justify="right")
     table.add_column("")
     for layer in bisection.layers:
         table.add_row(*layer_row(layer))
@@ -63,19 +58,16 @@ def _figure(value: float | None, spec: str) -> str:
 
 def print_parity(comparison: Comparison) -> None:
     """Print the gate of a comparison, where its flips are, and the diagnosis."""
-    from rich.table import Table
     from rich.text import Text
 
     from fcn_deploy.results.format import gate_words
 
     candidate = comparison.candidate
-    table = Table(
-        title=f"{candidate.backend} {candidate.precision_name} ({candidate.library}, "
+    table = new_table(
+        f"{candidate.backend} {candidate.precision_name} ({candidate.library}, "
         f"{candidate.device}) against {comparison.reference.library} fp32",
-        title_justify="left",
+        ("check", "", "figure"),
     )
-    for column in ("check", "", "figure"):
-        table.add_column(column, overflow="fold")
     for check in comparison.checks:
         mark = Text("ok", "green") if check.passed else Text("FAILED", "bold red")
         table.add_row(check.name, mark, check.sentence)
@@ -92,12 +84,8 @@ def print_parity(comparison: Comparison) -> None:
 
 
 def _print_flips(comparison: Comparison) -> None:
-    from rich.table import Table
-
     names = comparison.class_names
-    table = Table(title="where the flips are", title_justify="left")
-    for column in ("", "flips", "of pixels"):
-        table.add_column(column, overflow="fold", justify="right" if column else "left")
+    table = new_table("where the flips are", [""], ("flips", "of pixels"))
     for pair in comparison.by_class[:_SHOWN_PAIRS]:
         table.add_row(f"{names[pair.reference]} → {names[pair.candidate]}", f"{pair.flips:,}", "")
     table.add_section()

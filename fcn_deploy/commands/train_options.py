@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from fcn_deploy.commands.shared.console import console
-from fcn_deploy.commands.shared.options import ParamType
+from fcn_deploy.commands.shared.options import TextType
 from fcn_deploy.core.code_trust import trusting_code
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.training.recipes import RECIPES
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 _FREE = {"out", "resume", "overwrite", "download", "workers", "tensorboard"}
 
 
-class Epochs(ParamType):
+class Epochs(TextType):
     """``all``, or a number of epochs from 1."""
 
     name = "all|EPOCHS"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> int | str:
         """Return the word ``all`` or the number."""
-        if value == "all" or isinstance(value, int):
-            return value
-        if not (str(value).isdecimal() and int(value) >= 1):
-            self.fail(f"{value!r} is neither `all` nor a number of epochs", param, ctx)
-        return int(value)
+        if word == "all":
+            return word
+        if not (word.isdecimal() and int(word) >= 1):
+            self.fail(f"{word!r} is neither `all` nor a number of epochs")
+        return int(word)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,10 +37,8 @@ _COLOUR_REPAIRS = {
     _LABEL_COLOURS: "write red green blue name, each 0-255",
     _CLASS_DICT: "write name,red,green,blue, each 0-255",
 }
-#: labelme's name for void, the index 255.
-_LABELME_VOID = "__ignore__"
-#: CamVid's name for void, in any case.
-_CAMVID_VOID = "void"
+#: Names of void: labelme's, the index 255; CamVid's, in any case.
+_LABELME_VOID, _CAMVID_VOID = "__ignore__", "void"
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,10 @@ def class_list_of(file: Path) -> ClassList:
     elif file.name != _CLASSES:
         entries = [name for name in entries if name != _LABELME_VOID]
     _require_names(file, entries)
-    palette = _palette(file, texts) if any(map(str.strip, texts)) else voc_palette(len(entries))
+    palette = voc_palette(len(entries))
+    if any(map(str.strip, texts)):
+        palette = tuple(_colour(file, text) for text in texts)
+        _require_colours(file, palette)
     return ClassList(tuple(entries), palette, file)
 
 
@@ -152,12 +153,6 @@ def _require_names(file: Path, names: Sequence[str]) -> None:
         )
     if len(set(names)) != len(names):
         raise DataError(f"{file} lists a class twice", "give every class its own name")
-
-
-def _palette(file: Path, colours: list[str]) -> tuple[Colour, ...]:
-    palette = tuple(_colour(file, text) for text in colours)
-    _require_colours(file, palette)
-    return palette
 
 
 def _require_colours(file: Path, colours: Sequence[Colour]) -> None:

@@ -5,6 +5,13 @@ from typing import Protocol
 
 from fcn_deploy.data.class_list import ClassList
 
+#: List → how its folders and files may be called.
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
 
 class Layout(Protocol):
     """How a folder holds its labelled images; one class for each kind of folder."""

@@ -1,22 +1,17 @@
 """find_layout: which layout a folder of labelled images has."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.data import known_classes
 from fcn_deploy.data.class_list import ClassList, read_class_list
-from fcn_deploy.data.layout import Layout
+from fcn_deploy.data.layout import SPLITS, Layout
 from fcn_deploy.data.pair_layout import HELD_OUT, PairLayout, Part, is_mask_name, no_classes
 from fcn_deploy.data.voc import VocLayout, voc_root
 
 _IMAGES, _MASKS = ("images", "imgs"), ("masks", "labels", "annotations")
-#: List → how folders may call it.
-_SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 EXPECTED = (
     "expected images/ and masks/ (or labels/, annotations/), each with train/ and val/ or neither, "
     "or JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val}.txt, or the folders "
@@ -119,7 +114,7 @@ def _splits(folder: Path) -> dict[str, Path]:
     inside = _folders(folder)
     found = {
         split: next((inside[name] for name in names if name in inside), None)
-        for split, names in _SPLITS.items()
+        for split, names in SPLITS.items()
     }
     return {split: path for split, path in found.items() if path is not None}
 
@@ -137,8 +132,15 @@ def _images_and_masks(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _share(parts: dict[str, Part], held_out: float) -> float | None:
-    """Return the share to hold out: none where there are images for val."""
-    return held_out if {*parts} & {"train", "all"} and "val" not in parts else None
+    """Return the share of the names to hold out, None where there are images for val.
+
+    Where it is one of train/, that prefix goes: names must stay the same once val/ has been made.
+    """
+    if "val" in parts:
+        return None
+    if "train" in parts:
+        parts["train"] = replace(parts["train"], prefix="")
+    return held_out if {*parts} & {"train", "all"} else None
 
 
 def _voc_without_lists(folder: Path, held_out: float) -> Iterator[PairLayout]:
@@ -176,9 +178,6 @@ def _paired(folder: Path, held_out: float) -> Iterator[PairLayout]:
             split: Part(path, _masks_of(path, masks, mask_splits, split), f"{split}/")
             for split, path in image_splits.items()
         } or {"all": Part(images, masks)}
-        if "train" in parts and "val" not in parts:
-            # A hash of names: they are to be the same once val/ has been made of them.
-            parts["train"] = Part(parts["train"].images, parts["train"].masks)
         share = _share(parts, held_out)
         if _is_ade(folder, parts):
             yield PairLayout(folder, "ADE20K", parts, share, known_classes=_ade_classes)
@@ -218,8 +217,6 @@ def _split_first(folder: Path, held_out: float) -> Iterator[PairLayout]:
         elif images is not None:
             parts[split] = Part(images, None, f"{split}/")
     if kinds:
-        if "train" in parts and "val" not in parts:
-            parts["train"] = Part(parts["train"].images, parts["train"].masks)
         yield PairLayout(folder, kinds[0], parts, _share(parts, held_out))
 
 
@@ -277,8 +274,6 @@ def _beside(folder: Path, held_out: float) -> Iterator[PairLayout]:
         }
         if not any(part.masks for part in parts.values()):
             continue
-        if "train" in parts and "val" not in parts:
-            parts["train"] = Part(parts["train"].images, parts["train"].masks)
         segnet = ending == "annot"
         kind = f"train/ and train{ending}/"
         yield PairLayout(

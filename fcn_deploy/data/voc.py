@@ -48,42 +48,99 @@ class VocLayout:
     @property
     def training_list(self) -> str:
         """``trainaug`` where the folder has it, else ``train``."""
-        return AUGMENTED if list_path(self.root, AUGMENTED).is_file() else "train"
+        return AUGMENTED if self.list_place(AUGMENTED).is_file() else "train"
 
     def lists(self) -> tuple[str, ...]:
         """Return the names of the lists, those of training and ``val`` first."""
-        folder = list_path(self.root, "x").parent
+        folder = self.list_place("x").parent
         names = sorted(path.stem for path in folder.glob("*.txt") if not path.name.startswith("."))
         first = [name for name in ("train", AUGMENTED, "val") if name in names]
         return (*first, *(name for name in names if name not in first))
 
     def list_place(self, split: str) -> Path:
         """Return the list's file."""
-        return list_path(self.root, split)
+        return self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
 
     def lines(self, split: str) -> tuple[str, ...]:
-        """Return a list's lines; see :func:`list_lines`."""
-        return list_lines(self.root, split)
+        """Return a list's lines that are not empty, as they stand.
+
+        Raises:
+            DataError: the list is missing or unreadable.
+        """
+        path = self.list_place(split)
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()  # Notepad writes a BOM
+        except FileNotFoundError as error:
+            raise DataError(f"no list {path}", "write one name (without suffix) a line") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the list {path} ({error})", "save it as UTF-8") from error
+        return tuple(line.strip() for line in lines if line.strip())
 
     def names(self, split: str) -> tuple[str, ...]:
-        """Return a list's names; see :func:`read_list`."""
-        return read_list(self.root, split)
+        """Return the names of a list, in order.
+
+        Raises:
+            DataError: the list is missing, unreadable, empty, or names a sample more than once.
+        """
+        names, path = self.lines(split), self.list_place(split)
+        if not names:
+            raise DataError(f"the list {path} is empty", "write one name (without suffix) a line")
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise DataError(f"{path} names {repeated[0]} more than once", "keep one line of each")
+        return names
 
     def image(self, name: str, split: str) -> Path:
-        """Return a sample's image; see :func:`find_image`."""
-        return find_image(self.root, name, split)
+        """Return the image of a sample.
+
+        Raises:
+            ListError: the list's line is not the name of a sample alone, or leads out of the
+                folder.
+            DataError: there is no such image.
+        """
+        _require_inside(self.root, name, split)
+        folder = self.root / "JPEGImages"
+        path = _located(folder / name, _IMAGE_SUFFIXES)
+        if path is None:
+            _refuse_more_than_a_name(self.root, name, split)
+            raise DataError(
+                f"{split}.txt names {name}, but there is no {folder / name}.jpg (or .png)",
+                "add the image or take the line off the list",
+            )
+        return path
 
     def mask(self, name: str, split: str) -> Path:
-        """Return a sample's mask; see :func:`find_mask`."""
-        return find_mask(self.root, name, split)
+        """Return the mask of a sample.
+
+        Raises:
+            ListError: see :meth:`image`.
+            DataError: there is none.
+        """
+        _require_inside(self.root, name, split)
+        path = self.find_mask(name, split)
+        if path is None:
+            folder = self.mask_folder(split)
+            others = sorted(folder.glob(f"{glob.escape(name)}.*"))
+            raise DataError(
+                f"{split}.txt names {name}, but there is no mask {folder / name}.png",
+                f"save {others[0]} as PNG, its pixels the class indices"
+                if others
+                else "add the mask or take the line off the list",
+            )
+        return path
 
     def find_mask(self, name: str, split: str) -> Path | None:
-        """Return a sample's mask, or None."""
-        return mask_path(self.root, name, split)
+        """Return the mask of a sample, ``NAME.png`` or ``NAME.PNG``; None where there is none."""
+        return _located(self.mask_folder(split) / name, _MASK_SUFFIXES)
 
     def mask_folder(self, split: str) -> Path:
-        """Return where a list's masks lie; see :func:`mask_folder`."""
-        return mask_folder(self.root, split)
+        """Return where a list's masks lie: those of SBD's ``trainaug`` in a folder of their own.
+
+        VOC's own folder would do for a part of them only, and with other labels.
+        """
+        augmented = self.root / "SegmentationClassAug"
+        own = split == AUGMENTED and augmented.is_dir()
+        return augmented if own else self.root / "SegmentationClass"
 
     def classes(self) -> ClassList:
         """Return the classes; see :func:`read_class_list`."""
@@ -156,87 +213,6 @@ def find_voc_root(folder: Path) -> Path:
     raise DataError(f"data folder {folder} {state}", _LAYOUT)
 
 
-def list_path(root: Path, split: str) -> Path:
-    """Return where a split's list lies."""
-    return root / "ImageSets" / "Segmentation" / f"{split}.txt"
-
-
-def read_list(root: Path, split: str) -> tuple[str, ...]:
-    """Return the names of a split, in order.
-
-    Raises:
-        DataError: the list is missing, unreadable, empty, or names a sample more than once.
-    """
-    names = list_lines(root, split)
-    path = list_path(root, split)
-    if not names:
-        raise DataError(f"the list {path} is empty", "write one name (without suffix) a line")
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise DataError(f"{path} names {repeated[0]} more than once", "keep one line of each")
-    return names
-
-
-def list_lines(root: Path, split: str) -> tuple[str, ...]:
-    """Return a list's lines that are not empty, as they stand.
-
-    Raises:
-        DataError: the list is missing or unreadable.
-    """
-    path = list_path(root, split)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Notepad writes a BOM
-    except FileNotFoundError as error:
-        raise DataError(f"no list {path}", "write one name (without suffix) a line") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {path} ({error})", "save it as UTF-8") from error
-    return tuple(line.strip() for line in lines if line.strip())
-
-
-def find_image(root: Path, name: str, split: str) -> Path:
-    """Return the image of a sample.
-
-    Raises:
-        ListError: the list's line is not the name of a sample alone, or leads out of the folder.
-        DataError: there is no such image.
-    """
-    _require_inside(root, name, split)
-    path = _located(root / "JPEGImages" / name, _IMAGE_SUFFIXES)
-    if path is None:
-        _refuse_more_than_a_name(root, name, split)
-        raise DataError(
-            f"{split}.txt names {name}, but there is no {root / 'JPEGImages' / name}.jpg (or .png)",
-            "add the image or take the line off the list",
-        )
-    return path
-
-
-def find_mask(root: Path, name: str, split: str) -> Path:
-    """Return the mask of a sample.
-
-    Raises:
-        ListError: see :func:`find_image`.
-        DataError: there is none.
-    """
-    _require_inside(root, name, split)
-    path = mask_path(root, name, split)
-    if path is None:
-        folder = mask_folder(root, split)
-        others = sorted(folder.glob(f"{glob.escape(name)}.*"))
-        raise DataError(
-            f"{split}.txt names {name}, but there is no mask {folder / name}.png",
-            f"save {others[0]} as PNG, its pixels the class indices"
-            if others
-            else "add the mask or take the line off the list",
-        )
-    return path
-
-
-def mask_path(root: Path, name: str, split: str) -> Path | None:
-    """Return the mask of a sample, ``NAME.png`` or ``NAME.PNG``; None where there is none."""
-    return _located(mask_folder(root, split) / name, _MASK_SUFFIXES)
-
-
 def _in_any_case(suffixes: Iterable[str]) -> tuple[str, ...]:
     known = tuple(suffixes)
     cases = (known, map(str.upper, known), map(str.title, known))
@@ -290,16 +266,6 @@ def _refuse_more_than_a_name(root: Path, line: str, split: str) -> None:
                 f"{split}.txt: {line!r} is not a name, {name} is",
                 "write the name alone: no suffix, no folder, no second column",
             )
-
-
-def mask_folder(root: Path, split: str) -> Path:
-    """Return where a split's masks lie: those of SBD's list ``trainaug`` in a folder of their own.
-
-    VOC's own folder would do for a part of them only, and with other labels.
-    """
-    augmented = root / "SegmentationClassAug"
-    own = split == AUGMENTED and augmented.is_dir()
-    return augmented if own else root / "SegmentationClass"
 
 
 def write_voc_layout(folder: Path, splits: Mapping[str, Dataset]) -> None:

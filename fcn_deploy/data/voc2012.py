@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fcn_deploy.core.errors import DataError
 from fcn_deploy.core.extras import require_extra
-from fcn_deploy.data.voc import find_image, find_mask, list_lines
+from fcn_deploy.data.voc import VocLayout
 
 #: Where VOC 2012 is looked for, and fetched to.
 DATA_FOLDER = Path("data")
@@ -53,14 +53,15 @@ def _require_whole(root: Path) -> None:
     Raises:
         DataError: a list is short, or names what is not there.
     """
+    layout = VocLayout(root)
     try:
         for split, length in LISTS.items():
-            names = list_lines(root, split)
+            names = layout.lines(split)
             if len(names) != length:
                 raise DataError(f"{split}.txt has {len(names)} names, not {length}")
             for name in names:
-                find_image(root, name, split)
-                find_mask(root, name, split)
+                layout.image(name, split)
+                layout.mask(name, split)
     except DataError as error:
         raise DataError(
             f"VOC 2012 in {root} is not whole: {error.message}",

@@ -21,7 +21,7 @@ from fcn_deploy.export.simplify import cast_bytes_through_float, name_nodes, tid
 from fcn_deploy.export.trace import DEFAULT_OPSET, OPSETS, name_axes, strip_traces, traced
 from fcn_deploy.graph.cost import GraphCost, graph_cost
 from fcn_deploy.graph.fp16 import in_half
-from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
+from fcn_deploy.graph.onnx_file import CheckedOnnx, OnnxFile, write_metadata
 from fcn_deploy.graph.tournament import with_tournament
 from fcn_deploy.graph.whole_mean import STEPS_OF_HALF, with_whole_mean
 from fcn_deploy.networks.checkpoint import load_checkpoint
@@ -32,29 +32,15 @@ COST_SHAPE = (1, 320, 480)
 
 
 @dataclass(frozen=True)
-class Export:
-    """A written ONNX file.
+class Export(CheckedOnnx):
+    """A written ONNX file of a checkpoint, checked in ONNX Runtime against PyTorch.
 
     Attributes:
-        path: of the file.
-        digest: of the file.
-        outputs: names of the graph's outputs.
-        precision: of the network's arithmetic.
-        opset: of the graph.
-        num_nodes: nodes of the graph.
-        checked_shapes: (N, H, W) at which ONNX Runtime agreed with PyTorch.
         tail: the form of the upsampling.
         folded_norms: batch normalisations that went into the convolution before them.
         removed_nodes: nodes of the exporter, all shape arithmetic, that were not needed.
     """
 
-    path: Path
-    digest: str
-    outputs: tuple[str, ...]
-    precision: Precision
-    opset: int
-    num_nodes: int
-    checked_shapes: tuple[tuple[int, int, int], ...]
     tail: Tail
     folded_norms: int
     removed_nodes: int

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from fcn_deploy.core.errors import ArtifactError, BackendError, OnnxFileError, cannot_import
 from fcn_deploy.core.files import content_digest, file_digest
 from fcn_deploy.core.run import Run
-from fcn_deploy.core.spec import SPEC_KEY, ModelSpec, Precision, Tail
+from fcn_deploy.core.spec import SPEC_KEY, BatchShape, ModelSpec, Precision, Tail
 
 if TYPE_CHECKING:
     import onnx
@@ -49,6 +49,38 @@ class OnnxMetadata:
     checkpoint_digest: str
     outputs: tuple[str, ...]
     tail: str | None = None
+
+
+@dataclass(frozen=True)
+class WrittenOnnx:
+    """An ONNX file that was written.
+
+    Attributes:
+        path: of the file.
+        digest: of the file.
+        outputs: names of the graph's outputs.
+        opset: of the graph.
+        num_nodes: nodes of the graph.
+    """
+
+    path: Path
+    digest: str
+    outputs: tuple[str, ...]
+    opset: int
+    num_nodes: int
+
+
+@dataclass(frozen=True)
+class CheckedOnnx(WrittenOnnx):
+    """A written file that was checked against what it was made of.
+
+    Attributes:
+        precision: of the network's arithmetic.
+        checked_shapes: (N, H, W) at which the two agreed; empty where unchecked.
+    """
+
+    precision: Precision
+    checked_shapes: tuple[BatchShape, ...]
 
 
 @dataclass(frozen=True, eq=False)

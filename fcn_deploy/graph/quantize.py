@@ -35,7 +35,7 @@ from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.int8_for_ort_cpu import SUM_SCALES_KEY, for_onnx_runtime_cpu
 from fcn_deploy.graph.int8_weights import FLOAT_WEIGHTS_OPSET, with_float_weights
 from fcn_deploy.graph.nodes import initializers_of, opset_of, producers_of, remove_dead_nodes
-from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, PRECISION_KEY, OnnxFile
+from fcn_deploy.graph.onnx_file import FOREIGN_REPAIR, PRECISION_KEY, OnnxFile, WrittenOnnx
 from fcn_deploy.graph.session import cpu_session
 
 if TYPE_CHECKING:
@@ -58,15 +58,10 @@ _REPAIR = "calibrate on more pictures, of the kind that the network is for, or s
 
 
 @dataclass(frozen=True)
-class Quantized:
+class Quantized(WrittenOnnx):
     """A written INT8 file.
 
     Attributes:
-        path: of the file.
-        digest: of the file.
-        outputs: names of the graph's outputs.
-        opset: of the graph.
-        num_nodes: nodes of the graph.
         pictures: that the scales were measured on.
         quantized: names of the convolutions in INT8.
         kept: names of those left in float.
@@ -74,11 +69,6 @@ class Quantized:
             as written or rewritten for ONNX Runtime, whichever is less; None where unchecked.
     """
 
-    path: Path
-    digest: str
-    outputs: tuple[str, ...]
-    opset: int
-    num_nodes: int
     pictures: int
     quantized: tuple[str, ...]
     kept: tuple[str, ...]

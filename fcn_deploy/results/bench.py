@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fcn_deploy.results.conditions import ColdStart, Conditions
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.ratio import Ratio
+from fcn_deploy.results.record import Positive, Record, as_json, read_field, read_fields
 from fcn_deploy.results.runner import STAGES, RunnerDescription
 from fcn_deploy.results.scenarios import SINGLE_STREAM
 from fcn_deploy.results.workload import LOADGEN, LOOP, Workload
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: What the header of a bench file says of its layout.
 KIND, SCHEMA = "bench", 4
@@ -26,7 +30,7 @@ CDF_POINTS = 101
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Record):
     """What LoadGen was asked for: VALID means that this was kept; a submission asks for more.
 
     Attributes:
@@ -39,26 +43,9 @@ class Settings:
     min_queries: int
     distinct_samples: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Settings:
-        """Read back what :meth:`to_json` gave.
-
-        Raises:
-            ArtifactError: a field is missing or damaged.
-        """
-        return cls(
-            min_seconds=fields.number("min_seconds"),
-            min_queries=fields.non_negative_int("min_queries"),
-            distinct_samples=fields.non_negative_int("distinct_samples"),
-        )
-
 
 @dataclass(frozen=True)
-class LoadGenVerdict:
+class LoadGenVerdict(Record):
     """What LoadGen says of one test, or of all repeats of a row together.
 
     Attributes:
@@ -75,33 +62,9 @@ class LoadGenVerdict:
     problems: tuple[str, ...] = ()
     settings: Settings | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict as JSON values."""
-        return {
-            **asdict(self),
-            "problems": list(self.problems),
-            "settings": None if self.settings is None else self.settings.to_json(),
-        }
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> LoadGenVerdict:
-        """Read back what :meth:`to_json` gave.
-
-        Raises:
-            ArtifactError: a field is missing or damaged.
-        """
-        settings = fields.child_or_none("settings")
-        return cls(
-            valid=fields.flag("valid"),
-            early_stopping_ms=fields.number_or_none("early_stopping_ms"),
-            target_p99_ms=fields.number_or_none("target_p99_ms"),
-            problems=fields.texts("problems"),
-            settings=None if settings is None else Settings.from_fields(settings),
-        )
-
 
 @dataclass(frozen=True)
-class BenchRow:
+class BenchRow(Record):
     """One measured case; milliseconds are per query.
 
     Attributes:
@@ -134,14 +97,14 @@ class BenchRow:
     batch_size: int
     size: tuple[int, int]
     inputs_digest: str
-    repeats_ms: tuple[float, ...]
+    repeats_ms: tuple[Positive, ...]
     repeat_numbers: tuple[int, ...]
     queries: int
     latency_ms: Mapping[str, float]
-    median_ms: float
+    median_ms: Positive
     spread_ms: tuple[float, float]
     cv: float
-    images_per_s: float
+    images_per_s: Positive
     cdf_ms: tuple[float, ...] | None = None
     stages_ms: Mapping[str, float] | None = None
     wall_ms: float | None = None
@@ -191,70 +154,35 @@ class BenchRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as JSON values."""
-        ratio = self.over_baseline
-        return {
-            "runner": self.runner.to_json(),
-            "scenario": self.scenario,
-            "tier": self.tier,
-            "batch_size": self.batch_size,
-            "size": list(self.size),
-            "inputs_digest": self.inputs_digest,
-            "repeats_ms": list(self.repeats_ms),
-            "repeat_numbers": list(self.repeat_numbers),
-            "queries": self.queries,
-            "latency_ms": dict(self.latency_ms),
-            "cdf_ms": None if self.cdf_ms is None else list(self.cdf_ms),
-            "median_ms": self.median_ms,
-            "spread_ms": list(self.spread_ms),
-            "cv": self.cv,
-            "images_per_s": self.images_per_s,
-            "stages_ms": None if self.stages_ms is None else dict(self.stages_ms),
-            "wall_ms": self.wall_ms,
-            "loadgen": None if self.loadgen is None else self.loadgen.to_json(),
-            "energy_j_per_image": self.energy_j_per_image,
-            "speedup_over_baseline": None if ratio is None else ratio.to_json(),
-        }
+        values = super().to_json()
+        ratio = values.pop("over_baseline")
+        return {**values, "speedup_over_baseline": ratio}
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> BenchRow:
+    def from_fields(cls, fields: Fields) -> Self:
         """Read back what :meth:`to_json` gave.
 
         Raises:
             ArtifactError: a field is missing or damaged.
         """
-        low, high = fields.numbers("spread_ms", 2)
         latency = fields.child("latency_ms")
         stages = fields.child_or_none("stages_ms")
-        loadgen = fields.child_or_none("loadgen")
-        ratio = fields.child_or_none("speedup_over_baseline")
         repeats, numbers = (
             fields.positives("repeats_ms"),
             fields.non_negative_ints("repeat_numbers"),
         )
         if len(numbers) != len(repeats) or any(a >= b for a, b in pairwise(numbers)):
             raise fields.wrong("repeat_numbers", "a rising list as long as repeats_ms")
-        return cls(
-            runner=RunnerDescription.from_fields(fields.child("runner")),
-            scenario=fields.text("scenario"),
-            tier=fields.text("tier"),
-            batch_size=fields.non_negative_int("batch_size"),
-            size=fields.size("size"),
-            inputs_digest=fields.text("inputs_digest"),
-            repeats_ms=repeats,
-            repeat_numbers=numbers,
-            queries=fields.non_negative_int("queries"),
+        read = read_fields(
+            cls,
+            fields,
             latency_ms={name: latency.number(name) for name in latency.values},
-            median_ms=fields.positive("median_ms"),
-            spread_ms=(low, high),
-            cv=fields.number("cv"),
-            images_per_s=fields.positive("images_per_s"),
+            spread_ms=fields.numbers("spread_ms", 2),
             cdf_ms=fields.sequence_or_none("cdf_ms", CDF_POINTS),
             stages_ms=None if stages is None else {s: stages.number(s) for s in ALL_STAGES},
-            wall_ms=fields.number_or_none("wall_ms"),
-            loadgen=None if loadgen is None else LoadGenVerdict.from_fields(loadgen),
-            energy_j_per_image=fields.number_or_none("energy_j_per_image"),
-            over_baseline=None if ratio is None else Ratio.from_fields(ratio),
+            over_baseline=read_field(Ratio | None, fields, "speedup_over_baseline"),
         )
+        return cls(**read)
 
 
 @dataclass(frozen=True)
@@ -306,10 +234,10 @@ class Bench:
             },
             "order_seed": self.order_seed,
             "conditions": self.conditions.to_json(),
-            "cold_starts": [start.to_json() for start in self.cold_starts],
-            "rows": [row.to_json() for row in self.rows],
-            "masks": None if self.masks is None else dict(self.masks),
-            "references": [row.to_json() for row in self.references],
+            "cold_starts": as_json(self.cold_starts),
+            "rows": as_json(self.rows),
+            "masks": as_json(self.masks),
+            "references": as_json(self.references),
         }
 
     @classmethod
@@ -321,19 +249,16 @@ class Bench:
         """
         inputs, clock = fields.child("inputs"), fields.child("clock")
         masks = fields.child_or_none("masks")
-        return cls(
+        read = read_fields(
+            cls,
+            fields,
             environment=environment,
-            options=fields.texts("options"),
             source=inputs.text("source"),
             distinct_inputs=inputs.non_negative_int("distinct"),
             clock=clock.text("name"),
             clock_version=clock.text_or_none("version"),
             clock_reason=clock.text_or_none("reason"),
             seconds=clock.number("seconds"),
-            conditions=Conditions.from_fields(fields.child("conditions")),
-            cold_starts=tuple(map(ColdStart.from_fields, fields.children("cold_starts"))),
-            rows=tuple(map(BenchRow.from_fields, fields.children("rows"))),
             masks=None if masks is None else {name: masks.number(name) for name in masks.values},
-            references=tuple(map(BenchRow.from_fields, fields.children("references"))),
-            order_seed=fields.non_negative_int_or_none("order_seed"),
         )
+        return cls(**read)

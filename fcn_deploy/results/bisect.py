@@ -6,17 +6,21 @@ bisect ─▶ Bisection (Layer, …) ─▶ bisect_document ─▶ JSON ─▶ B
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fcn_deploy.results.environment import Environment, result_header
 from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.record import Positive, Record, read_fields
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 BISECT_SCHEMA = 2
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(Record):
     """How far a layer's output is from the reference's, over all pictures.
 
     Attributes:
@@ -43,29 +47,9 @@ class Layer:
     finite: bool
     beyond: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the layer as JSON values."""
-        return asdict(self) | {"shape": list(self.shape)}
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Layer:
-        """Read back what :meth:`to_json` gave."""
-        return cls(
-            name=fields.text("name"),
-            operator=fields.text("operator"),
-            tensor=fields.text("tensor"),
-            shape=fields.non_negative_ints("shape"),
-            scale=fields.number_or_none("scale"),
-            max_error=fields.number_or_none("max_error"),
-            rms_error=fields.number_or_none("rms_error"),
-            relative_error=fields.number_or_none("relative_error"),
-            finite=fields.flag("finite"),
-            beyond=fields.flag("beyond"),
-        )
-
 
 @dataclass(frozen=True)
-class BisectedModel:
+class BisectedModel(Record):
     """One of the two ONNX files.
 
     Attributes:
@@ -78,18 +62,9 @@ class BisectedModel:
     digest: str
     precision: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the file as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> BisectedModel:
-        """Read back what :meth:`to_json` gave."""
-        return cls(fields.text("file"), fields.text("digest"), fields.text("precision"))
-
 
 @dataclass(frozen=True)
-class Bisection:
+class Bisection(Record):
     """Two ONNX files of one checkpoint, layer by layer.
 
     Attributes:
@@ -105,7 +80,7 @@ class Bisection:
     candidate: BisectedModel
     source: str
     count: int
-    tolerance: float
+    tolerance: Positive
     layers: tuple[Layer, ...]
 
     @property
@@ -115,30 +90,19 @@ class Bisection:
 
     def to_json(self) -> dict[str, Any]:
         """Return the bisection as JSON values."""
-        return {
-            "reference": self.reference.to_json(),
-            "candidate": self.candidate.to_json(),
-            "images": {"source": self.source, "count": self.count},
-            "tolerance": self.tolerance,
-            "layers": [layer.to_json() for layer in self.layers],
-            "first": None if self.first is None else self.first.name,
-        }
+        values = super().to_json()
+        images = {"source": values.pop("source"), "count": values.pop("count")}
+        first = None if self.first is None else self.first.name
+        return {**values, "images": images, "first": first}
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> Bisection:
+    def from_fields(cls, fields: Fields) -> Self:
         """Read back what :meth:`to_json` gave."""
         images = fields.child("images")
-        layers = tuple(Layer.from_fields(entry) for entry in fields.children("layers"))
-        if not layers:
+        if not fields.items("layers"):
             raise fields.wrong("layers", "a list of at least one layer")
-        return cls(
-            reference=BisectedModel.from_fields(fields.child("reference")),
-            candidate=BisectedModel.from_fields(fields.child("candidate")),
-            source=images.text("source"),
-            count=images.non_negative_int("count"),
-            tolerance=fields.positive("tolerance"),
-            layers=layers,
-        )
+        source, count = images.text("source"), images.non_negative_int("count")
+        return cls(**read_fields(cls, fields, source=source, count=count))
 
 
 @dataclass(frozen=True)
@@ -160,12 +124,8 @@ class BisectFile:
     @classmethod
     def from_fields(cls, fields: Fields, environment: Environment) -> BisectFile:
         """Read back what :func:`bisect_document` gave."""
-        return cls(
-            environment=environment,
-            arguments=fields.texts_or_none("arguments"),
-            options=fields.texts_or_none("options"),
-            bisection=Bisection.from_fields(fields),
-        )
+        bisection = Bisection.from_fields(fields)
+        return cls(**read_fields(cls, fields, environment=environment, bisection=bisection))
 
 
 def bisect_document(

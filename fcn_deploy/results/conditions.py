@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.record import Record, read_fields
 from fcn_deploy.results.runner import RunnerDescription
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
-class Sensor:
+class Sensor(Record):
     """What a GPU said of itself at one moment; None where it did not.
 
     Attributes:
@@ -29,30 +33,9 @@ class Sensor:
     power_w: float | None
     throttle_reasons: tuple[str, ...] | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the reading as JSON values."""
-        reasons = self.throttle_reasons
-        return {**asdict(self), "throttle_reasons": None if reasons is None else list(reasons)}
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Sensor:
-        """Read back what :meth:`to_json` gave.
-
-        Raises:
-            ArtifactError: a field is missing or damaged.
-        """
-        return cls(
-            name=fields.text_or_none("name"),
-            sm_clock_mhz=fields.number_or_none("sm_clock_mhz"),
-            memory_clock_mhz=fields.number_or_none("memory_clock_mhz"),
-            temperature_c=fields.number_or_none("temperature_c"),
-            power_w=fields.number_or_none("power_w"),
-            throttle_reasons=fields.texts_or_none("throttle_reasons"),
-        )
-
 
 @dataclass(frozen=True)
-class Conditions:
+class Conditions(Record):
     """What the machine was doing while it was measured; None where it is not known.
 
     Attributes:
@@ -75,36 +58,9 @@ class Conditions:
     gpu_after: tuple[Sensor, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the conditions as JSON values."""
-        return {
-            **asdict(self),
-            "gpu_before": [sensor.to_json() for sensor in self.gpu_before],
-            "gpu_after": [sensor.to_json() for sensor in self.gpu_after],
-            "warnings": list(self.warnings),
-        }
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Conditions:
-        """Read back what :meth:`to_json` gave.
-
-        Raises:
-            ArtifactError: a field is missing or damaged.
-        """
-        return cls(
-            threads=fields.non_negative_int("threads"),
-            load_before=fields.number_or_none("load_before"),
-            load_after=fields.number_or_none("load_after"),
-            steal_share=fields.number_or_none("steal_share"),
-            others_share=fields.number_or_none("others_share"),
-            gpu_before=tuple(Sensor.from_fields(entry) for entry in fields.children("gpu_before")),
-            gpu_after=tuple(Sensor.from_fields(entry) for entry in fields.children("gpu_after")),
-            warnings=fields.texts("warnings"),
-        )
-
 
 @dataclass(frozen=True)
-class ColdStart:
+class ColdStart(Record):
     """What a backend costs before its first figure, in a process of its own.
 
     Figures are None where they are not known: all of them where the process gave no mask.
@@ -133,32 +89,12 @@ class ColdStart:
     build_seconds: float | None = None
     error: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return {
-            **asdict(self),
-            "runner": self.runner.to_json(),
-            "size": list(self.size),
-            "largest": list(self.largest),
-        }
-
     @classmethod
-    def from_fields(cls, fields: Fields) -> ColdStart:
+    def from_fields(cls, fields: Fields) -> Self:
         """Read back what :meth:`to_json` gave.
 
         Raises:
             ArtifactError: a field is missing or damaged.
         """
-        count, height, width = fields.numbers("largest", 3)
-        return cls(
-            runner=RunnerDescription.from_fields(fields.child("runner")),
-            size=fields.size("size"),
-            largest=(int(count), int(height), int(width)),
-            cold_start_ms=fields.number_or_none("cold_start_ms"),
-            open_ms=fields.number_or_none("open_ms"),
-            first_run_ms=fields.number_or_none("first_run_ms"),
-            peak_rss_mib=fields.number_or_none("peak_rss_mib"),
-            device_memory_mib=fields.number_or_none("device_memory_mib"),
-            build_seconds=fields.number_or_none("build_seconds"),
-            error=fields.text_or_none("error"),
-        )
+        largest = tuple(map(int, fields.numbers("largest", 3)))
+        return cls(**read_fields(cls, fields, largest=largest))

@@ -5,13 +5,16 @@ evaluate ─▶ Evaluation, … ─▶ EvaluationFile ─to_json─▶ JSON ─f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.record import Positive, Record, as_json, read_fields
 from fcn_deploy.results.runner import RunnerDescription
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 EVALUATION_SCHEMA = 1
 #: With fewer pictures an interval says little of others: every resample has nearly the same ones.
@@ -21,7 +24,7 @@ ROLES = TRAINED_ON, CHOSE_EPOCH, UNUSED = ("trained on", "chose the epoch", "not
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Record):
     """An interval of the bootstrap.
 
     Attributes:
@@ -33,20 +36,20 @@ class Interval:
     high: float
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> Interval:
-        """Read back what ``asdict`` gave.
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read it back.
 
         Raises:
             ArtifactError: a field is missing or damaged, or the ends are in the wrong order.
         """
-        interval = cls(fields.number("low"), fields.number("high"))
+        interval = super().from_fields(fields)
         if interval.low > interval.high:
             raise fields.wrong("high", "at least `low`")
         return interval
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Record):
     """A score, or the difference of two, with its interval.
 
     Attributes:
@@ -57,26 +60,9 @@ class Estimate:
     value: float | None
     interval: Interval | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the estimate as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Estimate:
-        """Read back what :meth:`to_json` gave.
-
-        Raises:
-            ArtifactError: a field is missing or damaged.
-        """
-        interval = fields.child_or_none("interval")
-        return cls(
-            fields.number_or_none("value"),
-            None if interval is None else Interval.from_fields(interval),
-        )
-
 
 @dataclass(frozen=True)
-class Bootstrap:
+class Bootstrap(Record):
     """How the intervals were made.
 
     Attributes:
@@ -87,28 +73,11 @@ class Bootstrap:
 
     resamples: int
     seed: int
-    level: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Bootstrap:
-        """Read back what :meth:`to_json` gave.
-
-        Raises:
-            ArtifactError: a field is missing or damaged.
-        """
-        return cls(
-            resamples=fields.non_negative_int("resamples"),
-            seed=fields.non_negative_int("seed"),
-            level=fields.positive("level"),
-        )
+    level: Positive
 
 
 @dataclass(frozen=True)
-class EvaluatedPictures:
+class EvaluatedPictures(Record):
     """The labelled pictures of an evaluation.
 
     Attributes:
@@ -127,32 +96,21 @@ class EvaluatedPictures:
     digest: str
     role: str | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the pictures as JSON values."""
-        return asdict(self)
-
     @classmethod
-    def from_fields(cls, fields: Fields) -> EvaluatedPictures:
-        """Read back what :meth:`to_json` gave.
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read them back.
 
         Raises:
             ArtifactError: a field is missing or damaged.
         """
-        role = fields.text_or_none("role")
-        if role not in (None, *ROLES):
+        pictures = super().from_fields(fields)
+        if pictures.role not in (None, *ROLES):
             raise fields.wrong("role", f"one of {', '.join(ROLES)}")
-        return cls(
-            source=fields.text("source"),
-            split=fields.text("split"),
-            count=fields.non_negative_int("count"),
-            labelled_pixels=fields.non_negative_int("labelled_pixels"),
-            digest=fields.text("digest"),
-            role=role,
-        )
+        return pictures
 
 
 @dataclass(frozen=True)
-class EvaluatedClass:
+class EvaluatedClass(Record):
     """One class of an evaluation.
 
     Attributes:
@@ -167,27 +125,9 @@ class EvaluatedClass:
     pictures: int
     iou: Estimate
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the class as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> EvaluatedClass:
-        """Read back what :meth:`to_json` gave.
-
-        Raises:
-            ArtifactError: a field is missing or damaged.
-        """
-        return cls(
-            name=fields.text("name"),
-            pixels=fields.non_negative_int("pixels"),
-            pictures=fields.non_negative_int("pictures"),
-            iou=Estimate.from_fields(fields.child("iou")),
-        )
-
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """How good the masks of one runner are; scores are shares, 0 to 1.
 
     Attributes:
@@ -235,47 +175,17 @@ class Evaluation:
         pairs.sort(key=lambda pair: -pair[0])
         return [(true, predicted, pixels / total) for pixels, true, predicted in pairs[:count]]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the evaluation as JSON values."""
-        return {
-            "runner": self.runner.to_json(),
-            "mean_iou": self.mean_iou.to_json(),
-            "pixel_accuracy": self.pixel_accuracy.to_json(),
-            "mean_iou_change": _json_or_none(self.mean_iou_change),
-            "pixel_accuracy_change": _json_or_none(self.pixel_accuracy_change),
-            "classes": [entry.to_json() for entry in self.classes],
-            "confusion": [list(row) for row in self.confusion],
-        }
-
     @classmethod
-    def from_fields(cls, fields: Fields) -> Evaluation:
-        """Read back what :meth:`to_json` gave.
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read it back.
 
         Raises:
             ArtifactError: a field is missing or damaged, or the matrix is not of the classes.
         """
-        classes = tuple(EvaluatedClass.from_fields(entry) for entry in fields.children("classes"))
-        rows = fields.items("confusion")
+        classes, rows = fields.items("classes"), fields.items("confusion")
         if not classes or [_length(row) for row in rows] != [len(classes)] * len(classes):
             raise fields.wrong("confusion", f"{len(classes)} rows of {len(classes)} whole numbers")
-        return cls(
-            runner=RunnerDescription.from_fields(fields.child("runner")),
-            mean_iou=Estimate.from_fields(fields.child("mean_iou")),
-            pixel_accuracy=Estimate.from_fields(fields.child("pixel_accuracy")),
-            mean_iou_change=_estimate_or_none(fields, "mean_iou_change"),
-            pixel_accuracy_change=_estimate_or_none(fields, "pixel_accuracy_change"),
-            classes=classes,
-            confusion=tuple(tuple(row) for row in rows),
-        )
-
-
-def _json_or_none(estimate: Estimate | None) -> dict[str, Any] | None:
-    return None if estimate is None else estimate.to_json()
-
-
-def _estimate_or_none(fields: Fields, name: str) -> Estimate | None:
-    child = fields.child_or_none(name)
-    return None if child is None else Estimate.from_fields(child)
+        return cls(**read_fields(cls, fields, confusion=tuple(map(tuple, rows))))
 
 
 def _length(row: Any) -> int:
@@ -309,11 +219,11 @@ class EvaluationFile:
         """Return a result file's content."""
         return {
             **self.environment.to_json("evaluate", EVALUATION_SCHEMA),
-            "arguments": _list_or_none(self.arguments),
-            "options": _list_or_none(self.options),
+            "arguments": as_json(self.arguments),
+            "options": as_json(self.options),
             "pictures": self.pictures.to_json(),
             "bootstrap": self.bootstrap.to_json(),
-            "results": [row.to_json() for row in self.rows],
+            "results": as_json(self.rows),
         }
 
     @classmethod
@@ -326,15 +236,4 @@ class EvaluationFile:
         rows = tuple(Evaluation.from_fields(entry) for entry in fields.children("results"))
         if not rows or any(row.class_names != rows[0].class_names for row in rows):
             raise fields.wrong("results", "a list of at least one, all of the same classes")
-        return cls(
-            environment=environment,
-            arguments=fields.texts_or_none("arguments"),
-            options=fields.texts_or_none("options"),
-            pictures=EvaluatedPictures.from_fields(fields.child("pictures")),
-            bootstrap=Bootstrap.from_fields(fields.child("bootstrap")),
-            rows=rows,
-        )
-
-
-def _list_or_none(words: Sequence[str] | None) -> list[str] | None:
-    return None if words is None else list(words)
+        return cls(**read_fields(cls, fields, environment=environment, rows=rows))

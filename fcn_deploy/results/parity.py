@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fcn_deploy.results.environment import Environment, machine_name, result_header
 from fcn_deploy.results.fields import Fields, InlinePicture
@@ -25,7 +25,11 @@ from fcn_deploy.results.parity_parts import (
     Scores,
     StreamCheck,
 )
+from fcn_deploy.results.record import Record, as_json, read_field, read_fields
 from fcn_deploy.results.runner import RunnerDescription
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PARITY_SCHEMA = 4
 #: What a comparison's picture is drawn as, in the order in which it is shown.
@@ -35,28 +39,24 @@ SAME_MASKS = 0.9999
 
 
 @dataclass(frozen=True)
-class MarginScale:
+class MarginScale(Record):
     """How margins are drawn: colours from low to high, evenly spaced, as ``#rrggbb``."""
 
     low: float
     high: float
     colours: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the scale as JSON values."""
-        return {"low": self.low, "high": self.high, "colours": list(self.colours)}
-
     @classmethod
-    def from_fields(cls, fields: Fields) -> MarginScale:
+    def from_fields(cls, fields: Fields) -> Self:
         """Read back what :meth:`to_json` gave."""
-        colours = fields.texts("colours")
-        if not all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours):
+        scale = super().from_fields(fields)
+        if not all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in scale.colours):
             raise fields.wrong("colours", "a list of colours such as #2a788e")
-        return cls(fields.number("low"), fields.number("high"), colours)
+        return scale
 
 
 @dataclass(frozen=True)
-class WorstPicture:
+class WorstPicture(Record):
     """A picture with many flips, and what shows it.
 
     Attributes:
@@ -77,32 +77,19 @@ class WorstPicture:
 
     def to_json(self) -> dict[str, Any]:
         """Return the picture as JSON values."""
-        return {
-            "name": self.name,
-            "flips": self.flips,
-            "pixels": self.pixels,
-            "size": list(self.size),
-            "views": {view: picture.uri for view, picture in self.views.items()},
-            "margin_scale": self.margin_scale.to_json(),
-        }
+        views = {view: picture.uri for view, picture in self.views.items()}
+        return super().to_json() | {"views": views}
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> WorstPicture:
+    def from_fields(cls, fields: Fields) -> Self:
         """Read back what :meth:`to_json` gave."""
         views = fields.child("views")
         # They are stored in the file: it may come from elsewhere, and must not pull in other files.
-        return cls(
-            fields.text("name"),
-            fields.non_negative_int("flips"),
-            fields.non_negative_int("pixels"),
-            fields.size("size"),
-            {view: views.picture(view) for view in VIEWS},
-            MarginScale.from_fields(fields.child("margin_scale")),
-        )
+        return cls(**read_fields(cls, fields, views={view: views.picture(view) for view in VIEWS}))
 
 
 @dataclass(frozen=True)
-class ComparedPictures:
+class ComparedPictures(Record):
     """The pictures of a comparison.
 
     Attributes:
@@ -119,24 +106,9 @@ class ComparedPictures:
     pixels: int
     digest: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the pictures as JSON values."""
-        return asdict(self) | {"odd_sizes": [list(size) for size in self.odd_sizes]}
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> ComparedPictures:
-        """Read back what :meth:`to_json` gave."""
-        return cls(
-            source=fields.text("source"),
-            count=fields.non_negative_int("count"),
-            odd_sizes=fields.sizes("odd_sizes"),
-            pixels=fields.non_negative_int("pixels"),
-            digest=fields.text("digest"),
-        )
-
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Record):
     """One candidate against the reference.
 
     Attributes:
@@ -214,39 +186,19 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
+        values = super().to_json()
+        del values["by_class"], values["by_margin"], values["by_distance"]
         return {
-            "reference": self.reference.to_json(),
-            "candidate": self.candidate.to_json(),
-            "class_names": list(self.class_names),
-            "palette": [list(colour) for colour in self.palette],
-            "images": self.images.to_json(),
-            "gate": self.gate.to_json(),
-            "epsilon": self.epsilon,
-            "logit_scale": self.logit_scale,
-            "finite": self.finite,
-            "agreement": self.agreement,
-            "flips": self.flips,
-            "decided_pixels": self.decided_pixels,
-            "decided_flips": self.decided_flips,
-            "widest_flip_margin": self.widest_flip_margin,
-            "boundary": self.boundary.to_json(),
-            "interior": self.interior.to_json(),
-            "scores": None if self.scores is None else self.scores.to_json(),
-            "batches": [batch.to_json() for batch in self.batches],
-            "stream": None if self.stream is None else self.stream.to_json(),
-            "checks": [check.to_json() for check in self.checks],
+            **values,
             "passed": self.passed,
-            "flip_list": [flip.to_json() for flip in self.flip_list],
             "flip_list_complete": len(self.flip_list) == self.flips,
-            "flips_by_class": [pair.to_json() for pair in self.by_class],
-            "flips_by_margin": [bucket.to_json() for bucket in self.by_margin],
+            "flips_by_class": as_json(self.by_class),
+            "flips_by_margin": as_json(self.by_margin),
             "flips_by_distance": [bucket.to_json("_px") for bucket in self.by_distance],
-            "diagnosis": list(self.diagnosis),
-            "pictures": [picture.to_json() for picture in self.pictures],
         }
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> Comparison:
+    def from_fields(cls, fields: Fields) -> Self:
         """Read back what :meth:`to_json` gave.
 
         Raises:
@@ -258,41 +210,21 @@ class Comparison:
             raise fields.wrong("checks", "a list of at least one check")
         if fields.flag("passed") != all(check.passed for check in checks):
             raise fields.wrong("passed", "what its checks say")
-        scores, stream = fields.child_or_none("scores"), fields.child_or_none("stream")
-        class_names = fields.texts("class_names")
-        count = len(class_names)
-        return cls(
-            reference=RunnerDescription.from_fields(fields.child("reference")),
-            candidate=RunnerDescription.from_fields(fields.child("candidate")),
-            class_names=class_names,
+        count = len(fields.texts("class_names"))
+        by_distance = fields.children("flips_by_distance")
+        read = read_fields(
+            cls,
+            fields,
             palette=fields.colours("palette", count),
-            images=ComparedPictures.from_fields(fields.child("images")),
-            gate=Gate.from_fields(fields.child("gate")),
-            epsilon=fields.number_or_none("epsilon"),
-            logit_scale=fields.number("logit_scale"),
-            finite=fields.flag("finite"),
-            agreement=fields.number("agreement"),
-            flips=fields.non_negative_int("flips"),
-            decided_pixels=fields.non_negative_int("decided_pixels"),
-            decided_flips=fields.non_negative_int("decided_flips"),
-            widest_flip_margin=fields.number("widest_flip_margin"),
-            boundary=Region.from_fields(fields.child("boundary")),
-            interior=Region.from_fields(fields.child("interior")),
-            scores=None if scores is None else Scores.from_fields(scores),
-            batches=tuple(BatchCheck.from_fields(e) for e in fields.children("batches")),
-            stream=None if stream is None else StreamCheck.from_fields(stream),
             checks=checks,
-            flip_list=tuple(Flip.from_fields(e, count) for e in fields.children("flip_list")),
+            flip_list=tuple(Flip.of_classes(e, count) for e in fields.children("flip_list")),
             by_class=tuple(
-                ClassFlips.from_fields(entry, count) for entry in fields.children("flips_by_class")
+                ClassFlips.of_classes(entry, count) for entry in fields.children("flips_by_class")
             ),
-            by_margin=tuple(Bucket.from_fields(e) for e in fields.children("flips_by_margin")),
-            by_distance=tuple(
-                Bucket.from_fields(entry, "_px") for entry in fields.children("flips_by_distance")
-            ),
-            diagnosis=fields.texts("diagnosis"),
-            pictures=tuple(WorstPicture.from_fields(e) for e in fields.children("pictures")),
+            by_margin=read_field(tuple[Bucket, ...], fields, "flips_by_margin"),
+            by_distance=tuple(Bucket.from_fields(entry, "_px") for entry in by_distance),
         )
+        return cls(**read)
 
 
 @dataclass(frozen=True)
@@ -320,16 +252,17 @@ class ParityFile:
     def from_fields(cls, fields: Fields, environment: Environment) -> ParityFile:
         """Read back what :func:`parity_document` gave."""
         elsewhere = fields.values.get("reference_machine") is not None
-        return cls(
+        read = read_fields(
+            cls,
+            fields,
             environment=environment,
             reference_machine=(
                 machine_name(fields.as_texts("reference_machine")) if elsewhere else None
             ),
-            arguments=fields.texts_or_none("arguments"),
-            options=fields.texts_or_none("options"),
             notes=fields.texts("notes") if "notes" in fields.values else (),
-            comparisons=tuple(Comparison.from_fields(e) for e in fields.children("results")),
+            comparisons=read_field(tuple[Comparison, ...], fields, "results"),
         )
+        return cls(**read)
 
 
 def parity_document(

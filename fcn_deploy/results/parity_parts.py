@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.record import Record, read_fields
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(Record):
     """What a candidate must keep to pass.
 
     Attributes:
@@ -30,25 +34,9 @@ class Gate:
     max_miou_change: float = 0.1
     coarse: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the limits as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Gate:
-        """Read back what :meth:`to_json` gave."""
-        return cls(
-            min_agreement=fields.number("min_agreement"),
-            max_relative_epsilon=fields.number("max_relative_epsilon"),
-            min_class_share=fields.number("min_class_share"),
-            max_moved_share=fields.number("max_moved_share"),
-            max_miou_change=fields.number("max_miou_change"),
-            coarse=fields.flag("coarse"),
-        )
-
 
 @dataclass(frozen=True)
-class Check:
+class Check(Record):
     """One point of the gate.
 
     Attributes:
@@ -61,18 +49,9 @@ class Check:
     passed: bool
     sentence: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the check as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Check:
-        """Read back what :meth:`to_json` gave."""
-        return cls(fields.text("name"), fields.flag("passed"), fields.text("sentence"))
-
 
 @dataclass(frozen=True)
-class BatchCheck:
+class BatchCheck(Record):
     """Whether what a picture gets depends on its place in a batch.
 
     Attributes:
@@ -90,24 +69,9 @@ class BatchCheck:
     widest_margin: float
     epsilon: float | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> BatchCheck:
-        """Read back what :meth:`to_json` gave."""
-        return cls(
-            pictures=fields.non_negative_int("pictures"),
-            pixels=fields.non_negative_int("pixels"),
-            flips=fields.non_negative_int("flips"),
-            widest_margin=fields.number("widest_margin"),
-            epsilon=fields.number_or_none("epsilon"),
-        )
-
 
 @dataclass(frozen=True)
-class StreamCheck:
+class StreamCheck(Record):
     """Whether a stream of batches, as `predict` runs it, gives the masks that were compared.
 
     Attributes:
@@ -126,25 +90,9 @@ class StreamCheck:
     widest_margin: float
     refused: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> StreamCheck:
-        """Read back what :meth:`to_json` gave."""
-        return cls(
-            batches=fields.non_negative_int("batches"),
-            pictures=fields.non_negative_int("pictures"),
-            pixels=fields.non_negative_int("pixels"),
-            flips=fields.non_negative_int("flips"),
-            widest_margin=fields.number("widest_margin"),
-            refused=fields.non_negative_int("refused"),
-        )
-
 
 @dataclass(frozen=True)
-class Region:
+class Region(Record):
     """Pixels of a kind (near a class edge, or not) and the flips among them."""
 
     pixels: int
@@ -154,15 +102,6 @@ class Region:
     def share(self) -> float | None:
         """Flips per pixel, None where there are no pixels."""
         return self.flips / self.pixels if self.pixels else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts as JSON values."""
-        return {"pixels": self.pixels, "flips": self.flips}
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Region:
-        """Read back what :meth:`to_json` gave."""
-        return cls(fields.non_negative_int("pixels"), fields.non_negative_int("flips"))
 
 
 @dataclass(frozen=True)
@@ -183,21 +122,18 @@ class Bucket(Region):
         Args:
             unit: what the names of the two bounds end with, e.g. ``_px``.
         """
-        return {f"from{unit}": self.low, f"to{unit}": self.high, **super().to_json()}
+        counts = {"pixels": self.pixels, "flips": self.flips}
+        return {f"from{unit}": self.low, f"to{unit}": self.high, **counts}
 
     @classmethod
-    def from_fields(cls, fields: Fields, unit: str = "") -> Bucket:
+    def from_fields(cls, fields: Fields, unit: str = "") -> Self:
         """Read back what :meth:`to_json` gave."""
-        return cls(
-            pixels=fields.non_negative_int("pixels"),
-            flips=fields.non_negative_int("flips"),
-            low=fields.number(f"from{unit}"),
-            high=fields.number_or_none(f"to{unit}"),
-        )
+        low, high = fields.number(f"from{unit}"), fields.number_or_none(f"to{unit}")
+        return cls(**read_fields(cls, fields, low=low, high=high))
 
 
 @dataclass(frozen=True)
-class ClassFlips:
+class ClassFlips(Record):
     """How often one class became another.
 
     Attributes:
@@ -210,22 +146,16 @@ class ClassFlips:
     candidate: int
     flips: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the pair as JSON values."""
-        return asdict(self)
-
     @classmethod
-    def from_fields(cls, fields: Fields, num_classes: int) -> ClassFlips:
-        """Read back what :meth:`to_json` gave."""
-        return cls(
-            fields.index("reference", num_classes),
-            fields.index("candidate", num_classes),
-            fields.non_negative_int("flips"),
-        )
+    def of_classes(cls, fields: Fields, num_classes: int) -> Self:
+        """Read the pair back, of a network of so many classes."""
+        for name in ("reference", "candidate"):
+            fields.index(name, num_classes)
+        return cls.from_fields(fields)
 
 
 @dataclass(frozen=True)
-class Flip:
+class Flip(Record):
     """A pixel to which the candidate gives another class.
 
     Attributes:
@@ -246,26 +176,16 @@ class Flip:
     margin: float
     boundary: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the flip as JSON values."""
-        return asdict(self)
-
     @classmethod
-    def from_fields(cls, fields: Fields, num_classes: int) -> Flip:
-        """Read back what :meth:`to_json` gave."""
-        return cls(
-            picture=fields.text("picture"),
-            row=fields.non_negative_int("row"),
-            column=fields.non_negative_int("column"),
-            reference_class=fields.index("reference_class", num_classes),
-            candidate_class=fields.index("candidate_class", num_classes),
-            margin=fields.number("margin"),
-            boundary=fields.flag("boundary"),
-        )
+    def of_classes(cls, fields: Fields, num_classes: int) -> Self:
+        """Read the flip back, of a network of so many classes."""
+        for name in ("reference_class", "candidate_class"):
+            fields.index(name, num_classes)
+        return cls.from_fields(fields)
 
 
 @dataclass(frozen=True)
-class ClassScore:
+class ClassScore(Record):
     """IoU of a class, a share from 0 to 1; None where the class does not occur."""
 
     name: str
@@ -277,22 +197,9 @@ class ClassScore:
         """Change of the IoU, in points (hundredths)."""
         return _change_points(self.reference_iou, self.candidate_iou)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the scores as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> ClassScore:
-        """Read back what :meth:`to_json` gave."""
-        return cls(
-            fields.text("name"),
-            fields.number_or_none("reference_iou"),
-            fields.number_or_none("candidate_iou"),
-        )
-
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Record):
     """Scores against the labels, before (reference) and after (candidate); shares, 0 to 1.
 
     Attributes:
@@ -320,28 +227,16 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as JSON values."""
-        return {
-            "reference_miou": self.reference_miou,
-            "candidate_miou": self.candidate_miou,
-            "reference_pixel_accuracy": self.reference_pixel_accuracy,
-            "candidate_pixel_accuracy": self.candidate_pixel_accuracy,
-            "classes": [entry.to_json() for entry in self.classes],
-            "worst_class": {"name": self.worst_class, "change_points": self.worst_change_points},
-        }
+        values = super().to_json()
+        worst = {"name": self.worst_class, "change_points": values.pop("worst_change_points")}
+        return {**values, "worst_class": worst}
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> Scores:
+    def from_fields(cls, fields: Fields) -> Self:
         """Read back what :meth:`to_json` gave."""
         worst = fields.child("worst_class")
-        return cls(
-            reference_miou=fields.number_or_none("reference_miou"),
-            candidate_miou=fields.number_or_none("candidate_miou"),
-            reference_pixel_accuracy=fields.number_or_none("reference_pixel_accuracy"),
-            candidate_pixel_accuracy=fields.number_or_none("candidate_pixel_accuracy"),
-            classes=tuple(ClassScore.from_fields(entry) for entry in fields.children("classes")),
-            worst_class=worst.text("name"),
-            worst_change_points=worst.number("change_points"),
-        )
+        name, change = worst.text("name"), worst.number("change_points")
+        return cls(**read_fields(cls, fields, worst_class=name, worst_change_points=change))
 
 
 def _change_points(before: float | None, after: float | None) -> float | None:

@@ -21,9 +21,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.record import Positive, Record, read_fields
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Fewest repeats for a verdict.
 MIN_REPEATS_FOR_VERDICT = 5
@@ -38,7 +42,7 @@ Verdict = Literal["faster", "slower", "tie"]
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(Record):
     """How many times faster a row is than another of the same workload, repeat by repeat.
 
     Attributes:
@@ -48,9 +52,9 @@ class Ratio:
         interval: that holds the true ratio in 95 % of the cases; None with too few repeats.
     """
 
-    median: float
-    low: float
-    high: float
+    median: Positive
+    low: Positive
+    high: Positive
     interval: Bounds | None
 
     @property
@@ -63,17 +67,8 @@ class Ratio:
         """The interval; without one, the worst and the best repeat."""
         return (self.low, self.high) if self.interval is None else self.interval
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the ratio as JSON values."""
-        return {
-            "median": self.median,
-            "low": self.low,
-            "high": self.high,
-            "interval": None if self.interval is None else list(self.interval),
-        }
-
     @classmethod
-    def from_fields(cls, fields: Fields) -> Ratio:
+    def from_fields(cls, fields: Fields) -> Self:
         """Read back what :meth:`to_json` gave.
 
         Raises:
@@ -82,12 +77,7 @@ class Ratio:
         interval = fields.sequence_or_none("interval", 2)
         if interval is not None and not 0 < interval[0] <= interval[1]:
             raise fields.wrong("interval", "two rising numbers above 0")
-        return cls(
-            median=fields.positive("median"),
-            low=fields.positive("low"),
-            high=fields.positive("high"),
-            interval=None if interval is None else (interval[0], interval[1]),
-        )
+        return cls(**read_fields(cls, fields, interval=interval))
 
 
 def verdict_of(interval: Bounds) -> Verdict:

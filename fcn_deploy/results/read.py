@@ -16,10 +16,10 @@ and repair.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fcn_deploy.core.errors import ArtifactError, InputError, MissingStageError
 from fcn_deploy.core.files import file_digest, read_json
@@ -35,28 +35,42 @@ from fcn_deploy.results.parity import PARITY_SCHEMA, ParityFile
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.training import TRAIN_SCHEMA, Training
 
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is known of the result files of one kind.
+
+    Attributes:
+        schema: that this version reads.
+        read: what makes a value of a file's content.
+        place: of that value in :class:`Results`.
+        command: that writes such a file, with a place for its RUN argument.
+    """
+
+    schema: int
+    read: Callable[[Fields, Environment], Any]
+    place: str
+    command: str
+
+
+_KINDS = {
+    "train": _Kind(TRAIN_SCHEMA, Training.from_fields, "trainings", "fcn-deploy train{}"),
+    "parity": _Kind(PARITY_SCHEMA, ParityFile.from_fields, "parity_files", "fcn-deploy parity{}"),
+    "evaluate": _Kind(
+        EVALUATION_SCHEMA, EvaluationFile.from_fields, "evaluations", "fcn-deploy evaluate{}"
+    ),
+    "bench": _Kind(BENCH_SCHEMA, Bench.from_fields, "benches", "fcn-deploy bench{}"),
+    "bisect": _Kind(
+        BISECT_SCHEMA, BisectFile.from_fields, "bisect_files", "fcn-deploy parity{} --bisect"
+    ),
+    "device": _Kind(
+        DEVICE_SCHEMA, DeviceTier.from_fields, "devices", "python benchmarks/gpu/device_tier.py{}"
+    ),
+}
 #: Kind → schema of the result files that this version reads.
-SCHEMAS = {
-    "train": TRAIN_SCHEMA,
-    "parity": PARITY_SCHEMA,
-    "evaluate": EVALUATION_SCHEMA,
-    "bench": BENCH_SCHEMA,
-    "bisect": BISECT_SCHEMA,
-    "device": DEVICE_SCHEMA,
-}
-#: Kind → the command that writes it, with a place for its RUN argument.
-_COMMANDS = {
-    "train": "fcn-deploy train{}",
-    "parity": "fcn-deploy parity{}",
-    "evaluate": "fcn-deploy evaluate{}",
-    "bench": "fcn-deploy bench{}",
-    "bisect": "fcn-deploy parity{} --bisect",
-    "device": "python benchmarks/gpu/device_tier.py{}",
-}
+SCHEMAS = {name: kind.schema for name, kind in _KINDS.items()}
 #: Kind of the files in which `parity` saves what one runner gave; they hold no result yet.
 OUTPUTS = "outputs"
-#: Whatever knows when it was made.
-_Dated = TypeVar("_Dated", Training, ParityFile, EvaluationFile, Bench, BisectFile, DeviceTier)
 
 
 def read_results(run: Run, *, or_nothing: bool = False) -> Results:
@@ -74,7 +88,8 @@ def read_results(run: Run, *, or_nothing: bool = False) -> Results:
     roots = dict.fromkeys((run.root, run.results_root))  # a bundle's own, and those made here
     for kind in ("parity", "evaluate", "bench", "bisect"):
         for path in (path for root in roots for path in _result_files(root / kind)):
-            fields = _opened(path, f"run `{_COMMANDS[kind].format(argument)}` again, or delete it")
+            usual = _KINDS[kind].command.format(argument)
+            fields = _opened(path, f"run `{usual}` again, or delete it")
             again = f"run `{_same_again(kind, argument, fields.values)}` again, or delete it"
             fields = Fields(fields.values, path, again)
             if fields.values.get("kind") != OUTPUTS:
@@ -119,7 +134,7 @@ def read_proofs(run: Run) -> Proofs:
                     found.add(fields, kind, _below(run, path))
             except ArtifactError as error:
                 unread.append(str(error))
-    return Proofs(_newest_last(found.parity_files), _newest_last(found.benches), tuple(unread))
+    return Proofs(found.newest_last("parity_files"), found.newest_last("benches"), tuple(unread))
 
 
 def read_training(run: Run, repair: str) -> Training:
@@ -165,7 +180,7 @@ def read_files(paths: Sequence[Path]) -> Results:
                 f"{path} is not a result of fcn-deploy",
                 f"name files of the kinds {', '.join(SCHEMAS)}",
             )
-        again = f"run `{_COMMANDS[kind].format('')}` again, or leave it out"
+        again = f"run `{_KINDS[kind].command.format('')}` again, or leave it out"
         found.add(Fields(fields.values, path, again), kind, str(path))
     count = "1 result file" if len(names) == 1 else f"{len(names)} result files"
     return found.results(name=count, files=tuple(names))
@@ -178,7 +193,7 @@ def _same_again(kind: str, argument: str, values: Mapping[str, Any]) -> str:
         isinstance(word, str) and word.isprintable() for word in options
     )
     if not told or not options:
-        return _COMMANDS[kind].format(argument)
+        return _KINDS[kind].command.format(argument)
     verb = kind if kind in ("bench", "evaluate") else "parity"  # `--bisect` is an option of it
     return f"fcn-deploy {verb}{argument} {shlex.join(options)}"
 
@@ -198,16 +213,11 @@ def _opened(path: Path, repair: str) -> Fields:
     return Fields(read_json(path, repair), path, repair)
 
 
-@dataclass
 class _Found:
-    """What has been read so far."""
+    """What has been read so far, by its place in :class:`Results`."""
 
-    trainings: list[Training] = field(default_factory=list)
-    parity_files: list[ParityFile] = field(default_factory=list)
-    evaluations: list[EvaluationFile] = field(default_factory=list)
-    benches: list[Bench] = field(default_factory=list)
-    bisect_files: list[BisectFile] = field(default_factory=list)
-    devices: list[DeviceTier] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._read: dict[str, list[Any]] = {}
 
     def add(self, fields: Fields, kind: str, name: str) -> None:
         """Read one file.
@@ -217,41 +227,22 @@ class _Found:
             kind: which it has to be.
             name: how the report calls it.
         """
-        environment = _environment(fields, kind, name)
-        if kind == "train":
-            self.trainings.append(Training.from_fields(fields, environment))
-        elif kind == "parity":
-            self.parity_files.append(ParityFile.from_fields(fields, environment))
-        elif kind == "evaluate":
-            self.evaluations.append(EvaluationFile.from_fields(fields, environment))
-        elif kind == "bench":
-            self.benches.append(Bench.from_fields(fields, environment))
-        elif kind == "bisect":
-            self.bisect_files.append(BisectFile.from_fields(fields, environment))
-        else:
-            self.devices.append(DeviceTier.from_fields(fields, environment))
+        value = _KINDS[kind].read(fields, _environment(fields, kind, name))
+        self._read.setdefault(_KINDS[kind].place, []).append(value)
 
     @property
     def empty(self) -> bool:
         """Whether nothing has been read."""
-        proofs = self.parity_files or self.evaluations or self.benches
-        return not (self.trainings or proofs or self.bisect_files or self.devices)
+        return not self._read
+
+    def newest_last(self, place: str) -> tuple[Any, ...]:
+        """Return what stands in a place, the newest last."""
+        return tuple(sorted(self._read.get(place, ()), key=lambda one: one.environment.created))
 
     def results(self, **about: Any) -> Results:
-        """Return it all, newest last."""
-        return Results(
-            trainings=_newest_last(self.trainings),
-            parity_files=_newest_last(self.parity_files),
-            evaluations=_newest_last(self.evaluations),
-            benches=_newest_last(self.benches),
-            bisect_files=_newest_last(self.bisect_files),
-            devices=_newest_last(self.devices),
-            **about,
-        )
-
-
-def _newest_last(found: list[_Dated]) -> tuple[_Dated, ...]:
-    return tuple(sorted(found, key=lambda entry: entry.environment.created))
+        """Return it all."""
+        about.update({place: self.newest_last(place) for place in self._read})
+        return Results(**about)
 
 
 def _environment(fields: Fields, kind: str, name: str) -> Environment:

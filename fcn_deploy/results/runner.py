@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.record import Record, read_field, read_fields
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: How float32 as three products of 8-bit integers is called beside the precisions.
 INT8X3_NAME = "fp32-int8x3"
@@ -21,7 +25,7 @@ STAGES = COPY_IN, COMPUTE, COPY_OUT = ("copy in", "compute", "copy out")
 
 
 @dataclass(frozen=True)
-class GraphCounts:
+class GraphCounts(Record):
     """How many times a runner has tried to record a batch's work as a CUDA graph.
 
     Attributes:
@@ -32,18 +36,9 @@ class GraphCounts:
     recorded: int
     refused: int
 
-    @classmethod
-    def from_fields(cls, fields: Fields) -> GraphCounts:
-        """Read the counts back.
-
-        Raises:
-            ArtifactError: a field is missing or damaged.
-        """
-        return cls(fields.non_negative_int("recorded"), fields.non_negative_int("refused"))
-
 
 @dataclass(frozen=True)
-class RunnerDescription:
+class RunnerDescription(Record):
     """What a runner really is, as built, for results and reports.
 
     Attributes:
@@ -110,39 +105,20 @@ class RunnerDescription:
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""
-        values = asdict(self)
-        for optional in ("cuda_graphs", "note", "tail", "portable"):
-            if values[optional] is None:
-                del values[optional]
-        return values
+        optional = ("cuda_graphs", "note", "tail", "portable")
+        values = super().to_json().items()
+        return {name: v for name, v in values if v is not None or name not in optional}
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> RunnerDescription:
+    def from_fields(cls, fields: Fields) -> Self:
         """Read back what :meth:`to_json` gave.
 
         Raises:
             ArtifactError: a field is missing or damaged.
         """
-        arithmetic = fields.text("arithmetic")
-        if arithmetic not in ARITHMETICS:
-            raise fields.wrong("arithmetic", f"one of {', '.join(ARITHMETICS)}")
-        precision = fields.text("precision")
-        if precision not in tuple(Precision):
-            raise fields.wrong("precision", f"one of {', '.join(Precision)}")
-        graphs = fields.child("cuda_graphs") if "cuda_graphs" in fields.values else None
-        return cls(
-            backend=fields.text("backend"),
-            device=fields.text("device"),
-            precision=precision,
-            arithmetic=arithmetic,
-            library=fields.text("library"),
-            threads=fields.non_negative_int("threads"),
-            file=fields.text("file"),
-            digest=fields.text("digest"),
-            checkpoint_digest=fields.text("checkpoint_digest"),
-            providers=fields.texts("providers"),
-            cuda_graphs=None if graphs is None else GraphCounts.from_fields(graphs),
-            note=fields.text_or_none("note"),
-            tail=fields.text_or_none("tail"),
-            portable=fields.text_or_none("portable"),
-        )
+        for name, known in (("arithmetic", ARITHMETICS), ("precision", tuple(Precision))):
+            if fields.text(name) not in known:
+                raise fields.wrong(name, f"one of {', '.join(known)}")
+        told = "cuda_graphs" in fields.values
+        graphs = read_field(GraphCounts, fields, "cuda_graphs") if told else None
+        return cls(**read_fields(cls, fields, cuda_graphs=graphs))

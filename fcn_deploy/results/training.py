@@ -7,17 +7,21 @@ Epoch, … (one more after each) ─────────┴─▶ Training �
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields, as_texts
+from fcn_deploy.results.record import Record, as_json, read_fields
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 TRAIN_SCHEMA = 2
 
 
 @dataclass(frozen=True)
-class Epoch:
+class Epoch(Record):
     """Figures of one finished epoch.
 
     Scores are shares, 0 to 1; None where no pixel was labelled.
@@ -59,36 +63,17 @@ class Epoch:
         """Whether this epoch has a validation mIoU."""
         return self.val_mean_iou is not None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self) | {"val_iou": list(self.val_iou)}
-
     @classmethod
-    def from_fields(cls, fields: Fields) -> Epoch:
+    def from_fields(cls, fields: Fields) -> Self:
         """Read back what :meth:`to_json` gave.
 
         Raises:
             ArtifactError: a field is missing or damaged.
         """
-        return cls(
-            epoch=fields.non_negative_int("epoch"),
-            lr=fields.number("lr"),
-            loss=fields.number("loss"),
-            train_pixel_accuracy=fields.number_or_none("train_pixel_accuracy"),
-            train_mean_iou=fields.number_or_none("train_mean_iou"),
-            val_pixel_accuracy=fields.number_or_none("val_pixel_accuracy"),
-            val_mean_iou=fields.number_or_none("val_mean_iou"),
-            val_iou=fields.numbers_or_none("val_iou"),
-            examples_per_s=fields.number("examples_per_s"),
-            data_seconds=fields.number("data_seconds"),
-            compute_seconds=fields.number("compute_seconds"),
-            seconds=fields.number("seconds"),
-            val_crops_pixel_accuracy=(
-                fields.number_or_none("val_crops_pixel_accuracy")
-                if "val_crops_pixel_accuracy" in fields.values  # not in files of older versions
-                else None
-            ),
-        )
+        given: dict[str, Any] = {}
+        if "val_crops_pixel_accuracy" not in fields.values:  # as in files of older versions
+            given["val_crops_pixel_accuracy"] = None
+        return cls(**read_fields(cls, fields, **given))
 
 
 def best_of(epochs: Sequence[Epoch]) -> Epoch:
@@ -235,27 +220,9 @@ class Training(TrainingSetup):
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the environment, which the header of the file tells, as JSON values."""
-        return {
-            "checkpoint_digest": self.checkpoint_digest,
-            "best_epoch": self.best_epoch,
-            "architecture": self.architecture,
-            "weights": self.weights,
-            "freeze_epochs": self.freeze_epochs,
-            "seed": self.seed,
-            "device": self.device,
-            "amp": self.amp,
-            "compiled": self.compiled,
-            "sync_batch_norm": self.sync_batch_norm,
-            "deterministic": self.deterministic,
-            "patience": self.patience,
-            "recipe": dict(self.recipe),
-            "options": list(self.options),
-            "processes": self.processes,
-            "class_names": list(self.class_names),
-            "data_argument": self.data_argument,
-            "data": {split.name: split.to_json() for split in self.splits},
-            "epochs": [epoch.to_json() for epoch in self.epochs],
-        }
+        values = {name: as_json(value) for name, value in vars(self).items()}
+        del values["environment"], values["splits"]
+        return {**values, "data": {split.name: split.to_json() for split in self.splits}}
 
     @classmethod
     def from_fields(cls, fields: Fields, environment: Environment) -> Training:
@@ -268,28 +235,14 @@ class Training(TrainingSetup):
         if not entries:
             raise fields.wrong("epochs", "a list of at least one epoch")
         data = fields.child("data")
-        training = cls(
+        read = read_fields(
+            cls,
+            fields,
             environment=environment,
-            checkpoint_digest=fields.text("checkpoint_digest"),
-            best_epoch=fields.non_negative_int("best_epoch"),
-            architecture=fields.text("architecture"),
-            weights=fields.text_or_none("weights"),
-            freeze_epochs=fields.non_negative_int_or_none("freeze_epochs"),
-            seed=fields.non_negative_int("seed"),
-            device=fields.text("device"),
-            amp=fields.text("amp"),
-            compiled=fields.flag("compiled"),
-            sync_batch_norm=fields.flag("sync_batch_norm"),
-            deterministic=fields.flag("deterministic"),
-            patience=fields.non_negative_int_or_none("patience"),
             recipe=fields.child("recipe").values,
-            options=fields.texts("options"),
-            processes=fields.non_negative_int("processes"),
-            class_names=fields.texts("class_names"),
-            data_argument=fields.text_or_none("data_argument"),
             splits=tuple(Split.from_fields(name, data.child(name)) for name in data.values),
-            epochs=tuple(Epoch.from_fields(entry) for entry in entries),
         )
+        training = cls(**read)
         kept = [e for e in entries if e.values["epoch"] == training.best_epoch]
         if not kept:
             raise fields.wrong("best_epoch", "one of the epochs")

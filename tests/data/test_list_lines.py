@@ -9,7 +9,7 @@ from PIL import Image
 from fcn_deploy.core.errors import DataError, ListError
 from fcn_deploy.data.check import check
 from fcn_deploy.data.sources import open_dataset
-from fcn_deploy.data.voc import find_image, find_mask
+from fcn_deploy.data.voc import VocLayout
 from tests.conftest import WriteVocFolder
 from tests.data.voc_files import image_of, list_of, mask_of
 
@@ -71,9 +71,10 @@ def test_names_stay_inside_the_folder(
     (fault,) = check(root).faults
     assert fault.kind == "line of a list"
     assert f"{name} leads out of" in fault.words
-    for find in (find_image, find_mask):
+    layout = VocLayout(root)
+    for find in (layout.image, layout.mask):
         with pytest.raises(ListError, match="stay inside"):
-            find(root, name, "train")
+            find(name, "train")
 
 
 def test_a_name_too_long_for_a_file_is_a_missing_image(voc_folder: WriteVocFolder) -> None:
@@ -100,7 +101,7 @@ def test_images_may_have_any_suffix_that_predict_takes(
     image = Image.open(path).copy()
     path.unlink()
     image.save(path.with_suffix(suffix))
-    assert find_image(root, "train_0", "train") == path.with_suffix(suffix)
+    assert VocLayout(root).image("train_0", "train") == path.with_suffix(suffix)
     assert open_dataset(root, "train")[0].image.shape == (48, 64, 3)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -45,6 +45,18 @@ class _ConsoleOnUse:
 
 #: What commands print on.
 console = cast("Console", _ConsoleOnUse())
+
+
+def new_table(title: str, words: Sequence[str], figures: Sequence[str] = ()) -> Table:
+    """Return an empty table: columns of words, then columns of figures."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for head in words:
+        table.add_column(head, overflow="fold")
+    for head in figures:
+        table.add_column(head, justify="right")
+    return table
 
 
 def print_table(table: Table) -> None:

@@ -22,7 +22,22 @@ else:  # not every click 8 can be subscripted
     ParamType = click.ParamType
 
 
-class PathType(ParamType):
+class TextType(ParamType):
+    """A parameter that :meth:`read` makes of the word that was typed; defaults may be made already.
+
+    A word that is refused by ``self.fail(message)`` is named with its option by click.
+    """
+
+    def read(self, word: str) -> Any:
+        """Return the value that a word stands for."""
+        raise NotImplementedError
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value."""
+        return self.read(value) if isinstance(value, str) else value
+
+
+class PathType(TextType):
     """A path, with ``~`` for the home directory; shells complete it.
 
     Args:
@@ -34,9 +49,9 @@ class PathType(ParamType):
     def __init__(self, *, folder: bool = False) -> None:
         self.folder = folder
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> Path | str:
         """Return the path."""
-        return Path(_home_expanded(str(value)))
+        return Path(_home_expanded(word))
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -59,9 +74,9 @@ class PathText(PathType):
         super().__init__(folder=folder)
         self.words = words
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> str:
         """Return the word or the path."""
-        return _home_expanded(str(value))
+        return _home_expanded(word)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -94,10 +109,6 @@ class BackendName(ParamType):
     def __init__(self, *words: str) -> None:
         self.words = words
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the name."""
-        return value
-
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
@@ -110,31 +121,29 @@ class BackendName(ParamType):
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-class Size(ParamType):
+class Size(TextType):
     """HEIGHTxWIDTH in pixels."""
 
     name = "HxW"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> tuple[int, int]:
         """Return (height, width)."""
-        if isinstance(value, tuple):
-            return value
-        height, _, width = str(value).lower().replace("×", "x").partition("x")
+        height, _, width = word.lower().replace("×", "x").partition("x")
         if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-            self.fail(f"{value!r} is no size; write HEIGHTxWIDTH, e.g. 320x480", param, ctx)
+            self.fail(f"{word!r} is no size; write HEIGHTxWIDTH, e.g. 320x480")
         return int(height), int(width)
 
 
-class Share(ParamType):
+class Share(TextType):
     """A share between 0 and 1, e.g. 0.2."""
 
     name = "SHARE"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> float:
         """Return the share."""
-        share = share_of(str(value))
+        share = share_of(word)
         if share is None:
-            self.fail(f"{value!r} is no share; write a number between 0 and 1: 0.2", param, ctx)
+            self.fail(f"{word!r} is no share; write a number between 0 and 1: 0.2")
         return share
 
 
@@ -155,113 +164,101 @@ held_out_option = click.option(
 )  # fmt: skip
 
 
-class Names(ParamType):
+class Names(TextType):
     """A comma-separated list of known names."""
 
     def __init__(self, known: Sequence[str]) -> None:
         self.known = tuple(known)
         self.name = ",".join(known)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the names as a tuple."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(name.strip() for name in str(value).split(",") if name.strip())
+    def read(self, word: str) -> tuple[str, ...]:
+        """Return the names."""
+        names = tuple(name.strip() for name in word.split(",") if name.strip())
         for name in names:
             if name not in self.known:
-                self.fail(f"unknown {name!r}; choose of {', '.join(self.known)}", param, ctx)
+                self.fail(f"unknown {name!r}; choose of {', '.join(self.known)}")
         return names
 
 
-class Profile(ParamType):
+class Profile(TextType):
     """MIN:OPT:MAX, each NxHxW: the batch shapes that an engine takes."""
 
     name = "MIN:OPT:MAX"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> ShapeProfile:
         """Return the profile."""
-        return value if isinstance(value, ShapeProfile) else ShapeProfile.from_text(str(value))
+        return ShapeProfile.from_text(word)
 
 
-class Counts(ParamType):
+class Counts(TextType):
     """A comma-separated list of whole numbers from 1."""
 
     name = "N,N…"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the numbers as a tuple."""
-        if isinstance(value, tuple):
-            return value
-        words = [word.strip() for word in str(value).split(",")]
-        if not all(word.isdecimal() and int(word) for word in words):
-            self.fail(f"{value!r} is no list of whole numbers from 1, e.g. 1,8", param, ctx)
-        return tuple(int(word) for word in words)
+    def read(self, word: str) -> tuple[int, ...]:
+        """Return the numbers."""
+        counts = [count.strip() for count in word.split(",")]
+        if not all(count.isdecimal() and int(count) for count in counts):
+            self.fail(f"{word!r} is no list of whole numbers from 1, e.g. 1,8")
+        return tuple(map(int, counts))
 
 
-class Percentage(ParamType):
+class Percentage(TextType):
     """A percentage, 10% or 10, as a share."""
 
     name = "N%"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> float:
         """Return the share, 0.1 for 10%."""
-        if isinstance(value, float):
-            return value
         try:
-            share = float(str(value).strip().removesuffix("%")) / 100
+            share = float(word.strip().removesuffix("%")) / 100
         except ValueError:
             share = -1.0
         if not 0 <= share < float("inf"):
-            self.fail(f"{value!r} is no percentage; write e.g. 10%", param, ctx)
+            self.fail(f"{word!r} is no percentage; write e.g. 10%")
         return share
 
 
-class Channels(ParamType):
+class Channels(TextType):
     """Three comma-separated numbers, one for each channel of a picture."""
 
     name = "N,N,N"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the numbers as a tuple."""
-        if isinstance(value, tuple):
-            return value
+    def read(self, word: str) -> tuple[float, float, float]:
+        """Return the numbers."""
         try:
-            one, two, three = (float(word) for word in str(value).split(","))
+            one, two, three = map(float, word.split(","))
         except ValueError:
-            self.fail(f"{value!r} is no three numbers; write e.g. 0.485,0.456,0.406", param, ctx)
+            self.fail(f"{word!r} is no three numbers; write e.g. 0.485,0.456,0.406")
         return one, two, three
 
 
-class Fraction(ParamType):
+class Fraction(TextType):
     """A number, as a decimal or as a fraction."""
 
     name = "N"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> float:
         """Return the number."""
-        if isinstance(value, float):
-            return value
-        above, _, below = str(value).partition("/")
+        above, _, below = word.partition("/")
         try:
             return float(above) / float(below or 1)
         except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r} is no number; write e.g. 1/255", param, ctx)
+            self.fail(f"{word!r} is no number; write e.g. 1/255")
 
 
-class Bytes(ParamType):
+class Bytes(TextType):
     """A size of memory, such as ``512MiB`` or ``4GiB``."""
 
     name = "SIZE"
     _UNITS: ClassVar = {"kib": 10, "mib": 20, "gib": 30}
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> int:
         """Return the number of bytes."""
-        if isinstance(value, int):
-            return value
-        word = str(value).strip().lower()
-        number, power = word[:-3].strip(), self._UNITS.get(word[-3:])
+        size = word.strip().lower()
+        number, power = size[:-3].strip(), self._UNITS.get(size[-3:])
         if power is None or not number.isdecimal() or not int(number):
-            self.fail(f"{value!r} is no size of memory; write e.g. 512MiB", param, ctx)
+            self.fail(f"{word!r} is no size of memory; write e.g. 512MiB")
         return int(number) << power
 
 

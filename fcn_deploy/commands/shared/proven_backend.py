@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fcn_deploy.commands.shared.backends import default_backend, open_backend
 from fcn_deploy.commands.shared.console import console
-from fcn_deploy.commands.shared.options import BackendName, ParamType
+from fcn_deploy.commands.shared.options import BackendName, TextType
 from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
@@ -43,19 +43,17 @@ class ChosenBackend:
     proven: RunnerDescription | None = None
 
 
-class Kinds(ParamType):
+class Kinds(TextType):
     """Precisions beside float32, with commas between them."""
 
     name = "list"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, word: str) -> frozenset[str]:
         """Return the set of them."""
-        if isinstance(value, frozenset):
-            return value
-        kinds = [word.strip() for word in str(value).split(",")]
+        kinds = [kind.strip() for kind in word.split(",")]
         for kind in kinds:
             if kind not in ALLOWED:
-                self.fail(f"{kind!r} is none of {', '.join(ALLOWED)}", param, ctx)
+                self.fail(f"{kind!r} is none of {', '.join(ALLOWED)}")
         return frozenset(kinds)
 
 

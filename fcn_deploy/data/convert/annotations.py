@@ -20,6 +20,7 @@ from fcn_deploy.core.errors import DataError
 from fcn_deploy.core.spec import IGNORE_INDEX
 from fcn_deploy.data.class_json import Colour
 from fcn_deploy.data.images import is_image_name
+from fcn_deploy.data.layout import SPLITS
 
 Region = NDArray[np.bool_]
 #: Labels that mean void in every format.
@@ -27,12 +28,8 @@ VOID_LABELS = frozenset({"void", "ignore", "__ignore__", "unlabeled", "unlabelle
 #: Labels that mean what nobody has drawn.
 BACKGROUND_LABELS = frozenset({"background", "_background_", "bg"})
 _ANEW = "export the annotations anew"
-#: List → the names of folders and files that belong to it.
-_SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
+#: Folders that stand in no picture's name.
+_UNNAMED = {"images", "image", "img", "imgs"}.union(*SPLITS.values())
 
 
 @dataclass(frozen=True)
@@ -177,7 +174,7 @@ def split_of_image(path: Path, root: Path) -> str | None:
 def _split_in(parts: Sequence[str]) -> str | None:
     for part in reversed(parts):
         words = "".join(c if c.isalpha() else " " for c in part.lower()).split()
-        for split, names in _SPLITS.items():
+        for split, names in SPLITS.items():
             if {*words} & {*names}:
                 return split
     return None
@@ -193,6 +190,20 @@ def read_object(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read {path} ({error})", _ANEW) from error
+
+
+def json_objects(
+    source: Path, is_one: Callable[[Any], bool], refusal: tuple[str, str]
+) -> dict[Path, Any]:
+    """Return the JSON files of a format, below a folder or the one named, with their contents.
+
+    Raises:
+        DataError: one is not JSON; or there is none, in the words of ``refusal``.
+    """
+    found = {path: content for path in json_files(source) if is_one(content := read_object(path))}
+    if not found:
+        raise DataError(*refusal)
+    return found
 
 
 def json_files(source: Path) -> list[Path]:
@@ -215,21 +226,6 @@ def root_of(source: Path) -> Path:
 
 def stem_of(image: Path, root: Path) -> str:
     """Return the name of an image without its suffix and the folders of lists and images."""
-    known = {name for names in _SPLITS.values() for name in names} | {
-        "images",
-        "image",
-        "img",
-        "imgs",
-    }
-    parts = image.relative_to(root).with_suffix("").parts
-    *folders, name = parts
-    return "/".join(
-        [
-            *(
-                one
-                for one in folders
-                if split_of(root / one, root) is None and one.lower() not in known
-            ),
-            name,
-        ]
-    )
+    *folders, name = image.relative_to(root).with_suffix("").parts
+    own = [one for one in folders if _split_in([one]) is None and one.lower() not in _UNNAMED]
+    return "/".join([*own, name])

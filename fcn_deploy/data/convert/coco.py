@@ -17,8 +17,7 @@ from fcn_deploy.data.convert.annotations import (
     Picture,
     Region,
     damaged,
-    json_files,
-    read_object,
+    json_objects,
     root_of,
     split_of,
     split_of_image,
@@ -37,12 +36,11 @@ def read_coco(source: Path) -> Annotations:
             pycocotools is not installed.
     """
     require_pycocotools()
-    files = {path: read_object(path) for path in json_files(source)}
-    files = {path: one for path, one in files.items() if isinstance(one, dict) and {*one} >= _KEYS}
-    if not files:
-        raise DataError(
-            f"no COCO file in {source}", "name a JSON file with images, annotations and categories"
-        )
+    files = json_objects(
+        source,
+        lambda content: isinstance(content, dict) and {*content} >= _KEYS,
+        (f"no COCO file in {source}", "name a JSON file with images, annotations and categories"),
+    )
     labels: dict[int, str] = {}
     for path, content in files.items():
         try:

@@ -16,7 +16,7 @@ from fcn_deploy.data.convert.annotations import (
     Picture,
     Region,
     damaged,
-    json_files,
+    json_objects,
     read_object,
     root_of,
     split_of_image,
@@ -39,14 +39,13 @@ def read_labelme(source: Path) -> Annotations:
         DataError: there are none, one is damaged, or pycocotools is not installed.
     """
     require_pycocotools()
-    files = {path: read_object(path) for path in json_files(source)}
-    files = {path: one for path, one in files.items() if isinstance(one, dict) and "shapes" in one}
+    files = json_objects(
+        source,
+        lambda content: isinstance(content, dict) and "shapes" in content,
+        (f"no labelme files in {source}", "name the folder that holds the .json files"),
+    )
     for one in files.values():
         one["imageData"] = bool(one.get("imageData"))  # read again where it is needed
-    if not files:
-        raise DataError(
-            f"no labelme files in {source}", "name the folder that holds the .json files"
-        )
     try:
         found = {str(shape["label"]) for one in files.values() for shape in one["shapes"]}
     except (KeyError, TypeError) as error:

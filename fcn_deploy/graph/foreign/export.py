@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from fcn_deploy.graph.foreign.surgery import deploy_graph_of
 from fcn_deploy.graph.fp16 import in_half
 from fcn_deploy.graph.fp16_rounding import with_explicit_rounding
 from fcn_deploy.graph.nodes import opset_of
-from fcn_deploy.graph.onnx_file import write_metadata
+from fcn_deploy.graph.onnx_file import CheckedOnnx, write_metadata
 from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.graph.whole_mean import with_whole_mean
 
@@ -31,29 +30,6 @@ if TYPE_CHECKING:
 CHECK_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2}
 _SHIP_FP32 = "ship FP32, or write it with --unchecked and look into it with `parity --bisect`"
 _EXPORT_AGAIN = "export it from its tool again, in another opset for example"
-
-
-@dataclass(frozen=True)
-class ForeignExport:
-    """A written ONNX file of a network of another tool.
-
-    Attributes:
-        path: of the file.
-        digest: of the file.
-        outputs: names of the graph's outputs.
-        precision: of the network's arithmetic.
-        opset: of the graph.
-        num_nodes: nodes of the graph.
-        checked_shapes: (N, H, W) at which it agreed with the original; empty where unchecked.
-    """
-
-    path: Path
-    digest: str
-    outputs: tuple[str, ...]
-    precision: Precision
-    opset: int
-    num_nodes: int
-    checked_shapes: tuple[BatchShape, ...]
 
 
 def foreign_graph(
@@ -106,7 +82,7 @@ def foreign_onnx(
     precision: Precision = Precision.FP32,
     outputs: Iterable[str] = ("mask",),
     checked: bool = True,
-) -> ForeignExport:
+) -> CheckedOnnx:
     """Write the deploy graph of a network of another tool; see :func:`foreign_graph`.
 
     Raises:
@@ -115,7 +91,7 @@ def foreign_onnx(
     graph = foreign_graph(imported, content, precision=precision, outputs=outputs, checked=checked)
     written = graph.SerializeToString()
     write_bytes(target, written)
-    return ForeignExport(
+    return CheckedOnnx(
         path=target,
         digest=content_digest(written),
         outputs=tuple(output.name for output in graph.graph.output),
