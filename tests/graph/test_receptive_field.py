@@ -191,4 +191,11 @@ def test_scores_that_are_stretched_need_multiples_of_the_stride_or_have_no_grid(
     net = Net()
     net.convolve(3, 4)
     net.stretch(coordinate_transformation_mode="align_corners")
-    assert "pixel on pixel" in (receptive_field(net.finished()).unbounded or "")
+    assert "its Resize" in (receptive_field(net.finished()).unbounded or "")
+
+
+def test_padding_of_what_was_cut_off_is_named() -> None:
+    net = Net()
+    net.add("Slice", np.array([1]), np.array([9999]), np.array([2]))
+    net.convolve(3)
+    assert "pads what was cut off" in (receptive_field(net.finished()).unbounded or "")
