@@ -69,13 +69,11 @@ class TileOptions:
         from fcn_deploy.predict.geotiff import Bands
         from fcn_deploy.predict.maps import MapOptions
 
-        numbers = self.bands
-        if numbers is not None and len(numbers) != 3:
-            raise InputError(f"--bands names {len(numbers)} bands", "name three, e.g. 4,3,2")
+        if self.bands is not None and len(self.bands) != 3:
+            raise InputError(f"--bands names {len(self.bands)} bands", "name three, e.g. 4,3,2")
         if self.scale is not None and not self.scale[0] < self.scale[1]:
             raise InputError("--scale does not rise", "give MIN and MAX, e.g. 0 3000")
-        bands = Bands(None if numbers is None else (numbers[0], numbers[1], numbers[2]), self.scale)
-        return MapOptions(choice.of_map, bands, _tile_lines())
+        return MapOptions(choice.of_map, Bands(self.bands, self.scale), _tile_lines())
 
 
 _OPTIONS = (

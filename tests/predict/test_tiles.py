@@ -41,12 +41,12 @@ def test_each_pixel_is_kept_once_and_lies_far_from_edges_that_are_none(
     kept = np.zeros((length, 3), np.uint8)
     for tile in tiling.tiles(length, 3):
         kept[tile.kept] += 1
-        span = tile.rows
-        assert span.start % stride == 0
-        assert span.start == 0 or span.keep_start - span.start >= margin
-        assert span.stop == length or span.stop - span.keep_stop >= margin
-        size = span.stop - span.start
-        assert size == tiling.side if span.stop < length else size <= tiling.side
+        read, rows = tile.read[0], tile.kept[0]
+        assert read.start % stride == 0
+        assert read.start == 0 or rows.start - read.start >= margin
+        assert read.stop == length or read.stop - rows.stop >= margin
+        size = read.stop - read.start
+        assert size == tiling.side if read.stop < length else size <= tiling.side
     assert (kept == 1).all()
 
 
