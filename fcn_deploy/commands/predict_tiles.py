@@ -50,13 +50,20 @@ class TileOptions:
         Raises:
             InputError: an option is wrong, or there can be no such tiles.
         """
-        from fcn_deploy.predict.tile_choice import TileChoice, TileRequest
+        from fcn_deploy.predict.tile_choice import TileChoice
 
         if self.tile != AUTO and not (self.tile.isdecimal() and int(self.tile)):
             raise InputError(f"--tile {self.tile} is no size", "give pixels, 2048, or auto")
         side = None if self.tile == AUTO else int(self.tile)
-        request = TileRequest(side, self.overlap, self.max_memory, batch_size)
-        choice = TileChoice(lambda: _onnx_file(source, precision), taken, request, console.print)
+        choice = TileChoice(
+            lambda: _onnx_file(source, precision),
+            taken,
+            console.print,
+            side,
+            self.overlap,
+            self.max_memory,
+            batch_size,
+        )
         choice.require()
         return choice
 
