@@ -50,13 +50,20 @@ class TileOptions:
         Raises:
             InputError: an option is wrong, or there can be no such tiles.
         """
-        from fcn_deploy.predict.tile_choice import TileChoice, TileRequest
+        from fcn_deploy.predict.tile_choice import TileChoice
 
         if self.tile != AUTO and not (self.tile.isdecimal() and int(self.tile)):
             raise InputError(f"--tile {self.tile} is no size", "give pixels, 2048, or auto")
         side = None if self.tile == AUTO else int(self.tile)
-        request = TileRequest(side, self.overlap, self.max_memory, batch_size)
-        choice = TileChoice(lambda: _onnx_file(source, precision), taken, request, console.print)
+        choice = TileChoice(
+            lambda: _onnx_file(source, precision),
+            taken,
+            console.print,
+            side,
+            self.overlap,
+            self.max_memory,
+            batch_size,
+        )
         choice.require()
         return choice
 
@@ -69,13 +76,11 @@ class TileOptions:
         from fcn_deploy.predict.geotiff import Bands
         from fcn_deploy.predict.maps import MapOptions
 
-        numbers = self.bands
-        if numbers is not None and len(numbers) != 3:
-            raise InputError(f"--bands names {len(numbers)} bands", "name three, e.g. 4,3,2")
+        if self.bands is not None and len(self.bands) != 3:
+            raise InputError(f"--bands names {len(self.bands)} bands", "name three, e.g. 4,3,2")
         if self.scale is not None and not self.scale[0] < self.scale[1]:
             raise InputError("--scale does not rise", "give MIN and MAX, e.g. 0 3000")
-        bands = Bands(None if numbers is None else (numbers[0], numbers[1], numbers[2]), self.scale)
-        return MapOptions(choice.of_map, bands, _tile_lines())
+        return MapOptions(choice.of_map, Bands(self.bands, self.scale), _tile_lines())
 
 
 _OPTIONS = (

@@ -3,24 +3,22 @@
     field = receptive_field(OnnxFile(Path("runs/fcn/model.onnx")).model)
     field.margin, field.stride, field.unbounded
 
-Found by walking the graph from the picture to the mask: each axis of a tensor that runs along a
-side of the picture is an :class:`~fcn_deploy.graph.receptive_axes.AxisField`, and each operator
-says what becomes of it.  The walk is done at several sizes of the picture: what depends on the size
-would be computed differently in a part of the picture.  Knows no torch.
+Found by walking the graph from the picture to the mask: each operator says what becomes of the axes
+that run along a side of the picture.  Done at several sizes of the picture: what depends on the
+size would be computed differently in a part of the picture.  Knows no torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.graph.cost import resolved_graph
-from fcn_deploy.graph.receptive_axes import AxisField, Fields
-from fcn_deploy.graph.receptive_rules import fields_of
+from fcn_deploy.graph.nodes import remove_dead_nodes
+from fcn_deploy.graph.receptive_rules import AxisField, Fields, Step, fields_of
 
 if TYPE_CHECKING:
     import onnx
@@ -64,59 +62,44 @@ def receptive_field(model: onnx.ModelProto) -> ReceptiveField:
         model: a deploy graph: ``image`` [N, H, W, 3] → ``mask`` [N, H, W] first of all outputs.
     """
     try:
-        walks = [_Walk(model, size) for size in _SIZES]
+        first, second, odd = (_Walk(model, size) for size in _SIZES)
     except OnnxFileError:
         return ReceptiveField(0, 0, 1, "it takes pictures of one size alone")
-    first, second, odd = walks
-    problem = first.problem or second.problem
-    stride = math.lcm(*(field.jump.numerator for field in first.axes()))
-    if problem is None and first.raw != second.raw:
+    problem = next(iter(first.problems + second.problems), None)
+    axes = [axis for fields in first.fields.values() for axis in fields if axis is not None]
+    stride = math.lcm(*(axis.jump.numerator for axis in axes))
+    if problem is None and first.fields != second.fields:
         problem = "what it reads depends on the picture's size"
     if problem is None and _GRID % stride:
         problem = f"its stride of {stride} is an unusual one"
-    low = min((f.low for walk in walks for f in walk.mask_axes), default=Fraction(0))
-    high = max((f.high for walk in walks for f in walk.mask_axes), default=Fraction(0))
     return ReceptiveField(
-        before=max(0, math.ceil(-low)),
-        after=max(0, math.ceil(high)),
+        before=max((math.ceil(-axis.first) for axis in first.mask), default=0),
+        after=max((math.ceil(axis.last) for axis in first.mask), default=0),
         stride=stride,
         unbounded=problem,
-        multiples_alone=odd.problem is not None or odd.raw != first.raw,
+        multiples_alone=bool(odd.problems) or odd.fields != first.fields,
     )
 
 
 class _Walk:
-    """The fields of all tensors that depend on a picture of one size."""
+    """The fields of all tensors that depend on a picture of one size, and of its mask."""
 
     def __init__(self, model: onnx.ModelProto, size: tuple[int, int]) -> None:
         graph, shapes = resolved_graph(model, {"image": (1, *size, 3)})
-        problems: list[str] = []
-        self._fields: dict[str, Fields] = {
-            "image": (None, AxisField.of_picture(0), AxisField.of_picture(1), None)
-        }
+        del graph.output[1:]
+        remove_dead_nodes(graph)
+        self.problems: list[str] = []
+        self.fields: dict[str, Fields] = {"image": (None, AxisField(0), AxisField(1), None)}
         constants = _constants(graph)
         for node in graph.node:
-            if self._fields.keys().isdisjoint(node.input):
-                continue
-            fields, noted = fields_of(node, self._fields, shapes, constants, size)
-            problems += noted
-            self._fields.update((name, fields) for name in node.output if name)
-        mask = self._fields.get(graph.output[0].name, ())
-        one = Fraction(1)
-        self.mask_axes = [field for field in mask if field is not None]
-        if [(field.side, field.jump) for field in self.mask_axes] != [(0, one), (1, one)]:
-            problems.append("its mask does not lie pixel on pixel on the picture")
-        self.problem = next(iter(problems), None)
-
-    def axes(self) -> list[AxisField]:
-        return [axis for fields in self._fields.values() for axis in fields if axis is not None]
-
-    @property
-    def raw(self) -> Mapping[str, object]:
-        return {
-            name: [axis and (axis.side, axis.jump, axis.first, axis.last) for axis in fields]
-            for name, fields in self._fields.items()
-        }
+            if not self.fields.keys().isdisjoint(node.input):
+                step = Step(node, self.fields, shapes, constants, size, self.problems)
+                fields = fields_of(step)
+                self.fields.update((name, fields) for name in node.output if name)
+        fields = self.fields.get(graph.output[0].name, ())
+        self.mask = [axis for axis in fields if axis is not None]
+        if [(axis.side, axis.jump) for axis in self.mask] != [(0, Fraction(1)), (1, Fraction(1))]:
+            self.problems.append("its mask does not lie pixel on pixel on the picture")
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, list[int | float]]:

@@ -7,217 +7,222 @@ the stride.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
-
-from fcn_deploy.graph.receptive_axes import AxisField, Fields, Shape
 
 if TYPE_CHECKING:
     import onnx
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
-class _Step:
+class AxisField:
+    """An axis of a tensor that runs along a side of the picture: 0, its rows, or 1, its columns.
+
+    Position i depends on the pixels from ``jump·i + first`` to ``jump·i + last``.
+    """
+
+    side: int
+    jump: Fraction = Fraction(1)
+    first: Fraction = Fraction(0)
+    last: Fraction = Fraction(0)
+
+    def read(
+        self, step: Fraction | int, before: Fraction | int, after: Fraction | int
+    ) -> AxisField:
+        """Return the axis whose position o reads ``step·o + before`` to ``step·o + after``."""
+        first, last = self.first + self.jump * before, self.last + self.jump * after
+        return AxisField(self.side, self.jump * step, first, last)
+
+    def joined(self, other: AxisField) -> AxisField | None:
+        """Return the axis that depends on both, or None where they do not run alike."""
+        if (self.side, self.jump) != (other.side, other.jump):
+            return None
+        first, last = min(self.first, other.first), max(self.last, other.last)
+        return AxisField(self.side, self.jump, first, last)
+
+
+#: One for each axis of a tensor; None: it does not run along a side of the picture.
+Fields = tuple[AxisField | None, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operator of the walk.
+
+    Attributes:
+        node: the operator.
+        fields: of the tensors that depend on the picture.
+        shapes: of all tensors.
+        constants: values of tensors, flat.
+        picture: (H, W).
+        problems: what keeps operators from seeing their surroundings alone; gets this one's.
+    """
+
     node: onnx.NodeProto
-    fields: Mapping[str, Fields]  # of the tensors that depend on the picture
+    fields: Mapping[str, Fields]
     shapes: Mapping[str, Shape]
-    constants: Mapping[str, list[Any]]  # small ones, flat
+    constants: Mapping[str, list[Any]]
     picture: Shape
     problems: list[str]
 
-    def attribute(self, name: str, default: Any = None) -> Any:
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """The operator's attributes."""
         from onnx import helper
 
-        for attribute in self.node.attribute:
-            if attribute.name == name:
-                return helper.get_attribute_value(attribute)
-        return default
-
-    def constant(self, place: int) -> list[Any] | None:
-        return self.constants.get(self.node.input[place]) if place < len(self.node.input) else None
-
-    def of(self, place: int) -> Fields:
-        name = self.node.input[place]
-        return self.fields.get(name, (None,) * len(self.shapes[name]))
+        return {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
 
     @property
     def first(self) -> Fields:
-        return self.of(0)
+        """The fields of the first input."""
+        return self.fields[self.node.input[0]]
 
     @property
     def read(self) -> Shape:
+        """The shape of the first input."""
         return self.shapes[self.node.input[0]]
 
     @property
     def written(self) -> Shape:
+        """The shape of the output."""
         return self.shapes[self.node.output[0]]
 
+    def constant(self, place: int) -> list[Any] | None:
+        """Return the values of an input that may be left out."""
+        return self.constants.get(self.node.input[place]) if place < len(self.node.input) else None
+
     def note(self, what: str) -> None:
+        """Note a problem."""
         name = f" ({self.node.name})" if self.node.name else ""
         self.problems.append(f"its {self.node.op_type}{name} {what}")
 
-    def without(self, fields: Fields, axes: Sequence[int]) -> Fields:
+    def without(self, fields: Fields, axes: Iterable[int]) -> Fields:
+        """Return fields of which the operator looks along whole axes."""
         wanted = {axis % len(fields) for axis in axes}
         if any(fields[axis] is not None for axis in wanted):
             self.note("looks at the whole picture")
         return tuple(None if axis in wanted else field for axis, field in enumerate(fields))
 
+    def window(
+        self, axis: int, step: Fraction | int, before: Fraction | int, after: Fraction | int
+    ) -> AxisField | None:
+        """Return an axis of the first input read as by :meth:`AxisField.read`, with padding."""
+        field = self.first[axis]
+        if field is None:
+            return None
+        # Padding beside a part of a picture stands for pixels beyond it: none of the part's own.
+        end = self.picture[field.side] - field.jump * self.read[axis]
+        if field.first > field.jump - 1 or field.last < end:
+            self.note("pads what was cut off")
+        return field.read(step, before, after)
 
-Rule = Callable[[_Step], Fields]
 
-
-def fields_of(
-    node: onnx.NodeProto,
-    fields: Mapping[str, Fields],
-    shapes: Mapping[str, Shape],
-    constants: Mapping[str, list[Any]],
-    picture: Shape,
-) -> tuple[Fields, list[str]]:
-    """Return the fields of what a node gives, and what keeps it from seeing its surroundings alone.
-
-    Args:
-        node: the operator.
-        fields: of the tensors that depend on the picture.
-        shapes: of all tensors.
-        constants: values of small ones, flat.
-        picture: (H, W).
-    """
-    step = _Step(node, fields, shapes, constants, picture, [])
+def fields_of(step: Step) -> Fields:
+    """Return the fields of what an operator gives."""
+    node = step.node
     rule = _RULES.get(node.op_type)
     try:
         if rule is not None and node.domain in ("", "ai.onnx"):
             found = rule(step)
-            if len(found) == len(step.written):
-                return found, step.problems
+            alone = step.fields.keys().isdisjoint(node.input[1:])
+            if len(found) == len(step.written) and (alone or rule in (_broadcast, _concatenated)):
+                return found
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):
         pass  # a shape or a value is not known
     step.note("is none whose surroundings are known")
-    return (None,) * len(shapes.get(node.output[0], ())), step.problems
+    return (None,) * len(step.shapes.get(node.output[0], ()))
 
 
-def _kept(step: _Step) -> Fields:
+def _kept(step: Step) -> Fields:
     return step.first
 
 
-def _broadcast(step: _Step, skipped: int | None = None) -> Fields:
+def _broadcast(step: Step, skipped: int | None = None) -> Fields:
     rank = len(step.written)
     joined: list[AxisField | None] = [None] * rank
-    places = [place for place, name in enumerate(step.node.input) if name]
-    for place in places:
-        for axis, field in enumerate(reversed(step.of(place)), 1):
-            _join(step, joined, rank - axis, field)
-    for place in places:  # what else varies along a side of the picture depends on the place
-        shape = step.shapes[step.node.input[place]]
-        for axis, (size, field) in enumerate(
-            zip(shape, step.of(place), strict=True), rank - len(shape)
-        ):
-            if joined[axis] is not None and field is None and size > 1 and axis != skipped:
-                step.note("joins the picture with what depends on the place")
+    lone: list[int] = []  # axes that vary along no side of the picture
+    for name in filter(None, step.node.input):
+        shape = step.shapes[name]
+        fields = step.fields.get(name, (None,) * len(shape))
+        for axis, (size, field) in enumerate(zip(shape, fields, strict=True), rank - len(shape)):
+            one = joined[axis]
+            if field is None:
+                lone += [axis] if size > 1 and axis != skipped else []
+            else:
+                joined[axis] = field if one is None else one.joined(field)
+                if joined[axis] is None:
+                    step.note("joins what does not lie pixel on pixel")
+                    joined[axis] = field
+    if any(joined[axis] is not None for axis in lone):
+        step.note("joins the picture with what depends on the place")
     return tuple(joined)
 
 
-def _join(step: _Step, joined: list[AxisField | None], axis: int, field: AxisField | None) -> None:
-    one = joined[axis]
-    if field is not None:
-        joined[axis] = field if one is None else one.joined(field)
-        if joined[axis] is None:
-            step.note("joins what does not lie pixel on pixel")
-            joined[axis] = field
-
-
-def _concatenated(step: _Step) -> Fields:
-    axis = step.attribute("axis") % len(step.written)
+def _concatenated(step: Step) -> Fields:
+    axis = step.attributes["axis"] % len(step.written)
     return step.without(_broadcast(step, axis), [axis])
 
 
-def _product(step: _Step) -> Fields:
-    left, right = step.of(0), step.of(1)
-    if min(len(left), len(right)) < 2:
-        raise ValueError
-    left, right = step.without(left, [-1]), step.without(right, [-2])
-    rank = len(step.written)
-    joined: list[AxisField | None] = [None] * rank
-    for fields in (left[:-2], right[:-2]):
-        for axis, field in enumerate(fields, rank - 2 - len(fields)):
-            _join(step, joined, axis, field)
-    return (*joined[:-2], left[-2], right[-1])
+def _multiplied(step: Step) -> Fields:
+    return step.without(step.first, [-1])
 
 
-def _windows(step: _Step) -> list[tuple[int, int, int, int]]:
-    """Return (kernel's reach, stride, pad before, size read) along each spatial axis."""
-    kernel = step.attribute("kernel_shape") or step.shapes[step.node.input[1]][2:]
+def _convolved(step: Step) -> Fields:
+    given = step.attributes
+    kernel = given.get("kernel_shape") or step.shapes[step.node.input[1]][2:]
     ones = [1] * len(kernel)
-    strides, dilations = step.attribute("strides", ones), step.attribute("dilations", ones)
-    pads = list(step.attribute("pads", [0] * 2 * len(kernel)))[: len(kernel)]
-    auto = step.attribute("auto_pad", b"NOTSET")
-    windows = []
-    for k, s, d, pad, size in zip(kernel, strides, dilations, pads, step.read[2:], strict=True):
+    strides, dilations = given.get("strides", ones), given.get("dilations", ones)
+    pads = given.get("pads", [0] * 2 * len(kernel))[: len(kernel)]
+    if given.get("auto_pad", b"NOTSET") != b"NOTSET" or "output_shape" in given:
+        raise ValueError
+    fields = list(step.without(step.first, (0, 1))[:2])
+    for axis, (k, s, d, pad) in enumerate(zip(kernel, strides, dilations, pads, strict=True), 2):
         reach = (k - 1) * d
-        if auto in (b"SAME_UPPER", b"SAME_LOWER"):
-            total = max((-(-size // s) - 1) * s + reach + 1 - size, 0)
-            pad = total // 2 if auto == b"SAME_UPPER" else total - total // 2
-        windows.append((reach, s, pad, size))
-    return windows
-
-
-def _along(
-    step: _Step, windows: Sequence[tuple[Fraction | int, Fraction | int, Fraction | int, int]]
-) -> Fields:
-    """Return the fields of a window (step, before, after, size read) along each spatial axis."""
-    if any(name in step.fields for name in step.node.input[1:]):
-        raise ValueError  # weights that depend on the picture
-    fields: list[AxisField | None] = [None, None]
-    for field, (pace, before, after, size) in zip(step.first[2:], windows, strict=True):
-        fields.append(field and field.padded(size, step.picture).read(pace, before, after))
-    return (*step.without(step.first, (0, 1))[:2], *fields[2:])
-
-
-def _convolved(step: _Step) -> Fields:
-    return _along(step, [(s, -pad, reach - pad, n) for reach, s, pad, n in _windows(step)])
-
-
-def _transposed_convolved(step: _Step) -> Fields:
-    if step.attribute("auto_pad", b"NOTSET") != b"NOTSET" or step.attribute("output_shape"):
-        raise ValueError
-    return _along(
-        step,
-        [(Fraction(1, s), Fraction(pad - reach, s), Fraction(pad, s), n)
-         for reach, s, pad, n in _windows(step)],
-    )  # fmt: skip
-
-
-def _resized(step: _Step) -> Fields:
-    mode = step.attribute("mode", b"nearest")
-    place = step.attribute("coordinate_transformation_mode", b"half_pixel")
-    reach = {b"nearest": 1, b"linear": 1, b"cubic": 2}[mode]
-    if step.attribute("antialias", 0):
-        raise ValueError
-    fields: list[AxisField | None] = []
-    for field, read, written in zip(step.first, step.read, step.written, strict=True):
-        if field is None or read == written:
-            fields.append(field)
-            continue
-        pace = Fraction(read, written)
-        offset = Fraction(0)
-        if place == b"align_corners":
-            pace = Fraction(read - 1, written - 1)
-        elif place in (b"half_pixel", b"pytorch_half_pixel"):
-            offset = (pace - 1) / 2
-        elif place != b"asymmetric":
-            raise ValueError
-        fields.append(field.padded(read, step.picture).read(pace, offset - reach, offset + reach))
+        if step.node.op_type == "ConvTranspose":
+            field = step.window(axis, Fraction(1, s), Fraction(pad - reach, s), Fraction(pad, s))
+        else:
+            field = step.window(axis, s, -pad, reach - pad)
+        fields.append(field)
     return tuple(fields)
 
 
-def _sliced(step: _Step) -> Fields:
-    starts, ends = step.constants[step.node.input[1]], step.constants[step.node.input[2]]
+def _depth_to_space(step: Step) -> Fields:
+    s = step.attributes["blocksize"]
+    fields = step.without(step.first, (0, 1))[:2]
+    return (*fields, *(step.window(axis, Fraction(1, s), Fraction(1 - s, s), 0) for axis in (2, 3)))
+
+
+def _resized(step: Step) -> Fields:
+    given = step.attributes
+    place = given.get("coordinate_transformation_mode", b"half_pixel")
+    reach = {b"nearest": 1, b"linear": 1, b"cubic": 2}[given.get("mode", b"nearest")]
+    if given.get("antialias", 0):
+        raise ValueError
+    fields = list(step.first)
+    for axis, (read, written) in enumerate(zip(step.read, step.written, strict=True)):
+        if read != written:
+            pace = Fraction(read, written)
+            # Another mode, align_corners, puts pixels on no grid.
+            offset = {
+                b"half_pixel": (pace - 1) / 2, b"pytorch_half_pixel": (pace - 1) / 2,
+                b"asymmetric": Fraction(0),
+            }[place]  # fmt: skip
+            fields[axis] = step.window(axis, pace, offset - reach, offset + reach)
+    return tuple(fields)
+
+
+def _sliced(step: Step) -> Fields:
+    starts = step.constants[step.node.input[1]]
     axes = step.constant(3) or range(len(starts))
     steps = step.constant(4) or [1] * len(starts)
     fields = list(step.first)
-    for start, _, axis, pace in zip(starts, ends, axes, steps, strict=True):
+    for start, axis, pace in zip(starts, axes, steps, strict=True):
         field, size = fields[axis], step.read[axis]
         if field is not None:
             if pace < 1:
@@ -227,139 +232,81 @@ def _sliced(step: _Step) -> Fields:
     return tuple(fields)
 
 
-def _padded(step: _Step) -> Fields:
+def _padded(step: Step) -> Fields:
     pads = step.constants[step.node.input[1]]
     axes = step.constant(3) or range(len(pads) // 2)
-    if step.attribute("mode", b"constant") == b"wrap":
+    if step.attributes.get("mode", b"constant") == b"wrap":
         raise ValueError
     fields = list(step.first)
-    for place, axis in enumerate(axes):
-        field, size = fields[axis], step.read[axis]
-        if field is not None:
-            fields[axis] = field.padded(size, step.picture).read(1, -pads[place], -pads[place])
+    for axis, pad in zip(axes, pads[: len(pads) // 2], strict=True):
+        fields[axis] = step.window(axis, 1, -pad, -pad)
     return tuple(fields)
 
 
-def _depth_to_space(step: _Step) -> Fields:
-    s = step.attribute("blocksize")
-    n = step.read
-    return _along(
-        step,
-        [
-            (Fraction(1, s), Fraction(1 - s, s), 0, n[2]),
-            (Fraction(1, s), Fraction(1 - s, s), 0, n[3]),
-        ],
-    )
-
-
-def _transposed(step: _Step) -> Fields:
-    order = step.attribute("perm") or range(len(step.first))[::-1]
+def _transposed(step: Step) -> Fields:
+    order = step.attributes.get("perm") or range(len(step.first))[::-1]
     return tuple(step.first[axis] for axis in order)
 
 
-def _reduced(step: _Step) -> Fields:
-    axes = step.attribute("axes") or step.constant(1)
-    if axes is None:
-        if step.attribute("noop_with_empty_axes", 0):
-            return step.first
-        axes = range(len(step.first))
-    return _without_axes(step, axes)
-
-
-def _best(step: _Step) -> Fields:
-    return _without_axes(step, [step.attribute("axis", 0)])
-
-
-def _without_axes(step: _Step, axes: Sequence[int]) -> Fields:
+def _reduced(step: Step) -> Fields:
+    rank, given = len(step.first), step.attributes
+    axes: Iterable[int] = given.get("axes") or step.constant(1) or range(rank)
+    if step.node.op_type == "ArgMax":
+        axes = [given.get("axis", 0)]
     fields = step.without(step.first, axes)
-    if step.attribute("keepdims", 1):
+    if given.get("keepdims", 1):
         return fields
-    gone = {axis % len(fields) for axis in axes}
+    gone = {axis % rank for axis in axes}
     return tuple(field for axis, field in enumerate(fields) if axis not in gone)
 
 
-def _along_axis(default: int) -> Rule:
-    return lambda step: step.without(step.first, [step.attribute("axis", default)])
+def _along_an_axis(step: Step) -> Fields:
+    axis = step.attributes.get("axis", 0 if step.node.op_type == "Split" else -1)
+    return step.without(step.first, [axis])
 
 
-def _normalised_from(step: _Step) -> Fields:
+def _along_last_axes(step: Step) -> Fields:
     rank = len(step.first)
-    return step.without(step.first, range(step.attribute("axis", -1) % rank, rank))
+    return step.without(step.first, range(step.attributes.get("axis", -1) % rank, rank))
 
 
-def _whole_picture(step: _Step) -> Fields:
+def _whole_picture(step: Step) -> Fields:
     return step.without(step.first, range(2, len(step.first)))
 
 
-def _reshaped(step: _Step) -> Fields:
-    """Follow axes through a Reshape, which splits and merges them in the order of memory."""
-    read, written, fields = step.read, step.written, step.first
-    result: list[AxisField | None] = []
-    at = 0
-    while len(result) < len(written) or at < len(read):
-        old, new = (
-            [at] if at < len(read) else [],
-            [len(result)] if len(result) < len(written) else [],
-        )
-        count, wanted = prod(read[i] for i in old), prod(written[i] for i in new)
-        while count != wanted:
-            longer = old if count < wanted else new
-            longer.append(longer[-1] + 1)
-            count, wanted = prod(read[i] for i in old), prod(written[i] for i in new)
-        at += len(old)
-        result += _regrouped(step, [(read[i], fields[i]) for i in old], [written[i] for i in new])
-    return tuple(result)
+def _reshaped(step: Step) -> Fields:
+    """Find axes again, by their size and that of what lies before them."""
+    read, written = step.read, step.written
+    places = {(prod(written[:axis]), size): axis for axis, size in enumerate(written)}
+    fields: list[AxisField | None] = [None] * len(written)
+    for axis, field in enumerate(step.first):
+        if field is not None:
+            place = places.get((prod(read[:axis]), read[axis]))
+            if place is None:
+                step.note("mixes rows and columns")
+            else:
+                fields[place] = field
+    return tuple(fields)
 
 
-def _regrouped(
-    step: _Step, old: Sequence[tuple[int, AxisField | None]], new: Sequence[int]
-) -> list[AxisField | None]:
-    """Return the fields of axes that hold the values of others, in the same order."""
-    found = [(size, field) for size, field in old if size > 1 or field is not None]
-    result: list[AxisField | None] = [None] * len(new)
-    if all(field is None for _, field in found):
-        return result
-    places = [place for place, size in enumerate(new) if size > 1]
-    (size, field), *inner = found
-    if field is None or any(other is not None for _, other in inner):
-        step.note("mixes rows and columns")
-    elif len(places) == 1:  # positions, and the places within each: side by side
-        s = prod(size for size, _ in inner)
-        result[places[0]] = field.read(Fraction(1, s), Fraction(1 - s, s), 0)
-    elif not inner:  # positions in groups
-        s = size // new[places[0]]
-        result[places[0]] = field.read(s, 0, s - 1)
-    else:
-        step.note("mixes rows and columns")
-    return result
-
-
-def _rules() -> dict[str, Rule]:
-    by_rule: dict[Rule, str] = {
-        _kept: "Identity Cast Relu LeakyRelu Elu Selu Celu ThresholdedRelu Sigmoid HardSigmoid "
-        "HardSwish Tanh Softplus Softsign Gelu Mish Swish Erf Exp Log Sqrt Reciprocal Neg Abs "
-        "Floor Ceil Round Sign Not Clip QuantizeLinear DequantizeLinear BatchNormalization "
-        "Dropout IsNaN",
-        _broadcast: "Add Sub Mul Div Pow Mod Min Max Mean Sum Where Equal Greater GreaterOrEqual "
-        "Less LessOrEqual And Or Xor PRelu",
-        _concatenated: "Concat",
-        _convolved: "Conv MaxPool AveragePool",
-        _transposed_convolved: "ConvTranspose",
-        _resized: "Resize",
-        _sliced: "Slice",
-        _padded: "Pad",
-        _depth_to_space: "DepthToSpace",
-        _transposed: "Transpose",
-        _reduced: "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2",
-        _best: "ArgMax ArgMin",
-        _along_axis(-1): "Softmax LogSoftmax Hardmax",
-        _along_axis(0): "Split",
-        _normalised_from: "LayerNormalization",
-        _whole_picture: "GlobalAveragePool GlobalMaxPool InstanceNormalization",
-        _product: "MatMul",
-        _reshaped: "Reshape Squeeze Unsqueeze Flatten",
-    }
-    return {name: rule for rule, names in by_rule.items() for name in names.split()}
-
-
-_RULES = _rules()
+_NAMES: dict[Callable[[Step], Fields], str] = {
+    _kept: "Identity Cast Relu LeakyRelu Elu Selu Sigmoid HardSigmoid HardSwish Tanh Softplus Gelu "
+    "Mish Swish Erf Exp Log Sqrt Reciprocal Neg Abs Floor Ceil Round Sign Not Clip QuantizeLinear "
+    "DequantizeLinear BatchNormalization",
+    _broadcast: "Add Sub Mul Div Pow Mod Min Max Mean Sum Where Equal Greater GreaterOrEqual Less "
+    "LessOrEqual And Or PRelu",
+    _concatenated: "Concat",
+    _convolved: "Conv MaxPool AveragePool ConvTranspose",
+    _depth_to_space: "DepthToSpace",
+    _resized: "Resize",
+    _sliced: "Slice",
+    _padded: "Pad",
+    _transposed: "Transpose",
+    _reduced: "ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ArgMax",
+    _along_an_axis: "Softmax LogSoftmax Split",
+    _along_last_axes: "LayerNormalization",
+    _whole_picture: "GlobalAveragePool GlobalMaxPool InstanceNormalization",
+    _multiplied: "MatMul",
+    _reshaped: "Reshape Squeeze Unsqueeze Flatten",
+}
+_RULES = {name: rule for rule, names in _NAMES.items() for name in names.split()}

@@ -80,16 +80,31 @@ class Bands:
         scale: values that become 0 and 255; None: values are bytes and stay as they are.
     """
 
-    numbers: tuple[int, int, int] | None = None
+    numbers: tuple[int, ...] | None = None
     scale: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class MapMask:
+    """A mask of a map.
+
+    Attributes:
+        size: (height, width) in pixels.
+        counts: of the pixels of each value, without those that stand for nothing; int64 [256].
+        seconds: it took; None: not known.
+    """
+
+    size: tuple[int, int]
+    counts: NDArray[np.int64]
+    seconds: float | None = None
 
 
 class MapReader(AbstractContextManager["MapReader"]):
     """An open map.
 
     Attributes:
-        size: (height, width) in pixels.
         dataset: rasterio's.
+        size: (height, width) in pixels.
         has_nodata: whether some of its pixels may stand for nothing.
 
     Raises:
@@ -112,18 +127,16 @@ class MapReader(AbstractContextManager["MapReader"]):
         except ImageError:
             source.close()
             raise
-        self._masks: Any = None  # a second one: the two are asked by a thread each
         self._table: NDArray[np.uint8] | None = None
         if len(self._indexes) == 1 and source.colorinterp[0] == ColorInterp.palette:
             colours = source.colormap(1)
             table = [colours.get(value, (0, 0, 0))[:3] for value in range(256)]
             self._table = np.array(table, np.uint8)
         # GDAL takes any fourth band of bytes for alpha; one that the network sees is a colour.
-        self.has_nodata = not all(MaskFlags.all_valid in each for each in source.mask_flag_enums)
-        if any(source.colorinterp[index - 1] == ColorInterp.alpha for index in self._indexes):
-            self.has_nodata = False
-        if self.has_nodata:
-            self._masks = rasterio.open(path)
+        seen = {source.colorinterp[index - 1] for index in self._indexes}
+        self.has_nodata = ColorInterp.alpha not in seen and not all(
+            MaskFlags.all_valid in flags for flags in source.mask_flag_enums
+        )
 
     def _require_bytes(self) -> None:
         count = self.dataset.count
@@ -150,15 +163,15 @@ class MapReader(AbstractContextManager["MapReader"]):
             values = np.repeat(values, 3, axis=0)
         return np.ascontiguousarray(values.transpose(1, 2, 0))
 
-    def is_nothing(self, tile: Tile) -> NDArray[np.bool_]:
-        """Say which pixels that are kept of a tile stand for nothing in all bands, bool [h, w]."""
+    def nothing(self, tile: Tile) -> NDArray[np.bool_] | None:
+        """Say which pixels that are kept of a tile stand for nothing, bool [h, w]; None: none."""
+        if not self.has_nodata:
+            return None
         with _reading(self._path):
-            return np.asarray(self._masks.dataset_mask(window=_window(*tile.kept)) == 0)
+            return np.asarray(self.dataset.dataset_mask(window=_window(*tile.kept)) == 0)
 
     def __exit__(self, *error: object) -> None:
         self.dataset.close()
-        if self._masks is not None:
-            self._masks.close()
 
 
 class MapWriter(AbstractContextManager["MapWriter"]):
@@ -182,7 +195,6 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         import rasterio
 
         self._path = path
-        self._like = like
         self._marks_nothing = like.has_nodata and len(palette) <= IGNORE_INDEX
         self.counts = np.zeros(256, np.int64)
         source = like.dataset
@@ -202,15 +214,13 @@ class MapWriter(AbstractContextManager["MapWriter"]):
             self._dataset.update_tags(TIFFTAG_SOFTWARE=SOFTWARE)
             self._dataset.write_colormap(1, dict(enumerate(colour_table(palette).tolist())))
 
-    def write(self, tile: Tile, mask: NDArray[np.uint8]) -> None:
-        """Write what is kept of a tile, uint8 [h, w]."""
-        nothing = 0
-        if self._marks_nothing:
-            is_nothing = self._like.is_nothing(tile)
-            nothing = int(np.count_nonzero(is_nothing))
-            mask = np.where(is_nothing, np.uint8(IGNORE_INDEX), mask)
-        self.counts += np.bincount(mask.ravel(), minlength=256)
-        self.counts[IGNORE_INDEX] -= nothing
+    def write(self, tile: Tile, mask: NDArray[np.uint8], nothing: NDArray[np.bool_] | None) -> None:
+        """Write what is kept of a tile, uint8 [h, w], and what of it stands for nothing."""
+        if nothing is not None and self._marks_nothing:
+            self.counts += np.bincount(mask[~nothing], minlength=256)
+            mask = np.where(nothing, np.uint8(IGNORE_INDEX), mask)
+        else:
+            self.counts += np.bincount(mask.ravel(), minlength=256)
         with _writing(self._path):
             self._dataset.write(mask, 1, window=_window(*tile.kept))
 
@@ -221,8 +231,8 @@ class MapWriter(AbstractContextManager["MapWriter"]):
             os.fsync(stream.fileno())
 
 
-def counts_of_mask(path: Path) -> tuple[tuple[int, int], NDArray[np.int64]]:
-    """Return (height, width) and counts, as of :class:`MapWriter`, of a mask that it wrote."""
+def read_mask_of_map(path: Path) -> MapMask:
+    """Return what is known of a mask that :class:`MapWriter` wrote."""
     import rasterio
 
     counts = np.zeros(256, np.int64)
@@ -231,7 +241,7 @@ def counts_of_mask(path: Path) -> tuple[tuple[int, int], NDArray[np.int64]]:
             counts += np.bincount(mask.read(1, window=window).ravel(), minlength=256)
         if mask.nodata is not None:
             counts[int(mask.nodata)] = 0
-        return (mask.height, mask.width), counts
+        return MapMask((mask.height, mask.width), counts)
 
 
 def _window(rows: slice, columns: slice) -> Any:

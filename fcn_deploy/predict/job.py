@@ -28,10 +28,11 @@ from fcn_deploy.predict.engine import (
     map_values,
 )
 from fcn_deploy.predict.folder import Prediction
+from fcn_deploy.predict.geotiff import read_mask_of_map
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
-from fcn_deploy.predict.maps import MapOptions, read_mask_of_map
+from fcn_deploy.predict.maps import MapOptions
 from fcn_deploy.predict.masks_on_disk import existing_masks
 from fcn_deploy.predict.selection import OVERLAY_FOLDER, is_mask_of_map, select
 from fcn_deploy.predict.shard import Shard

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.data.pipeline import Reserve, loaded_ahead, picture_threads, written_behind
-from fcn_deploy.predict.geotiff import Bands, MapReader, MapWriter, block_cache, counts_of_mask
+from fcn_deploy.predict.geotiff import Bands, MapMask, MapReader, MapWriter, block_cache
 from fcn_deploy.predict.stream import FiniteCheck, not_finite
 from fcn_deploy.predict.tiles import Tile, Tiling, batches_of
 from fcn_deploy.runners.base import Runner, stream_by_key
@@ -35,25 +35,15 @@ class MapOptions:
     on_tile: Callable[[int, int], None] = lambda done, total: None
 
 
-@dataclass(frozen=True, eq=False)
-class MapMask:
-    """What was written.
-
-    Attributes:
-        size: (height, width) in pixels.
-        counts: of the pixels of each value, without those that stand for nothing; int64 [256].
-        seconds: it took; None: not known.
-    """
-
-    size: tuple[int, int]
-    counts: NDArray[np.int64]
-    seconds: float | None = None
+#: A tile, what is kept of its mask, and which pixels of that stand for nothing.
+_Written = tuple[Tile, NDArray[np.uint8], NDArray[np.bool_] | None]
 
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
     tiles: list[Tile]
     images: NDArray[np.uint8]
+    nothing: list[NDArray[np.bool_] | None]
 
 
 def segment_map(
@@ -90,7 +80,8 @@ def segment_map(
         ):
 
             def load(some: list[Tile], reserve: Reserve) -> _Batch:
-                return _Batch(some, np.stack([reader.read(tile) for tile in some]))
+                images = np.stack([reader.read(tile) for tile in some])
+                return _Batch(some, images, list(map(reader.nothing, some)))
 
             batches = loaded_ahead(batches_of(tiles, batch_size), load, readers, _AHEAD)
             written = written_behind(
@@ -106,15 +97,12 @@ def segment_map(
 
 def _kept(
     runner: Runner, batches: Iterator[_Batch], has_finite_logits: FiniteCheck
-) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
-    """Segment tiles, and yield what is kept of the mask of each."""
+) -> Iterator[_Written]:
+    """Segment tiles, and yield what is kept of each."""
     for batch, outputs in stream_by_key(runner, ((each, each.images) for each in batches)):
-        for tile, image, mask in zip(batch.tiles, batch.images, outputs.mask, strict=True):
+        for tile, image, nothing, mask in zip(
+            batch.tiles, batch.images, batch.nothing, outputs.mask, strict=True
+        ):
             if not mask.any() and not has_finite_logits(image):
                 raise not_finite()
-            yield tile, mask[tile.inner]
-
-
-def read_mask_of_map(path: Path) -> MapMask:
-    """Return what a file holds that :func:`segment_map` wrote."""
-    return MapMask(*counts_of_mask(path))
+            yield tile, mask[tile.inner], nothing

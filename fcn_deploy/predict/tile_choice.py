@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import isqrt
 
@@ -28,45 +28,28 @@ _OVERHEAD = 3.2
 _COUNTED_AT = 1024
 
 
-@dataclass(frozen=True)
-class TileRequest:
-    """What was asked for.
+@dataclass(eq=False)
+class TileChoice:
+    """Says how pictures are cut.
 
     Attributes:
+        find_file: gives the network's ONNX file, or None where there is none.
+        taken: the batches that the network takes.
+        say: called with a line for the user, once with each.
         side: of the tiles; None: chosen by the memory.
         overlap: pixels to throw away on each side; None: as many as it takes for the same mask.
         max_memory: bytes; None: ``SHARE`` of what is available.
         batch_size: most tiles to segment at once.
     """
 
+    find_file: Callable[[], OnnxFile | None]
+    taken: InputShape
+    say: Callable[[str], None]
     side: int | None = None
     overlap: int | None = None
     max_memory: int | None = None
     batch_size: int = 1
-
-
-class TileChoice:
-    """Says how pictures are cut.
-
-    Args:
-        find_file: gives the network's ONNX file, or None where there is none.
-        taken: the batches that the network takes.
-        request: what was asked for.
-        say: called with a line for the user, once with each.
-    """
-
-    def __init__(
-        self,
-        find_file: Callable[[], OnnxFile | None],
-        taken: InputShape,
-        request: TileRequest,
-        say: Callable[[str], None],
-    ) -> None:
-        self._find_file = find_file
-        self._taken = taken
-        self._request = request
-        self._say = say
-        self._said: set[str] = set()
+    _said: set[str] = field(default_factory=set)
 
     def require(self) -> None:
         """Refuse tiles that were asked for and cannot be, before anything is computed.
@@ -74,8 +57,8 @@ class TileChoice:
         Raises:
             InputError: saying why.
         """
-        if self._request.side is not None:
-            self._tiling(self._request.side)
+        if self.side is not None:
+            self._tiling(self.side)
 
     def of_picture(self, size: tuple[int, int]) -> Tiling | None:
         """Return the tiling of a picture of (height, width); None: it is segmented as a whole.
@@ -83,10 +66,10 @@ class TileChoice:
         Raises:
             ImageError: tiles were asked for, and in tiles its mask would be another.
         """
-        if self._request.side is not None:
-            return None if max(size) <= self._request.side else self.of_map(size)
-        budget, pixels = self._budget, self._request.batch_size * size[0] * size[1]
-        if budget is None or pixels * _MOST_BYTES <= budget or self._taken.height is not None:
+        if self.side is not None:
+            return None if max(size) <= self.side else self.of_map(size)
+        budget, pixels = self._budget, self.batch_size * size[0] * size[1]
+        if budget is None or pixels * _MOST_BYTES <= budget or self.taken.height is not None:
             return None
         weights, pixel = self._bytes
         if weights + pixels * pixel <= budget:
@@ -104,30 +87,30 @@ class TileChoice:
             ImageError: in tiles its mask would be another, or no tile fits into the budget.
         """
         try:
-            side = self._request.side or self._largest_side
+            side = self.side or self._largest_side
             return Tiling(side, 0) if max(size) <= side else self._tiling(side, size)
         except InputError as error:
             raise ImageError(error.message, error.repair) from error
 
     def _tiling(self, side: int, size: tuple[int, int] | None = None) -> Tiling:
-        if not self._taken.takes((self._taken.batch or 1, side, side)):
+        if not self.taken.takes((self.taken.batch or 1, side, side)):
             raise InputError(
-                f"the network takes pictures of {self._taken.size_words}, no tiles of {side}",
+                f"the network takes pictures of {self.taken.size_words}, no tiles of {side}",
                 "import it with free sizes",
             )
-        field, overlap = self._field, self._request.overlap
-        reason, stride = field.unbounded, field.stride
-        if reason is None and field.multiples_alone and size and any(n % stride for n in size):
+        sees, overlap = self._field, self.overlap
+        reason, stride = sees.unbounded, sees.stride
+        if reason is None and sees.multiples_alone and size and any(n % stride for n in size):
             reason = f"it scales scores to sizes that are no multiples of {stride}"
         if overlap is None and reason is not None:
             raise InputError(
                 f"in tiles the mask would be another: {reason}",
                 "add --overlap N, pixels thrown away on each side, to have it nevertheless",
             )
-        tiling = Tiling.of(side, field.margin if overlap is None else overlap, stride)
+        tiling = Tiling.of(side, sees.margin if overlap is None else overlap, stride)
         words = f"tiles of {tiling.side}×{tiling.side}, {tiling.margin} pixels thrown away per side"
-        if reason is None and tiling.margin < field.margin:
-            reason = f"without --overlap it is {field.margin}, and they do not"
+        if reason is None and tiling.margin < sees.margin:
+            reason = f"without --overlap it is {sees.margin}, and they do not"
         if reason is not None:
             words += f": masks may differ from those of whole pictures; {reason}"
         self._say_once(words)
@@ -136,11 +119,11 @@ class TileChoice:
     def _say_once(self, line: str) -> None:
         if line not in self._said:
             self._said.add(line)
-            self._say(line)
+            self.say(line)
 
     @cached_property
     def _file(self) -> OnnxFile | None:
-        return self._find_file()
+        return self.find_file()
 
     @cached_property
     def _field(self) -> ReceptiveField:
@@ -158,8 +141,8 @@ class TileChoice:
 
     @cached_property
     def _budget(self) -> int | None:
-        if self._request.max_memory is not None:
-            return self._request.max_memory
+        if self.max_memory is not None:
+            return self.max_memory
         available = available_memory()
         return None if available is None else int(SHARE * available)
 
@@ -180,6 +163,6 @@ class TileChoice:
         stride, side = self._field.stride, LARGEST_SIDE
         if self._budget is not None:
             weights, pixel = self._bytes
-            pixels = max(0, self._budget - weights) / (self._request.batch_size * pixel)
+            pixels = max(0, self._budget - weights) / (self.batch_size * pixel)
             side = min(side, isqrt(int(pixels)))
         return max(stride, side // stride * stride)

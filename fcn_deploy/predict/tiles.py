@@ -17,48 +17,33 @@ from dataclasses import dataclass
 
 from fcn_deploy.core.errors import InputError
 
-
-@dataclass(frozen=True)
-class Span:
-    """A tile along one side: pixels of the picture that are segmented, and those that are kept."""
-
-    start: int
-    stop: int
-    keep_start: int
-    keep_stop: int
+#: Rows and columns.
+Place = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a picture."""
+    """A part of a picture.
 
-    rows: Span
-    columns: Span
+    Attributes:
+        read: what is segmented, in the picture.
+        kept: what is kept of its mask, in the picture.
+    """
+
+    read: Place
+    kept: Place
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(height, width) of what is segmented."""
-        return tuple(span.stop - span.start for span in (self.rows, self.columns))
+        return tuple(side.stop - side.start for side in self.read)
 
     @property
-    def read(self) -> tuple[slice, slice]:
-        """What is segmented, in the picture."""
-        return slice(self.rows.start, self.rows.stop), slice(self.columns.start, self.columns.stop)
-
-    @property
-    def kept(self) -> tuple[slice, slice]:
-        """What is kept, in the picture."""
-        rows, columns = self.rows, self.columns
-        return (
-            slice(rows.keep_start, rows.keep_stop), slice(columns.keep_start, columns.keep_stop),
-        )  # fmt: skip
-
-    @property
-    def inner(self) -> tuple[slice, slice]:
+    def inner(self) -> Place:
         """What is kept, in the tile."""
         rows, columns = (
-            slice(kept.start - span.start, kept.stop - span.start)
-            for kept, span in zip(self.kept, (self.rows, self.columns), strict=True)
+            slice(kept.start - read.start, kept.stop - read.start)
+            for read, kept in zip(self.read, self.kept, strict=True)
         )
         return rows, columns
 
@@ -92,17 +77,21 @@ class Tiling:
 
     def tiles(self, height: int, width: int) -> list[Tile]:
         """Return the tiles of a picture, row by row; each of its pixels is kept by one."""
-        rows, columns = self._spans(height), self._spans(width)
-        return [Tile(row, column) for row in rows for column in columns]
+        rows, columns = self._along(height), self._along(width)
+        return [
+            Tile((row, column), (kept_row, kept_column))
+            for row, kept_row in rows
+            for column, kept_column in columns
+        ]
 
-    def _spans(self, length: int) -> list[Span]:
-        spans: list[Span] = []
+    def _along(self, length: int) -> list[tuple[slice, slice]]:
+        """Return what is segmented, and what is kept, of the tiles along a side."""
+        found: list[tuple[slice, slice]] = []
         start = keep = 0
-        while start + self.side < length:
-            stop = start + self.side
-            spans.append(Span(start, stop, keep, stop - self.margin))
+        while (stop := start + self.side) < length:
+            found.append((slice(start, stop), slice(keep, stop - self.margin)))
             start, keep = stop - 2 * self.margin, stop - self.margin
-        return [*spans, Span(start, length, keep, length)]
+        return [*found, (slice(start, length), slice(keep, length))]
 
 
 def batches_of(tiles: Sequence[Tile], batch_size: int) -> Iterator[list[Tile]]:

@@ -9,39 +9,25 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from fcn_deploy.graph.receptive_field import ReceptiveField, receptive_field
 from fcn_deploy.predict.tiles import Tiling
+from tests.deploy_graph import DeployGraph
 
 C = 4  # channels
 
 
-class Net:
-    """A deploy graph, put together node by node; weights are small whole numbers, so that float32
-    rounds nothing and sums are equal in whatever order they are added."""
+class Net(DeployGraph):
+    """Its weights are small whole numbers, so that float32 rounds nothing and sums are equal in
+    whatever order they are added."""
 
     def __init__(self, seed: int = 0) -> None:
+        super().__init__()
         self._random = np.random.default_rng(seed)
-        self._nodes: list[NodeProto] = []
-        self._weights: list[TensorProto] = []
-        self.at = "image"
         self.stride = 1
-        self.add("Cast", to=TensorProto.FLOAT)
-        self.add("Transpose", perm=[0, 3, 1, 2])
         self.add("Div", np.float32(16))
         self.add("Floor")
         self.add("Conv", self.weight(C, 3, 1, 1))
-
-    def add(self, operator: str, *others: Any, at: str = "", **attributes: Any) -> str:
-        names = [at or self.at]
-        for other in others:
-            names.append(other if isinstance(other, str) else f"w{len(self._weights)}")
-            if not isinstance(other, str):
-                self._weights.append(numpy_helper.from_array(np.asarray(other), names[-1]))
-        self.at = f"t{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, names, [self.at], self.at, **attributes))
-        return self.at
 
     def weight(self, *shape: int) -> Any:
         return self._random.integers(-1, 2, shape).astype(np.float32)
@@ -70,25 +56,6 @@ class Net:
         else:
             pads = [s // 2] * 2 + [s - s // 2] * 2
             self.add("ConvTranspose", self.weight(C, C, 2 * s, 2 * s), strides=[s] * 2, pads=pads)
-
-    def stretch(self, **attributes: Any) -> None:
-        scores = self.at
-        size = self.add("Shape", at="image", start=1, end=3)
-        sizes = self.add("Concat", size, at=self.add("Shape", at=scores, end=2), axis=0)
-        self.add("Resize", "", "", sizes, at=scores, mode="linear", **attributes)
-
-    def finished(self) -> ModelProto:
-        scores = self.at
-        size = self.add("Shape", at="image", start=1, end=3)
-        self.add("Slice", np.zeros(2, np.int64), size, np.array([2, 3]), at=scores)
-        self.add("ArgMax", axis=1, keepdims=0)
-        self.add("Cast", to=TensorProto.UINT8)
-        self._nodes[-1].output[0] = "mask"
-        image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])
-        mask = helper.make_tensor_value_info("mask", TensorProto.UINT8, ["N", "H", "W"])
-        graph = helper.make_graph(self._nodes, "net", [image], [mask], self._weights)
-        opsets = [helper.make_opsetid("", 17)]
-        return helper.make_model(graph, ir_version=8, opset_imports=opsets)
 
 
 CONVOLUTIONS = st.tuples(
@@ -182,13 +149,22 @@ def test_what_sees_the_whole_picture_is_named(change: Any, said: str) -> None:
     assert field.stride == 2
 
 
-def test_scores_that_are_stretched_need_multiples_of_the_stride_or_have_no_grid() -> None:
+@pytest.mark.parametrize("mode", ["half_pixel", "align_corners"])
+def test_scores_that_are_stretched_need_multiples_of_the_stride_or_have_no_grid(mode: str) -> None:
     net = Net()
     net.convolve(3, 4)
-    net.stretch()
+    scores = net.at
+    size = net.add("Shape", at="image", start=1, end=3)
+    sizes = net.add("Concat", size, at=net.add("Shape", at=scores, end=2), axis=0)
+    how = {"mode": "linear", "coordinate_transformation_mode": mode}
+    net.add("Resize", "", "", sizes, at=scores, **how)
     field = receptive_field(net.finished())
-    assert (field.unbounded, field.multiples_alone, field.stride) == (None, True, 4)
+    assert (field.multiples_alone, field.stride) == (True, 4)
+    assert (field.unbounded is None) == (mode == "half_pixel")
+
+
+def test_padding_of_what_was_cut_off_is_named() -> None:
     net = Net()
-    net.convolve(3, 4)
-    net.stretch(coordinate_transformation_mode="align_corners")
-    assert "pixel on pixel" in (receptive_field(net.finished()).unbounded or "")
+    net.add("Slice", np.array([1]), np.array([9999]), np.array([2]))
+    net.convolve(3)
+    assert "pads what was cut off" in (receptive_field(net.finished()).unbounded or "")

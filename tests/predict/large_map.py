@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import save
 
 from fcn_deploy import open_runner
 from fcn_deploy.core.spec import ModelSpec, Precision, SizeRange
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.graph.onnx_file import OnnxFile, write_metadata
 from fcn_deploy.graph.receptive_field import receptive_field
+from tests.deploy_graph import DeployGraph
 
 CLASSES = ("ground", "water", "forest", "road", "house")
 PART = 2048
@@ -30,38 +31,16 @@ PART = 2048
 def write_network(path: Path) -> Path:
     """Write a deploy graph of random weights: three convolutions, stride 8, a deconvolution."""
     random = np.random.default_rng(0)
+    net = DeployGraph()
+    net.add("Sub", np.full((1, 3, 1, 1), 128, np.float32))
+    for read, given in [(3, 8), (8, 8), (8, 5)]:
+        weight = random.normal(0, read**-0.5 / 3, (given, read, 3, 3)).astype(np.float32)
+        net.add("Conv", weight, strides=[2, 2], pads=[1] * 4)
+        net.add("LeakyRelu", alpha=0.5)
     ramp = 1 - np.abs(np.arange(16) - 7.5) / 8
-    weights = {
-        "mean": np.full((1, 3, 1, 1), 128, np.float32),
-        "bilinear": (np.eye(5)[:, :, None, None] * (ramp[:, None] * ramp)).astype(np.float32),
-        "zeros": np.zeros(2, np.int64),
-        "sides": np.array([2, 3]),
-    }
-    nodes = [
-        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Sub", ["planes", "mean"], ["x0"]),
-    ]
-    for layer, (read, given) in enumerate([(3, 8), (8, 8), (8, 5)]):
-        weight = random.normal(0, read**-0.5 / 3, (given, read, 3, 3))
-        weights[f"w{layer}"] = weight.astype(np.float32)
-        names, out = [f"x{layer}", f"w{layer}"], f"y{layer}"
-        nodes.append(helper.make_node("Conv", names, [out], strides=[2, 2], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("LeakyRelu", [out], [f"x{layer + 1}"], alpha=0.5))
-    grid, pads = ["x3", "bilinear"], [4, 4, 4, 4]
-    nodes += [
-        helper.make_node("ConvTranspose", grid, ["grid"], strides=[8, 8], pads=pads),
-        helper.make_node("Shape", ["image"], ["size"], start=1, end=3),
-        helper.make_node("Slice", ["grid", "zeros", "size", "sides"], ["logits"]),
-        helper.make_node("ArgMax", ["logits"], ["index"], axis=1, keepdims=0),
-        helper.make_node("Cast", ["index"], ["mask"], to=TensorProto.UINT8),
-    ]
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])
-    mask = helper.make_tensor_value_info("mask", TensorProto.UINT8, ["N", "H", "W"])
-    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
-    graph = helper.make_graph(nodes, "maps", [image], [mask], tensors)
-    opsets = [helper.make_opsetid("", 17)]
-    model = helper.make_model(graph, ir_version=8, opset_imports=opsets)
+    bilinear = (np.eye(5)[:, :, None, None] * (ramp[:, None] * ramp)).astype(np.float32)
+    net.add("ConvTranspose", bilinear, strides=[8, 8], pads=[4] * 4)
+    model = net.finished()
     sizes = SizeRange((64, 64), (64, 64), (64, 64))
     spec = ModelSpec("maps", CLASSES, voc_palette(len(CLASSES)), sizes)
     write_metadata(model, spec, Precision.FP32, "sha256:none")

@@ -19,7 +19,7 @@ from fcn_deploy.data.scenes.render import draw_scene
 from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.graph.receptive_field import ReceptiveField
 from fcn_deploy.predict import tile_choice
-from fcn_deploy.predict.tile_choice import TileChoice, TileRequest
+from fcn_deploy.predict.tile_choice import TileChoice
 from fcn_deploy.predict.tiled_runner import TiledRunner, checked_in_tiles
 from fcn_deploy.predict.tiles import Tiling, batches_of
 from tests.command_line import FcnDeploy
@@ -41,12 +41,12 @@ def test_each_pixel_is_kept_once_and_lies_far_from_edges_that_are_none(
     kept = np.zeros((length, 3), np.uint8)
     for tile in tiling.tiles(length, 3):
         kept[tile.kept] += 1
-        span = tile.rows
-        assert span.start % stride == 0
-        assert span.start == 0 or span.keep_start - span.start >= margin
-        assert span.stop == length or span.stop - span.keep_stop >= margin
-        size = span.stop - span.start
-        assert size == tiling.side if span.stop < length else size <= tiling.side
+        read, rows = tile.read[0], tile.kept[0]
+        assert read.start % stride == 0
+        assert read.start == 0 or rows.start - read.start >= margin
+        assert read.stop == length or read.stop - rows.stop >= margin
+        size = read.stop - read.start
+        assert size == tiling.side if read.stop < length else size <= tiling.side
     assert (kept == 1).all()
 
 
@@ -108,7 +108,7 @@ def said() -> list[str]:
 @pytest.fixture
 def choose(network: Path, said: list[str]) -> Choose:
     def choose(taken: InputShape = ANY_SHAPE, **request: int) -> TileChoice:
-        return TileChoice(lambda: OnnxFile(network), taken, TileRequest(**request), said.append)
+        return TileChoice(lambda: OnnxFile(network), taken, said.append, **request)
 
     return choose
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_cut_is_refused(
     with pytest.raises(InputError, match="use --tile"):
         choose(side=16).require()
     with pytest.raises(InputError, match="run `fcn-deploy export` first"):
-        TileChoice(lambda: None, ANY_SHAPE, TileRequest(200), said.append).require()
+        TileChoice(lambda: None, ANY_SHAPE, said.append, 200).require()
     fixed = InputShape(height=64, width=64)
     with pytest.raises(InputError, match="64×64 alone"):
         choose(fixed, side=200).require()
@@ -215,7 +215,6 @@ def test_no_pixel_of_resnet18_differs(architecture: str, tmp_path: Path) -> None
         whole = runner.run(images).mask
         assert len(np.unique(whole)) > 2
         for overlap in (None, 0):
-            request = TileRequest(832, overlap)
-            found = TileChoice(lambda: OnnxFile(model), ANY_SHAPE, request, print)
+            found = TileChoice(lambda: OnnxFile(model), ANY_SHAPE, print, 832, overlap)
             mask = TiledRunner(runner, found.of_picture).run(images).mask
             assert np.array_equal(mask, whole) == (overlap is None)
