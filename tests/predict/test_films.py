@@ -145,7 +145,7 @@ def _kill(*_: object) -> None:
 
 #: Where a kill -9 falls: the class, the method, at which call.
 MOMENTS = {
-    "among the frames": (FilmOutputs, "add", 5),
+    "among the frames": (FilmOutputs, "write", 5),
     "before the end": (FilmOutputs, "finish", 0),
     "before a name": (FilmOutputs, "_named", 1),
     "before the line": (Journal, "append", 0),
@@ -238,7 +238,7 @@ def test_a_film_that_is_read_back_otherwise_is_refused(tmp_path: Path) -> None:
     masks = MaskFilm(path, (4, 6), MILLI, Fraction(25))
     mask = np.arange(24, dtype=np.uint8).reshape(4, 6)
     masks.write(mask, 0)
-    masks._sums[0] ^= 1
+    masks._written[0] = (0, 1)
     with pytest.raises(ArtifactError, match="read back otherwise"):
         masks.close()
     other = MaskFilm(path, (4, 6), MILLI, Fraction(25))

@@ -13,10 +13,10 @@ from typing import Any
 import av
 import pytest
 
-from fcn_deploy.core.errors import BackendError, InputError
+from fcn_deploy.core.errors import InputError
 from fcn_deploy.predict.video import job as job_module
 from fcn_deploy.predict.video.decode import Film, Frame
-from fcn_deploy.predict.video.live import LiveLimits, Newest
+from fcn_deploy.predict.video.live import LiveLimits, NewestFrames
 from tests.fakes import FakeRunner
 from tests.predict.films import MILLI, masks_in, picture, run_films, write_film
 from tests.predict.jobs import journal_lines
@@ -79,18 +79,11 @@ def run_live(
     return done, list(masks_in(film))
 
 
-def test_the_newest_replaces_what_nobody_took() -> None:
-    newest: Newest[int] = Newest()
-    for item in (1, 2, 3):
-        newest.put(item)
-    assert (newest.take(), newest.dropped) == (3, 2)
-    newest.put(4)
-    newest.end()
-    assert (newest.take(), newest.take(), newest.dropped) == (4, None, 2)
-    newest.end(BackendError("gone"))
-    with pytest.raises(BackendError):
-        newest.take()
-    assert Newest[int]().take(lambda: True) is None
+def test_an_error_of_the_source_is_raised_where_its_frames_are_taken() -> None:
+    film = Camera(0)
+    film.frames = lambda: (1 // 0 for _ in "a")  # type: ignore[assignment, return-value, method-assign]
+    with NewestFrames(film, LiveLimits()) as newest, pytest.raises(ZeroDivisionError):  # type: ignore[arg-type]
+        next(iter(newest))
 
 
 def test_what_the_network_is_too_slow_for_is_dropped(

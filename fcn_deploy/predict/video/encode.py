@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from array import array
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,96 +28,86 @@ _LOSSLESS = {"level": "3", "slicecrc": "1", "slices": "4", "g": "1"}
 _TAG = "WRITTEN_WITH"
 
 
-class _Writer:
+class FilmWriter:
     """A Matroska file of one stream of pictures, (height, width) large."""
 
     def __init__(
         self,
         path: Path,
-        codec: str,
-        pixels: str,
         size: tuple[int, int],
         time_base: Fraction,
         rate: Fraction,
-        options: dict[str, str],
+        codec: tuple[str, str, dict[str, str]],
     ) -> None:
-        self._path = path
-        self._time_base = time_base
+        name, pixels, options = codec
+        self._path, self._time_base = path, time_base
         self._start: int | None = None
-        try:
+        with self._failing():
             self._container = av.open(str(path), "w", format="matroska")
             self._container.metadata.update({_TAG: SOFTWARE})
-            stream = self._container.add_stream(codec, rate=rate, options=options)
+            stream = self._container.add_stream(name, rate=rate, options=options)
             assert isinstance(stream, VideoStream)
             self._stream: VideoStream = stream
             stream.height, stream.width = size
             stream.pix_fmt = pixels
             stream.codec_context.time_base = time_base
-            if codec == "ffv1":
+            if name == "ffv1":
                 stream.thread_count = 1  # no frame waits in it: each gives its packet
             self._container.start_encoding()
-        except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
+
+    def write(self, image: NDArray[np.uint8], stamp: int) -> None:
+        """Append a picture, uint8 [H, W, 3], at a time later than the one before."""
+        self._encode(VideoFrame.from_ndarray(image, format="rgb24"), stamp)
 
     def _encode(self, frame: VideoFrame, stamp: int) -> list[Packet[Any]]:
         if self._start is None:
             self._start = min(0, stamp)  # Matroska has no times below zero
-        frame.pts = stamp - self._start
-        frame.time_base = self._time_base
-        try:
+        frame.pts, frame.time_base = stamp - self._start, self._time_base
+        with self._failing():
             packets = self._stream.encode(frame)
-            for packet in packets:
-                self._seen(packet)
-                self._container.mux(packet)
-        except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
+            self._container.mux(packets)
         return packets
-
-    def _seen(self, packet: Packet[Any]) -> None:
-        """Look at a packet before it is written."""
 
     def close(self) -> None:
         """Finish the file."""
-        try:
-            for packet in self._stream.encode(None):
-                self._seen(packet)
-                self._container.mux(packet)
+        with self._failing():
+            self._container.mux(self._stream.encode(None))
             self._container.close()
-        except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
 
     def abandon(self) -> None:
         """Close a file that is not wanted."""
         with suppress(av.FFmpegError, OSError):
             self._container.close()
 
-    def _failed(self, error: Exception) -> ArtifactError:
-        if isinstance(error, OSError):
-            return write_error(self._path, error, flags="--out")
-        return ArtifactError(f"cannot write {self._path} ({error})", "choose another --out")
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self._path, error, flags="--out") from error
+        except av.FFmpegError as error:
+            raise ArtifactError(
+                f"cannot write {self._path} ({error})", "choose another --out"
+            ) from error
 
 
-class MaskFilm(_Writer):
+class MaskFilm(FilmWriter):
     """Masks without loss: each is decoded again as soon as it is encoded, and compared.
 
     When the file is whole it is read once more: its packets and their times must be those.
     """
 
     def __init__(
-        self,
-        path: Path,
-        size: tuple[int, int],
-        time_base: Fraction,
-        rate: Fraction,
+        self, path: Path, size: tuple[int, int], time_base: Fraction, rate: Fraction
     ) -> None:
-        super().__init__(path, "ffv1", "gray", size, time_base, rate, _LOSSLESS)
+        super().__init__(path, size, time_base, rate, ("ffv1", "gray", _LOSSLESS))
         decoder = av.CodecContext.create("ffv1", "r")
         assert isinstance(decoder, VideoCodecContext)
         self._decoder: VideoCodecContext = decoder
         decoder.extradata = self._stream.codec_context.extradata
         decoder.height, decoder.width = size
         decoder.pix_fmt = "gray"
-        self._times, self._sums = array("q"), array("Q")
+        self._written: list[tuple[int, int]] = []  # the time and the checksum of each packet
 
     def write(self, mask: NDArray[np.uint8], stamp: int) -> None:
         """Append a mask, uint8 [H, W], at a time later than the one before."""
@@ -130,10 +120,8 @@ class MaskFilm(_Writer):
         if len(found) != 1 or not np.array_equal(found[0].to_ndarray(), mask):
             raise self._unlike(f"at time stamp {stamp}")
         assert self._start is not None
-        self._times.append(milliseconds(stamp - self._start, self._time_base))
-
-    def _seen(self, packet: Packet[Any]) -> None:
-        self._sums.append(zlib.crc32(memoryview(packet)))
+        at = milliseconds(stamp - self._start, self._time_base)
+        self._written += [(at, zlib.crc32(memoryview(packet))) for packet in packets]
 
     def close(self) -> None:
         """Finish the file and compare it with what was to be written.
@@ -142,13 +130,13 @@ class MaskFilm(_Writer):
             ArtifactError: it holds something else.
         """
         super().close()
-        times, sums = array("q"), array("Q")
-        with av.open(str(self._path)) as written:
-            for packet in written.demux(video=0):
-                if packet.size and packet.pts is not None:
-                    times.append(packet.pts)
-                    sums.append(zlib.crc32(memoryview(packet)))
-        if times != self._times or sums != self._sums:
+        with av.open(str(self._path)) as film:
+            found = [
+                (packet.pts, zlib.crc32(memoryview(packet)))
+                for packet in film.demux(video=0)
+                if packet.size
+            ]
+        if found != self._written:
             raise self._unlike("after it was closed")
 
     def _unlike(self, where: str) -> ArtifactError:
@@ -158,24 +146,17 @@ class MaskFilm(_Writer):
         )
 
 
-class OverlayFilm(_Writer):
-    """Masks blended over their frames: H.264, or Motion JPEG where PyAV was built without it."""
-
-    def __init__(
-        self, path: Path, size: tuple[int, int], time_base: Fraction, rate: Fraction
-    ) -> None:
-        codec, options = "libx264", {"crf": "20", "preset": "veryfast"}
-        if codec not in av.codecs_available:
-            codec, options = "mjpeg", {"q": "3"}
-        # Colours of pairs of pixels need even sides.
-        pixels = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
-        if codec == "mjpeg":
-            pixels = pixels.replace("yuv", "yuvj")
-        super().__init__(path, codec, pixels, size, time_base, rate, options)
-
-    def write(self, image: NDArray[np.uint8], stamp: int) -> None:
-        """Append a picture, uint8 [H, W, 3], RGB."""
-        self._encode(VideoFrame.from_ndarray(image, format="rgb24"), stamp)
+def overlay_film(
+    path: Path, size: tuple[int, int], time_base: Fraction, rate: Fraction
+) -> FilmWriter:
+    """Begin a film of overlays: H.264, or Motion JPEG where PyAV was built without it."""
+    # Colours of pairs of pixels need even sides.
+    colours = "444p" if size[0] % 2 or size[1] % 2 else "420p"
+    if "libx264" in av.codecs_available:
+        codec = "libx264", f"yuv{colours}", {"crf": "20", "preset": "veryfast"}
+    else:
+        codec = "mjpeg", f"yuvj{colours}", {"q": "3"}
+    return FilmWriter(path, size, time_base, rate, codec)
 
 
 def film_written_by_us(path: Path) -> bool:

@@ -11,33 +11,29 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from fcn_deploy.core.errors import FcnDeployError, ImageError
+from fcn_deploy.core.errors import ImageError
 from fcn_deploy.data.pipeline import loaded_ahead, lookahead, picture_threads, written_behind
 from fcn_deploy.predict.batches import ItemBatch
-from fcn_deploy.predict.items import Item
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
 from fcn_deploy.predict.selection import select
 from fcn_deploy.predict.shard import Shard
-from fcn_deploy.predict.stream import (
-    Failed,
-    FiniteCheck,
-    PredictionError,
-    Segmented,
-    not_finite,
-    segment,
-)
+from fcn_deploy.predict.stream import Failed, FiniteCheck, Segmented, segment
 from fcn_deploy.predict.video.decode import Film, Frame
-from fcn_deploy.predict.video.live import LiveLimits, newest_frames
+from fcn_deploy.predict.video.live import LiveLimits, NewestFrames
 from fcn_deploy.predict.video.names import FilmItem, FilmNames, LiveItem
-from fcn_deploy.predict.video.outputs import FilmOutputs, FilmPlaces, Prepared
+from fcn_deploy.predict.video.outputs import Answered, FilmOutputs, FilmPlaces
 from fcn_deploy.runners.base import Runner
+
+#: What a film's line says where it has no masks.
+_NOTHING = dict.fromkeys(("mask", "size", "ms", "shares", "error", "frames", "broken"))
 
 
 @dataclass(frozen=True)
@@ -128,14 +124,14 @@ class FilmJob(AbstractContextManager["FilmJob"]):
     def begin(self, runner: Runner) -> None:
         """Open the journal for this run's model; see ``PredictJob``."""
         description = runner.describe()
-        self._head = JournalHead(
+        head = JournalHead(
             digest=description.digest,
             precision=description.precision,
             backend=description.backend,
             overlay=self._with_overlay,
             classes=tuple(runner.spec.class_names),
         )
-        self.journal.begin(self._head, self.selection.redone)
+        self.journal.begin(head, self.selection.redone)
 
     def predictions(
         self,
@@ -149,141 +145,117 @@ class FilmJob(AbstractContextManager["FilmJob"]):
         Raises:
             ArtifactError: masks or the journal cannot be written.
         """
-        work = _Work(runner, batch_size, has_finite_logits, self._with_overlay, self._limits)
-        for number, (item, mask) in enumerate(
-            zip(self.selection.items, self.selection.masks, strict=True)
-        ):
+        network = _Network(runner, batch_size, has_finite_logits, self._with_overlay)
+        for item, mask in zip(self.selection.items, self.selection.masks, strict=True):
             assert isinstance(item, FilmItem | LiveItem)
             places = FilmPlaces.of(self._out, mask)
-            key, begun = key_of(item.name, mask), time.perf_counter()
+            begun = time.perf_counter()
             try:
                 state = item.state()
-                done, size, shares = self._one(item, places, number, work, step)
+                values = self._one(item, places, network, step)
+                values["mask"], values["ms"] = mask, round(1e3 * (time.perf_counter() - begun), 1)
             except (ImageError, OSError) as error:
                 if not isinstance(item, LiveItem):
                     places.remove()
-                self.journal.append(line_of(key, 0, _values(item, None, error=str(error))))
-                yield FilmPrediction(item.name, None, error=str(error))
-                continue
-            values = _values(
-                item, mask, size=list(size), ms=round(1e3 * (time.perf_counter() - begun), 1),
-                shares=shares, error=done.error, frames=done.frames, broken=done.broken,
-            )  # fmt: skip
-            if isinstance(item, LiveItem):
-                values["dropped"] = done.dropped
-            self.journal.append(line_of(key, state, values))
-            yield done
+                state, values = 0, {"error": str(error)}
+            line = {"source": item.name, **_NOTHING, **values}
+            self.journal.append(line_of(key_of(item.name, mask), state, line))
+            yield FilmPrediction(
+                item.name,
+                places.masks if line["mask"] else None,
+                line["frames"] or 0,
+                line["broken"] or 0,
+                line.get("dropped", 0),
+                line["error"],
+            )
 
     def _one(
         self,
         item: FilmItem | LiveItem,
         places: FilmPlaces,
-        number: int,
-        work: _Work,
+        network: _Network,
         step: Callable[[], None],
-    ) -> tuple[FilmPrediction, tuple[int, int], dict[str, float]]:
+    ) -> dict[str, Any]:
+        """Write the results of a film, and return what its line says of them."""
         live = isinstance(item, LiveItem)
+        told: dict[str, Any] = {}
         with Film(item.address, item.name, form=item.format, live=live) as film:
-            outputs = FilmOutputs(
-                film,
-                self.journal.unfinished / str(number),
-                places,
-                self._head.classes,
-                work.runner.spec.palette,
-                with_overlay=self._with_overlay,
-            )
+            folder, spec = self.journal.unfinished / "film", network.runner.spec
+            outputs = FilmOutputs(film, folder, places, spec, with_overlay=self._with_overlay)
             try:
-                dropped = [0]
-                frames = work.live(film, outputs, dropped) if live else work.film(film, outputs)
-                with closing(frames):  # threads have ended before anything is abandoned
-                    for _ in frames:
-                        step()
+                if live:
+                    with NewestFrames(film, self._limits) as newest:
+                        network.segment_live(newest, outputs, step)
+                    told["dropped"] = newest.dropped
+                else:
+                    network.segment_film(film, outputs, step)
                 outputs.finish()
             except BaseException:
                 outputs.abandon()
                 raise
-        assert outputs.size is not None
-        done = FilmPrediction(
-            item.name, places.masks, outputs.masks, outputs.broken, dropped[0], film.ended_early
-        )
-        return done, outputs.size, outputs.shares()
+        return {**outputs.values(), "error": film.ended_early, **told}
 
     def __exit__(self, *error: object) -> None:
         self.journal.close()
 
 
-def _values(item: Item, mask: str | None, **values: Any) -> dict[str, Any]:
-    told = ("size", "ms", "shares", "error", "frames", "broken")
-    return {"source": item.name, "mask": mask, **{name: values.get(name) for name in told}}
-
-
 @dataclass(frozen=True, eq=False)
-class _Work:
-    """How the frames of a film become masks."""
+class _Network:
+    """How frames become masks."""
 
     runner: Runner
     batch_size: int
     has_finite_logits: FiniteCheck
     keep_images: bool
-    limits: LiveLimits
 
-    def film(self, film: Film, outputs: FilmOutputs) -> Generator[Prepared, None, None]:
+    def segment_film(self, film: Film, outputs: FilmOutputs, step: Callable[[], None]) -> None:
         """Segment each frame of a film, and write them in their order."""
-        reading: dict[int, Frame] = {}
-
-        def noted(frames: Iterable[Frame]) -> Iterator[Frame]:
-            for frame in frames:
-                reading[frame.number] = frame
-                yield frame
-
-        def prepare(answer: Segmented | Failed) -> Prepared:
-            return outputs.prepare(reading.pop(answer.place), answer)
-
         ahead = lookahead(self.batch_size)
-        with picture_threads(1) as decoder, picture_threads(1) as encoder:
-            prepared = segment(
-                self.runner,
-                noted(_decoded(film.frames(), decoder, ahead)),
-                prepare,
-                keep_images=self.keep_images,
-                batch_size=self.batch_size,
-                has_finite_logits=self.has_finite_logits,
-            )
-            with closing(cast("Generator[Prepared, None, None]", prepared)):
-                yield from written_behind(prepared, outputs.add, encoder, ahead, Prepared.nbytes)
+        with (
+            picture_threads(1) as decoder,
+            picture_threads(1) as encoder,
+            closing(
+                self._answered(_decoded(film.frames(), decoder, ahead), outputs.prepare)
+            ) as prepared,
+        ):
+            for _ in written_behind(prepared, outputs.write, encoder, self.batch_size + 2):
+                step()
 
-    def live(
-        self, film: Film, outputs: FilmOutputs, dropped: list[int]
-    ) -> Generator[Prepared, None, None]:
+    def segment_live(
+        self, newest: Iterable[Frame], outputs: FilmOutputs, step: Callable[[], None]
+    ) -> None:
         """Segment whatever frame is the newest when the network is free."""
 
-        def write(pair: tuple[Frame, Segmented | Failed]) -> Prepared:
-            return outputs.add(outputs.prepare(*pair))
+        def write(answered: Answered) -> None:
+            outputs.write(outputs.prepare(*answered))
 
-        with picture_threads(1) as encoder, newest_frames(film, self.limits) as (newest, frames):
-            pairs = ((frame, self._now(frame)) for frame in frames)
-            yield from written_behind(pairs, write, encoder, 2)
-            dropped[0] = newest.dropped
+        with picture_threads(1) as encoder:
+            answered = (
+                each for frame in newest for each in self._answered([frame], lambda *pair: pair)
+            )
+            for _ in written_behind(answered, write, encoder, 2):
+                step()
 
-    def _now(self, frame: Frame) -> Segmented | Failed:
-        begun = time.perf_counter()
-        try:
-            image = frame.read()
-            mask = self.runner.run(image[None]).mask[0]
-        except FcnDeployError as error:
-            if not isinstance(error, PredictionError):
-                raise
-            return Failed(frame.number, error)
-        if not mask.any() and not self.has_finite_logits(image):
-            return Failed(frame.number, not_finite())
-        kept = image if self.keep_images else None
-        return Segmented(frame.number, kept, mask, time.perf_counter() - begun)
+    def _answered(
+        self, frames: Iterable[Frame], then: Callable[[Frame, Segmented | Failed], Answered]
+    ) -> Generator[Answered, None, None]:
+        """Segment frames; what is to be done then may be done on any thread."""
+        reading: dict[int, Frame] = {}
+        yield from segment(
+            self.runner,
+            (reading.setdefault(place, frame) for place, frame in enumerate(frames)),
+            lambda answer: then(reading.pop(answer.place), answer),
+            keep_images=self.keep_images,
+            batch_size=self.batch_size,
+            has_finite_logits=self.has_finite_logits,
+        )
 
 
-def _decoded(frames: Iterator[Frame], decoder: Any, ahead: int) -> Iterator[Frame]:
+def _decoded(frames: Iterator[Frame], decoder: ThreadPoolExecutor, ahead: int) -> Iterator[Frame]:
     """Decode frames, in their order, on the one thread of a pool before they are asked for."""
     turns = itertools.repeat(frames)
-    for frame in loaded_ahead(turns, lambda each, reserve: next(each, None), decoder, ahead):
+    ahead_of_use = loaded_ahead(turns, lambda each, reserve: next(each, None), decoder, ahead)
+    for frame in ahead_of_use:
         if frame is None:
             return
         yield frame

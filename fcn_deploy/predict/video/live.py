@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from fcn_deploy.predict.video.decode import Film, Frame
 
-_Item = TypeVar("_Item")
-#: Seconds after which it is looked again whether the end was asked for.
+#: Seconds after which it is looked again whether the end has come or was asked for.
 _LOOK = 0.1
 
 
@@ -27,89 +26,62 @@ class LiveLimits:
     clock: Callable[[], float] = time.monotonic
 
 
-class Newest(Generic[_Item]):
-    """A place for one item: each new one takes the place of one that nobody has taken.
+class NewestFrames(AbstractContextManager["NewestFrames"]):
+    """The frames of a live source, each the newest when it is asked for, up to the limits.
+
+    A thread reads them: each takes the place of the one before, whether that was taken or not.
 
     Attributes:
         dropped: how many were replaced before they were taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, film: Film, limits: LiveLimits) -> None:
         self.dropped = 0
+        self._limits = limits
         self._changed = threading.Condition()
-        self._item: _Item | None = None
-        self._ended = False
-        self._error: BaseException | None = None
+        self._newest: Frame | None = None
+        self._left = False
+        self._pool = ThreadPoolExecutor(1, "live source")
+        self._reading = self._pool.submit(self._read, film)
 
-    def put(self, item: _Item) -> None:
-        """Give an item; never waits."""
+    def _read(self, film: Film) -> None:
+        for frame in film.frames():
+            with self._changed:
+                self.dropped += self._newest is not None
+                self._newest = frame
+                self._changed.notify()
+            if self._left:
+                return
+
+    def __iter__(self) -> Iterator[Frame]:
+        given, begun = 0, None
+        while given != self._limits.frames:
+            frame = self._take(begun)
+            if frame is None:
+                return
+            begun = self._limits.clock() if begun is None else begun
+            given += frame.error is None
+            yield frame
+
+    def _take(self, begun: float | None) -> Frame | None:
+        """Wait for a frame; None where none follows or the end has come."""
         with self._changed:
-            self.dropped += self._item is not None
-            self._item = item
-            self._changed.notify()
-
-    def end(self, error: BaseException | None = None) -> None:
-        """Say that nothing follows, and why, where that is an error."""
-        with self._changed:
-            self._ended, self._error = True, error
-            self._changed.notify()
-
-    def take(self, stopped: Callable[[], bool] = lambda: False) -> _Item | None:
-        """Wait for an item and return it; None where none follows, or the end is asked for."""
-        with self._changed:
-            while self._item is None and not self._ended and not stopped():
-                self._changed.wait(_LOOK)
-            if stopped():
-                return None
-            item, self._item = self._item, None
-            if item is None and self._error is not None:
-                raise self._error
-            return item
-
-
-@contextmanager
-def newest_frames(
-    film: Film, limits: LiveLimits
-) -> Iterator[tuple[Newest[Frame], Iterator[Frame]]]:
-    """Read a film on a thread and give, whenever asked, its newest frame, up to the limits."""
-    newest: Newest[Frame] = Newest()
-    left = threading.Event()
-
-    def read() -> None:
-        try:
-            for frame in film.frames():
-                newest.put(frame)
-                if left.is_set():
+            while not self._is_over(begun):
+                if self._newest is not None:
+                    frame, self._newest = self._newest, None
+                    return frame
+                if self._reading.done():
+                    self._reading.result()  # raises what reading raised
                     break
-            newest.end()
-        except BaseException as error:  # raised where frames are taken
-            newest.end(error)
+                self._changed.wait(_LOOK)
+        return None
 
-    thread = threading.Thread(target=read, name="live source", daemon=True)
-    thread.start()
-    try:
-        yield newest, _taken(newest, limits)
-    finally:
-        left.set()
-        thread.join()  # the next packet comes, or the source's time is up
+    def _is_over(self, begun: float | None) -> bool:
+        limits = self._limits
+        if limits.seconds is None or begun is None:
+            return limits.stopped()
+        return limits.clock() - begun >= limits.seconds or limits.stopped()
 
-
-def _taken(newest: Newest[Frame], limits: LiveLimits) -> Iterator[Frame]:
-    begun: float | None = None
-
-    def stopped() -> bool:
-        late = (
-            limits.seconds is not None
-            and begun is not None
-            and limits.clock() - begun >= limits.seconds
-        )
-        return late or limits.stopped()
-
-    given = 0
-    while limits.frames is None or given < limits.frames:
-        frame = newest.take(stopped)
-        if frame is None:
-            return
-        begun = limits.clock() if begun is None else begun
-        given += frame.error is None
-        yield frame
+    def __exit__(self, *error: object) -> None:
+        self._left = True
+        self._pool.shutdown()  # the next packet comes, or the source's time is up

@@ -8,26 +8,27 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import ImageError, InputError
 from fcn_deploy.core.files import write_error
-from fcn_deploy.data.masks import Palette, overlay, write_mask, written_by_us
+from fcn_deploy.core.spec import ModelSpec
+from fcn_deploy.data.masks import overlay, write_mask, written_by_us
 from fcn_deploy.predict.engine import class_shares
 from fcn_deploy.predict.selection import OVERLAY_FOLDER
 from fcn_deploy.predict.stream import Failed, Segmented
 from fcn_deploy.predict.video.decode import Film, Frame
-from fcn_deploy.predict.video.encode import MaskFilm, OverlayFilm, film_written_by_us
+from fcn_deploy.predict.video.encode import FilmWriter, MaskFilm, film_written_by_us, overlay_film
 
 #: How a CSV of ours begins.
 _FIRST_COLUMNS = ("frame", "seconds")
+#: A frame and its mask, or why it has none.
+Answered = tuple[Frame, Segmented | Failed]
 
 
 @dataclass(frozen=True)
@@ -81,49 +82,22 @@ def _shares_are_ours(path: Path) -> bool:
     return False
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What a frame became, before it is written in its turn."""
-
-    frame: Frame
-    mask: NDArray[np.uint8] | None = None
-    shares: Mapping[str, float] | None = None
-    blended: NDArray[np.uint8] | None = None
-    error: str | None = None
-
-    def nbytes(self) -> int:
-        """Return how many bytes it holds until it is written."""
-        return sum(array.nbytes for array in (self.mask, self.blended) if array is not None)
-
-
 class FilmOutputs:
-    """Writes the results of one film, in a folder of its own, until they are whole.
-
-    Attributes:
-        masks, broken: how many frames have a mask, and none.
-        size: (height, width) of the masks, or None.
-    """
+    """Writes the results of one film, in a folder of its own, until they are whole."""
 
     def __init__(
-        self,
-        film: Film,
-        folder: Path,
-        places: FilmPlaces,
-        classes: Sequence[str],
-        palette: Palette,
-        *,
-        with_overlay: bool,
+        self, film: Film, folder: Path, places: FilmPlaces, spec: ModelSpec, *, with_overlay: bool
     ) -> None:
         self._film, self._folder, self._places = film, folder, places
-        self._classes, self._palette = tuple(classes), palette
+        self._classes, self._palette = tuple(spec.class_names), spec.palette
         self._with_overlay = with_overlay
         self._as_frames = places.masks.suffix != ".mkv"
-        self.masks = self.broken = 0
-        self.first_error: str | None = None
-        self.size: tuple[int, int] | None = None
+        self._masks = self._broken = 0
+        self._size: tuple[int, int] | None = None
+        self._first_error: str | None = None
         self._totals = np.zeros(len(self._classes))
         self._mask_film: MaskFilm | None = None
-        self._overlay_film: OverlayFilm | None = None
+        self._overlay_film: FilmWriter | None = None
         try:
             (folder / "frames").mkdir(parents=True)
             self._csv: TextIO = (folder / "shares.csv").open("w", encoding="utf-8", newline="")
@@ -132,65 +106,69 @@ class FilmOutputs:
         self._rows = csv.writer(self._csv, lineterminator="\n")
         self._rows.writerow((*_FIRST_COLUMNS, *self._classes, "error"))
 
-    def prepare(self, frame: Frame, answer: Segmented | Failed) -> Prepared:
-        """Do what can be done on any thread and in any order."""
-        if isinstance(answer, Failed):
-            return Prepared(frame, error=frame.error or str(answer.error))
-        blended = None
-        if self._with_overlay and answer.image is not None:
-            blended = overlay(answer.image, answer.mask, self._palette)
-        if self._as_frames:
-            write_mask(
-                self._folder / "frames" / f"{frame.number:06}.png", answer.mask, self._palette
-            )
-        return Prepared(frame, answer.mask, class_shares(answer.mask, self._classes), blended)
+    def prepare(self, frame: Frame, answer: Segmented | Failed) -> Answered:
+        """Do what can be done on any thread and in any order; a picture becomes its overlay."""
+        if isinstance(answer, Segmented):
+            if self._as_frames:
+                path = self._folder / "frames" / f"{frame.number:06}.png"
+                write_mask(path, answer.mask, self._palette)
+            if answer.image is not None:
+                blended = overlay(answer.image, answer.mask, self._palette)
+                answer = replace(answer, image=blended)
+        return frame, answer
 
-    def add(self, prepared: Prepared) -> Prepared:
+    def write(self, prepared: Answered) -> None:
         """Write a frame's results: in the order of the frames, never on two threads at once."""
-        frame, mask, error = prepared.frame, prepared.mask, prepared.error
-        if mask is not None and not self._as_frames and self.size not in (None, mask.shape):
-            error = "its size is another than that of the frames before"
+        frame, answer = prepared
         seconds = self._film.seconds(frame.stamp)
-        time = "" if seconds is None else f"{seconds:.6f}"
-        if mask is None or error is not None:
-            self.broken += 1
-            self.first_error = self.first_error or error
-            self._rows.writerow((frame.number, time, *("" for _ in self._classes), error))
-            return prepared
-        assert prepared.shares is not None
-        assert frame.stamp is not None  # only broken frames have none
-        shares = [prepared.shares.get(name, 0.0) for name in self._classes]
-        self._rows.writerow((frame.number, time, *shares, ""))
+        place = frame.number, "" if seconds is None else f"{seconds:.6f}"
+        if isinstance(answer, Failed):
+            error = frame.error or str(answer.error)
+        elif self._as_frames or self._size in (None, answer.mask.shape):
+            assert frame.stamp is not None  # only broken frames have none
+            shares = self._write_mask(answer, frame.stamp)
+            self._rows.writerow((*place, *shares, ""))
+            return
+        else:
+            error = "its size is another than that of the frames before"
+        self._broken += 1
+        self._first_error = self._first_error or error
+        self._rows.writerow((*place, *("" for _ in self._classes), error))
+
+    def _write_mask(self, answer: Segmented, stamp: int) -> list[float]:
+        """Write a mask and its overlay, and return the share of each class."""
+        mask = answer.mask
+        if self._size is None:
+            size = mask.shape[0], mask.shape[1]
+            pace = self._film.time_base, self._film.rate
+            if not self._as_frames:
+                self._mask_film = MaskFilm(self._folder / "masks.mkv", size, *pace)
+            if self._with_overlay:
+                self._overlay_film = overlay_film(self._folder / "overlay.mkv", size, *pace)
+        self._size = mask.shape[0], mask.shape[1]
+        if self._mask_film is not None:
+            self._mask_film.write(mask, stamp)
+        if self._overlay_film is not None and answer.image is not None:
+            self._overlay_film.write(answer.image, stamp)
+        found = class_shares(mask, self._classes)
+        shares = [found.get(name, 0.0) for name in self._classes]
         self._totals += shares
-        self.size = mask.shape[0], mask.shape[1]
-        self.masks += 1
-        if not self._as_frames:
-            self._masks_to(self.size).write(mask, frame.stamp)
-        if prepared.blended is not None:
-            self._overlays_to(self.size).write(prepared.blended, frame.stamp)
-        return prepared
+        self._masks += 1
+        return shares
 
-    def _masks_to(self, size: tuple[int, int]) -> MaskFilm:
-        if self._mask_film is None:
-            self._mask_film = MaskFilm(
-                self._folder / "masks.mkv",
-                size, self._film.time_base, self._film.rate,
-            )  # fmt: skip
-        return self._mask_film
-
-    def _overlays_to(self, size: tuple[int, int]) -> OverlayFilm:
-        if self._overlay_film is None:
-            self._overlay_film = OverlayFilm(
-                self._folder / "overlay.mkv", size, self._film.time_base, self._film.rate
-            )
-        return self._overlay_film
-
-    def shares(self) -> dict[str, float]:
-        """Return the mean share of each class that occurs."""
-        return {
-            name: round(total / self.masks, 6)
+    def values(self) -> dict[str, Any]:
+        """Return what the journal says: size, numbers of frames, the mean share of each class."""
+        assert self._size is not None
+        shares = {
+            name: round(total / self._masks, 6)
             for name, total in zip(self._classes, self._totals.tolist(), strict=True)
             if total
+        }
+        return {
+            "size": list(self._size),
+            "shares": shares,
+            "frames": self._masks,
+            "broken": self._broken,
         }
 
     def finish(self) -> None:
@@ -200,17 +178,16 @@ class FilmOutputs:
             ImageError: no frame has a mask.
             ArtifactError: the masks are read back otherwise, or cannot be named.
         """
-        if not self.masks:
+        if not self._masks:
             raise ImageError(
                 f"no frame of {self._film.name} has a mask "
-                f"({self.first_error or self._film.ended_early or 'it has none'})"
+                f"({self._first_error or self._film.ended_early or 'it has none'})"
             )
         self._csv.close()
         if self._mask_film is not None:
             self._mask_film.close()
         if self._overlay_film is not None:
             self._overlay_film.close()
-        if self._overlay_film is not None:
             self._named("overlay.mkv", self._places.overlay)
         self._named("shares.csv", self._places.shares)
         self._named("frames" if self._as_frames else "masks.mkv", self._places.masks)
