@@ -58,17 +58,16 @@ def require_rasterio() -> None:
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
-@contextmanager
-def block_cache(width: int, rows: int) -> Iterator[None]:
-    """Let GDAL keep the blocks of so many rows of a map, within bounds, in the block.
+def block_cache(width: int, rows: int) -> AbstractContextManager[Any]:
+    """Return a context in which GDAL keeps the blocks of so many rows of a map, within bounds.
 
     Tiles side by side then decode none twice, and what two tiles fill of a mask is packed once.
     """
     import rasterio
 
     nbytes = min(max(width * rows * 4, _LEAST_CACHE), _MOST_CACHE)
-    with rasterio.Env(GDAL_CACHEMAX=nbytes):
-        yield
+    context: AbstractContextManager[Any] = rasterio.Env(GDAL_CACHEMAX=nbytes)
+    return context
 
 
 @dataclass(frozen=True)
@@ -82,21 +81,6 @@ class Bands:
 
     numbers: tuple[int, ...] | None = None
     scale: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class MapMask:
-    """A mask of a map.
-
-    Attributes:
-        size: (height, width) in pixels.
-        counts: of the pixels of each value, without those that stand for nothing; int64 [256].
-        seconds: it took; None: not known.
-    """
-
-    size: tuple[int, int]
-    counts: NDArray[np.int64]
-    seconds: float | None = None
 
 
 class MapReader(AbstractContextManager["MapReader"]):
@@ -229,19 +213,6 @@ class MapWriter(AbstractContextManager["MapWriter"]):
             self._dataset.close()
         with self._path.open("rb+") as stream:
             os.fsync(stream.fileno())
-
-
-def read_mask_of_map(path: Path) -> MapMask:
-    """Return what is known of a mask that :class:`MapWriter` wrote."""
-    import rasterio
-
-    counts = np.zeros(256, np.int64)
-    with _reading(path), rasterio.open(path) as mask:
-        for _, window in mask.block_windows(1):
-            counts += np.bincount(mask.read(1, window=window).ravel(), minlength=256)
-        if mask.nodata is not None:
-            counts[int(mask.nodata)] = 0
-        return MapMask((mask.height, mask.width), counts)
 
 
 def _window(rows: slice, columns: slice) -> Any:
