@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import ImageError
 from fcn_deploy.core.spec import ModelSpec
+from fcn_deploy.predict.geotiff import MapMask
 from fcn_deploy.predict.items import Before, Item
-from fcn_deploy.predict.maps import MapMask, MapOptions, segment_map
+from fcn_deploy.predict.maps import MapOptions, segment_map
 from fcn_deploy.predict.masks_on_disk import MasksOnDisk
 from fcn_deploy.predict.selection import is_mask_of_map
 from fcn_deploy.predict.stream import (

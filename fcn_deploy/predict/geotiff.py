@@ -83,6 +83,21 @@ class Bands:
     scale: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class MapMask:
+    """A mask of a map.
+
+    Attributes:
+        size: (height, width) in pixels.
+        counts: of the pixels of each value, without those that stand for nothing; int64 [256].
+        seconds: it took; None: not known.
+    """
+
+    size: tuple[int, int]
+    counts: NDArray[np.int64]
+    seconds: float | None = None
+
+
 class MapReader(AbstractContextManager["MapReader"]):
     """An open map.
 
@@ -213,6 +228,19 @@ class MapWriter(AbstractContextManager["MapWriter"]):
             self._dataset.close()
         with self._path.open("rb+") as stream:
             os.fsync(stream.fileno())
+
+
+def read_mask_of_map(path: Path) -> MapMask:
+    """Return what is known of a mask that :class:`MapWriter` wrote."""
+    import rasterio
+
+    counts = np.zeros(256, np.int64)
+    with _reading(path), rasterio.open(path) as mask:
+        for _, window in mask.block_windows(1):
+            counts += np.bincount(mask.read(1, window=window).ravel(), minlength=256)
+        if mask.nodata is not None:
+            counts[int(mask.nodata)] = 0
+        return MapMask((mask.height, mask.width), counts)
 
 
 def _window(rows: slice, columns: slice) -> Any:

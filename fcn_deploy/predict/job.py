@@ -3,8 +3,8 @@
     sources ──select──▶ what is left ──engine──▶ mask on disk ──▶ line in the journal
 
 A picture is finished when its mask has its name and its line stands in the journal.  The line comes
-right behind the mask.  A kill between the two leaves a whole mask without a line: the next run
-writes the line, instead of computing it again; only maps are done again.
+right behind the mask.  A kill between the two leaves a whole mask
+without a line: the next run takes it over and writes the line, instead of computing it again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from fcn_deploy.predict.engine import (
     Outcome,
     Work,
     line_values,
+    map_values,
 )
 from fcn_deploy.predict.folder import Prediction
+from fcn_deploy.predict.geotiff import read_mask_of_map
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
@@ -152,13 +154,14 @@ class PredictJob(AbstractContextManager["PredictJob"]):
     def _found(self, place: int, spec: ModelSpec, since_ns: int) -> Outcome | None:
         """Return the outcome of a picture whose mask was written since then, or None."""
         item, mask = self.selection.items[place], self.selection.masks[place]
-        if is_mask_of_map(mask):
-            return None
         with suppress(OSError, ImageError):  # picture or mask is gone: it is done again
             state = item.state()
             written = (self._out / mask).stat().st_mtime_ns
             if written < since_ns or item.modified_ns() > written:
                 return None
+            if is_mask_of_map(mask):
+                found = read_mask_of_map(self._out / mask)
+                return Outcome(place, state, map_values(item, mask, found, spec.class_names))
             if self._with_overlay and not (self._out / OVERLAY_FOLDER / mask).exists():
                 return None
             with decoded(self._out / mask) as image:

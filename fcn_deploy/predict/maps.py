@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.data.pipeline import Reserve, loaded_ahead, picture_threads, written_behind
-from fcn_deploy.predict.geotiff import Bands, MapReader, MapWriter, block_cache
+from fcn_deploy.predict.geotiff import Bands, MapMask, MapReader, MapWriter, block_cache
 from fcn_deploy.predict.stream import FiniteCheck, not_finite
 from fcn_deploy.predict.tiles import Tile, Tiling, batches_of
 from fcn_deploy.runners.base import Runner, stream_by_key
@@ -33,21 +33,6 @@ class MapOptions:
     tiling_of: Callable[[tuple[int, int]], Tiling]
     bands: Bands = field(default_factory=Bands)
     on_tile: Callable[[int, int], None] = lambda done, total: None
-
-
-@dataclass(frozen=True, eq=False)
-class MapMask:
-    """What was written.
-
-    Attributes:
-        size: (height, width) in pixels.
-        counts: of the pixels of each value, without those that stand for nothing; int64 [256].
-        seconds: it took.
-    """
-
-    size: tuple[int, int]
-    counts: NDArray[np.int64]
-    seconds: float
 
 
 #: A tile, what is kept of its mask, and which pixels of that stand for nothing.
