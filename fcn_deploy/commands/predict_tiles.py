@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from fcn_deploy.predict.tile_choice import TileChoice
 
 AUTO = "auto"
-#: Seconds from one line on a map's tiles to the next.
-_LINE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class TileOptions:
             raise InputError(f"--bands names {len(self.bands)} bands", "name three, e.g. 4,3,2")
         if self.scale is not None and not self.scale[0] < self.scale[1]:
             raise InputError("--scale does not rise", "give MIN and MAX, e.g. 0 3000")
-        return MapOptions(choice.of_map, Bands(self.bands, self.scale), _tile_lines())
+        return MapOptions(choice.of_map, Bands(self.bands, self.scale), _say_progress)
 
 
 _OPTIONS = (
@@ -122,18 +119,10 @@ def tile_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_tiles
 
 
-def _tile_lines() -> Callable[[int, int], None]:
-    """Return what says, once a minute, how far a map is."""
-    said = time.perf_counter()
-
-    def say(done: int, total: int) -> None:
-        nonlocal said
-        now = time.perf_counter()
-        if done < total and now - said >= _LINE_SECONDS:
-            said = now
-            console.print(f"{done:,} of {total:,} tiles of the map")
-
-    return say
+def _say_progress(done: int, total: int) -> None:
+    """Say how far a large map is, ten times."""
+    if total >= 20 and done < total and done * 10 // total > (done - 1) * 10 // total:
+        console.print(f"{done:,} of {total:,} tiles of the map")
 
 
 def _onnx_file(source: Run, precision: Precision) -> OnnxFile | None:

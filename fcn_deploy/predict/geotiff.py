@@ -58,17 +58,16 @@ def require_rasterio() -> None:
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
-@contextmanager
-def block_cache(width: int, rows: int) -> Iterator[None]:
-    """Let GDAL keep the blocks of so many rows of a map, within bounds, in the block.
+def block_cache(width: int, rows: int) -> AbstractContextManager[Any]:
+    """Return a context in which GDAL keeps the blocks of so many rows of a map, within bounds.
 
     Tiles side by side then decode none twice, and what two tiles fill of a mask is packed once.
     """
     import rasterio
 
     nbytes = min(max(width * rows * 4, _LEAST_CACHE), _MOST_CACHE)
-    with rasterio.Env(GDAL_CACHEMAX=nbytes):
-        yield
+    context: AbstractContextManager[Any] = rasterio.Env(GDAL_CACHEMAX=nbytes)
+    return context
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ the picture.  All other tiles are of one shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from fcn_deploy.core.errors import InputError
 
@@ -94,13 +95,9 @@ class Tiling:
         return [*found, (slice(start, length), slice(keep, length))]
 
 
-def batches_of(tiles: Sequence[Tile], batch_size: int) -> Iterator[list[Tile]]:
+def batches_of(tiles: Iterable[Tile], batch_size: int) -> Iterator[list[Tile]]:
     """Join tiles of one shape that follow one another, up to so many."""
-    batch: list[Tile] = []
-    for tile in tiles:
-        if batch and (len(batch) == batch_size or tile.shape != batch[0].shape):
-            yield batch
-            batch = []
-        batch.append(tile)
-    if batch:
-        yield batch
+    for _, group in groupby(tiles, lambda tile: tile.shape):
+        alike = list(group)
+        for start in range(0, len(alike), batch_size):
+            yield alike[start : start + batch_size]
