@@ -41,6 +41,18 @@ from fcn_deploy.predict.stream import FiniteCheck
 from fcn_deploy.runners.base import Runner
 
 
+def journal_head(runner: Runner | Engine, with_overlay: bool) -> JournalHead:
+    """Return what the journal of a run says of the run's model."""
+    description = runner.describe()
+    return JournalHead(
+        digest=description.digest,
+        precision=description.precision,
+        backend=description.backend,
+        overlay=with_overlay,
+        classes=tuple(runner.spec.class_names),
+    )
+
+
 class PredictJob(AbstractContextManager["PredictJob"]):
     """What one run of ``predict`` has to do.
 
@@ -120,15 +132,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
             InputError: the masks of the folder are of another model.
             ArtifactError: the folder cannot be written.
         """
-        description = runner.describe()
-        head = JournalHead(
-            digest=description.digest,
-            precision=description.precision,
-            backend=description.backend,
-            overlay=self._with_overlay,
-            classes=tuple(runner.spec.class_names),
-        )
-        self.journal.begin(head, self.selection.redone)
+        self.journal.begin(journal_head(runner, self._with_overlay), self.selection.redone)
         if (begun := self.journal.begun_ns) is not None:
             self._take_over(runner.spec, begun)
 

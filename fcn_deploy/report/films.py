@@ -52,13 +52,12 @@ def _figures(rows: Iterator[list[str]], columns: int) -> Iterator[list[float]]:
 
 
 def _laid_out(name: str, classes: list[str], figures: NDArray[np.float64]) -> Chart | None:
-    points = np.stack(
-        [_mean(part) for part in np.array_split(figures, min(len(figures), MAX_POINTS))]
-    )
-    times, shares = points[:, 0], points[:, 1:]
-    known = np.nanmean(figures[:, 1:], axis=0) if not np.isnan(figures[:, 1:]).all() else None
-    if known is None:
+    if np.isnan(figures[:, 1:]).all():
         return None
+    known = np.nanmean(figures[:, 1:], axis=0)
+    parts = np.array_split(figures, min(len(figures), MAX_POINTS))
+    points = np.stack([_mean(part) for part in parts])
+    times, shares = points[:, 0], points[:, 1:]
     largest = [int(i) for i in np.argsort(-known, kind="stable") if known[i] > 0][:NUM_STYLES]
     more = int(np.count_nonzero(known > 0)) - len(largest)
     return line_chart(
@@ -85,6 +84,6 @@ def _laid_out(name: str, classes: list[str], figures: NDArray[np.float64]) -> Ch
 def _mean(part: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the means of some frames; of the shares, of those that have a mask."""
     masks = part[~np.isnan(part).any(axis=1)]
-    if not len(masks):
-        return np.append(part[:, 0].mean(), np.full(part.shape[1] - 1, np.nan))
-    return np.append(part[:, 0].mean(), masks[:, 1:].mean(axis=0))
+    unknown = np.full(part.shape[1] - 1, np.nan)
+    shares = masks[:, 1:].mean(axis=0) if len(masks) else unknown
+    return np.append(part[:, 0].mean(), shares)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.core.errors import ArtifactError, ImageError, InputError
+from fcn_deploy.core.errors import ArtifactError, BackendError, ImageError, InputError
 from fcn_deploy.data.masks import overlay
 from fcn_deploy.predict.journal import Journal
 from fcn_deploy.predict.shard import Shard
@@ -44,29 +44,39 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_film(tmp_path_factory.mktemp("films") / "b.mkv", broken=(7,))
 
 
-def test_each_frame_s_mask_stands_at_its_time(film: Path, tmp_path: Path) -> None:
-    runner = FakeRunner()
-    (done,) = run_films([film], tmp_path, batch_size=3)
-    assert (done.frames, done.broken, done.error) == (12, 0, None)
-    masks, frames = masks_in(tmp_path / "a.mkv"), decoded(film)
-    assert list(masks) == list(frames) == list(range(0, 480, 40))
+@pytest.mark.parametrize(
+    ("codec", "broken"), [("mpeg4", ()), ("mpeg4", (7,)), ("libx264", (7,)), ("mjpeg", (7,))]
+)
+def test_each_frame_s_mask_stands_at_its_time_and_a_broken_one_is_missed(
+    tmp_path: Path, codec: str, broken: tuple[int, ...]
+) -> None:
+    film, out = write_film(tmp_path / "b.mkv", codec=codec, broken=broken), tmp_path / "out"
+    (done,) = run_films([film], out, batch_size=3)
+    whole = [number for number in range(12) if number not in broken]
+    assert (done.frames, done.broken, done.error) == (len(whole), len(broken), None)
+    frames, masks = decoded(film), masks_in(out / "b.mkv")
+    assert list(masks) == list(frames) == [40 * number for number in whole]
     for stamp, frame in frames.items():
-        assert np.array_equal(masks[stamp], runner.run(frame[None]).mask[0])
-    rows = rows_of(tmp_path / "a.csv")
-    assert [float(row["seconds"]) for row in rows] == pytest.approx([0.04 * n for n in range(12)])
-    for row, mask in zip(rows, masks.values(), strict=True):
-        assert float(row["red"]) == pytest.approx((mask == 1).mean(), abs=1e-6)
-    (line,) = journal_lines(tmp_path)
-    assert (line["source"], line["mask"]) == (str(film), "a.mkv")
-    assert (line["size"], line["frames"], line["broken"]) == ([HEIGHT, WIDTH], 12, 0)
+        assert np.array_equal(masks[stamp], FakeRunner().run(frame[None]).mask[0])
+    rows = rows_of(out / "b.csv")
+    assert [(int(row["frame"]), row["seconds"]) for row in rows] == [
+        (number, f"{0.04 * number:.6f}") for number in range(12)
+    ]
+    assert {int(row["frame"]): row["red"] for row in rows if row["error"]} == dict.fromkeys(
+        broken, ""
+    )
+    for number in whole:
+        share = (masks[40 * number] == 1).mean()
+        assert float(rows[number]["red"]) == pytest.approx(share, abs=1e-6)
+    (line,) = journal_lines(out)
+    assert (line["source"], line["mask"], line["size"]) == (str(film), "b.mkv", [HEIGHT, WIDTH])
+    assert (line["frames"], line["broken"]) == (len(whole), len(broken))
     assert sum(line["shares"].values()) == pytest.approx(1, abs=1e-4)
 
 
 def test_uneven_time_stamps_are_kept(tmp_path: Path) -> None:
     stamps = [900, 3903, 3999, 9009, 90000, 180045]
-    film = write_film(
-        tmp_path / "a.mp4", stamps, codec="libx264", time_base=Fraction(1, 90000)
-    )  # fmt: skip
+    film = write_film(tmp_path / "a.mp4", stamps, codec="libx264", time_base=Fraction(1, 90000))
     out = tmp_path / "out"
     run_films([film], out, with_overlay=True)
     assert [row["seconds"] for row in rows_of(out / "a.csv")] == [
@@ -90,24 +100,6 @@ def test_films_are_turned_upright(tmp_path: Path, rotation: tuple[int, bool, boo
         assert found.flags.c_contiguous
 
 
-@pytest.mark.parametrize("codec", ["mpeg4", "libx264", "mjpeg"])
-def test_a_broken_frame_is_missed_at_its_place_alone(tmp_path: Path, codec: str) -> None:
-    film = write_film(tmp_path / "b.mkv", codec=codec, broken=(7,))
-    out = tmp_path / "out"
-    (done,) = run_films([film], out)
-    assert (done.frames, done.broken, done.error) == (11, 1, None)
-    frames, masks = decoded(film), masks_in(out / "b.mkv")
-    assert list(masks) == list(frames) == [40 * n for n in range(12) if n != 7]
-    for stamp, frame in frames.items():
-        assert np.array_equal(masks[stamp], FakeRunner().run(frame[None]).mask[0])
-    rows = rows_of(out / "b.csv")
-    assert [int(row["frame"]) for row in rows] == list(range(12))
-    assert {row["frame"]: (row["seconds"], row["red"]) for row in rows if row["error"]} == {
-        "7": ("0.280000", "")
-    }
-    assert journal_lines(out)[0]["broken"] == 1
-
-
 def test_frames_are_files_of_their_own(broken: Path, tmp_path: Path) -> None:
     write_film(tmp_path / "b.mp4", range(2))
     run_films([tmp_path / "b.mp4"], tmp_path, as_frames=True)
@@ -123,17 +115,12 @@ def test_frames_are_files_of_their_own(broken: Path, tmp_path: Path) -> None:
 
 
 def test_a_frame_that_the_network_refuses_is_missed_alone(film: Path, tmp_path: Path) -> None:
-    from fcn_deploy.core.errors import BackendError
-
-    runner = FakeRunner()
-    calls = iter(range(100))
-
     def refuse_the_fifth(images: Any) -> Any:
-        if next(calls) == 5:
+        if len(runner.shapes) == 6:
             raise BackendError("no memory")
         return images
 
-    runner._see = refuse_the_fifth
+    runner = FakeRunner(see=refuse_the_fifth)
     (done,) = run_films([film], tmp_path, runner=runner)
     assert (done.frames, done.broken) == (11, 1)
     assert rows_of(tmp_path / "a.csv")[5]["error"] == "no memory"
@@ -174,7 +161,7 @@ def test_a_kill_leaves_no_half_film(film: Path, tmp_path: Path, moment: str) -> 
     ]  # fmt: skip
 
 
-def test_a_finished_film_is_not_computed_again(film: Path, broken: Path, tmp_path: Path) -> None:
+def test_films_are_resumed_and_shared_out_whole(film: Path, broken: Path, tmp_path: Path) -> None:
     run_films([film], tmp_path)
     before = (tmp_path / "a.mkv").stat()
     done = run_films([film, broken], tmp_path, resume=True)
@@ -184,15 +171,8 @@ def test_a_finished_film_is_not_computed_again(film: Path, broken: Path, tmp_pat
         run_films([film], tmp_path, resume=True, runner=FakeRunner(digest="sha256:other"))
     (tmp_path / "a.mkv").unlink()
     assert len(run_films([film, broken], tmp_path, resume=True)) == 1
-
-
-def test_shards_share_whole_films_out(film: Path, broken: Path, tmp_path: Path) -> None:
-    done = [
-        Path(each.source).name
-        for index in range(3)
-        for each in run_films([film, broken], tmp_path, shard=Shard(index, 3))
-    ]
-    assert sorted(done) == ["a.mkv", "b.mkv"]
+    shards = [run_films([film, broken], tmp_path / "n", shard=Shard(i, 3)) for i in range(3)]
+    assert sorted(Path(each.source).name for done in shards for each in done) == ["a.mkv", "b.mkv"]
 
 
 def test_nothing_that_is_not_ours_is_replaced(film: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ when it is read, on whichever thread does so.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -98,7 +99,7 @@ class Film(AbstractContextManager["Film"]):
     ) -> None:
         self.name = name
         self.ended_early: str | None = None
-        self._number = 0
+        self._numbers = itertools.count()
         self._last: int | None = None
         if form is not None and form not in av.formats_available:
             raise InputError(
@@ -124,10 +125,8 @@ class Film(AbstractContextManager["Film"]):
         stream.thread_count = 1  # how a decoder conceals damage depends on how many threads it has
         self.time_base: Fraction = stream.time_base or Fraction(1, 90_000)
         self.rate: Fraction = stream.average_rate or stream.guessed_rate or Fraction(25)
-        length = stream.duration
-        self.expected: int | None = stream.frames or None
-        if self.expected is None and length:
-            self.expected = round(length * self.time_base * self.rate)
+        computed = round((stream.duration or 0) * self.time_base * self.rate)
+        self.expected: int | None = stream.frames or computed or None
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames, in the order of time; broken ones as such."""
@@ -170,16 +169,12 @@ class Film(AbstractContextManager["Film"]):
         if self._last is not None and stamp <= self._last:
             return self._broken(stamp, _DISORDER)
         self._last = stamp
-        return Frame(self._next(), stamp, picture, None, self.name)
+        return Frame(next(self._numbers), stamp, picture, None, self.name)
 
     def _broken(self, stamp: int | None, error: str) -> Frame:
         if stamp is not None:
             self._last = stamp if self._last is None else max(stamp, self._last)
-        return Frame(self._next(), stamp, None, error, self.name)
-
-    def _next(self) -> int:
-        self._number += 1
-        return self._number - 1
+        return Frame(next(self._numbers), stamp, None, error, self.name)
 
     def seconds(self, stamp: int | None) -> float | None:
         """Return a time stamp in seconds."""

@@ -20,8 +20,8 @@ from typing import Any
 from fcn_deploy.core.errors import ImageError
 from fcn_deploy.data.pipeline import loaded_ahead, lookahead, picture_threads, written_behind
 from fcn_deploy.predict.batches import ItemBatch
+from fcn_deploy.predict.job import journal_head
 from fcn_deploy.predict.journal import Journal
-from fcn_deploy.predict.journal_head import JournalHead
 from fcn_deploy.predict.journal_lines import key_of, line_of
 from fcn_deploy.predict.selection import select
 from fcn_deploy.predict.shard import Shard
@@ -123,15 +123,7 @@ class FilmJob(AbstractContextManager["FilmJob"]):
 
     def begin(self, runner: Runner) -> None:
         """Open the journal for this run's model; see ``PredictJob``."""
-        description = runner.describe()
-        head = JournalHead(
-            digest=description.digest,
-            precision=description.precision,
-            backend=description.backend,
-            overlay=self._with_overlay,
-            classes=tuple(runner.spec.class_names),
-        )
-        self.journal.begin(head, self.selection.redone)
+        self.journal.begin(journal_head(runner, self._with_overlay), self.selection.redone)
 
     def predictions(
         self,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -96,7 +95,7 @@ class LiveItem(Item):
     def __init__(self, word: str) -> None:
         self.address, self.format = word, None
         if camera := _CAMERA.fullmatch(word):
-            self.address, self.format = _camera(int(camera[1]))
+            self.address, self.format = f"/dev/video{int(camera[1])}", "v4l2"
             name = f"camera:{camera[1]}"
         else:
             parts = urlsplit(word)
@@ -126,16 +125,6 @@ class LiveItem(Item):
     def read(self, before: Before) -> NDArray[np.uint8]:
         """Raise: it is no picture."""
         raise unreadable(self.name, "it is a live source")
-
-
-def _camera(number: int) -> tuple[str, str]:
-    if sys.platform == "darwin":
-        return str(number), "avfoundation"
-    if sys.platform.startswith("linux"):
-        return f"/dev/video{number}", "v4l2"
-    raise InputError(
-        "webcams are read on Linux and macOS", "offer the camera as a stream and name rtsp://…"
-    )
 
 
 class FilmNames(MaskNames):
