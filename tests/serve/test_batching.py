@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import BackendError, BatchShapeError
 from fcn_deploy.runners.base import Outputs
-from fcn_deploy.serve.errors import ClientGoneError, status_of
+from fcn_deploy.serve.errors import status_of
 from fcn_deploy.serve.service import Answer, Service, State
 from fcn_deploy.serve.settings import Settings
 from tests.fakes import FakeRunner
 from tests.serve.clients import Asked, HeldRunner, ask, error_of, mask_of, masks, pictures
+from tests.serve.served import until
 
 
 async def queued(asked: Asked, waiting: int) -> None:
     """Wait until so many requests wait behind the batch in the runner."""
-    while asked.service._batcher.waiting != waiting:
-        await asyncio.sleep(0.001)
+    await until(lambda: asked.service._batcher.waiting == waiting)
 
 
 async def send(asked: Asked, images: Any, waiting: int) -> asyncio.Task[httpx.Response]:
@@ -107,30 +107,6 @@ def test_a_full_queue_refuses_and_forgets_nobody() -> None:
     ask(talk, runner, Settings(max_queue=2))
 
 
-def test_a_request_whose_client_has_gone_is_not_computed() -> None:
-    runner = HeldRunner()
-
-    async def talk(asked: Asked) -> None:
-        first = await send(asked, pictures(1), 0)
-        await runner.begun()
-        gone = asyncio.get_running_loop().create_future()
-        leaving = asyncio.create_task(asked.service.infer(pictures(1), gone=gone))
-        await queued(asked, 1)
-        gone.set_result(None)
-        try:
-            await leaving
-        except ClientGoneError:
-            pass
-        else:
-            raise AssertionError("the client got an answer")
-        assert asked.service._batcher.waiting == 0
-        runner.release()
-        mask_of(await first)
-
-    ask(talk, runner)
-    assert runner.batches == [1]
-
-
 def test_a_failure_costs_only_the_request_that_made_it() -> None:
     def fail(images: Any, outputs: Outputs) -> Outputs:
         if (images == 255).all(axis=(1, 2, 3)).any():
@@ -155,7 +131,8 @@ def test_a_failure_costs_only_the_request_that_made_it() -> None:
     assert runner.batches == [1, 2, 1, 1]
 
 
-def test_a_mask_of_logits_that_are_not_finite_is_an_error_of_its_request() -> None:
+@pytest.mark.anyio
+async def test_a_mask_of_logits_that_are_not_finite_is_an_error_of_its_request() -> None:
     """Of numbers that are none the argmax is class 0, a mask like any other."""
     black, grey = np.zeros((1, 5, 7, 3), np.uint8), pictures(1)
     asked: list[NDArray[np.uint8]] = []
@@ -164,39 +141,32 @@ def test_a_mask_of_logits_that_are_not_finite_is_an_error_of_its_request() -> No
         asked.append(image)
         return False
 
-    async def talk() -> None:
-        runner = FakeRunner()
-        service = Service(runner, Settings(), has_finite_logits=has_finite_logits)
-        service.state = State.READY
-        sound, broken = await asyncio.gather(
-            service.infer(grey), service.infer(black), return_exceptions=True
-        )
-        assert isinstance(sound, Answer)
-        assert np.array_equal(sound.mask, masks(grey))
-        assert isinstance(broken, BackendError)
-        assert "logits are not finite" in str(broken)
-        assert status_of(broken) == 500
-        await service.close()
-
-    asyncio.run(talk())
+    runner = FakeRunner()
+    service = Service(runner, Settings(), has_finite_logits=has_finite_logits)
+    service.state = State.READY
+    sound, broken = await asyncio.gather(
+        service.infer(grey), service.infer(black), return_exceptions=True
+    )
+    assert isinstance(sound, Answer)
+    assert np.array_equal(sound.mask, masks(grey))
+    assert isinstance(broken, BackendError)
+    assert "logits are not finite" in str(broken)
+    assert status_of(broken) == 500
+    await service.close()
     assert all(not image.any() for image in asked)  # those of class 0 alone
     assert asked
 
 
-def test_a_network_without_finite_logits_does_not_start() -> None:
+@pytest.mark.anyio
+async def test_a_network_without_finite_logits_does_not_start() -> None:
     def nothing(images: NDArray[np.uint8], outputs: Outputs) -> Outputs:
         return Outputs(np.zeros_like(outputs.mask))
 
-    async def talk() -> None:
-        service = Service(
-            FakeRunner(bug=nothing), Settings(), has_finite_logits=lambda image: False
-        )
-        with pytest.raises(BackendError, match="logits are not finite"):
-            await service.start()
-        assert not service.ready
-        await service.close()
-
-    asyncio.run(talk())
+    service = Service(FakeRunner(bug=nothing), Settings(), has_finite_logits=lambda image: False)
+    with pytest.raises(BackendError, match="logits are not finite"):
+        await service.start()
+    assert not service.ready
+    await service.close()
 
 
 def test_a_delay_gathers_a_batch_and_a_full_one_does_not_wait_for_it() -> None:
@@ -272,16 +242,14 @@ def test_no_batch_is_larger_than_the_runner_takes() -> None:
     ask(talk, runner)
 
 
-def test_a_warm_up_ends_between_two_sizes_once_the_server_ends() -> None:
-    async def talk() -> None:
-        runner = FakeRunner()
-        service = Service(runner, Settings())
-        await service.start(lambda line: service.drain())
-        assert len(runner.shapes) == 1
-        assert not service.ready
-        await service.close()
-
-    asyncio.run(talk())
+@pytest.mark.anyio
+async def test_a_warm_up_ends_between_two_sizes_once_the_server_ends() -> None:
+    runner = FakeRunner()
+    service = Service(runner, Settings())
+    await service.start(lambda line: service.drain())
+    assert len(runner.shapes) == 1
+    assert not service.ready
+    await service.close()
 
 
 def test_nothing_is_computed_before_the_warm_up() -> None:

@@ -20,7 +20,7 @@ from fcn_deploy.serve.settings import Settings
 from tests.fakes import FakeRunner
 from tests.serve.clients import HeldRunner, masks, pictures
 from tests.serve.live import live_server
-from tests.serve.served import fake_process, served
+from tests.serve.served import fake_process, served, until
 
 triton = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc]")
 grpc = pytest.importorskip("grpc")
@@ -269,87 +269,75 @@ def test_a_message_that_does_not_come_is_not_waited_for() -> None:
     talk(ask, Settings(grpc_port=0, body_seconds=0.05))
 
 
-async def waiting(server: Server, count: int) -> None:
-    while server.service._batcher.waiting < count:
-        await asyncio.sleep(0.002)
-
-
-def test_a_full_queue_is_exhausted_and_an_ending_server_unavailable() -> None:
-    async def run() -> None:
-        runner = HeldRunner()
-        async with served(Settings(grpc_port=0, max_queue=1), runner) as (_, server):
-            runner.held = True
-            with opened(server) as client:
-                images = pictures(1, 4, 6)
-                asked = [asyncio.create_task(asyncio.to_thread(infer, client, images))]
-                await runner.begun()
-                asked.append(asyncio.create_task(asyncio.to_thread(infer, client, images)))
-                await waiting(server, 1)
-                full = await asyncio.to_thread(refusal, lambda: infer(client, images))
-                assert full[0] == "RESOURCE_EXHAUSTED"
-                assert "1 requests are waiting" in full[1]
-                runner.release(2)
-                for mask in await asyncio.gather(*asked):
-                    assert np.array_equal(mask, masks(images))
-                for state in (State.STARTING, State.CLOSED):
-                    server.service.state = state
-                    found = await asyncio.to_thread(refusal, lambda: infer(client, images))
-                    assert found[0] == "UNAVAILABLE"
-                    assert not await asyncio.to_thread(client.is_server_ready)
-                    assert not await asyncio.to_thread(client.is_model_ready, "fcn")
-                    assert await asyncio.to_thread(client.is_server_live)
-                server.service.state = State.READY
-
-    asyncio.run(run())
-
-
-def test_a_request_whose_client_has_gone_is_not_computed() -> None:
-    async def run() -> None:
-        runner = HeldRunner()
-        async with served(Settings(grpc_port=0), runner) as (_, server):
-            runner.held = True
-            with opened(server) as client:
-                first = asyncio.create_task(asyncio.to_thread(infer, client, pictures(1)))
-                await runner.begun()
-                call = client._channel.unary_unary(INFER)
-                gone = call.future(message().SerializeToString())
-                await waiting(server, 1)
-                gone.cancel()
-                while server.service._batcher.waiting:
-                    await asyncio.sleep(0.002)
-                runner.release(2)
-                assert np.array_equal(await first, masks(pictures(1)))
-            assert runner.batches == [1]
-
-    asyncio.run(run())
-
-
-def test_draining_serves_on_and_the_end_waits_for_the_answers() -> None:
-    async def run() -> None:
-        runner = HeldRunner()
-        async with served(Settings(grpc_port=0, drain_seconds=3600), runner) as (_, server):
-            with opened(server) as client:
-                server._stop()
+@pytest.mark.anyio
+async def test_a_full_queue_is_exhausted_and_an_ending_server_unavailable() -> None:
+    runner = HeldRunner()
+    async with served(Settings(grpc_port=0, max_queue=1), runner) as (_, server):
+        runner.held = True
+        with opened(server) as client:
+            images = pictures(1, 4, 6)
+            asked = [asyncio.create_task(asyncio.to_thread(infer, client, images))]
+            await runner.begun()
+            asked.append(asyncio.create_task(asyncio.to_thread(infer, client, images)))
+            await until(lambda: server.service._batcher.waiting == 1)
+            full = await asyncio.to_thread(refusal, lambda: infer(client, images))
+            assert full[0] == "RESOURCE_EXHAUSTED"
+            assert "1 requests are waiting" in full[1]
+            runner.release(2)
+            for mask in await asyncio.gather(*asked):
+                assert np.array_equal(mask, masks(images))
+            for state in (State.STARTING, State.CLOSED):
+                server.service.state = state
+                found = await asyncio.to_thread(refusal, lambda: infer(client, images))
+                assert found[0] == "UNAVAILABLE"
                 assert not await asyncio.to_thread(client.is_server_ready)
-                assert np.array_equal(
-                    await asyncio.to_thread(infer, client, pictures()), masks(pictures())
-                )
-                runner.held = True
-                last = asyncio.create_task(asyncio.to_thread(infer, client, pictures(2)))
-                await runner.begun()
-                server._stop()
-                status = ""
-                while status != "UNAVAILABLE":  # it listens no more
-                    status = await asyncio.to_thread(availability, client)
-                assert not last.done()
-                runner.release()
-                assert np.array_equal(await last, masks(pictures(2)))
-        metrics = server.service.metrics
-        counted = metrics.text(ready=False).decode()
-        assert '\nfcn_deploy_stage_seconds_count{stage="total"} 2.0\n' in counted
-        assert metrics.accepted == metrics.answered
+                assert not await asyncio.to_thread(client.is_model_ready, "fcn")
+                assert await asyncio.to_thread(client.is_server_live)
+            server.service.state = State.READY
 
-    asyncio.run(run())
+
+@pytest.mark.anyio
+async def test_a_request_whose_client_has_gone_is_not_computed() -> None:
+    runner = HeldRunner()
+    async with served(Settings(grpc_port=0), runner) as (_, server):
+        runner.held = True
+        with opened(server) as client:
+            first = asyncio.create_task(asyncio.to_thread(infer, client, pictures(1)))
+            await runner.begun()
+            call = client._channel.unary_unary(INFER)
+            gone = call.future(message().SerializeToString())
+            await until(lambda: server.service._batcher.waiting == 1)
+            gone.cancel()
+            await until(lambda: not server.service._batcher.waiting)
+            runner.release(2)
+            assert np.array_equal(await first, masks(pictures(1)))
+        assert runner.batches == [1]
+
+
+@pytest.mark.anyio
+async def test_draining_serves_on_and_the_end_waits_for_the_answers() -> None:
+    runner = HeldRunner()
+    async with served(Settings(grpc_port=0, drain_seconds=3600), runner) as (_, server):
+        with opened(server) as client:
+            server._stop()
+            assert not await asyncio.to_thread(client.is_server_ready)
+            assert np.array_equal(
+                await asyncio.to_thread(infer, client, pictures()), masks(pictures())
+            )
+            runner.held = True
+            last = asyncio.create_task(asyncio.to_thread(infer, client, pictures(2)))
+            await runner.begun()
+            server._stop()
+            status = ""
+            while status != "UNAVAILABLE":  # it listens no more
+                status = await asyncio.to_thread(availability, client)
+            assert not last.done()
+            runner.release()
+            assert np.array_equal(await last, masks(pictures(2)))
+    metrics = server.service.metrics
+    counted = metrics.text(ready=False).decode()
+    assert '\nfcn_deploy_stage_seconds_count{stage="total"} 2.0\n' in counted
+    assert metrics.accepted == metrics.answered
 
 
 def availability(client: Any) -> str:

@@ -22,13 +22,13 @@ from fcn_deploy.core.spec import ModelSpec, SizeRange
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
 from fcn_deploy.runners.base import Outputs
-from tests.browser import DESKTOP, PHONE, SCREENSHOTS, chromium
+from tests.browser import LOOKS, PHONE, Tab, chromium
 from tests.data.pictures import encoded
 from tests.fakes import FakeRunner
 from tests.serve.live import live
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
 
@@ -68,36 +68,8 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-class Opened:
-    """The page in a tab, and what the browser said and asked for meanwhile."""
-
-    def __init__(
-        self,
-        browser: Browser,
-        address: str,
-        *,
-        size: tuple[int, int] = DESKTOP,
-        scheme: str = "light",
-    ) -> None:
-        width, height = size
-        self.context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if scheme == "dark" else "light",
-        )
-        self.address = address
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page: Page = self.context.new_page()
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(address)
-
-    def __enter__(self) -> Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
+class Opened(Tab):
+    """The page in a tab."""
 
     def drop(self, content: bytes, name: str = "street.png", kind: str = "image/png") -> None:
         """Drop a file on the page and wait for its mask."""
@@ -348,23 +320,13 @@ def test_a_phone_scrolls_down_only(browser: Browser, address: str) -> None:
         assert tab.said == []
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "scheme"),
-    [
-        ("page-desktop-light", DESKTOP, "light"),
-        ("page-desktop-dark", DESKTOP, "dark"),
-        ("page-phone", PHONE, "light"),
-    ],
-)
+@pytest.mark.parametrize(("look", "size", "scheme"), LOOKS)
 def test_screenshots_are_kept(
-    browser: Browser, name: str, size: tuple[int, int], scheme: str
+    browser: Browser, look: str, size: tuple[int, int], scheme: str
 ) -> None:
     image, mask = draw_scene(3, 1, (240, 320))
     palette = voc_palette(len(SCENE_CLASS_NAMES))
-    sizes = SizeRange(smallest=(48, 64), typical=(48, 64), largest=(48, 64))
-    spec = ModelSpec("fcn32s-resnet18", SCENE_CLASS_NAMES, palette, sizes)
-    target = SCREENSHOTS / f"{name}.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    spec = ModelSpec("fcn32s-resnet18", SCENE_CLASS_NAMES, palette, SPEC.image_sizes)
 
     def drawn(images: NDArray[np.uint8], outputs: Outputs) -> Outputs:
         return Outputs(mask=mask[None]) if images.shape[1:3] == mask.shape else outputs
@@ -372,12 +334,7 @@ def test_screenshots_are_kept(
     runner = FakeRunner(spec, outputs=("mask",), bug=drawn)
     with live(runner) as address, Opened(browser, address, size=size, scheme=scheme) as tab:
         tab.page.locator("#model", has_text="classes").wait_for()
-        tab.page.screenshot(path=target.with_stem(f"{name}-empty"), full_page=True)
+        tab.keep_screenshot(f"page-{look}-empty")
         tab.drop(encoded("PNG", Image.fromarray(image)))
         tab.wait_for_mask()
-        tab.page.screenshot(path=target, full_page=True)
-    with Image.open(target) as shown:
-        pixels = np.asarray(shown.convert("RGB"))
-    assert pixels.shape[1] == size[0]
-    assert pixels.std() > 10  # neither blank nor a single colour
-    assert (pixels[0, 0].mean() < 100) == (scheme == "dark")
+        tab.keep_screenshot(f"page-{look}")

@@ -80,8 +80,7 @@ def test_tritonclient_gets_the_masks_of_predict(
 ) -> None:
     tritonclient = pytest.importorskip("tritonclient.http")
     files = write_pictures(tmp_path / "pictures")
-    predicted = fcn_deploy("predict", tiny_folder, tmp_path / "pictures", "--out", tmp_path / "out")
-    assert predicted.code == 0, predicted.err
+    fcn_deploy("predict", tiny_folder, tmp_path / "pictures", "--out", tmp_path / "out").succeeded()
     model = tiny_folder.name
 
     def infer(client: Any, image: np.ndarray[Any, Any]) -> Any:
