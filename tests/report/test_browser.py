@@ -75,75 +75,77 @@ class Opened(Tab):
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
+@pytest.fixture
+def tab(browser: Browser, report: str) -> Iterator[Opened]:
+    with Opened(browser, report) as opened:
+        yield opened
+
+
 def differ(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
     return one.shape != other.shape or bool((one != other).mean() > 0.01)
 
 
-def test_no_error_and_no_request_to_the_network(browser: Browser, report: str) -> None:
-    with Opened(browser, report) as tab:
-        tab.page.mouse.wheel(0, 100_000)
-        tab.page.wait_for_timeout(100)
-        assert tab.said == []
-        assert tab.asked[0] == report
-        assert all(url.startswith(("file:", "data:")) for url in tab.asked)
-        assert sum(url.startswith("file:") for url in tab.asked) == 1
-        # Every picture has been decoded.
-        assert tab.page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+def test_no_error_and_no_request_to_the_network(tab: Opened, report: str) -> None:
+    tab.page.mouse.wheel(0, 100_000)
+    tab.page.wait_for_timeout(100)
+    assert tab.said == []
+    assert tab.asked[0] == report
+    assert all(url.startswith(("file:", "data:")) for url in tab.asked)
+    assert sum(url.startswith("file:") for url in tab.asked) == 1
+    # Every picture has been decoded.
+    assert tab.page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
 
 
-def test_buttons_change_the_view(browser: Browser, report: str) -> None:
-    with Opened(browser, report) as tab:
-        assert tab.view() == "image"
-        before = tab.picture()
-        drawn = [before]
-        for name in ("candidate", "flips", "margin"):
-            button = tab.viewer.get_by_role("button", name=name, exact=True)
-            button.click()
-            assert tab.view() == name
-            assert button.get_attribute("aria-pressed") == "true"
-            assert tab.viewer.locator("button[aria-pressed=true]").count() == 1
-            drawn.append(tab.picture())
-        assert all(differ(one, other) for i, one in enumerate(drawn) for other in drawn[i + 1 :])
-        # The views lie on top of one another: toggling moves nothing.
-        assert {picture.shape for picture in drawn} == {before.shape}
-        assert tab.said == []
+def test_buttons_change_the_view(tab: Opened) -> None:
+    assert tab.view() == "image"
+    before = tab.picture()
+    drawn = [before]
+    for name in ("candidate", "flips", "margin"):
+        button = tab.viewer.get_by_role("button", name=name, exact=True)
+        button.click()
+        assert tab.view() == name
+        assert button.get_attribute("aria-pressed") == "true"
+        assert tab.viewer.locator("button[aria-pressed=true]").count() == 1
+        drawn.append(tab.picture())
+    assert all(differ(one, other) for i, one in enumerate(drawn) for other in drawn[i + 1 :])
+    # The views lie on top of one another: toggling moves nothing.
+    assert {picture.shape for picture in drawn} == {before.shape}
+    assert tab.said == []
 
 
-def test_keys_change_view_and_picture(browser: Browser, report: str) -> None:
-    with Opened(browser, report) as tab:
-        tab.viewer.focus()
-        outline = "getComputedStyle(document.activeElement).outlineStyle"
-        tab.page.keyboard.press("3")
-        assert tab.view() == "candidate"
-        assert tab.page.evaluate(outline) == "solid"  # the focus can be seen
-        tab.page.keyboard.press("ArrowDown")
-        assert tab.view() == "flips"
-        tab.page.keyboard.press("ArrowUp")
-        tab.page.keyboard.press("ArrowUp")
-        assert tab.view() == "reference"
-        tab.page.keyboard.press("1")
-        first, name = tab.picture(), tab.viewer.locator("figcaption:visible").first.text_content()
-        position = tab.viewer.locator("output")
-        assert (position.text_content() or "").startswith("1 of ")
-        tab.page.keyboard.press("ArrowRight")
-        assert (position.text_content() or "").startswith("2 of ")
-        assert tab.view() == "image"  # the view stays, the picture goes
-        assert differ(first, tab.picture())
-        assert tab.viewer.locator("figcaption:visible").first.text_content() != name
-        tab.page.keyboard.press("ArrowLeft")
-        assert not differ(first, tab.picture())
-        tab.page.keyboard.press("ArrowLeft")  # before the first comes the last
-        last, _, count = (position.text_content() or "").split()
-        assert last == count
-        tab.viewer.get_by_role("button", name="Next picture").click()
-        assert not differ(first, tab.picture())
-        assert tab.said == []
+def test_keys_change_view_and_picture(tab: Opened) -> None:
+    tab.viewer.focus()
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    tab.page.keyboard.press("3")
+    assert tab.view() == "candidate"
+    assert tab.page.evaluate(outline) == "solid"  # the focus can be seen
+    tab.page.keyboard.press("ArrowDown")
+    assert tab.view() == "flips"
+    tab.page.keyboard.press("ArrowUp")
+    tab.page.keyboard.press("ArrowUp")
+    assert tab.view() == "reference"
+    tab.page.keyboard.press("1")
+    first, name = tab.picture(), tab.viewer.locator("figcaption:visible").first.text_content()
+    position = tab.viewer.locator("output")
+    assert (position.text_content() or "").startswith("1 of ")
+    tab.page.keyboard.press("ArrowRight")
+    assert (position.text_content() or "").startswith("2 of ")
+    assert tab.view() == "image"  # the view stays, the picture goes
+    assert differ(first, tab.picture())
+    assert tab.viewer.locator("figcaption:visible").first.text_content() != name
+    tab.page.keyboard.press("ArrowLeft")
+    assert not differ(first, tab.picture())
+    tab.page.keyboard.press("ArrowLeft")  # before the first comes the last
+    last, _, count = (position.text_content() or "").split()
+    assert last == count
+    tab.viewer.get_by_role("button", name="Next picture").click()
+    assert not differ(first, tab.picture())
+    assert tab.said == []
 
 
-def test_keys_beside_the_viewer_are_the_browser_s_own(browser: Browser, report: str) -> None:
-    with Opened(browser, report) as tab:
-        tab.page.keyboard.press("3")
-        assert tab.view() == "image"
+def test_keys_beside_the_viewer_are_the_browser_s_own(tab: Opened) -> None:
+    tab.page.keyboard.press("3")
+    assert tab.view() == "image"
 
 
 def test_without_javascript_all_but_the_viewer_is_there(browser: Browser, report: str) -> None:
@@ -161,12 +163,11 @@ def test_without_javascript_all_but_the_viewer_is_there(browser: Browser, report
         assert folded.count() == count - 1
 
 
-def test_predictions_are_on_the_sheet(browser: Browser, report: str) -> None:
-    with Opened(browser, report) as tab:
-        tab.page.get_by_role("link", name="Predictions").press("Enter")
-        assert tab.page.locator(".sheet").get_by_role("img").count() == 5
-        assert tab.page.get_by_role("img", name="with its mask").first.is_visible()
-        assert tab.page.get_by_text("The picture cannot be read.").is_visible()
+def test_predictions_are_on_the_sheet(tab: Opened) -> None:
+    tab.page.get_by_role("link", name="Predictions").press("Enter")
+    assert tab.page.locator(".sheet").get_by_role("img").count() == 5
+    assert tab.page.get_by_role("img", name="with its mask").first.is_visible()
+    assert tab.page.get_by_text("The picture cannot be read.").is_visible()
 
 
 def test_a_phone_scrolls_down_only(browser: Browser, report: str) -> None:
@@ -195,17 +196,16 @@ def test_a_phone_without_javascript_scrolls_down_only(browser: Browser, report: 
             assert box["x"] + box["width"] <= PHONE[0]
 
 
-def test_dark_and_light_have_colours_of_their_own(browser: Browser, report: str) -> None:
-    with Opened(browser, report) as tab:
-        colours = "[getComputedStyle(document.body).backgroundColor, " + ", ".join(
-            f"getComputedStyle(document.querySelector('.part.s{number}')).fill" for number in (0, 1)
-        )
-        light = tab.page.evaluate(f"{colours}]")
-        tab.page.emulate_media(color_scheme="dark")
-        dark = tab.page.evaluate(f"{colours}]")
-        assert all(one != other for one, other in zip(light, dark, strict=True))
-        assert len(set(light)) == len(set(dark)) == 3
-        assert tab.said == []
+def test_dark_and_light_have_colours_of_their_own(tab: Opened) -> None:
+    colours = "[getComputedStyle(document.body).backgroundColor, " + ", ".join(
+        f"getComputedStyle(document.querySelector('.part.s{number}')).fill" for number in (0, 1)
+    )
+    light = tab.page.evaluate(f"{colours}]")
+    tab.page.emulate_media(color_scheme="dark")
+    dark = tab.page.evaluate(f"{colours}]")
+    assert all(one != other for one, other in zip(light, dark, strict=True))
+    assert len(set(light)) == len(set(dark)) == 3
+    assert tab.said == []
 
 
 @pytest.mark.parametrize(("look", "size", "scheme"), LOOKS)

@@ -37,9 +37,9 @@ async def refused(*parts: bytes, settings: Settings = IMPATIENT, pause: float = 
         return await exchange(port, *parts, pause=pause)
 
 
-def good_request() -> bytes:
+def good_request(*lines: str) -> bytes:
     body, length = binary_request(pictures())
-    return request(body, f"{HEADER_LENGTH}: {length}")
+    return request(body, f"{HEADER_LENGTH}: {length}", *lines)
 
 
 def is_good(response: Response) -> bool:
@@ -91,8 +91,7 @@ async def test_a_connection_on_which_nothing_is_sent_is_closed() -> None:
 
 async def test_a_body_may_take_longer_the_more_of_it_has_come() -> None:
     settings = Settings(body_seconds=0.05, min_bytes_per_second=1.0)
-    body, length = binary_request(pictures())
-    whole = request(body, f"{HEADER_LENGTH}: {length}")
+    whole = good_request()
     assert is_good(await refused(whole[:-100], whole[-100:], settings=settings, pause=0.2))
 
 
@@ -174,11 +173,8 @@ async def test_a_refusal_waits_for_the_answers_before_it(second: bytes, status: 
 
 async def test_a_body_with_an_upgrade_is_refused_and_not_taken_for_none() -> None:
     """As Java's HttpClient sends it, unless it is told to speak HTTP/1.1."""
-    body, length = binary_request(pictures())
     lines = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAE")
-    response = await refused(
-        request(body, f"{HEADER_LENGTH}: {length}", *lines), settings=Settings()
-    )
+    response = await refused(good_request(*lines), settings=Settings())
     assert (response.status, response.headers["connection"]) == (400, "close")
     assert "HTTP/1.1" in response.error()
     asked = await refused(b"GET /v2 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")

@@ -41,26 +41,15 @@ def opened(server: Server) -> Iterator[Any]:
         client.close()
 
 
-def talk(
-    ask: Callable[[Any], Any], settings: Settings = SMALL, runner: FakeRunner | None = None
-) -> Any:
-    """Let ``ask`` use NVIDIA's client in a thread, and return what it returns."""
-
-    def in_thread(server: Server) -> Any:
-        with opened(server) as client:
-            return ask(client)
-
-    async def run() -> Any:
-        async with served(settings, runner) as (_, server):
-            found = await asyncio.to_thread(in_thread, server)
-            await server.grpc.stop(30)  # type: ignore[union-attr]
-            metrics = server.service.metrics
-            assert metrics.accepted == metrics.answered
-            assert 'route="grpc_' in metrics.text(ready=True).decode()
-            server.service.take_memory(server.service.settings.max_memory_bytes)  # all is free
-            return found
-
-    return asyncio.run(run())
+@contextmanager
+def talking(settings: Settings = SMALL) -> Iterator[Any]:
+    """NVIDIA's client of a server; in the end all that was asked has been answered and counted."""
+    with live_server(FakeRunner(), settings, "fcn") as (_, server), opened(server) as client:
+        yield client
+    metrics = server.service.metrics
+    assert metrics.accepted == metrics.answered
+    assert 'route="grpc_' in metrics.text(ready=True).decode()
+    server.service.take_memory(server.service.settings.max_memory_bytes)  # all is free
 
 
 def tensor(images: NDArray[np.uint8], name: str = "image", datatype: str = "UINT8") -> Any:
@@ -86,7 +75,7 @@ def refusal(call: Callable[[], Any]) -> tuple[str, str]:
 def test_nvidias_client_is_told_everything_it_asks() -> None:
     images = pictures(2, 9, 11)
 
-    def ask(client: Any) -> None:
+    with talking() as client:
         assert client.is_server_live()
         assert client.is_server_ready()
         assert client.is_model_ready("fcn")
@@ -109,21 +98,18 @@ def test_nvidias_client_is_told_everything_it_asks() -> None:
             assert counted.inference_stats.success.count == 3
             assert counted.inference_count == 6
 
-    talk(ask)
-
 
 def test_mixed_sizes_from_threads_get_their_own_masks() -> None:
     sizes = ((9, 11), (12, 7), (1, 1), (20, 30))
 
-    def ask(client: Any) -> None:
+    with talking() as client:
+
         def one(index: int) -> bool:
             images = pictures(1 + index % 2, *sizes[index % 4], seed=index)
             return np.array_equal(infer(client, images), masks(images))
 
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(one, range(80)))
-
-    talk(ask)
 
 
 def wrong(**changes: Any) -> Callable[[Any], Any]:
@@ -189,7 +175,7 @@ def test_what_is_wrong_is_refused_with_a_status_and_a_sentence(
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     """A client of one server for all refusals, which takes a good request after them."""
-    with live_server(FakeRunner(), SMALL, "fcn") as (_, server), opened(server) as asking:
+    with talking() as asking:
         yield asking
         assert np.array_equal(infer(asking, pictures()), masks(pictures()))
 
@@ -239,7 +225,7 @@ def test_the_messages_of_other_calls_are_bounded(client: Any) -> None:
 def test_a_token_is_asked_for_before_the_message_is_read() -> None:
     headers = {"authorization": "Bearer secret"}
 
-    def ask(client: Any) -> None:
+    with talking(Settings(grpc_port=0, max_pixels=10_000, token=b"secret")) as client:
         assert client.is_server_live()
         assert client.is_server_ready()
         for given in ({}, {"authorization": "Bearer other"}, {"authorization": "secret"}):
@@ -253,11 +239,9 @@ def test_a_token_is_asked_for_before_the_message_is_read() -> None:
                 assert (status, "token" in sentence) == ("UNAUTHENTICATED", True)
         assert np.array_equal(infer(client, pictures(), headers=headers), masks(pictures()))
 
-    talk(ask, Settings(grpc_port=0, max_pixels=10_000, token=b"secret"))
-
 
 def test_a_message_that_does_not_come_is_not_waited_for() -> None:
-    def ask(client: Any) -> None:
+    with talking(Settings(grpc_port=0, body_seconds=0.05)) as client:
         silent = client._channel.stream_unary(INFER)
         ended = threading.Event()
         never = iter(ended.wait, True)  # ends without a message, once the event is set
@@ -265,8 +249,6 @@ def test_a_message_that_does_not_come_is_not_waited_for() -> None:
             assert refusal(lambda: silent(never))[0] == "DEADLINE_EXCEEDED"
         finally:
             ended.set()
-
-    talk(ask, Settings(grpc_port=0, body_seconds=0.05))
 
 
 @pytest.mark.anyio
