@@ -1,9 +1,10 @@
 """A real network, small enough to be trained within a test, as a runner that can be broken."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -51,10 +52,7 @@ class SmallNetwork(nn.Module):
 
 
 def normalised(
-    images: NDArray[np.uint8],
-    mean: Sequence[float],
-    std: Sequence[float],
-    divisor: float = 255,
+    images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], divisor: float = 255
 ) -> Tensor:
     scaled = torch.tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / divisor
     return (scaled - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
@@ -173,3 +171,12 @@ def scene_pictures(count: int = 3) -> Pictures:
     scenes = [draw_scene(2, index, (96, 128)) for index in range(count)]
     found = [Sample(f"scene {i}", image, mask) for i, (image, mask) in enumerate(scenes)]
     return Pictures("scenes", count, found.__getitem__)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[SmallNetwork]:
+    """The trained network on one thread: more would wait for each other longer than it computes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield trained_network()
+    torch.set_num_threads(threads)

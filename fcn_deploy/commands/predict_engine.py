@@ -30,11 +30,11 @@ _RAY = "ray"
 _OPTIONS = (
     click.option(
         "--workers", type=click.IntRange(min=1),
-        help="Of --engine ray: so many; by default one for each GPU, or for each node.",
+        help="Start so many with --engine ray; by default one for each GPU, or for each node.",
     ),
     click.option(
         "--address", metavar="HOST:PORT",
-        help="Of --engine ray: join this cluster, `auto` for this node's; by default one is "
+        help="Join this cluster with --engine ray, `auto` for this node's; by default one is "
         "started here.",
     ),
     click.option(

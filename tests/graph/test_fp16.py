@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -10,9 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 from fcn_deploy.graph.fp16 import in_half
 from fcn_deploy.graph.fp16_rounding import tensor_types, with_explicit_rounding
 from fcn_deploy.graph.nodes import cast_to, consumers_of, producers_of
+from tests.onnx_outputs import Arrays, outputs_of
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
-Arrays = dict[str, NDArray[np.generic]]
 
 
 def weight(*shape: int, seed: int) -> NDArray[np.float32]:
@@ -76,16 +75,6 @@ def deploy_like(*, outputs: tuple[str, ...] = ("mask",), resize: bool = False) -
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def ran(model: onnx.ModelProto, image: NDArray[np.uint8]) -> Arrays:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"image": image}), strict=True))
-
-
 @pytest.fixture
 def image() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (2, 3, 12, 17), dtype=np.uint8)
@@ -119,7 +108,7 @@ def test_what_is_half_and_what_is_not() -> None:
 def test_the_numbers_are_those_of_half_precision(image: NDArray[np.uint8]) -> None:
     model = deploy_like(outputs=("mask", "logits"))
     values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    given = ran(with_explicit_rounding(in_half(model)), image)
+    given = outputs_of(with_explicit_rounding(in_half(model)), as_written=True, image=image)
     centred = (image.astype(np.float32) - values["mean"]).astype(np.float16).astype(np.float32)
     first, bias, score = (
         values[name].astype(np.float16).astype(np.float32) for name in ("first", "bias", "score")
@@ -136,7 +125,7 @@ def test_the_numbers_are_those_of_half_precision(image: NDArray[np.uint8]) -> No
         given["logits"], given["logits"].astype(np.float16).astype(np.float32)
     )
     np.testing.assert_array_equal(given["mask"], given["logits"].argmax(axis=1))
-    exact = ran(model, image)["logits"]
+    exact = outputs_of(model, as_written=True, image=image)["logits"]
     assert 0 < np.abs(given["logits"] - exact).max() < 0.01 * np.abs(exact).max()
 
 
@@ -159,7 +148,7 @@ def test_the_scales_of_a_resize_stay_float32(image: NDArray[np.uint8]) -> None:
     onnx.checker.check_model(half, full_check=True)
     types = tensor_types(half)
     assert (types["scales"], types["logits_half"]) == (FLOAT, HALF)
-    assert ran(half, image)["logits"].shape == (2, 4, 24, 34)
+    assert outputs_of(half, as_written=True, image=image)["logits"].shape == (2, 4, 24, 34)
 
 
 def test_a_weight_beyond_half_becomes_infinite() -> None:

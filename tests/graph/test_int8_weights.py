@@ -17,10 +17,8 @@ from fcn_deploy.graph.int8_weights import with_float_weights, with_integer_weigh
 from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.graph.quantize import Quantized, quantized_onnx
 from fcn_deploy.graph.session import cpu_session
-from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
-from tests.fake_cuda import FakeCuda
-from tests.tensorrt_fixtures import install
+from tests.tensorrt_fixtures import install, needs_rtx
 
 
 def values(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
@@ -115,26 +113,19 @@ def test_weights_that_would_not_come_back_are_refused(int8_17: Quantized) -> Non
 def test_tensorrt_8_6_reads_the_weights_of_opset_17_alone(
     int8_17: Quantized, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = install(monkeypatch, "8.6.0", FakeCuda())
-    engine = engine_from_onnx(
-        OnnxFile(int8_17.path), name="fcn", product=machine.product, folder=tmp_path
-    )
+    machine = install(monkeypatch, "8.6.0")
+    engine = machine.build(int8_17.path, folder=tmp_path)
     assert engine.sidecar.layers == {"int8": 1}
     assert "INT8" in engine.sidecar.flags["builder"]
     model = onnx.load(int8_17.path)
     with_integer_weights(model)  # as every INT8 file was before
     onnx.save(model, tmp_path / "integers.onnx")
     with pytest.raises(BuildError, match="invalid weights type of Int8"):
-        engine_from_onnx(
-            OnnxFile(tmp_path / "integers.onnx"), name="x", product=machine.product, folder=tmp_path
-        )
+        machine.build(tmp_path / "integers.onnx", name="x", folder=tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    api.unavailable_reason(Product.RTX) is not None,
-    reason=f"TensorRT for RTX: {api.unavailable_reason(Product.RTX)}",
-)
+@needs_rtx
 def test_tensorrt_for_rtx_counts_the_same_layers_in_both_forms(
     int8_17: Quantized, tmp_path: Path
 ) -> None:

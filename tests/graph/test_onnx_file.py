@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fcn_deploy.core.errors import BackendError, OnnxFileError
@@ -18,6 +16,7 @@ from fcn_deploy.core.spec import SPEC_KEY, ModelSpec, Precision
 from fcn_deploy.graph.logits import with_logits
 from fcn_deploy.graph.onnx_file import CHECKPOINT_DIGEST_KEY, PRECISION_KEY, OnnxFile
 from tests.file_reads import counted_reads
+from tests.onnx_outputs import outputs_of
 
 OneLine = Callable[[Exception], str]
 
@@ -153,14 +152,6 @@ def test_without_the_onnx_package_it_says_what_to_install(
         assert one_line(caught.value).endswith("; pip install onnx")
 
 
-def test_a_missing_file_names_the_export_command(tmp_path: Path, one_line: OneLine) -> None:
-    assert "`fcn-deploy export`" in refused(tmp_path / "model.onnx", one_line)
-
-
-def test_a_folder_is_no_onnx_file(tmp_path: Path, one_line: OneLine) -> None:
-    refused(tmp_path, one_line)
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -170,6 +161,8 @@ def test_a_folder_is_no_onnx_file(tmp_path: Path, one_line: OneLine) -> None:
 )  # fmt: skip
 def test_bytes_that_are_no_onnx_file(tmp_path: Path, content: bytes, one_line: OneLine) -> None:
     path = tmp_path / "model.onnx"
+    assert "`fcn-deploy export`" in refused(path, one_line)  # it is not there yet
+    refused(tmp_path, one_line)  # a folder
     path.write_bytes(content)
     assert "no ONNX file" in refused(path, one_line)
 
@@ -222,18 +215,10 @@ def test_a_file_with_external_weights(tmp_path: Path, one_line: OneLine) -> None
 # -- with_logits --------------------------------------------------------------------------------
 
 
-def run(model: onnx.ModelProto, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"image": images}), strict=True))
-
-
 def test_with_logits_shows_what_the_argmax_reads() -> None:
     images = np.random.default_rng(0).standard_normal((2, 3, 5, 7)).astype(np.float32)
-    before = run(small_graph(), images)
-    after = run(with_logits(small_graph()), images)
+    before = outputs_of(small_graph(), image=images)
+    after = outputs_of(with_logits(small_graph()), image=images)
     expected = np.einsum("kc,nchw->nkhw", WEIGHT, images)
     np.testing.assert_allclose(after["logits"], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(after["mask"], before["mask"])
@@ -251,7 +236,7 @@ def test_with_logits_of_a_half_precision_file_gives_float32(tiny_run: Path) -> N
     model = with_logits(OnnxFile(tiny_run / "model.fp16.onnx").model)
     onnx.checker.check_model(model, full_check=True)
     images = np.random.default_rng(0).integers(0, 256, (1, 33, 40, 3), dtype=np.uint8)
-    outputs = run(model, images)
+    outputs = outputs_of(model, image=images)
     assert outputs["logits"].dtype == np.float32
     assert outputs["logits"].shape == (1, 5, 33, 40)
     np.testing.assert_array_equal(outputs["mask"], outputs["logits"].argmax(axis=1))

@@ -24,11 +24,11 @@ from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.graph.quantize import Quantized, chosen_convolutions, quantized_onnx
 from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.runners.base import open_runner, unavailable_reason
-from fcn_deploy.tensorrt import api
 from fcn_deploy.tensorrt.build import engine_from_onnx
 from fcn_deploy.tensorrt.engine_file import read_engine
 from tests.command_line import FcnDeploy, refused
 from tests.conftest import WriteVocFolder
+from tests.tensorrt_fixtures import needs_rtx
 
 #: Float in every form of the tail.
 KEPT = ("network.body.conv1", "network.score")
@@ -315,10 +315,7 @@ def test_no_checkpoint_becomes_int8_without_pictures(tiny_run: Path, tmp_path: P
             )
 
 
-@pytest.mark.skipif(
-    api.unavailable_reason(Product.RTX) is not None,
-    reason=f"TensorRT for RTX: {api.unavailable_reason(Product.RTX)}",
-)
+@needs_rtx
 def test_tensorrt_for_rtx_multiplies_in_integers(int8: Quantized, tmp_path: Path) -> None:
     engine = engine_from_onnx(OnnxFile(int8.path), name="fcn", product=Product.RTX, folder=tmp_path)
     sidecar = read_engine(engine.path)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.graph.quantize import chosen_convolutions, quantized_onnx
 from fcn_deploy.graph.session import cpu_session
 from fcn_deploy.graph.tournament import Tournament, tournament_of, with_tournament
+from tests.onnx_outputs import outputs_of
 
 #: Classes and pixels of a cell.
 CASES = [(2, 64), (2, 1024), (21, 64), (21, 1024), (150, 64)]
@@ -48,14 +48,6 @@ def argmax_over(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def ran(model: onnx.ModelProto, **inputs: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, inputs), strict=True))
-
-
 def whole_numbers(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     """Few values, so that many are the largest at once."""
     return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32)
@@ -77,7 +69,7 @@ def test_the_first_of_the_largest_wins(classes: int, pixels: int, element: int, 
     ties = (by_class == by_class.max(axis=3, keepdims=True)).sum(axis=3)
     assert ties.max() > 1
     for given_by in (model, changed):
-        np.testing.assert_array_equal(ran(given_by, cells=typed)["index"], expected)
+        np.testing.assert_array_equal(outputs_of(given_by, cells=typed)["index"], expected)
 
 
 @given(
@@ -94,7 +86,7 @@ def test_any_class_count_and_grid(
     cells = generator.integers(0, values, (*grid, classes * pixels)).astype(np.float32)
     changed = with_tournament(argmax_over(classes, pixels))
     expected = cells.reshape(*grid, classes, pixels).argmax(axis=3)
-    np.testing.assert_array_equal(ran(changed, cells=cells)["index"], expected)
+    np.testing.assert_array_equal(outputs_of(changed, cells=cells)["index"], expected)
 
 
 def test_numbers_that_are_none_lose_but_in_the_first_class() -> None:
@@ -113,9 +105,9 @@ def test_numbers_that_are_none_lose_but_in_the_first_class() -> None:
     )
     cells = np.ascontiguousarray(pixels.T).reshape(1, 1, 1, -1)
     model = argmax_over(4, len(pixels))
-    index = ran(with_tournament(model), cells=cells)["index"].ravel()
+    index = outputs_of(with_tournament(model), cells=cells)["index"].ravel()
     np.testing.assert_array_equal(index, [0, 2, 0, 0, 3, 0, 0])
-    np.testing.assert_array_equal(ran(model, cells=cells)["index"].ravel(), index)
+    np.testing.assert_array_equal(outputs_of(model, cells=cells)["index"].ravel(), index)
 
 
 def test_the_graph_is_not_changed_and_its_choice_is_found() -> None:
@@ -142,10 +134,8 @@ def test_another_chain_of_comparisons_is_no_tournament(changed: str) -> None:
     elif changed == "greater":
         nodes["tail.Greater_2"].op_type = "Less"
     else:
-        nodes["tail.Best_1"].input[1], nodes["tail.Best_1"].input[2] = (
-            nodes["tail.Best_1"].input[2],
-            nodes["tail.Best_1"].input[1],
-        )
+        best = nodes["tail.Best_1"].input
+        best[1], best[2] = best[2], best[1]
     assert tournament_of(graph) is None
 
 
@@ -185,7 +175,7 @@ def test_masks_of_a_whole_file_are_equal(
     images = np.random.default_rng(height).integers(
         0, 256, (batch, height, width, 3), dtype=np.uint8
     )
-    early, tournament = (ran(with_logits(model), image=images) for model in whole)
+    early, tournament = (outputs_of(with_logits(model), image=images) for model in whole)
     assert early.keys() == tournament.keys() == {"mask", "logits"}
     for name, expected in early.items():
         assert tournament[name].dtype == expected.dtype

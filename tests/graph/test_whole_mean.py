@@ -1,10 +1,10 @@
 """A graph with a mean of whole grey levels: pixels that are not rounded, the same function."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,20 +15,19 @@ from fcn_deploy.core.errors import OnnxFileError
 from fcn_deploy.graph.logits import with_logits
 from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.graph.whole_mean import STEPS_OF_HALF, with_whole_mean
+from tests.onnx_outputs import outputs_of
 
 Floats = NDArray[np.float32]
 MEAN = (123.675, 116.28, 103.53)
 PADDING = 2
 
 
-def normalising(
-    mean: tuple[float, ...], weight: Floats, bias: Floats | None, *, operator: str = "Sub"
-) -> onnx.ModelProto:
+def normalising(mean: tuple[float, ...], weight: Floats, bias: Floats | None) -> onnx.ModelProto:
     """Bytes [1, 3, H, W] → less the mean → 5×5 convolution."""
     constants = ["weight"] if bias is None else ["weight", "bias"]
     nodes = [
         helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node(operator, ["pixels", "mean"], ["centred"]),
+        helper.make_node("Sub", ["pixels", "mean"], ["centred"]),
         helper.make_node("Conv", ["centred", *constants], ["out"], pads=[PADDING] * 4),
     ]
     values = {"mean": np.array(mean, np.float32).reshape(1, 3, 1, 1), "weight": weight}
@@ -75,13 +74,9 @@ def with_centred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def ran(model: onnx.ModelProto, image: Floats) -> tuple[Floats, Floats]:
     """Return what the convolution gives, and what it reads."""
-    session = onnxruntime.InferenceSession(
-        with_centred(model).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    out, centred = session.run(
-        ["out", read_by_convolution(model)], {"image": image.astype(np.uint8)}
-    )
-    return out, centred
+    read = read_by_convolution(model)
+    given = outputs_of(with_centred(model), image=image.astype(np.uint8))
+    return given["out"], given[read]
 
 
 def to_bf16(values: Floats) -> Floats:
@@ -181,61 +176,59 @@ def test_a_constant_that_others_share_is_theirs_still(weights: tuple[Floats, Flo
         assert values[entry.name] == entry
 
 
-class TestOtherGraphsAreRefused:
-    def refused(self, model: onnx.ModelProto) -> None:
-        with pytest.raises(OnnxFileError, match="does not subtract a mean from bytes"):
-            with_whole_mean(model)
+def read_by_others(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Relu", ["centred"], ["other"]))
 
-    def test_no_mean(self, weights: tuple[Floats, Floats]) -> None:
-        self.refused(normalising(MEAN, *weights, operator="Add"))
 
-    def test_somebody_else_reads_the_difference(self, weights: tuple[Floats, Floats]) -> None:
-        model = normalising(MEAN, *weights)
-        model.graph.node.append(helper.make_node("Relu", ["centred"], ["other"]))
-        self.refused(model)
+def scaled_before(model: onnx.ModelProto) -> None:
+    model.graph.node.insert(0, helper.make_node("Mul", ["image", "mean"], ["scaled"]))
+    model.graph.node[1].input[0] = "scaled"
 
-    def test_the_difference_is_an_output(self, weights: tuple[Floats, Floats]) -> None:
-        self.refused(with_centred(normalising(MEAN, *weights)))
 
-    def test_the_pixels_are_scaled_before(self, weights: tuple[Floats, Floats]) -> None:
-        model = normalising(MEAN, *weights)
-        model.graph.node.insert(0, helper.make_node("Mul", ["image", "mean"], ["scaled"]))
-        model.graph.node[1].input[0] = "scaled"
-        self.refused(model)
+def not_of_bytes(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
 
-    def test_the_convolution_is_grouped(self) -> None:
-        weight = np.zeros((3, 1, 5, 5), np.float32)
-        model = normalising(MEAN, weight, None)
-        (convolution,) = (node for node in model.graph.node if node.op_type == "Conv")
-        convolution.attribute.append(helper.make_attribute("group", 3))
-        self.refused(model)
 
-    def test_the_picture_is_not_of_bytes(self, weights: tuple[Floats, Floats]) -> None:
-        model = normalising(MEAN, *weights)
-        model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
-        self.refused(model)
+def one_mean_for_all_channels(model: onnx.ModelProto) -> None:
+    alone = np.full((1, 1, 1, 1), 120.5, np.float32)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(alone, "mean"))
 
-    def test_one_mean_for_all_channels(self, weights: tuple[Floats, Floats]) -> None:
-        model = normalising(MEAN, *weights)
-        alone = np.full((1, 1, 1, 1), 120.5, np.float32)
-        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(alone, "mean"))
-        self.refused(model)
+
+def no_mean(model: onnx.ModelProto) -> None:
+    model.graph.node[1].op_type = "Add"
+
+
+def grouped(model: onnx.ModelProto) -> None:
+    weight = numpy_helper.from_array(np.zeros((3, 1, 5, 5), np.float32), "weight")
+    model.graph.initializer[1].CopyFrom(weight)
+    del model.graph.node[2].input[2]
+    model.graph.node[2].attribute.append(helper.make_attribute("group", 3))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        no_mean, read_by_others, with_centred, scaled_before, grouped, not_of_bytes,
+        one_mean_for_all_channels,
+    ],
+)  # fmt: skip
+def test_other_graphs_are_refused(
+    change: Callable[[onnx.ModelProto], object], weights: tuple[Floats, Floats]
+) -> None:
+    model = normalising(MEAN, *weights)
+    change(model)
+    with pytest.raises(OnnxFileError, match="does not subtract a mean from bytes"):
+        with_whole_mean(model)
 
 
 @pytest.mark.parametrize("opset", [17, 20])
 def test_our_own_export_is_such_a_graph(tiny_opsets: dict[int, Path], opset: int) -> None:
     path = tiny_opsets[opset]
     image = np.random.default_rng(2).integers(0, 256, (1, 97, 131, 3), dtype=np.uint8)
-    logits = []
-    for model in (
-        with_logits(OnnxFile(path).model),
-        with_whole_mean(with_logits(OnnxFile(path).model)),
-    ):
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), providers=["CPUExecutionProvider"]
-        )
-        logits.append(session.run(["logits"], {"image": image})[0])
-    plain, whole = logits
+    model = with_logits(OnnxFile(path).model)
+    plain, whole = (
+        outputs_of(graph, image=image)["logits"] for graph in (model, with_whole_mean(model))
+    )
     assert not np.array_equal(plain, whole)  # the frame stands for another colour
     np.testing.assert_allclose(whole, plain, atol=0.01 * np.abs(plain).max())
 

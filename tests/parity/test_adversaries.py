@@ -21,26 +21,14 @@ from fcn_deploy.parity.recording import read_recording
 from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.runners.base import Outputs
+from tests import small_network
 from tests.candidates import as_candidate
 from tests.fakes import FAKE_SPEC, FakeRunner, OneBehind
 from tests.parity.comparisons import Images, compared, failed, listed, made_up
-from tests.small_network import (
-    SMALL_SPEC,
-    SmallNetwork,
-    SmallRunner,
-    scene_pictures,
-    trained_network,
-)
+from tests.small_network import SMALL_SPEC, SmallNetwork, SmallRunner, scene_pictures
 
+network = small_network.network  # a fixture
 BELOW_FP32 = [Precision.FP16, Precision.BF16, Precision.INT8]
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[SmallNetwork]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more would wait for each other longer than such a network computes
-    yield trained_network()
-    torch.set_num_threads(threads)
 
 
 def small(network: SmallNetwork, candidate: SmallRunner) -> Comparison:

@@ -21,7 +21,15 @@ from fcn_deploy.results.read import read_files
 from fcn_deploy.runners.base import Outputs
 from tests.candidates import as_candidate, as_candidates
 from tests.fakes import FAKE_SPEC, FakeRunner
-from tests.parity.comparisons import Images, compared, failed, listed, made_up, result_of
+from tests.parity.comparisons import (
+    Images,
+    compared,
+    failed,
+    first_for_all,
+    listed,
+    made_up,
+    result_of,
+)
 
 
 def test_a_lost_class_shows_in_miou_and_worst_class() -> None:
@@ -86,12 +94,6 @@ def test_other_classes_of_the_data_are_refused(tmp_path: Path) -> None:
 # -- several candidates -------------------------------------------------------------------------
 
 
-def leaking(_: Images, outputs: Outputs) -> Outputs:
-    mask = outputs.mask.copy()
-    mask[1:] = outputs.mask[:1]
-    return replace(outputs, mask=mask)
-
-
 def honest_ones(count: int) -> list[FakeRunner]:
     return [FakeRunner(backend=f"honest {n}", noise=1e-5, seed=n) for n in range(count)]
 
@@ -134,7 +136,7 @@ def test_the_reference_is_asked_once_about_a_batch_that_several_get_wrong() -> N
         reference = FakeRunner()
         results = compare(
             reference,
-            as_candidates(FakeRunner(bug=leaking) for _ in range(count)),
+            as_candidates(FakeRunner(bug=first_for_all) for _ in range(count)),
             listed(made_up()),
         )
         assert {check for result in results for check in failed(result)} == {"place in batch"}
@@ -150,7 +152,7 @@ def test_candidates_side_by_side_have_the_results_of_each_alone() -> None:
         FakeRunner(backend="rounding", noise=0.05, precision=Precision.FP16),
         FakeRunner(backend="wrong", noise=1.0),
         FakeRunner(backend="swapped", see=lambda images: images[..., ::-1]),
-        FakeRunner(backend="leaking", bug=leaking),
+        FakeRunner(backend="leaking", bug=first_for_all),
     ]
     # Without the search for causes, which asks the reference about each candidate anew.
     together = compare(FakeRunner(), as_candidates(candidates), listed(made_up()), can_rerun=False)

@@ -1,7 +1,7 @@
 """Planted bugs in a real network: the gate fails, and says what the failure looks like."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,27 +19,15 @@ from fcn_deploy.parity.recording import read_recording
 from fcn_deploy.parity.saved_outputs import record
 from fcn_deploy.results.parity import Comparison
 from fcn_deploy.results.parity_parts import Gate
+from tests import small_network
 from tests.candidates import as_candidate
-from tests.small_network import (
-    SMALL_SPEC,
-    SmallNetwork,
-    SmallRunner,
-    scene_pictures,
-    trained_network,
-)
+from tests.small_network import SMALL_SPEC, SmallNetwork, SmallRunner, scene_pictures
 
 Logits = NDArray[np.float32]
 Mask = NDArray[np.uint8]
 DISC, RING, BOX = 1, 2, 3
 NAMES = SMALL_SPEC.class_names
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[SmallNetwork]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more would wait for each other longer than such a network computes
-    yield trained_network()
-    torch.set_num_threads(threads)
+network = small_network.network  # a fixture
 
 
 def reordered(*order: int) -> Callable[[Logits], Logits]:
@@ -117,6 +105,10 @@ BY_256 = "the candidate divides pixels by 256 instead of 255"
 OFF_BY_ONE = "a crop or a padding is off by one"
 ALIGNED_OTHERWISE = "a resize or a transposed convolution is aligned otherwise"
 NOT_IN_LOGITS = "though not in the logits: look at what comes after them"
+NOT_FINITE = (
+    "the candidate's logits are NaN or infinite in 8 of 8 pictures: "
+    "run `fcn-deploy parity --bisect` to find the layer"
+)
 LOOK_AT_BATCH = "look for a layer that folds the batch axis, or takes statistics over it"
 BUGS = {
     "BGR": Bug(
@@ -193,18 +185,8 @@ BUGS = {
     "neighbours mixed": Bug(
         {"mask_bug": mixed_with_the_next}, f"of 3 pictures); {LOOK_AT_BATCH}", "place in batch"
     ),
-    "NaN": Bug(
-        {"bug": first_pixel(np.nan)},
-        "the candidate's logits are NaN or infinite in 8 of 8 pictures: "
-        "run `fcn-deploy parity --bisect` to find the layer",
-        "finite logits",
-    ),
-    "infinity": Bug(
-        {"bug": first_pixel(np.inf)},
-        "the candidate's logits are NaN or infinite in 8 of 8 pictures: "
-        "run `fcn-deploy parity --bisect` to find the layer",
-        "finite logits",
-    ),
+    "NaN": Bug({"bug": first_pixel(np.nan)}, NOT_FINITE, "finite logits"),
+    "infinity": Bug({"bug": first_pixel(np.inf)}, NOT_FINITE, "finite logits"),
     "other weights": Bug(
         {"bug": lambda logits: logits * np.float32(1.5)},
         "the allowance in the interior of regions too, and neither exchanged channels, a shift "
@@ -239,24 +221,23 @@ def test_a_bug_fails_the_gate_and_is_named(
     assert content["diagnosis"][0].endswith(bug.said)
 
 
-def test_a_slightly_other_mean_is_fitted(network: SmallNetwork) -> None:
-    red, green, blue = SMALL_SPEC.mean
-    candidate = SmallRunner(network, mean=(red + 0.06, green, blue - 0.05))
+@pytest.mark.parametrize(
+    ("changes", "precision", "tolerance"),
+    [
+        ((0.06, 0, -0.05), Precision.FP32, 0.03),
+        ((0.002,) * 3, Precision.FP32, 0.0011),  # half a grey level
+        ((0.002,) * 3, Precision.BF16, 0.0011),
+    ],
+)
+def test_a_slightly_other_mean_is_fitted(
+    changes: tuple[float, ...], precision: Precision, tolerance: float, network: SmallNetwork
+) -> None:
+    mean = tuple(map(sum, zip(SMALL_SPEC.mean, changes, strict=True)))
+    candidate = SmallRunner(network, mean=mean, precision=precision)
     (sentence,) = compared(SmallRunner(network), candidate).diagnosis
     assert sentence.startswith("the candidate's mean and std are others than the reference's")
     fitted = sentence.partition("with mean (")[2].partition(")")[0]
-    expected = (red + 0.06, green, blue - 0.05)
-    np.testing.assert_allclose([float(f) for f in fitted.split(",")], expected, atol=0.03)
-
-
-def test_a_mean_that_differs_by_half_a_grey_level_is_fitted(network: SmallNetwork) -> None:
-    mean = tuple(value + 0.002 for value in SMALL_SPEC.mean)
-    for precision in (Precision.FP32, Precision.BF16):
-        candidate = SmallRunner(network, mean=mean, precision=precision)
-        (sentence,) = compared(SmallRunner(network), candidate).diagnosis
-        assert sentence.startswith("the candidate's mean and std are others than the reference's")
-        fitted = sentence.partition("with mean (")[2].partition(")")[0]
-        np.testing.assert_allclose([float(f) for f in fitted.split(",")], mean, atol=0.0011)
+    np.testing.assert_allclose([float(f) for f in fitted.split(",")], mean, atol=tolerance)
 
 
 LOGIT_BUGS = (
@@ -330,15 +311,11 @@ def test_recordings_are_diagnosed_as_far_as_they_can_be(
     name: str, network: SmallNetwork, tmp_path: Path
 ) -> None:
     bug = BUGS[name]
-    record(as_candidate(SmallRunner(network)), scene_pictures(), tmp_path / "reference.json")
-    record(
-        as_candidate(SmallRunner(network, **bug.change)),
-        scene_pictures(),
-        tmp_path / "candidate.json",
-    )
-    result = compare_recordings(
-        read_recording(tmp_path / "reference.json"), read_recording(tmp_path / "candidate.json")
-    )
+    recordings = []
+    for number, runner in enumerate((SmallRunner(network), SmallRunner(network, **bug.change))):
+        record(as_candidate(runner), scene_pictures(), tmp_path / f"{number}.json")
+        recordings.append(read_recording(tmp_path / f"{number}.json"))
+    result = compare_recordings(*recordings)
     assert not result.passed
     (sentence,) = result.diagnosis
     if name == "BGR":  # the reference cannot be asked again

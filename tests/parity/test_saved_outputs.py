@@ -16,25 +16,18 @@ from fcn_deploy.parity.compare import compare, compare_recordings, save
 from fcn_deploy.parity.inputs import ODD_SIZES, Pictures
 from fcn_deploy.parity.recording import read_recording
 from fcn_deploy.parity.saved_outputs import record
-from fcn_deploy.runners.base import Outputs
 from tests.candidates import as_candidate
 from tests.fakes import FakeRunner
-from tests.parity.comparisons import listed, made_up
+from tests.parity.comparisons import first_for_all, listed, made_up
 
 OneLine = Callable[[Exception], str]
-
-
-def leak(_: Any, outputs: Outputs) -> Outputs:
-    mask = outputs.mask.copy()
-    mask[1:] = outputs.mask[:1]
-    return replace(outputs, mask=mask)
 
 
 CANDIDATES = {
     "equal": FakeRunner(backend="other"),
     "rounding": FakeRunner(noise=0.05, precision=Precision.FP16),
     "wrong": FakeRunner(noise=1.0),
-    "leaking": FakeRunner(bug=leak),
+    "leaking": FakeRunner(bug=first_for_all),
 }
 
 
@@ -214,25 +207,15 @@ def _pickled(path: Path) -> None:
     np.savez(path, mask=np.array([{}], dtype=object))
 
 
-def _misshapen(path: Path) -> None:
-    with np.load(path) as content:
-        arrays = dict(content)
-    arrays["logits"] = arrays["logits"][:-1]
-    np.savez(path, **arrays)
+def _changed(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """Harm one of the arrays of a file."""
 
+    def harm(path: Path) -> None:
+        with np.load(path) as content:
+            arrays = dict(content)
+        np.savez(path, **{**arrays, name: change(arrays[name])})
 
-def _unknown_class(path: Path) -> None:
-    with np.load(path) as content:
-        arrays = dict(content)
-    arrays["mask"] = arrays["mask"] + np.uint8(9)
-    np.savez(path, **arrays)
-
-
-def _other_image(path: Path) -> None:
-    with np.load(path) as content:
-        arrays = dict(content)
-    arrays["image"] = 255 - arrays["image"]
-    np.savez(path, **arrays)
+    return harm
 
 
 @pytest.mark.parametrize(
@@ -243,9 +226,9 @@ def _other_image(path: Path) -> None:
         (_flip_a_byte, "is damaged"),
         (lambda path: path.write_bytes(b""), "is damaged"),
         (_pickled, "is damaged"),
-        (_misshapen, "no array logits"),
-        (_unknown_class, "unknown class"),
-        (_other_image, "holds another picture"),
+        (_changed("logits", lambda logits: logits[:-1]), "no array logits"),
+        (_changed("mask", lambda mask: mask + np.uint8(9)), "unknown class"),
+        (_changed("image", lambda image: 255 - image), "holds another picture"),
     ],
 )
 def test_damaged_arrays(

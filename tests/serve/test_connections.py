@@ -17,7 +17,7 @@ import pytest
 from fcn_deploy.core.errors import BackendError, InputError
 from fcn_deploy.runners.base import Outputs
 from fcn_deploy.serve.errors import ClientGoneError
-from fcn_deploy.serve.protocol import _MOST_PIECES, _PASSED_OVER
+from fcn_deploy.serve.protocol import _PASSED_OVER
 from fcn_deploy.serve.server import GIVEN_UP, listen, serve, url_of
 from fcn_deploy.serve.service import Service
 from fcn_deploy.serve.settings import Settings
@@ -47,13 +47,10 @@ def is_good(response: Response) -> bool:
 
 
 async def test_a_body_of_many_pieces_is_put_together() -> None:
-    body, length = binary_request(pictures())
-    head = request(b"", f"{HEADER_LENGTH}: {length}", "Transfer-Encoding: chunked")
-    head = head.replace(b"Content-Length: 0\r\n", b"")
-    pieces = [b"1\r\n%c\r\n" % byte for byte in body]
-    assert len(pieces) > 3 * _MOST_PIECES
-    end = b"".join(pieces[9:]) + b"0\r\n\r\n"
-    assert is_good(await refused(head, *pieces[:9], end, settings=Settings()))
+    head, _, body = good_request().partition(b"\r\n\r\n")
+    head = head.replace(b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked")
+    pieces = [b"1\r\n%c\r\n" % byte for byte in body]  # more than are gathered at once
+    assert is_good(await refused(head, b"\r\n\r\n", *pieces, b"0\r\n\r\n", settings=Settings()))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,21 @@ def taken(
     return original, interface_of(original, preprocessing.layout, align_corners=align_corners)
 
 
+RGB = Preprocessing("NCHW", "rgb", MEAN, STD)
+
+
+def deployed(
+    model: onnx.ModelProto,
+    folder: Path,
+    preprocessing: Preprocessing = RGB,
+    outputs: tuple[str, ...] = ("mask",),
+) -> tuple[onnx.ModelProto, OriginalNetwork, Interface]:
+    """Return the deploy graph of a network, the network itself, and its interface."""
+    original, interface = taken(saved(model, folder / "net.onnx"), preprocessing)
+    graph = deploy_graph_of(original.model, preprocessing, interface, outputs)
+    return graph, OriginalNetwork(original.content, preprocessing, interface), interface
+
+
 def run(graph: onnx.ModelProto, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     onnx.checker.check_model(graph, full_check=True)
     names = [output.name for output in graph.graph.output]
@@ -55,9 +70,7 @@ def test_masks_are_those_of_a_plain_script(
     tmp_path: Path, layout: Layout, channels: ChannelOrder
 ) -> None:
     model = foreign_network(layout=layout)
-    preprocessing = Preprocessing(layout, channels, MEAN, STD)
-    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
-    graph = deploy_graph_of(original.model, preprocessing, interface)
+    graph, *_ = deployed(model, tmp_path, Preprocessing(layout, channels, MEAN, STD))
     for shape in ((1, 40, 56), (2, 33, 27), (1, 1, 1)):
         images = noise(*shape)
         expected = plain_masks(model, images, channels, layout)
@@ -74,9 +87,7 @@ def test_a_network_whose_input_no_convolution_reads_is_normalised_by_nodes(tmp_p
     model = foreign_network()
     model.graph.node.insert(0, helper.make_node("Abs", ["input"], ["positive"]))
     model.graph.node[1].input[0] = "positive"
-    preprocessing = Preprocessing("NCHW", "bgr", MEAN, STD)
-    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
-    graph = deploy_graph_of(original.model, preprocessing, interface)
+    graph, *_ = deployed(model, tmp_path, Preprocessing("NCHW", "bgr", MEAN, STD))
     images = noise(1, 40, 56)
     expected = plain_masks(model, images, "bgr", "NCHW")
     np.testing.assert_array_equal(run(graph, images)["mask"], expected)
@@ -84,13 +95,12 @@ def test_a_network_whose_input_no_convolution_reads_is_normalised_by_nodes(tmp_p
 
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_small_logits_are_upsampled(tmp_path: Path, align_corners: bool) -> None:
-    preprocessing = Preprocessing("NCHW", "rgb", MEAN, STD)
     path = saved(foreign_network(stride=4), tmp_path / "net.onnx")
-    original, interface = taken(path, preprocessing, align_corners=align_corners)
+    original, interface = taken(path, RGB, align_corners=align_corners)
     assert interface.upsampled
     assert interface.shape.takes_all
-    graph = deploy_graph_of(original.model, preprocessing, interface, ("logits", "margin"))
-    reference = OriginalNetwork(original.content, preprocessing, interface)
+    graph = deploy_graph_of(original.model, RGB, interface, ("logits", "margin"))
+    reference = OriginalNetwork(original.content, RGB, interface)
     for shape in ((1, 64, 96), (2, 33, 27), (1, 3, 90)):
         mask, logits = reference.run(noise(*shape))
         given = run(graph, noise(*shape))
@@ -139,9 +149,7 @@ def test_a_network_with_an_argmax_of_its_own_keeps_its_mask(
 
 def test_tensors_that_bear_our_names_are_renamed(tmp_path: Path) -> None:
     model = foreign_network(names=("mask", "image"))
-    preprocessing = Preprocessing("NCHW", "rgb", MEAN, STD)
-    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
-    graph = deploy_graph_of(original.model, preprocessing, interface)
+    graph, *_ = deployed(model, tmp_path)
     expected = plain_masks(model, noise(1, 40, 56), "rgb", "NCHW")
     np.testing.assert_array_equal(run(graph, noise(1, 40, 56))["mask"], expected)
     names = [node.name for node in graph.graph.node]
@@ -151,22 +159,17 @@ def test_tensors_that_bear_our_names_are_renamed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opset", [11, 12, 13, 20, 21])
 def test_opsets_beside_ours_are_converted(tmp_path: Path, opset: int) -> None:
-    preprocessing = Preprocessing("NCHW", "rgb", MEAN, STD)
     model = foreign_network(opset=opset, argmax=TensorProto.INT64)
-    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
-    graph = deploy_graph_of(original.model, preprocessing, interface)
+    graph, reference, _ = deployed(model, tmp_path)
     assert 13 <= graph.opset_import[0].version <= 20
-    mask, _ = OriginalNetwork(original.content, preprocessing, interface).run(noise(1, 40, 56))
+    mask, _ = reference.run(noise(1, 40, 56))
     np.testing.assert_array_equal(run(graph, noise(1, 40, 56))["mask"], mask)
 
 
 def test_fixed_sizes_are_found_and_kept(tmp_path: Path) -> None:
-    preprocessing = Preprocessing("NCHW", "rgb", MEAN, STD)
-    path = saved(foreign_network(batch=1, size=(48, 80)), tmp_path / "net.onnx")
-    original, interface = taken(path, preprocessing)
+    graph, _, interface = deployed(foreign_network(batch=1, size=(48, 80)), tmp_path)
     shape = interface.shape
     assert (shape.batch, shape.height, shape.width) == (1, 48, 80)
-    graph = deploy_graph_of(original.model, preprocessing, interface)
     axes = graph.graph.input[0].type.tensor_type.shape.dim
     assert [axis.dim_value for axis in axes] == [1, 48, 80, 3]
     assert run(graph, noise(1, 48, 80))["mask"].shape == (1, 48, 80)
@@ -182,15 +185,14 @@ def test_a_network_of_multiples_alone_gets_padded_pictures(tmp_path: Path, layou
     model.graph.initializer.append(scales)
     model.graph.node[-1].output[0] = "half"
     model.graph.node.append(helper.make_node("Resize", ["half", "", "scales"], ["output"]))
-    preprocessing = Preprocessing(layout, "rgb", MEAN, STD)
-    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
+    graph, reference, interface = deployed(
+        model, tmp_path, Preprocessing(layout, "rgb", MEAN, STD), ("mask", "logits")
+    )
     assert not interface.upsampled
     assert interface.shape.multiple == 2
     assert not interface.shape.takes((1, 97, 131))
     assert interface.shape.takes((3, 98, 2))
     assert interface.taken.takes_all
-    graph = deploy_graph_of(original.model, preprocessing, interface, ("mask", "logits"))
-    reference = OriginalNetwork(original.content, preprocessing, interface)
     for shape in ((1, 97, 131), (2, 40, 33), (1, 1, 1), (1, 40, 56)):
         # The colour of the mean stands in the rows and columns that are missing.
         images = noise(*shape)
@@ -230,12 +232,12 @@ def test_batch_normalisations_are_folded(tmp_path: Path) -> None:
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
-    preprocessing = Preprocessing("NCHW", "bgr", MEAN, STD)
-    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
-    rewritten = deploy_graph_of(original.model, preprocessing, interface, ("mask", "logits"))
+    rewritten, reference, _ = deployed(
+        model, tmp_path, Preprocessing("NCHW", "bgr", MEAN, STD), ("mask", "logits")
+    )
     operators = [node.op_type for node in rewritten.graph.node]
     assert not {"BatchNormalization", "Div", "Gather"} & set(operators)
-    mask, logits = OriginalNetwork(original.content, preprocessing, interface).run(noise(1, 40, 56))
+    mask, logits = reference.run(noise(1, 40, 56))
     given_outputs = run(rewritten, noise(1, 40, 56))
     np.testing.assert_allclose(given_outputs["logits"], logits, atol=1e-4)
     np.testing.assert_array_equal(given_outputs["mask"], mask)
@@ -249,13 +251,11 @@ def test_an_argmax_that_keeps_its_axis(tmp_path: Path, layout: Layout, axis: int
     del argmax.attribute[:]
     argmax.attribute.append(helper.make_attribute("axis", axis))
     model.graph.output[0].type.tensor_type.ClearField("shape")
-    preprocessing = Preprocessing(layout, "rgb", MEAN, STD)
-    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
-    mask, logits = OriginalNetwork(original.content, preprocessing, interface).run(noise(2, 40, 56))
+    graph, reference, _ = deployed(model, tmp_path, Preprocessing(layout, "rgb", MEAN, STD))
+    mask, logits = reference.run(noise(2, 40, 56))
     assert mask.shape == (2, 40, 56)
     assert logits.shape == (2, 4, 40, 56)
     np.testing.assert_array_equal(mask, logits.argmax(axis=1))
-    graph = deploy_graph_of(original.model, preprocessing, interface)
     np.testing.assert_array_equal(run(graph, noise(2, 40, 56))["mask"], mask)
 
 
@@ -263,10 +263,8 @@ def test_of_several_outputs_the_first_counts(tmp_path: Path) -> None:
     model = foreign_network()
     auxiliary = helper.make_tensor_value_info("conv2", TensorProto.FLOAT, ["N", 8, "h", "w"])
     model.graph.output.append(auxiliary)
-    preprocessing = Preprocessing("NCHW", "rgb", MEAN, STD)
-    original, interface = taken(saved(model, tmp_path / "net.onnx"), preprocessing)
+    graph, _, interface = deployed(model, tmp_path)
     assert interface.num_classes == 4
-    graph = deploy_graph_of(original.model, preprocessing, interface)
     assert [output.name for output in graph.graph.output] == ["mask"]
     expected = plain_masks(foreign_network(), noise(1, 40, 56), "rgb", "NCHW")
     np.testing.assert_array_equal(run(graph, noise(1, 40, 56))["mask"], expected)
