@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,16 @@ class Finished:
     out: str
     err: str
 
+    def succeeded(self) -> "Finished":
+        """Return the same, after checking that it ended with exit code 0."""
+        assert self.code == 0, self.out + self.err
+        return self
+
+    def failed(self) -> "Finished":
+        """Return the same, after checking that something did not hold: exit code 1."""
+        assert self.code == 1, self.out + self.err
+        return self
+
 
 FcnDeploy = Callable[..., Finished]
 
@@ -32,15 +43,16 @@ def run_command(*words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def run_without_torch(*words: str) -> subprocess.CompletedProcess[str]:
+def run_without_torch(*words: str | Path) -> Finished:
     """Run a command line in a process in which PyTorch cannot be imported."""
     code = (
         "import sys\n"
         "for name in ('torch', 'torchvision', 'safetensors'): sys.modules[name] = None\n"
         "from fcn_deploy.cli import main\n"
-        f"main({list(words)!r})\n"
+        f"main({list(map(str, words))!r})\n"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 def refused(finished: Finished, *words: str) -> None:

@@ -1,7 +1,8 @@
 """Result files for the tests of whoever reads them: documents that the package itself wrote."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fcn_deploy.bench.rows import percentiles, timing
+from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.dataset import Sample
@@ -39,6 +41,21 @@ class AddParity(Protocol):
     def __call__(
         self, run: Run, name: str, typed: Mapping[str, Sequence[str]] | None = None
     ) -> None: ...
+
+
+@contextmanager
+def editing(file: Path) -> Iterator[dict[str, Any]]:
+    """Give the document of a file, which is written back as it is after the block."""
+    document = read_json(file, "")
+    yield document
+    write_json(file, document)
+
+
+def as_failed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a parity document whose only result does not pass the gate."""
+    (result,) = document["results"]
+    checks = [{**check, "passed": False} for check in result["checks"]]
+    return {**document, "results": [{**result, "passed": False, "checks": checks}]}
 
 
 def metrics(epochs: int = 3, **changes: Any) -> dict[str, Any]:
@@ -252,6 +269,11 @@ def bench_document(
     # Through JSON and back, so that a test may change it without changing the rows.
     document: dict[str, Any] = json.loads(json.dumps(bench.to_json()))
     return document
+
+
+def add_bench(run: Run, *rows: BenchRow, name: str = "b", **changes: Any) -> None:
+    """Put a bench file into a run."""
+    write_json(run.bench_folder / f"{name}.json", bench_document(*rows, **changes))
 
 
 BASELINE = row(described("baseline"), 40.0, 41.0, 42.0, queries=90)

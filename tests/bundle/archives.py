@@ -79,20 +79,22 @@ def _added(*entries: Entry) -> Forge:
     return forge
 
 
+def _named(*names: str) -> Forge:
+    """Add a file under one of these names."""
+    return lambda content, victim, chance: _added((_info(chance.choice(names)), b"evil"))(
+        content, victim, chance
+    )
+
+
 def traversal(content: bytes, victim: str, chance: random.Random) -> bytes:
     up = "../" * chance.randint(1, 4)
-    name = chance.choice([f"{up}evil", f"engines/{up}evil.plan", f"{up}etc/cron.d/x", "..\\evil"])
-    return _added((_info(name), b"evil"))(content, victim, chance)
+    names = (f"{up}evil", f"engines/{up}evil.plan", f"{up}etc/cron.d/x", "..\\evil")
+    return _named(*names)(content, victim, chance)
 
 
-def absolute(content: bytes, victim: str, chance: random.Random) -> bytes:
-    name = chance.choice(["/etc/passwd", "//host/share/x", "\\windows\\x", "/model.onnx"])
-    return _added((_info(name), b"evil"))(content, victim, chance)
-
-
-def drive(content: bytes, victim: str, chance: random.Random) -> bytes:
-    name = chance.choice(["C:/x", "c:evil", "Z:\\x", "C:model.onnx"])
-    return _added((_info(name), b"evil"))(content, victim, chance)
+absolute = _named("/etc/passwd", "//host/share/x", "\\windows\\x", "/model.onnx")
+drive = _named("C:/x", "c:evil", "Z:\\x", "C:model.onnx")
+unknown = _named("model.pkl", "state.pt", "run.sh", "a/b/c.json", "x\u00e9.json", ".hidden")
 
 
 def link(content: bytes, victim: str, chance: random.Random) -> bytes:
@@ -126,13 +128,6 @@ def duplicate(content: bytes, victim: str, chance: random.Random) -> bytes:
 
 def case_collision(content: bytes, victim: str, chance: random.Random) -> bytes:
     return _added((_info(victim.upper()), b"another"))(content, victim, chance)
-
-
-def unknown(content: bytes, victim: str, chance: random.Random) -> bytes:
-    name = chance.choice(
-        ["model.pkl", "state.pt", "run.sh", "a/b/c.json", "x\u00e9.json", ".hidden"]
-    )
-    return _added((_info(name), b"x"))(content, victim, chance)
 
 
 def bomb(content: bytes, victim: str, chance: random.Random) -> bytes:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from fcn_deploy.parity.inputs import unlabelled_pictures
 from tests.bundle.archives import contents_of
 from tests.bundle.conftest import Bundled
 from tests.command_line import FcnDeploy, refused
+from tests.result_files import as_failed, editing
 
 
 @pytest.fixture
@@ -29,11 +32,12 @@ def run(bundled: Bundled, tmp_path: Path) -> Run:
 
 
 def test_equal_runs_give_equal_bytes(fcn_deploy: FcnDeploy, bundled: Bundled, run: Run) -> None:
-    done = fcn_deploy("bundle", "--pictures", bundled.pictures, "--out", "model.fcnd.zip")
-    assert done.code == 0, done
+    done = fcn_deploy(
+        "bundle", "--pictures", bundled.pictures, "--out", "model.fcnd.zip"
+    ).succeeded()
     assert "not signed" in done.out
     first = Path("model.fcnd.zip").read_bytes()
-    assert fcn_deploy("bundle", "--pictures", bundled.pictures, "--out", "model.fcnd.zip").code == 0
+    fcn_deploy("bundle", "--pictures", bundled.pictures, "--out", "model.fcnd.zip").succeeded()
     assert Path("model.fcnd.zip").read_bytes() == first
 
 
@@ -71,24 +75,17 @@ def test_what_is_missing_is_named_with_its_command(
     assert not list(Path().glob("*.zip"))
 
 
-def test_a_comparison_that_failed_proves_nothing(run: Run) -> None:
-    document = read_json(run.parity_folder / "ort.json", "")
-    for check in document["results"][0]["checks"]:
-        check["passed"] = False
-    document["results"][0]["passed"] = False
-    write_json(run.parity_folder / "ort.json", document)
-    with pytest.raises(MissingStageError, match="has passed"):
-        gather(run)
-
-
 def test_the_newest_verdict_on_a_backend_counts(run: Run) -> None:
-    document = read_json(run.parity_folder / "ort.json", "")
-    (result,) = document["results"]
-    checks = [{**check, "passed": False} for check in result["checks"]]
-    failed = {**document, "results": [{**result, "passed": False, "checks": checks}]}
+    file = run.parity_folder / "ort.json"
+    failed = as_failed(read_json(file, ""))
     write_json(run.parity_folder / "older.json", failed | {"created": "2001-01-01T00:00:00+00:00"})
     assert gather(run).onnx[0].proven_by == ("ort",)
     write_json(run.parity_folder / "newer.json", failed | {"created": "2999-01-01T00:00:00+00:00"})
+    with pytest.raises(MissingStageError, match="has passed"):
+        gather(run)
+    # No more does one that failed and stands alone.
+    shutil.rmtree(run.parity_folder)
+    write_json(file, failed)
     with pytest.raises(MissingStageError, match="has passed"):
         gather(run)
 
@@ -96,28 +93,26 @@ def test_the_newest_verdict_on_a_backend_counts(run: Run) -> None:
 def test_what_a_bundle_was_made_of(bundled: Bundled, tmp_path: Path) -> None:
     files = gather(bundled.run).files()
     pictures = [image_digest(one.image) for one in unlabelled_pictures(bundled.pictures)]
-    assert holds_files(bundled.bundle, files, pictures=pictures, key=None)
-    assert not holds_files(bundled.bundle, files, pictures=pictures[:2], key=None)
-    assert not holds_files(bundled.bundle, files, pictures=pictures[::-1], key=None)
-    assert not holds_files(
-        bundled.bundle,
-        files | {"parity/new.json": files["model.onnx"]},
-        pictures=pictures,
-        key=None,
-    )
-    older = files | {"model.onnx": files["original.onnx"]}
-    assert not holds_files(bundled.bundle, older, pictures=pictures, key=None)
+
+    def holds(bundle: Path, files: Mapping[str, Path], pictures: list[str]) -> bool:
+        return holds_files(bundle, files, pictures=pictures, key=None)
+
+    assert holds(bundled.bundle, files, pictures)
+    for other in (pictures[:2], pictures[::-1]):
+        assert not holds(bundled.bundle, files, other)
+    for name, source in (("parity/new.json", "model.onnx"), ("model.onnx", "original.onnx")):
+        assert not holds(bundled.bundle, {**files, name: files[source]}, pictures)
     content = bytearray(bundled.bundle.read_bytes())
     content[content.index(b"certificate/00000.png\x89PNG") + 100] ^= 1
     (tmp_path / "damaged.fcnd.zip").write_bytes(content)
     with pytest.raises(BundleError, match=r"00000\.png is damaged"):
-        holds_files(tmp_path / "damaged.fcnd.zip", files, pictures=pictures, key=None)
+        holds(tmp_path / "damaged.fcnd.zip", files, pictures)
 
 
 def test_results_of_another_checkpoint_are_left_behind(run: Run) -> None:
-    document = read_json(run.parity_folder / "ort.json", "")
-    document["results"][0]["candidate"]["checkpoint_digest"] = "sha256:older"
-    write_json(run.parity_folder / "older than this.json", document)
+    shutil.copy(run.parity_folder / "ort.json", run.parity_folder / "older than this.json")
+    with editing(run.parity_folder / "older than this.json") as document:
+        document["results"][0]["candidate"]["checkpoint_digest"] = "sha256:older"
     found = gather(run)
     assert [file.environment.file for file in found.parity_files] == ["parity/ort.json"]
 
@@ -140,8 +135,6 @@ def test_a_single_file_is_no_run(run: Run) -> None:
 def test_signing_needs_its_packages(
     fcn_deploy: FcnDeploy, bundled: Bundled, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "model_signing", None)
     done = fcn_deploy("bundle", "--pictures", bundled.pictures, "--sign", "k.pem")
     refused(done, "pip install 'fcn-deploy[sign]'")
@@ -167,16 +160,14 @@ def test_a_run_that_pytorch_trained(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(tiny_run, "runs/fcn")
     pictures = ("--images", bundled.pictures)
-    assert fcn_deploy("parity", *pictures, "--backend", "ort").code == 0
-    done = fcn_deploy("bundle", "--pictures", bundled.pictures)
-    assert done.code == 0, done
+    fcn_deploy("parity", *pictures, "--backend", "ort").succeeded()
+    done = fcn_deploy("bundle", "--pictures", bundled.pictures).succeeded()
     assert "left out: no comparison of runs/fcn/model.fp16.onnx has passed" in done.out
     first = Path("fcn.fcnd.zip").read_bytes()
-    assert fcn_deploy("bundle", "--pictures", bundled.pictures).code == 0
+    fcn_deploy("bundle", "--pictures", bundled.pictures).succeeded()
     assert Path("fcn.fcnd.zip").read_bytes() == first
     assert "model.safetensors" not in contents_of(Path("fcn.fcnd.zip"))
-    done = fcn_deploy("verify", "fcn.fcnd.zip", "--run", "--backend", "ort")
-    assert done.code == 0, done
+    fcn_deploy("verify", "fcn.fcnd.zip", "--run", "--backend", "ort").succeeded()
     # PyTorch is here, and the bundle brings no checkpoint.
     done = fcn_deploy("parity", "fcn.fcnd.zip", *pictures, "--backend", "ort")
     refused(done, "brought no masks for other pictures")

@@ -1,14 +1,15 @@
 """A bundle in place of a run: extracted once, checked each time, results where one finds them."""
 
-import json
 import os
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from fcn_deploy.bundle import cache
 from fcn_deploy.bundle.cache import open_bundle
+from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from tests.bundle.archives import contents_of
@@ -27,7 +28,7 @@ def test_it_is_extracted_once(bundle: Path) -> None:
     before = times(run.root)
     assert open_bundle(bundle) == run
     assert times(run.root) == before
-    assert [path.name for path in run.root.parent.iterdir()] == [run.root.name]
+    assert list(run.root.parent.iterdir()) == [run.root]
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "added", "link", "manifest"])
@@ -54,7 +55,7 @@ def test_what_was_extracted_is_checked_before_each_use(damage: str, bundle: Path
     assert not file.is_symlink()
     assert not (run.root / "model.safetensors").exists()
     assert (run.root / "fcn-deploy.json").read_bytes() == contents_of(bundle)["fcn-deploy.json"]
-    assert [path.name for path in run.root.parent.iterdir()] == [run.root.name]
+    assert list(run.root.parent.iterdir()) == [run.root]
 
 
 def test_of_two_at_once_both_get_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +75,7 @@ def test_of_two_at_once_both_get_it(bundle: Path, monkeypatch: pytest.MonkeyPatc
     for thread in threads:
         thread.join()
     assert found[0] == found[1]
-    assert [path.name for path in found[0].root.parent.iterdir()] == [found[0].root.name]
+    assert list(found[0].root.parent.iterdir()) == [found[0].root]
     assert (found[0].root / "model.onnx").is_file()
 
 
@@ -89,9 +90,7 @@ def test_a_cache_that_cannot_be_written(
 def test_a_user_without_a_home_is_told_to_choose_a_place(
     fcn_deploy: FcnDeploy, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
+    no_home = Mock(side_effect=RuntimeError("Could not determine home directory."))
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr("fcn_deploy.bundle.cache.Path.home", no_home)
     done = fcn_deploy("predict", bundle, "x.png")
@@ -108,10 +107,9 @@ def test_what_was_never_proven_here_names_the_command_that_does(
 def test_predict_gives_the_masks_of_the_run(
     fcn_deploy: FcnDeploy, bundle: Path, bundled: Bundled
 ) -> None:
-    done = fcn_deploy("predict", bundle, bundled.pictures)
-    assert done.code == 0, done
+    done = fcn_deploy("predict", bundle, bundled.pictures).succeeded()
     assert f"to {bundle.with_suffix('')}/predictions" in done.out
-    assert fcn_deploy("predict", bundled.run.root, bundled.pictures, "--out", "direct").code == 0
+    fcn_deploy("predict", bundled.run.root, bundled.pictures, "--out", "direct").succeeded()
     masks = sorted(Path("direct").glob("*.png"))
     assert len(masks) == 3
     for mask in masks:
@@ -119,13 +117,11 @@ def test_predict_gives_the_masks_of_the_run(
 
 
 def test_parity_holds_it_against_the_masks_inside(fcn_deploy: FcnDeploy, bundle: Path) -> None:
-    done = fcn_deploy("parity", "model.fcnd.zip", "--backend", "ort")
-    assert done.code == 0, done
-    document = json.loads(Path("model.fcnd/parity/ort.fp32.json").read_text())
+    fcn_deploy("parity", "model.fcnd.zip", "--backend", "ort").succeeded()
+    document = read_json(Path("model.fcnd/parity/ort.fp32.json"), "")
     assert document["results"][0]["images"]["count"] == 3
     # The report shows what came in the bundle, and what was made here.
-    done = fcn_deploy("report", "model.fcnd.zip")
-    assert done.code == 0, done
+    fcn_deploy("report", "model.fcnd.zip").succeeded()
     page = Path("model.fcnd/report.html").read_text()
     assert "parity/ort.json" in page
     assert "model.fcnd/parity/ort.fp32.json" in page
@@ -133,13 +129,12 @@ def test_parity_holds_it_against_the_masks_inside(fcn_deploy: FcnDeploy, bundle:
 
 @pytest.mark.slow
 def test_bench_writes_beside_it(fcn_deploy: FcnDeploy, bundle: Path) -> None:
-    done = fcn_deploy(
+    fcn_deploy(
         "bench", "model.fcnd.zip", "--quick", "--backend", "ort", "--size", "24x40",
         "--no-cold-start", "--seconds", "0.01", "--repeats", "3",
-    )  # fmt: skip
-    assert done.code == 0, done
+    ).succeeded()  # fmt: skip
     (file,) = Path("model.fcnd/bench").glob("*.json")
-    rows = json.loads(file.read_text())["rows"]
+    rows = read_json(file, "")["rows"]
     assert {row["runner"]["backend"] for row in rows} >= {"ort"}
 
 
@@ -164,8 +159,7 @@ def test_the_cache_is_private(bundle: Path) -> None:
 
 
 def test_triton_takes_the_model_of_a_bundle(fcn_deploy: FcnDeploy, bundle: Path) -> None:
-    done = fcn_deploy("package", "triton", "model.fcnd.zip", "--out", "repository")
-    assert done.code == 0, done
+    fcn_deploy("package", "triton", "model.fcnd.zip", "--out", "repository").succeeded()
     (file,) = Path("repository").rglob("model.onnx")
     assert file.read_bytes() == (open_bundle(bundle).root / "model.onnx").read_bytes()
     assert Path("repository/model/config.pbtxt").is_file()

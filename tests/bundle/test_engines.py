@@ -9,7 +9,7 @@ import pytest
 from fcn_deploy.bundle.contents import gather
 from fcn_deploy.bundle.extraction import extract
 from fcn_deploy.bundle.manifest import BundledEngine, BundledFile, BundledOnnx, Manifest
-from fcn_deploy.bundle.verification import State, backend_states, engine_state
+from fcn_deploy.bundle.verification import BackendState, State, backend_states, engine_state
 from fcn_deploy.bundle.writer import write_bundle
 from fcn_deploy.core.errors import EngineError, InputError
 from fcn_deploy.core.files import file_digest
@@ -59,13 +59,17 @@ def manifest_of(run: Run) -> Manifest:
     )  # fmt: skip
 
 
+def state_of(run: Run, precision: Precision = Precision.FP16) -> BackendState:
+    return engine_state("trt", precision, run, manifest_of(run))
+
+
 def test_an_engine_that_fits_runs(here: FakeMachine, run: Run) -> None:
-    state = engine_state("trt", Precision.FP16, run, manifest_of(run))
+    state = state_of(run)
     assert (state.state, state.reason) == (State.RUNS, None)
 
 
 def test_there_is_none_of_another_precision(here: FakeMachine, run: Run) -> None:
-    state = engine_state("trt", Precision.FP32, run, manifest_of(run))
+    state = state_of(run, Precision.FP32)
     assert state.state is State.REBUILD
     assert state.reason == "the bundle holds no engine for it"
 
@@ -90,7 +94,7 @@ def test_the_field_that_does_not_fit_is_named(
     (file,) = run.engines_folder.glob("*.plan")
     system = {"system": "Linux x86_64"}
     write_sidecar(file, replace(read_sidecar(file), **(system | change)))  # type: ignore[arg-type]
-    state = engine_state("trt", Precision.FP16, run, manifest_of(run))
+    state = state_of(run)
     assert state.state is State.REBUILD
     assert state.reason is not None
     assert said in state.reason
@@ -99,7 +103,7 @@ def test_the_field_that_does_not_fit_is_named(
 
 def test_an_engine_of_another_release(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "11.4.0", FakeCuda())
-    state = engine_state("trt", Precision.FP16, run, manifest_of(run))
+    state = state_of(run)
     assert state.state is State.REBUILD
     assert "which is installed here, found trt-10.16.1.11" in str(state.reason)
 
@@ -116,13 +120,17 @@ def test_an_engine_whose_signature_was_not_checked_is_not_considered(
     assert engine_folders(Run(run.root, trusted=True)) == (ENGINES_FOLDER,)
 
 
+def build_from(bundled: Bundled, plan: Path) -> None:
+    """Let the plan's sidecar say that it was built from the run's ONNX file."""
+    found = gather(bundled.run)
+    digests = {"checkpoint_digest": found.checkpoint_digest, "onnx_digest": found.onnx[0].digest}
+    write_sidecar(plan, replace(read_sidecar(plan), **digests))  # type: ignore[arg-type]
+
+
 def test_two_engines_of_one_name_both_ride_along(
     bundled: Bundled, plan: Path, tmp_path: Path
 ) -> None:
-    contents = gather(bundled.run)
-    digests = {"checkpoint_digest": contents.checkpoint_digest}
-    digests["onnx_digest"] = contents.onnx[0].digest
-    write_sidecar(plan, replace(read_sidecar(plan), **digests))  # type: ignore[arg-type]
+    build_from(bundled, plan)
     (tmp_path / "other").mkdir()
     twin = tmp_path / "other" / plan.name.upper().replace(".PLAN", ".plan")
     shutil.copy(plan, twin)
@@ -141,10 +149,7 @@ def test_two_engines_of_one_name_both_ride_along(
 def test_only_engines_of_its_own_files_are_bundled(bundled: Bundled, plan: Path) -> None:
     with pytest.raises(InputError, match="none of the bundle's ONNX files"):
         gather(bundled.run, [plan])
-    contents = gather(bundled.run)
-    digests = {"checkpoint_digest": contents.checkpoint_digest}
-    digests["onnx_digest"] = contents.onnx[0].digest
-    write_sidecar(plan, replace(read_sidecar(plan), **digests))  # type: ignore[arg-type]
+    build_from(bundled, plan)
     found = gather(bundled.run, [plan])
     names = {name for name in found.files() if name.startswith("engines/")}
     assert names == {f"engines/{plan.name}", f"engines/{plan.name}.json"}

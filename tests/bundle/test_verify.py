@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from onnx import numpy_helper
 from fcn_deploy.bundle.extraction import contradictions
 from fcn_deploy.bundle.signature import names_key
 from fcn_deploy.bundle.verification import BackendState, State, Verification, verified_before
-from fcn_deploy.core.files import file_digest, write_json
+from fcn_deploy.core.files import file_digest, read_json, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from tests.bundle.archives import contents_of, forged, pack
@@ -54,9 +55,23 @@ def exchanged_channels(content: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
+Check = Callable[[Mapping[str, bytes]], str]
+
+
+@pytest.fixture
+def failed(fcn_deploy: FcnDeploy, bundle: Path) -> Check:
+    """Exchange files of the bundle, which must not hold then; return what is said."""
+
+    def check(changes: Mapping[str, bytes]) -> str:
+        forged(bundle, bundle, changes)
+        done = fcn_deploy("verify", bundle, "--backend", "ort").failed()
+        return done.out
+
+    return check
+
+
 def test_a_good_bundle_holds(fcn_deploy: FcnDeploy, bundle: Path) -> None:
-    done = fcn_deploy("verify", bundle, "--backend", "ort")
-    assert done.code == 0, done
+    done = fcn_deploy("verify", bundle, "--backend", "ort").succeeded()
     assert "every file has the SHA-256" in done.out
     assert "signature: the bundle is not signed" in done.out
     assert "ort             fp32  runs" in done.out
@@ -64,10 +79,9 @@ def test_a_good_bundle_holds(fcn_deploy: FcnDeploy, bundle: Path) -> None:
 
 def test_its_masks_are_the_same(fcn_deploy: FcnDeploy, bundle: Path) -> None:
     words = ("--run", "--no-timing", "--backend", "ort", "--json", "v.json")
-    done = fcn_deploy("verify", bundle, *words)
-    assert done.code == 0, done
+    done = fcn_deploy("verify", bundle, *words).succeeded()
     assert "same masks by the gate of `parity`: 0 of" in done.out
-    document = json.loads(Path("v.json").read_text())
+    document = read_json(Path("v.json"), "")
     assert document["holds"] is True
     assert document["signature"]["asked"] is False
     (state,) = document["backends"]
@@ -97,35 +111,24 @@ def test_a_model_that_the_manifest_does_not_describe_is_refused(
     refused(fcn_deploy("verify", bundle), f"lists {name}, and does not say what it is")
 
 
-def test_another_original_is_refused(fcn_deploy: FcnDeploy, bundle: Path) -> None:
+def test_another_original_is_refused(failed: Check, bundle: Path) -> None:
     changed = exchanged_channels(contents_of(bundle)["original.onnx"])
-    forged(bundle, bundle, {"original.onnx": changed})
-    done = fcn_deploy("verify", bundle, "--backend", "ort")
-    assert done.code == 1, done
-    assert "FAILED  original.onnx is another network" in done.out
-
-
-def test_a_run_that_calls_itself_trained_and_holds_an_original_is_refused(
-    fcn_deploy: FcnDeploy, bundle: Path
-) -> None:
-    contents = contents_of(bundle)
-    manifest = json.loads(contents["fcn-deploy.json"]) | {"imported": False}
-    pack(bundle, contents | {"fcn-deploy.json": json.dumps(manifest).encode()})
-    refused(fcn_deploy("verify", bundle), "whether it was imported")
+    assert "FAILED  original.onnx is another network" in failed({"original.onnx": changed})
 
 
 def test_exchanged_channels_are_told_by_the_masks(fcn_deploy: FcnDeploy, bundle: Path) -> None:
     changed = exchanged_channels(contents_of(bundle)["model.onnx"])
     forged(bundle, Path("forged.fcnd.zip"), {"model.onnx": changed})
-    assert fcn_deploy("verify", "forged.fcnd.zip", "--backend", "ort").code == 0
-    done = fcn_deploy("verify", "forged.fcnd.zip", "--run", "--backend", "ort", "--json", "v.json")
-    assert done.code == 1, done
+    fcn_deploy("verify", "forged.fcnd.zip", "--backend", "ort").succeeded()
+    done = fcn_deploy(
+        "verify", "forged.fcnd.zip", "--run", "--backend", "ort", "--json", "v.json"
+    ).failed()
     assert "FAILED  ort             fp32  other masks: " in done.out
     assert "all pixels: " in done.out
     assert "no backend's fp32 masks have passed" in done.out
-    assert json.loads(Path("v.json").read_text())["holds"] is False
+    assert read_json(Path("v.json"), "")["holds"] is False
     # What was proven before would be taken still, if this were not remembered.
-    remembered = json.loads(Path("forged.fcnd/parity/verify.ort.json").read_text())
+    remembered = read_json(Path("forged.fcnd/parity/verify.ort.json"), "")
     assert [result["passed"] for result in remembered["results"]] == [False]
     assert not Path("forged.fcnd/bench").exists()
 
@@ -181,8 +184,7 @@ def test_a_damaged_file_is_named_and_nothing_is_loaded(
     bundle.write_bytes(damaged)
     for name in ("fcn_deploy.bundle.extraction.OnnxFile", "fcn_deploy.runners.base.open_runner"):
         monkeypatch.setattr(name, lambda *words, **options: pytest.fail("it was loaded"))
-    done = fcn_deploy("verify", bundle, "--run", "--backend", "ort")
-    assert done.code == 1, done
+    done = fcn_deploy("verify", bundle, "--run", "--backend", "ort").failed()
     assert "FAILED  model.onnx is damaged: expected sha256:" in done.out
     assert "ort" not in done.out.replace("parity/ort.json", "")
     refused(fcn_deploy("predict", bundle, "x.png"), "model.onnx is damaged")
@@ -190,55 +192,51 @@ def test_a_damaged_file_is_named_and_nothing_is_loaded(
 
 @pytest.mark.parametrize("name", ["model.onnx", "original.onnx"])
 def test_weights_in_another_file_are_refused(
-    name: str, fcn_deploy: FcnDeploy, bundle: Path
+    name: str, fcn_deploy: FcnDeploy, failed: Check, bundle: Path
 ) -> None:
     model = onnx.load_from_string(contents_of(bundle)[name])
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="/etc/passwd")
-    forged(bundle, bundle, {name: model.SerializeToString()})
-    done = fcn_deploy("verify", bundle, "--backend", "ort")
-    assert done.code == 1, done
-    assert f"FAILED  {name}: " in done.out
-    assert "keeps its weights in another file" in done.out
+    said = failed({name: model.SerializeToString()})
+    assert f"FAILED  {name}: " in said
+    assert "keeps its weights in another file" in said
     refused(fcn_deploy("predict", bundle, "x.png"), "keeps its weights in another file")
 
 
-def test_a_certificate_of_another_network_is_refused(fcn_deploy: FcnDeploy, bundle: Path) -> None:
+def test_a_certificate_of_another_network_is_refused(failed: Check, bundle: Path) -> None:
     name = "certificate/certificate.json"
     document = json.loads(contents_of(bundle)[name])
     document["reference"]["checkpoint_digest"] = "sha256:another"
-    forged(bundle, bundle, {name: json.dumps(document).encode()})
-    done = fcn_deploy("verify", bundle, "--backend", "ort")
-    assert done.code == 1
-    assert "certificate: it is of another network" in done.out
+    said = failed({name: json.dumps(document).encode()})
+    assert "certificate: it is of another network" in said
+
+
+def _called_trained(contents: dict[str, bytes]) -> dict[str, bytes]:
+    manifest = json.loads(contents["fcn-deploy.json"]) | {"imported": False}
+    return {"fcn-deploy.json": json.dumps(manifest).encode()}
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("changed", "said"),
     [
-        (lambda contents: contents.pop("model.onnx"), "only fcn-deploy.json names model.onnx"),
-        (lambda contents: contents.pop("fcn-deploy.json"), "holds no fcn-deploy.json"),
-        (lambda contents: contents.update({"model.pkl": b"x"}), "only the archive holds"),
-        (lambda contents: contents.update({"fcn-deploy.json": b"{"}), "not JSON"),
-        (lambda contents: contents.update({"fcn-deploy.json": b"[]"}), "describes no bundle"),
-        (
-            lambda contents: contents.update(
-                {"fcn-deploy.json": b'{"kind": "bundle", "schema": 99}'}
-            ),
-            "has schema 99",
-        ),
-        (lambda contents: contents.update({"Kitfile": b""}), "Kitfile has 0 bytes"),
+        ({"model.onnx": None}, "only fcn-deploy.json names model.onnx"),
+        ({"fcn-deploy.json": None}, "holds no fcn-deploy.json"),
+        ({"model.pkl": b"x"}, "only the archive holds"),
+        ({"fcn-deploy.json": b"{"}, "not JSON"),
+        ({"fcn-deploy.json": b"[]"}, "describes no bundle"),
+        ({"fcn-deploy.json": b'{"kind": "bundle", "schema": 99}'}, "has schema 99"),
+        ({"Kitfile": b""}, "Kitfile has 0 bytes"),
+        (_called_trained, "whether it was imported"),  # and holds an original
     ],
 )
 def test_files_that_the_manifest_does_not_name(
-    change: object, said: str, fcn_deploy: FcnDeploy, bundle: Path
+    changed: Any, said: str, fcn_deploy: FcnDeploy, bundle: Path
 ) -> None:
     contents = contents_of(bundle)
-    assert callable(change)
-    change(contents)
-    pack(bundle, contents)
+    contents |= changed(contents) if callable(changed) else changed
+    pack(bundle, {name: content for name, content in contents.items() if content is not None})
     refused(fcn_deploy("verify", bundle), said)
 
 
@@ -258,18 +256,16 @@ def test_a_signature_that_cannot_be_checked_is_an_error(
     pack(bundle, contents_of(bundle) | {"model.sig": b"{}"})
     monkeypatch.setitem(sys.modules, "model_signing", None)
     refused(fcn_deploy("verify", bundle, "--key", "k.pub"), "pip install 'fcn-deploy[sign]'")
-    done = fcn_deploy("verify", bundle, "--backend", "ort")
-    assert done.code == 0
+    done = fcn_deploy("verify", bundle, "--backend", "ort").succeeded()
     assert "signature not checked" in done.out
 
 
 def test_an_unsigned_bundle_fails_where_a_signature_is_asked_for(
     fcn_deploy: FcnDeploy, bundle: Path
 ) -> None:
-    done = fcn_deploy("verify", bundle, "--key", "k.pub", "--run", "--json", "v.json")
-    assert done.code == 1
+    done = fcn_deploy("verify", bundle, "--key", "k.pub", "--run", "--json", "v.json").failed()
     assert "FAILED  signature: the bundle is not signed" in done.out
-    assert json.loads(Path("v.json").read_text())["backends"] == []
+    assert read_json(Path("v.json"), "")["backends"] == []
 
 
 @pytest.mark.slow
@@ -278,21 +274,18 @@ def test_signatures(fcn_deploy: FcnDeploy, bundled: Bundled, tmp_path: Path) -> 
     (private, public), (their_private, other) = keys(tmp_path, "ours"), keys(tmp_path, "theirs")
     signed = tmp_path / "signed.fcnd.zip"
     bundled.bundle_to(signed, key=private)
-    done = fcn_deploy("verify", signed, "--key", public, "--backend", "ort")
-    assert done.code == 0, done
+    done = fcn_deploy("verify", signed, "--key", public, "--backend", "ort").succeeded()
     assert "signature: good" in done.out
     content = contents_of(signed)["model.sig"]
     assert names_key(content, private)
     assert not names_key(content, their_private)
-    done = fcn_deploy("verify", signed, "--key", other, "--backend", "ort")
-    assert done.code == 1
+    done = fcn_deploy("verify", signed, "--key", other, "--backend", "ort").failed()
     assert "FAILED  signature: it does not hold" in done.out
     refused(fcn_deploy("verify", signed, "--key", private), "no public ECDSA key")
 
     changed = exchanged_channels(contents_of(signed)["model.onnx"])
     forged(signed, tmp_path / "forged.fcnd.zip", {"model.onnx": changed})
-    done = fcn_deploy("verify", "forged.fcnd.zip", "--key", public, "--run")
-    assert done.code == 1
+    done = fcn_deploy("verify", "forged.fcnd.zip", "--key", public, "--run").failed()
     assert "FAILED  signature" in done.out
     assert "model.onnx" in done.out
     assert "ort " not in done.out
@@ -314,11 +307,7 @@ def strangers_verdict(bundle: Path, key: Path, folder: Path) -> int:
 
 @pytest.mark.slow
 def test_nothing_of_it_needs_torch(bundle: Path, bundled: Bundled, tmp_path: Path) -> None:
-    done = run_without_torch("verify", str(bundle), "--run", "--backend", "ort")
-    assert done.returncode == 0, done.stdout + done.stderr
-    out = str(tmp_path / "masks")
-    done = run_without_torch("predict", str(bundle), str(bundled.pictures), "--out", out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = run_without_torch("parity", str(bundle), "--backend", "ort")
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_without_torch("verify", bundle, "--run", "--backend", "ort").succeeded()
+    run_without_torch("predict", bundle, bundled.pictures, "--out", tmp_path / "masks").succeeded()
+    run_without_torch("parity", bundle, "--backend", "ort").succeeded()
     assert Run(bundle.with_suffix("")).parity_folder.is_dir()

@@ -1,7 +1,7 @@
 """``bench`` as typed: scenarios, stages, the regression gate, and each bad input."""
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from fcn_deploy.commands.bench_options import BenchOptions
 from fcn_deploy.commands.shared.cold_starts import cold_starts
 from fcn_deploy.commands.shared.options import typed_names, typed_options
 from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.conditions import ColdStart
@@ -27,10 +28,16 @@ from fcn_deploy.runners.baseline import BaselineRunner
 from fcn_deploy.runners.ort.runner import OrtRunner
 from tests.command_line import FcnDeploy, refused
 from tests.fakes import FakeRunner
+from tests.result_files import BASELINE, FAST, bench_document
 
 QUICK = ("--size", "64x96", "--repeats", "3", "--seconds", "0.05", "--threads", "1")
 #: As quick, with repeats enough for a verdict.
 DECISIVE = ("--size", "64x96", "--repeats", "5", "--seconds", "0.02", "--threads", "1")
+#: As short as can be, without a verdict.
+BRIEF = (
+    "--backend", "ort", "--no-cold-start", "--size", "32x32", "--seconds", "0.01",
+    "--repeats", "3",
+)  # fmt: skip
 ORT = ("--backend", "ort", "--no-cold-start")
 CLOCKS = ("auto", "loadgen", "loop")
 needs_loadgen = pytest.mark.skipif(
@@ -42,30 +49,38 @@ needs_loadgen = pytest.mark.skipif(
 def exported(tiny_run: Path, tiny_baseline: Path, tmp_path: Path) -> Path:
     """A run with its plain export, which `bench` would make on the spot."""
     for file in (tiny_run / "model.safetensors", tiny_run / "model.onnx", tiny_baseline):
-        shutil.copy(file, tmp_path)
+        (tmp_path / file.name).symlink_to(file)
     return tmp_path
+
+
+Measured = Callable[..., tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def measured(fcn_deploy: FcnDeploy, exported: Path) -> Measured:
+    """Measure ONNX Runtime; gives what was printed, as one line, and the result."""
+
+    def bench(*words: str) -> tuple[str, dict[str, Any]]:
+        done = fcn_deploy("bench", ".", *ORT, *QUICK, *words, "--json", "b.json").succeeded()
+        return " ".join(done.out.split()), read_json(exported / "b.json", "")
+
+    return bench
 
 
 @pytest.mark.slow
 @needs_loadgen
-def test_every_row_has_loadgen_s_verdict_and_stages_that_add_up(
-    fcn_deploy: FcnDeploy, exported: Path
-) -> None:
-    words = ("--scenario", "single-stream", "--tier", "end-to-end", "--json", "b.json")
-    finished = fcn_deploy("bench", ".", "--backend", "torch", *ORT, *QUICK, *words)
-    assert finished.code == 0, finished.err
-    rows = json.loads((exported / "b.json").read_text())["rows"]
-    assert [row["runner"]["backend"] for row in rows] == ["baseline", "torch", "ort"]
+def test_every_row_has_loadgen_s_verdict_and_stages_that_add_up(measured: Measured) -> None:
+    words = ("--scenario", "single-stream", "--tier", "end-to-end", "--backend", "torch")
+    rows = measured(*words)[1]["rows"]
+    assert {row["runner"]["backend"] for row in rows} == {"baseline", "torch", "ort"}
     for row in rows:
         assert row["loadgen"]["valid"]
         assert sum(row["stages_ms"].values()) == pytest.approx(row["wall_ms"], rel=0.05)
 
 
-def test_the_plain_loop_is_marked_as_such(fcn_deploy: FcnDeploy, exported: Path) -> None:
-    finished = fcn_deploy("bench", ".", *ORT, *QUICK, "--clock", "loop", "--json", "b.json")
-    assert finished.code == 0, finished.err
-    assert "timed by a plain loop, not by MLPerf LoadGen: asked for" in finished.out
-    document = json.loads((exported / "b.json").read_text())
+def test_the_plain_loop_is_marked_as_such(measured: Measured) -> None:
+    said, document = measured("--clock", "loop")
+    assert "timed by a plain loop, not by MLPerf LoadGen: asked for" in said
     clock = document["clock"]
     assert (clock["name"], clock["reason"], clock["seconds"]) == ("timed loop", "asked for", 0.05)
     assert sorted(document["options"]) == sorted([*ORT, *QUICK, "--clock", "loop"])
@@ -73,12 +88,10 @@ def test_the_plain_loop_is_marked_as_such(fcn_deploy: FcnDeploy, exported: Path)
 
 
 def test_without_loadgen_the_loop_runs_and_says_why(
-    fcn_deploy: FcnDeploy, exported: Path, monkeypatch: pytest.MonkeyPatch
+    fcn_deploy: FcnDeploy, measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loadgen, "unavailable_reason", lambda: "no wheel here")
-    finished = fcn_deploy("bench", ".", *ORT, *QUICK, "--json", "b.json")
-    assert finished.code == 0, finished.err
-    assert "not by MLPerf LoadGen: no wheel here" in finished.out
+    assert "not by MLPerf LoadGen: no wheel here" in measured("--tier", "host")[0]
     refused(fcn_deploy("bench", ".", *ORT, "--clock", "loadgen"), "no wheel", "--clock loop")
     refused(fcn_deploy("bench", ".", *ORT, "--scenario", "offline"), "no wheel", "single-stream")
 
@@ -86,8 +99,7 @@ def test_without_loadgen_the_loop_runs_and_says_why(
 @pytest.mark.slow
 def test_a_cold_start_of_every_backend(fcn_deploy: FcnDeploy, exported: Path) -> None:
     words = ("--clock", "loop", "--tier", "host", "--json", "b.json")
-    finished = fcn_deploy("bench", ".", *QUICK, *words)
-    assert finished.code == 0, finished.err
+    finished = fcn_deploy("bench", ".", *QUICK, *words).succeeded()
     assert "cold start, ms" in finished.out
     document = json.loads((exported / "b.json").read_text())
     started = document["cold_starts"]
@@ -132,10 +144,8 @@ def test_a_cold_start_opens_the_file_not_what_is_made_of_it(
     ],
 )
 def test_options_are_kept_as_they_were_typed(typed: list[str]) -> None:
-    from fcn_deploy.commands.bench import bench
-
     def parsed(words: list[str]) -> tuple[list[str], dict[str, Any]]:
-        with bench.make_context("bench", ["my run", *words]) as context:
+        with bench_command.make_context("bench", ["my run", *words]) as context:
             again = typed_options(but=("json_file",))
             return again, {name: context.params[name] for name in context.params}
 
@@ -162,55 +172,46 @@ def test_the_gate_finds_thirty_percent(
 
         monkeypatch.setattr(kind, "_infer", infer)
     words = ("bench", ".", *ORT, *DECISIVE, "--clock", "loop", "--tier", "host")
-    assert fcn_deploy(*words, "--json", "old.json").code == 0
-    again = fcn_deploy(*words, "--compare", "old.json")
-    assert again.code == 0, again.out
+    fcn_deploy(*words, "--json", "old.json").succeeded()
+    again = fcn_deploy(*words, "--compare", "old.json").succeeded()
     assert "no rows are more than 10% slower" in again.out
     takes[OrtRunner] *= 1.3
-    slower = fcn_deploy(*words, "--compare", "old.json")
-    assert slower.code == 1
+    slower = fcn_deploy(*words, "--compare", "old.json").failed()
     assert "SLOWER: ort fp32" in slower.out
-    assert fcn_deploy(*words, "--compare", "old.json", "--max-slowdown", "40%").code == 0
+    fcn_deploy(*words, "--compare", "old.json", "--max-slowdown", "40%").succeeded()
 
     def out_of_memory(_self: Runner, _images: NDArray[np.uint8]) -> Outputs:
         raise BackendError("out of memory")
 
     monkeypatch.setattr(OrtRunner, "_infer", out_of_memory)
-    lost = fcn_deploy(*words, "--compare", "old.json")
-    assert lost.code == 1
+    lost = fcn_deploy(*words, "--compare", "old.json").failed()
     assert "LOST: ort fp32 host, batch 1" in lost.out
 
 
 @pytest.mark.slow
-def test_one_picture_eight_times_is_said(fcn_deploy: FcnDeploy, exported: Path) -> None:
-    Image.new("RGB", (48, 32), (9, 99, 199)).save(exported / "one.png")
-    done = fcn_deploy("bench", ".", *ORT, *QUICK, "--images", "one.png", "--json", "b.json")
-    assert done.code == 0, done.out
-    assert "warning: all inputs of a size are the same picture" in " ".join(done.out.split())
-    assert json.loads((exported / "b.json").read_text())["inputs"]["distinct"] == 1
+def test_one_picture_eight_times_is_said(measured: Measured, tmp_path: Path) -> None:
+    Image.new("RGB", (48, 32), (9, 99, 199)).save(tmp_path / "one.png")
+    said, document = measured("--images", "one.png")
+    assert "warning: all inputs of a size are the same picture" in said
+    assert document["inputs"]["distinct"] == 1
 
 
 def test_what_is_compared_with_is_not_replaced(fcn_deploy: FcnDeploy, exported: Path) -> None:
-    words = (
-        "bench", ".", *ORT, *DECISIVE, "--clock", "loop", "--tier", "host", "--json", "old.json",
-    )  # fmt: skip
-    assert fcn_deploy(*words).code == 0
-    before = (exported / "old.json").read_bytes()
-    refused(fcn_deploy(*words, "--compare", "old.json"), "--json")
-    assert (exported / "old.json").read_bytes() == before
+    old = exported / "old.json"
+    write_json(old, bench_document(BASELINE, FAST))
+    before = old.read_bytes()
+    words = ("bench", ".", *ORT, *DECISIVE, "--compare", "old.json", "--json", "old.json")
+    refused(fcn_deploy(*words), "--json")
+    assert old.read_bytes() == before
 
 
 def test_a_quick_look_is_short_and_calls_no_row_faster(
     fcn_deploy: FcnDeploy, exported: Path
 ) -> None:
-    words = ("bench", ".", "--backend", "ort", "--size", "64x96", "--threads", "1", "--quick")
-    finished = fcn_deploy(*words, "--seconds", "0.02", "--order-seed", "17")
-    assert finished.code == 0, finished.err
+    words = ("--backend", "ort", "--size", "64x96", "--threads", "1", "--seconds", "0.02")
+    finished = fcn_deploy("bench", ".", *words, "--quick", "--order-seed", "17").succeeded()
     said = " ".join(finished.out.split())
-    assert (
-        "4 rows × 3 interleaved repeats: about 10 seconds (a quick look; with 3 repeats no row"
-        in said
-    )
+    assert "4 rows × 3 interleaved repeats: about 10 seconds (a quick look; with 3 repeats" in said
     assert "by a plain loop, not by MLPerf LoadGen: a quick look" in said
     assert "3 repeats: too few repeats for a verdict (at least 5)." in said
     (file,) = (exported / "bench").iterdir()
@@ -255,38 +256,22 @@ def test_no_verdict_is_announced_by_the_repeats(
     assert ("no row is called faster" not in said) == verdict
 
 
-def test_what_is_said_twice_is_measured_once(fcn_deploy: FcnDeploy, exported: Path) -> None:
-    words = ("--backend", "ort", "--batch", "1,1", "--tier", "host", "--clock", "loop")
-    finished = fcn_deploy("bench", ".", *ORT, *QUICK, *words, "--json", "b.json")
-    assert finished.code == 0, finished.err
-    rows = json.loads((exported / "b.json").read_text())["rows"]
-    assert [row["runner"]["backend"] for row in rows] == ["baseline", "ort"]
-
-
-def test_rows_of_two_precisions_take_turns_in_one_bench(
-    fcn_deploy: FcnDeploy, exported: Path, tiny_run: Path
+def test_rows_of_two_precisions_take_turns_and_what_is_said_twice_is_measured_once(
+    measured: Measured, tiny_run: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(tiny_run / "model.fp16.onnx", exported)
-    words = ("--fp32", "--fp16", "--tier", "host", "--clock", "loop")
-    finished = fcn_deploy("bench", ".", *ORT, *QUICK, *words, "--json", "b.json")
-    assert finished.code == 0, finished.err
-    document = json.loads((exported / "b.json").read_text())
+    (tmp_path / "model.fp16.onnx").symlink_to(tiny_run / "model.fp16.onnx")
+    words = ("--backend", "ort", "--batch", "1,1", "--fp32", "--fp16")
+    _, document = measured(*words, "--tier", "host", "--clock", "loop")
     made = [(row["runner"]["backend"], row["runner"]["precision"]) for row in document["rows"]]
     assert made == [("baseline", "fp32"), ("ort", "fp32"), ("ort", "fp16")]
     assert len({row["inputs_digest"] for row in document["rows"]}) == 1
 
 
-def _edited(path: Path, **machine: Any) -> None:
-    document = json.loads(path.read_text())
-    document["machine"] |= machine
-    path.write_text(json.dumps(document))
-
-
 def test_a_result_of_another_machine_is_refused(fcn_deploy: FcnDeploy, exported: Path) -> None:
-    words = ("bench", ".", *ORT, *QUICK, "--clock", "loop", "--tier", "host")
-    assert fcn_deploy(*words, "--json", "old.json").code == 0
-    _edited(exported / "old.json", cpu="Zilog Z80")
-    words = (*words, "--compare", "old.json", "--json", "new.json")
+    document = bench_document(BASELINE, FAST)
+    document["machine"] |= {"cpu": "Zilog Z80"}
+    write_json(exported / "old.json", document)
+    words = ("bench", ".", *ORT, *QUICK, "--compare", "old.json", "--json", "new.json")
     refused(fcn_deploy(*words), "another machine", "Zilog Z80")
     assert not (exported / "new.json").exists()  # before the minutes are spent
 
@@ -316,24 +301,17 @@ def test_a_damaged_baseline_is_made_anew(
     fcn_deploy: FcnDeploy, tiny_run: Path, tmp_path: Path
 ) -> None:
     for name in ("model.safetensors", "model.onnx"):
-        shutil.copy(tiny_run / name, tmp_path)
+        (tmp_path / name).symlink_to(tiny_run / name)
     (tmp_path / "baseline.onnx").write_bytes(b"half a fi")
-    quick = ["--size", "32x32", "--seconds", "0.01", "--repeats", "3", "--no-cold-start"]
-    finished = fcn_deploy("bench", ".", "--backend", "ort", *quick)
-    assert finished.code == 0, finished.err
-    assert "plain export" in finished.out
+    assert "plain export" in fcn_deploy("bench", ".", *BRIEF).succeeded().out
 
 
 def test_no_baseline_without_pytorch_is_said(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fcn_deploy: FcnDeploy
 ) -> None:
-    shutil.copy(tiny_run / "model.onnx", tmp_path)
+    (tmp_path / "model.onnx").symlink_to(tiny_run / "model.onnx")
     monkeypatch.setattr("fcn_deploy.networks.device._import_error", ImportError("no torch"))
-    finished = fcn_deploy(
-        "bench", ".", "--backend", "ort", "--size", "32x32", "--seconds", "0.01", "--repeats", "3",
-        "--no-cold-start",
-    )  # fmt: skip
-    assert finished.code == 0, finished.err
+    finished = fcn_deploy("bench", ".", *BRIEF, "--tier", "host", "--clock", "loop").succeeded()
     assert "baseline is left out" in finished.out
     assert "no baseline" in finished.out
     refused(fcn_deploy("export", "."), "fcn-deploy train")

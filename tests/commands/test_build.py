@@ -3,38 +3,29 @@
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from fcn_deploy.core.errors import MissingExtraError
 from fcn_deploy.tensorrt import api
-from tests.command_line import run_command
+from tests.command_line import FcnDeploy, refused
 from tests.tensorrt_fixtures import write_onnx
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    write_onnx(tmp_path / "model.onnx")
+    return tmp_path
+
+
 def test_the_command_without_tensorrt_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fcn_deploy: FcnDeploy, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "is_installed", lambda product: False)
-    write_onnx(tmp_path / "model.onnx")
-    from fcn_deploy.cli import fcn_deploy as command
-
-    result = CliRunner().invoke(command, ["build", str(tmp_path)])
-    assert isinstance(result.exception, MissingExtraError)
-    assert "pip install 'fcn-deploy[trt]'" in str(result.exception)
-    assert result.exception.exit_code == 2
-
-
-def test_a_profile_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
-    write_onnx(tmp_path / "model.onnx")
-    code, _, complaint = run_command("build", str(tmp_path), "--profile", "1x2:3")
-    assert code == 2
-    assert "is no profile" in complaint
-    assert len(complaint.splitlines()) == 1
+    refused(fcn_deploy("build", run), "pip install 'fcn-deploy[trt]'")
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
+        (("--profile", "1x2:3"), "is no profile"),
         (("--workspace", "99999999999999999999"), "1<=x<=1048576"),
         (("--profile", "1x1x1:1x1x1:1x1x2147483648"), "1x1x1:1x1x1:1x1x2147483648 is too large"),
         (("--compute-capability", "nonsense"), "'nonsense' is no compute capability"),
@@ -42,28 +33,12 @@ def test_a_profile_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_typed_nonsense_is_no_bug_of_ours(
-    words: tuple[str, ...], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fcn_deploy: FcnDeploy, run: Path, words: tuple[str, ...], complaint: str
 ) -> None:
-    from fcn_deploy.cli import main
-
-    write_onnx(tmp_path / "model.onnx")
-    with pytest.raises(SystemExit) as left:
-        main(["build", str(tmp_path), *words])
-    said = capsys.readouterr().err
-    assert left.value.code == 2
-    assert complaint in said
-    assert len(said.splitlines()) == 1
+    refused(fcn_deploy("build", run, *words), complaint)
 
 
-def test_an_engine_is_nothing_to_build_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from fcn_deploy.cli import main
-
-    write_onnx(tmp_path / "model.onnx")
-    plan = tmp_path / "x.plan"
+def test_an_engine_is_nothing_to_build_from(fcn_deploy: FcnDeploy, run: Path) -> None:
+    plan = run / "x.plan"
     plan.write_bytes(b"ftrt")
-    with pytest.raises(SystemExit) as left:
-        main(["build", str(plan)])
-    assert left.value.code == 2
-    assert f"{plan} is an engine already; give a run or an ONNX file" in capsys.readouterr().err
+    refused(fcn_deploy("build", plan), f"{plan} is an engine already; give a run or an ONNX file")

@@ -9,8 +9,7 @@ from tests.command_line import FcnDeploy
 
 
 def test_doctor_names_every_backend(fcn_deploy: FcnDeploy) -> None:
-    finished = fcn_deploy("doctor")
-    assert finished.code == 0
+    finished = fcn_deploy("doctor").succeeded()
     for word in ("cores", "python"):
         assert word in finished.out
     for backend in BACKENDS:

@@ -1,7 +1,7 @@
 """``fcn-deploy evaluate`` as typed: what it writes, what it prints, what it refuses."""
 
-import json
 import re
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from rich.console import Console
 from fcn_deploy.commands import evaluate_tables
 from fcn_deploy.commands.shared import console
 from fcn_deploy.core.errors import BackendError
+from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.data.masks import mask_to_colour, write_mask
 from fcn_deploy.evaluate.evaluate import evaluate as evaluate_runners
 from fcn_deploy.report.repeat_commands import repeat_commands
 from fcn_deploy.results.read import read_files, read_results
-from tests.command_line import FcnDeploy, refused, run_without_torch
+from tests.command_line import FcnDeploy, Finished, refused, run_without_torch
 from tests.conftest import TINY_CLASS_NAMES, WriteVocFolder
 from tests.evaluate.labelled import labelled
 from tests.fakes import FAKE_SPEC, FakeRunner
@@ -49,8 +50,11 @@ def data(tmp_path: Path) -> Path:
     return write_data(tmp_path / "data")
 
 
+Opened = dict[tuple[str, Precision], FakeRunner]
+
+
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, Precision], FakeRunner]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
     """Backend and precision → the fake that the command is given for it."""
     fakes = {
         (backend, precision): FakeRunner(
@@ -68,21 +72,25 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, Precision], FakeR
     return fakes
 
 
-def document(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+Evaluate = Callable[..., Finished]
+
+
+@pytest.fixture
+def evaluate(fcn_deploy: FcnDeploy, data: Path) -> Evaluate:
+    """Evaluate on the list ``test`` of the data, into ``e.json``."""
+    words = ("--data", data, "--split", "test", "--json", "e.json")
+    return lambda *typed: fcn_deploy("evaluate", *typed, *words)
 
 
 def test_backends_and_precisions_stand_side_by_side(
-    fcn_deploy: FcnDeploy, opened: dict[tuple[str, Precision], FakeRunner], data: Path
+    fcn_deploy: FcnDeploy, opened: Opened, data: Path
 ) -> None:
     (run := Path("run")).mkdir()
     words = ("--backend", "ncnn", "--backend", "ort", "--fp32", "--int8")
-    finished = fcn_deploy("evaluate", run, "--data", data, "--split", "test", *words)
-    assert finished.code == 0, finished
+    finished = fcn_deploy("evaluate", run, "--data", data, "--split", "test", *words).succeeded()
     target = run / "evaluate" / "ncnn-ort.fp32-int8.data.test.json"
     assert f"wrote {target}" in finished.out
-    content = document(target)
+    content = read_json(target, "")
     rows = [(row["runner"]["backend"], row["runner"]["precision"]) for row in content["results"]]
     assert rows == [("ncnn", "fp32"), ("ort", "fp32"), ("ncnn", "int8"), ("ort", "int8")]
     first, _, int8, _ = content["results"]
@@ -106,14 +114,14 @@ def test_backends_and_precisions_stand_side_by_side(
 
 def test_what_was_typed_is_kept_and_said_in_the_report(
     fcn_deploy: FcnDeploy,
-    opened: dict[tuple[str, Precision], FakeRunner],
+    opened: Opened,
     data: Path,
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
     options = ["--data", str(data), "--split", "test.txt", "--backend", "ort", "--batch", "2"]
-    assert fcn_deploy("evaluate", run, *options).code == 0
+    fcn_deploy("evaluate", run, *options).succeeded()
     assert opened["ort", Precision.FP32].shapes[0] == (2, 40, 56, 3)
     options[3] = "test"
     command = " ".join(["fcn-deploy evaluate", str(run), *options])
@@ -121,35 +129,29 @@ def test_what_was_typed_is_kept_and_said_in_the_report(
     results = read_results(Run(run))
     assert command in repeat_commands(results)
     assert [file.pictures.count for file in results.evaluations] == [3]
-    assert fcn_deploy("report", run).code == 0
+    fcn_deploy("report", run).succeeded()
     page = (run / "report.html").read_text()
     assert "How good are the masks?" in page
     assert "Confusion matrix of ort fp32" in page
 
 
 def test_a_failing_backend_leaves_no_file(
-    fcn_deploy: FcnDeploy,
-    opened: dict[tuple[str, Precision], FakeRunner],
-    data: Path,
-    tmp_path: Path,
+    evaluate: Evaluate, opened: Opened, tmp_path: Path
 ) -> None:
     def breaks(_images: Any, _outputs: Any) -> Any:
         raise BackendError("out of memory", "use smaller pictures")
 
     opened["ort", Precision.FP32] = FakeRunner(backend="ort", bug=breaks)
-    words = ("--data", data, "--split", "test", "--backend", "ncnn", "--backend", "ort")
-    refused(fcn_deploy("evaluate", tmp_path, *words, "--json", "e.json"), "out of memory")
+    refused(evaluate(tmp_path, "--backend", "ncnn", "--backend", "ort"), "out of memory")
     assert not Path("e.json").exists()
     assert opened["ncnn", Precision.FP32].closed
 
 
 def test_a_real_backend_is_scored_without_torch(tiny_run: Path, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", TINY_CLASS_NAMES, count=2)
-    words = ["evaluate", str(tiny_run), "--data", str(data), "--split", "test", "--threads", "1",
-             "--json", str(tmp_path / "e.json")]  # fmt: skip
-    done = run_without_torch(*words)
-    assert done.returncode == 0, done.stderr
-    (row,) = document(tmp_path / "e.json")["results"]
+    words = ("--data", data, "--split", "test", "--threads", "1", "--json", tmp_path / "e.json")
+    run_without_torch("evaluate", tiny_run, *words).succeeded()
+    (row,) = read_json(tmp_path / "e.json", "")["results"]
     assert row["runner"]["backend"] == "ort"  # the default where the run has been exported
     assert sum(map(sum, row["confusion"])) == 2 * 40 * 56
 
@@ -164,8 +166,8 @@ def test_the_miou_is_the_one_of_parity(
     words = ("--backend", "ort", "--data", data)
     fcn_deploy("evaluate", tiny_run, *words, "--json", "e.json")
     fcn_deploy("parity", tiny_run, *words, "--json", "p.json")
-    (row,) = document(Path("e.json"))["results"]
-    (comparison,) = document(Path("p.json"))["results"]
+    (row,) = read_json(Path("e.json"), "")["results"]
+    (comparison,) = read_json(Path("p.json"), "")["results"]
     scores = comparison["scores"]
     assert row["mean_iou"]["value"] == scores["candidate_miou"]
     assert row["pixel_accuracy"]["value"] == scores["candidate_pixel_accuracy"]
@@ -230,28 +232,23 @@ def test_a_named_file_is_evaluated_in_its_own_precision(
 ) -> None:
     data = write_data(tmp_path / "data", TINY_CLASS_NAMES, count=1)
     options = ["--data", data, "--split", "test", "--threads", "1", "--json", "e.json", *words]
-    finished = fcn_deploy("evaluate", Run(tiny_run).onnx(Precision.FP16), *options)
-    assert finished.code == 0, finished
-    (row,) = document(Path("e.json"))["results"]
+    fcn_deploy("evaluate", Run(tiny_run).onnx(Precision.FP16), *options).succeeded()
+    (row,) = read_json(Path("e.json"), "")["results"]
     assert row["runner"]["precision"] == "fp16"
 
 
 def test_a_named_engine_is_refused_with_another_precision(
-    fcn_deploy: FcnDeploy, monkeypatch: pytest.MonkeyPatch, data: Path, tmp_path: Path
+    evaluate: Evaluate, opened: Opened, tmp_path: Path
 ) -> None:
     engine = tmp_path / "fcn.plan"
     engine.write_bytes(b"an engine")
-    module = "fcn_deploy.commands.evaluate"
-    monkeypatch.setattr(
-        f"{module}.open_chosen",
-        lambda *_words, **_options: FakeRunner(backend="trt", precision=Precision.INT8),
-    )
-    monkeypatch.setattr(f"{module}.require_backends", lambda _backends, _device: None)
-    words = ("--data", data, "--split", "test", "--backend", "trt", "--json", "e.json")
-    refused(fcn_deploy("evaluate", engine, *words, "--fp16"), "fcn.plan holds a int8 network")
-    refused(fcn_deploy("evaluate", engine, *words, "--fp16", "--int8"), "has one precision")
+    for precision in Precision:  # an engine is what it is, whatever is asked for
+        opened["trt", precision] = FakeRunner(backend="trt", precision=Precision.INT8)
+    words = (engine, "--backend", "trt")
+    refused(evaluate(*words, "--fp16"), "fcn.plan holds a int8 network")
+    refused(evaluate(*words, "--fp16", "--int8"), "has one precision")
     assert not Path("e.json").exists()
-    assert fcn_deploy("evaluate", engine, *words, "--int8").code == 0
+    evaluate(*words, "--int8").succeeded()
 
 
 def test_without_data_and_without_a_training_the_repair_names_the_option(

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.data.masks import voc_palette, write_mask
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES
@@ -32,9 +33,8 @@ def pictures(fcn_deploy: FcnDeploy) -> Path:
 
 def test_parity_holds_it_against_the_original(fcn_deploy: FcnDeploy, pictures: Path) -> None:
     foreign_run(Run(RUN))
-    done = fcn_deploy("parity", "--images", pictures, "--backend", "ort", "--json", "p.json")
-    assert done.code == 0, done.out + done.err
-    (comparison,) = json.loads(Path("p.json").read_text())["results"]
+    fcn_deploy("parity", "--images", pictures, "--backend", "ort", "--json", "p.json").succeeded()
+    (comparison,) = read_json(Path("p.json"), "")["results"]
     assert comparison["reference"]["backend"] == "original"
     assert comparison["candidate"]["backend"] == "ort"
     assert comparison["passed"] is True
@@ -52,22 +52,19 @@ def test_parity_takes_what_can_take_it(fcn_deploy: FcnDeploy, pictures: Path) ->
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_parity_of_fixed_sizes(fcn_deploy: FcnDeploy, pictures: Path, batch: int | str) -> None:
     foreign_run(Run(RUN), batch=batch, size=(48, 80))
-    done = fcn_deploy("parity", "--images", pictures, "--backend", "ort", "--json", "p.json")
-    assert done.code == 0, done.out + done.err
-    (comparison,) = json.loads(Path("p.json").read_text())["results"]
+    fcn_deploy("parity", "--images", pictures, "--backend", "ort", "--json", "p.json").succeeded()
+    (comparison,) = read_json(Path("p.json"), "")["results"]
     assert len(comparison["batches"]) == (0 if batch == 1 else 1)
     assert comparison["stream"]["batches"] > 0
     for backend in ("original", "ort"):
         saving = ("--backend", backend, "--save-outputs", f"{backend}.json")
-        saved = fcn_deploy("parity", "--images", pictures, *saving)
-        assert saved.code == 0, saved.out + saved.err
-    again = fcn_deploy("parity", "original.json", "ort.json", "--json", "again.json")
-    assert again.code == 0, again.out + again.err
-    (recorded,) = json.loads(Path("again.json").read_text())["results"]
+        fcn_deploy("parity", "--images", pictures, *saving).succeeded()
+    fcn_deploy("parity", "original.json", "ort.json", "--json", "again.json").succeeded()
+    (recorded,) = read_json(Path("again.json"), "")["results"]
     assert recorded["batches"] == comparison["batches"]
     assert recorded["stream"] == comparison["stream"]
     assert recorded["images"]["odd_sizes"] == comparison["images"]["odd_sizes"]
-    document = json.loads(Path("ort.json").read_text())
+    document = read_json(Path("ort.json"), "")
     Path("ort.json").write_text(json.dumps(document | {"stream": []}))
     refused(fcn_deploy("parity", "original.json", "ort.json"), "its stream is not whole")
 
@@ -77,18 +74,18 @@ def test_parity_names_the_channel_order(fcn_deploy: FcnDeploy, pictures: Path) -
     foreign_run(Run(Path("wrong")), channels="rgb")
     foreign_run(Run(RUN))
     shutil.copy("wrong/model.onnx", RUN / "wrong.onnx")
-    done = fcn_deploy("parity", RUN / "wrong.onnx", "--images", pictures, "--backend", "ort")
-    assert done.code == 1
+    done = fcn_deploy(
+        "parity", RUN / "wrong.onnx", "--images", pictures, "--backend", "ort"
+    ).failed()
     assert "it reads BGR" in done.out
 
 
 def test_bench_measures_it_beside_the_original(fcn_deploy: FcnDeploy) -> None:
     foreign_run(Run(RUN), batch=1, size=(48, 80))
     quick = ("--quick", "--seconds", "0.01", "--backend", "ort")
-    done = fcn_deploy("bench", *quick, "--json", "b.json")
-    assert done.code == 0, done.err
+    done = fcn_deploy("bench", *quick, "--json", "b.json").succeeded()
     assert "the network takes 48×80 alone, 1 in a batch: measured at 48×80" in done.out
-    backends = {row["runner"]["backend"] for row in json.loads(Path("b.json").read_text())["rows"]}
+    backends = {row["runner"]["backend"] for row in read_json(Path("b.json"), "")["rows"]}
     assert backends == {"ort", "baseline"}
     refused(fcn_deploy("bench", *quick, "--size", "320x480"), "48×80 alone, not of 320×480")
 
@@ -100,26 +97,23 @@ def test_masks_need_no_torch(pictures: Path) -> None:
         ("predict", "runs/fcn", "pictures"),
         ("parity", "runs/fcn", "--backend", "ort", "--images", "pictures"),
     ):
-        done = run_without_torch(*words)
-        assert done.returncode == 0, done.stderr + done.stdout
+        run_without_torch(*words).succeeded()
 
 
 @pytest.mark.slow
 def test_half_and_integer_files_of_it(fcn_deploy: FcnDeploy, pictures: Path) -> None:
     foreign_run(Run(RUN))
-    done = fcn_deploy("export", "--fp16")
-    assert done.code == 0, done.err
+    done = fcn_deploy("export", "--fp16").succeeded()
     assert "model.fp16.onnx: fp16" in done.out
     assert "checked against the original" in done.out
     refused(fcn_deploy("export", "--int8"), "metrics.json", "--calibration DIR")
-    done = fcn_deploy("export", "--int8", "--calibration", pictures)
-    assert done.code == 0, done.err
+    done = fcn_deploy("export", "--int8", "--calibration", pictures).succeeded()
     assert "2 convolutions in int8" in done.out
     for flag in ("--fp16", "--int8"):
         done = fcn_deploy("parity", flag, "--backend", "ort", "--images", pictures)
         assert f"runs/fcn/parity/ort.{flag[2:]}" in done.out, done.err
-        assert fcn_deploy("predict", RUN, flag, pictures).code == 0
-    assert fcn_deploy("parity", "--bisect", "--images", pictures).code == 0
+        fcn_deploy("predict", RUN, flag, pictures).succeeded()
+    fcn_deploy("parity", "--bisect", "--images", pictures).succeeded()
 
 
 @pytest.mark.parametrize("option", [["--opset", "17"], ["--tail", "deconv"], ["--explain"]])
@@ -133,9 +127,8 @@ def test_it_is_scored_against_labels(
 ) -> None:
     data = voc_folder(val=2)
     foreign_run(Run(RUN), classes=len(SCENE_CLASS_NAMES), class_file=data / "classes.txt")
-    done = fcn_deploy("evaluate", "--data", data, "--json", "e.json")
-    assert done.code == 0, done.err
-    assert fcn_deploy("parity", "--data", data, "--backend", "ort").code == 0
+    fcn_deploy("evaluate", "--data", data, "--json", "e.json").succeeded()
+    fcn_deploy("parity", "--data", data, "--backend", "ort").succeeded()
 
 
 def red_or_blue() -> onnx.ModelProto:
@@ -162,11 +155,10 @@ def test_labels_tell_a_wrong_channel_order(
         write_mask(data / f"SegmentationClass/val_{index}.png", truth, voc_palette())
     (Path("net.onnx")).write_bytes(red_or_blue().SerializeToString())
     words = ("--channels", channels, "--scale", "1", "--classes", data / "classes.txt")
-    assert fcn_deploy("import", "onnx:net.onnx", *words).code == 0
-    done = fcn_deploy("parity", "--data", data, "--backend", "ort")
-    assert done.code == 0, done.out + done.err
+    fcn_deploy("import", "onnx:net.onnx", *words).succeeded()
+    done = fcn_deploy("parity", "--data", data, "--backend", "ort").succeeded()
     assert ("the other --channels" in done.out) is told
-    assert fcn_deploy("report", "--out", "page.html").code == 0
+    fcn_deploy("report", "--out", "page.html").succeeded()
     (written,) = (RUN / "parity").glob("*.json")
-    for place in (json.loads(written.read_text())["notes"], [Path("page.html").read_text()]):
+    for place in (read_json(written, "")["notes"], [Path("page.html").read_text()]):
         assert any("the other --channels" in text for text in place) is told

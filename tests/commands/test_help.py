@@ -41,16 +41,12 @@ def test_the_commands_stand_in_sections_in_the_order_of_the_work(fcn_deploy: Fcn
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_the_help_of_an_option_is_a_sentence(option: str) -> None:
+def test_the_help_of_an_option_is_a_sentence_and_a_default_as_it_is_typed(option: str) -> None:
     text = OPTIONS[option].help or ""
     assert re.match(r"[A-Z]\w+,? ", text), text
     assert text.endswith("."), text
     assert len(text.split()) >= 5, text
     assert not re.match(r"(Default|Overrides|Of)\b", text), text
-
-
-@pytest.mark.parametrize("option", OPTIONS)
-def test_a_default_is_shown_as_it_is_typed(option: str) -> None:
     # What is no value click sets in brackets of its own: [default: (320x480)].
     assert not isinstance(OPTIONS[option].show_default, str)
 

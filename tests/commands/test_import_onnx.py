@@ -1,5 +1,6 @@
 """`fcn-deploy import onnx:FILE` and what comes after it, as typed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.graph.onnx_file import OnnxFile
 from fcn_deploy.runners.base import open_runner
-from tests.command_line import FcnDeploy, refused, run_without_torch
+from tests.command_line import FcnDeploy, Finished, refused, run_without_torch
 from tests.foreign_networks import MEAN, STD, foreign_network, noise, saved
 
 #: The options that the networks want.
@@ -27,10 +29,22 @@ def network(tmp_path: Path) -> Path:
     return saved(foreign_network(), tmp_path / "net.onnx")
 
 
+Import = Callable[..., Finished]
+
+
+@pytest.fixture
+def imported(fcn_deploy: FcnDeploy, tmp_path: Path) -> Import:
+    """Import a network, with further words."""
+
+    def run(model: onnx.ModelProto, *words: str) -> Finished:
+        return fcn_deploy("import", f"onnx:{saved(model, tmp_path / 'net.onnx')}", *words)
+
+    return run
+
+
 def test_a_network_becomes_a_run(fcn_deploy: FcnDeploy, network: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("sky\nroad\ncar\ntree\n")
-    done = fcn_deploy("import", f"onnx:{network}", *RIGHT, "--classes", "classes.txt")
-    assert done.code == 0, done.err
+    done = fcn_deploy("import", f"onnx:{network}", *RIGHT, "--classes", "classes.txt").succeeded()
     assert "BGR" in done.out
     assert "mean (103, 117, 124)" in done.out
     assert "any size" in done.out
@@ -57,8 +71,7 @@ def test_a_network_becomes_a_run(fcn_deploy: FcnDeploy, network: Path, tmp_path:
 
 
 def test_import_needs_no_torch(network: Path, tmp_path: Path) -> None:
-    done = run_without_torch("import", f"onnx:{network}", "--out", str(tmp_path / "run"))
-    assert done.returncode == 0, done.stderr
+    run_without_torch("import", f"onnx:{network}", "--out", str(tmp_path / "run")).succeeded()
     assert (tmp_path / "run" / "model.onnx").is_file()
 
 
@@ -79,40 +92,35 @@ def test_import_needs_no_torch(network: Path, tmp_path: Path) -> None:
     ],
 )
 def test_normalisation_as_people_say_it(
-    fcn_deploy: FcnDeploy,
-    network: Path,
+    imported: Import,
     typed: list[str],
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> None:
-    assert fcn_deploy("import", f"onnx:{network}", *typed).code == 0
+    imported(foreign_network(), *typed).succeeded()
     spec = OnnxFile(Path("runs/fcn/model.onnx")).metadata.spec
     np.testing.assert_allclose(spec.mean, mean)
     np.testing.assert_allclose(spec.std, std)
 
 
-def test_a_run_is_not_replaced_unasked(fcn_deploy: FcnDeploy, network: Path) -> None:
-    assert fcn_deploy("import", f"onnx:{network}").code == 0
-    refused(fcn_deploy("import", f"onnx:{network}"), "holds a model already", "--overwrite")
+def test_a_run_is_not_replaced_unasked(imported: Import) -> None:
+    imported(foreign_network()).succeeded()
+    refused(imported(foreign_network()), "holds a model already", "--overwrite")
     Path("runs/fcn/model.fp16.onnx").write_bytes(b"of another network")
-    assert fcn_deploy("import", f"onnx:{network}", "--overwrite").code == 0
+    imported(foreign_network(), "--overwrite").succeeded()
     assert not Path("runs/fcn/model.fp16.onnx").exists()
 
 
 def test_pictures_of_another_size_are_refused_in_one_line(
-    fcn_deploy: FcnDeploy, tmp_path: Path
+    fcn_deploy: FcnDeploy, imported: Import
 ) -> None:
-    from PIL import Image
-
-    path = saved(foreign_network(batch=1, size=(48, 80)), tmp_path / "net.onnx")
-    done = fcn_deploy("import", f"onnx:{path}")
+    done = imported(foreign_network(batch=1, size=(48, 80)))
     assert "it takes 48×80 alone, 1 in a batch" in done.out
     Path("pictures").mkdir()
     Image.fromarray(noise(48, 80)).save("pictures/right.png")
-    assert fcn_deploy("predict", "runs/fcn", "pictures").code == 0
+    fcn_deploy("predict", "runs/fcn", "pictures").succeeded()
     Image.fromarray(noise(50, 70)).save("pictures/wrong.png")
-    done = fcn_deploy("predict", "runs/fcn", "pictures")
-    assert done.code == 1
+    done = fcn_deploy("predict", "runs/fcn", "pictures").failed()
     assert "takes pictures of 48×80 alone, not of 50×70" in done.err
     assert len(done.err.strip().splitlines()) == 1
     assert "wrote 1 of 2 masks" in done.out
@@ -184,11 +192,8 @@ def _add_branch(graph: onnx.GraphProto) -> None:
         ("class map", ["whole numbers that no argmax"]),
     ],
 )
-def test_networks_that_no_run_is_made_of(
-    fcn_deploy: FcnDeploy, tmp_path: Path, change: str, words: list[str]
-) -> None:
-    path = saved(_broken(change), tmp_path / "net.onnx")
-    refused(fcn_deploy("import", f"onnx:{path}"), *words)
+def test_networks_that_no_run_is_made_of(imported: Import, change: str, words: list[str]) -> None:
+    refused(imported(_broken(change)), *words)
     assert not Path("runs").exists()
 
 
@@ -198,14 +203,14 @@ def test_networks_that_no_run_is_made_of(
         ({"classes": 300}, ["300 classes", "uint8 masks take 256"]),
         ({"classes": 1}, ["1 class,", "two at least"]),
         ({"opset": 8}, ["opset 8, older than 9", "opset 13 to 20"]),
+        ({"opset": 99}, ["opset 99", "opset 13 to 20"]),
         ({"argmax": TensorProto.INT64, "stride": 4}, ["class map of another size"]),
     ],
 )
 def test_networks_of_a_form_that_no_run_has(
-    fcn_deploy: FcnDeploy, tmp_path: Path, form: dict[str, Any], words: list[str]
+    imported: Import, form: dict[str, Any], words: list[str]
 ) -> None:
-    path = saved(foreign_network(**form), tmp_path / "net.onnx")
-    refused(fcn_deploy("import", f"onnx:{path}"), *words)
+    refused(imported(foreign_network(**form)), *words)
     assert not Path("runs").exists()
 
 
@@ -225,10 +230,10 @@ def test_networks_of_a_form_that_no_run_has(
     ],
 )
 def test_options_that_do_not_fit(
-    fcn_deploy: FcnDeploy, network: Path, tmp_path: Path, typed: list[str], words: list[str]
+    imported: Import, tmp_path: Path, typed: list[str], words: list[str]
 ) -> None:
     (tmp_path / "three.txt").write_text("one\ntwo\nthree\n")
-    refused(fcn_deploy("import", f"onnx:{network}", *typed), *words)
+    refused(imported(foreign_network(), *typed), *words)
     assert not Path("runs").exists()
 
 
@@ -245,42 +250,28 @@ def test_options_of_onnx_are_refused_elsewhere(fcn_deploy: FcnDeploy) -> None:
     refused(fcn_deploy("import", "tensorflow:deeplab"), "unknown network", "onnx:FILE")
 
 
-def test_a_damaged_original_is_refused(fcn_deploy: FcnDeploy, network: Path) -> None:
-    assert fcn_deploy("import", f"onnx:{network}").code == 0
-    run = Run(Path("runs/fcn"))
-    run.original.write_bytes(run.original.read_bytes() + b"\0")
+def test_a_damaged_original_is_refused(fcn_deploy: FcnDeploy, imported: Import) -> None:
+    imported(foreign_network()).succeeded()
+    original = Run(Path("runs/fcn")).original
+    original.write_bytes(original.read_bytes() + b"\0")
     refused(fcn_deploy("bench", "runs/fcn", "--backend", "ort"), "not made from", "original.onnx")
 
 
-def test_weights_in_a_file_beside_it_become_part_of_the_run(
-    fcn_deploy: FcnDeploy, tmp_path: Path
-) -> None:
+def test_weights_in_a_file_beside_it_become_part_of_the_run(fcn_deploy: FcnDeploy) -> None:
     model = foreign_network()
     whole = model.SerializeToString()
-    onnx.save(
-        model,
-        tmp_path / "net.onnx",
-        save_as_external_data=True,
-        location="net.bin",
-        size_threshold=0,
-    )
-    assert (tmp_path / "net.onnx").stat().st_size < len(whole) / 2
-    assert fcn_deploy("import", "onnx:net.onnx").code == 0
-    (tmp_path / "net.bin").unlink()
+    beside = {"save_as_external_data": True, "location": "net.bin", "size_threshold": 0}
+    onnx.save(model, "net.onnx", **beside)
+    assert Path("net.onnx").stat().st_size < len(whole) / 2
+    fcn_deploy("import", "onnx:net.onnx").succeeded()
+    Path("net.bin").unlink()
     run = Run(Path("runs/fcn"))
     with open_runner(run, "ort") as rewritten, open_runner(run, "original") as original:
         masks = rewritten.run(noise(1, 40, 56)).mask, original.run(noise(1, 40, 56)).mask
     np.testing.assert_array_equal(*masks)
 
 
-def test_an_opset_of_tomorrow_is_refused(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
-    path = saved(foreign_network(opset=99), tmp_path / "net.onnx")
-    refused(fcn_deploy("import", f"onnx:{path}"), "opset 99", "opset 13 to 20")
-    assert not Path("runs").exists()
-
-
-def test_an_output_of_unknown_rank_is_found_out(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
+def test_an_output_of_unknown_rank_is_found_out(imported: Import) -> None:
     model = foreign_network()
     model.graph.output[0].type.tensor_type.ClearField("shape")
-    path = saved(model, tmp_path / "net.onnx")
-    assert fcn_deploy("import", f"onnx:{path}").code == 0
+    imported(model).succeeded()

@@ -28,8 +28,7 @@ def test_a_network_becomes_a_run_that_is_exported_and_compared(
     pictures = voc_folder(train=1, val=1) / "JPEGImages"
     Path("classes.txt").write_text("sky\nroad\ncar\ntree\n")
     given = ("--classes", "classes.txt", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
-    done = fcn_deploy("import", TINY, *ARGS, *given, *OUT)
-    assert done.code == 0, done.err
+    done = fcn_deploy("import", TINY, *ARGS, *given, *OUT).succeeded()
     assert "4 classes, logits upsampled bilinearly" in done.out
     assert "--trust-code" in done.out
     assert not code_is_trusted()
@@ -40,13 +39,11 @@ def test_a_network_becomes_a_run_that_is_exported_and_compared(
 
     refused(fcn_deploy("export", "run"), "tests.factories", "--trust-code")
     assert not (tmp_path / "run/model.onnx").exists()
-    written = fcn_deploy("export", "run", "--trust-code")
-    assert written.code == 0, written.err
+    written = fcn_deploy("export", "run", "--trust-code").succeeded()
     assert "tail resize" in written.out
     words = ("parity", "run", "--backend", "ort", "--images", pictures)
     refused(fcn_deploy(*words), "--trust-code")
-    compared = fcn_deploy(*words, "--trust-code")
-    assert compared.code == 0, compared.out + compared.err
+    fcn_deploy(*words, "--trust-code").succeeded()
     assert not code_is_trusted()
     assert fcn_deploy("import", TINY, *ARGS, *OUT).code == 2  # --overwrite
 
@@ -56,32 +53,28 @@ def test_weights_are_taken_from_a_file_whatever_holds_them(
 ) -> None:
     network = Tiny(weights=None)
     path = weights_of(network, tmp_path / "weights.pth", "model.")
-    done = fcn_deploy("import", TINY, "--weights", path, *OUT)
-    # The library's default would fetch: with a file it is not asked to.
-    assert done.code == 0, done.err
+    done = fcn_deploy("import", TINY, "--weights", path, *OUT).succeeded()
     assert read_spec(tmp_path / "run/model.safetensors").architecture == f"{TINY}?weights=none"
     assert str(path) in done.out
 
 
 def test_other_weights_are_told_apart(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
-    other = weights_of(Tiny(5, weights=None), tmp_path / "five.pth")
-    refused(
-        fcn_deploy("import", TINY, "--weights", other, *OUT),
-        "7 of its 9 tensors match", "2 of another shape", "head.weight 5×6×1×1 for 3×6×1×1",
-    )  # fmt: skip
-    foreign = weights_of(torch.nn.Linear(2, 2), tmp_path / "linear.pth")
-    refused(
-        fcn_deploy("import", TINY, "--weights", foreign, *OUT),
-        "0 of its", "not in the file", "2 not in the network (weight, bias)",
-    )  # fmt: skip
     wild = Tiny(weights=None)
     with torch.no_grad():
         wild.head.weight[1, 2] = torch.nan
-    nan = weights_of(wild, tmp_path / "nan.pth")
-    refused(fcn_deploy("import", TINY, "--weights", nan, *OUT), "NaN", "head.weight")
+    for name, network in (
+        ("five", Tiny(5, weights=None)), ("linear", torch.nn.Linear(2, 2)), ("nan", wild),
+    ):  # fmt: skip
+        weights_of(network, tmp_path / f"{name}.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    refused(fcn_deploy("import", TINY, "--weights", tmp_path / "text.pth", *OUT), "cannot read")
-    refused(fcn_deploy("import", TINY, "--weights", tmp_path / "none.pth", *OUT), "no weights file")
+    for name, *said in (
+        ("five", "7 of its 9 tensors", "2 of another shape", "head.weight 5×6×1×1 for 3×6×1×1"),
+        ("linear", "0 of its", "not in the file", "2 not in the network (weight, bias)"),
+        ("nan", "NaN", "head.weight"),
+        ("text", "cannot read"),
+        ("none", "no weights file"),
+    ):
+        refused(fcn_deploy("import", TINY, "--weights", f"{name}.pth", *OUT), *said)
     assert not (tmp_path / "run").exists()
 
 
@@ -112,14 +105,12 @@ def test_code_beside_the_user_is_found(fcn_deploy: FcnDeploy, tmp_path: Path) ->
     (tmp_path / "own_network_of_a_user.py").write_text(
         "from torch import nn\n\ndef make():\n    return nn.Conv2d(3, 2, 3, padding=1)\n"
     )
-    done = fcn_deploy("import", "python:own_network_of_a_user:make", *OUT)
-    assert done.code == 0, done.err
+    done = fcn_deploy("import", "python:own_network_of_a_user:make", *OUT).succeeded()
     assert "2 classes, logits of the image's size" in done.out
 
 
 def test_what_has_no_graph_is_one_line(fcn_deploy: FcnDeploy) -> None:
-    assert fcn_deploy("import", "python:tests.factories:DataDependent", *OUT).code == 0
-    failed = fcn_deploy("export", "run", "--trust-code")
-    assert failed.code == 1
+    fcn_deploy("import", "python:tests.factories:DataDependent", *OUT).succeeded()
+    failed = fcn_deploy("export", "run", "--trust-code").failed()
     assert len(failed.err.strip().splitlines()) == 1, failed.err
     assert "torch.onnx makes no graph" in failed.err

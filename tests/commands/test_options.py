@@ -97,8 +97,7 @@ def test_no_folder_is_named_after_the_home_directory(
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    done = fcn_deploy("scenes", "~/data", "--train", "1", "--val", "1", "--size", "32x32")
-    assert done.code == 0, done.err
+    fcn_deploy("scenes", "~/data", "--train", "1", "--val", "1", "--size", "32x32").succeeded()
     assert (home / "data" / "JPEGImages").is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     refused(fcn_deploy("predict", "~/runs/none", "a.jpg"), f"no run {home}/runs/none")

@@ -19,17 +19,15 @@ def test_bisect_names_the_layer_where_an_overflow_starts(
     photos.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(photos / "a.png")
-    assert fcn_deploy("export", run).code == 0
-    failed = fcn_deploy("export", run, "--fp16")
-    assert failed.code == 1
+    fcn_deploy("export", run).succeeded()
+    failed = fcn_deploy("export", run, "--fp16").failed()
     assert "--unchecked" in failed.err
     assert not (run / "model.fp16.onnx").exists()
     refused(fcn_deploy("parity", run, "--bisect", "--images", photos), "export", "--fp16")
     unchecked = fcn_deploy("export", run, "--fp16", "--unchecked")
     assert (unchecked.code, "NOT CHECKED" in unchecked.out) == (0, True)
 
-    bisected = fcn_deploy("parity", run, "--bisect", "--images", photos)
-    assert bisected.code == 1, bisected.err
+    bisected = fcn_deploy("parity", run, "--bisect", "--images", photos).failed()
     first = "network.body.layer2.0.conv1"
     assert f"first layer beyond its tolerance: {first} (NaN or infinite)" in bisected.out
     document = json.loads((run / "bisect/model.fp16.json").read_text())
@@ -46,6 +44,5 @@ def test_bisect_of_a_good_export_finds_nothing(
 ) -> None:
     Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "a.png")
     words = ("--bisect", "--images", "a.png", "--json", "b.json")
-    finished = fcn_deploy("parity", tiny_run, *words)
-    assert finished.code == 0, finished.err
+    finished = fcn_deploy("parity", tiny_run, *words).succeeded()
     assert "every layer keeps its tolerance" in finished.out

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.core.run import Run
 from fcn_deploy.data.scenes.render import draw_scene
 from tests.command_line import FcnDeploy, refused
 
@@ -19,8 +18,7 @@ def test_broken_pictures_are_reported_and_the_rest_goes_on(
     pictures.mkdir()
     Image.new("RGB", (30, 20)).save(pictures / "good.png")
     (pictures / "bad\x1b[31m.png").write_bytes(b"no")  # a terminal would turn red
-    finished = fcn_deploy("predict", tiny_run, pictures, "--out", "masks")
-    assert finished.code == 1
+    finished = fcn_deploy("predict", tiny_run, pictures, "--out", "masks").failed()
     assert len(finished.err.strip().splitlines()) == 1
     assert r"bad\x1b[31m.png is not a picture" in finished.err
     assert "wrote 1 of 2 masks" in finished.out
@@ -41,8 +39,7 @@ def test_a_folder_s_other_files_are_counted_or_passed_over(
     (pictures / "._a.jpg").write_bytes(b"no")
     words = ("predict", tiny_run, pictures, pictures / "a.jpg", "--out", "masks")
     refused(fcn_deploy(*words), "a.jpg", "a.png", "would both be written", "--full-names")
-    finished = fcn_deploy(*words, "--full-names", "--overlay")
-    assert finished.code == 0, finished.err
+    finished = fcn_deploy(*words, "--full-names", "--overlay").succeeded()
     assert "1 file passed over (.heic): save it as PNG or JPEG" in finished.out
     assert "wrote 3 of 3 masks" in finished.out
     names = ["a.jpg.png", "a.png.png", "b.jfif.png"]
@@ -58,8 +55,7 @@ def test_odd_pictures_are_handled(fcn_deploy: FcnDeploy, tiny_run: Path, tmp_pat
     exif[0x0112] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
     names = ["alpha.png", "grey.png", "deep.png", "turned.jpg"]
-    finished = fcn_deploy("predict", tiny_run, *names, "--out", "masks")
-    assert finished.code == 0, finished.err
+    fcn_deploy("predict", tiny_run, *names, "--out", "masks").succeeded()
     sizes = [Image.open(tmp_path / "masks" / Path(n).with_suffix(".png")).size for n in names]
     assert sizes == [(5, 4), (6, 4), (7, 4), (4, 8)]
 
@@ -88,7 +84,7 @@ def test_halves_that_overflow_are_an_error_of_the_picture(
 ) -> None:
     Image.fromarray(draw_scene(3, 1, (64, 64))[0]).save(tmp_path / "a.png")
     words = ("predict", overflowing, "a.png", "--backend", "torch", "--out", "masks")
-    assert fcn_deploy(*words).code == 0
+    fcn_deploy(*words).succeeded()
     (tmp_path / "masks/a.png").unlink()
     refused(fcn_deploy(*words, "--fp16"), "a.png: the network's logits are not finite")
     assert not (tmp_path / "masks/a.png").exists()
@@ -100,8 +96,3 @@ def test_fp16_asked_of_a_float32_file_is_refused(
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     finished = fcn_deploy("predict", tiny_run / "model.onnx", "a.png", "--fp16", "--out", "m")
     refused(finished, "fp32", "--fp16")
-
-
-def test_run_argument_takes_files(tiny_run: Path) -> None:
-    run = Run.from_argument(tiny_run / "model.onnx")
-    assert run.root == tiny_run

@@ -27,8 +27,7 @@ def test_a_run_is_resumed_and_bound_to_its_model(
     fcn_deploy: FcnDeploy, tiny_run: Path, pictures: Path
 ) -> None:
     words = ("predict", tiny_run, pictures, "--recursive", "--out", "masks")
-    finished = fcn_deploy(*words)
-    assert finished.code == 0, finished.err
+    finished = fcn_deploy(*words).succeeded()
     assert "wrote 3 of 3 masks to masks (ort on cpu)" in finished.out
     assert "pictures/s" in finished.out
     Image.new("RGB", (30, 16)).save(pictures / "c.png")
@@ -58,7 +57,7 @@ def test_with_uncertainties_masks_are_the_same_and_the_report_shows_them(
 ) -> None:
     words = ("predict", tiny_run, pictures, "--recursive", "--out")
     for out in (["plain"], ["measured", "--uncertainty"]):
-        assert fcn_deploy(*words, *out).code == 0
+        fcn_deploy(*words, *out).succeeded()
     assert masks_of(Path("plain")) == masks_of(Path("measured"))
     assert all(0 < line["uncertainty"] < 1 for line in journal_lines(Path("measured")))
     fcn_deploy("report", tiny_run, "--predictions", "measured", "--out", "page.html")
@@ -75,8 +74,7 @@ def test_names_on_standard_input_are_shared_out(
         stdin = io.TextIOWrapper(io.BytesIO(names.encode()))
         monkeypatch.setattr("sys.stdin", stdin)
         words = ("predict", tiny_run, "-", "--full-names", "--out", "masks")
-        finished = fcn_deploy(*words, "--shard", f"{index}/2", "--resume")
-        assert finished.code == 0, finished.err
+        fcn_deploy(*words, "--shard", f"{index}/2", "--resume").succeeded()
         journal = Path(f"masks/predictions.{index}-of-2.jsonl").read_text().splitlines()
         written += len(journal) - 1
     assert written == 3

@@ -13,7 +13,7 @@ from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import open_runner
-from tests.result_files import bare_row, bench_document
+from tests.result_files import add_bench, bare_row
 
 #: Milliseconds of each backend; OpenVINO is the fastest.
 TIMES = {"ort": (20.0, 20.2, 20.1, 20.3, 19.9, 20.0), "openvino": (10.0, 10.2, 10.1, 9.9, 10, 10)}
@@ -37,7 +37,7 @@ def proven(tiny_run: Path, tmp_path: Path, compared: Path) -> Run:
         proof = {**document, "results": [{**result, "candidate": runner.to_json()}]}
         write_json(run.parity_folder / f"{runner.backend}.json", proof)
     rows = [bare_row(runner, TIMES[runner.backend]) for runner in runners]
-    write_json(run.bench_folder / "all.json", bench_document(*rows))
+    add_bench(run, *rows, name="all")
     return run
 
 
@@ -83,26 +83,35 @@ def test_another_machine_falls_back_aloud(
     assert "proven on another machine only" in capsys.readouterr().out
 
 
-def test_another_release_of_the_library_falls_back_aloud(
-    proven: Run, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("backend", "proven_then", "said"),
+    [
+        (
+            "openvino",
+            {"library": "OpenVINO 2001.1"},
+            "is not what was proven, OpenVINO 2001.1; ort is taken",
+        ),
+        (
+            "openvino",
+            {"digest": "sha256:before"},
+            "model.onnx is not the file that was proven; ort is taken",
+        ),
+        ("trt", {}, "trt was proven here and cannot be opened now"),
+    ],
+)
+def test_what_has_changed_since_it_was_chosen_falls_back_aloud(
+    proven: Run,
+    capsys: pytest.CaptureFixture[str],
+    backend: str,
+    proven_then: dict[str, str],
+    said: str,
 ) -> None:
     chosen = choose_backend(proven)
     assert chosen.proven is not None
-    older = replace(chosen, proven=replace(chosen.proven, library="OpenVINO 2001.1"))
-    with open_chosen(proven, older) as runner:
+    then = replace(chosen.proven, **proven_then)  # type: ignore[arg-type]
+    with open_chosen(proven, replace(chosen, backend=backend, proven=then)) as runner:
         assert runner.describe().backend == "ort"
-    assert "is not what was proven, OpenVINO 2001.1; ort is taken" in capsys.readouterr().err
-
-
-def test_a_file_that_has_changed_since_it_was_chosen_falls_back_aloud(
-    proven: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    chosen = choose_backend(proven)
-    assert chosen.proven is not None
-    before = replace(chosen, proven=replace(chosen.proven, digest="sha256:before"))
-    with open_chosen(proven, before) as runner:
-        assert runner.describe().backend == "ort"
-    assert "model.onnx is not the file that was proven; ort is taken" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_what_was_copied_here_is_not_told_to_ship(
@@ -112,16 +121,6 @@ def test_what_was_copied_here_is_not_told_to_ship(
     assert choose_backend(Run(tmp_path)).backend == "ort"
     line = capsys.readouterr().out
     assert line == "backend: ort; no gate of `parity` has passed for this run\n"
-
-
-def test_a_backend_that_is_gone_falls_back_aloud(
-    proven: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    chosen = choose_backend(proven)
-    gone = replace(chosen, backend="trt")  # cannot be opened here
-    with open_chosen(proven, gone) as runner:
-        assert runner.describe().backend == "ort"
-    assert "trt was proven here and cannot be opened now" in capsys.readouterr().err
 
 
 def test_a_damaged_result_proves_nothing_and_is_named(

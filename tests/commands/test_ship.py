@@ -18,6 +18,7 @@ from fcn_deploy.machine.description import utc_now
 from fcn_deploy.runners.base import open_runner
 from tests.command_line import FcnDeploy, refused
 from tests.commands.quick_training import QUICK
+from tests.result_files import as_failed
 
 
 def options(**typed: Any) -> ShipOptions:
@@ -79,8 +80,7 @@ def three_steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 def test_it_stops_at_the_first_step_that_does_not_hold(
     fcn_deploy: FcnDeploy, tiny_run: Path, three_steps: list[tuple[str, ...]]
 ) -> None:
-    finished = fcn_deploy("ship", tiny_run, "--data", "synthetic")
-    assert finished.code == 1
+    finished = fcn_deploy("ship", tiny_run, "--data", "synthetic").failed()
     assert three_steps == [("export", "r"), ("bench", "r")]
     assert "current: parity; the gate passed in p.json" in finished.out
     assert "stopped: `fcn-deploy bench r` ended with exit code 1" in finished.out
@@ -153,12 +153,9 @@ def only_ort(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gate_that_failed_since_is_asked_again(compared_run: Run, only_ort: None) -> None:
     assert parity_step(compared_run).current() == "the gate passed in parity/ort.json"
-    document = read_json(compared_run.parity_folder / "ort.json", "")
-    (result,) = document["results"]
-    checks = [{**check, "passed": False} for check in result["checks"]]
-    failed = {**result, "passed": False, "checks": checks}
-    later = {"created": utc_now(), "options": ["--images", "others"], "results": [failed]}
-    write_json(compared_run.parity_folder / "others.json", {**document, **later})
+    failed = as_failed(read_json(compared_run.parity_folder / "ort.json", ""))
+    later = {"created": utc_now(), "options": ["--images", "others"]}
+    write_json(compared_run.parity_folder / "others.json", failed | later)
     assert parity_step(compared_run).current() is None
 
 
@@ -171,16 +168,13 @@ def test_a_model_file_that_has_changed_is_proven_again(compared_run: Run, only_o
 
 @pytest.mark.slow
 def test_from_a_training_to_a_bundle_and_again(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
-    drawn = fcn_deploy("scenes", "data", "--train", "4", "--val", "2", "--size", "96x128")
-    assert drawn.code == 0, drawn.err
-    assert fcn_deploy("train", *QUICK, "--data", "data").code == 0
+    fcn_deploy("scenes", "data", "--train", "4", "--val", "2", "--size", "96x128").succeeded()
+    fcn_deploy("train", *QUICK, "--data", "data").succeeded()
     words = ("--limit", "1", "--images", "3", "--quick", "--target", "cpu")
-    first = fcn_deploy("ship", *words)
-    assert first.code == 0, first.out + first.err
+    first = fcn_deploy("ship", *words).succeeded()
     assert "(5 steps done, 0 were current)" in first.out
     bundle = (tmp_path / "fcn.fcnd.zip").read_bytes()
-    again = fcn_deploy("ship", *words)
-    assert again.code == 0, again.out
+    again = fcn_deploy("ship", *words).succeeded()
     assert "(0 steps done, 5 were current)" in again.out
     assert [line for line in again.out.splitlines() if line.startswith("$")] == []
     assert (tmp_path / "fcn.fcnd.zip").read_bytes() == bundle
@@ -191,10 +185,9 @@ def test_from_a_training_to_a_bundle_and_again(fcn_deploy: FcnDeploy, tmp_path: 
     mended = fcn_deploy("ship", *words)
     assert "(1 steps done, 4 were current)" in mended.out, mended.out
     # What is shipped is what is taken from now on, and why.
-    scored = fcn_deploy("evaluate")
-    assert scored.code == 0, scored.err
+    scored = fcn_deploy("evaluate").succeeded()
     assert "same masks by parity/" in scored.out
     # A checkpoint that has changed makes all of it anew.
-    assert fcn_deploy("train", *QUICK, "--data", "data", "--seed", "3", "--overwrite").code == 0
+    fcn_deploy("train", *QUICK, "--data", "data", "--seed", "3", "--overwrite").succeeded()
     anew = fcn_deploy("ship", *words)
     assert "(5 steps done, 0 were current)" in anew.out, anew.out + anew.err

@@ -13,17 +13,15 @@ from tests.commands.quick_training import QUICK
 
 @pytest.mark.slow
 def test_the_story(fcn_deploy: FcnDeploy, few_scenes: None, tmp_path: Path) -> None:
-    trained = fcn_deploy("train", *QUICK)
-    assert trained.code == 0, trained.err
+    trained = fcn_deploy("train", *QUICK).succeeded()
     assert "training on the built-in synthetic scenes" in trained.out
     assert "read 4 training and 8 validation examples of 8 classes" in trained.out
     assert "epoch 1/1" in trained.out
     again = fcn_deploy("train", *QUICK)
     refused(again, "exists already", "--overwrite")
 
-    assert fcn_deploy("export", "--fp16").code == 0
-    exported = fcn_deploy("export")
-    assert exported.code == 0, exported.err
+    fcn_deploy("export", "--fp16").succeeded()
+    exported = fcn_deploy("export").succeeded()
     assert "masks checked against PyTorch" in exported.out
 
     compared = fcn_deploy("parity", "--backend", "ort")
@@ -36,22 +34,21 @@ def test_the_story(fcn_deploy: FcnDeploy, few_scenes: None, tmp_path: Path) -> N
     for view in result["pictures"][0]["views"].values():
         assert view.startswith("data:image/")
 
-    measured = fcn_deploy(
+    fcn_deploy(
         "bench", "--backend", "ort", "--size", "64x96", "--repeats", "3", "--seconds", "0.01",
         "--no-cold-start",
-    )  # fmt: skip
-    assert measured.code == 0, measured.err
+    ).succeeded()  # fmt: skip
     rows = json.loads((tmp_path / "runs/fcn/bench/ort.fp32.64x96.b1.json").read_text())["rows"]
     assert {row["runner"]["backend"] for row in rows} == {"ort", "baseline"}
 
     Image.new("RGB", (50, 40), (90, 60, 30)).save(tmp_path / "a.png")
     for backend in ("torch", "ort"):
-        done = fcn_deploy("predict", "a.png", "--backend", backend, "--out", backend, "--overlay")
-        assert done.code == 0, done.err
+        fcn_deploy(
+            "predict", "a.png", "--backend", backend, "--out", backend, "--overlay"
+        ).succeeded()
     masks = [np.asarray(Image.open(tmp_path / b / "a.png")) for b in ("torch", "ort")]
     assert masks[0].shape == (40, 50)
     assert (masks[0] == masks[1]).mean() > 0.99
 
-    reported = fcn_deploy("report")
-    assert reported.code == 0, reported.err
+    fcn_deploy("report").succeeded()
     assert "<html" in (tmp_path / "runs/fcn/report.html").read_text()

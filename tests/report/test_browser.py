@@ -20,17 +20,13 @@ from PIL import Image
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.report.page import write_report
-from tests.browser import DESKTOP, PHONE, SCREENSHOTS, chromium
+from tests.browser import LOOKS, PHONE, Tab, chromium
 from tests.fakes import FakeRunner
 from tests.predict.jobs import draw, run_job
-from tests.result_files import (
-    bisect_document,
-    metrics,
-    rich_bench_document,
-)
+from tests.result_files import bisect_document, metrics, rich_bench_document
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator
 
 pytestmark = pytest.mark.slow
 
@@ -42,8 +38,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory, compared: Path) -> Path:
-    """A report with everything in it."""
+def report(tmp_path_factory: pytest.TempPathFactory, compared: Path) -> str:
+    """The address of a report with everything in it."""
     run = Run(tmp_path_factory.mktemp("browser") / "run")
     shutil.copytree(compared, run.parity_folder)
     # A name as `parity` makes them of long folders: it must not widen a phone's page.
@@ -57,40 +53,11 @@ def report(tmp_path_factory: pytest.TempPathFactory, compared: Path) -> Path:
         draw(run.root / "pictures" / f"{number}{'-long' * 12}.png", number, size=(60, 80))
     run_job([run.root / "pictures"], run.predictions, runner=FakeRunner(noise=3))
     (run.root / "pictures" / f"0{'-long' * 12}.png").unlink()
-    return write_report(run)
+    return write_report(run).as_uri()
 
 
-class Opened:
-    """The report in a tab, and what the browser said and asked for meanwhile."""
-
-    def __init__(
-        self,
-        browser: Browser,
-        report: Path,
-        *,
-        size: tuple[int, int] = DESKTOP,
-        scheme: str = "light",
-        script: bool = True,
-    ) -> None:
-        width, height = size
-        self.context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if scheme == "dark" else "light",
-            java_script_enabled=script,
-        )
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page: Page = self.context.new_page()
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(report.as_uri())
-
-    def __enter__(self) -> Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
+class Opened(Tab):
+    """The report in a tab."""
 
     @property
     def viewer(self) -> Locator:
@@ -108,78 +75,80 @@ class Opened:
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
+@pytest.fixture
+def tab(browser: Browser, report: str) -> Iterator[Opened]:
+    with Opened(browser, report) as opened:
+        yield opened
+
+
 def differ(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
     return one.shape != other.shape or bool((one != other).mean() > 0.01)
 
 
-def test_no_error_and_no_request_to_the_network(browser: Browser, report: Path) -> None:
-    with Opened(browser, report) as tab:
-        tab.page.mouse.wheel(0, 100_000)
-        tab.page.wait_for_timeout(100)
-        assert tab.said == []
-        assert tab.asked[0] == report.as_uri()
-        assert all(url.startswith(("file:", "data:")) for url in tab.asked)
-        assert sum(url.startswith("file:") for url in tab.asked) == 1
-        # Every picture has been decoded.
-        assert tab.page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+def test_no_error_and_no_request_to_the_network(tab: Opened, report: str) -> None:
+    tab.page.mouse.wheel(0, 100_000)
+    tab.page.wait_for_timeout(100)
+    assert tab.said == []
+    assert tab.asked[0] == report
+    assert all(url.startswith(("file:", "data:")) for url in tab.asked)
+    assert sum(url.startswith("file:") for url in tab.asked) == 1
+    # Every picture has been decoded.
+    assert tab.page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
 
 
-def test_buttons_change_the_view(browser: Browser, report: Path) -> None:
-    with Opened(browser, report) as tab:
-        assert tab.view() == "image"
-        before = tab.picture()
-        drawn = [before]
-        for name in ("candidate", "flips", "margin"):
-            button = tab.viewer.get_by_role("button", name=name, exact=True)
-            button.click()
-            assert tab.view() == name
-            assert button.get_attribute("aria-pressed") == "true"
-            assert tab.viewer.locator("button[aria-pressed=true]").count() == 1
-            drawn.append(tab.picture())
-        assert all(differ(one, other) for i, one in enumerate(drawn) for other in drawn[i + 1 :])
-        # The views lie on top of one another: toggling moves nothing.
-        assert {picture.shape for picture in drawn} == {before.shape}
-        assert tab.said == []
+def test_buttons_change_the_view(tab: Opened) -> None:
+    assert tab.view() == "image"
+    before = tab.picture()
+    drawn = [before]
+    for name in ("candidate", "flips", "margin"):
+        button = tab.viewer.get_by_role("button", name=name, exact=True)
+        button.click()
+        assert tab.view() == name
+        assert button.get_attribute("aria-pressed") == "true"
+        assert tab.viewer.locator("button[aria-pressed=true]").count() == 1
+        drawn.append(tab.picture())
+    assert all(differ(one, other) for i, one in enumerate(drawn) for other in drawn[i + 1 :])
+    # The views lie on top of one another: toggling moves nothing.
+    assert {picture.shape for picture in drawn} == {before.shape}
+    assert tab.said == []
 
 
-def test_keys_change_view_and_picture(browser: Browser, report: Path) -> None:
-    with Opened(browser, report) as tab:
-        tab.viewer.focus()
-        outline = "getComputedStyle(document.activeElement).outlineStyle"
-        tab.page.keyboard.press("3")
-        assert tab.view() == "candidate"
-        assert tab.page.evaluate(outline) == "solid"  # the focus can be seen
-        tab.page.keyboard.press("ArrowDown")
-        assert tab.view() == "flips"
-        tab.page.keyboard.press("ArrowUp")
-        tab.page.keyboard.press("ArrowUp")
-        assert tab.view() == "reference"
-        tab.page.keyboard.press("1")
-        first, name = tab.picture(), tab.viewer.locator("figcaption:visible").first.text_content()
-        position = tab.viewer.locator("output")
-        assert (position.text_content() or "").startswith("1 of ")
-        tab.page.keyboard.press("ArrowRight")
-        assert (position.text_content() or "").startswith("2 of ")
-        assert tab.view() == "image"  # the view stays, the picture goes
-        assert differ(first, tab.picture())
-        assert tab.viewer.locator("figcaption:visible").first.text_content() != name
-        tab.page.keyboard.press("ArrowLeft")
-        assert not differ(first, tab.picture())
-        tab.page.keyboard.press("ArrowLeft")  # before the first comes the last
-        last, _, count = (position.text_content() or "").split()
-        assert last == count
-        tab.viewer.get_by_role("button", name="Next picture").click()
-        assert not differ(first, tab.picture())
-        assert tab.said == []
+def test_keys_change_view_and_picture(tab: Opened) -> None:
+    tab.viewer.focus()
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    tab.page.keyboard.press("3")
+    assert tab.view() == "candidate"
+    assert tab.page.evaluate(outline) == "solid"  # the focus can be seen
+    tab.page.keyboard.press("ArrowDown")
+    assert tab.view() == "flips"
+    tab.page.keyboard.press("ArrowUp")
+    tab.page.keyboard.press("ArrowUp")
+    assert tab.view() == "reference"
+    tab.page.keyboard.press("1")
+    first, name = tab.picture(), tab.viewer.locator("figcaption:visible").first.text_content()
+    position = tab.viewer.locator("output")
+    assert (position.text_content() or "").startswith("1 of ")
+    tab.page.keyboard.press("ArrowRight")
+    assert (position.text_content() or "").startswith("2 of ")
+    assert tab.view() == "image"  # the view stays, the picture goes
+    assert differ(first, tab.picture())
+    assert tab.viewer.locator("figcaption:visible").first.text_content() != name
+    tab.page.keyboard.press("ArrowLeft")
+    assert not differ(first, tab.picture())
+    tab.page.keyboard.press("ArrowLeft")  # before the first comes the last
+    last, _, count = (position.text_content() or "").split()
+    assert last == count
+    tab.viewer.get_by_role("button", name="Next picture").click()
+    assert not differ(first, tab.picture())
+    assert tab.said == []
 
 
-def test_keys_beside_the_viewer_are_the_browser_s_own(browser: Browser, report: Path) -> None:
-    with Opened(browser, report) as tab:
-        tab.page.keyboard.press("3")
-        assert tab.view() == "image"
+def test_keys_beside_the_viewer_are_the_browser_s_own(tab: Opened) -> None:
+    tab.page.keyboard.press("3")
+    assert tab.view() == "image"
 
 
-def test_without_javascript_all_but_the_viewer_is_there(browser: Browser, report: Path) -> None:
+def test_without_javascript_all_but_the_viewer_is_there(browser: Browser, report: str) -> None:
     with Opened(browser, report, script=False) as tab:
         views = tab.viewer.locator("figure[data-view]")
         assert views.count() >= 5
@@ -194,15 +163,14 @@ def test_without_javascript_all_but_the_viewer_is_there(browser: Browser, report
         assert folded.count() == count - 1
 
 
-def test_predictions_are_on_the_sheet(browser: Browser, report: Path) -> None:
-    with Opened(browser, report) as tab:
-        tab.page.get_by_role("link", name="Predictions").press("Enter")
-        assert tab.page.locator(".sheet").get_by_role("img").count() == 5
-        assert tab.page.get_by_role("img", name="with its mask").first.is_visible()
-        assert tab.page.get_by_text("The picture cannot be read.").is_visible()
+def test_predictions_are_on_the_sheet(tab: Opened) -> None:
+    tab.page.get_by_role("link", name="Predictions").press("Enter")
+    assert tab.page.locator(".sheet").get_by_role("img").count() == 5
+    assert tab.page.get_by_role("img", name="with its mask").first.is_visible()
+    assert tab.page.get_by_text("The picture cannot be read.").is_visible()
 
 
-def test_a_phone_scrolls_down_only(browser: Browser, report: Path) -> None:
+def test_a_phone_scrolls_down_only(browser: Browser, report: str) -> None:
     with Opened(browser, report, size=PHONE) as tab:
         widest = "document.scrollingElement.scrollWidth"
         assert tab.page.evaluate(widest) <= PHONE[0]
@@ -219,7 +187,7 @@ def test_a_phone_scrolls_down_only(browser: Browser, report: Path) -> None:
         assert tab.page.evaluate(outside) == []
 
 
-def test_a_phone_without_javascript_scrolls_down_only(browser: Browser, report: Path) -> None:
+def test_a_phone_without_javascript_scrolls_down_only(browser: Browser, report: str) -> None:
     with Opened(browser, report, size=PHONE, script=False) as tab:
         for view in tab.viewer.locator("figure[data-view]").all()[:5]:
             box = view.bounding_box()
@@ -228,36 +196,21 @@ def test_a_phone_without_javascript_scrolls_down_only(browser: Browser, report: 
             assert box["x"] + box["width"] <= PHONE[0]
 
 
-def test_dark_and_light_have_colours_of_their_own(browser: Browser, report: Path) -> None:
-    with Opened(browser, report) as tab:
-        colours = "[getComputedStyle(document.body).backgroundColor, " + ", ".join(
-            f"getComputedStyle(document.querySelector('.part.s{number}')).fill" for number in (0, 1)
-        )
-        light = tab.page.evaluate(f"{colours}]")
-        tab.page.emulate_media(color_scheme="dark")
-        dark = tab.page.evaluate(f"{colours}]")
-        assert all(one != other for one, other in zip(light, dark, strict=True))
-        assert len(set(light)) == len(set(dark)) == 3
-        assert tab.said == []
+def test_dark_and_light_have_colours_of_their_own(tab: Opened) -> None:
+    colours = "[getComputedStyle(document.body).backgroundColor, " + ", ".join(
+        f"getComputedStyle(document.querySelector('.part.s{number}')).fill" for number in (0, 1)
+    )
+    light = tab.page.evaluate(f"{colours}]")
+    tab.page.emulate_media(color_scheme="dark")
+    dark = tab.page.evaluate(f"{colours}]")
+    assert all(one != other for one, other in zip(light, dark, strict=True))
+    assert len(set(light)) == len(set(dark)) == 3
+    assert tab.said == []
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "scheme"),
-    [
-        ("report-desktop-light", DESKTOP, "light"),
-        ("report-desktop-dark", DESKTOP, "dark"),
-        ("report-phone", PHONE, "light"),
-    ],
-)
+@pytest.mark.parametrize(("look", "size", "scheme"), LOOKS)
 def test_screenshots_are_kept(
-    browser: Browser, report: Path, name: str, size: tuple[int, int], scheme: str
+    browser: Browser, report: str, look: str, size: tuple[int, int], scheme: str
 ) -> None:
     with Opened(browser, report, size=size, scheme=scheme) as tab:
-        target = SCREENSHOTS / f"{name}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        tab.page.screenshot(path=target, full_page=True)
-        with Image.open(target) as shown:
-            pixels = np.asarray(shown.convert("RGB"))
-        assert pixels.shape[1] == size[0]
-        assert pixels.std() > 10  # neither blank nor a single colour
-        assert (pixels[0, 0].mean() < 100) == (scheme == "dark")
+        tab.keep_screenshot(f"report-{look}")

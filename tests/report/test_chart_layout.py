@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from fcn_deploy.report.chart_layout import (
@@ -140,41 +142,23 @@ def test_bars_begin_at_0_and_their_parts_follow_one_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "ticks"),
+    ("made", "ticks"),
     [
-        (1, 10, [1, 2, 5, 10]),
-        (3, 70, [2, 5, 10, 20, 50, 100]),
-        (7, 7, [5, 10]),
-        (1e-7, 1e-1, [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]),
-        (3e-12, 2, [1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1, 100]),
+        (log_ticks(1, 10), [1, 2, 5, 10]),
+        (log_ticks(3, 70), [2, 5, 10, 20, 50, 100]),
+        (log_ticks(7, 7), [5, 10]),
+        (log_ticks(1e-7, 1e-1), [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]),
+        (log_ticks(3e-12, 2), [1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1, 100]),
+        (round_ticks(0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (round_ticks(0, 2.3), [0, 0.5, 1, 1.5, 2, 2.5]),
+        (round_ticks(-0.4, 1.7), [-0.5, 0, 0.5, 1, 1.5, 2]),
+        (round_ticks(0, 37), [0, 10, 20, 30, 40]),
+        (whole_ticks(1, 1), [1]),
+        (whole_ticks(1, 3), [1, 2, 3]),
+        (whole_ticks(1, 30), [1, 5, 10, 15, 20, 25, 30]),
+        (whole_ticks(4, 30), [4, 10, 15, 20, 25, 30]),
+        (whole_ticks(0, 6000), [0, 1000, 2000, 3000, 4000, 5000, 6000]),
     ],
 )
-def test_log_ticks(low: float, high: float, ticks: list[float]) -> None:
-    assert log_ticks(low, high) == pytest.approx(ticks)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (0, 2.3, [0, 0.5, 1, 1.5, 2, 2.5]),
-        (-0.4, 1.7, [-0.5, 0, 0.5, 1, 1.5, 2]),
-        (0, 37, [0, 10, 20, 30, 40]),
-    ],
-)
-def test_round_ticks(low: float, high: float, ticks: list[float]) -> None:
-    assert round_ticks(low, high) == pytest.approx(ticks)
-
-
-@pytest.mark.parametrize(
-    ("first", "last", "ticks"),
-    [
-        (1, 1, [1]),
-        (1, 3, [1, 2, 3]),
-        (1, 30, [1, 5, 10, 15, 20, 25, 30]),
-        (4, 30, [4, 10, 15, 20, 25, 30]),
-        (0, 6000, [0, 1000, 2000, 3000, 4000, 5000, 6000]),
-    ],
-)
-def test_whole_ticks(first: int, last: int, ticks: list[int]) -> None:
-    assert whole_ticks(first, last) == ticks
+def test_ticks(made: Sequence[float], ticks: list[float]) -> None:
+    assert list(made) == pytest.approx(ticks)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
+from fcn_deploy.report.chart_layout import Chart
 from fcn_deploy.report.charts import (
     NUM_STYLES,
     cdf_chart,
@@ -25,13 +27,20 @@ from tests.report.parsed_page import page_of
 from tests.result_files import (
     BASELINE,
     FAST,
-    bench_document,
+    add_bench,
     bisect_document,
     described,
     metrics,
     rich_bench_document,
     row,
 )
+
+
+def charts_of_training(run: Run, count: int, **changes: Any) -> list[Chart]:
+    write_json(run.metrics, {**metrics(count), **changes})
+    training = read_results(run).training
+    assert training is not None
+    return list(training_charts(training))
 
 
 def test_layers_are_charted_and_the_first_beyond_is_named(run: Run) -> None:
@@ -118,7 +127,7 @@ def test_a_latency_curve_ends_where_its_queries_do(
     run: Run, queries: int, said: str, unsaid: str, share: float
 ) -> None:
     measured = [row(r.runner, *r.repeats_ms, queries=queries) for r in (BASELINE, FAST)]
-    write_json(run.bench_folder / "a.json", bench_document(*measured))
+    add_bench(run, *measured, name="a")
     results = read_results(run)
     chart = cdf_chart(results.benches[0].rows, runner_styles(results))
     assert chart is not None
@@ -134,7 +143,7 @@ def test_a_latency_curve_ends_where_its_queries_do(
 def test_every_backend_of_a_full_run_has_a_style_of_its_own(run: Run) -> None:
     backends = [f"backend{number}" for number in range(NUM_STYLES)]
     rows = [row(described(backend), 20.0, 21.0, 20.5, queries=90) for backend in backends]
-    write_json(run.bench_folder / "a.json", bench_document(BASELINE, *rows))
+    add_bench(run, BASELINE, *rows, name="a")
     results = read_results(run)
     (group,) = bench_groups(results.benches[0])
     styles = [runner_styles(results)[runner_name(row.runner)] for row in group.rows]
@@ -154,10 +163,7 @@ def test_every_backend_of_a_full_run_has_a_style_of_its_own(run: Run) -> None:
 
 
 def test_curves_break_where_a_figure_is_missing_and_one_epoch_is_a_dot(run: Run) -> None:
-    write_json(run.metrics, metrics(epochs=30))
-    results = read_results(run)
-    assert results.training is not None
-    loss, accuracy, miou = training_charts(results.training)
+    loss, accuracy, miou = charts_of_training(run, 30)
     assert [curve.name for curve in loss.curves] == ["train"]
     assert [len(segment) for segment in accuracy.curves[1].segments] == [30]
     assert [len(segment) for segment in miou.curves[1].segments] == [28]
@@ -167,19 +173,12 @@ def test_curves_break_where_a_figure_is_missing_and_one_epoch_is_a_dot(run: Run)
     seldom = metrics(epochs=30)
     for epoch in seldom["epochs"][1::2]:
         epoch |= {"val_pixel_accuracy": None, "val_mean_iou": None}
-    write_json(run.metrics, {**seldom, "best_epoch": 29})
-    results = read_results(run)
-    assert results.training is not None
-    for chart in training_charts(results.training)[1:]:
+    for chart in charts_of_training(run, 30, epochs=seldom["epochs"], best_epoch=29)[1:]:
         train, val = chart.curves
         assert [len(segment) for segment in train.segments] == [30]
         assert [len(segment) for segment in val.segments] == [15]  # joined, not 15 lone dots
 
-    write_json(run.metrics, metrics(epochs=1))
-    results = read_results(run)
-    assert results.training is not None
-    assert all(
-        len(c.dots) == 1 for chart in training_charts(results.training) for c in chart.curves
-    )
+    lone = charts_of_training(run, 1)
+    assert all(len(curve.dots) == 1 for chart in lone for curve in chart.curves)
     # five dots, and a marker for each of the two curves in the keys of two charts
     assert page_of(run).tags.count("circle") == 5 + 2 * 2

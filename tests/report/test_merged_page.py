@@ -13,6 +13,7 @@ from fcn_deploy.machine.description import describe_machine
 from fcn_deploy.report.page import write_merged_report
 from fcn_deploy.report.summary import summary_lines
 from fcn_deploy.results.read import read_files
+from tests.command_line import FcnDeploy, refused
 from tests.report.parsed_page import Page
 from tests.result_files import BASELINE, FAST, bench_document
 
@@ -59,24 +60,13 @@ def test_a_result_is_not_overwritten_by_its_report(full_run: Run) -> None:
     assert file.read_bytes() == before
 
 
-def test_the_command_tells_runs_and_files_apart(
-    full_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from click.testing import CliRunner
-
-    from fcn_deploy.commands.report import report
-
-    monkeypatch.chdir(tmp_path)
-    bench_file, parity_file = (
-        full_run.bench_folder / "all.json",
-        full_run.parity_folder / "ort.json",
-    )
-    merged = CliRunner().invoke(report, [str(bench_file), str(parity_file)])
-    assert (merged.exit_code, merged.output.strip()) == (0, "wrote report.html"), merged.output
-    single = CliRunner().invoke(report, [str(full_run.root)])
-    assert single.output.strip() == f"wrote {full_run.report}"
-    named = CliRunner().invoke(report, [str(bench_file), "--out", "other.html"])
-    assert named.output.strip() == "wrote other.html"
-    for mixture in ([str(full_run.root), str(bench_file)], ["a run", "another"]):
-        refused = CliRunner().invoke(report, mixture)
-        assert isinstance(refused.exception, InputError)
+def test_the_command_tells_runs_and_files_apart(fcn_deploy: FcnDeploy, full_run: Run) -> None:
+    bench, parity = full_run.bench_folder / "all.json", full_run.parity_folder / "ort.json"
+    for words, written in (
+        ([bench, parity], "report.html"),
+        ([full_run.root], full_run.report),
+        ([bench, "--out", "other.html"], "other.html"),
+    ):
+        assert fcn_deploy("report", *words).succeeded().out.strip() == f"wrote {written}"
+    for mixture in ([full_run.root, bench], ["a run", "another"]):
+        refused(fcn_deploy("report", *mixture))

@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,12 +29,18 @@ from tests.result_files import (
 )
 
 
+def repeated(tmp_path: Path, document: dict[str, Any]) -> list[str]:
+    """The commands of one result file."""
+    write_json(tmp_path / "b.json", document)
+    return repeat_commands(read_files([tmp_path / "b.json"]))
+
+
 def test_commands_to_repeat(tmp_path: Path, add_parity: AddParity) -> None:
     run = Run(tmp_path / "my run")
     write_json(run.metrics, metrics())
     options = ["--backend", "ort", "--fp16", "--images", "my <val> images"]
     add_parity(run, "ort16", typed={"arguments": ["then"], "options": options})
-    document = bench_document(BASELINE, LEVEL, options=("--fp16", "--backend", "ort"))
+    document = bench_document(BASELINE, LEVEL, options=("--fp16", "--images", "my pictures"))
     write_json(run.bench_folder / "b.json", document)
     quoted = f"'{run.root}'"
     assert repeat_commands(read_results(run)) == [
@@ -41,7 +48,7 @@ def test_commands_to_repeat(tmp_path: Path, add_parity: AddParity) -> None:
         f"fcn-deploy export {quoted}",
         f"fcn-deploy export {quoted} --fp16",
         f"fcn-deploy parity {quoted} --backend ort --fp16 --images 'my <val> images'",
-        f"fcn-deploy bench {quoted} --fp16 --backend ort",
+        f"fcn-deploy bench {quoted} --fp16 --images 'my pictures'",
         f"fcn-deploy report {quoted}",
     ]
 
@@ -82,15 +89,6 @@ def test_commands_of_merged_files(tmp_path: Path) -> None:
     ]
 
 
-def test_a_bench_is_repeated_with_the_options_that_were_typed(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    document = bench_document(BASELINE, FAST)
-    document["options"] = ["--device", "cpu", "--images", "my pictures"]
-    write_json(run.bench_folder / "b.json", document)
-    commands = repeat_commands(read_results(run))
-    assert f"fcn-deploy bench {run.root} --device cpu --images 'my pictures'" in commands
-
-
 def test_a_parity_is_repeated_with_the_words_that_were_typed(
     tmp_path: Path, add_parity: AddParity
 ) -> None:
@@ -112,12 +110,9 @@ def test_a_parity_is_repeated_with_the_words_that_were_typed(
 
 
 def test_a_bisection_is_repeated_with_the_words_that_were_typed(tmp_path: Path) -> None:
-    file = tmp_path / "b.json"
     typed = {"arguments": ["runs/a"], "options": ["--int8", "--limit", "4", "--bisect"]}
-    write_json(file, bisect_document() | typed)
-    assert "fcn-deploy parity runs/a --int8 --limit 4 --bisect" in repeat_commands(
-        read_files([file])
-    )
+    command = "fcn-deploy parity runs/a --int8 --limit 4 --bisect"
+    assert command in repeated(tmp_path, bisect_document() | typed)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -131,26 +126,22 @@ def test_the_file_of_a_bisection_is_exported_first(run: Run, precision: str) -> 
 def test_an_engine_does_not_say_which_run_it_stems_from(tmp_path: Path) -> None:
     engine = described("trt", Precision.FP16, "cuda:0 (H200)")
     engine = replace(engine, file="engines/fcn.fp16.plan", digest="sha256:engine")
-    measured = tmp_path / "bench.json"
-    document = bench_document(row(engine, 2.0, 2.1, 2.0))
-    document["options"] = ["--backend", "trt", "--fp16"]
-    write_json(measured, document)
-    assert "fcn-deploy bench RUN --backend trt --fp16" in repeat_commands(read_files([measured]))
-    (line,) = summary_lines(read_files([measured]))
+    document = bench_document(row(engine, 2.0, 2.1, 2.0), options=("--backend", "trt", "--fp16"))
+    assert "fcn-deploy bench RUN --backend trt --fp16" in repeated(tmp_path, document)
+    (line,) = summary_lines(read_files([tmp_path / "b.json"]))
     assert "run `fcn-deploy parity RUN --backend trt --fp16`" in line.sentence
     # Another runner of the same command does say it.
     other = replace(described("torch"), file="runs/a/model.safetensors")
-    document = bench_document(row(engine, 2.0, 2.1, 2.0), row(other, 20.0, 21.0, 20.0))
-    write_json(measured, document | {"options": ["--fp16"]})
-    assert "fcn-deploy bench runs/a --fp16" in repeat_commands(read_files([measured]))
+    rows = row(engine, 2.0, 2.1, 2.0), row(other, 20.0, 21.0, 20.0)
+    document = bench_document(*rows, options=("--fp16",))
+    assert "fcn-deploy bench runs/a --fp16" in repeated(tmp_path, document)
 
 
 def test_the_peers_are_measured_again_by_make(tmp_path: Path) -> None:
     document = bench_document(BASELINE, FAST, row(described("peer:eager"), 50.0, 51.0, 52.0))
     document["options"] = ["--images", "my $pictures", "--repeats", "3"]
     document["rows"][0]["runner"]["file"] = "runs/a/baseline.onnx"
-    write_json(tmp_path / "b.json", document)
-    (command,) = [c for c in repeat_commands(read_files([tmp_path / "b.json"])) if "make" in c]
+    (command,) = [c for c in repeated(tmp_path, document) if "make" in c]
     name, goal, target, flags = shlex.split(command)
     assert (name, goal, target) == ("make", "bench", "RUN=runs/a")
     words = flags.removeprefix("BENCH_FLAGS=").replace("$$", "$")

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 
-from fcn_deploy.core.files import write_json
+from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.report.summary import summary_lines
 from fcn_deploy.results import scenarios
 from fcn_deploy.results.read import read_results
-from tests.result_files import BASELINE, FAST, AddParity, bench_document, described, row, verdict
+from tests.result_files import (
+    BASELINE,
+    FAST,
+    AddParity,
+    add_bench,
+    bench_document,
+    described,
+    editing,
+    row,
+    verdict,
+)
 
 
 def lines_of(run: Run) -> dict[str, str]:
@@ -45,10 +54,8 @@ def test_the_speed_of_different_masks_is_not_praised(full_run: Run) -> None:
 
 def test_flips_within_the_gate_are_not_called_nothing(run: Run, add_parity: AddParity) -> None:
     add_parity(run, "ort")
-    path = run.parity_folder / "ort.json"
-    document = json.loads(path.read_text())
-    document["results"][0] |= {"agreement": 0.9999999, "flips": 1}
-    write_json(path, document)
+    with editing(run.parity_folder / "ort.json") as document:
+        document["results"][0] |= {"agreement": 0.9999999, "flips": 1}
     said = "(gate passed on 2 pictures and odd sizes, 99.99999% of the pixels agree)"
     assert said in lines_of(run)["ort fp32"]
 
@@ -56,64 +63,45 @@ def test_flips_within_the_gate_are_not_called_nothing(run: Run, add_parity: AddP
 @pytest.mark.parametrize(
     ("precision", "agreement", "said"),
     [
-        (
-            "bf16",
-            0.99765,
-            "masks within the bf16 gate (99.76% of the pixels agree on 2 pictures and odd sizes)",
-        ),
-        (
-            "int8",
-            0.99989,
-            "masks within the int8 gate (99.989% of the pixels agree on 2 pictures and odd sizes)",
-        ),
-        (
-            "bf16",
-            0.9999,
-            "same masks (gate passed on 2 pictures and odd sizes, 99.99% of the pixels agree)",
-        ),
+        ("bf16", 0.99765, "masks within the bf16 gate (99.76% of the pixels agree on {on})"),
+        ("int8", 0.99989, "masks within the int8 gate (99.989% of the pixels agree on {on})"),
+        ("bf16", 0.9999, "same masks (gate passed on {on}, 99.99% of the pixels agree)"),
     ],
 )
 def test_masks_within_a_wide_gate_are_not_called_the_same(
     run: Run, add_parity: AddParity, precision: str, agreement: float, said: str
 ) -> None:
     add_parity(run, "ort")
-    path = run.parity_folder / "ort.json"
-    document = json.loads(path.read_text())
-    document["results"][0] |= {"agreement": agreement, "flips": 9}
-    document["results"][0]["candidate"]["precision"] = precision
-    write_json(path, document)
+    with editing(run.parity_folder / "ort.json") as document:
+        document["results"][0] |= {"agreement": agreement, "flips": 9}
+        document["results"][0]["candidate"]["precision"] = precision
     (line,) = summary_lines(read_results(run))
     assert line.state == "passed"
-    assert line.sentence.startswith(f"{said}; speed not measured")
+    told = said.format(on="2 pictures and odd sizes")
+    assert line.sentence.startswith(f"{told}; speed not measured")
 
 
 def test_pictures_without_labels_are_named_as_such(run: Run, add_parity: AddParity) -> None:
     add_parity(run, "ort")
     path = run.parity_folder / "ort.json"
-    document = json.loads(path.read_text())
-    (result,) = document["results"]
-    labelled = json.dumps(result)
-    result["images"]["count"] = 1
-    result["scores"] = None
-    result["checks"] = [check for check in result["checks"] if check["name"] != "mIoU"]
-    write_json(path, document)
+    same = "same masks (gate passed on"
+    labelled = read_json(path, "")["results"][0]
+    with editing(path) as document:
+        (result,) = document["results"]
+        result["images"]["count"] = 1
+        result["scores"] = None
+        result["checks"] = [check for check in result["checks"] if check["name"] != "mIoU"]
     said = lines_of(run)["ort fp32"]
-    assert said.startswith(
-        "same masks (gate passed on 1 picture and odd sizes, none labelled); speed"
-    )
+    assert said.startswith(f"{same} 1 picture and odd sizes, none labelled); speed")
     # A mask that holds nothing but void is no label.
-    document["results"] = [json.loads(labelled)]
-    document["results"][0]["scores"]["reference_miou"] = None
-    write_json(path, document)
-    assert lines_of(run)["ort fp32"].startswith(
-        "same masks (gate passed on 2 pictures and odd sizes, none lab"
-    )
+    void = {**labelled, "scores": {**labelled["scores"], "reference_miou": None}}
+    with editing(path) as document:
+        document["results"] = [void]
+    assert lines_of(run)["ort fp32"].startswith(f"{same} 2 pictures and odd sizes, none lab")
     # Of two that show the same the labelled one is told.
-    document["results"].append(json.loads(labelled))
-    write_json(path, document)
-    assert lines_of(run)["ort fp32"].startswith(
-        "same masks (gate passed on 2 pictures and odd sizes); speed"
-    )
+    with editing(path) as document:
+        document["results"].append(labelled)
+    assert lines_of(run)["ort fp32"].startswith(f"{same} 2 pictures and odd sizes); speed")
 
 
 def test_parity_of_another_checkpoint_or_file_does_not_count(full_run: Run) -> None:
@@ -125,7 +113,7 @@ def test_parity_of_another_checkpoint_or_file_does_not_count(full_run: Run) -> N
 
     exported_again = replace(described("ort"), digest="sha256:other")
     rows = (BASELINE, row(exported_again, 20.0, 21.0, 20.0))
-    write_json(full_run.bench_folder / "all.json", bench_document(*rows))
+    add_bench(full_run, *rows, name="all")
     assert "ANOTHER FILE THAN THE ONE MEASURED" in lines_of(full_run)["ort fp32"]
 
 
@@ -170,9 +158,9 @@ def test_single_stream_end_to_end_at_the_smallest_batch_is_named_first(run: Run)
         for factor, changes in enumerate(cases.values(), start=1)
         for runner in (described("baseline"), described("ort"))
     ]
-    write_json(run.bench_folder / "b.json", bench_document(*rows))
+    add_bench(run, *rows)
     assert lines_of(run)["ort fp32"].endswith("end-to-end, batch 1, 320×480")
-    write_json(run.bench_folder / "b.json", bench_document(*rows[:2]))
+    add_bench(run, *rows[:2])
     assert lines_of(run)["ort fp32"].endswith("offline, end-to-end, batch 1, 320×480")
 
 
@@ -200,12 +188,12 @@ def test_speed_over_an_invalid_baseline_is_named(
             loadgen=verdict("it was too short") if name in invalid else verdict())
         for name, (runner, tier) in cases.items()
     ]  # fmt: skip
-    write_json(run.bench_folder / "b.json", bench_document(*rows))
+    add_bench(run, *rows)
     assert lines_of(run)["ort fp32"].endswith(f"end-to-end, batch 1, 320×480{said}")
 
 
 def test_without_a_baseline_the_time_is_said(run: Run) -> None:
-    write_json(run.bench_folder / "b.json", bench_document(FAST))
+    add_bench(run, FAST)
     assert (
         "20.0 ms per query, end-to-end, batch 1, 320×480, no baseline" in lines_of(run)["ort fp32"]
     )

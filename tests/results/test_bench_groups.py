@@ -8,7 +8,7 @@ from tests.result_files import (
     BASELINE,
     FAST,
     LEVEL,
-    bench_document,
+    add_bench,
     described,
     rich_bench_document,
     row,
@@ -30,7 +30,7 @@ def test_groups_come_in_the_order_of_interest(run: Run) -> None:
 
 
 def test_no_first_is_named_where_two_tie(run: Run) -> None:
-    write_json(run.bench_folder / "a.json", bench_document(BASELINE, LEVEL))
+    add_bench(run, BASELINE, LEVEL, name="a")
     (group,) = bench_groups(read_results(run).benches[0])
     assert group.in_short.startswith("no clear first")
 
@@ -42,7 +42,7 @@ def test_only_rows_that_count_are_called_fastest(run: Run) -> None:
                 loadgen=verdict("too short") if r.runner.backend in invalid else verdict())
             for r in (BASELINE, FAST, row(described("other"), 20.0, 20.5, 20.1))
         ]  # fmt: skip
-        write_json(run.bench_folder / "a.json", bench_document(*rows))
+        add_bench(run, *rows, name="a")
         (group,) = bench_groups(read_results(run).benches[0])
         return group.in_short
 

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from fcn_deploy.core.files import write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.format import gate_words, number, percent, verdict_words
 from fcn_deploy.results.read import read_results
-from tests.result_files import FAST, bench_document, described, verdict
+from tests.result_files import FAST, add_bench, described, verdict
 
 
 @pytest.mark.parametrize(
@@ -57,7 +56,7 @@ def test_what_loadgen_says(run: Run) -> None:
         replace(FAST, loadgen=verdict()),
         replace(FAST, loadgen=verdict("it was too short")),
     ]
-    write_json(run.bench_folder / "b.json", bench_document(*rows))
+    add_bench(run, *rows)
     (measured,) = read_results(run).benches
     said = [verdict_words(entry) for entry in measured.rows]
     assert said == ["timed loop", "VALID", "INVALID: it was too short"]

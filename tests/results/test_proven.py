@@ -59,12 +59,20 @@ def choose(
     )
 
 
+def chosen(
+    parity_files: list[ParityFile], *benches: list[BenchRow], kinds: tuple[str, ...] = ("fp32",)
+) -> ProvenChoice:
+    """The same, where there is one."""
+    found = choose(parity_files, *benches, kinds=kinds)
+    assert isinstance(found, ProvenChoice), found
+    return found
+
+
 BOTH = [timed(ORT, *SLOW_REPEATS), timed(NCNN, *FAST_REPEATS)]
 
 
 def test_the_fastest_whose_gate_passed_is_taken_and_says_why(proof: Proof) -> None:
-    found = choose([proof(ORT), proof(NCNN)], BOTH)
-    assert isinstance(found, ProvenChoice)
+    found = chosen([proof(ORT), proof(NCNN)], BOTH)
     assert (found.backend, found.precision, found.rivals) == ("ncnn", Precision.FP32, 2)
     assert found.over_default == pytest.approx(2, rel=0.05)
     assert "the fastest of 2" in str(found)
@@ -74,21 +82,16 @@ def test_the_fastest_whose_gate_passed_is_taken_and_says_why(proof: Proof) -> No
 
 def test_a_faster_one_without_a_passed_gate_is_not_taken(proof: Proof) -> None:
     for others in ([], [proof(NCNN, passed=False)], [proof(NCNN), proof(NCNN, passed=False)]):
-        found = choose([proof(ORT), *others], BOTH)
-        assert isinstance(found, ProvenChoice)
-        assert found.backend == "ort"
+        assert chosen([proof(ORT), *others], BOTH).backend == "ort"
 
 
 def test_a_gate_that_passes_after_it_failed_counts(proof: Proof) -> None:
-    found = choose([proof(ORT), proof(NCNN, passed=False), proof(NCNN)], BOTH)
-    assert isinstance(found, ProvenChoice)
-    assert found.backend == "ncnn"
+    assert chosen([proof(ORT), proof(NCNN, passed=False), proof(NCNN)], BOTH).backend == "ncnn"
 
 
 def test_a_tie_is_ort_s(proof: Proof) -> None:
     hardly = (19.0, 21.0, 19.5, 20.5, 19.9, 20.1)
-    found = choose([proof(ORT), proof(NCNN)], [timed(ORT, *SLOW_REPEATS), timed(NCNN, *hardly)])
-    assert isinstance(found, ProvenChoice)
+    found = chosen([proof(ORT), proof(NCNN)], [timed(ORT, *SLOW_REPEATS), timed(NCNN, *hardly)])
     assert found.backend == "ort"
     assert found.over_default is None
     assert "; of 2 proven here none is faster beyond the noise: same masks by" in str(found)
@@ -97,9 +100,7 @@ def test_a_tie_is_ort_s(proof: Proof) -> None:
 def test_other_precisions_are_taken_only_where_they_are_allowed(proof: Proof) -> None:
     proofs = [proof(ORT), proof(HALF)]
     rows = [timed(ORT, *SLOW_REPEATS), timed(HALF, *FAST_REPEATS)]
-    narrow, wide = choose(proofs, rows), choose(proofs, rows, kinds=("fp32", "fp16"))
-    assert isinstance(narrow, ProvenChoice)
-    assert isinstance(wide, ProvenChoice)
+    narrow, wide = chosen(proofs, rows), chosen(proofs, rows, kinds=("fp32", "fp16"))
     assert (narrow.runner, wide.runner) == (ORT, HALF)
     assert wide.precision is Precision.FP16
     assert choose(proofs, rows, kinds=("int8",)) is Unproven.NOT_ALLOWED
@@ -108,8 +109,7 @@ def test_other_precisions_are_taken_only_where_they_are_allowed(proof: Proof) ->
 def test_bf16_is_computed_from_the_float32_file(proof: Proof) -> None:
     bf16 = replace(described("openvino-bf16"), precision="bf16", arithmetic="bf16")
     rows = [timed(ORT, *SLOW_REPEATS), timed(bf16, *FAST_REPEATS)]
-    found = choose([proof(ORT), proof(bf16)], rows, kinds=("fp32", "bf16"))
-    assert isinstance(found, ProvenChoice)
+    found = chosen([proof(ORT), proof(bf16)], rows, kinds=("fp32", "bf16"))
     assert (found.backend, found.precision) == ("openvino-bf16", Precision.FP32)
 
 
@@ -117,9 +117,7 @@ def test_float32_as_products_of_8_bits_must_be_allowed_by_name(proof: Proof) -> 
     split = replace(described("openvino-int8x3"), arithmetic="int8x3")
     rows = [timed(ORT, *SLOW_REPEATS), timed(split, *FAST_REPEATS)]
     proofs = [proof(ORT), proof(split)]
-    narrow, wide = choose(proofs, rows), choose(proofs, rows, kinds=("fp32", "int8x3"))
-    assert isinstance(narrow, ProvenChoice)
-    assert isinstance(wide, ProvenChoice)
+    narrow, wide = chosen(proofs, rows), chosen(proofs, rows, kinds=("fp32", "int8x3"))
     assert (narrow.backend, wide.backend) == ("ort", "openvino-int8x3")
 
 
@@ -140,16 +138,13 @@ def test_what_another_machine_found_later_changes_nothing_here(proof: Proof) -> 
     there = proof(NCNN, passed=False)
     machine = {**there.environment.machine, "memory_gib": 1}
     there = replace(there, environment=replace(there.environment, machine=machine))
-    found = choose([proof(ORT), proof(NCNN), there], BOTH)
-    assert isinstance(found, ProvenChoice)
-    assert found.backend == "ncnn"
+    assert chosen([proof(ORT), proof(NCNN), there], BOTH).backend == "ncnn"
 
 
 def test_what_is_from_the_future_proves_nothing(proof: Proof) -> None:
     future = proof(NCNN)
     future = replace(future, environment=replace(future.environment, created="2999-01-01T00:00:00"))
-    found = choose([proof(ORT), proof(NCNN, passed=False), future], BOTH)
-    assert isinstance(found, ProvenChoice)
+    found = chosen([proof(ORT), proof(NCNN, passed=False), future], BOTH)
     assert found.backend == "ort"
     assert choose([future], BOTH) is Unproven.FUTURE
 
@@ -168,12 +163,8 @@ def test_figures_of_another_machine_choose_nothing(proof: Proof) -> None:
 
 def test_a_library_of_another_release_is_another_runner(proof: Proof) -> None:
     newer = replace(NCNN, library="fake 2.0")
-    found = choose([proof(ORT), proof(newer)], BOTH)
-    assert isinstance(found, ProvenChoice)
-    assert found.backend == "ort"
+    assert chosen([proof(ORT), proof(newer)], BOTH).backend == "ort"
 
 
 def test_a_quick_look_at_one_backend_does_not_hide_the_bench_of_all(proof: Proof) -> None:
-    found = choose([proof(ORT), proof(NCNN)], BOTH, [timed(ORT, 1.0, 1.0)])
-    assert isinstance(found, ProvenChoice)
-    assert found.backend == "ncnn"
+    assert chosen([proof(ORT), proof(NCNN)], BOTH, [timed(ORT, 1.0, 1.0)]).backend == "ncnn"

@@ -164,26 +164,25 @@ def test_the_same_content_counts_once(full_run: Run, tmp_path: Path) -> None:
     assert len(results.benches) == 1
 
 
-def test_machines_of_one_name_are_told_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("machines", "labels"),
+    [
+        (
+            [{"python": "3.10.14"}, {"python": "3.11.7"}],
+            {"A CPU, 8 cores, Python 3.10.14", "A CPU, 8 cores, Python 3.11.7"},
+        ),
+        ([{"system": "Linux 6.1"}, {"system": "Linux 6.18"}], {"A CPU, 8 cores"}),
+    ],
+)
+def test_machines_of_one_name_are_told_apart_and_a_newer_kernel_makes_no_other(
+    tmp_path: Path, machines: list[dict[str, str]], labels: set[str]
+) -> None:
     paths = []
-    for python in ("3.10.14", "3.11.7"):
+    for number, machine in enumerate(machines):
         document = bench_document(BASELINE, FAST)
-        document["machine"] |= {"cpu": "A CPU", "cores": 8, "python": python}
-        paths.append(tmp_path / f"{python}.json")
+        document["machine"] |= {"cpu": "A CPU", "cores": 8, **machine}
+        paths.append(tmp_path / f"{number}.json")
         write_json(paths[-1], document)
     results = read_files(paths)
-    assert results.several_machines
-    labels = {results.machine_label(entry) for entry in results.environments}
-    assert labels == {"A CPU, 8 cores, Python 3.10.14", "A CPU, 8 cores, Python 3.11.7"}
-
-
-def test_a_newer_kernel_makes_no_other_machine(tmp_path: Path) -> None:
-    paths = []
-    for kernel in ("6.1", "6.18"):
-        document = bench_document(BASELINE, FAST)
-        document["machine"] |= {"system": f"Linux {kernel}"}
-        paths.append(tmp_path / f"{kernel}.json")
-        write_json(paths[-1], document)
-    results = read_files(paths)
-    assert not results.several_machines
-    assert len({results.machine_label(entry) for entry in results.environments}) == 1
+    assert results.several_machines is (len(labels) > 1)
+    assert {results.machine_label(entry) for entry in results.environments} == labels

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -76,34 +77,50 @@ class Asked:
         )
 
 
+@asynccontextmanager
+async def asking(
+    runner: Runner | None = None, settings: Settings | None = None, *, started: bool = True
+) -> AsyncIterator[Asked]:
+    """Give a service in this process, without a socket, and a client of it."""
+    runner = FakeRunner() if runner is None else runner
+    service = Service(runner, settings or Settings())
+    if started:
+        await service.start()
+    if isinstance(runner, HeldRunner):
+        runner.held = True
+    transport = httpx.ASGITransport(create_app(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://serve") as http:
+        try:
+            yield Asked(service, http)
+        finally:
+            await service.close()
+
+
 def ask(
     talk: Callable[[Asked], Awaitable[T]],
     runner: Runner | None = None,
     settings: Settings | None = None,
-    *,
-    started: bool = True,
 ) -> T:
-    """Let ``talk`` ask a service in this process, without a socket."""
+    """Let ``talk`` ask such a service."""
 
     async def run() -> T:
-        runner_ = FakeRunner() if runner is None else runner
-        service = Service(runner_, settings or Settings())
-        if started:
-            await service.start()
-        if isinstance(runner_, HeldRunner):
-            runner_.held = True
-        transport = httpx.ASGITransport(create_app(service))
-        async with httpx.AsyncClient(transport=transport, base_url="http://serve") as http:
-            try:
-                return await talk(Asked(service, http))
-            finally:
-                await service.close()
+        async with asking(runner, settings) as asked:
+            return await talk(asked)
 
     return asyncio.run(run())
 
 
 def get(path: str, settings: Settings | None = None, **headers: str) -> httpx.Response:
     return ask(lambda asked: asked.http.get(path, headers=headers), settings=settings)
+
+
+def post(
+    content: Any = b"", path: str = INFER, settings: Settings | None = None, **headers: Any
+) -> httpx.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return ask(
+        lambda asked: asked.http.post(path, content=content, headers=named), settings=settings
+    )
 
 
 def binary_request(

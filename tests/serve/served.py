@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,12 @@ from tests.fakes import FakeRunner
 ROOT = Path(__file__).parents[2]
 
 
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds, which others on this loop bring about."""
+    while not holds():
+        await asyncio.sleep(0.001)
+
+
 @asynccontextmanager
 async def served(
     settings: Settings | None = None, runner: Runner | None = None
@@ -32,8 +38,7 @@ async def served(
         server = Server(service)
         serving = asyncio.create_task(server.serve([bound]))
         try:
-            while not (server.started and service.ready):
-                await asyncio.sleep(0.005)
+            await until(lambda: server.started and service.ready)
             yield bound.getsockname()[1], server
         finally:
             server.should_exit = True
@@ -64,6 +69,21 @@ async def read_response(reader: asyncio.StreamReader) -> Response:
     except (asyncio.IncompleteReadError, ConnectionError):
         return Response(0, {}, b"")
     return Response(int(first.split()[1]), headers, body)
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Callable[[bytes], Awaitable[Response]]]:
+    """Keep a connection open; gives what sends bytes over it and returns the next answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def ask(content: bytes = b"") -> Response:
+        writer.write(content)
+        return await asyncio.wait_for(read_response(reader), 60)
+
+    try:
+        yield ask
+    finally:
+        writer.close()
 
 
 async def exchange(port: int, *parts: bytes, pause: float = 0.0) -> Response:

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import AsyncIterator
 
-import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,7 +17,17 @@ from fcn_deploy.serve.logs import JsonFormatter
 from fcn_deploy.serve.settings import Settings
 from fcn_deploy.serve.tensors import HEADER_LENGTH
 from tests.fakes import FakeRunner
-from tests.serve.clients import INFER, Asked, ask, binary_request, error_of, mask_of, pictures
+from tests.serve.clients import (
+    INFER,
+    Asked,
+    ask,
+    binary_request,
+    error_of,
+    get,
+    mask_of,
+    pictures,
+    post,
+)
 
 SMALL = Settings(max_pixels=100)
 
@@ -32,24 +41,14 @@ def test_a_body_is_refused_by_its_length_before_it_is_read() -> None:
             read += 1
             yield bytes(1000)
 
-    async def declared(asked: Asked) -> httpx.Response:
-        headers = {"content-length": str(10**15)}
-        return await asked.http.post(INFER, content=endless(), headers=headers)
-
-    async def streamed(asked: Asked) -> httpx.Response:
-        return await asked.http.post(INFER, content=endless())
-
-    error_of(ask(declared, settings=SMALL), 413)
+    error_of(post(endless(), settings=SMALL, content_length=str(10**15)), 413)
     assert read == 0
-    error_of(ask(streamed, settings=SMALL), 413)
+    error_of(post(endless(), settings=SMALL), 413)
     assert 1000 * read < SMALL.max_body_bytes + 3000
 
 
 def test_a_wrong_content_length_is_refused() -> None:
-    async def talk(asked: Asked) -> httpx.Response:
-        return await asked.http.post(INFER, content=b"", headers={"content-length": "-5"})
-
-    assert "Content-Length" in error_of(ask(talk), 400)
+    assert "Content-Length" in error_of(post(content_length="-5"), 400)
 
 
 def test_too_many_pixels_and_too_many_pictures_are_refused() -> None:
@@ -64,17 +63,11 @@ def test_too_many_pixels_and_too_many_pictures_are_refused() -> None:
 
 def test_json_has_a_limit_of_its_own() -> None:
     settings = Settings(max_json_bytes=300)
-
-    async def large(asked: Asked) -> httpx.Response:
-        return await asked.http.post(INFER, content=b" " * 301)
-
-    async def large_answer(asked: Asked) -> httpx.Response:
-        outputs = [{"name": "mask", "parameters": {"binary_data": False}}]
-        body, length = binary_request(pictures(1, 9, 9), outputs=outputs)  # a mask of 81 values
-        return await asked.http.post(INFER, content=body, headers={HEADER_LENGTH: str(length)})
-
-    assert "binary" in error_of(ask(large, settings=settings), 413)
-    assert "binary" in error_of(ask(large_answer, settings=settings), 413)
+    assert "binary" in error_of(post(b" " * 301, settings=settings), 413)
+    outputs = [{"name": "mask", "parameters": {"binary_data": False}}]
+    body, length = binary_request(pictures(1, 9, 9), outputs=outputs)  # a mask of 81 values
+    large = post(body, settings=settings, **{HEADER_LENGTH: str(length)})
+    assert "binary" in error_of(large, 413)
 
 
 def test_bodies_share_their_memory_and_give_it_back() -> None:
@@ -131,18 +124,12 @@ def test_with_a_token_only_health_is_open(sent: dict[str, str], status: int) -> 
     ],
 )
 def test_a_request_id_is_echoed_as_far_as_it_is_harmless(sent: bytes, echoed: str) -> None:
-    async def talk(asked: Asked) -> httpx.Response:
-        return await asked.http.get("/nowhere", headers={b"x-request-id": sent})
-
-    assert ask(talk).headers["x-request-id"] == echoed
+    assert post(path="/nowhere", x_request_id=sent).headers["x-request-id"] == echoed
 
 
 def test_a_request_without_an_id_is_given_one() -> None:
-    async def talk(asked: Asked) -> set[str]:
-        responses = [await asked.http.get("/v2") for _ in range(2)]
-        return {response.headers["x-request-id"] for response in responses}
-
-    assert len({name for name in ask(talk) if re.fullmatch(r"[0-9a-f]{32}", name)}) == 2
+    made = {get("/v2").headers["x-request-id"] for _ in range(2)}
+    assert len({name for name in made if re.fullmatch(r"[0-9a-f]{32}", name)}) == 2
 
 
 def test_metrics_count_what_was_done() -> None:

@@ -20,7 +20,7 @@ from fcn_deploy.serve.settings import Settings
 from tests.fakes import FakeRunner
 from tests.serve.clients import HeldRunner, masks, pictures
 from tests.serve.live import live_server
-from tests.serve.served import fake_process, served
+from tests.serve.served import fake_process, served, until
 
 triton = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc]")
 grpc = pytest.importorskip("grpc")
@@ -41,26 +41,15 @@ def opened(server: Server) -> Iterator[Any]:
         client.close()
 
 
-def talk(
-    ask: Callable[[Any], Any], settings: Settings = SMALL, runner: FakeRunner | None = None
-) -> Any:
-    """Let ``ask`` use NVIDIA's client in a thread, and return what it returns."""
-
-    def in_thread(server: Server) -> Any:
-        with opened(server) as client:
-            return ask(client)
-
-    async def run() -> Any:
-        async with served(settings, runner) as (_, server):
-            found = await asyncio.to_thread(in_thread, server)
-            await server.grpc.stop(30)  # type: ignore[union-attr]
-            metrics = server.service.metrics
-            assert metrics.accepted == metrics.answered
-            assert 'route="grpc_' in metrics.text(ready=True).decode()
-            server.service.take_memory(server.service.settings.max_memory_bytes)  # all is free
-            return found
-
-    return asyncio.run(run())
+@contextmanager
+def talking(settings: Settings = SMALL) -> Iterator[Any]:
+    """NVIDIA's client of a server; in the end all that was asked has been answered and counted."""
+    with live_server(FakeRunner(), settings, "fcn") as (_, server), opened(server) as client:
+        yield client
+    metrics = server.service.metrics
+    assert metrics.accepted == metrics.answered
+    assert 'route="grpc_' in metrics.text(ready=True).decode()
+    server.service.take_memory(server.service.settings.max_memory_bytes)  # all is free
 
 
 def tensor(images: NDArray[np.uint8], name: str = "image", datatype: str = "UINT8") -> Any:
@@ -86,7 +75,7 @@ def refusal(call: Callable[[], Any]) -> tuple[str, str]:
 def test_nvidias_client_is_told_everything_it_asks() -> None:
     images = pictures(2, 9, 11)
 
-    def ask(client: Any) -> None:
+    with talking() as client:
         assert client.is_server_live()
         assert client.is_server_ready()
         assert client.is_model_ready("fcn")
@@ -109,21 +98,18 @@ def test_nvidias_client_is_told_everything_it_asks() -> None:
             assert counted.inference_stats.success.count == 3
             assert counted.inference_count == 6
 
-    talk(ask)
-
 
 def test_mixed_sizes_from_threads_get_their_own_masks() -> None:
     sizes = ((9, 11), (12, 7), (1, 1), (20, 30))
 
-    def ask(client: Any) -> None:
+    with talking() as client:
+
         def one(index: int) -> bool:
             images = pictures(1 + index % 2, *sizes[index % 4], seed=index)
             return np.array_equal(infer(client, images), masks(images))
 
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(one, range(80)))
-
-    talk(ask)
 
 
 def wrong(**changes: Any) -> Callable[[Any], Any]:
@@ -189,7 +175,7 @@ def test_what_is_wrong_is_refused_with_a_status_and_a_sentence(
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     """A client of one server for all refusals, which takes a good request after them."""
-    with live_server(FakeRunner(), SMALL, "fcn") as (_, server), opened(server) as asking:
+    with talking() as asking:
         yield asking
         assert np.array_equal(infer(asking, pictures()), masks(pictures()))
 
@@ -239,7 +225,7 @@ def test_the_messages_of_other_calls_are_bounded(client: Any) -> None:
 def test_a_token_is_asked_for_before_the_message_is_read() -> None:
     headers = {"authorization": "Bearer secret"}
 
-    def ask(client: Any) -> None:
+    with talking(Settings(grpc_port=0, max_pixels=10_000, token=b"secret")) as client:
         assert client.is_server_live()
         assert client.is_server_ready()
         for given in ({}, {"authorization": "Bearer other"}, {"authorization": "secret"}):
@@ -253,11 +239,9 @@ def test_a_token_is_asked_for_before_the_message_is_read() -> None:
                 assert (status, "token" in sentence) == ("UNAUTHENTICATED", True)
         assert np.array_equal(infer(client, pictures(), headers=headers), masks(pictures()))
 
-    talk(ask, Settings(grpc_port=0, max_pixels=10_000, token=b"secret"))
-
 
 def test_a_message_that_does_not_come_is_not_waited_for() -> None:
-    def ask(client: Any) -> None:
+    with talking(Settings(grpc_port=0, body_seconds=0.05)) as client:
         silent = client._channel.stream_unary(INFER)
         ended = threading.Event()
         never = iter(ended.wait, True)  # ends without a message, once the event is set
@@ -266,90 +250,76 @@ def test_a_message_that_does_not_come_is_not_waited_for() -> None:
         finally:
             ended.set()
 
-    talk(ask, Settings(grpc_port=0, body_seconds=0.05))
 
-
-async def waiting(server: Server, count: int) -> None:
-    while server.service._batcher.waiting < count:
-        await asyncio.sleep(0.002)
-
-
-def test_a_full_queue_is_exhausted_and_an_ending_server_unavailable() -> None:
-    async def run() -> None:
-        runner = HeldRunner()
-        async with served(Settings(grpc_port=0, max_queue=1), runner) as (_, server):
-            runner.held = True
-            with opened(server) as client:
-                images = pictures(1, 4, 6)
-                asked = [asyncio.create_task(asyncio.to_thread(infer, client, images))]
-                await runner.begun()
-                asked.append(asyncio.create_task(asyncio.to_thread(infer, client, images)))
-                await waiting(server, 1)
-                full = await asyncio.to_thread(refusal, lambda: infer(client, images))
-                assert full[0] == "RESOURCE_EXHAUSTED"
-                assert "1 requests are waiting" in full[1]
-                runner.release(2)
-                for mask in await asyncio.gather(*asked):
-                    assert np.array_equal(mask, masks(images))
-                for state in (State.STARTING, State.CLOSED):
-                    server.service.state = state
-                    found = await asyncio.to_thread(refusal, lambda: infer(client, images))
-                    assert found[0] == "UNAVAILABLE"
-                    assert not await asyncio.to_thread(client.is_server_ready)
-                    assert not await asyncio.to_thread(client.is_model_ready, "fcn")
-                    assert await asyncio.to_thread(client.is_server_live)
-                server.service.state = State.READY
-
-    asyncio.run(run())
-
-
-def test_a_request_whose_client_has_gone_is_not_computed() -> None:
-    async def run() -> None:
-        runner = HeldRunner()
-        async with served(Settings(grpc_port=0), runner) as (_, server):
-            runner.held = True
-            with opened(server) as client:
-                first = asyncio.create_task(asyncio.to_thread(infer, client, pictures(1)))
-                await runner.begun()
-                call = client._channel.unary_unary(INFER)
-                gone = call.future(message().SerializeToString())
-                await waiting(server, 1)
-                gone.cancel()
-                while server.service._batcher.waiting:
-                    await asyncio.sleep(0.002)
-                runner.release(2)
-                assert np.array_equal(await first, masks(pictures(1)))
-            assert runner.batches == [1]
-
-    asyncio.run(run())
-
-
-def test_draining_serves_on_and_the_end_waits_for_the_answers() -> None:
-    async def run() -> None:
-        runner = HeldRunner()
-        async with served(Settings(grpc_port=0, drain_seconds=3600), runner) as (_, server):
-            with opened(server) as client:
-                server._stop()
+@pytest.mark.anyio
+async def test_a_full_queue_is_exhausted_and_an_ending_server_unavailable() -> None:
+    runner = HeldRunner()
+    async with served(Settings(grpc_port=0, max_queue=1), runner) as (_, server):
+        runner.held = True
+        with opened(server) as client:
+            images = pictures(1, 4, 6)
+            asked = [asyncio.create_task(asyncio.to_thread(infer, client, images))]
+            await runner.begun()
+            asked.append(asyncio.create_task(asyncio.to_thread(infer, client, images)))
+            await until(lambda: server.service._batcher.waiting == 1)
+            full = await asyncio.to_thread(refusal, lambda: infer(client, images))
+            assert full[0] == "RESOURCE_EXHAUSTED"
+            assert "1 requests are waiting" in full[1]
+            runner.release(2)
+            for mask in await asyncio.gather(*asked):
+                assert np.array_equal(mask, masks(images))
+            for state in (State.STARTING, State.CLOSED):
+                server.service.state = state
+                found = await asyncio.to_thread(refusal, lambda: infer(client, images))
+                assert found[0] == "UNAVAILABLE"
                 assert not await asyncio.to_thread(client.is_server_ready)
-                assert np.array_equal(
-                    await asyncio.to_thread(infer, client, pictures()), masks(pictures())
-                )
-                runner.held = True
-                last = asyncio.create_task(asyncio.to_thread(infer, client, pictures(2)))
-                await runner.begun()
-                server._stop()
-                status = ""
-                while status != "UNAVAILABLE":  # it listens no more
-                    status = await asyncio.to_thread(availability, client)
-                assert not last.done()
-                runner.release()
-                assert np.array_equal(await last, masks(pictures(2)))
-        metrics = server.service.metrics
-        counted = metrics.text(ready=False).decode()
-        assert '\nfcn_deploy_stage_seconds_count{stage="total"} 2.0\n' in counted
-        assert metrics.accepted == metrics.answered
+                assert not await asyncio.to_thread(client.is_model_ready, "fcn")
+                assert await asyncio.to_thread(client.is_server_live)
+            server.service.state = State.READY
 
-    asyncio.run(run())
+
+@pytest.mark.anyio
+async def test_a_request_whose_client_has_gone_is_not_computed() -> None:
+    runner = HeldRunner()
+    async with served(Settings(grpc_port=0), runner) as (_, server):
+        runner.held = True
+        with opened(server) as client:
+            first = asyncio.create_task(asyncio.to_thread(infer, client, pictures(1)))
+            await runner.begun()
+            call = client._channel.unary_unary(INFER)
+            gone = call.future(message().SerializeToString())
+            await until(lambda: server.service._batcher.waiting == 1)
+            gone.cancel()
+            await until(lambda: not server.service._batcher.waiting)
+            runner.release(2)
+            assert np.array_equal(await first, masks(pictures(1)))
+        assert runner.batches == [1]
+
+
+@pytest.mark.anyio
+async def test_draining_serves_on_and_the_end_waits_for_the_answers() -> None:
+    runner = HeldRunner()
+    async with served(Settings(grpc_port=0, drain_seconds=3600), runner) as (_, server):
+        with opened(server) as client:
+            server._stop()
+            assert not await asyncio.to_thread(client.is_server_ready)
+            assert np.array_equal(
+                await asyncio.to_thread(infer, client, pictures()), masks(pictures())
+            )
+            runner.held = True
+            last = asyncio.create_task(asyncio.to_thread(infer, client, pictures(2)))
+            await runner.begun()
+            server._stop()
+            status = ""
+            while status != "UNAVAILABLE":  # it listens no more
+                status = await asyncio.to_thread(availability, client)
+            assert not last.done()
+            runner.release()
+            assert np.array_equal(await last, masks(pictures(2)))
+    metrics = server.service.metrics
+    counted = metrics.text(ready=False).decode()
+    assert '\nfcn_deploy_stage_seconds_count{stage="total"} 2.0\n' in counted
+    assert metrics.accepted == metrics.answered
 
 
 def availability(client: Any) -> str:

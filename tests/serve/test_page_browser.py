@@ -22,13 +22,13 @@ from fcn_deploy.core.spec import ModelSpec, SizeRange
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.data.scenes.render import SCENE_CLASS_NAMES, draw_scene
 from fcn_deploy.runners.base import Outputs
-from tests.browser import DESKTOP, PHONE, SCREENSHOTS, chromium
+from tests.browser import LOOKS, PHONE, Tab, chromium
 from tests.data.pictures import encoded
 from tests.fakes import FakeRunner
 from tests.serve.live import live
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
 
@@ -68,39 +68,16 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-class Opened:
-    """The page in a tab, and what the browser said and asked for meanwhile."""
+class Opened(Tab):
+    """The page in a tab."""
 
-    def __init__(
-        self,
-        browser: Browser,
-        address: str,
-        *,
-        size: tuple[int, int] = DESKTOP,
-        scheme: str = "light",
-    ) -> None:
-        width, height = size
-        self.context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if scheme == "dark" else "light",
-        )
-        self.address = address
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page: Page = self.context.new_page()
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(address)
-
-    def __enter__(self) -> Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
+    def segment(self) -> None:
+        """Drop the picture on the page, and wait for its mask."""
+        self.drop(PICTURE)
+        self.wait_for_mask()
 
     def drop(self, content: bytes, name: str = "street.png", kind: str = "image/png") -> None:
-        """Drop a file on the page and wait for its mask."""
+        """Drop a file on the page."""
         self._give(
             "new DragEvent('drop', {dataTransfer: files, bubbles: true})", content, name, kind
         )
@@ -135,6 +112,12 @@ class Opened:
         self.page.get_by_label("Opacity of the mask").fill(str(percent))
 
 
+@pytest.fixture
+def tab(browser: Browser, address: str) -> Iterator[Opened]:
+    with Opened(browser, address) as opened:
+        yield opened
+
+
 def near(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return max(abs(a - b) for a, b in zip(one, other, strict=True)) <= 2
 
@@ -144,63 +127,55 @@ def between(mask: tuple[int, ...], share: float) -> tuple[int, ...]:
 
 
 def test_a_dropped_picture_is_segmented_and_nothing_else_is_asked(
-    browser: Browser, address: str
+    tab: Opened, address: str
 ) -> None:
-    with Opened(browser, address) as tab:
-        assert tab.page.locator("#model").text_content() == "streets, 5 classes"
-        tab.drop(PICTURE)
-        tab.wait_for_mask()
+    assert tab.page.locator("#model").text_content() == "streets, 5 classes"
+    tab.segment()
+    seen = tab.drawn()
+    assert all(near(seen[i], between(SPEC.palette[i], 0.6)) for i in QUARTERS)
+    names = tab.page.locator("#classes .name").all_text_contents()
+    assert sorted(names) == ["car", "pavement", "road", "sky"]
+    assert tab.page.locator("#classes .figure").all_text_contents() == [f"25.0{NBSP}%"] * 4
+    assert tab.page.locator("#absent").text_content() == "Not in the picture: person."
+    stages = tab.page.locator("#times th").all_text_contents()
+    assert stages[:4] == ["decode", "wait", "compute", "encode"]
+    assert stages[-1] == "in all"
+    for figure in tab.page.locator("#times .figure").all_text_contents():
+        assert re.fullmatch(r"\d+(\.\d)?\sms", figure)
+    assert tab.said == []
+    assert all(url.startswith((address, "blob:")) for url in tab.asked)
+    assert sum(url.endswith("/predict") for url in tab.asked) == 1
+
+
+def test_toggles_change_their_class_alone_even_of_one_colour(tab: Opened) -> None:
+    tab.segment()
+    tab.opacity(100)
+    assert all(near(tab.drawn()[i], SPEC.palette[i]) for i in QUARTERS)
+    tab.page.get_by_role("checkbox", name="road").uncheck()
+    seen = tab.drawn()
+    assert near(seen[1], GREY)
+    assert all(near(seen[i], SPEC.palette[i]) for i in (0, 2, 3))
+    tab.page.get_by_role("button", name="Hide all").click()
+    assert all(near(colour, GREY) for colour in tab.drawn().values())
+    tab.page.get_by_role("checkbox", name="car").check()
+    assert near(tab.drawn()[3], SPEC.palette[3])
+    # What was switched off stays off for the next picture.
+    tab.drop(PICTURE, "next.png")
+    tab.wait_for_mask("next.png")
+    assert [i for i in QUARTERS if not near(tab.drawn()[i], GREY)] == [3]
+    tab.page.get_by_role("button", name="Show all").click()
+    assert not any(near(colour, GREY) for colour in tab.drawn().values())
+    assert tab.said == []
+
+
+def test_the_slider_blends(tab: Opened) -> None:
+    tab.segment()
+    for percent in (0, 50, 100):
+        tab.opacity(percent)
+        expected = {i: between(SPEC.palette[i], percent / 100) for i in QUARTERS}
         seen = tab.drawn()
-        assert all(near(seen[i], between(SPEC.palette[i], 0.6)) for i in QUARTERS)
-        names = tab.page.locator("#classes .name").all_text_contents()
-        assert sorted(names) == ["car", "pavement", "road", "sky"]
-        assert tab.page.locator("#classes .figure").all_text_contents() == [f"25.0{NBSP}%"] * 4
-        assert tab.page.locator("#absent").text_content() == "Not in the picture: person."
-        stages = tab.page.locator("#times th").all_text_contents()
-        assert stages[:4] == ["decode", "wait", "compute", "encode"]
-        assert stages[-1] == "in all"
-        for figure in tab.page.locator("#times .figure").all_text_contents():
-            assert re.fullmatch(r"\d+(\.\d)?\sms", figure)
-        assert tab.said == []
-        assert all(url.startswith((address, "blob:")) for url in tab.asked)
-        assert sum(url.endswith("/predict") for url in tab.asked) == 1
-
-
-def test_toggles_change_their_class_alone_even_of_one_colour(
-    browser: Browser, address: str
-) -> None:
-    with Opened(browser, address) as tab:
-        tab.drop(PICTURE)
-        tab.wait_for_mask()
-        tab.opacity(100)
-        assert all(near(tab.drawn()[i], SPEC.palette[i]) for i in QUARTERS)
-        tab.page.get_by_role("checkbox", name="road").uncheck()
-        seen = tab.drawn()
-        assert near(seen[1], GREY)
-        assert all(near(seen[i], SPEC.palette[i]) for i in (0, 2, 3))
-        tab.page.get_by_role("button", name="Hide all").click()
-        assert all(near(colour, GREY) for colour in tab.drawn().values())
-        tab.page.get_by_role("checkbox", name="car").check()
-        assert near(tab.drawn()[3], SPEC.palette[3])
-        # What was switched off stays off for the next picture.
-        tab.drop(PICTURE, "next.png")
-        tab.wait_for_mask("next.png")
-        assert [i for i in QUARTERS if not near(tab.drawn()[i], GREY)] == [3]
-        tab.page.get_by_role("button", name="Show all").click()
-        assert not any(near(colour, GREY) for colour in tab.drawn().values())
-        assert tab.said == []
-
-
-def test_the_slider_blends(browser: Browser, address: str) -> None:
-    with Opened(browser, address) as tab:
-        tab.drop(PICTURE)
-        tab.wait_for_mask()
-        for percent in (0, 50, 100):
-            tab.opacity(percent)
-            expected = {i: between(SPEC.palette[i], percent / 100) for i in QUARTERS}
-            seen = tab.drawn()
-            assert all(near(seen[i], expected[i]) for i in QUARTERS)
-            assert tab.page.locator("#opacity-value").text_content() == f"{percent}{NBSP}%"
+        assert all(near(seen[i], expected[i]) for i in QUARTERS)
+        assert tab.page.locator("#opacity-value").text_content() == f"{percent}{NBSP}%"
 
 
 def test_the_keyboard_alone_suffices(browser: Browser, address: str) -> None:
@@ -250,37 +225,33 @@ def test_the_keyboard_alone_suffices(browser: Browser, address: str) -> None:
         assert tab.said == []
 
 
-def test_what_a_screen_reader_says(browser: Browser, address: str) -> None:
-    with Opened(browser, address) as tab:
-        tab.drop(PICTURE)
-        tab.wait_for_mask()
-        described = tab.page.get_by_role("img").get_attribute("aria-label") or ""
-        assert described.startswith("street.png with its mask: ")
-        assert "pavement 25.0" in described
-        assert tab.page.get_by_role("group", name="Classes in the picture").is_visible()
-        assert tab.page.get_by_role("table", name="Time").is_visible()
-        assert tab.page.get_by_role("slider", name="Opacity of the mask").is_visible()
-        tab.drop(b"no picture", "notes.txt", "text/plain")
-        alert = tab.page.get_by_role("alert")
-        alert.wait_for()
-        assert "the body is not a picture" in (alert.text_content() or "")
-        tab.drop(PICTURE)  # and on it goes
-        tab.wait_for_mask()
-        assert not alert.is_visible()
+def test_what_a_screen_reader_says(tab: Opened) -> None:
+    tab.segment()
+    described = tab.page.get_by_role("img").get_attribute("aria-label") or ""
+    assert described.startswith("street.png with its mask: ")
+    assert "pavement 25.0" in described
+    assert tab.page.get_by_role("group", name="Classes in the picture").is_visible()
+    assert tab.page.get_by_role("table", name="Time").is_visible()
+    assert tab.page.get_by_role("slider", name="Opacity of the mask").is_visible()
+    tab.drop(b"no picture", "notes.txt", "text/plain")
+    alert = tab.page.get_by_role("alert")
+    alert.wait_for()
+    assert "the body is not a picture" in (alert.text_content() or "")
+    tab.segment()  # and on it goes
+    assert not alert.is_visible()
 
 
-def test_a_pasted_picture_and_a_frame_of_the_camera(browser: Browser, address: str) -> None:
-    with Opened(browser, address) as tab:
-        tab.paste(PICTURE, "pasted.png")
-        tab.wait_for_mask("pasted.png")
-        tab.page.get_by_role("button", name="Use the camera").click()
-        tab.page.get_by_role("button", name="Segment this frame").click()
-        tab.wait_for_mask("frame.png")
-        assert len(set(tab.drawn().values())) > 1
-        tab.page.get_by_role("button", name="Close the camera").click()
-        assert tab.page.evaluate("document.querySelector('video').srcObject") is None
-        assert not tab.page.locator("#viewfinder").is_visible()
-        assert tab.said == []
+def test_a_pasted_picture_and_a_frame_of_the_camera(tab: Opened) -> None:
+    tab.paste(PICTURE, "pasted.png")
+    tab.wait_for_mask("pasted.png")
+    tab.page.get_by_role("button", name="Use the camera").click()
+    tab.page.get_by_role("button", name="Segment this frame").click()
+    tab.wait_for_mask("frame.png")
+    assert len(set(tab.drawn().values())) > 1
+    tab.page.get_by_role("button", name="Close the camera").click()
+    assert tab.page.evaluate("document.querySelector('video').srcObject") is None
+    assert not tab.page.locator("#viewfinder").is_visible()
+    assert tab.said == []
 
 
 def turned(format: str) -> bytes:
@@ -295,22 +266,21 @@ def turned(format: str) -> bytes:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_every_format_is_shown_upright(browser: Browser, address: str, format: str) -> None:
-    with Opened(browser, address) as tab:
-        tab.drop(turned(format), "turned", f"image/{format.lower()}")
-        tab.wait_for_mask("turned")
-        tab.page.get_by_role("button", name="Hide all").click()
-        assert (tab.page.locator("#under").text_content() or "").endswith("48 × 64")
-        box = tab.page.locator("#stage").bounding_box()
-        assert box is not None
-        assert box["width"] / box["height"] == pytest.approx(48 / 64, abs=0.01)
-        pixels = np.asarray(
-            Image.open(io.BytesIO(tab.page.locator("#stage").screenshot())).convert("RGB")
-        ).astype(int)
-        top, bottom = pixels[: len(pixels) // 5], pixels[len(pixels) // 2 :]
-        assert abs(top.mean() - 255) < 12  # the white is above: stored left, turned by 90°
-        assert abs(bottom.mean() - 90) < 12
-        assert tab.said == []
+def test_every_format_is_shown_upright(tab: Opened, format: str) -> None:
+    tab.drop(turned(format), "turned", f"image/{format.lower()}")
+    tab.wait_for_mask("turned")
+    tab.page.get_by_role("button", name="Hide all").click()
+    assert (tab.page.locator("#under").text_content() or "").endswith("48 × 64")
+    box = tab.page.locator("#stage").bounding_box()
+    assert box is not None
+    assert box["width"] / box["height"] == pytest.approx(48 / 64, abs=0.01)
+    pixels = np.asarray(
+        Image.open(io.BytesIO(tab.page.locator("#stage").screenshot())).convert("RGB")
+    ).astype(int)
+    top, bottom = pixels[: len(pixels) // 5], pixels[len(pixels) // 2 :]
+    assert abs(top.mean() - 255) < 12  # the white is above: stored left, turned by 90°
+    assert abs(bottom.mean() - 90) < 12
+    assert tab.said == []
 
 
 def test_a_token_is_typed_and_used(browser: Browser) -> None:
@@ -327,8 +297,7 @@ def test_a_token_is_typed_and_used(browser: Browser) -> None:
         field.press("Enter")
         tab.page.get_by_text("streets, 5 classes").wait_for()
         assert not field.is_visible()
-        tab.drop(PICTURE)
-        tab.wait_for_mask()
+        tab.segment()
         assert near(tab.drawn()[0], between(SPEC.palette[0], 0.6))
         assert all("secret" not in url for url in tab.asked)
         stored = "[localStorage.length, sessionStorage.length, document.cookie]"
@@ -348,23 +317,13 @@ def test_a_phone_scrolls_down_only(browser: Browser, address: str) -> None:
         assert tab.said == []
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "scheme"),
-    [
-        ("page-desktop-light", DESKTOP, "light"),
-        ("page-desktop-dark", DESKTOP, "dark"),
-        ("page-phone", PHONE, "light"),
-    ],
-)
+@pytest.mark.parametrize(("look", "size", "scheme"), LOOKS)
 def test_screenshots_are_kept(
-    browser: Browser, name: str, size: tuple[int, int], scheme: str
+    browser: Browser, look: str, size: tuple[int, int], scheme: str
 ) -> None:
     image, mask = draw_scene(3, 1, (240, 320))
     palette = voc_palette(len(SCENE_CLASS_NAMES))
-    sizes = SizeRange(smallest=(48, 64), typical=(48, 64), largest=(48, 64))
-    spec = ModelSpec("fcn32s-resnet18", SCENE_CLASS_NAMES, palette, sizes)
-    target = SCREENSHOTS / f"{name}.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    spec = ModelSpec("fcn32s-resnet18", SCENE_CLASS_NAMES, palette, SPEC.image_sizes)
 
     def drawn(images: NDArray[np.uint8], outputs: Outputs) -> Outputs:
         return Outputs(mask=mask[None]) if images.shape[1:3] == mask.shape else outputs
@@ -372,12 +331,7 @@ def test_screenshots_are_kept(
     runner = FakeRunner(spec, outputs=("mask",), bug=drawn)
     with live(runner) as address, Opened(browser, address, size=size, scheme=scheme) as tab:
         tab.page.locator("#model", has_text="classes").wait_for()
-        tab.page.screenshot(path=target.with_stem(f"{name}-empty"), full_page=True)
+        tab.keep_screenshot(f"page-{look}-empty")
         tab.drop(encoded("PNG", Image.fromarray(image)))
         tab.wait_for_mask()
-        tab.page.screenshot(path=target, full_page=True)
-    with Image.open(target) as shown:
-        pixels = np.asarray(shown.convert("RGB"))
-    assert pixels.shape[1] == size[0]
-    assert pixels.std() > 10  # neither blank nor a single colour
-    assert (pixels[0, 0].mean() < 100) == (scheme == "dark")
+        tab.keep_screenshot(f"page-{look}")

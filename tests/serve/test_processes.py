@@ -13,7 +13,8 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -35,6 +36,7 @@ from tests.serve.served import (
     read_response,
     request,
     statuses,
+    until,
 )
 
 LONG = os.environ.get("FCN_DEPLOY_SERVE_LONG") == "1"
@@ -80,8 +82,7 @@ def test_tritonclient_gets_the_masks_of_predict(
 ) -> None:
     tritonclient = pytest.importorskip("tritonclient.http")
     files = write_pictures(tmp_path / "pictures")
-    predicted = fcn_deploy("predict", tiny_folder, tmp_path / "pictures", "--out", tmp_path / "out")
-    assert predicted.code == 0, predicted.err
+    fcn_deploy("predict", tiny_folder, tmp_path / "pictures", "--out", tmp_path / "out").succeeded()
     model = tiny_folder.name
 
     def infer(client: Any, image: np.ndarray[Any, Any]) -> Any:
@@ -159,20 +160,31 @@ def body(height: int, width: int) -> bytes:
     return request(content, f"{HEADER_LENGTH}: {length}")
 
 
-async def hammer(port: int, content: bytes, until: asyncio.Event, found: list[Response]) -> None:
+async def hammer(port: int, content: bytes, over: asyncio.Event, found: list[Response]) -> None:
     """Send one request after another over one connection, which is opened anew when it ends."""
-    while not until.is_set():
+    while not over.is_set():
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:  # the server listens no more
             return
-        while not until.is_set():
+        while not over.is_set():
             writer.write(content)
             response = await read_response(reader)
             if response.status == 0:
                 break
             found.append(Response(response.status, response.headers, b""))
         writer.close()
+
+
+@asynccontextmanager
+async def hammered(port: int, content: bytes, connections: int) -> AsyncIterator[list[Response]]:
+    """Load a server over so many connections during the block; gives what they receive."""
+    found: list[Response] = []
+    over = asyncio.Event()
+    clients = [asyncio.create_task(hammer(port, content, over, found)) for _ in range(connections)]
+    yield found
+    over.set()
+    await asyncio.gather(*clients)
 
 
 def memory(process_id: int) -> int:
@@ -188,18 +200,11 @@ def test_too_much_load_gives_503_and_nothing_else() -> None:
     """128 connections on a queue of 16, before a runner that takes 100 ms for a batch."""
 
     async def load(server: Process) -> tuple[list[Response], list[int], str]:
-        found: list[Response] = []
-        until = asyncio.Event()
-        content = body(320, 480)
-        clients = [
-            asyncio.create_task(hammer(server.port, content, until, found)) for _ in range(128)
-        ]
         sizes = []
-        for _ in range(SECONDS):
-            await asyncio.sleep(1)
-            sizes.append(memory(server.process.pid))
-        until.set()
-        await asyncio.gather(*clients)
+        async with hammered(server.port, body(320, 480), 128) as found:
+            for _ in range(SECONDS):
+                await asyncio.sleep(1)
+                sizes.append(memory(server.process.pid))
         text = await exchange(server.port, b"GET /metrics HTTP/1.1\r\n\r\n")
         return found, sizes, text.body.decode()
 
@@ -221,19 +226,10 @@ def test_too_much_load_gives_503_and_nothing_else() -> None:
 @pytest.mark.parametrize("turn", range(SIGNALS))
 def test_a_signal_in_the_middle_of_the_load_costs_no_accepted_request(turn: int) -> None:
     async def load(server: Process) -> list[Response]:
-        found: list[Response] = []
-        until = asyncio.Event()
-        content = body(32, 48)
-        clients = [
-            asyncio.create_task(hammer(server.port, content, until, found)) for _ in range(24)
-        ]
-        while len(found) < 200:
-            await asyncio.sleep(0.01)
-        server.process.send_signal(signal.SIGTERM)
-        while server.process.poll() is None:
-            await asyncio.sleep(0.01)
-        until.set()
-        await asyncio.gather(*clients)
+        async with hammered(server.port, body(32, 48), 24) as found:
+            await until(lambda: len(found) >= 200)
+            server.process.send_signal(signal.SIGTERM)
+            await until(lambda: server.process.poll() is not None)
         return found
 
     with fake_process(0.002, drain_seconds=turn % 2 * 0.3) as server:

@@ -11,9 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fcn_deploy.core.errors import InputError, LostProcessError
+from fcn_deploy.core.errors import DataError, InputError, LostProcessError
+from fcn_deploy.core.files import read_json
+from fcn_deploy.core.run import Run
 from fcn_deploy.data.voc import VocDataset
 from fcn_deploy.training.distributed import World, lost_ranks_named, synchronised
+from fcn_deploy.training.loop import train
+from fcn_deploy.training.plan import TrainPlan
+from fcn_deploy.training.recipes import RECIPES
 from fcn_deploy.training.train_state import load_state
 from tests.conftest import WriteVocFolder
 
@@ -63,9 +68,7 @@ def test_the_command_under_torchrun(data: Path, tmp_path: Path) -> None:
     done = torchrun(*words, "--out", two, "--batch-size", "2", "--sync-batch-norm")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 1/1") == 1  # rank 0 alone speaks
-    ((wanted,), (found,)) = (
-        json.loads((run / "metrics.json").read_text())["epochs"] for run in (one, two)
-    )
+    ((wanted,), (found,)) = (read_json(run / "metrics.json", "")["epochs"] for run in (one, two))
     # The second step starts from weights that rounding has moved apart; exact: the test above.
     assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-2)
     for name in ("train_pixel_accuracy", "val_pixel_accuracy"):  # near ties may fall otherwise
@@ -87,12 +90,12 @@ def test_a_killed_rank_ends_the_run_with_a_word_and_a_checkpoint(
     assert len(said) == 1, done.stderr
     assert "rank 0 of 2 lost another process" in said[0] or "stopped by a signal" in said[0]
     assert "--resume" in said[0]
-    assert json.loads((run / "metrics.json").read_text())["epochs"][-1]["epoch"] == 1
+    assert read_json(run / "metrics.json", "")["epochs"][-1]["epoch"] == 1
     assert load_file(run / "model.safetensors")
     resumed = torchrun("-m", "fcn_deploy", *words, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming" in resumed.stdout
-    assert json.loads((run / "metrics.json").read_text())["epochs"][-1]["epoch"] == 2
+    assert read_json(run / "metrics.json", "")["epochs"][-1]["epoch"] == 2
     assert not (run / "state.pt").exists()
 
 
@@ -132,12 +135,6 @@ def test_only_a_lost_process_is_called_one() -> None:
 
 @pytest.mark.slow
 def test_too_few_images_for_all_processes(data: Path, tmp_path: Path) -> None:
-    from fcn_deploy.core.errors import DataError
-    from fcn_deploy.core.run import Run
-    from fcn_deploy.training.loop import train
-    from fcn_deploy.training.plan import TrainPlan
-    from fcn_deploy.training.recipes import RECIPES
-
     train_set, val_set = (VocDataset.open(data, split) for split in ("train", "val"))
     with pytest.raises(DataError, match="fewer processes"):
         train(TrainPlan(RECIPES["tutorial"]), train_set, val_set, Run(tmp_path), world=World(0, 2))

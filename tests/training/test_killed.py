@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fcn_deploy.core.files import read_json
 from tests.conftest import WriteVocFolder
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
@@ -18,7 +19,7 @@ PROGRAMS = Path(__file__).parents[1] / "programs"
 
 def figures(run: Path) -> tuple[int, list[dict[str, Any]]]:
     """Return the best epoch, and what is said of each but how long it took."""
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = read_json(run / "metrics.json", "")
     epochs = [
         {k: v for k, v in epoch.items() if "second" not in k and k != "examples_per_s"}
         for epoch in metrics["epochs"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fcn_deploy.core.errors import DataError, InputError
+from fcn_deploy.core.files import read_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.data.metrics import ConfusionMatrix
 from fcn_deploy.data.scenes.dataset import SceneDataset
@@ -38,7 +39,7 @@ def test_a_run_holds_checkpoints_figures_and_previews(tmp_path: Path) -> None:
         "model.safetensors",
         "preview.png",
     ]
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = read_json(tmp_path / "metrics.json", "")
     assert metrics["data"]["train"] == {
         "source": "built-in synthetic scenes (seed 0)",
         "read": 10,
@@ -64,7 +65,7 @@ def test_the_kept_model_is_that_of_the_best_epoch(tmp_path: Path) -> None:
     best = max(range(4), key=lambda index: epochs[index].val_mean_iou)
     model = weights_of(tmp_path / "model.safetensors")
     assert torch.equal(model["score.weight"], kept[best]["score.weight"])
-    assert json.loads((tmp_path / "metrics.json").read_text())["best_epoch"] == best + 1
+    assert read_json(tmp_path / "metrics.json", "")["best_epoch"] == best + 1
 
 
 @pytest.mark.slow

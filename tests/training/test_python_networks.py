@@ -18,13 +18,13 @@ def test_a_network_from_python_is_trained_tuned_and_kept(
     fcn_deploy: FcnDeploy, voc_folder: WriteVocFolder, tmp_path: Path
 ) -> None:
     data = ("--data", voc_folder(train=4, val=1, size=(80, 96)))
-    done = fcn_deploy("train", *ARCH, *data, *SMALL, "--out", "run")
-    assert done.code == 0, done.err
+    fcn_deploy("train", *ARCH, *data, *SMALL, "--out", "run").succeeded()
     path = tmp_path / "run/model.safetensors"
     spec = read_spec(path)
     assert spec.architecture == f"{TINY}?weights=none&stride=2&multiple-of=4"
-    again = fcn_deploy("train", *ARCH, *data, *SMALL, "--weights", path, "--out", "tuned")
-    assert again.code == 0, again.err
+    again = fcn_deploy(
+        "train", *ARCH, *data, *SMALL, "--weights", path, "--out", "tuned"
+    ).succeeded()
     assert f"starting from {path}: 9 of its 9 tensors match" in " ".join(again.out.split())
     with trusting_code():
         before, after = load_checkpoint(path).model, load_checkpoint(Path("tuned/last.safetensors"))

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcn_deploy.core.errors import CheckpointError, TrainingError
 from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.class_counts import class_counts, median_frequency
 from fcn_deploy.networks.architectures import build_model
-from fcn_deploy.networks.checkpoint import load_checkpoint
+from fcn_deploy.networks.checkpoint import load_checkpoint, save_checkpoint
+from fcn_deploy.training import trainer
 from fcn_deploy.training.loss import segmentation_loss
 from fcn_deploy.training.recipes import RECIPES
 from fcn_deploy.training.train_state import load_state
@@ -22,23 +24,25 @@ from tests.training.small_runs import QUICK, run_training, scenes, weights_of
 # -- steps --------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def start() -> nn.Module:
+    """The network as a training begins with it."""
+    torch.manual_seed(0)
+    return build_model("fcn32s-resnet18", 8)
+
+
 @pytest.mark.slow
-def test_gradients_are_cut_down(tmp_path: Path) -> None:
+def test_gradients_are_cut_down(tmp_path: Path, start: nn.Module) -> None:
     recipe = dataclasses.replace(
         RECIPES["tutorial"], epochs=1, batch_size=4, crop_size=(64, 96), lr=1.0, weight_decay=0.0
     )
-    torch.manual_seed(0)
-    start = build_model("fcn32s-resnet18", 8).state_dict()
     run_training(tmp_path, dataclasses.replace(recipe, clip_norm=1e-6), length=4)
     after = weights_of(tmp_path / "last.safetensors")
-    names = [name for name, _ in build_model("fcn32s-resnet18", 8).named_parameters()]
-    moved = sum(float((after[name] - start[name]).square().sum()) for name in names)
+    moved = sum(float((after[n] - p).square().sum()) for n, p in start.named_parameters())
     assert 0 < moved < 1e-11  # one step of at most 1e-6
 
 
-def test_a_frozen_backbone_keeps_every_value_of_the_body(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    start = build_model("fcn32s-resnet18", 8)
+def test_a_frozen_backbone_keeps_every_value_of_the_body(tmp_path: Path, start: nn.Module) -> None:
     run_training(tmp_path, dataclasses.replace(QUICK, epochs=1), freeze_epochs=1)
     trained = weights_of(tmp_path / "model.safetensors")
     for name, value in start.state_dict().items():
@@ -48,9 +52,7 @@ def test_a_frozen_backbone_keeps_every_value_of_the_body(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_backbone_thaws_after_its_epochs(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    start = build_model("fcn32s-resnet18", 8).state_dict()["body.conv1.weight"]
+def test_a_backbone_thaws_after_its_epochs(tmp_path: Path, start: nn.Module) -> None:
     kept: list[Tensor] = []
     run_training(
         tmp_path,
@@ -60,13 +62,13 @@ def test_a_backbone_thaws_after_its_epochs(tmp_path: Path) -> None:
             weights_of(tmp_path / "last.safetensors")["body.conv1.weight"]
         ),
     )
-    assert torch.equal(kept[0], start)
-    assert not torch.equal(kept[1], start)
+    first = start.get_parameter("body.conv1.weight")
+    assert torch.equal(kept[0], first)
+    assert not torch.equal(kept[1], first)
 
 
 @pytest.mark.slow
 def test_rare_classes_weigh_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fcn_deploy.training import trainer as module
 
     used: list[Tensor] = []
 
@@ -74,7 +76,7 @@ def test_rare_classes_weigh_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         used.append(weights)
         return segmentation_loss(logits, masks, kind, weights, world)
 
-    monkeypatch.setattr(module, "segmentation_loss", seen)
+    monkeypatch.setattr(trainer, "segmentation_loss", seen)
     weighed = dataclasses.replace(QUICK, epochs=1, class_weights="median-frequency")
     run_training(tmp_path, weighed, length=4)
     assert np.array_equal(used[0], median_frequency(class_counts(scenes(4))))
@@ -116,8 +118,11 @@ def test_starting_from_a_checkpoint_of_ours(tmp_path: Path) -> None:
     torch.testing.assert_close(before, after.get_parameter("score.weight"), atol=1e-6, rtol=0)
 
 
-def test_a_checkpoint_with_another_body_is_refused(tmp_path: Path, tiny_run: Path) -> None:
-    options = {"architecture": "fcn32s-resnet34", "weights": tiny_run / "model.safetensors"}
+def test_a_checkpoint_with_another_body_is_refused(
+    tmp_path: Path, start: nn.Module, tiny_spec: ModelSpec
+) -> None:
+    save_checkpoint(tmp_path / "model.safetensors", start, tiny_spec)
+    options = {"architecture": "fcn32s-resnet34", "weights": tmp_path / "model.safetensors"}
     with pytest.raises(CheckpointError, match="is a fcn32s-resnet18"):
         run_training(tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
@@ -154,7 +159,6 @@ def test_weights_that_the_last_batch_of_an_epoch_spoiled_are_not_written(tmp_pat
 def test_a_gradient_beyond_numbers_is_not_learned_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fcn_deploy.training import trainer as module
 
     losses: list[Tensor] = []
 
@@ -163,7 +167,7 @@ def test_a_gradient_beyond_numbers_is_not_learned_from(
         losses.append(loss)
         return loss if len(losses) == 1 else loss + (logits.sum() * 0).sqrt()
 
-    monkeypatch.setattr(module, "segmentation_loss", steep_in_the_second_epoch)
+    monkeypatch.setattr(trainer, "segmentation_loss", steep_in_the_second_epoch)
     words = r"the gradient became nan in epoch 2, batch 1: that of .*\.weight is not finite; "
     with pytest.raises(TrainingError, match=words + r".*last\.safetensors holds epoch 1: train on"):
         run_training(tmp_path, length=4)

@@ -28,6 +28,16 @@ def dims(tensor) -> tuple[str, list[int]]:  # type: ignore[no-untyped-def]
     return tensor.name, list(tensor.dims)
 
 
+def warmed_up(config) -> list[tuple[int, list[int]]]:  # type: ignore[no-untyped-def]
+    return [(s.batch_size, list(s.inputs["image"].dims)) for s in config.model_warmup]
+
+
+def with_profiles(plan: Path, *profiles: ShapeProfile) -> ServedModel:
+    """An engine that was built for these."""
+    write_sidecar(plan, replace(sidecar_of(plan), profiles=profiles))
+    return built(plan)
+
+
 def test_an_exported_file_of_any_size(tmp_path: Path) -> None:
     config = config_of(exported(tmp_path / "run"), tmp_path / "out")
     assert (config.name, config.platform) == ("m", "onnxruntime_onnx")
@@ -45,8 +55,7 @@ def test_an_exported_file_of_any_size(tmp_path: Path) -> None:
     assert policy.timeout_action == policy.REJECT
     assert policy.max_queue_size > 0
     # The sizes of the training images, the typical one as a full batch too.
-    samples = [(s.batch_size, list(s.inputs["image"].dims)) for s in config.model_warmup]
-    assert samples == [
+    assert warmed_up(config) == [
         (1, [32, 32, 3]), (1, [48, 64, 3]), (1, [96, 128, 3]), (8, [48, 64, 3]),
     ]  # fmt: skip
     assert all(s.inputs["image"].zero_data for s in config.model_warmup)
@@ -76,8 +85,7 @@ def test_a_network_of_one_shape_gets_fixed_dims_with_n(tmp_path: Path) -> None:
     assert not config.HasField("dynamic_batching")  # Triton batches nothing without an N of its own
     assert [dims(tensor) for tensor in config.input] == [("image", [2, 40, 56, 3])]
     assert [dims(tensor) for tensor in config.output] == [("mask", [2, 40, 56])]
-    (sample,) = config.model_warmup
-    assert (sample.batch_size, list(sample.inputs["image"].dims)) == (1, [2, 40, 56, 3])
+    assert warmed_up(config) == [(1, [2, 40, 56, 3])]
     assert model.batch_limit(2) == 0
     with pytest.raises(InputError, match="takes batches of 2 pictures, not of up to 8"):
         model.batch_limit(8)
@@ -90,8 +98,7 @@ def test_a_fixed_size_alone_leaves_n_to_triton(tmp_path: Path) -> None:
     config = config_of(replace(model, spec=spec, image=image, outputs=(mask,)), tmp_path / "out")
     assert config.max_batch_size == 8
     assert [dims(tensor) for tensor in config.input] == [("image", [64, 64, 3])]
-    samples = [(s.batch_size, list(s.inputs["image"].dims)) for s in config.model_warmup]
-    assert samples == [(1, [64, 64, 3]), (8, [64, 64, 3])]
+    assert warmed_up(config) == [(1, [64, 64, 3]), (8, [64, 64, 3])]
 
 
 def test_a_network_of_multiples_is_warmed_up_at_sizes_that_it_takes(tmp_path: Path) -> None:
@@ -118,29 +125,22 @@ def test_of_several_profiles_all_are_used_and_the_smallest_limit_holds(
     sizes = ((64, 96), (480, 640))
     small = ShapeProfile((1, *sizes[0]), (4, *sizes[0]), (16, *sizes[0]))
     large = ShapeProfile((1, *sizes[1]), (2, *sizes[1]), (2, *sizes[1]))
-    write_sidecar(plan, replace(sidecar_of(plan), profiles=(small, large)))
-    config = config_of(built(plan), tmp_path / "out")
+    config = config_of(with_profiles(plan, small, large), tmp_path / "out")
     assert config.max_batch_size == 2
     assert list(config.instance_group[0].profile) == ["0", "1"]
     # No training image has a size that it takes: it is run at what it was tuned for.
-    samples = [(s.batch_size, list(s.inputs["image"].dims)) for s in config.model_warmup]
-    assert samples == [(2, [64, 96, 3]), (2, [480, 640, 3])]
+    assert warmed_up(config) == [(2, [64, 96, 3]), (2, [480, 640, 3])]
 
 
 def test_an_engine_of_larger_batches_alone_is_warmed_up_with_them(plan: Path) -> None:
-    profile = ShapeProfile((4, 48, 64), (4, 48, 64), (8, 48, 64))
-    write_sidecar(plan, replace(sidecar_of(plan), profiles=(profile,)))
-    model = built(plan)
+    model = with_profiles(plan, ShapeProfile((4, 48, 64), (4, 48, 64), (8, 48, 64)))
     assert model.warm_up_shapes(model.batch_limit(None)) == ((4, 48, 64), (8, 48, 64))
     with pytest.raises(InputError, match="4 to 8 pictures, not of up to 2"):
         model.batch_limit(2)
 
 
 def test_profiles_without_a_common_batch_are_refused(plan: Path) -> None:
-    profiles = (
-        ShapeProfile((1, 48, 64), (2, 48, 64), (2, 48, 64)),
-        ShapeProfile((4, 96, 96), (4, 96, 96), (8, 96, 96)),
-    )
-    write_sidecar(plan, replace(sidecar_of(plan), profiles=profiles))
+    few = ShapeProfile((1, 48, 64), (2, 48, 64), (2, 48, 64))
+    many = ShapeProfile((4, 96, 96), (4, 96, 96), (8, 96, 96))
     with pytest.raises(EngineError, match="share no number of pictures"):
-        built(plan).batch_limit(None)
+        with_profiles(plan, few, many).batch_limit(None)

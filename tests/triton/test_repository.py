@@ -16,12 +16,24 @@ from fcn_deploy.core.spec import Precision, Product
 from fcn_deploy.tensorrt.engine_file import read_engine, sidecar_path
 from fcn_deploy.triton import repository
 from fcn_deploy.triton.containers import TENSORRT_TAGS, container_tag
+from fcn_deploy.triton.model import ServedModel
 from fcn_deploy.triton.repository import write_repository
 from tests.tensorrt import engine_files
 from tests.tensorrt.engine_files import sidecar_of, write_sidecar
 from tests.triton.packages import built, exported
 
 plan = engine_files.plan
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ServedModel:
+    """An exported file."""
+    return exported(tmp_path / "run")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
 
 
 def service(folder: Path) -> dict[str, Any]:
@@ -36,8 +48,7 @@ def files_of(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-def test_an_exported_file(tmp_path: Path) -> None:
-    model = exported(tmp_path / "run")
+def test_an_exported_file(tmp_path: Path, model: ServedModel, out: Path) -> None:
     out = tmp_path / "deep" / "out"
     packaged = write_repository(model, out, name="road.v2", max_batch=4)
     assert (packaged.name, packaged.max_batch) == ("road.v2", 4)
@@ -57,24 +68,21 @@ def test_an_exported_file(tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_the_compose_file_of_an_exported_file_runs_on_a_cpu(tmp_path: Path) -> None:
-    write_repository(exported(tmp_path / "run"), tmp_path / "out", name="m")
-    found = service(tmp_path / "out")
+def test_the_compose_file_of_an_exported_file_runs_on_a_cpu(model: ServedModel, out: Path) -> None:
+    write_repository(model, out, name="m")
+    found = service(out)
     assert re.fullmatch(r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", found["image"])
     assert found["command"] == ["tritonserver", "--model-repository=/models"]
     assert found["volumes"] == [".:/models:ro"]
     assert all(port.startswith("127.0.0.1:") for port in found["ports"])
     assert "deploy" not in found  # of a GPU, which need not be there
-    text = (tmp_path / "out" / "compose.yaml").read_text()
+    text = (out / "compose.yaml").read_text()
     opened = re.sub(r"^    #(?=deploy|  )", "    ", text, flags=re.MULTILINE)
     devices = yaml.safe_load(opened)["services"]["triton"]["deploy"]["resources"]["reservations"]
     assert devices["devices"][0]["capabilities"] == ["gpu"]
 
 
-def test_an_engine_comes_with_its_sidecar_and_says_where_it_belongs(
-    plan: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
+def test_an_engine_comes_with_its_sidecar_and_says_where_it_belongs(plan: Path, out: Path) -> None:
     write_repository(built(plan), out, name="m")
     assert read_engine(out / "m/1/model.plan") == read_engine(plan)
     readme = (out / "README.md").read_text()
@@ -88,14 +96,14 @@ def test_an_engine_comes_with_its_sidecar_and_says_where_it_belongs(
     assert found["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
 
 
-def test_where_no_container_is_known_compose_asks_for_one(plan: Path, tmp_path: Path) -> None:
+def test_where_no_container_is_known_compose_asks_for_one(plan: Path, out: Path) -> None:
     assert "10.16.1.11" not in TENSORRT_TAGS
     assert container_tag(built(plan)) is None
-    write_repository(built(plan), tmp_path / "out", name="m")
-    image = service(tmp_path / "out")["image"]
+    write_repository(built(plan), out, name="m")
+    image = service(out)["image"]
     assert image.startswith("nvcr.io/nvidia/tritonserver:${TRITON_TAG:?")
     assert "10.16.1.11" in image
-    readme = (tmp_path / "out" / "README.md").read_text()
+    readme = (out / "README.md").read_text()
     assert "No container is known that has TensorRT 10.16.1.11" in readme
     assert "TRITON_TAG=YY.MM-py3 docker compose up" in readme
 
@@ -122,12 +130,12 @@ def test_the_container_has_the_release_of_the_engine(
     assert container_tag(model) == tag
 
 
-def test_triton_is_told_of_a_version_compatible_engine(plan: Path, tmp_path: Path) -> None:
+def test_triton_is_told_of_a_version_compatible_engine(plan: Path, out: Path) -> None:
     write_sidecar(plan, replace(sidecar_of(plan), flags={"portable": "version"}))
-    write_repository(built(plan), tmp_path / "out", name="m")
+    write_repository(built(plan), out, name="m")
     option = "--backend-config=tensorrt,version-compatible=true"
-    assert option in service(tmp_path / "out")["command"]
-    assert option in (tmp_path / "out" / "README.md").read_text()
+    assert option in service(out)["command"]
+    assert option in (out / "README.md").read_text()
 
 
 def test_engines_that_triton_does_not_run_are_refused(plan: Path) -> None:
@@ -152,23 +160,21 @@ def test_an_int8_file_says_that_masks_may_differ_on_a_cpu(tmp_path: Path) -> Non
         assert told == (precision is Precision.INT8)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "../up", "-m", ".hidden", "a/b", "ö", "m" * 129])
-def test_names_that_no_directory_or_url_takes_are_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["", "a b", "../up", "-m", ".hidden", "a/b", "ö", "m" * 129, "README.md", "compose.yaml"],
+)
+def test_names_that_no_directory_or_url_takes_are_refused(
+    name: str, model: ServedModel, out: Path
+) -> None:
     with pytest.raises(InputError, match="cannot be the name of a model"):
-        write_repository(exported(tmp_path / "run"), tmp_path / "out", name=name)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["README.md", "compose.yaml"])
-def test_a_model_cannot_be_called_as_a_file_beside_it(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be the name of a model"):
-        write_repository(exported(tmp_path / "run"), tmp_path / "out", name=name)
+        write_repository(model, out, name=name)
+    assert not out.exists()
 
 
 def test_a_folder_in_use_is_refused_and_a_repository_replaced_where_it_is_asked(
-    tmp_path: Path,
+    tmp_path: Path, model: ServedModel, out: Path
 ) -> None:
-    model, out = exported(tmp_path / "run"), tmp_path / "out"
     out.mkdir()
     write_repository(model, out, name="one")  # an empty folder is a free one
     with pytest.raises(ArtifactError, match="holds a repository already"):
@@ -188,9 +194,8 @@ def test_a_folder_in_use_is_refused_and_a_repository_replaced_where_it_is_asked(
 
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_full_disk_leaves_what_was_there(
-    existing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    existing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: ServedModel, out: Path
 ) -> None:
-    model, out = exported(tmp_path / "run"), tmp_path / "out"
     if existing:
         write_repository(model, out, name="one")
     before = files_of(tmp_path)
@@ -205,9 +210,8 @@ def test_a_full_disk_leaves_what_was_there(
 
 
 def test_where_the_last_step_fails_the_older_repository_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: ServedModel, out: Path
 ) -> None:
-    model, out = exported(tmp_path / "run"), tmp_path / "out"
     write_repository(model, out, name="one")
     before, move = files_of(tmp_path), os.replace
 
@@ -222,9 +226,8 @@ def test_where_the_last_step_fails_the_older_repository_comes_back(
     assert files_of(tmp_path) == before
 
 
-def test_a_file_that_changes_while_it_is_copied_is_noticed(tmp_path: Path) -> None:
-    model = exported(tmp_path / "run")
+def test_a_file_that_changes_while_it_is_copied_is_noticed(model: ServedModel, out: Path) -> None:
     model.source.write_bytes(model.source.read_bytes() + b"more")
     with pytest.raises(ArtifactError, match="changed while it was copied"):
-        write_repository(model, tmp_path / "out", name="m")
-    assert not (tmp_path / "out").exists()
+        write_repository(model, out, name="m")
+    assert not out.exists()
