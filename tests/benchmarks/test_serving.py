@@ -50,7 +50,8 @@ def test_cpu_time_of_a_process_is_that_of_its_children_too() -> None:
 
 def test_the_table_takes_medians_of_what_lies_beyond_the_runner_in_each_round() -> None:
     def one(runner: float, server: float, valid: bool) -> dict[str, Any]:
-        load = {"p50_ms": server, "cpu_ms": server, "per_s": server}
+        own = server / 10
+        load = {"p50_ms": server, "cpu_ms": server, "own_cpu_ms": own, "per_s": server}
         row = {"server": "s", "protocol": "http", "1": load, "8": load, "32": load}
         row["loadgen"] = {"p99_ms": 10 * server, "valid": valid}
         return {"runner": {"p50_ms": runner, "cpu_ms": runner}, "cases": [row]}
@@ -58,7 +59,7 @@ def test_the_table_takes_medians_of_what_lies_beyond_the_runner_in_each_round() 
     rounds = [one(1, 4, True), one(5, 6, False), one(2, 9, True)]  # beyond it: 3, 1, 7
     lines = serving.table({"rounds": rounds})
     assert lines[0] == "`runner.run` alone: p50 2.0 ms, CPU 2.0 ms."
-    assert lines[-1] == "| s | http | 3.0 ms | 3.0 ms | 6, 6, 6 | 60 ms, valid in 2 of 3 |"
+    assert lines[-1] == "| s | http | 3.0 ms | 3.0 ms | 0.6, 0.6, 0.6 ms | 6, 6, 6 | 60 ms, valid in 2 of 3 |"
 
 
 def test_loadgens_server_scenario_is_answered_by_as_many_threads_as_are_asked_for() -> None:

@@ -21,8 +21,8 @@ def machine(patch: pytest.MonkeyPatch, *installed: str, system: str = "linux") -
         if name not in installed:
             raise metadata.PackageNotFoundError(name)
 
-    patch.setattr(installing.metadata, "distribution", distribution)
-    patch.setattr(installing.metadata, "requires", lambda name: REQUIRES)
+    patch.setattr(metadata, "distribution", distribution)
+    patch.setattr(metadata, "requires", lambda name: REQUIRES)
     patch.setattr("sys.platform", system)
     patch.setattr("platform.machine", lambda: "x86_64")
 
