@@ -4,7 +4,6 @@ from importlib import metadata
 
 import pytest
 
-from fcn_deploy.core import installing
 from fcn_deploy.core.installing import install_command
 
 REQUIRES = [
