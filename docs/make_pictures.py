@@ -21,7 +21,7 @@ TUTORIAL = Path(__file__).resolve().parent / "tutorial.md"
 #: WebP's quality of the pictures that are kept, and the most pixels in width and height.  The
 #: camera's grain would take most of the bytes; edges of masks stay clean to the eye.
 QUALITY = 30
-MOST_PIXELS = (1100, 540)
+MOST_PIXELS = (1100, 482)
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
