@@ -23,7 +23,7 @@ step "Train: a small network learns seven kinds of shape from 160 drawn pictures
     fcn-deploy train --epochs 9 --crop-size 128x192 --batch-size 4 --out "$run"
 ship "Ship: the network as one ONNX file; are its masks PyTorch's; how fast is each backend; all of it in
 one bundle with the proof; does the bundle hold? What it runs are commands that you could type."
-step "Six new pictures, of a size that the network has not seen, written to disk as JPEG files." \
+step "Seven new pictures, of a size that the network has not seen, written to disk as JPEG files." \
     fcn-deploy scenes "$run/scenes" --train 1 --val 6 --size 277x363 --seed 7
 step "Predict: a mask for each picture, and an overlay to look at, by the fastest backend that was proven." \
     fcn-deploy predict "$run" "$run/scenes/JPEGImages" --overlay
