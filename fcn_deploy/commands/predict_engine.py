@@ -120,10 +120,14 @@ def open_engine(
     if options.engine != _RAY:
         from fcn_deploy.predict.engine import LocalEngine
         from fcn_deploy.predict.geotiff import require_rasterio
+        from fcn_deploy.predict.selection import is_mask_of_map
         from fcn_deploy.predict.tiled_runner import TiledRunner, checked_in_tiles
 
         if job.has_maps:
             require_rasterio()
+        masks = job.selection.masks
+        if (options.tiles.bands or options.tiles.scale) and not all(map(is_mask_of_map, masks)):
+            console.print("--bands and --scale are of maps alone: pictures are read as they are")
         runner, check = open_runner(source, chosen, options, stack, outputs)
         tiles, batch_size = options.tiles, options.batch_size
         choice = tiles.choice(source, chosen.precision, runner.spec.input_shape, batch_size)
@@ -137,6 +141,8 @@ def open_engine(
     from fcn_deploy.runners.base import find_backend
 
     require_files(job.selection.items)
+    if job.has_maps:
+        raise InputError("--engine ray cuts no maps", "use --engine local, or --shard I/N")
     gpu = {"cpu": False, "cuda": True, "auto": None}[find_backend(chosen.backend).runs_on or device]
     unproven = ChosenBackend(chosen.backend, chosen.precision)  # the proof was of this machine
     engine = RayEngine(

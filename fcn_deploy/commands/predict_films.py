@@ -62,7 +62,7 @@ def run_films(
 
     films = films_of(words)
     live = bool(films) and is_live(words[0])
-    _refuse(words[0], options, films=bool(films), live=live)
+    _refuse(films[0].name if films else words[0], options, films=bool(films), live=live)
     if not films:
         return False
     require_extra("reading films", "video", "av")

@@ -127,14 +127,18 @@ class MapReader(AbstractContextManager["MapReader"]):
             source.close()
             raise
         self._table: NDArray[np.uint8] | None = None
-        if len(self._indexes) == 1 and source.colorinterp[0] == ColorInterp.palette:
+        is_palette = source.colorinterp[0] == ColorInterp.palette
+        if len(self._indexes) == 1 and is_palette and self._scale is None:
             colours = source.colormap(1)
             table = [colours.get(value, (0, 0, 0))[:3] for value in range(256)]
             self._table = np.array(table, np.uint8)
         # GDAL takes any fourth band of bytes for alpha; one that the network sees is a colour.
         seen = {source.colorinterp[index - 1] for index in self._indexes}
-        self.has_nodata = ColorInterp.alpha not in seen and not all(
-            MaskFlags.all_valid in flags for flags in source.mask_flag_enums
+        sees_alpha = ColorInterp.alpha in seen
+        self._by_alpha = ColorInterp.alpha in source.colorinterp and not sees_alpha
+        self.has_nodata = self._by_alpha or not all(
+            MaskFlags.all_valid in flags or (sees_alpha and MaskFlags.alpha in flags)
+            for flags in (source.mask_flag_enums[index - 1] for index in self._indexes)
         )
 
     def _require_bytes(self) -> None:
@@ -145,7 +149,7 @@ class MapReader(AbstractContextManager["MapReader"]):
         if other and self._scale is None:
             raise ImageError(
                 f"{self._path} holds values of {min(other)}, not bytes",
-                "add --scale MIN,MAX: the values that become 0 and 255",
+                "add --scale MIN MAX: the values that become 0 and 255",
             )
 
     def read(self, tile: Tile) -> NDArray[np.uint8]:
@@ -156,7 +160,8 @@ class MapReader(AbstractContextManager["MapReader"]):
             return np.asarray(self._table[values[0]])
         if self._scale is not None:
             low, high = self._scale
-            scaled = (np.nan_to_num(values.astype(np.float32)) - low) * (255 / (high - low))
+            with np.errstate(over="ignore"):  # values that stand for nothing may be huge
+                scaled = (np.nan_to_num(values.astype(np.float32)) - low) * (255 / (high - low))
             values = scaled.round().clip(0, 255).astype(np.uint8)
         if len(values) == 1:
             values = np.repeat(values, 3, axis=0)
@@ -166,8 +171,13 @@ class MapReader(AbstractContextManager["MapReader"]):
         """Say which pixels that are kept of a tile stand for nothing, bool [h, w]; None: none."""
         if not self.has_nodata:
             return None
+        window = _window(*tile.kept)
         with _reading(self._path):
-            return np.asarray(self.dataset.dataset_mask(window=_window(*tile.kept)) == 0)
+            if self._by_alpha:
+                return np.asarray(self.dataset.dataset_mask(window=window) == 0)
+            # Of the bands that are seen alone: others may lack values where these have some.
+            masks = self.dataset.read_masks(self._indexes, window=window)
+            return np.asarray((masks == 0).all(axis=0))
 
     def __exit__(self, *error: object) -> None:
         self.dataset.close()

@@ -242,7 +242,8 @@ class _Existing:
 
     def which(self, masks: list[str]) -> NDArray[np.bool_]:
         """Say of each path below the folder whether there is such a file."""
-        if self._listed is None:
+        films = bool(masks) and not masks[0].endswith(MASK_ENDINGS)  # the listing lacks these
+        if self._listed is None or films:
             found = (os.path.exists(f"{self._out}/{mask}") for mask in masks)  # noqa: PTH110
             return np.fromiter(found, bool, len(masks))
         if not len(self._listed):

@@ -5,6 +5,7 @@ What has moved or changed since it was written is said beside what can still be 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def _image(picture: PredictedPicture, notes: list[str]) -> NDArray[np.uint8] | N
         status = path.stat()
         image = read_image(path)
     except (OSError, ValueError, DataError):
-        archived = "\0" not in picture.source and any(map(Path.is_file, path.parents))
+        archived = any(map(os.path.isfile, path.parents))  # Path.is_file may raise
         notes.append("It lies in an archive." if archived else "The picture cannot be read.")
         return None
     if f"{state_of(status.st_size, status.st_mtime_ns):016x}" != picture.state:

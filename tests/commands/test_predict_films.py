@@ -47,6 +47,8 @@ def test_what_cannot_be_read_ends_with_one_line(
         (("b.mp4", "--seconds", "2"), "--seconds does not go with b.mp4, a film"),
         (("masks", "--frames"), "--frames does not go with masks, no film"),
         (("camera:0", "--batch", "2"), "--batch does not go with camera:0, a live source"),
+        (("rtsp://u:key@cam/1", "--batch", "2"), "--batch does not go with rtsp://cam/1, a live"),
+        (("rtsp://u:key@cam:55x4/1",), "the address of the stream is none"),
         (("b.mp4", "masks"), "name films and pictures in runs of their own"),
         (("c.mp4",), "no such file"),
     ):

@@ -28,6 +28,7 @@ from tests.predict.jobs import draw, journal_lines
 
 rasterio = pytest.importorskip("rasterio", reason="maps need the extra geo")
 require_rasterio()
+ColorInterp = rasterio.enums.ColorInterp
 
 SIZE = (45, 70)
 TRANSFORM = rasterio.transform.from_origin(500_000, 5_400_000, 0.5, 0.5)
@@ -107,6 +108,16 @@ def test_what_stands_for_nothing_is_void_in_the_mask(tmp_path: Path, layout: str
         assert mask.nodata is None
 
 
+def test_a_band_that_is_not_seen_makes_nothing_void(tmp_path: Path) -> None:
+    water = np.zeros((1, *SIZE), np.uint8)  # infrared, of which 0 is a value that occurs
+    source = write_map(tmp_path / "a.tif", np.concatenate([COLOURED, water]), nodata=0)
+    with rasterio.open(source, "r+") as out:
+        red, green, blue = (getattr(ColorInterp, name) for name in ("red", "green", "blue"))
+        out.colorinterp = (red, green, blue, ColorInterp.undefined)
+    run_maps(source, tmp_path / "out")
+    assert np.array_equal(read(tmp_path / "out" / "a.tif"), TRUTH)
+
+
 def test_other_bands_and_values_are_read_as_asked(tmp_path: Path) -> None:
     source, out = tmp_path / "a.tif", tmp_path / "out"
     write_map(source, np.concatenate([np.full((1, *SIZE), 7, np.uint8), COLOURED[::-1]]))
@@ -114,7 +125,7 @@ def test_other_bands_and_values_are_read_as_asked(tmp_path: Path) -> None:
     assert np.array_equal(read(out / "a.tif"), TRUTH)
     write_map(source, 100 + 4 * COLOURED.astype(np.uint16))
     (refused,) = run_maps(source, out)
-    assert "a.tif holds values of uint16, not bytes; add --scale MIN,MAX" in str(refused.error)
+    assert "a.tif holds values of uint16, not bytes; add --scale MIN MAX" in str(refused.error)
     assert journal_lines(out)[0]["mask"] is None
     assert not (out / "a.tif").exists()
     run_maps(source, out, scale=(100, 1120))

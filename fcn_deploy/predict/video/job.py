@@ -146,6 +146,8 @@ class FilmJob(AbstractContextManager["FilmJob"]):
                 state = item.state()
                 values = self._one(item, places, network, step)
                 values["mask"], values["ms"] = mask, round(1e3 * (time.perf_counter() - begun), 1)
+                if values["error"] and not isinstance(item, LiveItem):
+                    state = 0  # it ended early: the next run tries again
             except (ImageError, OSError) as error:
                 if not isinstance(item, LiveItem):
                     places.remove()

@@ -57,7 +57,7 @@ def films_of(words: Sequence[str]) -> list[FilmItem | LiveItem]:
     if len(films) < len(words):
         other = next(word for word in words if word not in films)
         raise InputError(
-            f"{films[0]} is a film and {other} is none",
+            f"{_item(films[0]).name} is a film and {other} is none",
             "name films and pictures in runs of their own, each with its --out",
         )
     if any(map(is_live, films)) and len(films) > 1:
@@ -98,8 +98,16 @@ class LiveItem(Item):
             self.address, self.format = f"/dev/video{int(camera[1])}", "v4l2"
             name = f"camera:{camera[1]}"
         else:
-            parts = urlsplit(word)
-            port = "" if parts.port is None else f":{parts.port}"
+            try:
+                parts = urlsplit(word)
+                port = "" if parts.port is None else f":{parts.port}"
+            except ValueError:
+                parts = None
+            if parts is None or not parts.hostname:
+                raise InputError(
+                    "the address of the stream is none",
+                    "write rtsp://HOST:PORT/PATH, with / # ? @ of a password as %2F %23 %3F %40",
+                )
             name = f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
         super().__init__(name, 0)
 
