@@ -153,10 +153,7 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
             self.plan = plan(nodes, *self._asked)
             self._first: _Worker | None = self._started()
             if not ray.wait([self._first.placed], timeout=_START_SECONDS)[0]:
-                raise BackendError(
-                    f"the Ray cluster had no room for a worker in {_START_SECONDS} seconds",
-                    "look at `ray status`, or give another number of --workers",
-                )
+                raise _no_room()
             opened = self.answer_of(self._first)
             if isinstance(opened, FcnDeployError):
                 raise opened
@@ -238,7 +235,11 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
 
         def wait(workers: Sequence[_Worker]) -> _Worker:
             answers = {worker.answer: worker for worker in workers}
-            return answers[self._ray.wait(list(answers))[0][0]]
+            while not (ready := self._ray.wait(list(answers), timeout=_START_SECONDS)[0]):
+                # One that computes has its place; a cluster that lost its nodes has none for any.
+                if not self._ray.wait([worker.placed for worker in workers], timeout=0)[0]:
+                    raise _no_room()
+            return answers[ready[0]]
 
         def killed(place: int, how: str) -> Outcome:
             error = BackendError(
@@ -259,6 +260,13 @@ class RayEngine(Engine, AbstractContextManager["RayEngine"]):
             self._end_workers()
             for folder in work.unfinished.glob("*/"):  # of workers
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_room() -> BackendError:
+    return BackendError(
+        f"the Ray cluster had no room for a worker in {_START_SECONDS} seconds",
+        "look at `ray status`, or give another number of --workers; --resume goes on",
+    )
 
 
 class _Worker:

@@ -148,4 +148,7 @@ class FilmNames(MaskNames):
         """Return the path of a film's masks."""
         if isinstance(item, LiveItem):
             return self._live.setdefault(item.name, item.base) + self._suffix
-        return super().of(item).removesuffix(".png") + self._suffix
+        name = super().of(item).removesuffix(".png")
+        if not self._suffix and name.endswith(".mkv"):
+            name += ".frames"  # a name with .mkv is that of a film of masks
+        return name + self._suffix
