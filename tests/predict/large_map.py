@@ -9,7 +9,6 @@ these parts are segmented alone.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +25,14 @@ from tests.deploy_graph import DeployGraph
 
 CLASSES = ("ground", "water", "forest", "road", "house")
 PART = 2048
+# A process inherits its `ru_maxrss` from the one that started it: VmHWM is its own memory's peak.
+PROGRAM = """
+import atexit
+from pathlib import Path
+from fcn_deploy.cli import main
+atexit.register(lambda: print(Path("/proc/self/status").read_text()))
+main()
+"""
 
 
 def write_network(path: Path) -> Path:
@@ -76,14 +83,11 @@ def write_large_map(path: Path, side: int) -> Path:
 def predict_in_a_child(network: Path, source: Path, out: Path, *options: str) -> tuple[int, str]:
     """Run ``fcn-deploy predict``; return its peak resident bytes and what it said."""
     words = ["predict", network, source, "--out", out, "--backend", "ort", "--threads", "1"]
-    command = [sys.executable, "-m", "fcn_deploy", *words, *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
-        assert child.stdout is not None
-        said = child.stdout.read().decode()
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    assert child.returncode == 0, said
-    return usage.ru_maxrss * 1024, said
+    command = [sys.executable, "-c", PROGRAM, *words, *options]
+    child = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert child.returncode == 0, child.stdout
+    said, peak = child.stdout.rsplit("VmHWM:", 1)
+    return int(peak.split()[0]) * 1024, said
 
 
 def differing_pixels(network: Path, source: Path, mask: Path, top: int, left: int) -> int:
