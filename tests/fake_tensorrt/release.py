@@ -13,8 +13,7 @@ RELEASES = ("8.6.0", "10.16.1", "11.4.0", "rtx-1.7.1")
 def api(release: str) -> dict[str, list[str]]:
     """Names of each class of a release."""
     content: dict[str, Any] = json.loads((API_FOLDER / f"{release}.json").read_text())
-    classes: dict[str, list[str]] = content["classes"]
-    return classes
+    return {name: names.split() for name, names in content["classes"].items()}
 
 
 def version_of(release: str) -> str:
