@@ -167,6 +167,7 @@ def predict(**typed: Any) -> None:
                 shard=shard,
                 resume=options.resume,
                 check_all=options.check_all,
+                reading=options.tiles.reading,
             )
         )
         done = _run(source, job, options)

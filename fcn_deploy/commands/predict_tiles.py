@@ -39,6 +39,24 @@ class TileOptions:
         """Whether anything was typed."""
         return self != TileOptions(AUTO, None, None, None, None)
 
+    @property
+    def reading(self) -> str:
+        """What decides the masks beside the model, as it was typed.
+
+        Tiles do with ``--overlap``; without it masks are those of whole pictures.
+        """
+        words = []
+        if self.bands is not None:
+            words.append(f"--bands {','.join(map(str, self.bands))}")
+        if self.scale is not None:
+            low, high = (str(value).removesuffix(".0") for value in self.scale)
+            words.append(f"--scale {low} {high}")
+        if self.overlap is not None:
+            words.append(f"--tile {self.tile} --overlap {self.overlap}")
+            if self.max_memory is not None:
+                words.append(f"--max-memory {self.max_memory >> 10}KiB")
+        return " ".join(words)
+
     def choice(
         self, source: Run, precision: Precision, taken: InputShape, batch_size: int
     ) -> TileChoice:
@@ -52,6 +70,8 @@ class TileOptions:
         if self.tile != AUTO and not (self.tile.isdecimal() and int(self.tile)):
             raise InputError(f"--tile {self.tile} is no size", "give pixels, 2048, or auto")
         side = None if self.tile == AUTO else int(self.tile)
+        if side and self.max_memory:
+            raise InputError("--max-memory chooses the tiles that --tile names", "drop one of them")
         choice = TileChoice(
             lambda: _onnx_file(source, precision),
             taken,

@@ -4,7 +4,7 @@
     (each precision)            (all in turns)
 
 A result is current if it comes from this machine with these versions, was made by the same words,
-and names the model files as they are now, by digest.
+and names the model files and the pictures as they are now, by digest.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcn_deploy.commands.shared.bundle_making import BundleOptions, certified_on
+from fcn_deploy.commands.shared.console import silenced
 from fcn_deploy.commands.shared.steps import path_word
 from fcn_deploy.core.errors import ArtifactError, FcnDeployError
 from fcn_deploy.core.run import Run
@@ -222,10 +223,26 @@ def _parity(
                 if not all(one.passed for one in file.comparisons):
                     return None  # whatever was asked: an older verdict is outdated
                 if _same_words(file.options, typed):
+                    now_compared = _pictures_digest(source, options)
+                    if any(one.images.digest != now_compared for one in file.comparisons):
+                        return None
                     return f"the gate passed in {file.environment.file}"
         return None
 
     return Step(lambda: ("parity", *_run_words(source), *typed), current)
+
+
+def _pictures_digest(source: Run, options: ShipOptions) -> str | None:
+    """Return the digest of the pictures to prove on as they are now; None where they are gone."""
+    from fcn_deploy.commands.shared.pictures import parity_pictures
+    from fcn_deploy.graph.onnx_file import require_model
+
+    with suppress(FcnDeployError), silenced():
+        spec = require_model(source, Precision.FP32).metadata.spec
+        pictures, limit = options.pictures, options.limit
+        shown = parity_pictures(source, spec, options.data, pictures, held_out=None, limit=limit)
+        return shown.digest()
+    return None
 
 
 def _same_words(made: Sequence[str] | None, typed: Sequence[str]) -> bool:
@@ -282,9 +299,9 @@ def _bundle(source: Run, options: ShipOptions) -> Step:
         from fcn_deploy.bundle.extraction import holds_files
         from fcn_deploy.data.images import image_digest
 
-        with suppress(FcnDeployError):
+        with suppress(FcnDeployError), silenced():
             contents = gather(source, engines())
-            chosen = certified_on(source, contents.spec, _bundle_options(options), quiet=True)
+            chosen = certified_on(source, contents.spec, _bundle_options(options))
             pictures = [image_digest(picture.image) for picture in chosen]
             if file.is_file() and holds_files(
                 file, contents.files(), pictures=pictures, key=options.key

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fcn_deploy.commands.shared.code_options import python_options
-from fcn_deploy.commands.shared.console import console, counter
+from fcn_deploy.commands.shared.console import console, counter, silenced
 from fcn_deploy.commands.shared.options import PathText, Size, few_threads, held_out_option
 from fcn_deploy.commands.shared.pictures import say_recognised
 from fcn_deploy.commands.train_options import Epochs, TrainOptions, settled, train_plan
@@ -230,9 +230,9 @@ def only_rank_zero_speaks() -> Iterator[None]:
     if os.environ.get("RANK", "0") == "0":
         yield
         return
-    console.quiet = True
     try:
-        yield
+        with silenced():
+            yield
     except TrainingStoppedError as error:  # agreed on: rank 0 says the same
         sys.exit(error.exit_code)
     except LostProcessError:  # names its rank itself
@@ -240,8 +240,6 @@ def only_rank_zero_speaks() -> Iterator[None]:
     except FcnDeployError as error:  # it may be this machine's alone
         error.message = f"rank {os.environ['RANK']}: {error.message}"
         raise
-    finally:
-        console.quiet = False
 
 
 def _train(context: click.Context, options: TrainOptions) -> None:

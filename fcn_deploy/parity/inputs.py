@@ -6,6 +6,7 @@ one size, and a stream of batches of mixed sizes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from fcn_deploy.core.errors import DataError
 from fcn_deploy.core.input_shape import InputShape
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.dataset import Dataset, NamedImage
-from fcn_deploy.data.images import find_images, read_image
+from fcn_deploy.data.images import find_images, image_content, read_image
 
 #: Sizes (height, width) that every comparison includes: below, beside and beyond the stride, and so
 #: narrow that the last layers see a single column, which some kernels get wrong.
@@ -158,6 +159,13 @@ class Pictures:
 
     def __iter__(self) -> Iterator[NamedImage]:
         return (self.picture(index) for index in range(self.count))
+
+    def digest(self) -> str:
+        """Return ``sha256:…`` of them all, in order, as a comparison's file has it."""
+        digest = hashlib.sha256()
+        for picture in self:
+            digest.update(image_content(picture.image))
+        return f"sha256:{digest.hexdigest()}"
 
 
 def labelled_pictures(dataset: Dataset, spec: ModelSpec, limit: int | None = None) -> Pictures:

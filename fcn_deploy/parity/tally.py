@@ -163,7 +163,7 @@ class Tally:
 
     @property
     def digest(self) -> str:
-        """``sha256:…`` of all images, in order."""
+        """``sha256:…`` of the given images, in order."""
         return f"sha256:{self._digest.hexdigest()}"
 
     @property
@@ -195,7 +195,8 @@ class Tally:
         picture, margin = reference.picture, reference.margin
         self.pictures += 1
         self.pixels += mask.size
-        self._digest.update(image_content(picture.image))
+        if not is_extra:
+            self._digest.update(image_content(picture.image))
         error = self._count_errors(reference, logits)
         flipped = reference.mask != mask
         flips = int(np.count_nonzero(flipped))

@@ -41,7 +41,7 @@ from fcn_deploy.predict.stream import FiniteCheck
 from fcn_deploy.runners.base import Runner
 
 
-def journal_head(runner: Runner | Engine, with_overlay: bool) -> JournalHead:
+def journal_head(runner: Runner | Engine, with_overlay: bool, reading: str = "") -> JournalHead:
     """Return what the journal of a run says of the run's model."""
     description = runner.describe()
     return JournalHead(
@@ -50,6 +50,7 @@ def journal_head(runner: Runner | Engine, with_overlay: bool) -> JournalHead:
         backend=description.backend,
         overlay=with_overlay,
         classes=tuple(runner.spec.class_names),
+        reading=reading,
     )
 
 
@@ -66,6 +67,7 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         resume: leave what the journal lists as finished.
         check_all: look for the masks of all finished pictures, and ask these whether they have
             changed, however many there are; else of up to a million.
+        reading: options by which the masks are others, for the journal.
 
     Attributes:
         journal: of this run; other runs are kept from it until the job is closed.
@@ -93,9 +95,10 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         shard: Shard | None = None,
         resume: bool = False,
         check_all: bool = False,
+        reading: str = "",
     ) -> None:
         self._out = out
-        self._with_overlay = with_overlay
+        self._with_overlay, self._reading = with_overlay, reading
         self.taken_over = 0
         self.journal = Journal(out, shard, resume=resume)
         try:
@@ -132,7 +135,8 @@ class PredictJob(AbstractContextManager["PredictJob"]):
             InputError: the masks of the folder are of another model.
             ArtifactError: the folder cannot be written.
         """
-        self.journal.begin(journal_head(runner, self._with_overlay), self.selection.redone)
+        head = journal_head(runner, self._with_overlay, self._reading)
+        self.journal.begin(head, self.selection.redone)
         if (begun := self.journal.begun_ns) is not None:
             self._take_over(runner.spec, begun)
 

@@ -226,12 +226,7 @@ class Journal(AbstractContextManager["Journal"]):
         own = self._own_head
         if own is not None:
             if not own.same_masks(head):
-                raise InputError(
-                    f"the masks that {self.path} lists are of another model ({own.words}), not of "
-                    f"this one ({head.words})",
-                    f"{_go_on(own, head)}choose another folder with --out, or drop --resume to "
-                    "compute all anew",
-                )
+                raise _of_another(self.path, own, head, "drop --resume")
             if own.overlay != head.overlay:
                 raise InputError(
                     f"the run of {self.path} was begun {'with' if own.overlay else 'without'} "
@@ -244,12 +239,7 @@ class Journal(AbstractContextManager["Journal"]):
     def _require_others(self, head: JournalHead) -> None:
         for file, other in other_heads(self.path).items():
             if not other.same_masks(head):
-                raise InputError(
-                    f"the masks that {file} lists are of another model ({other.words}), not of "
-                    f"this one ({head.words})",
-                    f"{_go_on(other, head)}choose another folder with --out, or delete that file "
-                    "to compute all anew",
-                )
+                raise _of_another(file, other, head, "delete that file")
 
     def _replace(self, head: bytes, redone: Hashes | None) -> None:
         """Write the journal anew, whole or not at all.
@@ -325,9 +315,19 @@ def _runs(starts: Any, ends: Any) -> list[tuple[int, int]]:
     return list(zip(starts[first].tolist(), ends[last].tolist(), strict=True))
 
 
-def _go_on(listed: JournalHead, head: JournalHead) -> str:
-    """Return the beginning of a repair: what goes on with a journal, where the file is its own."""
-    return f"go on with {listed.options}, " if listed.digest == head.digest else ""
+def _of_another(file: Path, listed: JournalHead, head: JournalHead, anew: str) -> InputError:
+    """Return why a journal's masks are not taken for those of a run, and what to do."""
+    kind, this = "another model", "this one"
+    if replace(listed, reading=head.reading).same_masks(head):
+        kind, this = "other options", "these"
+    go_on = ""
+    if listed.digest == head.digest:
+        without = f" and without {head.reading}" if head.reading and not listed.reading else ""
+        go_on = f"go on with {listed.options}{without}, "
+    return InputError(
+        f"the masks that {file} lists are of {kind} ({listed.words}), not of {this} ({head.words})",
+        f"{go_on}choose another folder with --out, or {anew} to compute all anew",
+    )
 
 
 def _empty(folder: Path) -> None:

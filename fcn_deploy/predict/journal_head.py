@@ -26,6 +26,7 @@ class JournalHead:
         classes: names by class index.
         begun_ns: when the journal was begun, by the clock of the file system it lies in.
         created: the same for people, ISO 8601, UTC.
+        reading: options by which the model's masks are others, ``--bands 4,3,2``.
     """
 
     digest: str
@@ -36,19 +37,24 @@ class JournalHead:
     shard: str | None = None
     begun_ns: int = 0
     created: str = ""
+    reading: str = ""
 
     def same_masks(self, other: JournalHead) -> bool:
-        """Say whether two journals are of masks of one model."""
+        """Say whether two journals are of masks of one model, made in one way."""
         return self._model == other._model
 
     @property
-    def _model(self) -> tuple[str, str, str]:
-        return self.digest, self.precision, self.backend
+    def _model(self) -> tuple[str, str, str, str]:
+        return self.digest, self.precision, self.backend, self.reading
 
     @property
     def words(self) -> str:
         """The model, for messages."""
-        return f"{self.backend} {self.precision}, {self.digest[:19]}"
+        return f"{self.backend} {self.precision}, {self.digest[:19]}{self._reading}"
+
+    @property
+    def _reading(self) -> str:
+        return self.reading and f" {self.reading}"
 
     @property
     def file_precision(self) -> Precision:
@@ -58,7 +64,7 @@ class JournalHead:
     @property
     def options(self) -> str:
         """What a command line asks for the same backend and model file with."""
-        return f"--backend {self.backend}{self.file_precision.flag}"
+        return f"--backend {self.backend}{self.file_precision.flag}{self._reading}"
 
     def line(self) -> bytes:
         """Return the head as the journal's first line."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fcn_deploy.core.errors import ImageError, InputError
-from fcn_deploy.core.files import write_bytes, write_error
+from fcn_deploy.core.files import write_error
 from fcn_deploy.data.masks import Palette, overlay, write_mask, write_picture, written_by_us
 from fcn_deploy.predict.selection import OVERLAY_FOLDER
 from fcn_deploy.predict.stream import Failed, Segmented
@@ -69,22 +71,8 @@ class MasksOnDisk:
         if self._unfinished is None:
             return target
         folder = name.rpartition("/")[0]
-        try:
-            if folder not in self._made:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self._made.add(folder)
-            os.replace(written, target)
-        except OSError as error:
-            if error.errno in _NAME_ERRORS and self._out.is_dir():
-                raise ImageError(
-                    f"the mask cannot be called {target} ({error.strerror})",
-                    "rename the picture, or choose other names with --full-names or without",
-                ) from error
-            if error.errno != errno.EXDEV:
-                raise write_error(target, error) from error
-            # The folder is a link to another file system: there it is made whole once more.
-            write_bytes(target, written.read_bytes())
-            written.unlink()
+        give_name(written, target, self._out, make_folder=folder not in self._made)
+        self._made.add(folder)
         return target
 
     @contextmanager
@@ -123,6 +111,59 @@ class MasksOnDisk:
             with suppress(OSError):  # there is none
                 path.unlink()
         return answer
+
+
+def give_name(written: Path, target: Path, out: Path, *, make_folder: bool = True) -> None:
+    """Give what is whole its name below the folder of the masks.
+
+    Raises:
+        ImageError: it cannot have this name.
+        ArtifactError: it cannot be written.
+    """
+    try:
+        if make_folder:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.replace(written, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # The folder is a link to another file system: there it is made whole once more.
+            _copy_under(written, target)
+    except OSError as error:
+        if error.errno in _NAME_ERRORS and out.is_dir():
+            raise ImageError(
+                f"the mask cannot be called {target} ({error.strerror})",
+                "rename the picture, or choose other names with --full-names or without",
+            ) from error
+        raise write_error(target, error, flags="--out") from error
+
+
+def _copy_under(written: Path, target: Path) -> None:
+    """Move a file, or a folder of files, to another file system, whole or not at all."""
+    copy = target.with_name(f".{secrets.token_hex(4)}{target.suffix}")
+    try:
+        if written.is_dir():
+            copy.mkdir()
+            for file in written.iterdir():
+                shutil.copyfile(file, copy / file.name)
+        else:
+            shutil.copyfile(written, copy)
+            with copy.open("rb+") as stream:
+                os.fsync(stream.fileno())
+        os.replace(copy, target)
+    except BaseException:
+        remove(copy)
+        raise
+    remove(written)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, where there is one; a name may be too long to be one."""
+    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for such names)
+        shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # there is none
+        path.unlink()
 
 
 def existing_masks(out: Path, masks: Sequence[str], *, with_overlay: bool) -> list[int]:

@@ -87,7 +87,9 @@ class TileChoice:
             ImageError: in tiles its mask would be another, or no tile fits into the budget.
         """
         try:
-            side = self.side or self._largest_side
+            if self.side is None and max(size) <= self._fitting_side:
+                return Tiling(self._fitting_side, 0)
+            side = self.side or self._on_the_grid(self._fitting_side)
             return Tiling(side, 0) if max(size) <= side else self._tiling(side, size)
         except InputError as error:
             raise ImageError(error.message, error.repair) from error
@@ -158,11 +160,14 @@ class TileChoice:
         return 0, _MOST_BYTES
 
     @cached_property
-    def _largest_side(self) -> int:
-        """The side of the largest tile that fits into the budget."""
-        stride, side = self._field.stride, LARGEST_SIDE
-        if self._budget is not None:
-            weights, pixel = self._bytes
-            pixels = max(0, self._budget - weights) / (self.batch_size * pixel)
-            side = min(side, isqrt(int(pixels)))
+    def _fitting_side(self) -> int:
+        """The side of the largest square that fits into the budget."""
+        if self._budget is None:
+            return LARGEST_SIDE
+        weights, pixel = self._bytes
+        pixels = max(0, self._budget - weights) / (self.batch_size * pixel)
+        return min(LARGEST_SIDE, isqrt(int(pixels)))
+
+    def _on_the_grid(self, side: int) -> int:
+        stride = self._field.stride
         return max(stride, side // stride * stride)

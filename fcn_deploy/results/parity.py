@@ -97,7 +97,7 @@ class ComparedPictures(Record):
         count: how many, not counting those of odd sizes.
         odd_sizes: (height, width) of the copies that were compared beside them.
         pixels: of them all.
-        digest: ``sha256:…`` of them all, in order.
+        digest: ``sha256:…`` of them all, in order, without what was made of them.
     """
 
     source: str

@@ -49,12 +49,13 @@ class Predictions:
         model: backend and precision.
         class_names: by class index.
         pictures, failed, unknown: how many have a mask, have none, have a mask and no uncertainty.
+        others: how many maps and films have a mask.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.model, self.class_names = "", tuple[str, ...]()
-        self.pictures = self.failed = self.unknown = 0
+        self.pictures = self.failed = self.unknown = self.others = 0
         self._uncertain = _First()
         self._of_class: dict[str, _First] = defaultdict(_First)
 
@@ -90,7 +91,8 @@ class Predictions:
                 self.failed += 1
                 return
             source, mask, state = (str(line[name]) for name in ("source", "mask", "state"))
-            if not mask.endswith(".png"):  # a film, or a map
+            if not mask.endswith(".png"):
+                self.others += 1
                 return
             height, width = (int(length) for length in line["size"])
             shares = line["shares"]

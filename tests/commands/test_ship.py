@@ -15,9 +15,11 @@ from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
 from fcn_deploy.machine.description import utc_now
+from fcn_deploy.parity.inputs import unlabelled_pictures
 from fcn_deploy.runners.base import open_runner
 from tests.command_line import FcnDeploy, refused
 from tests.commands.quick_training import QUICK
+from tests.predict.jobs import draw, draw_many
 from tests.result_files import as_failed
 
 
@@ -132,16 +134,20 @@ def compared_run(tmp_path: Path, tiny_run: Path, compared: Path) -> Run:
     shutil.copytree(tiny_run, run.root)
     with open_runner(run, "ort") as opened:
         runner = opened.describe()
+    shown = unlabelled_pictures(draw_many(tmp_path / "pictures", 2))
     document = read_json(compared / "ort.json", "")
     (result,) = document["results"]
     result = {**result, "candidate": runner.to_json()}
-    typed = {"options": ["--backend", "ort", "--limit", "2"], "results": [result]}
+    result["images"] = {**result["images"], "digest": shown.digest()}
+    words = ["--backend", "ort", "--images", shown.source, "--limit", "2"]
+    typed = {"options": words, "results": [result]}
     write_json(run.parity_folder / "ort.json", {**document, **typed})
     return run
 
 
 def parity_step(run: Run) -> Step:
-    steps = ship_steps(run, options(target="cpu"))
+    pictures = run.root.parent / "pictures"
+    steps = ship_steps(run, options(target="cpu", pictures=pictures))
     return next(step for step in steps if step.words()[0] == "parity")
 
 
@@ -163,6 +169,13 @@ def test_a_model_file_that_has_changed_is_proven_again(compared_run: Run, only_o
     model = onnx.load(compared_run.onnx(Precision.FP32))
     model.producer_version = "changed"
     onnx.save(model, compared_run.onnx(Precision.FP32))
+    assert parity_step(compared_run).current() is None
+
+
+def test_pictures_that_have_changed_are_compared_on_again(
+    compared_run: Run, only_ort: None, tmp_path: Path
+) -> None:
+    draw(tmp_path / "pictures" / "001.png", 7)
     assert parity_step(compared_run).current() is None
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fcn_deploy.predict import job as job_module
@@ -74,6 +77,19 @@ def stamps_of(out: Path) -> dict[str, tuple[int, int]]:
         for path in out.glob("*.png")
         if not path.name.startswith(".")
     }
+
+
+def put_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no mask be moved into another folder, nor keep its mode: a link to another disk."""
+    usual = os.replace
+
+    def move(source: Path, target: Path) -> None:
+        if source.parent != target.parent and ".jsonl" not in target.suffix:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        usual(source, target)
+
+    monkeypatch.setattr(os, "replace", move)
+    monkeypatch.delattr(shutil, "copystat")
 
 
 def _kill() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import shutil
 import signal
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +26,7 @@ from fcn_deploy.predict.video.encode import MaskFilm
 from fcn_deploy.predict.video.outputs import FilmOutputs
 from tests.fakes import FAKE_SPEC, FakeRunner
 from tests.predict.films import HEIGHT, MILLI, WIDTH, decoded, masks_in, run_films, write_film
-from tests.predict.jobs import journal_lines
+from tests.predict.jobs import journal_lines, masks_of, put_on_another_device
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -112,6 +113,34 @@ def test_frames_are_files_of_their_own(broken: Path, tmp_path: Path) -> None:
         with Image.open(tmp_path / "b" / name) as image:
             assert image.mode == "P"
             assert np.array_equal(np.asarray(image), mask)
+
+
+@pytest.mark.parametrize("as_frames", [True, False])
+def test_films_in_a_folder_of_another_file_system_are_whole_too(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_frames: bool
+) -> None:
+    out, usual = tmp_path / "out", tmp_path / "usual"
+    run_films([film], usual, as_frames=as_frames, with_overlay=True)
+    put_on_another_device(monkeypatch)
+    for _ in range(2):  # the second takes the place of the first
+        run_films([film], out, as_frames=as_frames, with_overlay=True)
+    names = sorted(path.relative_to(usual) for path in usual.rglob("*"))
+    assert names == sorted(path.relative_to(out) for path in out.rglob("*"))
+    assert masks_of(out) == masks_of(usual)
+
+
+@pytest.mark.parametrize("as_frames", [True, False])
+def test_a_name_that_is_too_long_fails_one_film_alone(
+    film: Path, tmp_path: Path, as_frames: bool
+) -> None:
+    long = tmp_path / f"{'a' * 252}.ts"  # with .mkv or .csv it has a letter too many
+    shutil.copy(film, long)
+    first, second = run_films([long, film], tmp_path / "out", as_frames=as_frames)
+    assert "cannot be called" in (first.error or "")
+    assert second.masks is not None
+    (again,) = run_films([long, film], tmp_path / "out", as_frames=as_frames, resume=True)
+    assert again.error == first.error
+    assert [line["error"] is None for line in journal_lines(tmp_path / "out")] == [True, False]
 
 
 def test_a_frame_that_the_network_refuses_is_missed_alone(film: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import threading
@@ -29,6 +28,7 @@ from tests.predict.jobs import (
     draw_many,
     journal_lines,
     masks_of,
+    put_on_another_device,
     run_job,
     run_killed,
     stamps_of,
@@ -118,6 +118,8 @@ def test_another_model_s_masks_are_not_taken_for_finished(tmp_path: Path) -> Non
             run_job([pictures], out, resume=True, runner=other)
         its_own_file = other.describe().digest == "sha256:fake"
         assert ("go on with --backend fake, choose" in str(refused.value)) == its_own_file
+    with pytest.raises(InputError, match=r"of other options .*not of these \(.* --bands 3,2,1\)"):
+        run_job([pictures], out, resume=True, reading="--bands 3,2,1")
     with pytest.raises(InputError, match="without --overlay"):
         run_job([pictures], out, resume=True, with_overlay=True)
     assert stamps_of(out) == before
@@ -223,15 +225,7 @@ def test_masks_in_a_folder_of_another_file_system_are_whole_too(
 ) -> None:
     pictures, out = draw_many(tmp_path / "in", 3), tmp_path / "out"
     run_job([pictures], tmp_path / "usual")
-    usual_replace = os.replace
-
-    def other_device(source: Path, target: Path) -> None:
-        moved = source.parent != target.parent
-        if moved and target.suffix == ".png":
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        usual_replace(source, target)
-
-    monkeypatch.setattr(os, "replace", other_device)
+    put_on_another_device(monkeypatch)
     run_job([pictures], out)
     assert masks_of(out) == masks_of(tmp_path / "usual")
 

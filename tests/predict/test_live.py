@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +31,7 @@ class Camera:
     """A camera that sends so many frames as it is told to while the network computes."""
 
     time_base, rate, name, ended_early = MILLI, Fraction(25), "camera", None
+    left = False
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -84,6 +87,20 @@ def test_an_error_of_the_source_is_raised_where_its_frames_are_taken() -> None:
     film.frames = lambda: (1 // 0 for _ in "a")  # type: ignore[assignment, return-value, method-assign]
     with NewestFrames(film, LiveLimits()) as newest, pytest.raises(ZeroDivisionError):  # type: ignore[arg-type]
         next(iter(newest))
+
+
+def test_a_source_that_never_sends_a_frame_ends_when_its_time_is_up() -> None:
+    film = Camera(0)
+
+    def packets() -> Iterator[Frame]:
+        while not film.left:
+            time.sleep(0.01)
+        yield from ()
+
+    film.frames = packets  # type: ignore[method-assign]
+    limits = LiveLimits(seconds=5.0, clock=itertools.count(step=5).__next__)
+    with NewestFrames(film, limits) as newest:  # type: ignore[arg-type]
+        assert list(newest) == []
 
 
 def test_what_the_network_is_too_slow_for_is_dropped(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fcn_deploy import open_runner
+from fcn_deploy.commands.predict_tiles import TileOptions
 from fcn_deploy.core.errors import ImageError, InputError
 from fcn_deploy.core.input_shape import ANY_SHAPE, InputShape
 from fcn_deploy.data.scenes.render import draw_scene
@@ -150,6 +151,8 @@ def test_what_cannot_be_cut_is_refused(
         choose(side=16).require()
     with pytest.raises(InputError, match="run `fcn-deploy export` first"):
         TileChoice(lambda: None, ANY_SHAPE, said.append, 200).require()
+    assert TileChoice(lambda: None, ANY_SHAPE, said.append).of_map((60, 64)).margin == 0
+    assert choose(max_memory=1024).of_map((8, 8)) == Tiling(8, 0)
     fixed = InputShape(height=64, width=64)
     with pytest.raises(InputError, match="64×64 alone"):
         choose(fixed, side=200).require()
@@ -187,6 +190,7 @@ def test_the_command_cuts_pictures_and_refuses_options_that_are_wrong(
         (("--tile", "no"), "give pixels, 2048, or auto"),
         (("--bands", "1,2"), "name three"),
         (("--scale", "5", "5"), "does not rise"),
+        (("--tile", "64", "--max-memory", "1GiB"), "drop one of them"),
     ):
         done = fcn_deploy(*words, "out", *option)
         assert (done.code, said in done.err) == (2, True), done.err
@@ -195,6 +199,13 @@ def test_the_command_cuts_pictures_and_refuses_options_that_are_wrong(
     assert "tiles of 128×128" in tiled.out, tiled.err
     assert "tiles" not in fcn_deploy(*words, "whole").out
     assert Path("out/a.png").read_bytes() == Path("whole/a.png").read_bytes()
+
+
+def test_what_decides_the_masks_is_noted_as_it_is_typed() -> None:
+    assert TileOptions("64", None, None, None, None).reading == ""
+    assert TileOptions("auto", 4, 1 << 30, (3, 2, 1), (0.0, 1234567.0)).reading == (
+        "--bands 3,2,1 --scale 0 1234567 --tile auto --overlap 4 --max-memory 1048576KiB"
+    )
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def predicted(run: Run, tmp_path: Path) -> Run:
 def test_each_picture_is_shown_with_its_mask(predicted: Run) -> None:
     page = page_of(predicted)
     assert sorted(page.values("alt")) == [f"{name}.png, with its mask" for name in "abcde"]
-    assert "5 masks by fake fp32" in page.text
+    assert "5 masks of pictures by fake fp32" in page.text
     assert page.text.count("uncertainty 0.") == 5
     assert all(name in page.text for name in ("background", "ochre"))
     assert "<em>" not in page.html

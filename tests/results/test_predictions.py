@@ -72,9 +72,10 @@ def test_all_journals_count_and_damaged_lines_do_not(tmp_path: Path) -> None:
         b"\xff\n", b"[]\n", b'{"mask":"a.png"}\n', whole.replace(b'"sky":1.0', b'"sky":NaN'),
         whole.replace(b"[100,100]", b"[100]"), line("x").replace(b'"x.png"', b"null"), whole[:-9],
     ]  # fmt: skip
-    read(tmp_path, damaged, "predictions.0-of-2.jsonl")
+    film = line("f").replace(b"f.png", b"f.mkv")
+    read(tmp_path, [film, *damaged], "predictions.0-of-2.jsonl")
     found = read(tmp_path, [large, whole, whole], "predictions.1-of-2.jsonl")
-    assert (found.pictures, found.failed) == (3, 1)
+    assert (found.pictures, found.failed, found.others) == (3, 1, 1)
     assert chosen(found) == [(None, "a"), (None, "b")]  # though one stands in two lines
     assert [name for name, _, _ in found.classes()] == ["sky", "car"]  # by their pixels
 

@@ -99,26 +99,15 @@ def make_bundle(source: Run, options: BundleOptions) -> tuple[Contents, WrittenB
     return contents, written
 
 
-def certified_on(
-    source: Run, spec: ModelSpec, options: BundleOptions, *, quiet: bool = False
-) -> Pictures:
-    """Return the pictures that ride along: those that were named, or the run's own.
-
-    Args:
-        source: the run.
-        spec: of its network.
-        options: which pictures, and how many.
-        quiet: do not print what folders are recognised as, and what of them is passed over.
-    """
+def certified_on(source: Run, spec: ModelSpec, options: BundleOptions) -> Pictures:
+    """Return the pictures that ride along: those that were named, or the run's own."""
     from fcn_deploy.parity.inputs import labelled_pictures, unlabelled_pictures
 
     if options.pictures is not None:
         found = unlabelled_pictures(options.pictures, options.count)
-        if not quiet:
-            say_passed_over([options.pictures])
+        say_passed_over([options.pictures])
         return found
     repair = "name the data with --data DIR, or pictures with --pictures DIR"
     named = labelled_data(source, options.data, options.held_out, repair)
-    if not quiet:
-        say_recognised(named)
+    say_recognised(named)
     return labelled_pictures(named.open("val"), spec, options.count)

@@ -47,6 +47,16 @@ class _ConsoleOnUse:
 console = cast("Console", _ConsoleOnUse())
 
 
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Print nothing inside: what is said there has been said, or is said elsewhere."""
+    console.quiet = True
+    try:
+        yield
+    finally:
+        console.quiet = False
+
+
 def new_table(title: str, words: Sequence[str], figures: Sequence[str] = ()) -> Table:
     """Return an empty table: columns of words, then columns of figures."""
     from rich.table import Table

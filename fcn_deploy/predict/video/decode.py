@@ -88,6 +88,7 @@ class Film(AbstractContextManager["Film"]):
         time_base: seconds of one unit of the time stamps.
         rate, expected: about so many frames a second, and in all, or None.
         ended_early: why the film could not be read to its end, or None.
+        left: set by another thread, it ends the frames at the next packet.
 
     Raises:
         ImageError: it cannot be read, or has no pictures.
@@ -99,6 +100,7 @@ class Film(AbstractContextManager["Film"]):
     ) -> None:
         self.name = name
         self.ended_early: str | None = None
+        self.left = False
         self._numbers = itertools.count()
         self._last: int | None = None
         if form is not None and form not in av.formats_available:
@@ -155,7 +157,12 @@ class Film(AbstractContextManager["Film"]):
 
     def _packets(self) -> Iterator[Packet[Any]]:
         try:
-            yield from self._container.demux(self._stream)
+            # Of all streams: where the video alone stops, its next packet would never come.
+            for packet in self._container.demux():
+                if self.left:
+                    return
+                if packet.stream is self._stream:
+                    yield packet
         except av.FFmpegError as error:
             self.ended_early = f"{self.name} ends before its end ({error.strerror})"
 

@@ -9,6 +9,7 @@ One that was not finished, masks and line, is begun anew.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +101,7 @@ class FilmJob(AbstractContextManager["FilmJob"]):
         return [
             mask
             for item, mask in zip(self.selection.items, self.selection.masks, strict=True)
-            if (self._out / mask).exists()
+            if os.path.lexists(self._out / mask)
             and int.from_bytes(key_of(item.name, mask), "big") not in listed
         ]
 

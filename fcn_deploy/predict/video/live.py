@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from fcn_deploy.predict.video.decode import Film, Frame
+from fcn_deploy.predict.video.decode import PATIENCE, Film, Frame
 
 #: Seconds after which it is looked again whether the end has come or was asked for.
 _LOOK = 0.1
@@ -17,8 +17,8 @@ _LOOK = 0.1
 
 @dataclass(frozen=True)
 class LiveLimits:
-    """When a live source ends: so long after its first frame, after so many masks, or when
-    ``stopped`` says so; it is asked again and again."""
+    """When a live source ends: so long after its first frame, which it is waited for ``PATIENCE``
+    longer, after so many masks, or when ``stopped`` says so; it is asked again and again."""
 
     seconds: float | None = None
     frames: int | None = None
@@ -37,10 +37,9 @@ class NewestFrames(AbstractContextManager["NewestFrames"]):
 
     def __init__(self, film: Film, limits: LiveLimits) -> None:
         self.dropped = 0
-        self._limits = limits
+        self._film, self._limits, self._opened = film, limits, limits.clock()
         self._changed = threading.Condition()
         self._newest: Frame | None = None
-        self._left = False
         self._pool = ThreadPoolExecutor(1, "live source")
         self._reading = self._pool.submit(self._read, film)
 
@@ -50,8 +49,6 @@ class NewestFrames(AbstractContextManager["NewestFrames"]):
                 self.dropped += self._newest is not None
                 self._newest = frame
                 self._changed.notify()
-            if self._left:
-                return
 
     def __iter__(self) -> Iterator[Frame]:
         given, begun = 0, None
@@ -78,10 +75,11 @@ class NewestFrames(AbstractContextManager["NewestFrames"]):
 
     def _is_over(self, begun: float | None) -> bool:
         limits = self._limits
-        if limits.seconds is None or begun is None:
+        if limits.seconds is None:
             return limits.stopped()
-        return limits.clock() - begun >= limits.seconds or limits.stopped()
+        since = self._opened + PATIENCE if begun is None else begun
+        return limits.clock() - since >= limits.seconds or limits.stopped()
 
     def __exit__(self, *error: object) -> None:
-        self._left = True
+        self._film.left = True
         self._pool.shutdown()  # the next packet comes, or the source's time is up

@@ -20,6 +20,7 @@ from fcn_deploy.core.files import write_error
 from fcn_deploy.core.spec import ModelSpec
 from fcn_deploy.data.masks import overlay, write_mask, written_by_us
 from fcn_deploy.predict.engine import class_shares
+from fcn_deploy.predict.masks_on_disk import give_name, remove
 from fcn_deploy.predict.selection import OVERLAY_FOLDER
 from fcn_deploy.predict.stream import Failed, Segmented
 from fcn_deploy.predict.video.decode import Film, Frame
@@ -33,8 +34,10 @@ Answered = tuple[Frame, Segmented | Failed]
 
 @dataclass(frozen=True)
 class FilmPlaces:
-    """Where the masks of a film (or their folder), its CSV and its overlay get their names."""
+    """Where the masks of a film (or their folder), its CSV and its overlay get their names, all
+    below one folder."""
 
+    out: Path
     masks: Path
     shares: Path
     overlay: Path
@@ -43,7 +46,7 @@ class FilmPlaces:
     def of(cls, out: Path, mask: str) -> FilmPlaces:
         """Return the places for a mask's path below a folder."""
         base = mask.removesuffix(".mkv")
-        return cls(out / mask, out / f"{base}.csv", out / OVERLAY_FOLDER / f"{base}.mkv")
+        return cls(out, out / mask, out / f"{base}.csv", out / OVERLAY_FOLDER / f"{base}.mkv")
 
     def require_ours(self) -> None:
         """Refuse to replace what we have not written."""
@@ -61,10 +64,7 @@ class FilmPlaces:
     def remove(self) -> None:
         """Remove what an earlier run wrote."""
         for path in (self.masks, self.shares, self.overlay):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            with suppress(OSError):  # there is none
-                path.unlink()
+            remove(path)
 
 
 def _masks_are_ours(path: Path) -> bool:
@@ -175,7 +175,7 @@ class FilmOutputs:
         """Give the results their names; those of an earlier run make room.
 
         Raises:
-            ImageError: no frame has a mask.
+            ImageError: no frame has a mask, or the masks cannot have their name.
             ArtifactError: the masks are read back otherwise, or cannot be named.
         """
         if not self._masks:
@@ -199,12 +199,18 @@ class FilmOutputs:
             if written.is_file():
                 with written.open("rb+") as stream:
                     os.fsync(stream.fileno())
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if written.is_dir() and target.is_dir():
-                os.replace(target, self._folder / "before")
-            os.replace(written, target)
         except OSError as error:
-            raise write_error(target, error, flags="--out") from error
+            raise write_error(written, error, flags="--out") from error
+        if self._as_frames and target == self._places.masks:
+            self._make_room(target)
+        give_name(written, target, self._places.out)
+
+    def _make_room(self, frames: Path) -> None:
+        """Take the frames of an earlier run away: a folder that is not empty is not replaced."""
+        try:
+            os.replace(frames, self._folder / "before")
+        except OSError:  # there is none, or it lies on another file system
+            remove(frames)
 
     def abandon(self) -> None:
         """Remove what was written, where it is not to be named."""
