@@ -28,6 +28,7 @@ from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
 from fcn_deploy.results.parity import Comparison, ParityFile
 from fcn_deploy.results.read import read_files
+from fcn_deploy.results.record import Positive, read_fields
 from fcn_deploy.results.results import Results
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.results.training import Training
@@ -107,14 +108,8 @@ class TestRun:
     @classmethod
     def from_fields(cls, fields: Fields, environment: Environment) -> TestRun:
         gpu = fields.child("gpu")
-        return cls(
-            environment=environment,
-            gpu=gpu.text("name"),
-            driver=gpu.text_or_none("driver"),
-            libraries=fields.texts("libraries"),
-            exit_code=fields.non_negative_int("exit_code"),
-            outcomes=tuple(map(TestOutcome.from_fields, fields.children("outcomes"))),
-        )
+        name, driver = gpu.text("name"), gpu.text_or_none("driver")
+        return cls(**read_fields(cls, fields, environment=environment, gpu=name, driver=driver))
 
 
 @dataclass(frozen=True)
@@ -139,24 +134,15 @@ class TurnsRow:
     tier: str
     batch_size: int
     size: tuple[int, int]
-    median: float
+    median: Positive
     low: float
     high: float
 
     @classmethod
     def from_fields(cls, fields: Fields) -> TurnsRow:
         low, high = fields.numbers("range", 2)
-        return cls(
-            engine_tier=fields.text("engine_tier"),
-            over=fields.text("over"),
-            precision=fields.text("precision"),
-            tier=fields.text("tier"),
-            batch_size=fields.non_negative_int("batch"),
-            size=fields.size("size"),
-            median=fields.positive("median"),
-            low=low,
-            high=high,
-        )
+        size = fields.non_negative_int("batch")
+        return cls(**read_fields(cls, fields, batch_size=size, low=low, high=high))
 
 
 @dataclass(frozen=True)
@@ -175,11 +161,7 @@ class Turns:
 
     @classmethod
     def from_fields(cls, fields: Fields, environment: Environment) -> Turns:
-        return cls(
-            environment=environment,
-            engine=RunnerDescription.from_fields(fields.child("engine")),
-            rows=tuple(map(TurnsRow.from_fields, fields.children("rows"))),
-        )
+        return cls(**read_fields(cls, fields, environment=environment))
 
 
 @dataclass(frozen=True)
@@ -206,15 +188,7 @@ class MaskShare:
 
     @classmethod
     def from_fields(cls, fields: Fields, environment: Environment) -> MaskShare:
-        return cls(
-            environment=environment,
-            runner=RunnerDescription.from_fields(fields.child("runner")),
-            pixels=fields.non_negative_int("pixels"),
-            flips=fields.non_negative_int("flips"),
-            agreement=fields.number("agreement"),
-            required=fields.number("required"),
-            widest_flip_margin=fields.number("widest_flip_margin"),
-        )
+        return cls(**read_fields(cls, fields, environment=environment))
 
 
 @dataclass(frozen=True)
@@ -242,14 +216,11 @@ class RtxLoad:
     @classmethod
     def from_fields(cls, fields: Fields, environment: Environment) -> RtxLoad:
         gpu = fields.child("gpu")
+        name, driver, loaded = gpu.text("name"), gpu.text("driver"), fields.flag("deserialised")
         return cls(
-            environment=environment,
-            gpu=gpu.text("name"),
-            driver=gpu.text("driver"),
-            library=fields.text("library"),
-            our_check=fields.text("our_check"),
-            loaded=fields.flag("deserialised"),
-            last_error=fields.text("last_error"),
+            **read_fields(
+                cls, fields, environment=environment, gpu=name, driver=driver, loaded=loaded
+            )
         )
 
 

@@ -12,8 +12,8 @@ from networks.figures import Figures, Network
 FRAME = Frame(width=760, height=440, left=64, right=736, top=34, bottom=384)
 #: Colours that differ in lightness too, on white; the shape of a mark says the same.
 OURS, OTHERS, INK, GRID = "#0b62a4", "#b3441b", "#222222", "#dddddd"
-#: Names of networks stand at least so far apart where they would touch, in pixels.
-_LINE, _NEAR = 15, 150
+#: In pixels: height and width that a letter of a name takes, at most.
+_LINE, _LETTER = 14, 6.6
 
 
 def svg(figures: Figures) -> str:
@@ -69,7 +69,7 @@ def _axes(chart: Chart) -> Iterator[str]:
         yield _text(left - 8, y + 4, text, "end")
     yield _text((left + right) / 2, FRAME.height - 14, chart.x_label, "middle")
     yield _text(left - 48, top - 14, "validation mIoU, with its 95 % interval", "start")
-    yield _text(right - 180, top - 14, "● of this project", "end", OURS)
+    yield _text(right - 215, top - 14, "● of this project", "end", OURS)
     yield _text(right, top - 14, "◆ of other libraries, trained alike", "end", OTHERS)
 
 
@@ -81,9 +81,9 @@ def _front(chart: Chart) -> Iterator[str]:
 
 def _networks(chart: Chart, networks: Sequence[Network]) -> Iterator[str]:
     places = [curve.dots[-1] for curve in chart.curves[1:]]
-    heights = _label_heights(places)
-    for curve, network, (x, y), height in zip(
-        chart.curves[1:], networks, places, heights, strict=True
+    labels = _labels(places, [network.name for network in networks])
+    for curve, network, (x, y), (height, anchor) in zip(
+        chart.curves[1:], networks, places, labels, strict=True
     ):
         colour = OURS if network.is_ours else OTHERS
         low, high = curve.dots[0][1], curve.dots[1][1]
@@ -92,22 +92,31 @@ def _networks(chart: Chart, networks: Sequence[Network]) -> Iterator[str]:
             yield f'<circle cx="{x}" cy="{y}" r="5" fill="{colour}"/>'
         else:
             yield f'<path d="M{x} {y - 6}l6 6l-6 6l-6 -6z" fill="{colour}"/>'
-        beside_right = x < FRAME.right - _NEAR
-        anchor, dx = ("start", 10) if beside_right else ("end", -10)
-        yield _text(x + dx, height + 4, network.name, anchor, colour)
+        yield _text(
+            x + (10 if anchor == "start" else -10), height + 4, network.name, anchor, colour
+        )
 
 
-def _label_heights(places: Sequence[tuple[float, float]]) -> list[float]:
-    """Return the height of each name, moved down where it would touch one that stands already."""
-    heights: dict[int, float] = {}
-    for index in sorted(range(len(places)), key=lambda i: places[i][1]):
-        x, height = places[index]
-        for other in sorted(heights, key=lambda i: heights[i]):
-            near = abs(places[other][0] - x) < _NEAR
-            if near and abs(heights[other] - height) < _LINE:
-                height = heights[other] + _LINE
-        heights[index] = height
-    return [round(heights[index], 1) for index in range(len(places))]
+def _labels(places: Sequence[tuple[float, float]], names: Sequence[str]) -> list[tuple[float, str]]:
+    """Return each name's height and anchor, where it touches no mark and no name before it."""
+    taken = [(x - 8, x + 8, y) for x, y in places]
+    found = []
+    for (x, y), name in zip(places, names, strict=True):
+        width = _LETTER * len(name)
+        height, anchor, begin = next(
+            (height, anchor, begin)
+            for shift in range(0, FRAME.height, 4)
+            for height in (y - shift, y + shift)
+            for anchor, begin in (("start", x + 10), ("end", x - 10 - width))
+            if FRAME.left < begin < FRAME.right - width
+            if all(
+                begin > right or begin + width < left or abs(height - middle) >= _LINE
+                for left, right, middle in taken
+            )
+        )
+        taken.append((begin, begin + width, height))
+        found.append((round(height, 1), anchor))
+    return found
 
 
 def _text(x: float, y: float, text: str, anchor: str, colour: str = INK) -> str:

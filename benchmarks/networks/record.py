@@ -86,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
         "networks": networks,
     }
-    # As all recorded files: ten digits, no line breaks.
-    text = json.dumps(ten_digits(document), ensure_ascii=False, separators=(",", ":"))
+    # As most recorded files: seven digits, no line breaks.
+    text = json.dumps(seven_digits(document), ensure_ascii=False, separators=(",", ":"))
     write_bytes(asked.json, f"{text}\n".encode())
 
 
@@ -120,13 +120,13 @@ def mean_step(row: dict[str, Any], budget: dict[str, Any]) -> float:
     return step
 
 
-def ten_digits(value: Any) -> Any:
-    """Return JSON values with ten digits of each number."""
+def seven_digits(value: Any) -> Any:
+    """Return JSON values with seven digits of each number."""
     if isinstance(value, dict):
-        return {key: ten_digits(entry) for key, entry in value.items()}
+        return {key: seven_digits(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [ten_digits(entry) for entry in value]
-    return float(f"{value:.10g}") if isinstance(value, float) else value
+        return [seven_digits(entry) for entry in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def conditions(budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from fcn_deploy.core.errors import ArtifactError, BundleError
 from fcn_deploy.core.spec import ModelSpec, Precision
 from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.record import Record, read_fields
 
 BUNDLE_SCHEMA = 1
 #: The files that compute masks, beside the original of what was imported from ONNX.
@@ -29,7 +30,7 @@ _REPAIR = "get the bundle again from where it was made, or make it again with `f
 
 
 @dataclass(frozen=True)
-class BundledFile:
+class BundledFile(Record):
     """A file of a bundle.
 
     Attributes:
@@ -42,7 +43,7 @@ class BundledFile:
 
 
 @dataclass(frozen=True)
-class BundledOnnx:
+class BundledOnnx(Record):
     """An ONNX file of a bundle.
 
     Attributes:
@@ -66,17 +67,11 @@ class BundledOnnx:
             precision = Precision(fields.text("precision"))
         except ValueError as error:
             raise fields.wrong("precision", f"one of {', '.join(Precision)}") from error
-        return cls(
-            fields.text("file"),
-            precision,
-            fields.text("digest"),
-            fields.texts("outputs"),
-            fields.texts("proven_by"),
-        )
+        return cls(**read_fields(cls, fields, precision=precision))
 
 
 @dataclass(frozen=True)
-class BundledEngine:
+class BundledEngine(Record):
     """A TensorRT engine of a bundle.
 
     Attributes:
@@ -88,11 +83,6 @@ class BundledEngine:
     file: str
     digest: str
     onnx_digest: str
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> BundledEngine:
-        """Read back what ``asdict`` gave."""
-        return cls(fields.text("file"), fields.text("digest"), fields.text("onnx_digest"))
 
 
 @dataclass(frozen=True)
@@ -185,12 +175,7 @@ class Manifest:
             engines=tuple(BundledEngine.from_fields(e) for e in fields.children("engines")),
             machine=dict(fields.child("machine").values),
             versions=fields.as_texts("versions"),
-            files={
-                name: BundledFile(
-                    files.child(name).non_negative_int("size"), files.child(name).text("digest")
-                )
-                for name in files.values
-            },
+            files={name: BundledFile.from_fields(files.child(name)) for name in files.values},
         )
 
     def _require_consistent(self, place: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fcn_deploy.results.environment import Environment
 from fcn_deploy.results.fields import Fields
+from fcn_deploy.results.record import read_fields
 from fcn_deploy.results.runner import RunnerDescription
 
 DEVICE_SCHEMA = 2
@@ -187,14 +188,15 @@ class DeviceTier:
     def from_fields(cls, fields: Fields, environment: Environment) -> DeviceTier:
         """Read what :meth:`to_json` wrote; rows of which nothing was measured are left out."""
         rows = map(DeviceRow.from_fields, fields.children("rows"))
-        return cls(
+        read = read_fields(
+            cls,
+            fields,
             environment=environment,
-            runner=RunnerDescription.from_fields(fields.child("runner")),
             rows=tuple(row for row in rows if row.timings or row.layers),
             gpu=dict(fields.child("gpu").values),
-            memory_after_open_mib=fields.non_negative_int("memory_after_open_mib"),
             leak=_leak(fields.child("leak")) if "leak" in fields.values else None,
         )
+        return cls(**read)
 
 
 def _leak(fields: Fields) -> dict[str, Any]:

@@ -115,12 +115,7 @@ class Split:
         Raises:
             ArtifactError: a field is missing or damaged.
         """
-        return cls(
-            name,
-            fields.text("source"),
-            fields.non_negative_int("read"),
-            fields.non_negative_int("dropped"),
-        )
+        return cls(**read_fields(cls, fields, name=name))
 
 
 @dataclass(frozen=True, kw_only=True)

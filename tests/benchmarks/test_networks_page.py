@@ -89,16 +89,19 @@ def test_networks_without_a_result_are_named(figures: Any) -> None:
 
 
 def test_a_plot_names_each_network_once_and_apart(figures: Any) -> None:
-    found = figures(entry("a", 20, 0.5), entry("b", 20.1, 0.501), entry("c<d", 21, 0.5))
-    root = ElementTree.fromstring(svg(found))
-    words = {
-        text.text: float(text.attrib["y"])
-        for text in root.iter("{http://www.w3.org/2000/svg}text")
-        if text.text in ("a", "b", "c<d")
-    }
-    heights = sorted(words.values())
-    assert len(heights) == 3
-    assert all(below - above >= 15 for above, below in itertools.pairwise(heights))
+    names = [letter * 30 for letter in ("a", "b", "<", "d")]
+    shown = zip(names, (20, 20.1, 20.3, 21), (0.5, 0.501, 0.5, 0.5), strict=True)
+    root = ElementTree.fromstring(svg(figures(*(entry(*about) for about in shown))))
+    boxes = []
+    for text in root.iter("{http://www.w3.org/2000/svg}text"):
+        if text.text in names:
+            x, width = float(text.attrib["x"]), 6 * len(text.text)
+            left = x if text.attrib["text-anchor"] == "start" else x - width
+            boxes.append((left, left + width, float(text.attrib["y"])))
+    assert len(boxes) == 4
+    for one, other in itertools.combinations(boxes, 2):
+        beside = one[1] < other[0] or other[1] < one[0]
+        assert beside or abs(one[2] - other[2]) >= 14
 
 
 def test_another_schema_is_refused(figures: Any) -> None:
