@@ -175,7 +175,7 @@ def predict(**typed: Any) -> None:
         for note in pictures.notes():
             console.print(note)
     if done < left:
-        sys.exit(EXIT_FAILED if done or job.finished_before else EXIT_BAD_INPUT)
+        sys.exit(EXIT_FAILED if done or job.selection.finished_before else EXIT_BAD_INPUT)
 
 
 def _run(source: Run, job: PredictJob, options: PredictOptions) -> int:

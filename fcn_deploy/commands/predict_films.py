@@ -84,7 +84,7 @@ def run_films(
     ):
         done = _run(job, options, opened)
     if any(film.error for film in done):
-        some = job.finished_before or any(film.masks for film in done)
+        some = job.selection.finished_before or any(film.masks for film in done)
         sys.exit(EXIT_FAILED if some else EXIT_BAD_INPUT)
     return True
 

@@ -99,7 +99,9 @@ def say_resumed(job: PredictJob | FilmJob, *, resumed: bool) -> None:
         console.print(f"{journal.path} ended in a torn line, which was cut off")
     if journal.damaged:
         console.print(f"{journal.path}: {journal.damaged} damaged lines were dropped")
-    console.print(f"{job.finished_before} of {selection.total} {job.what}s were finished before")
+    console.print(
+        f"{selection.finished_before} of {selection.total} {job.what}s were finished before"
+    )
     if not selection.checked:
         console.print("whether their masks are there was not looked at; --check-all does so")
     if job.taken_over:

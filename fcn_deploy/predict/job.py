@@ -9,7 +9,7 @@ without a line: the next run takes it over and writes the line, instead of compu
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
@@ -113,15 +113,11 @@ class PredictJob(AbstractContextManager["PredictJob"]):
             )
             self._existing = existing_masks(out, self.selection.masks, with_overlay=with_overlay)
             if resume:
-                self.journal.require_free([mask for _, mask, _ in self._unlisted()])
+                unlisted = self.selection.unlisted(self._existing)
+                self.journal.require_free([mask for _, mask, _ in unlisted])
         except BaseException:
             self.journal.close()
             raise
-
-    @property
-    def finished_before(self) -> int:
-        """How many pictures need not be done again."""
-        return self.selection.total - len(self.selection.items)
 
     @property
     def has_maps(self) -> bool:
@@ -140,19 +136,10 @@ class PredictJob(AbstractContextManager["PredictJob"]):
         if (begun := self.journal.begun_ns) is not None:
             self._take_over(runner.spec, begun)
 
-    def _unlisted(self) -> Iterator[tuple[int, str, bytes]]:
-        """Yield places, masks and keys of the pictures that have a mask and no line."""
-        listed = set(self.selection.redone.tolist())
-        for place in self._existing:
-            mask = self.selection.masks[place]
-            key = key_of(self.selection.items[place].name, mask)
-            if int.from_bytes(key, "big") not in listed:
-                yield place, mask, key
-
     def _take_over(self, spec: ModelSpec, begun_ns: int) -> None:
         """Write the lines of masks that this journal's runs have written without."""
         taken: set[int] = set()
-        for place, _, key in self._unlisted():
+        for place, _, key in self.selection.unlisted(self._existing):
             if (outcome := self._found(place, spec, begun_ns)) is not None:
                 self.journal.append(line_of(key, outcome.state, outcome.values))
                 taken.add(place)

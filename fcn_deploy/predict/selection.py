@@ -27,7 +27,7 @@ from fcn_deploy.core.errors import InputError
 from fcn_deploy.data.masks import written_by_us
 from fcn_deploy.predict.batches import BATCH_SIZE, Batch, ItemBatch, MaskNames
 from fcn_deploy.predict.items import Item, real_folder
-from fcn_deploy.predict.journal_lines import Finished, Hashes, keys_of
+from fcn_deploy.predict.journal_lines import Finished, Hashes, key_of, keys_of
 from fcn_deploy.predict.shard import Shard
 
 #: Overlays lie apart from the masks, so that the folder of masks is one.
@@ -71,6 +71,20 @@ class Selection:
     failed: int = 0
     redone: Hashes = field(default_factory=_NO_KEYS.copy)
     checked: bool = True
+
+    @property
+    def finished_before(self) -> int:
+        """How many need not be done again."""
+        return self.total - len(self.items)
+
+    def unlisted(self, existing: Iterable[int]) -> Iterator[tuple[int, str, bytes]]:
+        """Yield place, mask and key of those that have a mask and no line in a journal."""
+        listed = set(self.redone.tolist())
+        for place in existing:
+            mask = self.masks[place]
+            key = key_of(self.items[place].name, mask)
+            if int.from_bytes(key, "big") not in listed:
+                yield place, mask, key
 
     def keep(self, wanted: Callable[[int], bool]) -> None:
         """Keep those whose place is wanted."""

@@ -87,28 +87,16 @@ class FilmJob(AbstractContextManager["FilmJob"]):
                 shard=shard,
                 finished=self.journal.finished,
             )
-            for mask in self.selection.masks:
+            masks = self.selection.masks
+            for mask in masks:
                 FilmPlaces.of(out, mask).require_ours()
             if resume:
-                self.journal.require_free(self._unlisted())
+                existing = [n for n, mask in enumerate(masks) if os.path.lexists(out / mask)]
+                unlisted = self.selection.unlisted(existing)
+                self.journal.require_free([mask for _, mask, _ in unlisted])
         except BaseException:
             self.journal.close()
             raise
-
-    def _unlisted(self) -> list[str]:
-        """Return the masks that are there of films that have no line."""
-        listed = set(self.selection.redone.tolist())
-        return [
-            mask
-            for item, mask in zip(self.selection.items, self.selection.masks, strict=True)
-            if os.path.lexists(self._out / mask)
-            and int.from_bytes(key_of(item.name, mask), "big") not in listed
-        ]
-
-    @property
-    def finished_before(self) -> int:
-        """How many films need not be done again."""
-        return self.selection.total - len(self.selection.items)
 
     def expected_frames(self) -> int | None:
         """Return about how many frames there are to do, or None where that is not known."""
