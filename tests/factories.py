@@ -96,6 +96,44 @@ class DataDependent(nn.Module):
         return -logits if float(image.sum()) > 1 else logits
 
 
+class Odd(nn.Module):
+    """What no segmentation network should be, by its name."""
+
+    def __init__(self, kind: str, pretrained: bool = False) -> None:
+        super().__init__()
+        if kind == "exits":
+            raise SystemExit(0)
+        if kind == "doubles":
+            torch.set_default_dtype(torch.float64)
+        self.head = nn.Conv2d(3, 3, 1)
+        self.kind, self.pretrained = kind, pretrained
+        self.register_buffer("drawn", torch.rand(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.head(image)
+        if self.kind == "pooled":
+            return nn.functional.adaptive_avg_pool2d(logits, 1)
+        if self.kind == "flat":
+            return nn.functional.avg_pool2d(logits, (1, 2), ceil_mode=True)
+        if self.kind == "nan":
+            return logits / 0 - logits / 0
+        if self.kind == "drawn":
+            return logits + self.drawn
+        return -logits if self.pretrained else logits
+
+
+class Extra(nn.Conv2d):
+    """Keeps what is no tensor beside its weights."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 1)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None: ...
+
+
 def segformer(num_classes: int = 4) -> nn.Module:
     """transformers' SegFormer, one block in each stage, with random weights."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation

@@ -59,7 +59,7 @@ def import_onnx(options: OnnxImport) -> None:
     from fcn_deploy.graph.foreign.preprocessing import Preprocessing, normalisation
 
     run = options.out
-    mean, std = normalisation(options.mean, options.std, options.scale)
+    mean, std = normalisation(options.mean, options.std, options.scale, options.channels)
     if (run.has_model() or run.original.exists()) and not options.overwrite:
         raise ArtifactError(
             f"{run.root} holds a model already",

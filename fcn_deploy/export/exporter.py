@@ -15,13 +15,14 @@ from fcn_deploy.core.errors import InputError, OnnxFileError
 from fcn_deploy.core.files import content_digest, file_digest, write_bytes
 from fcn_deploy.core.spec import BatchShape, Precision, Tail, ordered_outputs
 from fcn_deploy.export.baseline import plain_graph
-from fcn_deploy.export.check import CHECK_SHAPES, CHECK_TOLERANCE, check_graph
+from fcn_deploy.export.check import CHECK_SHAPES, check_graph
 from fcn_deploy.export.opset17 import CONVERTED_OPSET, converted
 from fcn_deploy.export.simplify import cast_bytes_through_float, name_nodes, tidy
 from fcn_deploy.export.trace import DEFAULT_OPSET, OPSETS, name_axes, strip_traces, traced
 from fcn_deploy.graph.cost import GraphCost, graph_cost
 from fcn_deploy.graph.fp16 import in_half
 from fcn_deploy.graph.onnx_file import CheckedOnnx, OnnxFile, write_metadata
+from fcn_deploy.graph.self_check import CHECK_TOLERANCE
 from fcn_deploy.graph.tournament import with_tournament
 from fcn_deploy.graph.whole_mean import STEPS_OF_HALF, with_whole_mean
 from fcn_deploy.networks.checkpoint import load_checkpoint

@@ -8,7 +8,8 @@ the mean's colour.  It is part of the network, in PyTorch and in every file that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -113,13 +114,20 @@ def build_python_network(architecture: str, num_classes: int | None) -> PythonNe
     """
     recipe = PythonRecipe.from_name(architecture)
     _require_trust(recipe)
-    made = recipe.call(num_classes)
+    with _torch_as_it_was():
+        made = recipe.call(num_classes)
     if not isinstance(made, nn.Module):
         raise ArchitectureError(
             f"{recipe.callee} gives {type(made).__name__}, not a torch.nn.Module",
             "name a class or a function that makes a network",
         )
-    made = made.to(device="cpu", dtype=torch.float32)
+    try:
+        made = made.to(device="cpu", dtype=torch.float32)
+    except Exception as error:  # of any kind; it may have no weights yet
+        raise ArchitectureError(
+            f"{recipe.callee} makes what does not go to the CPU ({spoken(error)})",
+            "let it make its weights on the CPU",
+        ) from error
     tried = _tried(made, recipe)
     if num_classes not in (None, tried.num_classes):
         count = recipe.class_count()
@@ -131,6 +139,39 @@ def build_python_network(architecture: str, num_classes: int | None) -> PythonNe
         )
     whole = PythonNetwork(made, tried.num_classes, recipe.multiple_of, whole=tried.whole)
     return whole.train()
+
+
+@contextmanager
+def _torch_as_it_was() -> Iterator[None]:
+    """Put back what code of others may change of PyTorch for all that comes after it."""
+    dtype, grad, device = (
+        torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_default_device(),
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
+
+
+def same_network(one: nn.Module, other: nn.Module) -> bool:
+    """Say whether two networks from Python give the same logits once they have the same weights.
+
+    The other one is given the weights of the first.
+    """
+    with suppress(RuntimeError):  # weights of other names or shapes
+        other.load_state_dict(one.state_dict())
+        image = torch.rand(1, 3, *TRIED[0], generator=torch.Generator().manual_seed(0))
+        modes = one.training, other.training
+        with torch.no_grad():
+            logits, found = (network.eval()(image) for network in (one, other))
+        one.train(modes[0])
+        other.train(modes[1])
+        allowed = 1e-4 * float(logits.abs().max())
+        return logits.shape == found.shape and bool(((logits - found).abs() <= allowed).all())
+    return False
 
 
 def try_python_network(architecture: str) -> None:
@@ -171,12 +212,14 @@ def _tried(network: nn.Module, recipe: PythonRecipe) -> _Tried:
     """
     network.eval()
     found: list[tuple[int, bool]] = []
+    grids: list[tuple[tuple[int, int], tuple[int, int]]] = []
     for size in TRIED:
         try:
             logits = _run(network, size, recipe.multiple_of)
         except Exception as error:  # the code is foreign: it may raise anything
             raise _refusal(network, recipe, size, error) from error
         found.append((logits.shape[1], logits.shape[2:] == _padded(size, recipe.multiple_of)))
+        grids.append((_padded(size, recipe.multiple_of), (logits.shape[2], logits.shape[3])))
     counts = {count for count, _ in found}
     if len(counts) > 1 or not 2 <= found[0][0] <= MAX_CLASSES:
         raise ArchitectureError(
@@ -186,20 +229,45 @@ def _tried(network: nn.Module, recipe: PythonRecipe) -> _Tried:
             if found[0][0] < 2
             else "merge classes",
         )
+    _require_grids(recipe, grids)
     return _Tried(found[0][0], all(whole for _, whole in found))
 
 
+def _require_grids(
+    recipe: PythonRecipe, grids: Sequence[tuple[tuple[int, int], tuple[int, int]]]
+) -> None:
+    """Refuse scores that do not lie over the image: of another share of its height than width.
+
+    Raises:
+        ArchitectureError: naming the first such sizes.
+    """
+    (height, width), (rows, columns) = grids[0]
+    for size, grid in grids:
+        expected = size[0] * rows / height, size[1] * rows / height
+        if any(abs(got - whole) >= 1.5 for got, whole in zip(grid, expected, strict=True)):
+            raise ArchitectureError(
+                f"{recipe.callee} gives scores of {grid[0]}×{grid[1]} for {size[0]}×{size[1]} "
+                f"pixels, and of {rows}×{columns} for {height}×{width}: they do not lie over the "
+                "image",
+                "name a factory of a segmentation network",
+            )
+
+
 def _run(network: nn.Module, size: tuple[int, int], multiple_of: int) -> Tensor:
-    """Return the logits for an image of zeros.
+    """Return the logits for an image of noise.
 
     Raises:
         Exception: of any kind, from the network; a TypeError where it gives no class scores.
     """
+    height, width = _padded(size, multiple_of)
+    noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = logits_of(network(torch.zeros(1, 3, *_padded(size, multiple_of))))
+        logits = logits_of(network(noise))
     if logits.dim() != 4 or logits.shape[0] != 1 or not logits.is_floating_point():
         shape = "×".join(map(str, logits.shape))
         raise TypeError(f"it gives {logits.dtype} of {shape}, not class scores [N, C, h, w]")
+    if not logits.isfinite().all():
+        raise TypeError("it gives NaN or infinity")
     return logits
 
 

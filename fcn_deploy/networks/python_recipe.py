@@ -165,7 +165,7 @@ class PythonRecipe:
             sys.path.append(here)
         try:
             module = importlib.import_module(self.module)
-        except Exception as error:  # the code is foreign: it may raise anything
+        except (Exception, SystemExit) as error:  # the code is foreign: it may raise anything
             if isinstance(error, ModuleNotFoundError) and error.name in _OF_OUR_EXTRA:
                 raise MissingExtraError(self.callee, "networks", error) from error
             if isinstance(error, ModuleNotFoundError) and error.name in _parents(self.module):
@@ -199,7 +199,7 @@ class PythonRecipe:
             given.setdefault(count, num_classes)
         try:
             return factory(**given)
-        except Exception as error:  # the code is foreign: it may raise anything
+        except (Exception, SystemExit) as error:  # the code is foreign: it may raise anything
             raise ArchitectureError(
                 f"{self.callee} raised {spoken(error)}", "give it other arguments with --arg"
             ) from error

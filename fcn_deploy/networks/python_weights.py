@@ -17,7 +17,7 @@ from fcn_deploy.core.spec import ModelSpec, SizeRange
 from fcn_deploy.data.class_json import Colour
 from fcn_deploy.data.masks import voc_palette
 from fcn_deploy.networks.checkpoint import save_checkpoint
-from fcn_deploy.networks.python_networks import PythonNetwork, build_python_network
+from fcn_deploy.networks.python_networks import PythonNetwork, build_python_network, same_network
 from fcn_deploy.networks.python_recipe import PythonRecipe, is_python
 from fcn_deploy.networks.weight_fit import Fit, few, fit_of, read_weights
 
@@ -71,6 +71,12 @@ def import_python_network(asked: PythonImport, target: Path) -> tuple[ModelSpec,
         mean=asked.mean,
         std=asked.std,
     )
+    if not same_network(network, build_python_network(spec.architecture, count)):
+        raise ArchitectureError(
+            f"{recipe.callee} gives another network when it is built again, with the same weights",
+            "register as buffers what is drawn at random, and drop arguments that change what it "
+            "computes with its weights' source",
+        )
     save_checkpoint(target, network, spec)
     return spec, network.eval()
 
@@ -90,7 +96,7 @@ def stored_architecture(architecture: str, network: nn.Module, num_classes: int)
         other = build_python_network(without, num_classes)
     except ArchitectureError:  # the library's weights decide what is built
         return architecture
-    return without if _shapes(other) == _shapes(network) else architecture
+    return without if same_network(network, other) else architecture
 
 
 def starting_python_network(
@@ -126,9 +132,15 @@ def _other_network(path: Path, recipe: PythonRecipe, fit: Fit) -> ArchitectureEr
 
 
 def _require_finite(network: PythonNetwork, recipe: PythonRecipe) -> None:
+    state = network.network.state_dict()
+    if strange := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
+        raise ArchitectureError(
+            f"{recipe.callee} keeps other things than tensors as weights ({few(strange)})",
+            "drop its get_extra_state, or let it return a tensor",
+        )
     wild = [
         name
-        for name, tensor in network.network.state_dict().items()
+        for name, tensor in state.items()
         if tensor.is_floating_point() and not tensor.isfinite().all()
     ]
     if wild:
@@ -136,7 +148,3 @@ def _require_finite(network: PythonNetwork, recipe: PythonRecipe) -> None:
             f"{len(wild)} of the weights of {recipe.callee} are NaN or infinite ({few(wild)})",
             "give weights from before the training left the numbers",
         )
-
-
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}

@@ -41,9 +41,10 @@ def refuse_existing(run: Run, *, overwrite: bool) -> None:
             "go on with --resume, train into another folder with --out, or replace it with "
             "--overwrite",
         )
-    if run.checkpoint.exists() and not overwrite:
+    held = next((file for file in (run.checkpoint, run.original) if file.exists()), None)
+    if held is not None and not overwrite:
         raise ArtifactError(
-            f"{run.checkpoint} exists already",
+            f"{held} exists already",
             "train into another folder with --out, or replace it with --overwrite",
         )
 

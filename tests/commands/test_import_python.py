@@ -10,8 +10,10 @@ from fcn_deploy.networks.checkpoint import read_spec
 from tests.command_line import FcnDeploy, refused
 from tests.conftest import WriteVocFolder
 from tests.factories import Tiny
+from tests.foreign_networks import foreign_network, saved
 
-TINY = "python:tests.factories:Tiny"
+FACTORIES = "python:tests.factories"
+TINY = f"{FACTORIES}:Tiny"
 ARGS = ("--arg", "weights=none", "--arg", "stride=2", "--multiple-of", "4")
 OUT = ("--out", "run")
 
@@ -91,6 +93,8 @@ def test_other_weights_are_told_apart(fcn_deploy: FcnDeploy, tmp_path: Path) -> 
         ([TINY, *ARGS, "--scale", "1/255"], "--scale is of use with onnx:FILE only"),
         (["torchvision:fcn_resnet50", *ARGS], "--arg is of use with python:"),
         ([TINY, *ARGS, "--arg", "num_classes=5", "--classes", "classes.txt"], "5 classes, not 2"),
+        ([f"{FACTORIES}:Odd", "--arg", "kind=drawn"], "another network when it is built again"),
+        ([f"{FACTORIES}:Extra"], "get_extra_state"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -99,6 +103,21 @@ def test_bad_input_is_one_line(
     Path("classes.txt").write_text("sky\nroad\n")
     refused(fcn_deploy("import", *words, *OUT), said)
     assert not (tmp_path / "run").exists()
+
+
+def test_arguments_that_change_the_network_are_kept_as_typed(
+    fcn_deploy: FcnDeploy, tmp_path: Path
+) -> None:
+    typed = ("--arg", "kind=plain", "--arg", "pretrained=true")
+    fcn_deploy("import", f"{FACTORIES}:Odd", *typed, *OUT).succeeded()
+    spec = read_spec(tmp_path / "run/model.safetensors")
+    assert spec.architecture.endswith("pretrained=true")
+
+
+def test_a_network_from_onnx_is_not_replaced_unasked(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:
+    saved(foreign_network(), tmp_path / "a.onnx")
+    fcn_deploy("import", "onnx:a.onnx", *OUT).succeeded()
+    refused(fcn_deploy("import", TINY, *ARGS, *OUT), "original.onnx exists already", "--overwrite")
 
 
 def test_code_beside_the_user_is_found(fcn_deploy: FcnDeploy, tmp_path: Path) -> None:

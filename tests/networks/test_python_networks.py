@@ -115,6 +115,10 @@ def test_small_logits_are_stretched_over_the_padded_image() -> None:
         (f"{TINY}&num_classes=300", ("gives 300 classes", "2 to 256")),
         (f"{TINY}&num_classes=1", ("gives 1 classes", "background")),
         (f"{TINY}&no_such=1", ("raised TypeError", "no_such")),
+        ("python:tests.factories:Odd?kind=exits", ("raised SystemExit", "--arg")),
+        ("python:tests.factories:Odd?kind=pooled", ("do not lie over the image",)),
+        ("python:tests.factories:Odd?kind=flat", ("64×48 for 64×96",)),
+        ("python:tests.factories:Odd?kind=nan", ("gives NaN or infinity",)),
     ],
 )  # fmt: skip
 def test_what_is_no_segmentation_network_is_refused(
@@ -125,6 +129,11 @@ def test_what_is_no_segmentation_network_is_refused(
     text = one_line(caught.value)
     for word in words:
         assert word in text, text
+
+
+def test_what_code_of_others_changes_of_pytorch_is_put_back() -> None:
+    built("python:tests.factories:Odd?kind=doubles", None)
+    assert torch.get_default_dtype() is torch.float32
 
 
 def test_another_number_of_classes_is_refused(one_line: OneLine) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fcn_deploy.core.errors import ExportError, InputError, OnnxFileError
 from fcn_deploy.core.files import content_digest, write_bytes
@@ -17,17 +16,14 @@ from fcn_deploy.graph.foreign.imported import Imported
 from fcn_deploy.graph.foreign.network import OriginalNetwork, reason_of
 from fcn_deploy.graph.foreign.surgery import deploy_graph_of
 from fcn_deploy.graph.fp16 import in_half
-from fcn_deploy.graph.fp16_rounding import with_explicit_rounding
 from fcn_deploy.graph.nodes import opset_of
 from fcn_deploy.graph.onnx_file import CheckedOnnx, write_metadata
-from fcn_deploy.graph.session import cpu_session
+from fcn_deploy.graph.self_check import CHECK_TOLERANCE, checked_sessions, difference
 from fcn_deploy.graph.whole_mean import with_whole_mean
 
 if TYPE_CHECKING:
     import onnx
 
-#: In units of the largest |logit|: beyond twice this margin the masks must agree.
-CHECK_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2}
 _SHIP_FP32 = "ship FP32, or write it with --unchecked and look into it with `parity --bisect`"
 _EXPORT_AGAIN = "export it from its tool again, in another opset for example"
 
@@ -118,53 +114,24 @@ def check_against(
 ) -> None:
     """Check a graph formally, then its masks and logits against the original's on noise.
 
-    A half graph is computed twice: as it is, and with every tensor rounded to half, as a GPU does.
-
     Raises:
         ExportError: naming the first shape and output that differ.
     """
-    import onnx
-
-    try:
-        onnx.checker.check_model(graph, full_check=True)
-    except Exception as error:  # the checker's and shape inference's exceptions share no base
-        reason = reason_of(error)
-        raise ExportError(f"the rewritten graph is invalid: {reason}", _EXPORT_AGAIN) from error
-    sessions = {"": cpu_session(graph.SerializeToString(), threads=0)}
-    if precision is Precision.FP16:
-        rounded = with_explicit_rounding(graph).SerializeToString()
-        sessions[" rounded to half everywhere, as a GPU does"] = cpu_session(rounded, threads=0)
+    sessions = checked_sessions(graph, precision, threads=0, repair=_EXPORT_AGAIN)
     generator = np.random.default_rng(0)
     repair = _SHIP_FP32 if precision is Precision.FP16 else _EXPORT_AGAIN
     for shape in shapes:
         images = generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
-        mask, logits = network.run(images)
-        allowed = CHECK_TOLERANCE[precision] * float(np.abs(logits).max())
-        for how, session in sessions.items():
-            given = dict(zip(outputs, session.run(list(outputs), {"image": images}), strict=True))
-            difference = _difference(mask, logits, given, allowed)
-            if difference is not None:
-                where = f"self-check at (N, H, W) = {shape}{how}"
-                raise ExportError(f"{where}: {difference}", repair)
-
-
-def _difference(
-    mask: NDArray[np.uint8],
-    logits: NDArray[np.float32],
-    given: dict[str, NDArray[Any]],
-    allowed: float,
-) -> str | None:
-    """Return in what a graph's outputs differ from the original's, or None."""
-    if given["mask"].dtype != np.uint8 or given["mask"].shape != mask.shape:
-        return f"the mask is {given['mask'].dtype} {given['mask'].shape}, expected {mask.shape}"
-    best = np.partition(logits, -2, axis=1)
-    margin = best[:, -1] - best[:, -2]
-    wrong = (given["mask"] != mask) & (margin > 2 * allowed)
-    if wrong.any():
-        return f"another class than the original's at {int(wrong.sum())} decided pixels"
-    for name, expected, limit in (("logits", logits, allowed), ("margin", margin, 2 * allowed)):
-        if name in given:
-            error = float(np.abs(given[name] - expected).max())
-            if not error <= limit:  # a NaN fails too
-                return f"{name} differ from the original's by {error:.3g}, allowed {limit:.3g}"
-    return None
+        where = f"self-check at (N, H, W) = {shape}"
+        try:
+            mask, logits = network.run(images)
+            produced = {
+                how: one.run(list(outputs), {"image": images}) for how, one in sessions.items()
+            }
+        except Exception as error:  # ONNX Runtime's exceptions share no base
+            raise ExportError(f"{where}: it does not run ({reason_of(error)})", repair) from error
+        for how, arrays in produced.items():
+            given = dict(zip(outputs, arrays, strict=True))
+            found = difference(mask, logits, given, precision, "the original")
+            if found is not None:
+                raise ExportError(f"{where}{how}: {found}", repair)

@@ -28,7 +28,7 @@ _ODD = {
     64: (192, 320),
 }  # fmt: skip
 #: Sizes that the smallest is looked for among.
-_SMALL = (1, 2, 4, 8, 16, 32, 64, 128)
+_SMALL = (1, 2, 4, 8, 16, 32, 64, 128, 192, 256)
 _EXPORT_AGAIN = "export it again"
 
 
@@ -173,7 +173,10 @@ class _Trials:
         for size in _SMALL:
             if size >= shape.multiple and self._fits(shape.fitted(size, size), first, layout):
                 return size
-        return max(_SMALL)
+        raise OnnxFileError(
+            f"{self._original.path} takes no picture of {max(_SMALL)}×{max(_SMALL)} or below",
+            "export it again for a fixed size",
+        )
 
     def _fits(self, size: tuple[int, int], first: _Given, layout: Layout) -> bool:
         """Say whether a size is taken and gives logits that lie on it as on the first."""

@@ -123,13 +123,16 @@ def reason_of(error: Exception) -> str:
 
 
 def with_tensor_shown(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
-    """Return the graph with one more output, float32; nothing else is changed."""
+    """Return the graph with one more output; nothing else is changed."""
     from onnx import ModelProto, TensorProto, helper
+
+    from fcn_deploy.graph.fp16_rounding import tensor_types
 
     shown = ModelProto()
     shown.CopyFrom(model)
     if tensor not in {value.name for value in shown.graph.output}:
-        shown.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None))
+        kind = tensor_types(model).get(tensor, TensorProto.FLOAT)
+        shown.graph.output.append(helper.make_tensor_value_info(tensor, kind, None))
     return shown
 
 

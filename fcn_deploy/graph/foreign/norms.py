@@ -43,7 +43,7 @@ def fold_norms(graph: onnx.GraphProto) -> int:
         given = norm.output[0]
         names = [f"{given}.folded_weight", f"{given}.folded_bias"]
         for name, values in zip(names, (weight, bias), strict=True):
-            tensors[name] = values.astype(np.float32)
+            tensors[name] = values.astype(tensors[convolution.input[1]].dtype)
             graph.initializer.append(numpy_helper.from_array(tensors[name], name))
         inputs = [convolution.input[0], *names]
         del convolution.input[:]

@@ -25,6 +25,8 @@ _OWN_DOMAINS = ("", "ai.onnx")
 #: What may stand between an argmax and the class map that the file gives.
 _AFTER_ARGMAX = ("Cast", "Squeeze", "Unsqueeze", "Identity", "Reshape", "Flatten")
 _EXPORT_AGAIN = "export it again"
+#: float32, float16, float64, as ONNX numbers them.
+_FLOATS = (1, 10, 11)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,12 +211,18 @@ def _argmax_of(path: Path, model: onnx.ModelProto, output: str) -> tuple[str, in
     node = producers.get(name)
     if node is None or node.op_type != "ArgMax":
         last = producers.get(output)
-        if last is not None and cast_to(last) not in (None, 1, 10, 11):
-            raise OnnxFileError(
-                f"{path} gives whole numbers that no argmax of its own makes",
-                "export it again with logits as its first output",
-            )
-        return None
+        kinds = [value.type.tensor_type.elem_type for value in model.graph.output]
+        names = [value.name for value in model.graph.output]
+        whole = kinds[names.index(output)] not in (0, *_FLOATS)
+        if whole or (last is not None and cast_to(last) not in (None, *_FLOATS)):
+            made = "whole numbers that no argmax of its own makes"
+        elif not _sees_scores(model.graph, output):
+            made = "what it makes of its own class map"
+        else:
+            return None
+        raise OnnxFileError(
+            f"{path} gives {made}", "export it again with logits as its first output"
+        )
     form = {attribute.name: attribute.i for attribute in node.attribute}
     if form.get("select_last_index", 0):
         raise OnnxFileError(
@@ -222,6 +230,23 @@ def _argmax_of(path: Path, model: onnx.ModelProto, output: str) -> tuple[str, in
             "export it again without select_last_index",
         )
     return node.input[0], int(form.get("axis", 0))
+
+
+def _sees_scores(graph: onnx.GraphProto, output: str) -> bool:
+    """Say whether an output is made of the input by another way than through an argmax."""
+    weights = initializers_of(graph)  # in old files they are inputs too
+    inputs = {value.name for value in graph.input} - weights.keys()
+    producers = producers_of(graph)
+    waiting, seen = [output], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in inputs:
+            return True
+        node = producers.get(name)
+        if name not in seen and node is not None and node.op_type not in ("ArgMax", "Shape"):
+            waiting.extend(node.input)
+        seen.add(name)
+    return False
 
 
 def _words(sizes: tuple[int | None, ...]) -> str:

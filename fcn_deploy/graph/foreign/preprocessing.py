@@ -89,7 +89,7 @@ class Preprocessing:
 
 
 def normalisation(
-    mean: Triple | None, std: Triple | None, scale: float | None
+    mean: Triple | None, std: Triple | None, scale: float | None, channels: ChannelOrder = "rgb"
 ) -> tuple[Triple, Triple]:
     """Return mean and std in grey levels of what a user may say, in the same order of channels.
 
@@ -97,6 +97,7 @@ def normalisation(
         mean: of pixels in [0, 1], or in grey levels where a mean or std is above 1.
         std: likewise.
         scale: what pixels, 0 to 255, are multiplied by, in place of mean and std.
+        channels: their order, in which ImageNet's mean and std are taken where none is given.
 
     Raises:
         InputError: scale beside mean or std, or a number that cannot be.
@@ -111,7 +112,8 @@ def normalisation(
         raise InputError(
             "--mean and --std belong together", "give both, e.g. --std 1,1,1 where none is applied"
         )
-    mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
+    step = -1 if channels == "bgr" else 1
+    mean, std = mean or _triple(IMAGENET_MEAN[::step]), std or _triple(IMAGENET_STD[::step])
     if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise InputError("--mean and --std must be numbers, --std positive ones", "check them")
     levels = 1.0 if max(*map(abs, mean), *std) > 1 else 255.0

@@ -62,7 +62,8 @@ def deploy_graph_of(
     model = _in_known_opset(original)
     # Metadata of another tool is not ours, and shapes of inner tensors are inferred anew.
     del model.metadata_props[:], model.graph.value_info[:]
-    model.ir_version = min(model.ir_version, _NEWEST_IR)
+    # In version 3 all weights are inputs too, which they are no longer here.
+    model.ir_version = max(4, min(model.ir_version, _NEWEST_IR))
     model.doc_string = model.graph.doc_string = ""
     _constants_as_initializers(model.graph)
     renamed = _own_names_freed(model.graph)
@@ -82,6 +83,8 @@ def _in_known_opset(original: onnx.ModelProto) -> onnx.ModelProto:
     wanted = min(max(opset, OLDEST_OPSET), NEWEST_OPSET)
     model = ModelProto()
     model.CopyFrom(original)
+    for node in model.graph.node:
+        node.domain = ""  # its other name is ai.onnx
     if wanted == opset:
         del model.opset_import[:]  # no operator of another tool is left
         model.opset_import.add(domain="", version=opset)
