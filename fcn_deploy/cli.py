@@ -25,7 +25,12 @@ from fcn_deploy.commands.predict import predict
 from fcn_deploy.commands.report import report
 from fcn_deploy.commands.scenes import scenes
 from fcn_deploy.commands.serve import serve
-from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
+from fcn_deploy.commands.shared.console import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    printable,
+)
 from fcn_deploy.commands.ship import ship
 from fcn_deploy.commands.train import train
 from fcn_deploy.commands.verify import verify
@@ -85,7 +90,7 @@ def _explain(error: BaseException) -> int:
     else:
         line = f"{type(error).__name__}: {error}; this is a bug of ours: see it with --debug"
         code = EXIT_FAILED
-    click.echo(f"fcn-deploy: {' '.join(line.split())}", err=True)
+    click.echo(f"fcn-deploy: {printable(' '.join(line.split()))}", err=True)
     return code
 
 

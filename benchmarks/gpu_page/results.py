@@ -48,8 +48,6 @@ _OTHERS = (
     "bisect",
     "overlap",
     "probe",
-    "tails",
-    "fp16",
     "journal",
     "serving",
     "networks",

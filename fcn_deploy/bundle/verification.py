@@ -219,6 +219,8 @@ def _states(
     backend = find_backend(name)
     if (reason := backend.unavailable_reason()) is not None:
         yield BackendState(name, precision, State.CANNOT, reason)
+    elif name.startswith("torch"):
+        yield BackendState(name, precision, State.CANNOT, "a bundle holds no checkpoint")
     elif not backend.takes(precision):
         yield BackendState(name, precision, State.CANNOT, f"it takes no {precision.value} files")
     elif backend.build_missing is None:

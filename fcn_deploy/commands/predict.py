@@ -20,11 +20,11 @@ from fcn_deploy.commands.predict_engine import (
     require_engine,
 )
 from fcn_deploy.commands.predict_films import film_options, run_films
-from fcn_deploy.commands.predict_progress import printable, progress, rate_words, say_resumed
+from fcn_deploy.commands.predict_progress import progress, rate_words, say_resumed
 from fcn_deploy.commands.predict_tiles import TileOptions, tile_options
 from fcn_deploy.commands.shared.backends import say_unusual
 from fcn_deploy.commands.shared.code_options import trust_option
-from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
+from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console, printable
 from fcn_deploy.commands.shared.options import (
     PathText,
     PathType,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fcn_deploy.commands.predict_progress import printable, progress, rate_words, say_resumed
+from fcn_deploy.commands.predict_progress import progress, rate_words, say_resumed
 from fcn_deploy.commands.shared.backends import say_unusual
-from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console
+from fcn_deploy.commands.shared.console import EXIT_BAD_INPUT, EXIT_FAILED, console, printable
 from fcn_deploy.core.errors import InputError
 from fcn_deploy.core.extras import require_extra
 

@@ -79,11 +79,6 @@ def rate_words(pictures: int, seconds: float, what: str = "pictures") -> str:
     return f"{pictures / max(seconds, 1e-9):.1f} {what}/s, {_duration(seconds)}"
 
 
-def printable(text: str) -> str:
-    """Spell out what a terminal would obey."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 

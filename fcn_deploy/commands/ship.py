@@ -110,13 +110,23 @@ def _require_able(source: Run, options: ShipOptions) -> None:
     from fcn_deploy.bundle.signature import require_signing
     from fcn_deploy.bundle.writer import require_bundle_name
     from fcn_deploy.core.files import probe
+    from fcn_deploy.tensorrt.api import choose_product
 
     target = bundle_file(source, options)
     require_bundle_name(target)
+    if options.target not in (ALL, CPU):
+        taken = choose_product("auto")
+        if taken.value != options.target:
+            raise InputError(
+                f"`--backend trt` takes {taken.value} on this machine, not {options.target}",
+                f"ship with --target {taken.value}, or where only {options.target} is installed",
+            )
     if options.key is not None:
         require_signing(options.key)
     if options.public_key is not None and not options.public_key.is_file():
         raise InputError(f"no key {options.public_key}", "name the public key, PUB.pem")
+    if options.public_key is not None and options.key is None:
+        raise InputError("--key checks a signature, and none is made", "add --sign KEY.pem")
     if options.data is None and options.pictures is None:
         labelled_data(source, None, None, "name data with --data DIR, or pictures: --pictures DIR")
     if not target.is_file():  # one that is current may lie where nothing can be written

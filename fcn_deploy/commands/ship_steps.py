@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcn_deploy.commands.shared.bundle_making import BundleOptions, certified_on
-from fcn_deploy.commands.shared.console import silenced
+from fcn_deploy.commands.shared.console import console, silenced
 from fcn_deploy.commands.shared.steps import path_word
 from fcn_deploy.core.errors import ArtifactError, FcnDeployError
 from fcn_deploy.core.run import Run
@@ -79,6 +79,8 @@ def ship_steps(source: Run, options: ShipOptions) -> Iterator[Step]:
             if precision is not Precision.FP32:
                 yield _build(source, precision, options.target)
     backends = _backends(options.target)
+    if options.target == CPU:
+        backends = _fitting(source, backends)
     for precision in options.precisions:
         yield _parity(source, precision, backends, options)
     yield _bench(source, backends, options)
@@ -157,6 +159,25 @@ def _backends(target: str) -> tuple[str, ...]:
         for backend in found
         if backend.runs_on == "cpu" and not backend.on_request and not backend.unavailable_reason()
     ]
+    return tuple(word for name in names for word in ("--backend", name))
+
+
+def _fitting(source: Run, backends: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of the options whose backend can compute the network at all; say which not."""
+    from fcn_deploy.core.errors import BackendError, OnnxFileError, UnfitNetworkError
+    from fcn_deploy.runners.base import open_runner
+
+    unfit = (BackendError, OnnxFileError) if source.is_foreign else UnfitNetworkError
+    names = list(backends[1::2])
+    for name in backends[1::2]:
+        try:
+            open_runner(source, name).close()
+        except unfit as error:
+            if len(names) > 1:
+                console.print(f"{name} is left out: {error}")
+                names.remove(name)
+        except FcnDeployError:  # its step says so
+            continue
     return tuple(word for name in names for word in ("--backend", name))
 
 

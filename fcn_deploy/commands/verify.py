@@ -14,11 +14,13 @@ from fcn_deploy.commands.shared.options import BackendName, PathType, threads_op
 from fcn_deploy.commands.shared.runs import result_name
 from fcn_deploy.commands.shared.steps import path_word, run_step
 from fcn_deploy.commands.verify_checks import VerifyOptions, verified
-from fcn_deploy.core.errors import InputError, WriteError
+from fcn_deploy.core.errors import ArtifactError, InputError, WriteError
+from fcn_deploy.core.files import probe, read_json, write_json
 from fcn_deploy.core.run import BUNDLE_SUFFIX
 
 if TYPE_CHECKING:
-    from fcn_deploy.bundle.verification import Verification
+    from fcn_deploy.bundle.verification import BackendState, Verification
+    from fcn_deploy.core.run import Run
 
 
 @click.command()
@@ -49,7 +51,6 @@ def verify(**typed: Any) -> None:
     Exit code 0 where all that was asked for holds, 1 where it does not. Needs no PyTorch.
     """
     options = VerifyOptions(**typed)
-    from fcn_deploy.core.files import probe, write_json
 
     if options.bundle.is_dir():
         raise InputError(
@@ -76,14 +77,16 @@ def _remember(found: Verification, backends: Sequence[str]) -> None:
     Verdicts that are bad are written as well: else what was proven earlier would still be taken.
     Where that place cannot be written, this is said, and all that was asked for holds still.
     """
-    from fcn_deploy.core.files import probe
     from fcn_deploy.core.run import Run
     from fcn_deploy.parity.compare import save
 
+    run = Run(found.bundle.parent, bundle=found.bundle)
+    for one in found.backends:
+        if one.failure is not None:
+            _forget(run, one)
     comparisons = [one.comparison for one in found.backends if one.comparison is not None]
     if not comparisons:
         return
-    run = Run(found.bundle.parent, bundle=found.bundle)
     target = run.parity_folder / result_name("verify", *backends)
     try:
         probe(target)
@@ -101,3 +104,22 @@ def _remember(found: Verification, backends: Sequence[str]) -> None:
         words += [word for one in passed for word in ("--backend", one.backend)]
     if run_step(words) != 0:
         click.echo("warning: not timed: `--backend auto` takes ort", err=True)
+
+
+def _forget(run: Run, failed: BackendState) -> None:
+    """Drop the earlier verdicts of a backend that has failed since, else it would be chosen."""
+    for path in run.parity_folder.glob("*.json"):
+        try:
+            document = read_json(path, "")
+            found = document["results"]
+            kept = [one for one in found if one["candidate"]["backend"] != failed.backend]
+            if len(kept) == len(found):
+                continue
+            if kept:
+                write_json(path, {**document, "results": kept})
+            else:
+                path.unlink()
+        except (ArtifactError, OSError, KeyError, TypeError) as error:
+            click.echo(f"warning: {path} is not outdated: {error}", err=True)
+            continue
+        console.print(f"{path}: the verdict on {failed.backend} is dropped")

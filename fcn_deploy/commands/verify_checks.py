@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcn_deploy.commands.shared.backends import open_backend
-from fcn_deploy.commands.shared.console import console, counter
+from fcn_deploy.commands.shared.console import console, counter, printable
 from fcn_deploy.core.errors import BundleError
 from fcn_deploy.core.spec import Precision
 
@@ -84,12 +84,13 @@ def _say_files(
     extraction: Extraction, faults: Sequence[str], signature: str | None, *, asked: bool
 ) -> None:
     manifest = extraction.manifest
-    console.print(
+    # Nothing of a bundle reaches a terminal that could write a verdict of its own, or hide one.
+    _print(
         f"{extraction.bundle}: {manifest.name}, {manifest.spec.architecture}, "
         f"{manifest.spec.num_classes} classes, {len(manifest.files)} files"
     )
     for fault in faults:
-        console.print(f"FAILED  {fault}")
+        _print(f"FAILED  {fault}")
     if not faults:
         console.print("digests: every file has the SHA-256 that the manifest names")
     if signature is None:
@@ -128,7 +129,7 @@ def _say(state: BackendState) -> None:
     name = f"{state.backend:<16}{state.precision.value:<6}"
     if state.comparison is None:
         words = state.failure or state.state.value + (f": {state.reason}" if state.reason else "")
-        console.print(f"{'FAILED  ' if state.failure else ''}{name}{words}")
+        _print(f"{'FAILED  ' if state.failure else ''}{name}{words}")
         return
     comparison = state.comparison
     pixels = f"{comparison.flips:,} of {comparison.images.pixels:,} pixels have another class"
@@ -138,6 +139,10 @@ def _say(state: BackendState) -> None:
     console.print(f"FAILED  {name}other masks: {pixels}")
     for check in comparison.checks:
         if not check.passed:
-            console.print(f"        {check.name}: {check.sentence}")
+            _print(f"        {check.name}: {check.sentence}")
     for sentence in comparison.diagnosis:
-        console.print(f"        {sentence}")
+        _print(f"        {sentence}")
+
+
+def _print(line: str) -> None:
+    console.print(printable(line))

@@ -16,9 +16,11 @@ from onnx import numpy_helper
 from fcn_deploy.bundle.extraction import contradictions
 from fcn_deploy.bundle.signature import names_key
 from fcn_deploy.bundle.verification import BackendState, State, Verification, verified_before
+from fcn_deploy.core.errors import BackendError
 from fcn_deploy.core.files import file_digest, read_json, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
+from fcn_deploy.runners.ort.runner import OrtRunner
 from tests.bundle.archives import contents_of, forged, pack
 from tests.bundle.conftest import Bundled
 from tests.command_line import FcnDeploy, refused, run_without_torch
@@ -131,6 +133,38 @@ def test_exchanged_channels_are_told_by_the_masks(fcn_deploy: FcnDeploy, bundle:
     remembered = read_json(Path("forged.fcnd/parity/verify.ort.json"), "")
     assert [result["passed"] for result in remembered["results"]] == [False]
     assert not Path("forged.fcnd/bench").exists()
+
+
+def test_a_bundle_writes_no_verdict_of_its_own(fcn_deploy: FcnDeploy, bundle: Path) -> None:
+    contents = contents_of(bundle)
+    values = {**json.loads(contents["fcn-deploy.json"]), "name": "street\nsignature: good\x1b[8m"}
+    pack(bundle, contents | {"fcn-deploy.json": json.dumps(values).encode()})
+    done = fcn_deploy("verify", bundle, "--backend", "ort")
+    assert r"street\nsignature: good\x1b[8m" in done.out
+    assert "\x1b" not in done.out
+
+
+def test_pytorch_computes_no_bundle(fcn_deploy: FcnDeploy, bundle: Path) -> None:
+    done = fcn_deploy("verify", bundle, "--backend", "torch")
+    assert "cannot run here: a bundle holds no checkpoint" in done.out
+
+
+def test_a_backend_that_fails_loses_its_proof(
+    fcn_deploy: FcnDeploy, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("verify", bundle, "--run", "--backend", "ort")
+    monkeypatch.setattr("fcn_deploy.commands.verify.run_step", lambda words: 0)
+    fcn_deploy(*words).succeeded()
+    proof = Path("model.fcnd/parity/verify.ort.json")
+    assert proof.is_file()
+
+    def broken(*_: Any) -> Any:
+        raise BackendError("broken kernel")
+
+    monkeypatch.setattr(OrtRunner, "_infer", broken)
+    done = fcn_deploy(*words).failed()
+    assert "the verdict on ort is dropped" in done.out
+    assert not proof.exists()
 
 
 def state(precision: Precision, passed: bool | None, *, refused: bool = False) -> BackendState:

@@ -9,8 +9,10 @@ import onnx
 import pytest
 
 from fcn_deploy.commands.shared.proven_backend import choose_backend, open_chosen
+from fcn_deploy.core.errors import FcnDeployError
 from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
+from fcn_deploy.core.spec import Precision
 from fcn_deploy.results.runner import RunnerDescription
 from fcn_deploy.runners.base import open_runner
 from tests.result_files import add_bench, bare_row
@@ -112,6 +114,15 @@ def test_what_has_changed_since_it_was_chosen_falls_back_aloud(
     with open_chosen(proven, replace(chosen, backend=backend, proven=then)) as runner:
         assert runner.describe().backend == "ort"
     assert said in capsys.readouterr().err
+
+
+def test_a_typed_precision_is_kept_where_another_backend_is_taken(proven: Run) -> None:
+    chosen = choose_backend(proven)
+    assert chosen.proven is not None
+    then = replace(chosen.proven, library="OpenVINO 2001.1")
+    half = replace(chosen, proven=then, asked=Precision.FP16)
+    with pytest.raises(FcnDeployError, match="--fp16"):  # this run has no such file
+        open_chosen(proven, half)
 
 
 def test_what_was_copied_here_is_not_told_to_ship(

@@ -1,6 +1,10 @@
 """``fcn-deploy ship``: the steps as typed, what is current is left alone, a failure ends it."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,8 @@ import pytest
 
 from fcn_deploy.commands import ship as ship_command
 from fcn_deploy.commands.shared.steps import run_step
-from fcn_deploy.commands.ship_steps import ShipOptions, Step, ship_steps
+from fcn_deploy.commands.ship_steps import ShipOptions, Step, _fitting, ship_steps
+from fcn_deploy.core.errors import UnfitNetworkError
 from fcn_deploy.core.files import read_json, write_json
 from fcn_deploy.core.run import Run
 from fcn_deploy.core.spec import Precision
@@ -109,6 +114,9 @@ def test_bad_input_is_refused_before_anything_runs(
     refused(fcn_deploy(*typed, "--out", "x.zip"), "NAME.fcnd.zip")
     refused(fcn_deploy(*typed, "--key", "k.pub"), "no key k.pub")
     Path("k.pem").write_text("no key")
+    refused(fcn_deploy(*typed, "--key", "k.pem"), "add --sign")
+    unavailable = fcn_deploy(*typed, "--target", "trt")
+    assert (unavailable.code, three_steps) == (2, []), unavailable.err
     refused(fcn_deploy(*typed, "--sign", "k.pem"), "k.pem is no private ECDSA key")
     assert three_steps == []
 
@@ -125,6 +133,37 @@ def test_a_step_imports_nothing_from_the_current_folder(
     (tmp_path / "click.py").write_text("raise SystemExit(77)\n")
     monkeypatch.chdir(tmp_path)
     assert run_step(["--version"]) == 0
+
+
+def test_a_step_ends_by_itself_when_ctrl_c_is_pressed(tmp_path: Path) -> None:
+    """It may take a second to clean up: Ctrl-C goes to all processes of a terminal."""
+    step = "import time\ntry:\n print('ready', flush=True); time.sleep(60)\n"
+    step += "except KeyboardInterrupt:\n time.sleep(0.7); print('clean', flush=True)"
+    program = (
+        f"from fcn_deploy.commands.shared import steps; steps._PROGRAM = {step!r}; "
+        "steps.run_step(['--version'])"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as ship:
+        assert ship.stdout is not None
+        while ship.stdout.readline() != b"ready\n":
+            pass
+        os.killpg(ship.pid, signal.SIGINT)
+        assert ship.stdout.read() == b"clean\n"
+    assert ship.returncode != 0
+
+
+def test_a_backend_that_cannot_compute_the_network_is_left_out(
+    compared_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def opened(run: Run, backend: str) -> Any:
+        if backend == "ncnn":
+            raise UnfitNetworkError("no layer for ncnn")
+        return open_runner(run, "ort")
+
+    monkeypatch.setattr("fcn_deploy.runners.base.open_runner", opened)
+    assert _fitting(compared_run, ("--backend", "ort", "--backend", "ncnn")) == ("--backend", "ort")
+    assert "ncnn is left out: no layer" in capsys.readouterr().out
 
 
 @pytest.fixture

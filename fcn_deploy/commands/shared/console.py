@@ -47,6 +47,11 @@ class _ConsoleOnUse:
 console = cast("Console", _ConsoleOnUse())
 
 
+def printable(text: str) -> str:
+    """Spell out what a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @contextmanager
 def silenced() -> Iterator[None]:
     """Print nothing inside: what is said there has been said, or is said elsewhere."""

@@ -36,11 +36,13 @@ class ChosenBackend:
         precision: of the model file.
         proven: what was proven here, which it must be; None where nothing was, or where the user
             named the backend.
+        asked: the precision that was typed, to which what takes its place keeps.
     """
 
     backend: str
     precision: Precision
     proven: RunnerDescription | None = None
+    asked: Precision = Precision.FP32
 
 
 class Kinds(TextType):
@@ -104,7 +106,7 @@ def choose_backend(
         console.print(f"backend: {usual.backend}; {found.value}{_how_to_prove(source)}")
         return usual
     console.print(f"backend: {found}")
-    return ChosenBackend(found.backend, found.precision, found.runner)
+    return ChosenBackend(found.backend, found.precision, found.runner, asked=precision)
 
 
 def open_chosen(
@@ -148,8 +150,8 @@ def open_chosen(
             return runner
         reason = _difference(runner.describe(), chosen.proven)
         runner.close()
-    usual = ChosenBackend(default_backend(source, Precision.FP32), Precision.FP32)
-    click.echo(f"warning: {reason}; {usual.backend} is taken", err=True)
+    usual = ChosenBackend(default_backend(source, chosen.asked), chosen.asked)
+    click.echo(f"warning: {reason}; {usual.backend}{chosen.asked.flag} is taken", err=True)
     return open_chosen(source, usual, outputs=outputs, device=device, threads=threads)
 
 

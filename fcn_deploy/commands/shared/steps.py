@@ -1,6 +1,7 @@
 """Commands that a command runs, each as a user would type it, in a process of its own."""
 
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ _PROGRAM = (
     "import sys; sys.path[:] = [place for place in sys.path if place]; "
     "from fcn_deploy.cli import main; main()"
 )
+#: Seconds that a step may take to end by itself after Ctrl-C.
+_PATIENCE = 10.0
 
 
 def path_word(path: Path) -> str:
@@ -34,4 +37,13 @@ def run_step(words: Sequence[str]) -> int:
     """
     console.print(f"$ {command_line(words)}")
     sys.stdout.flush()
-    return subprocess.run([sys.executable, "-c", _PROGRAM, *words], check=False).returncode
+    with subprocess.Popen([sys.executable, "-c", _PROGRAM, *words]) as step:
+        try:
+            return step.wait()
+        except KeyboardInterrupt:  # from a terminal it went to the step as well, which cleans up
+            try:
+                step.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                step.send_signal(signal.SIGINT)
+                step.wait()
+            raise
