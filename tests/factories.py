@@ -115,6 +115,9 @@ class Odd(nn.Module):
             return nn.functional.adaptive_avg_pool2d(logits, 1)
         if self.kind == "flat":
             return nn.functional.avg_pool2d(logits, (1, 2), ceil_mode=True)
+        if self.kind == "rounds up":
+            sizes = [(size + 31) // 32 * 32 for size in logits.shape[2:]]
+            return nn.functional.interpolate(logits, sizes)
         if self.kind == "nan":
             return logits / 0 - logits / 0
         if self.kind == "drawn":

@@ -103,17 +103,19 @@ def _labels(places: Sequence[tuple[float, float]], names: Sequence[str]) -> list
     found = []
     for (x, y), name in zip(places, names, strict=True):
         width = _LETTER * len(name)
-        height, anchor, begin = next(
+        places_for_it = (
             (height, anchor, begin)
             for shift in range(0, FRAME.height, 4)
             for height in (y - shift, y + shift)
             for anchor, begin in (("start", x + 10), ("end", x - 10 - width))
             if FRAME.left < begin < FRAME.right - width
+            if FRAME.top < height < FRAME.bottom
             if all(
                 begin > right or begin + width < left or abs(height - middle) >= _LINE
                 for left, right, middle in taken
             )
         )
+        height, anchor, begin = next(places_for_it, (y, "start", x + 10))
         taken.append((begin, begin + width, height))
         found.append((round(height, 1), anchor))
     return found

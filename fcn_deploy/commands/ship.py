@@ -110,11 +110,13 @@ def _require_able(source: Run, options: ShipOptions) -> None:
     from fcn_deploy.bundle.signature import require_signing
     from fcn_deploy.bundle.writer import require_bundle_name
     from fcn_deploy.core.files import probe
-    from fcn_deploy.tensorrt.api import choose_product
+    from fcn_deploy.tensorrt.api import choose_product, unavailable_reason
 
     target = bundle_file(source, options)
     require_bundle_name(target)
     if options.target not in (ALL, CPU):
+        if (reason := unavailable_reason(Product(options.target))) is not None:
+            raise InputError(f"--target {options.target}: {reason}", "or ship another target")
         taken = choose_product("auto")
         if taken.value != options.target:
             raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +17,7 @@ from fcn_deploy.commands.verify_checks import VerifyOptions, verified
 from fcn_deploy.core.errors import ArtifactError, InputError, WriteError
 from fcn_deploy.core.files import probe, read_json, write_json
 from fcn_deploy.core.run import BUNDLE_SUFFIX
+from fcn_deploy.core.spec import Precision
 
 if TYPE_CHECKING:
     from fcn_deploy.bundle.verification import BackendState, Verification
@@ -107,12 +108,15 @@ def _remember(found: Verification, backends: Sequence[str]) -> None:
 
 
 def _forget(run: Run, failed: BackendState) -> None:
-    """Drop the earlier verdicts of a backend that has failed since, else it would be chosen."""
-    for path in run.parity_folder.glob("*.json"):
+    """Drop what `verify` found earlier of a backend that fails now, else it would be chosen."""
+    computed = {failed.precision.value}
+    if failed.precision is Precision.FP32:
+        computed.add("bf16")  # of the same file
+    for path in run.parity_folder.glob("verify*.json"):
         try:
             document = read_json(path, "")
             found = document["results"]
-            kept = [one for one in found if one["candidate"]["backend"] != failed.backend]
+            kept = [one for one in found if not _is_of(one["candidate"], failed.backend, computed)]
             if len(kept) == len(found):
                 continue
             if kept:
@@ -123,3 +127,7 @@ def _forget(run: Run, failed: BackendState) -> None:
             click.echo(f"warning: {path} is not outdated: {error}", err=True)
             continue
         console.print(f"{path}: the verdict on {failed.backend} is dropped")
+
+
+def _is_of(candidate: Mapping[str, Any], backend: str, computed: Collection[str]) -> bool:
+    return candidate["backend"] == backend and candidate["precision"] in computed

@@ -96,7 +96,7 @@ def _say_files(
     if signature is None:
         console.print("signature: good")
     else:
-        console.print(f"FAILED  signature: {signature}" if asked else f"signature: {signature}")
+        _print(f"FAILED  signature: {signature}" if asked else f"signature: {signature}")
 
 
 def _backends(extraction: Extraction, options: VerifyOptions) -> tuple[BackendState, ...]:

@@ -11,7 +11,8 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -164,7 +165,8 @@ class PythonRecipe:
         if here not in sys.path:  # a console script does not look where it was started
             sys.path.append(here)
         try:
-            module = importlib.import_module(self.module)
+            with _torch_as_it_was():
+                module = importlib.import_module(self.module)
         except (Exception, SystemExit) as error:  # the code is foreign: it may raise anything
             if isinstance(error, ModuleNotFoundError) and error.name in _OF_OUR_EXTRA:
                 raise MissingExtraError(self.callee, "networks", error) from error
@@ -198,11 +200,28 @@ class PythonRecipe:
         if count is not None and num_classes is not None:
             given.setdefault(count, num_classes)
         try:
-            return factory(**given)
+            with _torch_as_it_was():
+                return factory(**given)
         except (Exception, SystemExit) as error:  # the code is foreign: it may raise anything
             raise ArchitectureError(
                 f"{self.callee} raised {spoken(error)}", "give it other arguments with --arg"
             ) from error
+
+
+@contextmanager
+def _torch_as_it_was() -> Iterator[None]:
+    """Put back what code of others may change of PyTorch for all that comes after it."""
+    import torch
+
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    device = torch.get_default_device()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
 
 
 def is_python(architecture: str) -> bool:

@@ -62,6 +62,7 @@ def import_python_network(asked: PythonImport, target: Path) -> tuple[ModelSpec,
     if asked.weights is not None:
         _load_whole(asked.weights, network, recipe)
     _require_finite(network, recipe)
+    _require_numbers(network, recipe)
     count = network.num_classes
     spec = ModelSpec(
         architecture=stored_architecture(recipe.name, network, count),
@@ -129,6 +130,18 @@ def _other_network(path: Path, recipe: PythonRecipe, fit: Fit) -> ArchitectureEr
         f"the weights of {path} are not those of {recipe.callee}: {fit.words}",
         "give the file of that network, or the arguments that it was built with by --arg",
     )
+
+
+def _require_numbers(network: PythonNetwork, recipe: PythonRecipe) -> None:
+    """Refuse scores that are no numbers; -inf is a class that never wins."""
+    noise = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        best = network.eval()(noise).topk(2, dim=1).values
+    network.train()
+    if not best.isfinite().all():
+        raise ArchitectureError(
+            f"{recipe.callee} gives NaN or infinity", "give weights with which it gives numbers"
+        )
 
 
 def _require_finite(network: PythonNetwork, recipe: PythonRecipe) -> None:

@@ -95,6 +95,7 @@ def test_other_weights_are_told_apart(fcn_deploy: FcnDeploy, tmp_path: Path) -> 
         ([TINY, *ARGS, "--arg", "num_classes=5", "--classes", "classes.txt"], "5 classes, not 2"),
         ([f"{FACTORIES}:Odd", "--arg", "kind=drawn"], "another network when it is built again"),
         ([f"{FACTORIES}:Extra"], "get_extra_state"),
+        ([f"{FACTORIES}:Odd", "--arg", "kind=nan"], "gives NaN or infinity"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -146,8 +146,7 @@ def test_a_step_ends_by_itself_when_ctrl_c_is_pressed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as ship:
         assert ship.stdout is not None
-        while ship.stdout.readline() != b"ready\n":
-            pass
+        assert b"ready\n" in iter(ship.stdout.readline, b"")
         os.killpg(ship.pid, signal.SIGINT)
         assert ship.stdout.read() == b"clean\n"
     assert ship.returncode != 0

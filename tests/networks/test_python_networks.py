@@ -118,7 +118,6 @@ def test_small_logits_are_stretched_over_the_padded_image() -> None:
         ("python:tests.factories:Odd?kind=exits", ("raised SystemExit", "--arg")),
         ("python:tests.factories:Odd?kind=pooled", ("do not lie over the image",)),
         ("python:tests.factories:Odd?kind=flat", ("64×48 for 64×96",)),
-        ("python:tests.factories:Odd?kind=nan", ("gives NaN or infinity",)),
     ],
 )  # fmt: skip
 def test_what_is_no_segmentation_network_is_refused(
@@ -134,6 +133,10 @@ def test_what_is_no_segmentation_network_is_refused(
 def test_what_code_of_others_changes_of_pytorch_is_put_back() -> None:
     built("python:tests.factories:Odd?kind=doubles", None)
     assert torch.get_default_dtype() is torch.float32
+
+
+def test_networks_that_round_sizes_up_are_stretched() -> None:
+    assert not built("python:tests.factories:Odd?kind=rounds+up", None).whole
 
 
 def test_another_number_of_classes_is_refused(one_line: OneLine) -> None:

@@ -1,10 +1,10 @@
 """Commands that a command runs, each as a user would type it, in a process of its own."""
 
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fcn_deploy.commands.shared.console import console
@@ -42,8 +42,8 @@ def run_step(words: Sequence[str]) -> int:
             return step.wait()
         except KeyboardInterrupt:  # from a terminal it went to the step as well, which cleans up
             try:
-                step.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                step.send_signal(signal.SIGINT)
-                step.wait()
+                with suppress(subprocess.TimeoutExpired):
+                    step.wait(_PATIENCE)
+            finally:
+                step.kill()  # nothing is left of it, also after a second Ctrl-C
             raise

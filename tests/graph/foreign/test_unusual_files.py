@@ -146,5 +146,8 @@ def test_a_class_that_never_wins_hides_no_error(never: float) -> None:
     said = difference(mask, logits, other, Precision.FP32, "the original")
     assert said is not None
     assert "decided pixels" in said
+    close = np.array([0.1, 0.05, -5, -6], np.float32).reshape(1, 4, 1, 1)  # the error is the 6's
+    second = {"mask": np.ones((1, 1, 1), np.uint8)}
+    assert difference(second["mask"] * 0, close, second, Precision.FP16, "it") is None
     logits[0, 0, 0, 0] = np.nan
     assert "NaN" in (difference(mask, logits, right, Precision.FP32, "the original") or "")
