@@ -11,9 +11,13 @@ RELEASES = ("8.6.0", "10.16.1", "11.4.0", "rtx-1.7.1")
 
 @cache
 def api(release: str) -> dict[str, list[str]]:
-    """Names of each class of a release."""
+    """Names of each class of a release: those of all releases that have it, and its own."""
+    common: dict[str, str] = json.loads((API_FOLDER / "common.json").read_text())
     content: dict[str, Any] = json.loads((API_FOLDER / f"{release}.json").read_text())
-    return {name: names.split() for name, names in content["classes"].items()}
+    return {
+        name: sorted(f"{names} {common.get(name, '')}".split())
+        for name, names in content["classes"].items()
+    }
 
 
 def version_of(release: str) -> str:
