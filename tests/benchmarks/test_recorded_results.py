@@ -8,7 +8,7 @@ import pytest
 from gpu_page.results import GpuResults
 from networks.schema import NETWORKS, NETWORKS_SCHEMA
 
-from benchmarks import fp16, journal, overlap, serving, tails
+from benchmarks import journal, overlap, serving
 from fcn_deploy.core.files import read_json
 from fcn_deploy.parity.tally import MAX_LISTED_FLIPS
 from fcn_deploy.results.read import SCHEMAS, read_files
@@ -20,8 +20,6 @@ OVERLAPS = [file for file in FILES if file.name.startswith("overlap-")]
 #: Kinds of scripts beside the results, which no report shows.
 SCRIPTS = {
     overlap.OVERLAP: overlap.OVERLAP_SCHEMA,
-    tails.TAILS: tails.TAILS_SCHEMA,
-    fp16.FP16: fp16.FP16_SCHEMA,
     NETWORKS: NETWORKS_SCHEMA,
     journal.JOURNAL: journal.JOURNAL_SCHEMA,
     serving.SERVING: serving.SERVING_SCHEMA,
