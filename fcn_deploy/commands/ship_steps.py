@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,8 +82,9 @@ def ship_steps(source: Run, options: ShipOptions) -> Iterator[Step]:
     backends = _backends(options.target)
     if options.target == CPU:
         backends = _fitting(source, backends)
+    shown = cache(lambda: _pictures_digest(source, options))  # decodes them all: once
     for precision in options.precisions:
-        yield _parity(source, precision, backends, options)
+        yield _parity(source, precision, backends, options, shown)
     yield _bench(source, backends, options)
     yield _bundle(source, options)
     yield _verify(source, options)
@@ -225,7 +227,11 @@ def _are_current(
 
 
 def _parity(
-    source: Run, precision: Precision, backends: tuple[str, ...], options: ShipOptions
+    source: Run,
+    precision: Precision,
+    backends: tuple[str, ...],
+    options: ShipOptions,
+    shown: Callable[[], str | None],
 ) -> Step:
     typed = (*_kept(backends, precision), *_flag(precision))
     if options.data is not None:
@@ -244,8 +250,7 @@ def _parity(
                 if not all(one.passed for one in file.comparisons):
                     return None  # whatever was asked: an older verdict is outdated
                 if _same_words(file.options, typed):
-                    now_compared = _pictures_digest(source, options)
-                    if any(one.images.digest != now_compared for one in file.comparisons):
+                    if any(one.images.digest != shown() for one in file.comparisons):
                         return None
                     return f"the gate passed in {file.environment.file}"
         return None
